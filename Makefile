@@ -1,0 +1,177 @@
+# Everything a developer, CI or a packager runs. `make` alone lists the targets.
+
+# The one place where tool versions are pinned. They are built from source by
+# the Go toolchain into .bin, and again only when a version here changes.
+MINIO_VERSION         := v0.0.0-20260212201848-7aac2a2c5b7c
+GOLANGCI_LINT_VERSION := v2.15.0
+GOVULNCHECK_VERSION   := v1.9.0
+RCLONE_VERSION        := v1.76.0
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+GO  ?= go
+BIN := $(CURDIR)/.bin
+
+# The version is git's, the commit is Go's VCS stamp. Where git cannot read the
+# checkout (a source archive, another owner's files) both are left out.
+export GOFLAGS := $(strip -buildvcs=false $(filter-out -buildvcs=%,$(GOFLAGS)))
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+BUILDVCS := $(if $(shell git rev-parse HEAD 2>/dev/null),true,false)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+
+# MINIO=/path and GOLANGCI_LINT=/path use a tool that is already built.
+MINIO         ?= $(BIN)/minio
+GOLANGCI_LINT ?= $(BIN)/golangci-lint
+GOVULNCHECK   ?= $(BIN)/govulncheck
+RCLONE        ?= $(BIN)/rclone
+# Not built here: the one that is installed, if there is one.
+RESTIC        ?= $(shell command -v restic)
+
+TESTFLAGS    ?=
+TEST_TIMEOUT ?= 20m
+E2E_TIMEOUT  ?= 80m
+FUZZTIME     ?= 30s
+BENCH        ?= .
+DEMO_SECONDS ?=
+
+# Where `make install` puts things; DESTDIR is for packagers.
+DESTDIR     ?=
+PREFIX      ?= /usr/local
+SYSCONFDIR  ?= /etc
+BINDIR      := $(PREFIX)/bin
+UNITDIR     := $(PREFIX)/lib/systemd/system
+SYSUSERSDIR := $(PREFIX)/lib/sysusers.d
+TMPFILESDIR := $(PREFIX)/lib/tmpfiles.d
+CONFIG      := $(SYSCONFDIR)/s3syncd/s3syncd.yaml
+
+# At most this exposure (tenths) in `systemd-analyze security`.
+EXPOSURE := 20
+
+##@ Everyday
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z0-9_-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: ## Build .bin/s3syncd: static, -trimpath, version from git
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(BUILDVCS) -ldflags '$(LDFLAGS)' -o $(BIN)/s3syncd ./cmd/s3syncd
+
+.PHONY: demo
+demo: build $(MINIO) ## Show it at work against a MinIO of its own (DEMO_SECONDS=n ends by itself)
+	$(GO) run ./test/demo -minio $(MINIO) -s3syncd $(BIN)/s3syncd $(if $(DEMO_SECONDS),-seconds $(DEMO_SECONDS))
+
+.PHONY: test
+test: $(MINIO) ## All tests with the race detector, against a real MinIO
+	S3SYNCD_TEST_MINIO=$(MINIO) $(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) $(TESTFLAGS) ./...
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## Formatting, linters, go vet and a tidy go.mod
+	$(GOLANGCI_LINT) run ./...
+	$(GO) vet ./...
+	$(GO) mod tidy -diff
+
+.PHONY: fmt
+fmt: $(GOLANGCI_LINT) ## Format every file
+	$(GOLANGCI_LINT) fmt ./...
+
+##@ Deeper
+
+.PHONY: e2e
+e2e: $(MINIO) ## Whole-process tests at full size (an hour; GBs of scratch disk)
+	S3SYNCD_E2E=1 S3SYNCD_TEST_MINIO=$(MINIO) $(GO) test -count=1 -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./test/e2e/...
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (30s)
+	@{ grep -rlE '^func Fuzz' --include='*_test.go' . || true; } | xargs -r -n1 dirname | sort -u | while read -r dir; do \
+	  for name in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$dir"/*_test.go); do \
+	    echo "$$dir $$name"; \
+	    $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir" || exit 1; \
+	  done; \
+	done
+
+.PHONY: bench
+bench: $(MINIO) ## Go benchmarks, a rescan beside find(1) among them (BENCH=pattern)
+	S3SYNCD_TEST_MINIO=$(MINIO) $(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./...
+
+.PHONY: bench-peers
+bench-peers: $(RCLONE) ## The rescan beside find, rclone and, where it is installed, restic (RESTIC=/path)
+	S3SYNCD_BENCH_RCLONE=$(RCLONE) S3SYNCD_BENCH_RESTIC=$(RESTIC) $(GO) test -run '^$$' -bench '^BenchmarkRescan100kBesidePeers$$' \
+	  -benchtime 5x -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./internal/app
+
+.PHONY: cover
+cover: $(MINIO) ## Coverage of all packages by all tests: .bin/cover.html
+	@mkdir -p $(BIN)
+	S3SYNCD_TEST_MINIO=$(MINIO) $(GO) test -timeout $(TEST_TIMEOUT) -coverpkg=./... -coverprofile=$(BIN)/cover.out $(TESTFLAGS) ./...
+	$(GO) tool cover -html=$(BIN)/cover.out -o $(BIN)/cover.html
+	$(GO) tool cover -func=$(BIN)/cover.out | tail -n 1
+
+.PHONY: vuln
+vuln: $(GOVULNCHECK) ## Known vulnerabilities (needs to reach vuln.go.dev)
+	$(GOVULNCHECK) ./...
+
+.PHONY: unit-check
+unit-check: build ## systemd-analyze verify and security on the unit, where systemd is installed
+	@command -v systemd-analyze >/dev/null || { echo 'unit-check: no systemd-analyze here, nothing checked'; exit 0; }; \
+	mkdir -p $(BIN)/unit; \
+	sed 's|/usr/bin/s3syncd|$(BIN)/s3syncd|g' deploy/systemd/s3syncd.service >$(BIN)/unit/s3syncd.service; \
+	set -x; \
+	systemd-analyze verify --man=no $(BIN)/unit/s3syncd.service; \
+	systemd-analyze security --no-pager --offline=true --threshold=$(EXPOSURE) deploy/systemd/s3syncd.service | grep -v '✓'
+
+##@ Tools
+
+.PHONY: tools
+tools: $(MINIO) $(GOLANGCI_LINT) ## Build the pinned MinIO and golangci-lint into .bin
+
+# A stamp file per version makes a changed pin rebuild its tool, and nothing else.
+$(BIN)/.%:
+	@mkdir -p $(BIN)
+	@touch $@
+
+$(BIN)/minio: $(BIN)/.minio-$(MINIO_VERSION)
+	GOBIN=$(BIN) $(GO) install github.com/minio/minio@$(MINIO_VERSION)
+	@touch $@
+
+$(BIN)/golangci-lint: $(BIN)/.golangci-lint-$(GOLANGCI_LINT_VERSION)
+	GOBIN=$(BIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	@touch $@
+
+$(BIN)/govulncheck: $(BIN)/.govulncheck-$(GOVULNCHECK_VERSION)
+	GOBIN=$(BIN) $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	@touch $@
+
+$(BIN)/rclone: $(BIN)/.rclone-$(RCLONE_VERSION)
+	GOBIN=$(BIN) $(GO) install github.com/rclone/rclone@$(RCLONE_VERSION)
+	@touch $@
+
+##@ Installing
+
+.PHONY: install
+install: ## Binary, unit, sysusers, tmpfiles, configuration if there is none (PREFIX, SYSCONFDIR, DESTDIR)
+	@[ -x $(BIN)/s3syncd ] || { echo 'install: run `make build` first (not as root)' >&2; exit 1; }
+	install -Dm755 $(BIN)/s3syncd $(DESTDIR)$(BINDIR)/s3syncd
+	install -d $(DESTDIR)$(UNITDIR)
+	sed 's|/usr/bin/s3syncd|$(BINDIR)/s3syncd|g; s|/etc/s3syncd/|$(SYSCONFDIR)/s3syncd/|g' deploy/systemd/s3syncd.service \
+	  | install -m644 /dev/stdin $(DESTDIR)$(UNITDIR)/s3syncd.service
+	install -Dm644 deploy/systemd/s3syncd.sysusers $(DESTDIR)$(SYSUSERSDIR)/s3syncd.conf
+	install -d $(DESTDIR)$(TMPFILESDIR)
+	sed 's|/etc/s3syncd|$(SYSCONFDIR)/s3syncd|g' deploy/systemd/s3syncd.tmpfiles \
+	  | install -m644 /dev/stdin $(DESTDIR)$(TMPFILESDIR)/s3syncd.conf
+	install -d -m750 $(DESTDIR)$(SYSCONFDIR)/s3syncd
+	@if [ -e $(DESTDIR)$(CONFIG) ]; then echo '$(DESTDIR)$(CONFIG) is kept'; \
+	else install -vm640 deploy/s3syncd.example.yaml $(DESTDIR)$(CONFIG); fi
+
+.PHONY: uninstall
+uninstall: ## Remove what install put there; configuration and state stay
+	rm -f $(DESTDIR)$(BINDIR)/s3syncd $(DESTDIR)$(UNITDIR)/s3syncd.service \
+	  $(DESTDIR)$(SYSUSERSDIR)/s3syncd.conf $(DESTDIR)$(TMPFILESDIR)/s3syncd.conf
+
+.PHONY: clean
+clean: ## Remove what was built; the tools stay
+	rm -rf $(BIN)/s3syncd $(BIN)/unit $(BIN)/cover.out $(BIN)/cover.html
