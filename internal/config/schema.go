@@ -1,0 +1,148 @@
+package config
+
+import (
+	"math"
+	"time"
+)
+
+// option is one key of a block. Exactly one of the fields behind key is set.
+type option struct {
+	key     string
+	value   value
+	list    *list
+	dict    *dict
+	block   []option
+	sources bool // the list of sources, one block each
+}
+
+// list is an option that is a list of strings.
+type list struct {
+	p    *[]string
+	item text // how one of them is checked; its p is not used
+}
+
+// dict is an option that maps strings to strings.
+type dict struct{ p *map[string]string }
+
+// options binds every key of a configuration to its field, in the order of the
+// file. Those of the sources are in Source.options.
+func (c *Config) options() []option {
+	return []option{
+		{key: "instance", value: text{p: &c.Instance, form: instanceForm, check: checkInstance}},
+		{key: "state_dir", value: absolutePath(&c.StateDir, false)},
+		{key: "s3", block: c.S3.options()},
+		{key: "sources", sources: true},
+		{key: "watch", block: c.Watch.options()},
+		{key: "upload", block: c.Upload.options()},
+		{key: "manifest", block: c.Manifest.options()},
+		{key: "admin", block: []option{
+			{key: "listen", value: text{p: &c.Admin.Listen, optional: true, form: listenForm, check: checkListen}},
+			{key: "page", value: boolean{&c.Admin.Page}},
+			{key: "web_config", value: absolutePath(&c.Admin.WebConfig, true)},
+			{key: "socket", value: text{p: &c.Admin.Socket, optional: true, form: socketForm, check: checkSocket}},
+		}},
+		{key: "log", block: []option{
+			{key: "level", value: enum{&c.Log.Level, []string{"debug", "info", "warn", "error"}}},
+			{key: "format", value: enum{&c.Log.Format, []string{"json", "console"}}},
+		}},
+	}
+}
+
+func (s *S3) options() []option {
+	return []option{
+		{key: "region", value: region(&s.Region)},
+		{key: "endpoint_url", value: text{p: &s.EndpointURL, optional: true, form: endpointForm, check: checkEndpoint}},
+		{key: "allow_insecure_endpoint", value: boolean{&s.AllowInsecureEndpoint}},
+		{key: "path_style", value: boolean{&s.PathStyle}},
+		{key: "expected_bucket_owner", value: account(&s.ExpectedBucketOwner)},
+	}
+}
+
+func (w *Watch) options() []option {
+	return []option{
+		{key: "settle", value: duration{p: &w.Settle, min: minSettle}},
+		{key: "max_delay", value: duration{p: &w.MaxDelay, min: minMaxDelay}},
+		{key: "rescan_interval", value: interval(&w.RescanInterval)},
+		{key: "poll_interval", value: interval(&w.PollInterval)},
+		{key: "remote_check_interval", value: interval(&w.RemoteCheckInterval)},
+	}
+}
+
+func (u *Upload) options() []option {
+	return []option{
+		{key: "workers", value: integer[int]{&u.Workers, 1, 256}},
+		{key: "part_size", value: size{&u.PartSize, 5 * mib, 5 * gib}},
+		{key: "single_put_max", value: size{&u.SinglePutMax, 0, 5 * gib}},
+		{key: "memory_limit", value: size{&u.MemoryLimit, 5*mib + BufferSize, math.MaxInt64}},
+		{key: "bandwidth_limit", value: size{&u.BandwidthLimit, 0, math.MaxInt64}},
+	}
+}
+
+func (m *Manifest) options() []option {
+	return []option{
+		{key: "flush_interval", value: duration{p: &m.FlushInterval, min: time.Second}},
+		{key: "digest_interval", value: interval(&m.DigestInterval)},
+		{key: "max_unpublished", value: integer[int64]{&m.MaxUnpublished, 1, 1_000_000_000}},
+		{key: "max_records", value: integer[int]{&m.MaxRecords, 1, 10_000_000}},
+		{key: "layout", value: enum{&m.Layout, []string{"flat", "hive"}}},
+		{key: "list_skipped", value: enum{&m.ListSkipped, []string{"sync", "all", "none"}}},
+		{key: "local_dir", value: absolutePath(&m.LocalDir, true)},
+		{key: "keep_local", value: interval(&m.KeepLocal)},
+		{key: "keep_local_size", value: size{&m.KeepLocalSize, 0, math.MaxInt64}},
+		{key: "sign", value: text{p: &m.Sign, form: signForm, check: checkSign}},
+		{key: "object_lock", block: []option{
+			{key: "mode", value: enum{&m.ObjectLock.Mode, []string{"", "GOVERNANCE", "COMPLIANCE"}}},
+			{key: "days", value: integer[int]{&m.ObjectLock.Days, 0, 3650}},
+		}},
+	}
+}
+
+// options binds the keys of one source.
+func (s *Source) options() []option {
+	pattern := text{form: "a gitignore pattern", check: checkPattern}
+	key := text{form: kmsForm, check: checkKMSKey}
+	return []option{
+		{key: "name", value: text{p: &s.Name, form: nameForm, check: checkName}},
+		{key: "path", value: absolutePath(&s.Path, false)},
+		{key: "bucket", value: text{p: &s.Bucket, form: bucketForm, check: checkBucket}},
+		{key: "prefix", value: text{p: &s.Prefix, optional: true, form: prefixForm, check: checkPrefix}},
+		{key: "kms_key_id", value: text{p: &s.KMSKeyID, form: kmsForm, check: checkKMSKey}},
+		{key: "accept_kms_keys", list: &list{&s.AcceptKMSKeys, key}},
+		{key: "sse", value: enum{&s.SSE, []string{"aws:kms", "aws:kms:dsse"}}},
+		{key: "bucket_key", value: boolean{&s.BucketKey}},
+		{key: "encryption_context", dict: &dict{&s.EncryptionContext}},
+		{key: "storage_class", value: text{p: &s.StorageClass, optional: true, form: storageClassForm, check: checkStorageClass}},
+		{key: "include", list: &list{&s.Include, pattern}},
+		{key: "exclude", list: &list{&s.Exclude, pattern}},
+		{key: "ignore_files", value: boolean{&s.IgnoreFiles}},
+		{key: "symlinks", value: enum{&s.Symlinks, []string{"skip", "follow"}}},
+		{key: "hardlinks", value: enum{&s.Hardlinks, []string{"same-owner", "allow", "skip"}}},
+		{key: "deletes", value: enum{&s.Deletes, []string{"keep", "mirror"}}},
+		{key: "max_deletes", value: integer[int]{&s.MaxDeletes, 0, 1_000_000_000}},
+		{key: "cross_mounts", value: boolean{&s.CrossMounts}},
+		{key: "settle", value: duration{p: &s.Settle, min: minSettle}},
+		{key: "max_delay", value: duration{p: &s.MaxDelay, min: minMaxDelay}},
+		{key: "region", value: region(&s.Region)},
+		{key: "expected_bucket_owner", value: account(&s.ExpectedBucketOwner)},
+		{key: "profile", value: text{p: &s.Profile, optional: true, form: "the name of a profile in the shared AWS configuration"}},
+	}
+}
+
+const (
+	minSettle   = 10 * time.Millisecond
+	minMaxDelay = 100 * time.Millisecond
+)
+
+func interval(p *time.Duration) value { return duration{p: p, min: time.Second, zero: true} }
+
+func absolutePath(p *string, optional bool) value {
+	return text{p: p, optional: optional, form: "an absolute path", check: checkAbsolute}
+}
+
+func region(p *string) value {
+	return text{p: p, optional: true, form: "a region such as us-east-1", check: checkRegion}
+}
+
+func account(p *string) value {
+	return text{p: p, optional: true, digits: true, form: "an AWS account number of 12 digits", check: checkAccount}
+}
