@@ -1,0 +1,309 @@
+package state
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+
+	bolt "go.etcd.io/bbolt"
+	"go.uber.org/zap"
+)
+
+// content is all that a state holds, for comparisons.
+type content struct {
+	items   []Item
+	lines   map[uint64]string
+	chain   Chain
+	intents []Intent
+	docs    []Doc
+	meta    string
+}
+
+// read returns db's content, or the first error.
+func read(db *DB) (c content, err error) {
+	s, err := db.Source(context.Background(), testKey)
+	if err != nil {
+		return c, err
+	}
+	var errs [5]error
+	c.items, errs[0] = s.Range("", 1<<20, nil)
+	c.chain, errs[1] = s.Chain()
+	c.intents, errs[2] = s.Intents()
+	c.docs, errs[3] = s.Outbox()
+	var meta []byte
+	meta, errs[4] = db.Meta("canary")
+	c.meta, c.lines = string(meta), map[uint64]string{}
+	return c, errors.Join(append(errs[:], s.Records(0, c.chain.NextRecord-1, func(n uint64, _ Status, line []byte) error {
+		c.lines[n] = string(line)
+		return nil
+	}))...)
+}
+
+// sampleFile returns the bytes of a closed state with something of everything,
+// and its content.
+func sampleFile(tb testing.TB) ([]byte, content) {
+	tb.Helper()
+	dir := tb.TempDir()
+	db, s := openTestSource(tb, dir)
+	check(tb, db.SetMeta(tb.Context(), "canary", []byte("ok")))
+	for i := range 150 {
+		o := uploaded(fmt.Sprintf("dir%d/file%d", i%7, i), i)
+		if i%2 == 0 {
+			o.Record = nil
+		}
+		must(s.Commit(tb.Context(), o))(tb)
+	}
+	must(s.Begin(tb.Context(), Intent{Key: "k", Path: "k"}))(tb)
+	sealManifest(tb, s, "m", 40)
+	sealDigest(tb, s, "d")
+	want := must(read(db))(tb)
+	closeDB(tb, db)
+	return must(os.ReadFile(filepath.Join(dir, fileName)))(tb), want
+}
+
+// expectNoLies opens a state with the given bytes and checks that it is set
+// aside, or says what it should, or says that it is damaged.
+func expectNoLies(tb testing.TB, what string, file []byte, want content) (outcome string) {
+	tb.Helper()
+	dir := tb.TempDir()
+	path := filepath.Join(dir, fileName)
+	check(tb, os.WriteFile(path, file, 0o600))
+	db, err := Open(dir, testOptions())
+	if err != nil {
+		tb.Fatalf("%s: Open = %v, want nil", what, err)
+	}
+	defer func() { _ = db.Close() }()
+	if r := db.Report(); r.SetAside != "" {
+		if kept := must(os.ReadFile(r.SetAside))(tb); !r.New || !bytes.Equal(kept, file) || !strings.HasPrefix(r.SetAside, path+suffixDamaged) {
+			tb.Fatalf("%s: report %+v, and the kept file is the same: %v", what, r, bytes.Equal(kept, file))
+		}
+		return "set aside"
+	}
+	got, err := read(db)
+	switch {
+	case errors.Is(err, ErrDamaged):
+		return "found later"
+	case err != nil:
+		tb.Fatalf("%s: %v, want nil or ErrDamaged", what, err)
+	case !reflect.DeepEqual(got, want):
+		tb.Fatalf("%s: wrong content without an error", what)
+	}
+	return "harmless"
+}
+
+func TestDamagedFilesAreNeverBelieved(t *testing.T) {
+	file, want := sampleFile(t)
+	size := os.Getpagesize()
+	used := int(must(newestMeta(bytes.NewReader(file)))(t).pages)
+	outcomes := map[string]int{}
+	try := func(what string, file []byte) {
+		t.Helper()
+		outcomes[expectNoLies(t, what, file, want)]++
+	}
+	for page := range used {
+		if got := expectNoLies(t, fmt.Sprintf("cut before page %d", page), file[:page*size], want); got != "set aside" {
+			t.Errorf("cut before page %d: %s, want set aside", page, got)
+		}
+		zeroed := bytes.Clone(file)
+		clear(zeroed[page*size : (page+1)*size])
+		try(fmt.Sprintf("page %d zeroed", page), zeroed)
+		copied := bytes.Clone(file)
+		other := rand.IntN(used)
+		copy(copied[page*size:(page+1)*size], file[other*size:])
+		try(fmt.Sprintf("page %d is page %d", page, other), copied)
+	}
+	for _, n := range []int{1, 100, 5000, used*size - 1} {
+		try(fmt.Sprintf("cut to %d bytes", n), file[:n])
+	}
+	try("zeroed", make([]byte, len(file)))
+	try("text", bytes.Repeat([]byte("not a state "), 5000))
+	both := bytes.Clone(file)
+	both[16], both[size+16] = 0, 0
+	try("no magic", both)
+	if outcomes["set aside"] < used {
+		t.Errorf("outcomes = %v, want most to be set aside", outcomes)
+	}
+}
+
+func TestFlippedBytesAreNeverBelieved(t *testing.T) {
+	file, want := sampleFile(t)
+	used := int(must(newestMeta(bytes.NewReader(file)))(t).pages) * os.Getpagesize()
+	outcomes := map[string]int{}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for i := range 150 {
+		bad := bytes.Clone(file)
+		at, by := rnd.IntN(used), byte(1+rnd.IntN(255))
+		if i%2 == 0 { // Aim at the headers, where a flip does the most.
+			at = at/os.Getpagesize()*os.Getpagesize() + rnd.IntN(200)
+		}
+		bad[at] ^= by
+		outcomes[expectNoLies(t, fmt.Sprintf("byte %d changed by %#x", at, by), bad, want)]++
+	}
+	t.Log(outcomes)
+	if outcomes["set aside"] == 0 || outcomes["found later"] == 0 || outcomes["harmless"] == 0 {
+		t.Errorf("outcomes = %v, want some of each", outcomes)
+	}
+}
+
+func TestFreePageInUseIsDamage(t *testing.T) {
+	file, _ := sampleFile(t)
+	m, free, err := checkPages(bytes.NewReader(file), int64(len(file)))
+	if err != nil || free == 0 {
+		t.Fatalf("checkPages = %d free pages, %v, want some", free, err)
+	}
+	ids := file[int(m.freelist)*int(m.pageSize)+pageHeader:]
+	for _, id := range []uint64{m.root, m.freelist, binary.NativeEndian.Uint64(ids[8:]), 0, m.pages} {
+		bad := bytes.Clone(file)
+		binary.NativeEndian.PutUint64(bad[len(file)-len(ids):], id)
+		if _, _, err := checkPages(bytes.NewReader(bad), int64(len(bad))); !errors.Is(err, ErrDamaged) {
+			t.Errorf("checkPages with page %d free = %v, want ErrDamaged", id, err)
+		}
+	}
+}
+
+func FuzzOpenDamaged(f *testing.F) {
+	file, want := sampleFile(f)
+	f.Add(uint32(4096), byte(1), uint32(8192), byte(255))
+	f.Fuzz(func(t *testing.T, a uint32, x byte, b uint32, y byte) {
+		bad := bytes.Clone(file)
+		bad[int(a)%len(bad)] ^= x
+		bad[int(b)%len(bad)] ^= y
+		expectNoLies(t, "fuzzed", bad, want)
+	})
+}
+
+func TestMissingPartsAreDamage(t *testing.T) {
+	file, _ := sampleFile(t)
+	id := testKey.id()
+	source := func(tx *bolt.Tx) *bolt.Bucket { return tx.Bucket([]byte(bucketSources)).Bucket(id) }
+	for name, edit := range map[string]func(tx *bolt.Tx) error{
+		"meta":    func(tx *bolt.Tx) error { return tx.DeleteBucket([]byte(bucketMeta)) },
+		"facts":   func(tx *bolt.Tx) error { return tx.DeleteBucket([]byte(bucketFacts)) },
+		"sources": func(tx *bolt.Tx) error { return tx.DeleteBucket([]byte(bucketSources)) },
+		"files":   func(tx *bolt.Tx) error { return source(tx).DeleteBucket([]byte(bucketFiles)) },
+		"records": func(tx *bolt.Tx) error { return source(tx).DeleteBucket([]byte(bucketRecords)) },
+		"head":    func(tx *bolt.Tx) error { return source(tx).Delete([]byte(keyHead)) },
+		"format":  func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucketMeta)).Put([]byte(keyFormat), []byte("zero")) },
+		"no source": func(tx *bolt.Tx) error {
+			return tx.Bucket([]byte(bucketSources)).Put([]byte("stray"), []byte("value"))
+		},
+		"no intent": func(tx *bolt.Tx) error {
+			return source(tx).Bucket([]byte(bucketIntents)).Put([]byte("x"), []byte("{}"))
+		},
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, fileName)
+		check(t, os.WriteFile(path, file, 0o600))
+		editBolt(t, path, edit)
+		db := openDB(t, dir, testOptions())
+		if r := db.Report(); !r.New || r.SetAside == "" {
+			t.Errorf("without %s: Report() = %+v, want it set aside", name, r)
+		}
+	}
+}
+
+func TestSetAsideIsReportedUntilACleanEnd(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, fileName)
+	check(t, os.WriteFile(path, []byte("damaged"), 0o600))
+	db := openDB(t, dir, testOptions())
+	kept := db.Report().SetAside
+	crashed := must(os.ReadFile(path))(t)
+	closeDB(t, db)
+
+	check(t, os.WriteFile(path, crashed, 0o600)) // As it was without the Close.
+	db = openDB(t, dir, testOptions())
+	if got, want := db.Report(), (Report{SetAside: kept, Unclean: true}); got != want {
+		t.Errorf("Report() after a crash = %+v, want %+v", got, want)
+	}
+	closeDB(t, db)
+	db = openDB(t, dir, testOptions())
+	if got, want := db.Report(), (Report{}); got != want {
+		t.Errorf("Report() after a clean end = %+v, want %+v", got, want)
+	}
+	closeDB(t, db)
+
+	check(t, os.Remove(path)) // As between setting aside and creating.
+	db = openDB(t, dir, testOptions())
+	if got, want := db.Report(), (Report{New: true, SetAside: kept}); got != want {
+		t.Errorf("Report() after a crash while setting aside = %+v, want %+v", got, want)
+	}
+}
+
+func TestSetAsideNeverReplacesAnEarlierOne(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, fileName)
+	seen := map[string]bool{}
+	for i := range 3 {
+		check(t, os.WriteFile(path, fmt.Append(nil, i), 0o600))
+		name := must(setAside(path, day, ErrDamaged, zap.NewNop()))(t)
+		if got := string(must(os.ReadFile(name))(t)); seen[name] || got != strconv.Itoa(i) {
+			t.Errorf("setAside = %s with %q, want a new name with %d", name, got, i)
+		}
+		seen[name] = true
+	}
+}
+
+func TestDamageFoundWhileRunningIsDealtWithAtTheNextStart(t *testing.T) {
+	dir := t.TempDir()
+	db, s := openTestSource(t, dir)
+	commitN(t, s, 50)
+	path := filepath.Join(dir, fileName)
+	file := must(os.ReadFile(path))(t)
+	e := testEntry(7)
+	at := bytes.LastIndex(file, append([]byte("7"), encodeEntry(&e)[:20]...))
+	if at < 0 {
+		t.Fatal("the entry is not in the file")
+	}
+	f := must(os.OpenFile(path, os.O_WRONLY, 0))(t)
+	for i := bytes.Index(file, encodeEntry(&e)); i >= 0; { // Every copy of it, in free pages too.
+		must(f.WriteAt([]byte{^file[i+3]}, int64(i+3)))(t)
+		n := bytes.Index(file[i+1:], encodeEntry(&e))
+		if n < 0 {
+			break
+		}
+		i += 1 + n
+	}
+	check(t, f.Close())
+	if _, _, err := s.Get("7"); !errors.Is(err, ErrDamaged) {
+		t.Errorf("Get of a damaged entry = %v, want ErrDamaged", err)
+	}
+	if _, ok, err := s.Get("8"); !ok || err != nil {
+		t.Errorf("Get of another entry = %v, %v, want it", ok, err)
+	}
+	closeDB(t, db)
+	db = openDB(t, dir, testOptions())
+	if db.Report().SetAside == "" {
+		t.Errorf("Report() = %+v, want the file set aside", db.Report())
+	}
+	closeDB(t, db)
+	if db = openDB(t, dir, testOptions()); db.Report().SetAside != "" {
+		t.Errorf("Report() = %+v, want the new state in use", db.Report())
+	}
+}
+
+func TestFileCutWhileOpenIsAnError(t *testing.T) {
+	dir := t.TempDir()
+	db, s := openTestSource(t, dir)
+	commitN(t, s, 50)
+	check(t, os.Truncate(db.path, int64(2*os.Getpagesize())))
+	if _, err := s.Range("", 100, nil); !errors.Is(err, ErrDamaged) {
+		t.Errorf("Range of a cut file = %v, want ErrDamaged", err)
+	}
+	if _, err := s.Commit(t.Context(), uploaded("a", 1)); !errors.Is(err, ErrDamaged) {
+		t.Errorf("Commit to a cut file = %v, want ErrDamaged", err)
+	}
+	_ = db.Close()
+	if db = openDB(t, dir, testOptions()); db.Report().SetAside == "" {
+		t.Errorf("Report() = %+v, want the file set aside", db.Report())
+	}
+}
