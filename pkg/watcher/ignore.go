@@ -1,0 +1,291 @@
+package watcher
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+
+	"github.com/s3syncd/s3syncd/internal/safefs"
+)
+
+// ignoreName is the file in a directory whose patterns apply below it.
+const ignoreName = ".s3syncignore"
+
+// maxIgnoreFile bounds the size of an ignore file; a larger one is refused.
+const maxIgnoreFile = 1 << 20
+
+// pattern is one line of gitignore syntax, see gitignore(5).
+type pattern struct {
+	text    string
+	negated bool
+	dirOnly bool
+	base    bool // without a slash: matches the last component
+	literal int  // bytes at the start without a special character
+}
+
+// parsePattern reads one line; ok is false for one without a pattern.
+func parsePattern(line string) (p pattern, ok bool) {
+	line = trimTrailingSpaces(line)
+	if line == "" || line[0] == '#' {
+		return pattern{}, false
+	}
+	if line[0] == '!' {
+		p.negated = true
+		line = line[1:]
+	}
+	if strings.HasSuffix(line, "/") {
+		p.dirOnly = true
+		line = line[:len(line)-1]
+	}
+	p.base = !strings.Contains(line, "/")
+	if !p.base {
+		line = strings.TrimPrefix(line, "/")
+	}
+	p.text = line
+	for p.literal < len(line) && !globSpecial(line[p.literal]) {
+		p.literal++
+	}
+	return p, true
+}
+
+// trimTrailingSpaces cuts spaces that no backslash escapes.
+func trimTrailingSpaces(s string) string {
+	last := -1
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case ' ':
+			if last < 0 {
+				last = i
+			}
+			continue
+		case '\\':
+			i++
+			if i == len(s) {
+				return s
+			}
+		}
+		last = -1
+	}
+	if last >= 0 {
+		return s[:last]
+	}
+	return s
+}
+
+// parsePatterns reads the content of an ignore file.
+func parsePatterns(content string) []pattern {
+	var out []pattern
+	content = strings.TrimPrefix(content, "\ufeff")
+	for line := range strings.SplitSeq(content, "\n") {
+		line = strings.TrimSuffix(line, "\r")
+		if i := strings.IndexByte(line, 0); i >= 0 {
+			line = line[:i]
+		}
+		if p, ok := parsePattern(line); ok {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// matches reports whether p matches the path rel, relative to where p stands.
+func (p *pattern) matches(rel string, isDir bool) bool {
+	if p.dirOnly && !isDir {
+		return false
+	}
+	if p.base {
+		name := rel[strings.LastIndexByte(rel, '/')+1:]
+		if p.literal == len(p.text) {
+			return name == p.text
+		}
+		return wildmatch(p.text, name, false)
+	}
+	if !strings.HasPrefix(rel, p.text[:p.literal]) {
+		return false
+	}
+	if p.literal == len(p.text) {
+		return len(rel) == p.literal
+	}
+	return wildmatch(p.text[p.literal:], rel[p.literal:], true)
+}
+
+// lastMatch returns the last pattern that matches, nil for none.
+func lastMatch(patterns []pattern, rel string, isDir bool) *pattern {
+	for i := len(patterns) - 1; i >= 0; i-- {
+		if patterns[i].matches(rel, isDir) {
+			return &patterns[i]
+		}
+	}
+	return nil
+}
+
+type ignoreFile struct {
+	patterns []pattern
+	sha256   string
+}
+
+// ignorer knows what is not archived. It may be used concurrently.
+type ignorer struct {
+	include, exclude []pattern
+	files            bool
+
+	mu   sync.RWMutex
+	dirs map[string]ignoreFile // by directory
+}
+
+func newIgnorer(include, exclude []string, files bool) (*ignorer, error) {
+	g := &ignorer{files: files, dirs: make(map[string]ignoreFile)}
+	var err error
+	if g.include, err = compile("include", include); err != nil {
+		return nil, err
+	}
+	if g.exclude, err = compile("exclude", exclude); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+func compile(option string, lines []string) ([]pattern, error) {
+	out := make([]pattern, 0, len(lines))
+	for _, l := range lines {
+		if strings.ContainsAny(l, "\x00\n") {
+			return nil, fmt.Errorf("watcher: %s: %q is not one pattern", option, l)
+		}
+		if p, ok := parsePattern(l); ok {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// excluded reports whether the path or one of its parents is excluded.
+func (g *ignorer) excluded(path string, isDir bool) bool {
+	for i := range len(path) {
+		if path[i] == '/' && g.excludedHere(path[:i], true) {
+			return true
+		}
+	}
+	return g.excludedHere(path, isDir)
+}
+
+// excludedHere is excluded for a path whose parents are known not to be.
+func (g *ignorer) excludedHere(path string, isDir bool) bool {
+	if path == "" {
+		return false
+	}
+	if p := lastMatch(g.exclude, path, isDir); p != nil && !p.negated {
+		return true
+	}
+	if g.files && g.byFile(path, isDir) {
+		return true
+	}
+	return !isDir && len(g.include) > 0 && !g.included(path)
+}
+
+// byFile asks the ignore files above path, the nearest first.
+func (g *ignorer) byFile(path string, isDir bool) bool {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if len(g.dirs) == 0 {
+		return false
+	}
+	for dir := path; dir != ""; {
+		dir = parentOf(dir)
+		f, ok := g.dirs[dir]
+		if !ok {
+			continue
+		}
+		rel := path
+		if dir != "" {
+			rel = path[len(dir)+1:]
+		}
+		if p := lastMatch(f.patterns, rel, isDir); p != nil {
+			return !p.negated
+		}
+	}
+	return false
+}
+
+func (g *ignorer) included(path string) bool {
+	for i := range len(path) {
+		if path[i] != '/' {
+			continue
+		}
+		if p := lastMatch(g.include, path[:i], true); p != nil && !p.negated {
+			return true
+		}
+	}
+	p := lastMatch(g.include, path, false)
+	return p != nil && !p.negated
+}
+
+// enter learns of the ignore file of dir, or that there is none. An ignore file
+// that cannot be read keeps what was known of it.
+func (g *ignorer) enter(root *safefs.Root, dir string, entries []safefs.Entry) (found *IgnoreFile, err error) {
+	if !g.files {
+		return nil, nil
+	}
+	present := false
+	for i := range entries {
+		if entries[i].Name == ignoreName && entries[i].IsRegular() {
+			present = true
+			break
+		}
+	}
+	if !present {
+		g.mu.Lock()
+		delete(g.dirs, dir)
+		g.mu.Unlock()
+		return nil, nil
+	}
+	path := join(dir, ignoreName)
+	content, err := readIgnoreFile(root, path)
+	if err != nil {
+		return nil, fmt.Errorf("ignore file: %w", err)
+	}
+	sum := sha256.Sum256(content)
+	f := ignoreFile{patterns: parsePatterns(string(content)), sha256: hex.EncodeToString(sum[:])}
+	g.mu.Lock()
+	g.dirs[dir] = f
+	g.mu.Unlock()
+	return &IgnoreFile{Path: path, SHA256: f.sha256}, nil
+}
+
+func readIgnoreFile(root *safefs.Root, path string) ([]byte, error) {
+	o, err := root.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	content, err := io.ReadAll(io.LimitReader(o.File, maxIgnoreFile+1))
+	if err := errors.Join(err, o.File.Close()); err != nil {
+		return nil, err
+	}
+	if len(content) > maxIgnoreFile {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxIgnoreFile)
+	}
+	return content, nil
+}
+
+// parentOf returns the directory of path, "" for the root.
+func parentOf(path string) string {
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		return path[:i]
+	}
+	return ""
+}
+
+func join(dir, name string) string {
+	if dir == "" {
+		return name
+	}
+	return dir + "/" + name
+}
+
+// below reports whether path is in the directory dir, at any depth.
+func below(path, dir string) bool {
+	return dir == "" || len(path) > len(dir) && path[len(dir)] == '/' && path[:len(dir)] == dir
+}

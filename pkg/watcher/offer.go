@@ -1,0 +1,264 @@
+package watcher
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/s3syncd/s3syncd/internal/safefs"
+)
+
+const (
+	// How long an event may be on its way to the settler: what
+	// changed more recently does not count as missed.
+	eventMargin = time.Second
+	// How much the clock of a file server may differ from ours.
+	clockSkew = time.Hour
+	// How long a scan waits for events to be worked off, at each
+	// directory.
+	restPause = time.Millisecond
+	// How long a scan holds an offer back for the settler, which tries again
+	// within fullPauseMax.
+	starvedMax   = 150 * time.Millisecond
+	starvedPause = 5 * time.Millisecond
+	// So many files of a listing settle by themselves; for more, the listing is
+	// repeated.
+	fewRestless = 64
+)
+
+// offerer is the policy of all scans: it turns what they find into changes.
+type offerer struct {
+	w       *Watcher
+	trigger string // of the changes
+	offer   func(context.Context, Change) error
+	onSame  func(Known, safefs.Stat, string)
+	busy    func() bool // events wait; nil: none can
+	settles bool        // what is not quiet goes to the settler
+	missed  bool        // what no event told of is counted
+
+	// For a scan of the whole of a mirrored source.
+	doomed    *doomed // nil: this look decides on no deletion
+	consented bool    // a person has allowed what it finds gone to be deleted
+
+	// For a listing of the settler.
+	listed   time.Time // when the listing was asked for; zero: not a listing
+	restless int       // files that are not quiet and do not settle by themselves
+	touched  int
+	forced   bool // a file was offered although it is not quiet
+}
+
+// finding is one path that a scan found to differ from the index.
+type finding struct {
+	path             string
+	covered, pending bool   // it waits to settle, or is on its way in the sink
+	known            *Known // nil: not in the index
+}
+
+// find looks a path up where it may be by now. The index comes last, so that
+// what is on its way is seen to have arrived.
+func (p *offerer) find(path string) (finding, error) {
+	f := finding{path: path, covered: p.w.dirty.covered(path), pending: p.w.sink.Pending(path)}
+	fresh, ok, err := lookup(p.w.index, path)
+	if ok {
+		f.known = &fresh
+	}
+	return f, err
+}
+
+func (p *offerer) differs(ctx context.Context, s *scan, path string, st safefs.Stat, known *Known) error {
+	now := time.Now()
+	if !p.settles {
+		s.count(known)
+		return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: now, Kind: Look, Size: st.Size})
+	}
+	f, err := p.find(path)
+	switch {
+	case err != nil:
+		return err
+	case f.known != nil && unchanged(f.known, st):
+		s.res.Unchanged++
+		p.same(f.known, st)
+		return nil
+	}
+	s.count(f.known)
+	if p.w.dirty.has(path) {
+		return nil
+	}
+	if !p.w.seemsQuiet(st, now) && !p.overdue(st, now) {
+		p.settle(path, now)
+		return nil
+	}
+	if p.isMissed(f) && (f.known == nil || !fenceOf(f.known, st)) && old(now, st.CtimeNs, p.w.o.Settle+eventMargin) {
+		s.res.Missed++
+	}
+	p.w.links.want(st)
+	return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: now, Kind: Look, Size: st.Size})
+}
+
+// isMissed reports whether no event has told of f.
+func (p *offerer) isMissed(f finding) bool { return p.missed && !f.covered && !f.pending }
+
+func (s *scan) count(known *Known) {
+	if known == nil {
+		s.res.New++
+	} else {
+		s.res.Changed++
+	}
+}
+
+// overdue reports whether a file of a listing has been restless for max_delay.
+func (p *offerer) overdue(st safefs.Stat, now time.Time) bool {
+	if p.listed.IsZero() || now.Before(p.listed.Add(p.w.dirty.s.limit(st.Size))) {
+		return false
+	}
+	p.forced = true
+	return true
+}
+
+// settle leaves a file that is not quiet to the settler.
+func (p *offerer) settle(path string, now time.Time) {
+	if p.listed.IsZero() || p.touched < fewRestless {
+		p.touched++
+		p.w.dirty.touch(path, now, p.trigger)
+		if p.listed.IsZero() || p.w.dirty.has(path) {
+			return
+		}
+	}
+	p.restless++
+}
+
+// seemsQuiet reports whether a file that a scan found is quiet by its ctime.
+func (w *Watcher) seemsQuiet(st safefs.Stat, now time.Time) bool {
+	d := w.o.Settle
+	if !w.localClock() {
+		d += clockSkew
+	}
+	return old(now, st.CtimeNs, d)
+}
+
+func old(now time.Time, ns int64, d time.Duration) bool {
+	return now.UnixNano()-ns >= int64(d)
+}
+
+func (p *offerer) missing(ctx context.Context, s *scan, k Known) error {
+	if p.w.left(k.Path) {
+		return nil
+	}
+	f := finding{path: k.Path, known: &k}
+	if p.settles { // Before the look at the file: what is gone after it is on no way any more.
+		f.covered, f.pending = p.w.dirty.covered(k.Path), p.w.sink.Pending(k.Path)
+	}
+	st, err := p.w.root.Stat(k.Path)
+	switch {
+	case errors.Is(err, safefs.ErrRootChanged):
+		return err
+	case err == nil && st.IsRegular():
+		return p.differs(ctx, s, k.Path, st, &k) // It came while the scan went by.
+	case err == nil && !k.Stored && p.w.stillRefused(k.Path):
+		return nil // What the index has of it is that it was refused.
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return p.gone(ctx, s, f)
+	}
+	return nil // Unknown is not gone.
+}
+
+// gone reports a path that the index has and the source does not.
+func (p *offerer) gone(ctx context.Context, s *scan, f finding) error {
+	if p.w.withheld(f.path) {
+		s.res.Withheld++
+		return nil
+	}
+	if p.settles {
+		if _, ok, err := lookup(p.w.index, f.path); err != nil || !ok || p.w.dirty.has(f.path) {
+			return err
+		}
+		p.w.goneName(f.path, time.Now(), p.trigger)
+	}
+	s.res.Gone++
+	pending := f.pending || p.w.o.Mirror && p.w.sink.Pending(f.path)
+	if !pending && p.missedGone(&f) {
+		s.res.Missed++
+	}
+	// Also when it is on its way: what is asked of it there may not be to look
+	// whether it is gone.
+	return p.offerGone(ctx, &f)
+}
+
+// stillRefused reports whether path is a directory that cannot be read.
+func (w *Watcher) stillRefused(path string) bool {
+	d, err := w.root.OpenDir(path)
+	if err != nil {
+		return errors.Is(err, fs.ErrPermission)
+	}
+	d.Close()
+	return false
+}
+
+// left reports whether the policies leave path out: what the index has of it
+// stays.
+func (w *Watcher) left(path string) bool {
+	return w.o.Reserved != "" && (path == w.o.Reserved || below(path, w.o.Reserved)) || w.ign.excluded(path, false)
+}
+
+// withheld reports whether a missing file must not count as deleted.
+func (w *Watcher) withheld(path string) bool { return w.replaced.Load() || w.mounts.lost(path) }
+
+// goneLongAgo reports whether path went so long ago that an event of it would
+// have been seen: the directory that held it has not changed since.
+func (w *Watcher) goneLongAgo(path string) bool {
+	for dir := parentOf(path); ; dir = parentOf(dir) {
+		st, err := w.root.Lstat(dir)
+		if err == nil {
+			return old(time.Now(), st.CtimeNs, w.o.Settle+eventMargin)
+		}
+		if dir == "" || !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+	}
+}
+
+func (p *offerer) refuse(ctx context.Context, _ *scan, path string, err error) error {
+	if !p.listed.IsZero() {
+		return nil // The scans say so.
+	}
+	return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: time.Now(), Kind: Refused, Err: err})
+}
+
+func (p *offerer) same(k *Known, st safefs.Stat) {
+	if p.onSame != nil {
+		p.onSame(*k, st, p.trigger)
+	}
+}
+
+// rest lets events go first.
+func (p *offerer) rest(ctx context.Context) error {
+	if p.busy == nil || !p.busy() {
+		return ctx.Err()
+	}
+	return wait(ctx, restPause)
+}
+
+// offerLast offers what a scan found. While the sink is full, what events told
+// of has a chance to go first.
+func (w *Watcher) offerLast(ctx context.Context, c Change) error {
+	for waited := time.Duration(0); w.starved.Load() && waited < starvedMax; waited += starvedPause {
+		if err := wait(ctx, starvedPause); err != nil {
+			return err
+		}
+	}
+	return w.sink.Offer(ctx, c)
+}
+
+// wait returns after d, or with ctx's error when that ends first.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

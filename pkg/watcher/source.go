@@ -1,0 +1,233 @@
+package watcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/s3syncd/s3syncd/internal/safefs"
+)
+
+// proofEntries bounds how many entries of the index are compared with the tree
+// to prove that it is the one they were made from.
+const proofEntries = 100_000
+
+// assessor remembers what a source was, to tell whether what is there now is
+// the same.
+type assessor struct {
+	last     safefs.Identity // in use before, the zero value for none
+	proposed safefs.Identity // another one, seen once
+	reason   string          // why the source is away, "" while it is not
+}
+
+// await returns the identity of the source as soon as it may be used, or false
+// when ctx ended.
+func (w *Watcher) await(ctx context.Context, a *assessor) (id safefs.Identity, ok bool) {
+	pause := 100 * time.Millisecond
+	for ctx.Err() == nil {
+		id, reason := w.assess(a)
+		if reason == "" {
+			w.back(a, id)
+			return id, true
+		}
+		if reason != a.reason {
+			a.reason = reason
+			w.lost(reason)
+			w.announceWatching()
+		}
+		pause = min(2*pause, w.t.unhealthy)
+		if a.proposed != (safefs.Identity{}) {
+			pause = w.t.unhealthy // The second look must be at another time.
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-w.suspected:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+	return safefs.Identity{}, false
+}
+
+// back notes that the source is in use from now on.
+func (w *Watcher) back(a *assessor, id safefs.Identity) {
+	a.last, a.proposed, a.reason = id, safefs.Identity{}, ""
+	w.root.Pin(id)
+	w.network.Store(isNetwork(id.FSType))
+	w.available.Store(true)
+	w.away.Store(nil)
+	w.met.available.Set(1)
+	w.log.Info("source available", zap.String("path", id.RealPath), zap.Bool("network", w.network.Load()), zap.Bool("replaced", w.replaced.Load()))
+	if w.o.OnAvailable != nil {
+		w.o.OnAvailable(true, "")
+	}
+}
+
+// lost notes that the source is not in use any more.
+func (w *Watcher) lost(reason string) {
+	w.available.Store(false)
+	w.setAway(reason)
+	w.met.available.Set(0)
+	w.log.Warn("source not available, it is paused and used again when it is back", zap.String("reason", reason))
+	if w.o.OnAvailable != nil {
+		w.o.OnAvailable(false, reason)
+	}
+}
+
+// assess decides whether what is in the place of the source may be used; reason
+// is "" then. It sets w.replaced.
+func (w *Watcher) assess(a *assessor) (id safefs.Identity, reason string) {
+	id, err := w.probe.Identify()
+	if err != nil {
+		return id, err.Error()
+	}
+	if refused(id.FSType) {
+		return id, "the kernel's own file systems are not archived"
+	}
+	w.probe.Pin(id)
+	empty, err := w.emptyRoot()
+	if err != nil {
+		return id, err.Error()
+	}
+	// That path, device and inode are what they were says nothing: a new file
+	// system on the same device numbers its inodes alike.
+	same, err := w.proves(a.last != (safefs.Identity{}))
+	switch {
+	case err != nil:
+		return id, err.Error()
+	case same:
+		w.replaced.Store(false)
+		w.confirmed.Store(false) // Consent was to what stood there, not to whatever comes next.
+		return id, ""
+	case w.confirmed.Swap(false):
+		return id, ""
+	case empty:
+		a.proposed = safefs.Identity{}
+		return id, "the directory is empty, but files of it are archived"
+	case !id.SameDirectory(a.proposed):
+		a.proposed = id
+		return id, "another directory is in the place of the source"
+	}
+	if !w.replaced.Swap(true) {
+		w.log.Warn("another directory is in the place of the source: it is archived, and nothing counts as deleted until that is confirmed",
+			zap.String("path", id.RealPath))
+	}
+	return id, ""
+}
+
+func (w *Watcher) emptyRoot() (bool, error) {
+	d, err := w.probe.OpenDir("")
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	entries, err := d.Entries(nil)
+	return len(entries) == 0, err
+}
+
+// proves reports whether the tree is the one that the index was made from: the
+// index is empty, or one of its files is there. Strictly means that a file of
+// the same name and inode does not suffice, because a new file system numbers
+// its inodes alike: its ctime has to be the same too.
+func (w *Watcher) proves(strictly bool) (bool, error) {
+	cur := newCursor(w.index, "")
+	for n := 0; n < proofEntries; cur.next() {
+		k, err := cur.peek()
+		if err != nil {
+			return false, fmt.Errorf("read the index: %w", err)
+		}
+		if k == nil {
+			return n == 0, nil
+		}
+		if !k.Stored {
+			continue // Nothing is known of such a file but its name.
+		}
+		n++
+		st, err := w.probe.Stat(k.Path)
+		if errors.Is(err, safefs.ErrRootChanged) {
+			return false, err
+		}
+		if err == nil && st.Ino == k.Ino && (!strictly || st.CtimeNs == k.CtimeNs) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// guard ends with an error when the source is not id any more, or not mounted
+// as it was.
+func (w *Watcher) guard(ctx context.Context, id safefs.Identity) error {
+	t := time.NewTicker(w.t.identity)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-w.suspected:
+		case <-t.C:
+		}
+		if err := w.verify(id); err != nil {
+			return err
+		}
+		w.checkMounts(id)
+	}
+}
+
+// checkMounts compares the mounts inside the source with those seen before, and
+// has the source watched and scanned anew when they changed.
+func (w *Watcher) checkMounts(id safefs.Identity) {
+	if w.mounts.check(id.RealPath) {
+		w.log.Info("mounts inside the source changed, it is watched and scanned anew")
+		w.renew()
+	}
+}
+
+// verify compares the source with id.
+func (w *Watcher) verify(id safefs.Identity) error {
+	now, err := w.root.Identify()
+	switch {
+	case err != nil:
+		return err
+	case !now.SameDirectory(id):
+		return errors.New("another directory is in the place of the source")
+	case now.MountID != id.MountID:
+		return errors.New("the source was mounted again")
+	}
+	d, err := w.root.OpenDir("")
+	if err != nil {
+		return err
+	}
+	d.Close()
+	return nil
+}
+
+// isNetwork reports whether a file system of this type changes without events:
+// its files belong to another host or to a program (FUSE).
+func isNetwork(fsType int64) bool {
+	switch uint32(fsType) {
+	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC,
+		unix.FUSE_SUPER_MAGIC, unix.V9FS_MAGIC, unix.CEPH_SUPER_MAGIC, unix.AFS_SUPER_MAGIC, unix.AFS_FS_MAGIC,
+		unix.CODA_SUPER_MAGIC, unix.OCFS2_SUPER_MAGIC, unix.NCP_SUPER_MAGIC,
+		0x0bd00bd0, // LLNL's cluster file system
+		0x01161970, // GFS2
+		0x47504653, // GPFS
+		0x786f4256: // VirtualBox shared folders
+		return true
+	}
+	return false
+}
+
+// refused reports whether a file system of this type holds no files.
+func refused(fsType int64) bool {
+	switch uint32(fsType) {
+	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC,
+		unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.DEVPTS_SUPER_MAGIC, unix.SECURITYFS_MAGIC, unix.BPF_FS_MAGIC:
+		return true
+	}
+	return false
+}

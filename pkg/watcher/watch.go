@@ -1,0 +1,358 @@
+package watcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/internal/safefs"
+)
+
+// Kind says what a Change asks for.
+type Kind int
+
+// The kinds.
+const (
+	Look    Kind = iota // open the file and upload it if it changed
+	Gone                // the index has the path, the source does not
+	Refused             // it cannot be archived; Err says why
+)
+
+// String names the kind.
+func (k Kind) String() string {
+	switch k {
+	case Look:
+		return "look"
+	case Gone:
+		return "gone"
+	default:
+		return "refused"
+	}
+}
+
+// Triggers of changes and scans.
+const (
+	TriggerStartup = "startup"
+	TriggerEvent   = "event"
+	TriggerRescan  = "rescan"
+	TriggerHangup  = "hangup"
+	TriggerSync    = "sync"
+	TriggerPoll    = "poll"
+)
+
+// Values of Options.Hardlinks.
+const (
+	HardlinksSameOwner = "same-owner" // skip a link whose owner is not its directory's
+	HardlinksAllow     = "allow"
+	HardlinksSkip      = "skip" // skip every file with more than one link
+)
+
+// ErrReserved is the Err of the Refused change for the reserved directory.
+var ErrReserved = errors.New("the name is reserved for the audit trail")
+
+// Change is one path to look at. A Refused one may be a directory, with
+// everything below it.
+type Change struct {
+	Path     string
+	Trigger  string
+	Detected time.Time // of the first event, or when the scan saw it
+	Kind     Kind
+	Err      error // Refused only
+	Size     int64 // when it was seen, 0 where nobody looked
+	// Confirmed: Gone only, of a mirrored source. A complete scan found it gone,
+	// and its object may be deleted.
+	Confirmed bool
+}
+
+// Sink takes changes. Its methods may be called concurrently.
+type Sink interface {
+	// Offer blocks while the sink is full and returns an error only when ctx ends.
+	Offer(ctx context.Context, c Change) error
+	// TryOffer returns false when the sink is full.
+	TryOffer(c Change) bool
+	// Pending reports whether path is queued, in flight or waits for a retry.
+	Pending(path string) bool
+}
+
+// Known is what the index has of one path.
+type Known struct {
+	Path             string
+	Size             int64
+	MtimeNs, CtimeNs int64
+	Ino              uint64
+	Look             bool // offered by every scan, whatever its stat
+	Mode, UID, GID   uint32
+	Stored           bool
+}
+
+// Index is what is archived, in byte order of the paths. It may be called
+// concurrently.
+type Index interface {
+	// Range returns up to n entries with a path greater than after, using buf.
+	Range(after string, n int, buf []Known) ([]Known, error)
+}
+
+// Options are the tunables of one source.
+type Options struct {
+	Source         string // its name, for logs and metrics
+	Root           *safefs.Root
+	Settle         time.Duration // a path must be quiet this long
+	MaxDelay       time.Duration // times ceil(size / 64 MiB): offered although it is not
+	RescanInterval time.Duration // with 10% of jitter; 0: no periodic scan
+	PollInterval   time.Duration // of what cannot be watched; 0: never
+	Include        []string      // gitignore patterns; if any, only files that match are archived
+	Exclude        []string      // gitignore patterns; they win over everything else
+	IgnoreFiles    bool          // .s3syncignore files are honored
+	Hardlinks      string
+	Reserved       string // a directory of this name at the top is refused; "": none
+	// Mirror: the sink deletes what is Gone. Stored files are then offered as gone
+	// by complete scans of the whole source alone, and by none that finds more
+	// than MaxDeletes of them gone, until ConfirmDeletes is called.
+	Mirror     bool
+	MaxDeletes int
+
+	// Mounts are the mount points inside the source that OnMounts was last told
+	// of, in whatever run: one that is missing takes its files out of sight.
+	Mounts []string
+
+	// All callbacks are optional and must not block for long.
+	OnMounts    func([]string)                                // mount points inside the source, when they change
+	OnScan      func(ScanResult)                              // after each scan of the whole source
+	OnSame      func(k Known, st safefs.Stat, trigger string) // for each unchanged file of such a scan
+	OnAvailable func(ok bool, reason string)                  // when the source goes or comes back
+
+	Log     *zap.Logger
+	Metrics *Metrics
+}
+
+// IgnoreFile is one .s3syncignore file that a scan honored.
+type IgnoreFile struct{ Path, SHA256 string }
+
+// ScanResult is what a scan found.
+type ScanResult struct {
+	Trigger    string
+	Start, End time.Time
+	Complete   bool // the scan reached its end and the source was the same all the time
+	Err        error
+	// Replaced: another directory is in the place of the source. Withheld files
+	// count as neither gone nor there until ConfirmDeletes is called.
+	Replaced bool
+	Withheld int64
+	// Held: so many files of a mirrored source are gone that none of them was
+	// offered, see Options.Mirror.
+	Held int64
+
+	Files, Bytes            int64 // regular files that are archived
+	New, Changed, Unchanged int64
+	Gone                    int64
+	Missed                  int64 // New, Changed and Gone that no event had told of
+	Excluded, Unreadable    int64
+	Special                 int64 // devices, FIFOs, sockets
+	Symlinks, Hardlinks     int64 // skipped by policy
+	Reserved                int64
+	ConfigFiles             []IgnoreFile
+
+	directories int64
+}
+
+// Watcher watches one source.
+type Watcher struct {
+	o     Options
+	sink  Sink
+	index Index
+	root  *safefs.Root // pinned to the directory in use
+	probe *safefs.Root // of what is in its place, before that is used
+	log   *zap.Logger
+	met   *sourceMetrics
+	ign   *ignorer
+	t     timings
+
+	dirty    *dirtySet
+	requests *requests
+	polls    *pollSet
+	links    *linkSet
+	events   *intake[touched]  // to the settler
+	shape    *intake[reshaped] // to the tree: where directories may have come or gone
+
+	watching     chan struct{}
+	watchingOnce sync.Once
+	started      atomic.Bool // the first scan has been asked for
+	suspected    chan struct{}
+	renewal      chan struct{} // the watches are to be made anew
+	available    atomic.Bool
+	replaced     atomic.Bool
+	confirmed    atomic.Bool // a person accepts what the source is now
+	starved      atomic.Bool // the sink was full when the settler had something for it
+	network      atomic.Bool // the source is on a file system of another host
+	mounts       mountGuard
+	away         atomic.Pointer[string] // why the source is not in use; nil: it is, or nobody has looked
+	flushes      flushes
+	watched      atomic.Int64
+
+	// Of a mirrored source.
+	told    toldSet
+	consent consent
+	held    atomic.Int64
+
+	newNotifier func() (notifier, error)
+}
+
+// timings are the intervals that are not configurable.
+type timings struct {
+	identity   time.Duration // between looks at the source's identity
+	unhealthy  time.Duration // longest time between looks at a source that is away
+	generation time.Duration // shortest life of a watcher that overflowed again
+	removal    time.Duration // shortest time between a scan and one because of removals
+}
+
+// New returns a Watcher that does nothing yet.
+func New(sink Sink, index Index, o Options) (*Watcher, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	ign, err := newIgnorer(o.Include, o.Exclude, o.IgnoreFiles)
+	if err != nil {
+		return nil, err
+	}
+	w := &Watcher{
+		o: o, sink: sink, index: index, root: o.Root, ign: ign,
+		probe:       safefs.NewRoot(o.Root.Path(), o.Root.Options()),
+		log:         o.Log.Named("watcher").With(zap.String("source", o.Source)),
+		met:         o.Metrics.source(o.Source),
+		t:           timings{identity: 10 * time.Second, unhealthy: 10 * time.Second, generation: time.Minute, removal: 5 * time.Second},
+		dirty:       newDirtySet(newSettler(o.Settle, o.MaxDelay)),
+		requests:    newRequests(),
+		polls:       newPollSet(),
+		links:       newLinkSet(),
+		events:      newIntake[touched](),
+		shape:       newIntake[reshaped](),
+		renewal:     make(chan struct{}, 1),
+		watching:    make(chan struct{}),
+		suspected:   make(chan struct{}, 1),
+		newNotifier: newInotify,
+	}
+	w.mounts.keep = o.OnMounts
+	w.mounts.recall(o.Mounts)
+	return w, nil
+}
+
+func (o Options) check() error {
+	switch {
+	case o.Root == nil || o.Log == nil || o.Metrics == nil:
+		return errors.New("watcher: Root, Log and Metrics must be given")
+	case o.Settle <= 0:
+		return fmt.Errorf("watcher: settle must be positive, got %v", o.Settle)
+	case o.MaxDelay <= 0:
+		return fmt.Errorf("watcher: max_delay must be positive, got %v", o.MaxDelay)
+	case o.MaxDeletes < 0:
+		return fmt.Errorf("watcher: max_deletes must not be negative, got %d", o.MaxDeletes)
+	case o.RescanInterval < 0 || o.PollInterval < 0:
+		return fmt.Errorf("watcher: intervals must not be negative, got %v and %v", o.RescanInterval, o.PollInterval)
+	}
+	switch o.Hardlinks {
+	case HardlinksSameOwner, HardlinksAllow, HardlinksSkip:
+		return nil
+	}
+	return fmt.Errorf("watcher: hardlinks must be %s, %s or %s, got %q", HardlinksSameOwner, HardlinksAllow, HardlinksSkip, o.Hardlinks)
+}
+
+// Run watches the source until ctx ends, through every fault of the source. It
+// blocks until all its goroutines have returned and is called once.
+func (w *Watcher) Run(ctx context.Context) error {
+	var a assessor
+	defer w.flushes.end()
+	for ctx.Err() == nil {
+		id, ok := w.await(ctx, &a)
+		if !ok {
+			return nil
+		}
+		if reason := w.live(ctx, id); ctx.Err() == nil {
+			w.lost(reason.Error())
+		}
+	}
+	return nil
+}
+
+// Rescan asks for a scan of the whole source and returns at once. Requests that
+// arrive during a scan merge into one more.
+func (w *Watcher) Rescan(trigger string) { w.requests.scan(trigger) }
+
+// Watching is closed once watches are everywhere for the first time, before the
+// scan that follows. It is closed as well when the source is away at start: it
+// is watched as soon as it is there.
+func (w *Watcher) Watching() <-chan struct{} { return w.watching }
+
+// Available reports whether the source is there and in use.
+func (w *Watcher) Available() bool { return w.available.Load() }
+
+// Replaced reports whether another directory is in the place of the source, so
+// that nothing counts as deleted until ConfirmDeletes is called.
+func (w *Watcher) Replaced() bool { return w.replaced.Load() }
+
+// Directories returns how many directories are watched, and how many polled.
+func (w *Watcher) Directories() (watched, polled int64) {
+	polled, _ = w.polls.count()
+	return w.watched.Load(), polled
+}
+
+// Intact reports whether id is the directory in use, and the one that the index
+// was made from: only there does a missing file mean a deleted one.
+func (w *Watcher) Intact(id safefs.Identity) bool {
+	pin, ok := w.root.Pinned()
+	return ok && !w.replaced.Load() && id.SameDirectory(pin) && id.MountID == pin.MountID
+}
+
+// Dirty returns how many paths and directories wait to settle.
+func (w *Watcher) Dirty() int { return w.dirty.len() }
+
+// OldestDirty returns when the first change of the path that waits longest was
+// seen, the zero time for none.
+func (w *Watcher) OldestDirty() time.Time { return w.dirty.oldest() }
+
+// Unsettled reports whether path, its directory or one above waits to settle.
+func (w *Watcher) Unsettled(path string) bool { return w.dirty.covered(path) }
+
+// Pending reports whether the sink has path in hand.
+func (w *Watcher) Pending(path string) bool { return w.sink.Pending(path) }
+
+// Requeue makes path settle again. The sink calls it when a file changed while
+// it was read.
+func (w *Watcher) Requeue(path string) { w.dirty.touch(path, time.Now(), TriggerEvent) }
+
+// ConfirmDeletes accepts the directory that is in the place of the source, even
+// if it is empty, and asks for a scan that counts what is not there as gone. Of
+// a mirrored source that scan may delete as much as it finds gone.
+func (w *Watcher) ConfirmDeletes() {
+	w.consent.give()
+	w.confirmed.Store(!w.available.Load())
+	w.replaced.Store(false)
+	w.mounts.confirm()
+	w.requests.scan(TriggerRescan)
+	w.suspect()
+}
+
+// suspect asks for a look at the source's identity.
+func (w *Watcher) suspect() {
+	select {
+	case w.suspected <- struct{}{}:
+	default:
+	}
+}
+
+// renew asks for a new set of watches and a scan.
+func (w *Watcher) renew() {
+	select {
+	case w.renewal <- struct{}{}:
+	default:
+	}
+}
+
+// localClock reports whether the source's timestamps are by this host's clock.
+func (w *Watcher) localClock() bool { return !w.network.Load() }
+
+func (w *Watcher) announceWatching() { w.watchingOnce.Do(func() { close(w.watching) }) }
