@@ -1,0 +1,280 @@
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// DigestVersion is the format that this release writes.
+const DigestVersion = 1
+
+// Counts are the records of a digest's manifests by status.
+type Counts struct {
+	Uploaded int64 `json:"uploaded"`
+	Skipped  int64 `json:"skipped"`
+	Failed   int64 `json:"failed"`
+	Deleted  int64 `json:"deleted"`
+	Rekeyed  int64 `json:"rekeyed"`
+}
+
+// Total returns the sum, which equals the sum of the manifests' records.
+func (c *Counts) Total() int64 {
+	return c.Uploaded + c.Skipped + c.Failed + c.Deleted + c.Rekeyed
+}
+
+// add counts n records of a status. A status of a later release counts nowhere.
+func (c *Counts) add(s state.Status, n int64) {
+	switch s {
+	case state.StatusUploaded:
+		c.Uploaded += n
+	case state.StatusSkipped:
+		c.Skipped += n
+	case state.StatusFailed:
+		c.Failed += n
+	case state.StatusDeleted:
+		c.Deleted += n
+	case state.StatusRekeyed:
+		c.Rekeyed += n
+	}
+}
+
+// plus adds o.
+func (c *Counts) plus(o Counts) {
+	c.Uploaded += o.Uploaded
+	c.Skipped += o.Skipped
+	c.Failed += o.Failed
+	c.Deleted += o.Deleted
+	c.Rekeyed += o.Rekeyed
+}
+
+// statusOf returns the status that a line of our own says. The key cannot occur
+// in a string before it, where its quotes would be escaped.
+func statusOf(line []byte) state.Status {
+	_, rest, _ := bytes.Cut(line, []byte(`"status":"`))
+	status, _, _ := bytes.Cut(rest, []byte{'"'})
+	return state.Status(status)
+}
+
+// countFile counts the records of a local manifest by status.
+func countFile(file string) (c Counts, err error) {
+	r, err := os.Open(file)
+	if err != nil {
+		return c, err
+	}
+	n, _ := ParseName(file)
+	err = eachLine(r, n.Hive, func(line []byte) error {
+		c.add(statusOf(line), 1)
+		return nil
+	})
+	return c, errors.Join(err, r.Close())
+}
+
+// Digest names the manifests since its predecessor, and the predecessor, by
+// SHA-256. The order of the fields is the order of the keys.
+type Digest struct {
+	Version   int                 `json:"version"`
+	Instance  string              `json:"instance"`
+	Source    string              `json:"source"`
+	Bucket    string              `json:"bucket"`
+	Prefix    string              `json:"prefix"` // with a trailing slash, or ""
+	Chain     string              `json:"chain"`
+	Sequence  uint64              `json:"sequence"` // from 1
+	StartTime string              `json:"start_time"`
+	EndTime   string              `json:"end_time"`
+	Manifests []state.ManifestRef `json:"manifests"`
+	Counts    Counts              `json:"counts"`
+	// UnchangedByIndex are the skips that the index alone decided and that no
+	// record lists.
+	UnchangedByIndex int64 `json:"unchanged_by_index"`
+	// What the last scan of this digest left out; null without a scan.
+	Excluded   *int64           `json:"excluded"`
+	Unreadable *int64           `json:"unreadable"`
+	Special    *int64           `json:"special"`
+	Scans      []state.ScanNote `json:"scans"`
+	Events     []state.Note     `json:"events"`
+
+	ConfigSHA256   string `json:"config_sha256"`
+	S3syncdVersion string `json:"s3syncd_version"`
+
+	PreviousDigestS3Key  *string `json:"previous_digest_s3_key"` // null for the first
+	PreviousDigestSHA256 *string `json:"previous_digest_sha256"`
+
+	Begins               state.Begins `json:"begins,omitempty"` // the first of a chain only
+	AbandonsChain        string       `json:"abandons_chain,omitempty"`
+	AbandonsDigestSHA256 string       `json:"abandons_digest_sha256,omitempty"`
+
+	Reason             string  `json:"reason"`
+	NextDigestDue      *string `json:"next_digest_due"` // null for stop and final
+	Pending            int64   `json:"pending"`
+	OldestPendingSince *string `json:"oldest_pending_since"` // null when nothing is pending
+}
+
+// Encode returns the digest's bytes: indented JSON with a final newline. Equal
+// digests have equal bytes.
+func (d *Digest) Encode() ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(d); err != nil {
+		return nil, fmt.Errorf("encode digest %d of chain %s: %w", d.Sequence, d.Chain, err)
+	}
+	return b.Bytes(), nil
+}
+
+var (
+	chainPattern = regexp.MustCompile(`^[0-9a-f]{8}$`)
+	shaPattern   = regexp.MustCompile(`^[0-9a-f]{64}$`)
+)
+
+// ParseDigest reads one digest. Keys that it does not know are passed over: a
+// release may add some without a new version.
+func ParseDigest(r io.Reader) (Digest, error) {
+	var d Digest
+	data, err := io.ReadAll(io.LimitReader(r, maxDigestBytes+1))
+	if err != nil {
+		return d, fmt.Errorf("read digest: %w", err)
+	}
+	if len(data) > maxDigestBytes {
+		return d, fmt.Errorf("%w: a digest larger than %d bytes", ErrFormat, maxDigestBytes)
+	}
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return d, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	if head.Version > DigestVersion {
+		return d, fmt.Errorf("%w: digest version %d, this release reads up to %d", ErrNewerFormat, head.Version, DigestVersion)
+	}
+	if err := json.Unmarshal(data, &d); err != nil {
+		return d, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	if err := d.check(); err != nil {
+		return d, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	return d, nil
+}
+
+// check tells a digest from other JSON. It does not judge the chain.
+func (d *Digest) check() error {
+	first := d.PreviousDigestS3Key == nil && d.PreviousDigestSHA256 == nil
+	switch {
+	case d.Version < 1:
+		return fmt.Errorf("version %d", d.Version)
+	case !chainPattern.MatchString(d.Chain):
+		return fmt.Errorf("chain %q", d.Chain)
+	case d.Sequence == 0:
+		return fmt.Errorf("sequence %d", d.Sequence)
+	case first:
+		return checkRefs(d.Manifests)
+	case d.PreviousDigestS3Key == nil || d.PreviousDigestSHA256 == nil:
+		return fmt.Errorf("digest %d has half a predecessor", d.Sequence)
+	case !shaPattern.MatchString(*d.PreviousDigestSHA256):
+		return fmt.Errorf("previous_digest_sha256 %q", *d.PreviousDigestSHA256)
+	}
+	return checkRefs(d.Manifests)
+}
+
+func checkRefs(refs []state.ManifestRef) error {
+	for _, m := range refs {
+		if m.S3Key == "" || !shaPattern.MatchString(m.SHA256) || m.SizeBytes < 0 || m.Records < 0 {
+			return fmt.Errorf("manifest %q", m.S3Key)
+		}
+	}
+	return nil
+}
+
+// newDigest describes what ch has gathered since its last digest.
+func (f *Flusher) newDigest(ch state.Chain, counts Counts, reason string, extra []state.Note, end time.Time) *Digest {
+	pending, oldest := f.o.Pending()
+	start := ch.LastDigest
+	if start.IsZero() {
+		start = earliest(f.started, ch)
+	}
+	if end.Before(start) {
+		end = start
+	}
+	d := &Digest{
+		Version: DigestVersion, Instance: f.o.Instance, Source: f.o.Source,
+		Bucket: f.o.Bucket, Prefix: f.o.Mapper.Prefix(), Chain: ch.ID, Sequence: ch.Sequence,
+		StartTime: state.FormatTime(start), EndTime: state.FormatTime(end),
+		Manifests: append([]state.ManifestRef{}, ch.Manifests...),
+		Counts:    counts, UnchangedByIndex: ch.IndexSkips,
+		Scans: utcScans(ch.Scans), Events: utcNotes(ch.Notes, extra),
+		ConfigSHA256: f.o.ConfigSHA256, S3syncdVersion: f.o.Version,
+		Reason: reason, Pending: pending,
+	}
+	if ch.ConfigSHA != "" {
+		d.ConfigSHA256 = ch.ConfigSHA
+	}
+	if n := len(d.Scans); n > 0 {
+		last := d.Scans[n-1]
+		d.Excluded, d.Unreadable, d.Special = &last.Excluded, &last.Unreadable, &last.Special
+	}
+	if ch.PrevKey == "" {
+		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = ch.Begins, ch.AbandonsChain, ch.AbandonsSHA256
+	} else {
+		d.PreviousDigestS3Key, d.PreviousDigestSHA256 = &ch.PrevKey, &ch.PrevSHA256
+	}
+	if reason != ReasonStop && reason != ReasonFinal {
+		d.NextDigestDue = timeOrNull(end.Add(f.o.DigestInterval))
+	}
+	if pending > 0 {
+		d.OldestPendingSince = timeOrNull(oldest)
+	}
+	return d
+}
+
+// timeOrNull renders t, or nothing for the zero time.
+func timeOrNull(t time.Time) *string {
+	if t.IsZero() {
+		return nil
+	}
+	s := state.FormatTime(t)
+	return &s
+}
+
+// earliest returns when the first digest of a chain begins: with the first
+// thing that it tells of.
+func earliest(started time.Time, ch state.Chain) time.Time {
+	for _, n := range ch.Notes {
+		if n.Time.Before(started) {
+			started = n.Time
+		}
+	}
+	for _, s := range ch.Scans {
+		if s.Start.Before(started) {
+			started = s.Start
+		}
+	}
+	return started
+}
+
+// utcScans returns the scans with times as they are written.
+func utcScans(scans []state.ScanNote) []state.ScanNote {
+	out := make([]state.ScanNote, len(scans))
+	for i, s := range scans {
+		s.Start, s.End = s.Start.UTC(), s.End.UTC()
+		out[i] = s
+	}
+	return out
+}
+
+// utcNotes returns the notes with times as they are written.
+func utcNotes(stored, extra []state.Note) []state.Note {
+	out := make([]state.Note, 0, len(stored)+len(extra))
+	for _, n := range append(append([]state.Note{}, stored...), extra...) {
+		n.Time = n.Time.UTC()
+		out = append(out, n)
+	}
+	return out
+}

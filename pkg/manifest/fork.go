@@ -1,0 +1,252 @@
+package manifest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// forkedError says that another document stands under a sealed document's key,
+// or the same one without the key that it was sent under.
+type forkedError struct {
+	doc   state.Doc
+	seen  string // the SHA-256 of what stands there
+	plain bool   // it is the same, and not encrypted as it was sent
+}
+
+func (e *forkedError) Error() string {
+	if e.plain {
+		return e.doc.Key + " stands there without the configured encryption, and is never overwritten"
+	}
+	return fmt.Sprintf("another %s stands under %s: sha256 %s, sealed as %s", e.doc.Kind, e.doc.Key, e.seen, e.doc.SHA256)
+}
+
+// lostError says that the local copy of a sealed document is gone or changed,
+// so that the bytes that were sealed cannot be sent.
+type lostError struct {
+	doc state.Doc
+	err error
+}
+
+func (e *lostError) Error() string {
+	return fmt.Sprintf("the sealed bytes of %s are lost: %v", e.doc.Key, e.err)
+}
+
+func (e *lostError) Unwrap() error { return e.err }
+
+// leave is a chain that is given up, and why.
+type leave struct {
+	begins state.Begins
+	old    state.Chain // what is known of it; Manifests are those that no digest names
+	from   uint64      // its digests from this sequence number on are not in the trail
+	head   string      // the SHA-256 of the last digest that is
+	note   *state.Note // nil: begins says enough
+}
+
+// mend deals with an error of publishing that no retry can mend. It returns nil
+// when the outbox should be looked at again, else the error for a later try.
+func (f *Flusher) mend(ctx context.Context, err error) error {
+	if fork, ok := errors.AsType[*forkedError](err); ok {
+		f.m.forked.Inc()
+		f.log.Error("the chain has forked; its records go to another chain", zap.Error(err))
+		head := ""
+		if fork.doc.Kind == state.KindDigest {
+			head = fork.seen
+		}
+		return f.abandon(ctx, state.BeginsForked, fork.doc, head, err.Error())
+	}
+	if lost, ok := errors.AsType[*lostError](err); ok {
+		f.m.forked.Inc()
+		f.log.Error("a sealed document is lost; the records that are left go to another chain", zap.Error(err))
+		return f.abandon(ctx, state.BeginsStateLost, lost.doc, "", err.Error())
+	}
+	return err
+}
+
+// abandon gives up the chain of d, which cannot be published. The records of
+// every manifest that no acknowledged digest names go to another chain. The
+// chain is left at head, the hash of a digest; "" is the last acknowledged one.
+func (f *Flusher) abandon(ctx context.Context, begins state.Begins, d state.Doc, head, detail string) error {
+	f.sealing.Lock()
+	defer f.sealing.Unlock()
+	if d.Kind == state.KindConfig {
+		return f.dropConfig(ctx, d, detail)
+	}
+	ch, err := f.st.Chain()
+	if err != nil {
+		return fmt.Errorf("read chain of %s: %w", f.o.Source, err)
+	}
+	name, ok := ParseName(d.Key)
+	if !ok {
+		return fmt.Errorf("%s is no name of a document", d.Key)
+	}
+	if name.Chain != ch.ID { // The chain was given up already, but not all that belongs to it.
+		return f.reissue(ctx, leave{old: state.Chain{ID: name.Chain, Sequence: ^uint64(0)}, from: d.Sequence}, nil)
+	}
+	if head == "" {
+		if head, err = f.acknowledgedHead(ch); err != nil {
+			return err
+		}
+	}
+	return f.leaveChain(ctx, leave{
+		begins: begins, old: ch, from: d.Sequence, head: head,
+		note: &state.Note{Kind: state.NoteGap, Time: f.o.Now(), Detail: detail},
+	})
+}
+
+// dropConfig gives up a configuration object that cannot be published: it is in
+// no chain.
+func (f *Flusher) dropConfig(ctx context.Context, d state.Doc, detail string) error {
+	if err := f.st.Published(ctx, d.Number); err != nil {
+		return fmt.Errorf("drop %s: %w", d.Key, err)
+	}
+	return f.st.AddNote(ctx, state.Note{Kind: state.NoteGap, Time: f.o.Now(), Detail: detail})
+}
+
+// leaveChain begins another chain and moves over what the old one could not
+// publish. The caller holds f.sealing.
+func (f *Flusher) leaveChain(ctx context.Context, l leave) error {
+	dropped, err := f.skips.discard()
+	if err != nil {
+		return fmt.Errorf("drop spooled skips: %w", err)
+	}
+	if dropped > 0 {
+		f.log.Warn("skips that were not sealed are not listed", zap.Int64("records", dropped))
+	}
+	files, err := f.unnamed(l)
+	if err != nil {
+		return err
+	}
+	if err := f.beginChain(ctx, l.begins, l.old.ID, l.head, l.note); err != nil {
+		return err
+	}
+	return f.reissue(ctx, l, files)
+}
+
+// unnamed lists, in order, the local copies of the old chain's manifests that no
+// digest in the trail names.
+func (f *Flusher) unnamed(l leave) ([]string, error) {
+	files, err := f.localManifests(func(n Name) bool {
+		return n.Chain == l.old.ID && n.Sequence >= l.from && n.Sequence < l.old.Sequence
+	})
+	for _, m := range l.old.Manifests {
+		files = append(files, f.localOf(m.S3Key))
+	}
+	return files, err
+}
+
+// reissue writes the records of the old chain's manifests into the current
+// chain, under new numbers, seals them and takes the old chain's documents out
+// of the outbox. A crash before the seal leaves the outbox as it is, so that it
+// is done again; one behind it may repeat records, and loses none. Without
+// files it takes all manifests that are left.
+func (f *Flusher) reissue(ctx context.Context, l leave, files []string) (err error) {
+	if files == nil {
+		if files, err = f.unnamed(l); err != nil {
+			return err
+		}
+	}
+	for _, file := range files {
+		if err := f.reissueFile(ctx, file); err != nil {
+			return fmt.Errorf("move the records of %s to another chain: %w", file, err)
+		}
+	}
+	if err := f.sealRecords(ctx); err != nil {
+		return err
+	}
+	box, err := f.st.Outbox()
+	if err != nil {
+		return fmt.Errorf("read outbox of %s: %w", f.o.Source, err)
+	}
+	for _, d := range box {
+		if n, ok := ParseName(d.Key); ok && n.Chain == l.old.ID && n.Sequence >= l.from {
+			if err := f.st.Published(ctx, d.Number); err != nil {
+				return fmt.Errorf("drop %s: %w", d.Key, err)
+			}
+		}
+	}
+	return nil
+}
+
+// reissueFile streams one manifest's records into the current chain. A manifest
+// that is lost is noted: its records cannot be had any more.
+func (f *Flusher) reissueFile(ctx context.Context, file string) error {
+	r, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		f.log.Error("a manifest's records are lost", zap.String("path", file))
+		return f.st.AddNote(ctx, state.Note{Kind: state.NoteGap, Time: f.o.Now(), Detail: "the records of a manifest are lost: " + file})
+	}
+	if err != nil {
+		return err
+	}
+	err = ReadManifest(r, func(rec state.Record) error { return f.skips.Write(ctx, rec) })
+	if errors.Is(err, ErrFormat) {
+		f.log.Error("a manifest's records are lost from here on", zap.String("path", file), zap.Error(err))
+		err = f.st.AddNote(ctx, state.Note{Kind: state.NoteGap, Time: f.o.Now(), Detail: "records of a manifest are lost: " + file})
+	}
+	return errors.Join(err, r.Close())
+}
+
+// reissueStrays finishes what a crash interrupted after a chain was given up:
+// manifests of an older chain in the outbox that no digest follows.
+func (f *Flusher) reissueStrays(ctx context.Context, ch state.Chain) error {
+	box, err := f.st.Outbox()
+	if err != nil {
+		return fmt.Errorf("read outbox of %s: %w", f.o.Source, err)
+	}
+	var stray []Name
+	for _, d := range box {
+		n, ok := ParseName(d.Key)
+		switch {
+		case !ok || n.Chain == ch.ID:
+		case n.Digest:
+			stray = slices.DeleteFunc(stray, func(m Name) bool { return m.Chain == n.Chain })
+		default:
+			stray = append(stray, n)
+		}
+	}
+	for len(stray) > 0 {
+		n := stray[0]
+		if err := f.reissue(ctx, leave{old: state.Chain{ID: n.Chain, Sequence: ^uint64(0)}, from: n.Sequence}, nil); err != nil {
+			return err
+		}
+		stray = slices.DeleteFunc(stray, func(m Name) bool { return m.Chain == n.Chain })
+	}
+	return nil
+}
+
+// acknowledgedHead returns the hash of ch's last acknowledged digest, "" when
+// there is none or its successor's local copy is lost.
+func (f *Flusher) acknowledgedHead(ch state.Chain) (string, error) {
+	box, err := f.st.Outbox()
+	if err != nil {
+		return "", fmt.Errorf("read outbox of %s: %w", f.o.Source, err)
+	}
+	for _, d := range box {
+		if n, ok := ParseName(d.Key); !ok || !n.Digest || n.Chain != ch.ID {
+			continue
+		}
+		if next, err := readDigest(d.File); err == nil && next.PreviousDigestSHA256 != nil {
+			return *next.PreviousDigestSHA256, nil
+		}
+		return "", nil
+	}
+	return ch.PrevSHA256, nil
+}
+
+// readDigest reads a local copy.
+func readDigest(file string) (Digest, error) {
+	r, err := os.Open(file)
+	if err != nil {
+		return Digest{}, err
+	}
+	d, err := ParseDigest(r)
+	return d, errors.Join(err, r.Close())
+}

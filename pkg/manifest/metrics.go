@@ -1,0 +1,73 @@
+package manifest
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// Results of publishing, the label result.
+const (
+	resultPublished = "published" // everything sealed is acknowledged
+	resultFailed    = "failed"    // something waits for another try
+	resultForked    = "forked"    // the chain could not be continued
+)
+
+// Metrics are the metrics of all sources' flushers.
+type Metrics struct {
+	flushes     *prometheus.CounterVec
+	unpublished *prometheus.GaugeVec
+	last        *prometheus.GaugeVec
+	sequence    *prometheus.GaugeVec
+}
+
+// NewMetrics registers the metrics with reg. Call it once a process.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	f := promauto.With(reg)
+	return &Metrics{
+		flushes: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "s3syncd_manifest_flushes_total",
+			Help: "Attempts to publish the sealed documents of a source's audit trail, by result.",
+		}, []string{"source", "result"}),
+		unpublished: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "s3syncd_manifest_unpublished_records",
+			Help: "Audit records that no acknowledged manifest holds yet.",
+		}, []string{"source"}),
+		last: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "s3syncd_last_manifest_timestamp_seconds",
+			Help: "When the last manifest or digest was acknowledged, 0 for never.",
+		}, []string{"source"}),
+		sequence: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "s3syncd_manifest_sequence",
+			Help: "Sequence number of the last sealed digest of the chain, 0 for none.",
+		}, []string{"source"}),
+	}
+}
+
+// sourceMetrics are the series of one source. Creating them makes every series
+// of the closed set exist at zero.
+type sourceMetrics struct {
+	published, failed, forked prometheus.Counter
+	unpublished               prometheus.Gauge
+	last                      prometheus.Gauge
+	sequence                  prometheus.Gauge
+}
+
+func (m *Metrics) source(name string) sourceMetrics {
+	return sourceMetrics{
+		published:   m.flushes.WithLabelValues(name, resultPublished),
+		failed:      m.flushes.WithLabelValues(name, resultFailed),
+		forked:      m.flushes.WithLabelValues(name, resultForked),
+		unpublished: m.unpublished.WithLabelValues(name),
+		last:        m.last.WithLabelValues(name),
+		sequence:    m.sequence.WithLabelValues(name),
+	}
+}
+
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixNano()) / float64(time.Second)
+}

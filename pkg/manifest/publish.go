@@ -1,0 +1,329 @@
+package manifest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// The waits between tries to publish.
+const (
+	backoffFirst = time.Second
+	backoffMost  = time.Minute
+	logEvery     = time.Minute
+)
+
+// publishLoop publishes whenever something was sealed and retries what could
+// not be published. It starts no try once ctx has ended.
+func (f *Flusher) publishLoop(ctx, work context.Context) {
+	f.wake() // What the last process left.
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	retry.Stop()
+	for failures := 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.woken:
+		case <-retry.C:
+		}
+		retry.Stop()
+		err := f.publish(work)
+		if err == nil {
+			failures = 0
+			continue
+		}
+		if stopped(work, err) {
+			return
+		}
+		retry.Reset(backoff(failures, state.ClassOf(err)))
+		failures++
+	}
+}
+
+// publishUntil publishes everything that is sealed, for as long as ctx allows.
+// Its error is the one that was in the way.
+func (f *Flusher) publishUntil(ctx context.Context) error {
+	var last error
+	for n := 0; ; n++ {
+		err := f.publish(ctx)
+		if err == nil {
+			return nil
+		}
+		if last == nil || !stopped(ctx, err) {
+			last = err
+		}
+		if !pause(ctx, backoff(n, state.ClassOf(err))) {
+			return errors.Join(last, ctx.Err())
+		}
+	}
+}
+
+// backoff returns the wait before try n+1: full jitter up to a second, doubled
+// each time up to a minute. What waiting alone does not mend is tried slowly.
+func backoff(n int, c state.Class) time.Duration {
+	most := backoffMost
+	if n < 6 {
+		most = backoffFirst << n
+	}
+	switch c {
+	case state.ClassCredentials, state.ClassConfiguration, state.ClassEncryption:
+		return backoffMost/2 + rand.N(backoffMost/2)
+	default:
+		return rand.N(most) + 1
+	}
+}
+
+// publish sends the documents of the outbox in order until none is left or one
+// cannot be sent. A document leaves the outbox when it is acknowledged.
+func (f *Flusher) publish(ctx context.Context) error {
+	select {
+	case f.publishing <- struct{}{}:
+		defer func() { <-f.publishing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	sent := false
+	for {
+		box, err := f.st.Outbox()
+		if err != nil {
+			return fmt.Errorf("read outbox of %s: %w", f.o.Source, err)
+		}
+		f.waits(len(box))
+		if len(box) == 0 {
+			f.settled(sent)
+			return f.signAll(ctx)
+		}
+		for _, d := range box {
+			if err = f.publishDoc(ctx, d); err != nil {
+				break
+			}
+			sent = true
+		}
+		if err == nil {
+			continue
+		}
+		if again := f.mend(ctx, err); again != nil {
+			f.failed(ctx, again)
+			return again
+		}
+	}
+}
+
+// publishDoc sends one document: always the bytes that were sealed.
+func (f *Flusher) publishDoc(ctx context.Context, d state.Doc) (err error) {
+	body, err := f.open(d)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	raw, err := hex.DecodeString(d.SHA256)
+	if err != nil || len(raw) != sha256.Size {
+		return fmt.Errorf("publish %s: its hash is %q", d.Key, d.SHA256)
+	}
+	_, err = f.pub.CreateDoc(ctx, d.Key, body, d.Size, d.MD5, [sha256.Size]byte(raw), contentTypeOf(d.Key))
+	if errors.Is(err, state.ErrPrecondition) {
+		err = f.compare(ctx, d)
+	}
+	if err != nil {
+		return fmt.Errorf("publish %s: %w", d.Key, err)
+	}
+	// It is acknowledged: an end of ctx must not undo that.
+	if err := f.st.Published(context.WithoutCancel(ctx), d.Number); err != nil {
+		return fmt.Errorf("record %s as published: %w", d.Key, err)
+	}
+	if d.Kind != state.KindConfig {
+		f.acknowledged(d)
+	}
+	return nil
+}
+
+// compare finds out whether the object that stands under d's key is d.
+func (f *Flusher) compare(ctx context.Context, d state.Doc) error {
+	seen, o, err := f.fetchSHA(ctx, d.Key)
+	if err != nil {
+		return fmt.Errorf("compare: %w", err)
+	}
+	if seen != d.SHA256 {
+		return &forkedError{doc: d, seen: seen}
+	}
+	if !strings.HasPrefix(o.SSE, "aws:kms") {
+		// Nothing under the trail is overwritten, so these names are lost.
+		return &forkedError{doc: d, seen: seen, plain: true}
+	}
+	return nil
+}
+
+// fetchSHA returns the SHA-256 of the object under key.
+func (f *Flusher) fetchSHA(ctx context.Context, key string) (sha string, o state.Object, err error) {
+	body, o, err := f.pub.Get(ctx, key)
+	if err != nil {
+		return "", o, err
+	}
+	s := newSums()
+	_, err = io.Copy(s, body)
+	return s.sha(), o, errors.Join(err, body.Close())
+}
+
+// open returns the sealed bytes of d, whose hash it has checked. Where the
+// local copy is lost it tries to make the same bytes again.
+func (f *Flusher) open(d state.Doc) (*os.File, error) {
+	body, err := openSealed(d)
+	if _, lost := errors.AsType[*lostError](err); !lost || d.Kind != state.KindManifest {
+		return body, err
+	}
+	if again := f.rebuild(d); again != nil {
+		return nil, &lostError{doc: d, err: fmt.Errorf("%w; not made again: %w", err, again)}
+	}
+	f.log.Warn("a lost manifest was made again from its records", zap.String("key", d.Key))
+	return openSealed(d)
+}
+
+// openSealed opens d's local copy and checks it.
+func openSealed(d state.Doc) (*os.File, error) {
+	file, err := os.Open(d.File)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, &lostError{doc: d, err: err}
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := newSums()
+	_, err = io.Copy(s, file)
+	if err == nil {
+		_, err = file.Seek(0, io.SeekStart)
+	}
+	if err == nil && s.sha() != d.SHA256 {
+		err = &lostError{doc: d, err: fmt.Errorf("%s has the SHA-256 %s, sealed as %s", d.File, s.sha(), d.SHA256)}
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+// rebuild writes d again from its records, which stay in the state until its
+// digest is acknowledged. Streamed skips are in no state: with them it fails.
+func (f *Flusher) rebuild(d state.Doc) error {
+	ch, err := f.st.Chain()
+	if err != nil {
+		return err
+	}
+	name, ok := ParseName(d.Key)
+	if !ok || name.Chain != ch.ID {
+		return errors.New("its chain is given up")
+	}
+	stored := int64(0)
+	count := func(uint64, state.Status, []byte) error { stored++; return nil }
+	if err := f.st.Records(0, d.LastRecord, count); err != nil {
+		return err
+	}
+	before := stored - d.Records
+	layout := LayoutFlat
+	if name.Hive {
+		layout = LayoutHive
+	}
+	m := &manifestFile{path: d.File, layout: layout, max: int(d.Records)}
+	defer m.discard()
+	err = f.st.Records(0, d.LastRecord, func(number uint64, _ state.Status, line []byte) error {
+		if before--; before >= 0 {
+			return nil
+		}
+		return m.add(number, line)
+	})
+	switch {
+	case err != nil:
+		return err
+	case m.enc == nil:
+		return errors.New("its records are gone")
+	}
+	if err := m.enc.close(); err != nil {
+		return err
+	}
+	if got := m.sums.sha(); got != d.SHA256 {
+		return fmt.Errorf("the records make other bytes: sha256 %s", got)
+	}
+	return m.out.Commit()
+}
+
+// contentTypeOf returns what a document is stored as.
+func contentTypeOf(key string) string {
+	switch {
+	case strings.HasSuffix(key, ".gz"):
+		return "application/gzip"
+	case strings.HasSuffix(key, ".pem"):
+		return "application/x-pem-file"
+	}
+	return "application/json"
+}
+
+// acknowledged notes that d was acknowledged.
+func (f *Flusher) acknowledged(d state.Doc) {
+	now := f.o.Now()
+	f.m.last.Set(seconds(now))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.status.LastAck = now
+	f.status.Outbox = max(0, f.status.Outbox-1)
+	if d.Kind == state.KindManifest {
+		f.status.Manifest, f.status.ManifestAt = d.Key, now
+	}
+}
+
+// waits notes how many documents are in the outbox.
+func (f *Flusher) waits(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.status.Outbox = n
+}
+
+// settled notes that nothing waits.
+func (f *Flusher) settled(sent bool) {
+	if sent {
+		f.m.published.Inc()
+	}
+	f.mu.Lock()
+	was := f.status
+	f.status.Err, f.status.Since, f.status.Tried, f.logged = nil, time.Time{}, time.Time{}, time.Time{}
+	f.mu.Unlock()
+	if was.Err != nil {
+		f.log.Info("publishing goes on", zap.Duration("after", time.Since(was.Since)))
+	}
+	if ch, err := f.st.Chain(); err == nil {
+		f.gauges(ch)
+	}
+}
+
+// failed notes that a try failed. It logs once a minute, not at each try.
+func (f *Flusher) failed(ctx context.Context, err error) {
+	if stopped(ctx, err) {
+		return
+	}
+	f.m.failed.Inc()
+	now := time.Now()
+	f.mu.Lock()
+	if f.status.Err == nil || f.status.Since.IsZero() {
+		f.status.Since = now
+	}
+	f.status.Err, f.status.Tried = err, now
+	loud := now.Sub(f.logged) >= logEvery
+	if loud {
+		f.logged = now
+	}
+	f.mu.Unlock()
+	if loud {
+		f.log.Warn("publishing is tried again; documents wait on disk in order",
+			zap.String("class", string(state.ClassOf(err))), zap.Error(err))
+	}
+}

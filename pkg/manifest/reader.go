@@ -1,0 +1,175 @@
+package manifest
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// maxRecordBytes bounds what one record may take, so that a hostile manifest
+// cannot fill the memory.
+const maxRecordBytes = 1 << 20
+
+// maxDigestBytes bounds a digest.
+const maxDigestBytes = 64 << 20
+
+// Faults of documents. They are matched with errors.Is.
+var (
+	// ErrFormat: the bytes are not a document of this format.
+	ErrFormat = errors.New("not in the format of the audit trail")
+	// ErrNewerFormat: the document was written by a newer release.
+	ErrNewerFormat = errors.New("written in a newer format")
+)
+
+// ReadManifest calls fn for each record of a manifest, in order, and stops at
+// the first error. It reads both layouts, with or without compression, and the
+// indented arrays of the script that came before s3syncd, whose records lack
+// most fields. Memory does not grow with the manifest. Errors of fn are
+// returned as they are; what is wrong with the bytes is ErrFormat.
+func ReadManifest(r io.Reader, fn func(state.Record) error) error {
+	br := bufio.NewReader(r)
+	if magic, err := br.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
+		gz, err := gzip.NewReader(br)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrFormat, err)
+		}
+		br = bufio.NewReader(gz)
+	}
+	first, err := firstByte(br)
+	if errors.Is(err, io.EOF) {
+		return nil // No line at all: the hive layout of no records.
+	}
+	if err != nil {
+		return fmt.Errorf("read manifest: %w", err)
+	}
+	lim := &budgetReader{r: br, left: 2 * maxRecordBytes}
+	d := recordReader{lim: lim, dec: json.NewDecoder(lim), fn: fn}
+	if first == '[' {
+		return d.array()
+	}
+	return d.lines()
+}
+
+// firstByte passes white space and returns the byte behind it without passing
+// that.
+func firstByte(br *bufio.Reader) (byte, error) {
+	for {
+		b, err := br.ReadByte()
+		if err != nil {
+			return 0, err
+		}
+		if b != ' ' && b != '\t' && b != '\r' && b != '\n' {
+			return b, br.UnreadByte()
+		}
+	}
+}
+
+// recordReader decodes records one at a time.
+type recordReader struct {
+	lim *budgetReader
+	dec *json.Decoder
+	fn  func(state.Record) error
+}
+
+func (d *recordReader) array() error {
+	if _, err := d.dec.Token(); err != nil {
+		return fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	for d.dec.More() {
+		if err := d.record(); err != nil {
+			return err
+		}
+	}
+	if _, err := d.dec.Token(); err != nil {
+		return fmt.Errorf("%w: the array does not end: %w", ErrFormat, noEOF(err))
+	}
+	if _, err := d.dec.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: bytes behind the array", ErrFormat)
+	}
+	return nil
+}
+
+func (d *recordReader) lines() error {
+	for {
+		switch err := d.record(); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// record decodes one record; io.EOF says that there is none.
+func (d *recordReader) record() error {
+	d.lim.left = 2 * maxRecordBytes
+	var raw json.RawMessage
+	err := d.dec.Decode(&raw)
+	if errors.Is(err, io.EOF) {
+		return io.EOF
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	if len(raw) == 0 || raw[0] != '{' {
+		return fmt.Errorf("%w: a record is not an object", ErrFormat)
+	}
+	var r state.Record
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	return d.fn(r)
+}
+
+// noEOF keeps io.EOF inside, where it would read as the end of a good file.
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// budgetReader fails once more than left bytes were read since left was set.
+type budgetReader struct {
+	r    io.Reader
+	left int
+}
+
+func (b *budgetReader) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, fmt.Errorf("a record is larger than %d bytes", maxRecordBytes)
+	}
+	n, err := b.r.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
+
+// eachLine calls fn for each record of a manifest that this package wrote, as
+// the bytes stand there. The line is only valid during the call.
+func eachLine(r io.Reader, hive bool, fn func(line []byte) error) error {
+	if hive {
+		gz, err := gzip.NewReader(r)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrFormat, err)
+		}
+		r = gz
+	}
+	s := bufio.NewScanner(r)
+	s.Buffer(make([]byte, 0, 1<<16), maxRecordBytes)
+	for s.Scan() {
+		line := bytes.TrimSuffix(s.Bytes(), []byte{','})
+		if len(line) == 0 || line[0] != '{' {
+			continue // The brackets of the array.
+		}
+		if err := fn(line); err != nil {
+			return err
+		}
+	}
+	return s.Err()
+}

@@ -1,0 +1,91 @@
+package manifest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+)
+
+// runStart is where a chain stood when the process opened it.
+type runStart struct {
+	chain     string
+	sequence  uint64
+	manifests int
+}
+
+// CopyRun writes every record of the manifests that the flushers have sealed
+// since New as one JSON array, from the local copies and without holding them
+// in memory.
+func CopyRun(w io.Writer, flushers ...*Flusher) error {
+	enc := newEncoder(w, LayoutFlat)
+	for _, f := range flushers {
+		if err := f.copyRun(enc); err != nil {
+			return fmt.Errorf("copy records of %s: %w", f.o.Source, err)
+		}
+	}
+	return enc.close()
+}
+
+func (f *Flusher) copyRun(enc *encoder) error {
+	ch, err := f.st.Chain()
+	if err != nil {
+		return fmt.Errorf("read chain: %w", err)
+	}
+	files, err := f.localManifests(func(n Name) bool { return n.Chain == ch.ID && f.run.precedes(n) })
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if err := copyLines(enc, file); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	return nil
+}
+
+// localManifests lists the local manifests that keep accepts, in the order of
+// their chain.
+func (f *Flusher) localManifests(keep func(Name) bool) ([]string, error) {
+	type local struct {
+		name Name
+		path string
+	}
+	var found []local
+	err := f.walkLocal(func(path string, e fs.DirEntry) error {
+		if n, ok := ParseName(e.Name()); ok && !n.Digest && keep(n) {
+			found = append(found, local{name: n, path: path})
+		}
+		return nil
+	})
+	slices.SortFunc(found, func(a, b local) int {
+		if a.name.before(b.name) {
+			return -1
+		}
+		return 1
+	})
+	files := make([]string, len(found))
+	for i, l := range found {
+		files[i] = l.path
+	}
+	return files, err
+}
+
+// precedes reports whether n was sealed after r.
+func (r runStart) precedes(n Name) bool {
+	if n.Chain != r.chain || n.Sequence > r.sequence {
+		return true // The chain began in this run, or the digest did.
+	}
+	return n.Sequence == r.sequence && n.N > r.manifests
+}
+
+func copyLines(enc *encoder, file string) error {
+	r, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	n, _ := ParseName(file)
+	return errors.Join(eachLine(r, n.Hive, enc.line), r.Close())
+}

@@ -1,0 +1,238 @@
+package manifest
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+func skip(i int) state.Record {
+	size := int64(i)
+	return state.Record{
+		LocalPath: fmt.Sprintf("/data/skipped/%d", i), S3Key: fmt.Sprintf("p/skipped/%d", i), S3URI: fmt.Sprintf("s3://b/p/skipped/%d", i),
+		SizeBytes: &size, Status: state.StatusSkipped, Timestamp: "2026-01-20T10:30:00Z", Basis: state.BasisIndex,
+		Trigger: state.TriggerSync, Source: "data", Instance: "app-01",
+	}
+}
+
+func (r *rig) skip(from, to int) {
+	r.Helper()
+	w, err := r.f.Skips()
+	r.must(err)
+	for i := from; i < to; i++ {
+		r.must(w.Write(r.Context(), skip(i)))
+	}
+}
+
+// skipped returns the sizes of the skips that the trail lists, in order.
+func (r *rig) skipped() (sizes []int) {
+	r.Helper()
+	digests, _ := r.trail()
+	for _, d := range digests {
+		for _, m := range d.Manifests {
+			for _, rec := range readAll(r, r.bucket.objects[m.S3Key]) {
+				if rec.Status == state.StatusSkipped {
+					sizes = append(sizes, int(*rec.SizeBytes))
+				}
+			}
+		}
+	}
+	return sizes
+}
+
+func (r *rig) wantSkips(n int) {
+	r.Helper()
+	got := r.skipped()
+	if len(got) != n {
+		r.Fatalf("the trail lists %d skips, want %d", len(got), n)
+	}
+	for i, size := range got {
+		if size != i {
+			r.Fatalf("skip %d is the one written as number %d", i, size)
+		}
+	}
+}
+
+func TestSkipsAreMergedByNumber(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.MaxRecords = 700 })
+	r.begin(state.Report{New: true})
+	r.commit("a", 3)
+	r.skip(0, 1500)
+	r.commit("b", 2)
+	r.skip(1500, 2100)
+	r.flush(ReasonFlush)
+	r.skip(2100, 2200)
+	r.commit("c", 1)
+	r.flush(ReasonStop)
+	_, paths := r.trail()
+	r.wantOnce(paths, map[string]int{"a": 3, "b": 2, "c": 1}, "a", "b", "c")
+	r.wantSkips(2200)
+	if ch := r.chain(); ch.Unpublished != 0 {
+		t.Errorf("Unpublished = %d, want 0", ch.Unpublished)
+	}
+	if n := r.f.skips.lines(); n != 0 {
+		t.Errorf("%d skips wait, want none", n)
+	}
+}
+
+func TestReservedNumbersAreNotUnpublished(t *testing.T) {
+	r := newRig(t, nil)
+	r.begin(state.Report{New: true})
+	r.skip(0, 10) // Of a thousand numbers.
+	r.flush(ReasonFlush)
+	if ch := r.chain(); ch.Unpublished != 0 {
+		t.Errorf("Unpublished = %d, want 0", ch.Unpublished)
+	}
+}
+
+func TestSkipsSurviveASealThatFails(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.MaxRecords = 100 })
+	r.begin(state.Report{New: true})
+	r.skip(0, 150)
+	r.must(r.f.seal(t.Context()))
+	r.skip(150, 250)
+	hidden := r.local() + ".away"
+	r.must(os.Rename(r.local(), hidden))
+	r.must(os.WriteFile(r.local(), nil, 0o600)) // The directory cannot be written to.
+	if err := r.f.seal(t.Context()); err == nil {
+		t.Fatal("a seal into no directory worked")
+	}
+	r.must(os.Remove(r.local()))
+	r.must(os.Rename(hidden, r.local()))
+	r.skip(250, 300)
+	r.flush(ReasonFlush)
+	r.wantSkips(300)
+}
+
+func TestSkipsLeaveNothingBehind(t *testing.T) {
+	r := newRig(t, nil)
+	r.begin(state.Report{New: true})
+	r.must(os.WriteFile(filepath.Join(r.local(), spoolPrefix+"1"), nil, 0o600))
+	r.must(os.WriteFile(filepath.Join(r.local(), ".x.json.s3syncd-tmp-1"), nil, 0o600))
+	r.must(os.WriteFile(filepath.Join(r.local(), "notes.txt"), nil, 0o600))
+	r.skip(0, 10)
+	r.reopen() // The run dies.
+	r.begin(state.Report{Unclean: true})
+	if got := r.files(); len(got) != 1 || got[0] != "notes.txt" {
+		t.Errorf("files = %v, want what is not ours alone", got)
+	}
+	r.flush(ReasonFlush)
+	r.wantSkips(0)
+}
+
+func TestSkipsFromManyGoroutines(t *testing.T) {
+	r := newRig(t, nil)
+	r.begin(state.Report{New: true})
+	w, err := r.f.Skips()
+	r.must(err)
+	var wg sync.WaitGroup
+	for g := range 4 {
+		wg.Go(func() {
+			for i := range 1000 {
+				if err := w.Write(t.Context(), skip(g*1000+i)); err != nil {
+					t.Error(err)
+				}
+				if i%300 == 0 {
+					if err := r.f.seal(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	wg.Go(func() { r.commit("a", 50) })
+	wg.Wait()
+	r.flush(ReasonFlush)
+	_, paths := r.trail()
+	r.wantOnce(paths, map[string]int{"a": 50}, "a")
+	if got := len(r.skipped()); got != 4000 {
+		t.Errorf("the trail lists %d skips, want 4000", got)
+	}
+}
+
+func TestAHundredThousandSkipsTakeLittleMemory(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.MaxRecords = 50_000 })
+	r.begin(state.Report{New: true})
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	r.skip(0, 100_000)
+	r.must(r.f.seal(t.Context()))
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 8<<20 {
+		t.Errorf("the heap grew by %d bytes, want less than 8 MiB", grown)
+	}
+	if got := len(r.chain().Manifests); got != 2 {
+		t.Errorf("%d manifests, want 2", got)
+	}
+}
+
+func BenchmarkSkips(b *testing.B) {
+	db, err := state.Open(b.TempDir(), state.Options{Instance: "i", MachineID: "m", Log: zap.NewNop()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer db.Close()
+	st, err := db.Source(b.Context(), state.SourceKey{Bucket: "b", Prefix: "p", RealPath: "/data"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := st.BeginChain(b.Context(), "0a1b2c3d", state.BeginsNew, "", ""); err != nil {
+		b.Fatal(err)
+	}
+	f, err := New(st, newBucket(), Options{
+		Source: "data", Instance: "i", Bucket: "b", FlushInterval: time.Minute, DigestInterval: time.Hour, StopTimeout: time.Second,
+		MaxRecords: 50_000, Layout: LayoutFlat, LocalDir: b.TempDir(), Now: time.Now,
+		Pending: func() (int64, time.Time) { return 0, time.Time{} }, Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewRegistry()),
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	rec := skip(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := f.skips.Write(b.Context(), rec); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := f.seal(b.Context()); err != nil { // What the lines cost until they are sealed.
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "lines/s")
+}
+
+func BenchmarkReadManifest(b *testing.B) {
+	records := make([]state.Record, 1000)
+	for i := range records {
+		records[i] = skip(i)
+		records[i].Chain, records[i].ID = "0a1b2c3d", state.RecordID("0a1b2c3d", uint64(i))
+	}
+	data := encode(b, LayoutFlat, records)
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		if err := ReadManifest(bytes.NewReader(data), func(state.Record) error { return nil }); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func TestStatusOfIsNotFooled(t *testing.T) {
+	r := skip(1)
+	r.LocalPath = `/data/"status":"uploaded"` + strings.Repeat(`\`, 3) + `"status":"failed"`
+	r.S3Key = r.LocalPath
+	if got := statusOf(line(t, r)); got != state.StatusSkipped {
+		t.Errorf("statusOf = %q, want skipped", got)
+	}
+}
