@@ -1,0 +1,33 @@
+package s3store
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/internal/s3test"
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+func BenchmarkPut(b *testing.B) {
+	f := s3test.NewFake(b, "bucket")
+	b.Setenv("AWS_ACCESS_KEY_ID", "a")
+	b.Setenv("AWS_SECRET_ACCESS_KEY", "b")
+	o := options(f.URL, "bucket", s3test.FakeKeyARN)
+	o.Log, o.Metrics = zap.NewNop(), NewMetrics(prometheus.NewRegistry())
+	s, err := Open(b.Context(), o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.CloseIdle()
+	p := put("data/a", bytes.Repeat([]byte("x"), 16<<10), state.Condition{})
+	b.SetBytes(p.Size)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.Put(b.Context(), p); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,77 @@
+package s3store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/smithy-go"
+)
+
+// credentialRenewal bounds how often refused credentials are looked up anew.
+const credentialRenewal = 15 * time.Second
+
+// credentialError marks an error of the credential chain, as opposed to one of
+// the request that wanted the credentials.
+type credentialError struct{ err error }
+
+func (e *credentialError) Error() string { return "credentials: " + e.err.Error() }
+func (e *credentialError) Unwrap() error { return e.err }
+
+// fromInstanceMetadata reports whether the chain's last link failed: the host
+// has no credentials, it is not that a network is down.
+func (e *credentialError) fromInstanceMetadata() bool {
+	op, ok := errors.AsType[*smithy.OperationError](e.err)
+	return ok && op.Service() == "ec2imds"
+}
+
+// credentialSource hands out the credentials of the AWS default chain. Unlike
+// the SDK it reads the chain again after they were refused, so that a rotated
+// credentials file is taken up without a restart.
+type credentialSource struct {
+	load    func(ctx context.Context) (aws.CredentialsProvider, error)
+	metrics *Metrics
+
+	mu      sync.Mutex
+	current aws.CredentialsProvider
+	loaded  time.Time
+}
+
+// Retrieve returns the current credentials. It may make requests.
+func (c *credentialSource) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	c.mu.Lock()
+	p := c.current
+	c.mu.Unlock()
+	if p == nil {
+		return aws.Credentials{}, &credentialError{errors.New("the AWS environment has none")}
+	}
+	v, err := p.Retrieve(ctx)
+	if err != nil {
+		return v, &credentialError{err}
+	}
+	expires := time.Time{}
+	if v.CanExpire {
+		expires = v.Expires
+	}
+	c.metrics.setExpiry(c, expires)
+	return v, nil
+}
+
+// renew reads the chain again, unless that was done a moment ago.
+func (c *credentialSource) renew(ctx context.Context, now time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now.Sub(c.loaded) < credentialRenewal {
+		return nil
+	}
+	c.loaded = now
+	p, err := c.load(ctx)
+	if err != nil {
+		return fmt.Errorf("read the AWS environment again: %w", err)
+	}
+	c.current = p
+	return nil
+}

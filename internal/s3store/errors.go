@@ -1,0 +1,287 @@
+package s3store
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"strings"
+
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// maxMessage bounds what a server can put into a log line or a record.
+const maxMessage = 512
+
+// cause is the text and the meaning of a server's answer. The SDK's error stays
+// reachable, and its long text stays out of logs.
+type cause struct {
+	text   string
+	causes []error
+}
+
+func (c *cause) Error() string   { return c.text }
+func (c *cause) Unwrap() []error { return c.causes }
+
+// classify turns an error of operation op on key into a *state.Error. It is the
+// only place that decides what an error of S3 means. An error that says only
+// that ctx ended keeps doing so under errors.Is.
+func classify(op, key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*state.Error](err); ok && e.Op != "" {
+		return err
+	}
+	if b, ok := errors.AsType[*bodyError](err); ok {
+		return &state.Error{Class: b.class(), Op: op, Err: b}
+	}
+	a := answerOf(err)
+	if a.status == 0 {
+		return &state.Error{Class: classOfSilence(err), Op: op, Err: trimmed(err)}
+	}
+	v := a.verdict(op, key)
+	e := &state.Error{Class: v.class, Op: op, Code: a.code, Status: a.status, RequestID: a.requestID}
+	c := &cause{text: a.text(v), causes: []error{err}}
+	if v.means != nil {
+		c.causes = append(c.causes, v.means)
+	}
+	e.Err = c
+	return e
+}
+
+// answer is what a server said when it refused.
+type answer struct {
+	status    int
+	code      string
+	message   string
+	requestID string
+	region    string // where the bucket is, when the server says so
+	location  string // of a redirect
+}
+
+func answerOf(err error) answer {
+	var a answer
+	if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
+		a.status = e.HTTPStatusCode()
+		if e.Response != nil && e.Response.Response != nil {
+			a.region = e.Response.Header.Get("X-Amz-Bucket-Region")
+			a.location = e.Response.Header.Get("Location")
+		}
+	}
+	if e, ok := errors.AsType[*awshttp.ResponseError](err); ok {
+		a.requestID = e.ServiceRequestID()
+	}
+	if e, ok := errors.AsType[smithy.APIError](err); ok && a.status != 0 {
+		a.code, a.message = e.ErrorCode(), e.ErrorMessage()
+	}
+	return a
+}
+
+// verdict is a class, and a sentinel that callers ask for with errors.Is.
+type verdict struct {
+	class state.Class
+	means error
+}
+
+// verdict judges by code where the code is known, else by status.
+func (a answer) verdict(op, key string) verdict {
+	if a.status == http.StatusServiceUnavailable || a.status == http.StatusTooManyRequests || throttleCode(a.code) {
+		return verdict{class: state.ClassThrottled}
+	}
+	if v, ok := a.byCode(key); ok {
+		if v.means == nil && a.status == http.StatusForbidden {
+			v.means = fs.ErrPermission
+		}
+		return v
+	}
+	return a.byStatus(op)
+}
+
+// throttleCode reports whether a code asks for fewer requests, whatever the
+// status (KMS throttles with 400).
+func throttleCode(code string) bool {
+	switch strings.TrimPrefix(code, "KMS.") {
+	case "SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "RequestThrottled",
+		"RequestLimitExceeded", "TooManyRequests", "TooManyRequestsException", "BandwidthLimitExceeded":
+		return true
+	}
+	return false
+}
+
+// byCode is the table of known codes.
+// https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+func (a answer) byCode(key string) (verdict, bool) {
+	switch a.code {
+	case "NoSuchKey", "NoSuchVersion":
+		return verdict{state.ClassTransient, fs.ErrNotExist}, true
+	case "NoSuchUpload":
+		return verdict{state.ClassTransient, state.ErrNoUpload}, true
+	case "PreconditionFailed":
+		return verdict{state.ClassTransient, state.ErrPrecondition}, true
+	case "ConditionalRequestConflict", "OperationAborted":
+		return verdict{state.ClassTransient, state.ErrConcurrent}, true
+	case "NotImplemented":
+		return verdict{state.ClassConfiguration, state.ErrUnsupported}, true
+	case "SignatureDoesNotMatch":
+		// Some servers and proxies compute another signature for odd names.
+		if !plainKey(key) {
+			return verdict{class: state.ClassFile}, true
+		}
+		return verdict{class: state.ClassCredentials}, true
+	}
+	if c := classOfCode(a.code); c != "" {
+		return verdict{class: c}, true
+	}
+	return a.kmsCode()
+}
+
+// classOfCode is the part of the table in which the code alone decides.
+func classOfCode(code string) state.Class {
+	switch code {
+	case "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired",
+		"InvalidClientTokenId", "UnrecognizedClientException", "InvalidSecurity":
+		return state.ClassCredentials
+	case "AccessDenied", "AllAccessDisabled", "AccountProblem", "NoSuchBucket", "PermanentRedirect", "TemporaryRedirect",
+		"MovedPermanently", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "RequestTimeTooSkewed",
+		"InvalidBucketName", "InvalidEncryptionAlgorithmError", "ServerSideEncryptionConfigurationNotFoundError",
+		"InvalidStorageClass", "MethodNotAllowed", "InvalidRequest", "InvalidArgument":
+		return state.ClassConfiguration
+	case "BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody",
+		"InvalidPart", "InvalidPartOrder":
+		return state.ClassChanged
+	case "KeyTooLongError", "XMinioInvalidObjectName", "XMinioInvalidResourceName", "XMinioParentIsObject",
+		"XMinioObjectExistsAsDirectory", "DirectoryObjectContainsData", "EntityTooLarge", "MetadataTooLarge", "InvalidURI":
+		return state.ClassFile
+	case "InternalError", "RequestTimeout", "ServiceUnavailable", "KMS.DependencyTimeoutException", "KMS.KMSInternalException":
+		return state.ClassTransient
+	}
+	return ""
+}
+
+// kmsCode covers the other codes that AWS (KMS.…) and MinIO (kms:…) pass on
+// from the key service: a disabled, deleted or unknown key, or a missing right.
+func (a answer) kmsCode() (verdict, bool) {
+	switch {
+	case !strings.HasPrefix(a.code, "KMS.") && !strings.HasPrefix(a.code, "kms:") && !strings.HasPrefix(a.code, "XMinioKMS"):
+		return verdict{}, false
+	case a.status >= http.StatusInternalServerError && a.status != http.StatusNotImplemented:
+		return verdict{class: state.ClassTransient}, true
+	}
+	return verdict{class: state.ClassConfiguration}, true
+}
+
+// byStatus judges an answer whose code is unknown, or which had no body.
+func (a answer) byStatus(op string) verdict {
+	switch a.status {
+	case http.StatusUnauthorized:
+		return verdict{class: state.ClassCredentials}
+	case http.StatusForbidden:
+		return verdict{state.ClassConfiguration, fs.ErrPermission}
+	case http.StatusNotFound:
+		// Only the answer to a HEAD, which never has a body, may say so little.
+		if op == opHead {
+			return verdict{state.ClassTransient, fs.ErrNotExist}
+		}
+	case http.StatusRequestTimeout:
+		return verdict{class: state.ClassTransient}
+	case http.StatusConflict:
+		return verdict{state.ClassTransient, state.ErrConcurrent}
+	case http.StatusPreconditionFailed:
+		return verdict{state.ClassTransient, state.ErrPrecondition}
+	case http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong:
+		return verdict{class: state.ClassFile}
+	case http.StatusNotImplemented:
+		return verdict{state.ClassConfiguration, state.ErrUnsupported}
+	}
+	if a.status >= http.StatusMultipleChoices && a.status < http.StatusInternalServerError {
+		return verdict{class: state.ClassConfiguration}
+	}
+	return verdict{class: state.ClassTransient}
+}
+
+// text renders the answer for a person.
+func (a answer) text(v verdict) string {
+	t := bounded(a.message)
+	switch {
+	case a.status == http.StatusMovedPermanently && a.region != "":
+		t = "the bucket is in region " + bounded(a.region)
+	case a.status >= 300 && a.status < 400 && a.location != "":
+		t = "the server redirects to " + bounded(a.location)
+	case t == "" && v.means != nil:
+		t = v.means.Error()
+	case t == "":
+		t = http.StatusText(a.status)
+	}
+	if a.code == "" {
+		t = fmt.Sprintf("status %d: %s", a.status, t)
+	}
+	return t
+}
+
+// classOfSilence judges an error without an answer.
+func classOfSilence(err error) state.Class {
+	if c, ok := errors.AsType[*credentialError](err); ok {
+		return classOfCredentials(c)
+	}
+	_, cert := errors.AsType[*tls.CertificateVerificationError](err)
+	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
+	_, record := errors.AsType[tls.RecordHeaderError](err)
+	_, input := errors.AsType[smithy.InvalidParamsError](err)
+	_, encode := errors.AsType[*smithy.SerializationError](err)
+	if cert || unknown || record || input || encode || errors.Is(err, http.ErrSchemeMismatch) {
+		return state.ClassConfiguration
+	}
+	return state.ClassTransient
+}
+
+// classOfCredentials tells a chain without credentials from one whose token
+// service cannot be reached.
+func classOfCredentials(c *credentialError) state.Class {
+	if c.fromInstanceMetadata() {
+		return state.ClassCredentials
+	}
+	a := answerOf(c.err)
+	_, unsent := errors.AsType[*smithyhttp.RequestSendError](c.err)
+	switch {
+	case errors.Is(c.err, context.Canceled), errors.Is(c.err, context.DeadlineExceeded),
+		unsent && a.status == 0, a.status >= http.StatusInternalServerError, throttleCode(a.code):
+		return state.ClassTransient
+	}
+	return state.ClassCredentials
+}
+
+// trimmed cuts the SDK's preambles off an error that no server answered with.
+func trimmed(err error) error {
+	if op, ok := errors.AsType[*smithy.OperationError](err); ok && op.Service() == "S3" {
+		err = op.Err
+	}
+	if send, ok := errors.AsType[*smithyhttp.RequestSendError](err); ok {
+		err = send.Err
+	}
+	return err
+}
+
+// bounded keeps a server's text to one short line.
+func bounded(s string) string {
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > maxMessage {
+		s = strings.ToValidUTF8(s[:maxMessage], "") + "…"
+	}
+	return s
+}
+
+// plainKey reports whether key has only characters that need no encoding in a
+// URL, so that a wrong signature cannot come from its name.
+func plainKey(key string) bool {
+	return !strings.Contains(key, "//") && !strings.ContainsFunc(key, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("/-_.~", r)
+	})
+}

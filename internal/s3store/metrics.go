@@ -1,0 +1,111 @@
+package s3store
+
+import (
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// The operations that this package sends, a closed set.
+const (
+	opHead     = "HeadObject"
+	opGet      = "GetObject"
+	opPut      = "PutObject"
+	opDelete   = "DeleteObject"
+	opList     = "ListObjectsV2"
+	opCreate   = "CreateMultipartUpload"
+	opPart     = "UploadPart"
+	opComplete = "CompleteMultipartUpload"
+	opAbort    = "AbortMultipartUpload"
+	opParts    = "ListParts"
+)
+
+func operations() []string {
+	return []string{opHead, opGet, opPut, opDelete, opList, opCreate, opPart, opComplete, opAbort, opParts}
+}
+
+// Metrics are the series of all stores of one process.
+type Metrics struct {
+	requests    *prometheus.CounterVec
+	duration    map[string]prometheus.Observer
+	expiry      prometheus.Gauge
+	clockOffset prometheus.Gauge
+
+	mu       sync.Mutex
+	expiries map[*credentialSource]time.Time
+}
+
+// NewMetrics registers the metrics of this package. It is called once for a
+// registry; every store of the process shares the result.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	f := promauto.With(reg)
+	duration := f.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "s3syncd_s3_request_duration_seconds",
+		Help:    "Time from the start of a request to S3 to the head of its answer, each attempt by itself.",
+		Buckets: []float64{0.05, 0.25, 1, 5, 30}, // Few: ten operations share the process's budget of series.
+	}, []string{"op"})
+	m := &Metrics{
+		requests: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "s3syncd_s3_requests_total",
+			Help: "Requests sent to S3, each attempt by itself, by HTTP status (none: no answer).",
+		}, []string{"op", "code"}),
+		duration: map[string]prometheus.Observer{},
+		expiry: f.NewGauge(prometheus.GaugeOpts{
+			Name: "s3syncd_credentials_expiry_timestamp_seconds",
+			Help: "When the first of the credentials in use expires, 0 for never.",
+		}),
+		clockOffset: f.NewGauge(prometheus.GaugeOpts{
+			Name: "s3syncd_clock_offset_seconds",
+			Help: "How far the clock of S3 is ahead of this host's.",
+		}),
+		expiries: map[*credentialSource]time.Time{},
+	}
+	for _, op := range operations() {
+		m.duration[op] = duration.WithLabelValues(op)
+	}
+	return m
+}
+
+// request counts one attempt; a status of 0 means that there was no answer.
+func (m *Metrics) request(op string, status int, took time.Duration) {
+	m.requests.WithLabelValues(op, statusLabel(status)).Inc()
+	if d, ok := m.duration[op]; ok {
+		d.Observe(took.Seconds())
+	}
+}
+
+// statusLabel keeps the label's values a closed set, whatever a server answers.
+func statusLabel(status int) string {
+	switch {
+	case status == 0:
+		return "none"
+	case http.StatusText(status) == "":
+		return "other"
+	}
+	return strconv.Itoa(status)
+}
+
+// setExpiry notes when the credentials of c expire, zero for never.
+func (m *Metrics) setExpiry(c *credentialSource, t time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.expiries[c].Equal(t) {
+		return
+	}
+	m.expiries[c] = t
+	var first time.Time
+	for _, e := range m.expiries {
+		if !e.IsZero() && (first.IsZero() || e.Before(first)) {
+			first = e
+		}
+	}
+	if first.IsZero() {
+		m.expiry.Set(0)
+		return
+	}
+	m.expiry.Set(float64(first.Unix()))
+}

@@ -1,0 +1,194 @@
+package s3store
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// Create begins a multipart upload under the configured key. When the server
+// names another key or algorithm the upload is aborted again before any part
+// is sent. A server that names none at all (MinIO) has to do so in its answer
+// to each part. The returned object has Key, ServerTime and what was named.
+func (s *Store) Create(ctx context.Context, key string, metadata map[string]string) (uploadID string, o state.Object, err error) {
+	if err := s.ready(ctx, opCreate, key, state.Condition{}); err != nil {
+		return "", state.Object{}, err
+	}
+	in := &s3.CreateMultipartUploadInput{
+		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.owner(),
+		ContentType: aws.String(contentBinary), Metadata: metadata, StorageClass: types.StorageClass(s.o.StorageClass),
+		ChecksumAlgorithm: types.ChecksumAlgorithmCrc32, ChecksumType: types.ChecksumTypeFullObject,
+	}
+	s.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
+	out, err := s.client.CreateMultipartUpload(ctx, in)
+	if err != nil {
+		return "", state.Object{}, s.fault(ctx, opCreate, key, err)
+	}
+	uploadID = aws.ToString(out.UploadId)
+	o = stamp(state.Object{
+		Key: key, SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId),
+		BucketKey: aws.ToBool(out.BucketKeyEnabled), Metadata: metadata,
+	}, out.ResultMetadata)
+	if o.SSE == "" && o.KMSKeyID == "" {
+		s.silentCreate.Store(true)
+		return uploadID, o, nil
+	}
+	if err := s.confirm(ctx, opCreate, o); err != nil {
+		return "", o, errors.Join(err, s.Abort(context.WithoutCancel(ctx), key, uploadID))
+	}
+	return uploadID, o, nil
+}
+
+// UploadPart sends one part, exactly size bytes of body from its start, whose
+// CRC-32 (IEEE) is crc. The server refuses a part that differs (class changed).
+// Parts may be sent at the same time, and sent again.
+func (s *Store) UploadPart(ctx context.Context, key, uploadID string, n int32, body io.ReadSeeker, size int64, crc uint32) (state.Part, error) {
+	b, err := newBody(body, size)
+	if err != nil {
+		return state.Part{}, classify(opPart, key, err)
+	}
+	out, err := s.client.UploadPart(ctx, &s3.UploadPartInput{
+		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.owner(), UploadId: aws.String(uploadID),
+		PartNumber: aws.Int32(n), Body: b, ContentLength: aws.Int64(size), ChecksumCRC32: aws.String(encodeCRC(crc)),
+	}, unsignedPayload)
+	if err != nil {
+		return state.Part{}, s.fault(ctx, opPart, key, err)
+	}
+	o := stamp(state.Object{
+		Key: key, SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId),
+	}, out.ResultMetadata)
+	if o.SSE != "" || o.KMSKeyID != "" || s.silentCreate.Load() {
+		if err := s.confirm(ctx, opPart, o); err != nil {
+			return state.Part{}, err
+		}
+	}
+	return state.Part{Number: n, Size: size, ETag: etag(out.ETag), CRC32: crc}, nil
+}
+
+// Complete makes an object of the parts. The server compares c.CRC32 with what
+// it received and refuses when they differ (class changed, no object). Where
+// its answer does not name the key, a HEAD finds it out. An error with class
+// transient may hide a success: a HEAD tells.
+func (s *Store) Complete(ctx context.Context, c state.Complete) (state.Object, error) {
+	if err := checkParts(c); err != nil {
+		return state.Object{}, &state.Error{Class: state.ClassChanged, Op: opComplete, Err: err}
+	}
+	if err := s.ready(ctx, opComplete, c.Key, c.If); err != nil {
+		return state.Object{}, err
+	}
+	in := &s3.CompleteMultipartUploadInput{
+		Bucket: aws.String(s.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: s.owner(), UploadId: aws.String(c.UploadID),
+		ChecksumCRC32: aws.String(encodeCRC(c.CRC32)), ChecksumType: types.ChecksumTypeFullObject, MpuObjectSize: aws.Int64(c.Size),
+		MultipartUpload: &types.CompletedMultipartUpload{Parts: completedParts(c.Parts)},
+	}
+	in.IfMatch, in.IfNoneMatch = conditions(s.supported(c.If))
+	out, err := s.client.CompleteMultipartUpload(ctx, in)
+	if err != nil {
+		return state.Object{}, s.fault(ctx, opComplete, c.Key, err)
+	}
+	o := stamp(state.Object{
+		Key: c.Key, Size: c.Size, ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
+		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
+	}, out.ResultMetadata)
+	if o, err = s.nameKey(ctx, o); err != nil {
+		return o, err
+	}
+	return o, s.confirm(ctx, opComplete, o)
+}
+
+// nameKey asks for the encryption of an object whose answer to Complete did
+// not tell. If another write has taken its place the answer to Create, which
+// was checked, has to do, and the caller's condition shows the rest.
+func (s *Store) nameKey(ctx context.Context, o state.Object) (state.Object, error) {
+	if o.SSE != "" && o.KMSKeyID != "" {
+		return o, nil
+	}
+	h, err := s.Head(ctx, o.Key)
+	if err != nil {
+		return o, fmt.Errorf("after %s: %w", opComplete, err)
+	}
+	if h.ETag != o.ETag {
+		return o, &state.Error{Class: state.ClassTransient, Op: opComplete, Err: fmt.Errorf("%q was replaced before its encryption could be checked", o.Key)}
+	}
+	o.SSE, o.KMSKeyID, o.BucketKey, o.Metadata = h.SSE, h.KMSKeyID, h.BucketKey, h.Metadata
+	return o, nil
+}
+
+// checkParts finds what the server need not be asked about.
+func checkParts(c state.Complete) error {
+	var size int64
+	for i, p := range c.Parts {
+		if int(p.Number) != i+1 {
+			return fmt.Errorf("part %d stands in the place of part %d", p.Number, i+1)
+		}
+		size += p.Size
+	}
+	if size != c.Size {
+		return fmt.Errorf("the parts have %d bytes, the object has %d", size, c.Size)
+	}
+	return nil
+}
+
+// Abort gives up a multipart upload and what was sent of it. One that is not
+// known is state.ErrNoUpload.
+func (s *Store) Abort(ctx context.Context, key, uploadID string) error {
+	_, err := s.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
+		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.owner(), UploadId: aws.String(uploadID),
+	})
+	if err != nil {
+		return s.fault(ctx, opAbort, key, err)
+	}
+	return nil
+}
+
+// ListParts returns all parts that a multipart upload has received, in order.
+// A part whose CRC-32 the server does not tell has 0.
+func (s *Store) ListParts(ctx context.Context, key, uploadID string) ([]state.Part, error) {
+	var parts []state.Part
+	pages := s3.NewListPartsPaginator(s.client, &s3.ListPartsInput{
+		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.owner(), UploadId: aws.String(uploadID),
+	})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, s.fault(ctx, opParts, key, err)
+		}
+		for _, p := range page.Parts {
+			parts = append(parts, state.Part{
+				Number: aws.ToInt32(p.PartNumber), Size: aws.ToInt64(p.Size), ETag: etag(p.ETag), CRC32: decodeCRC(p.ChecksumCRC32),
+			})
+		}
+	}
+	return parts, nil
+}
+
+func completedParts(parts []state.Part) []types.CompletedPart {
+	out := make([]types.CompletedPart, len(parts))
+	for i, p := range parts {
+		out[i] = types.CompletedPart{
+			PartNumber: aws.Int32(p.Number), ETag: aws.String(quoted(p.ETag)), ChecksumCRC32: aws.String(encodeCRC(p.CRC32)),
+		}
+	}
+	return out
+}
+
+func encodeCRC(crc uint32) string {
+	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, crc))
+}
+
+func decodeCRC(s *string) uint32 {
+	b, err := base64.StdEncoding.DecodeString(aws.ToString(s))
+	if err != nil || len(b) != 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(b)
+}
