@@ -1,0 +1,203 @@
+package uploader
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// movedMax bounds how many paths are remembered as moving.
+const movedMax = 10_000
+
+// finish ends a look: the item leaves the queue, or it is tried again.
+func (l *look) finish(ctx context.Context, err error) {
+	switch {
+	case err == nil:
+		l.finished()
+	case errors.Is(err, errNoSlot):
+		l.q.awaitSlot(l.it)
+	case errors.Is(err, errHeldBack), state.Interrupted(ctx, err):
+		l.q.back(l.it)
+	default:
+		l.failed(ctx, err)
+	}
+}
+
+// finished ends a look that succeeded.
+func (l *look) finished() {
+	if l.end.moved {
+		l.outcome(nil, true)
+		l.requeue()
+		return
+	}
+	l.mu.Lock()
+	delete(l.moved, l.job.Path)
+	l.mu.Unlock()
+	l.outcome(nil, false)
+	l.q.done(l.it)
+}
+
+// failed decides what becomes of a path whose look failed.
+func (l *look) failed(ctx context.Context, err error) {
+	class, now := state.ClassOf(err), time.Now()
+	if class == state.ClassEncryption {
+		l.metrics.mismatches.Inc()
+	}
+	if l.it.failed.IsZero() {
+		l.it.failed = now
+	}
+	l.it.tries++
+	switch {
+	case l.hopeless() != nil && !isLocal(err):
+		l.giveUpOn(ctx, err)
+	case class == state.ClassChanged:
+		l.failedChanged(ctx, err)
+	case class == state.ClassTransient || class == state.ClassThrottled:
+		l.failedForNow(ctx, err, now)
+	default:
+		l.failedForPerson(ctx, err, now)
+	}
+}
+
+// failedForNow tries again later, or gives the path up when that is asked for.
+func (l *look) failedForNow(ctx context.Context, err error, now time.Time) {
+	wait := backoff(l.it.tries)
+	if limit := l.p.o.GiveUp; limit > 0 {
+		left := limit - now.Sub(l.it.failed)
+		if left <= 0 {
+			l.giveUpOn(ctx, err)
+			return
+		}
+		wait = min(wait, left)
+	}
+	class := state.ClassOf(err)
+	l.metrics.retry(class)
+	l.log.Debug("look postponed", zap.String("path", l.job.Path), zap.Duration("retry_in", wait), zap.Error(err))
+	l.outcome(err, true)
+	l.q.delay(l.it, now.Add(wait), false)
+}
+
+// failedForPerson records the failure. The path waits with its destination, or
+// alone when the destination is not at fault.
+func (l *look) failedForPerson(ctx context.Context, err error, now time.Time) {
+	class := state.ClassOf(err)
+	alone := l.standsAlone(err, now)
+	if l.p.o.GiveUp > 0 && !alone {
+		l.outcome(err, true)
+		l.q.back(l.it) // The canary decides whether it is the file or the destination.
+		return
+	}
+	recorded, rerr := l.recordFailure(ctx, err, l.p.o.GiveUp > 0 && !l.forGood(err))
+	if rerr != nil {
+		l.failedForNow(ctx, errors.Join(rerr, err), now)
+		return
+	}
+	if recorded {
+		l.end.status = state.StatusFailed
+		l.warn(l.whatNext(), err)
+	}
+	if recorded && class == state.ClassConflict {
+		l.metrics.conflicts.Inc()
+	}
+	if l.p.o.GiveUp > 0 {
+		l.end.status = state.StatusFailed
+		l.outcome(err, false)
+		l.q.done(l.it)
+		return
+	}
+	l.metrics.retry(class)
+	l.outcome(err, true)
+	if alone {
+		l.q.delay(l.it, now.Add(slow()), true)
+		return
+	}
+	l.q.back(l.it)
+}
+
+// whatNext says what becomes of a path that failed.
+func (l *look) whatNext() string {
+	if l.p.o.GiveUp > 0 {
+		return "file failed"
+	}
+	return "file failed, it is tried again later"
+}
+
+// forGood reports whether a failure can only end with another name, so that one
+// record of it is enough for ever.
+func (l *look) forGood(err error) bool {
+	return errors.Is(err, state.ErrKeyTooLong) || l.job.Kind == Refused
+}
+
+// standsAlone reports whether a failure concerns this path only. If it does not
+// the destination is parked or stopped.
+func (l *look) standsAlone(err error, now time.Time) bool {
+	if !parks(state.ClassOf(err)) {
+		return state.ClassOf(err) != state.ClassEncryption
+	}
+	if !l.it.alone {
+		l.it.alone = l.refused(l.it, err, now)
+	}
+	return l.it.alone
+}
+
+// giveUpOn records the failure and ends the path.
+func (l *look) giveUpOn(ctx context.Context, err error) {
+	if _, rerr := l.recordFailure(ctx, err, true); rerr != nil {
+		l.warn("file given up, its record is missing", errors.Join(err, rerr))
+	}
+	l.end.status = state.StatusFailed
+	l.outcome(err, false)
+	l.q.done(l.it)
+}
+
+// failedChanged hands a file that moved while it was read back to where
+// changes come from; one that never holds still is recorded and slowed down.
+func (l *look) failedChanged(ctx context.Context, err error) {
+	l.metrics.retry(state.ClassChanged)
+	tries := l.countMoved()
+	if tries < changedTries {
+		l.outcome(err, true)
+		l.requeue()
+		return
+	}
+	if l.p.o.GiveUp > 0 {
+		l.giveUpOn(ctx, err)
+		return
+	}
+	recorded, rerr := l.recordFailure(ctx, err, false)
+	if rerr != nil {
+		l.failedForNow(ctx, errors.Join(rerr, err), time.Now())
+		return
+	}
+	if recorded {
+		l.end.status = state.StatusFailed
+		l.warn("file never holds still, it is tried less often", err)
+	}
+	l.outcome(err, true)
+	l.q.delay(l.it, time.Now().Add(backoff(tries-changedTries+1)), false)
+}
+
+// countMoved counts the looks in a row at which the path moved.
+func (l *look) countMoved() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.moved[l.job.Path]; !ok && len(l.moved) >= movedMax {
+		clear(l.moved) // They only have to be counted again.
+	}
+	l.moved[l.job.Path]++
+	return l.moved[l.job.Path]
+}
+
+// requeue has a file that moved looked at again once it is quiet.
+func (l *look) requeue() {
+	if l.Requeue == nil || l.p.o.GiveUp > 0 {
+		l.q.delay(l.it, time.Now().Add(time.Second), false)
+		return
+	}
+	l.Requeue(l.job.Path) // First, so that the path is never in nobody's hands.
+	l.q.done(l.it)
+}

@@ -1,0 +1,319 @@
+package uploader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+	"time"
+
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// racyWindow: a file modified so shortly before it was read may be modified
+// again without a new time, so an equal fence proves nothing.
+const racyWindow = 2 * time.Second
+
+// rounds is how often one look asks what stands under its key.
+const rounds = 4
+
+// errNoSlot: the file is large, and all slots for large files are taken.
+var errNoSlot = errors.New("no slot for a large file is free")
+
+// errUnsteady: what stands under the key was another thing at each request.
+var errUnsteady = errors.New("the object under this key keeps changing")
+
+// errRefused: the path cannot be archived.
+var errRefused = errors.New("not archived")
+
+// errConflict: the object under the key carries another instance's id.
+var errConflict = errors.New("the object was written by another instance")
+
+// look is one look at one path by one worker.
+type look struct {
+	*destination
+	p     *Pool
+	it    *item
+	job   Job
+	f     *flight
+	key   string
+	entry state.Entry
+	known bool
+
+	file  *safefs.Opened
+	fence state.Fence
+	attrs state.Attributes
+	racy  bool
+	read  reading
+
+	seen   standing      // What a HEAD of this look said.
+	resume *state.Intent // A multipart upload of this key that is open.
+	end    ending
+}
+
+// ending is how a look ended.
+type ending struct {
+	status    state.Status
+	basis     state.Basis
+	sent      int64
+	recovered bool
+	moved     bool // It changed after it was read: it must be looked at again.
+}
+
+// run looks at the path. A nil error means that nothing more is to be done now.
+func (l *look) run(ctx context.Context) error {
+	key, err := l.Mapper.Key(l.job.Path)
+	l.key = key
+	if l.job.Kind == Refused {
+		if l.job.Err == nil {
+			return local(state.ClassFile, "look", errRefused)
+		}
+		return local(state.ClassFile, "look", l.job.Err)
+	}
+	if err != nil {
+		return l.unnamed(ctx, err)
+	}
+	if l.isOpen(key) {
+		if err := l.settleKey(ctx); err != nil {
+			return err
+		}
+	}
+	if l.job.Kind == settle && l.resume == nil {
+		return nil
+	}
+	if err := l.lookup(ctx); err != nil {
+		return err
+	}
+	return l.dropResume(ctx)
+}
+
+// lookup compares the path with the index and acts on the difference.
+func (l *look) lookup(ctx context.Context) error {
+	var err error
+	if l.entry, l.known, err = l.State.Get(l.job.Path); err != nil {
+		return local(state.ClassTransient, "read the index", err)
+	}
+	if l.job.Kind == Gone {
+		return l.gone(ctx)
+	}
+	return l.lookFile(ctx)
+}
+
+// lookFile is the one-file protocol.
+func (l *look) lookFile(ctx context.Context) error {
+	l.f.enter(PhaseOpen)
+	opened, err := l.Root.Open(l.job.Path)
+	switch {
+	case l.noFile(err):
+		return l.vanished(ctx)
+	case err != nil:
+		return openError(err)
+	}
+	defer func() { _ = opened.File.Close() }() // It was only read.
+	l.file = opened
+	l.fence, l.attrs = fenceOf(opened.Stat), attributesOf(opened.Stat)
+	l.f.size.Store(l.fence.Size)
+	if !l.linksAllowed() || l.job.Kind == settle && !l.resume.Fence.SameContent(l.fence) {
+		return nil
+	}
+	if l.unchanged() {
+		return l.skipByIndex(ctx)
+	}
+	if l.fence.Size > l.p.o.SinglePutMax && !l.q.takeSlot(l.it) {
+		return errNoSlot
+	}
+	buf, err := l.hash(ctx)
+	if buf != nil {
+		defer l.p.buffers.put(buf)
+	}
+	if err != nil {
+		return err
+	}
+	if l.sameAsIndex() {
+		return l.skipAttributes(ctx)
+	}
+	return l.send(ctx)
+}
+
+// hash reads the file. The caller returns the buffer, if there is one.
+func (l *look) hash(ctx context.Context) (buf []byte, err error) {
+	l.f.enter(PhaseHash)
+	size := l.fence.Size
+	small := size <= l.p.smallMax
+	want := size
+	if !small {
+		want = hashChunk
+	}
+	if buf, err = l.p.buffers.get(ctx, want); err != nil {
+		return nil, err
+	}
+	l.racy = time.Since(time.Unix(0, l.fence.MtimeNs)).Abs() < racyWindow
+	if small {
+		l.read, err = readSmall(l.file.File, l.fence, buf)
+	} else {
+		l.read, err = readLarge(ctx, l.file.File, l.fence, l.partSize(), buf)
+	}
+	if err == nil {
+		l.metrics.hashed.Add(float64(size))
+	}
+	return buf, err
+}
+
+// partSize is the size of the file's parts, 0 when it goes in one request.
+func (l *look) partSize() int64 {
+	switch {
+	case l.fence.Size <= l.p.o.SinglePutMax:
+		return 0
+	case l.resume != nil && l.resume.PartSize > 0 && l.resume.Fence.SameContent(l.fence):
+		return l.resume.PartSize
+	default:
+		return partSizeFor(l.fence.Size, l.p.o.PartSize)
+	}
+}
+
+// linksAllowed applies the policy for files with several names.
+func (l *look) linksAllowed() bool {
+	if l.file.Stat.Nlink <= 1 {
+		return true
+	}
+	switch l.Hardlinks {
+	case HardlinksAllow:
+		return true
+	case HardlinksSkip:
+		return false
+	default:
+		return l.file.Stat.UID == l.file.DirUID
+	}
+}
+
+// unchanged reports whether the index alone shows that S3 holds the file.
+func (l *look) unchanged() bool {
+	e := &l.entry
+	return l.known && e.Stored && !e.Racy && !e.Doubted && e.Fence.SameContent(l.fence) && l.keyStays()
+}
+
+// sameAsIndex reports whether the content is the one that the index has.
+func (l *look) sameAsIndex() bool {
+	e := &l.entry
+	return l.known && e.Stored && !e.Doubted && e.Fence.Size == l.read.size && e.MD5 == l.read.md5 &&
+		(e.SHA256 == [32]byte{} || e.SHA256 == l.read.sha256) && l.keyStays()
+}
+
+// keyStays reports whether what the index holds may stay under its key.
+func (l *look) keyStays() bool {
+	return !l.ReplaceWrongKey || l.Accept(state.Object{SSE: l.entry.SSE, KMSKeyID: l.entry.KMSKeyID}) == KeyOK
+}
+
+// send brings the content to S3, unless it is there.
+func (l *look) send(ctx context.Context) error {
+	s := l.believe()
+	for range rounds {
+		if !s.asked && l.mustAsk(s) {
+			var err error
+			if s, err = l.ask(ctx, false); err != nil {
+				return err
+			}
+		}
+		d := decide(l.read.content, s, l.Instance)
+		switch d.act {
+		case actSkip:
+			return l.adopt(ctx, s.object, d.basis)
+		case actConflict:
+			return state.Classified(state.ClassConflict, "compare",
+				fmt.Errorf("%w: %s", errConflict, s.object.Metadata[state.MetaID]))
+		case actWrite:
+		}
+		finished, now, err := l.write(ctx, d)
+		if finished || err != nil {
+			return err
+		}
+		s = now
+	}
+	return local(state.ClassTransient, "compare", errUnsteady)
+}
+
+// believe is what stands under the key as far as this host knows.
+func (l *look) believe() standing {
+	switch {
+	case l.seen.asked:
+		return l.seen
+	case l.known && l.entry.Stored && !l.entry.Doubted && l.entry.Attempt != 0 && l.entry.ETag != "":
+		return standing{present: true, object: state.Object{ETag: l.entry.ETag, VersionID: l.entry.VersionID}}
+	default:
+		return standing{}
+	}
+}
+
+// mustAsk decides whether a HEAD comes before the write. One that the index
+// describes as written from here is not asked for: its ETag guards it.
+func (l *look) mustAsk(s standing) bool {
+	return !s.present && (l.known || l.headFirst(l.read.size))
+}
+
+// ask finds out what stands under the key. When something is known to stand
+// there a refusal is an error; otherwise it may mean absence.
+func (l *look) ask(ctx context.Context, present bool) (standing, error) {
+	l.f.enter(PhaseAsk)
+	o, err := l.head(ctx, l.key)
+	s := standing{asked: true}
+	switch {
+	case err == nil:
+		s.present, s.object, s.key = true, o, l.Accept(o)
+	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrPermission) && !present && l.forbiddenIsAbsent():
+	default:
+		return s, err
+	}
+	l.found(s.present)
+	return s, nil
+}
+
+// vanished ends a look at a path where no file is.
+func (l *look) vanished(ctx context.Context) error {
+	if !l.known {
+		return nil
+	}
+	return l.gone(ctx)
+}
+
+// hasMoved reports whether the file is another now than the one that was read.
+func (l *look) hasMoved() bool {
+	if sameFence(l.file.File, l.fence) != nil {
+		return true
+	}
+	stat := l.Root.Lstat
+	if l.Root.Options().Follow {
+		stat = l.Root.Stat
+	}
+	st, err := stat(l.job.Path)
+	return err != nil || fenceOf(st) != l.fence
+}
+
+// noFile reports whether err says that no file that is archived stands at the
+// path: nothing does, or something else. A file that was there is gone.
+func (l *look) noFile(err error) bool {
+	return absentPath(err) || errors.Is(err, safefs.ErrNotRegular) ||
+		errors.Is(err, safefs.ErrSymlink) && !l.Root.Options().Follow
+}
+
+// absentPath reports whether err says that nothing is at a path.
+func absentPath(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
+}
+
+// openError classifies why a file was not opened. What concerns this host for
+// a while is retried; the rest concerns the file.
+func openError(err error) error {
+	for _, busy := range []error{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EIO, syscall.ESTALE, syscall.EINTR,
+		syscall.EAGAIN, syscall.ETIMEDOUT, syscall.EHOSTDOWN, syscall.ENOTCONN, syscall.ENODEV,
+		safefs.ErrRootChanged, // The source is away; its return is followed by a scan.
+	} {
+		if errors.Is(err, busy) {
+			return local(state.ClassTransient, "open", err)
+		}
+	}
+	return local(state.ClassFile, "open", err)
+}

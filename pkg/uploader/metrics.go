@@ -1,0 +1,179 @@
+package uploader
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// Metrics are the uploader's series. One value serves all pools of a process.
+type Metrics struct {
+	files, failures, retries *prometheus.CounterVec
+	bytes, hashed            *prometheus.CounterVec
+	mismatches, conflicts    *prometheus.CounterVec
+	repaired                 *prometheus.CounterVec
+	health, parked, blocked  *prometheus.GaugeVec
+	last, unresolved         *prometheus.GaugeVec
+	durable                  *prometheus.HistogramVec
+}
+
+// NewMetrics registers the series with reg. It is called once a process.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	f := promauto.With(reg)
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return f.NewCounterVec(prometheus.CounterOpts{Name: "s3syncd_" + name, Help: help}, append([]string{"source"}, labels...))
+	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return f.NewGaugeVec(prometheus.GaugeOpts{Name: "s3syncd_" + name, Help: help}, append([]string{"source"}, labels...))
+	}
+	return &Metrics{
+		files:      counter("files_total", "Outcomes of files by status.", "status"),
+		failures:   counter("failures_total", "Failures that a record was written of, by error class.", "class"),
+		retries:    counter("retries_total", "Looks that are tried again, by error class.", "class"),
+		bytes:      counter("bytes_uploaded_total", "Bytes of content acknowledged by S3."),
+		hashed:     counter("hash_bytes_total", "Bytes of content hashed."),
+		mismatches: counter("encryption_mismatches_total", "Answers that did not confirm the configured encryption."),
+		conflicts:  counter("conflicts_total", "Files under whose key stands an object of another instance."),
+		repaired:   counter("remote_repaired_files_total", "Objects that were missing or replaced in S3 and were put back."),
+		health:     gauge("destination_state", "1 for the state that the destination is in.", "state"),
+		parked:     gauge("parked_files", "Paths with a failure that needs a person, by error class.", "class"),
+		blocked:    gauge("blocked_since_timestamp_seconds", "When the destination went out of service, by error class, 0 if it is not.", "class"),
+		last:       gauge("last_upload_timestamp_seconds", "When a write was last acknowledged and recorded."),
+		unresolved: gauge("unresolved_intents", "Interrupted writes that the server may still finish."),
+		durable: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "s3syncd_event_to_durable_seconds", Help: "From the first sight of a change to its recorded upload.",
+			Buckets: []float64{0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600},
+		}, []string{"source"}),
+	}
+}
+
+// AddUnchanged counts files that a scan found unchanged by the index alone, and
+// that therefore never came to a pool.
+func (m *Metrics) AddUnchanged(source string, n int64) {
+	m.files.WithLabelValues(source, string(state.StatusSkipped)).Add(float64(n))
+}
+
+// sourceMetrics are the series of one source, all there from the start.
+type sourceMetrics struct {
+	m          *Metrics
+	name       string
+	mismatches prometheus.Counter
+	conflicts  prometheus.Counter
+	repaired   prometheus.Counter
+	hashed     prometheus.Counter
+	bytes      prometheus.Counter
+	last       prometheus.Gauge
+	durable    prometheus.Observer
+}
+
+// source makes all series of one source.
+func (m *Metrics) source(name string) *sourceMetrics {
+	for _, s := range state.Statuses() {
+		m.files.WithLabelValues(name, string(s))
+	}
+	for _, c := range state.Classes() {
+		m.failures.WithLabelValues(name, string(c))
+		m.retries.WithLabelValues(name, string(c))
+		m.parked.WithLabelValues(name, string(c))
+		m.blocked.WithLabelValues(name, string(c))
+	}
+	for _, h := range healths() {
+		m.health.WithLabelValues(name, string(h))
+	}
+	m.unresolved.WithLabelValues(name)
+	return &sourceMetrics{
+		m: m, name: name,
+		mismatches: m.mismatches.WithLabelValues(name),
+		conflicts:  m.conflicts.WithLabelValues(name),
+		repaired:   m.repaired.WithLabelValues(name),
+		hashed:     m.hashed.WithLabelValues(name),
+		bytes:      m.bytes.WithLabelValues(name),
+		last:       m.last.WithLabelValues(name),
+		durable:    m.durable.WithLabelValues(name),
+	}
+}
+
+func healths() []Health {
+	return []Health{HealthOK, HealthWaiting, HealthParked, HealthStopped}
+}
+
+func (m *sourceMetrics) file(s state.Status) { m.m.files.WithLabelValues(m.name, string(s)).Inc() }
+
+func (m *sourceMetrics) failure(c state.Class) {
+	m.m.failures.WithLabelValues(m.name, string(c)).Inc()
+}
+
+func (m *sourceMetrics) retry(c state.Class) { m.m.retries.WithLabelValues(m.name, string(c)).Inc() }
+
+// uploaded counts a recorded upload of size bytes first seen at detected.
+func (m *sourceMetrics) uploaded(size int64, detected, now time.Time) {
+	m.file(state.StatusUploaded)
+	m.bytes.Add(float64(size))
+	m.last.Set(seconds(now))
+	if !detected.IsZero() {
+		m.durable.Observe(max(0, now.Sub(detected).Seconds()))
+	}
+}
+
+// health shows the state of the destination.
+func (m *sourceMetrics) health(st DestinationState) {
+	for _, h := range healths() {
+		v := 0.0
+		if h == st.State {
+			v = 1
+		}
+		m.m.health.WithLabelValues(m.name, string(h)).Set(v)
+	}
+	for _, c := range state.Classes() {
+		v := 0.0
+		if st.State != HealthOK && c == st.Class {
+			v = seconds(st.Since)
+		}
+		m.m.blocked.WithLabelValues(m.name, string(c)).Set(v)
+	}
+}
+
+// gauges brings the gauges that nobody counts up to date. While a person is
+// needed for the destination, everything that waits for it is parked.
+func (d *destination) gauges() {
+	queued, _, delayed := d.q.Depth(d.Name)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range state.Classes() {
+		n := d.parked[c]
+		if c == d.st.Class && (d.st.State == HealthParked || d.st.State == HealthStopped) {
+			n = max(n, int64(queued+delayed)) // Those with a record wait among them.
+		}
+		d.metrics.m.parked.WithLabelValues(d.Name, string(c)).Set(float64(n))
+	}
+	n := 0
+	for _, unresolved := range d.open {
+		n += unresolved
+	}
+	d.metrics.m.unresolved.WithLabelValues(d.Name).Set(float64(n))
+}
+
+// countParked moves one path from one class of failure to another; "" is none.
+func (d *destination) countParked(from, to state.Class) {
+	if from == to {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c, by := range map[state.Class]int64{from: -1, to: 1} {
+		if c == "" {
+			continue
+		}
+		d.parked[c] = max(0, d.parked[c]+by)
+	}
+}
+
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixNano()) / 1e9
+}

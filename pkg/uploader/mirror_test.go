@@ -1,0 +1,227 @@
+package uploader
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// mirrors is a source that mirrors deletions, in a run that gives up at once on
+// what needs a person.
+func mirrors(s *Source, o *Options) { s.Proven, s.Deletes, o.GiveUp = true, DeletesMirror, time.Hour }
+
+func (r *rig) remove(path string) {
+	r.t.Helper()
+	if err := os.Remove(filepath.Join(r.dir, path)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// confirmGone offers path as a scan does that found it gone.
+func (r *rig) confirmGone(path string) {
+	r.t.Helper()
+	r.offerJob(Job{Source: "data", Path: path, Kind: Gone, Trigger: state.TriggerRescan, Confirmed: true})
+}
+
+func (r *rig) doubt(paths ...string) {
+	r.t.Helper()
+	var items []state.Item
+	for _, p := range paths {
+		items = append(items, state.Item{Path: p, Entry: r.entry(p)})
+	}
+	if n, err := r.src.State.Doubt(r.t.Context(), items); err != nil || n != len(paths) {
+		r.t.Fatalf("Doubt = %d, %v, want %d", n, err, len(paths))
+	}
+}
+
+func TestMirrorRecordsADeletionWhoseAnswerWasLostOnce(t *testing.T) {
+	r := newRig(t, mirrors)
+	r.start()
+	r.write("a", []byte("x"))
+	r.look(state.TriggerStartup, "a")
+	r.remove("a")
+	r.store.plan(fault{op: "Delete", times: 1, lost: true, err: reset()})
+	r.confirmGone("a")
+	r.hurry()
+	r.idle()
+	r.wantTrail("uploaded", "deleted")
+	if got := r.store.count("Delete"); got != 1 {
+		t.Errorf("%d DELETE, want 1: the first was done", got)
+	}
+	r.noIntents()
+}
+
+// The process ends after the server has deleted and before that is recorded.
+func TestMirrorRecoversADeletionThatACrashInterrupted(t *testing.T) {
+	r := newRig(t, func(s *Source, o *Options) { mirrors(s, o); o.GiveUp = 0 })
+	r.start()
+	r.write("a", []byte("x"))
+	r.write("b", []byte("y"))
+	r.look(state.TriggerStartup, "a", "b")
+	r.remove("a")
+	r.store.plan(fault{op: "Delete", times: 1, lost: true, err: reset()})
+	r.confirmGone("a")
+	r.until("the answer is lost", func() bool { _, f, d := r.q.Depth("data"); return f == 0 && d == 1 })
+	if list, err := r.src.State.Intents(); err != nil || len(list) != 1 || list[0].Op != state.OpDelete {
+		t.Fatalf("Intents = %+v, %v, want the deletion", list, err)
+	}
+	r.wantTrail("uploaded", "uploaded")
+	r.restart()
+	r.until("it is recorded", func() bool { return len(r.trail()) == 3 })
+	r.idle()
+	r.confirmGone("a") // The scan of the start, had it still found the entry.
+	r.idle()
+	r.wantTrail("uploaded", "uploaded", "deleted")
+	if _, known, err := r.src.State.Get("a"); known || err != nil {
+		t.Errorf("Get = %v, %v, want no entry", known, err)
+	}
+	r.wantObject("b", []byte("y"))
+	r.noIntents()
+}
+
+func TestMirrorNeverDeletesWhatSomebodyElseWrote(t *testing.T) {
+	for name, meta := range map[string]map[string]string{
+		"another instance": {state.MetaID: "app-02/ffffffff/1"},
+		"a person":         {},
+	} {
+		r := newRig(t, mirrors)
+		r.start()
+		r.write("a", []byte("ours"))
+		r.look(state.TriggerStartup, "a")
+		r.remove("a")
+		r.foreignObject("a", []byte("theirs"), meta)
+		r.confirmGone("a")
+		r.idle()
+		r.wantTrail("uploaded", "failed/conflict")
+		if _, body, _ := r.store.object("pre/a"); string(body) != "theirs" {
+			t.Errorf("%s: object = %q, want theirs", name, body)
+		}
+		if !r.entry("a").Stored {
+			t.Errorf("%s: the index forgot the file", name)
+		}
+		r.noIntents()
+	}
+}
+
+func TestMirrorDeletesWhatItAdopted(t *testing.T) {
+	r := newRig(t, mirrors)
+	r.start()
+	data := []byte("from the older tool")
+	r.foreignObject("a", data, map[string]string{state.MetaMD5: md5hex(data)})
+	r.write("a", data)
+	r.look(state.TriggerStartup, "a")
+	r.remove("a")
+	r.confirmGone("a")
+	r.idle()
+	r.wantTrail("skipped/metadata", "deleted")
+	if _, _, ok := r.store.object("pre/a"); ok {
+		t.Error("the object is still there")
+	}
+}
+
+func TestMirrorOfAnObjectThatIsGoneAlreadyIsRecorded(t *testing.T) {
+	r := newRig(t, mirrors)
+	r.start()
+	r.write("a", []byte("x"))
+	r.look(state.TriggerStartup, "a")
+	r.remove("a")
+	r.store.mu.Lock()
+	delete(r.store.objects, "pre/a")
+	r.store.mu.Unlock()
+	r.confirmGone("a")
+	r.idle()
+	r.wantTrail("uploaded", "deleted")
+	r.noIntents()
+}
+
+// A file that came back takes the confirmation back.
+func TestMirrorBelievesNoConfirmationFromBefore(t *testing.T) {
+	early := Job{Kind: Gone, Confirmed: true}
+	early.merge(Job{Kind: Look})
+	if early.Confirmed {
+		t.Error("a later look leaves the deletion confirmed")
+	}
+	again := Job{Kind: Gone, Confirmed: true}
+	again.merge(Job{Kind: Gone})
+	if !again.Confirmed {
+		t.Error("another sight of the same absence takes the confirmation back")
+	}
+}
+
+// What vanishes before a worker came to it is told to the watcher, because no
+// event may follow.
+func TestMirrorHandsBackWhatVanishedUnconfirmed(t *testing.T) {
+	var mu sync.Mutex
+	var back []string
+	r := newRig(t, func(s *Source, o *Options) {
+		mirrors(s, o)
+		o.GiveUp = 0
+		s.Requeue = func(path string) {
+			mu.Lock()
+			defer mu.Unlock()
+			back = append(back, path)
+		}
+	})
+	r.start()
+	r.write("a", []byte("x"))
+	r.look(state.TriggerStartup, "a")
+	r.remove("a")
+	r.look(state.TriggerEvent, "a")
+	r.offerJob(Job{Source: "data", Path: "a", Kind: Gone, Trigger: state.TriggerEvent})
+	r.idle()
+	mu.Lock()
+	defer mu.Unlock()
+	if !slices.Equal(back, []string{"a", "a"}) {
+		t.Errorf("handed back %v, want a after either look", back)
+	}
+	r.wantObject("a", []byte("x"))
+	r.wantTrail("uploaded")
+}
+
+func TestDoubtedObjectsArePutBack(t *testing.T) {
+	r := newRig(t, func(s *Source, o *Options) { s.Proven, o.GiveUp = true, time.Hour })
+	r.start()
+	paths := []string{"equal", "foreign", "missing", "replaced"}
+	for _, p := range paths {
+		r.write(p, []byte("content of "+p))
+	}
+	r.look(state.TriggerStartup, paths...)
+	r.store.mu.Lock()
+	delete(r.store.objects, "pre/missing")
+	r.store.mu.Unlock()
+	r.foreignObject("replaced", []byte("by hand"), nil)
+	r.foreignObject("foreign", []byte("theirs"), map[string]string{state.MetaID: "app-02/ffffffff/1"})
+	theirs, _, _ := r.store.object("pre/replaced")
+	r.doubt(paths...)
+	for _, p := range paths {
+		r.look(state.TriggerRescan, p)
+	}
+	r.wantTrail("uploaded", "uploaded", "uploaded", "uploaded", "skipped/metadata", "failed/conflict", "uploaded", "uploaded")
+	for _, p := range []string{"equal", "missing", "replaced"} {
+		r.wantObject(p, []byte("content of "+p))
+		if r.entry(p).Doubted {
+			t.Errorf("%s is still doubted", p)
+		}
+	}
+	if _, body, _ := r.store.object("pre/foreign"); string(body) != "theirs" {
+		t.Errorf("the other instance's object = %q, want it untouched", body)
+	}
+	recs := r.records()
+	if got := recs[7]; got.ReplacedETag != theirs.ETag || got.ReplacedVID != theirs.VersionID {
+		t.Errorf("replaced_etag %q, want %q", got.ReplacedETag, theirs.ETag)
+	}
+	if recs[6].ReplacedETag != "" {
+		t.Errorf("the missing object's record says that it replaced %q", recs[6].ReplacedETag)
+	}
+	if got := testutil.ToFloat64(r.o.Metrics.repaired.WithLabelValues("data")); got != 2 {
+		t.Errorf("remote_repaired_files_total = %v, want 2", got)
+	}
+	r.noIntents()
+}

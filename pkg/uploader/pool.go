@@ -1,0 +1,238 @@
+package uploader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// Pool takes paths from a Queue and brings their content to S3. Its methods may
+// be called concurrently, Run once.
+type Pool struct {
+	q         *Queue
+	o         Options
+	dests     map[string]*destination
+	order     []*destination
+	buffers   *buffers
+	limiter   *rate.Limiter
+	partSlots *semaphore.Weighted
+	smallMax  int64 // Files up to this size are read into memory.
+
+	mu      sync.Mutex
+	flights map[*flight]struct{}
+}
+
+// New returns a pool that serves sources from q, to which it adds them.
+func New(q *Queue, sources []Source, o Options) (*Pool, error) {
+	switch {
+	case o.Workers < 1:
+		return nil, fmt.Errorf("workers must be positive, got %d", o.Workers)
+	case o.PartSize < 1 || o.SinglePutMax < 1:
+		return nil, fmt.Errorf("part size and single put maximum must be positive, got %d and %d", o.PartSize, o.SinglePutMax)
+	case o.MemoryLimit < hashChunk:
+		return nil, fmt.Errorf("memory limit must be at least %d, got %d", hashChunk, o.MemoryLimit)
+	case o.Log == nil || o.Metrics == nil:
+		return nil, errors.New("log and metrics must be given")
+	}
+	p := &Pool{
+		q: q, o: o,
+		dests:     map[string]*destination{},
+		buffers:   newBuffers(o.MemoryLimit),
+		limiter:   newLimiter(o.BandwidthLimit),
+		partSlots: semaphore.NewWeighted(int64(max(o.Workers, partsAtOnce))),
+		smallMax:  min(bufferMax, o.MemoryLimit, o.SinglePutMax),
+		flights:   map[*flight]struct{}{},
+	}
+	// One destination that hangs must leave a worker to each of the others.
+	most := max(1, o.Workers-(len(sources)-1))
+	for _, s := range sources {
+		if p.dests[s.Name] != nil {
+			return nil, fmt.Errorf("two sources are named %q", s.Name)
+		}
+		if err := s.check(); err != nil {
+			return nil, fmt.Errorf("source %q: %w", s.Name, err)
+		}
+		q.Add(s.Name)
+		d := newDestination(s, q, o, most)
+		p.dests[s.Name] = d
+		p.order = append(p.order, d)
+	}
+	q.setLarge(max(1, o.Workers/2))
+	return p, nil
+}
+
+// check fails for a source that lacks a part.
+func (s *Source) check() error {
+	switch {
+	case s.Root == nil, s.Objects == nil, s.Multipart == nil, s.State == nil, s.Accept == nil:
+		return errors.New("root, objects, multipart, state and accept must be given")
+	case !slices.Contains([]string{HardlinksSameOwner, HardlinksAllow, HardlinksSkip}, s.Hardlinks):
+		return fmt.Errorf("unknown hard link policy %q", s.Hardlinks)
+	case !slices.Contains([]string{DeletesKeep, DeletesMirror}, s.Deletes):
+		return fmt.Errorf("unknown deletion policy %q", s.Deletes)
+	}
+	return nil
+}
+
+// Run works until ctx ends. Then it takes nothing new, gives what is in hand
+// Options.Drain to finish, and cuts the rest: interrupted writes are settled by
+// the next run. It returns when all its goroutines have ended, with an error
+// only when the state could not be read at the start.
+func (p *Pool) Run(ctx context.Context) error {
+	for _, d := range p.order {
+		if err := d.load(); err != nil {
+			return err
+		}
+		d.identify()
+		d.begin(time.Now())
+		if d.Proven {
+			d.settleOpen()
+		}
+	}
+	work, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	var workers, tenders sync.WaitGroup
+	for _, d := range p.order {
+		tenders.Go(func() { d.tend(ctx, p) })
+	}
+	for range p.o.Workers {
+		workers.Go(func() {
+			for it := p.q.pop(ctx); it != nil; it = p.q.pop(ctx) {
+				p.handle(work, it)
+			}
+		})
+	}
+	<-ctx.Done()
+	expire := time.AfterFunc(p.o.Drain, cut)
+	workers.Wait()
+	expire.Stop()
+	tenders.Wait()
+	for _, d := range p.order {
+		d.flushSkips(work)
+		d.gauges()
+	}
+	p.q.stop()
+	return nil
+}
+
+// InFlight lists the files in hand.
+func (p *Pool) InFlight() []InFlight {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := make([]InFlight, 0, len(p.flights))
+	for f := range p.flights {
+		phase, _ := f.phase.Load().(Phase)
+		list = append(list, InFlight{
+			Source: f.source, Path: f.path, Bytes: f.size.Load(), Sent: f.sent.Load(), Started: f.started, Phase: phase,
+		})
+	}
+	slices.SortFunc(list, func(a, b InFlight) int { return a.Started.Compare(b.Started) })
+	return list
+}
+
+// Release tries everything of source again that waits for a retry or a person.
+// A destination that is out of service is probed at once, and lets its files go
+// when it works.
+func (p *Pool) Release(source string) {
+	d := p.dests[source]
+	if d == nil {
+		return
+	}
+	d.probeNow()
+	p.q.release(source, true)
+}
+
+// Distrust takes in an answer without the key to a write that did not come from
+// this pool: source's destination is stopped until its canary passes.
+func (p *Pool) Distrust(source string, err error) {
+	if d := p.dests[source]; d != nil {
+		d.observe(err)
+	}
+}
+
+// Destination returns what is known of the destination of source.
+func (p *Pool) Destination(source string) DestinationState {
+	d := p.dests[source]
+	if d == nil {
+		return DestinationState{}
+	}
+	return d.state()
+}
+
+// Parked returns how many paths of source have a failure that needs a person,
+// by class; classes without any are left out.
+func (p *Pool) Parked(source string) map[state.Class]int64 {
+	d := p.dests[source]
+	if d == nil {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	parked := make(map[state.Class]int64, len(d.parked))
+	for c, n := range d.parked {
+		if n > 0 {
+			parked[c] = n
+		}
+	}
+	return parked
+}
+
+// handle looks at one item and ends it.
+func (p *Pool) handle(ctx context.Context, it *item) {
+	d := p.dests[it.job.Source]
+	if d == nil {
+		p.q.done(it)
+		return
+	}
+	if p.o.Paused != nil && p.o.Paused(d.Name) {
+		p.q.setPaused(d.Name, true)
+		p.q.back(it)
+		return
+	}
+	f := &flight{source: d.Name, path: it.job.Path, started: time.Now()}
+	f.enter(PhaseOpen)
+	p.mu.Lock()
+	p.flights[f] = struct{}{}
+	p.mu.Unlock()
+	l := &look{destination: d, p: p, it: it, job: it.job, f: f}
+	err := d.hopeless()
+	if err == nil {
+		err = l.run(ctx)
+	} else {
+		err = fmt.Errorf("the destination was given up: %w", err)
+		l.key, _ = d.Mapper.Key(it.job.Path) // A path without a key fails with the destination's error as well.
+	}
+	p.mu.Lock()
+	delete(p.flights, f)
+	p.mu.Unlock()
+	l.finish(ctx, err)
+}
+
+// outcome reports how the look ended.
+func (l *look) outcome(err error, retry bool) {
+	if l.p.o.OnOutcome == nil {
+		return
+	}
+	o := Outcome{
+		Source: l.Name, Path: l.job.Path, Status: l.end.status, Basis: l.end.basis, Trigger: l.job.Trigger,
+		Bytes: l.end.sent, Size: l.fence.Size, Took: time.Since(l.f.started), Recovered: l.end.recovered, Retry: retry, Err: err,
+	}
+	if err != nil {
+		o.Class = state.ClassOf(err)
+	}
+	l.p.o.OnOutcome(o)
+}
+
+// warn logs a failure that the trail has as well, and what happens next.
+func (l *look) warn(message string, err error) {
+	l.log.Warn(message, zap.String("path", l.job.Path), zap.String("class", string(state.ClassOf(err))), zap.Error(err))
+}

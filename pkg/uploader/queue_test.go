@@ -1,0 +1,321 @@
+package uploader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+func newTestQueue(perSource int, sources ...string) *Queue {
+	q := NewQueue(perSource)
+	for _, s := range sources {
+		q.Add(s)
+	}
+	return q
+}
+
+func mustTry(t *testing.T, q *Queue, source string, paths ...string) {
+	t.Helper()
+	for _, p := range paths {
+		if !q.TryOffer(Job{Source: source, Path: p}) {
+			t.Fatalf("TryOffer(%q) = false, want true", p)
+		}
+	}
+}
+
+func TestSourcesTakeTurns(t *testing.T) {
+	q := newTestQueue(10, "a", "b")
+	mustTry(t, q, "a", "1", "2", "3", "4")
+	mustTry(t, q, "b", "5", "6")
+	var got []string
+	for range 6 {
+		it := q.pop(t.Context())
+		got = append(got, it.job.Path)
+		q.done(it)
+	}
+	if want := []string{"1", "5", "2", "6", "3", "4"}; !slices.Equal(got, want) {
+		t.Errorf("order = %v, want %v", got, want)
+	}
+}
+
+func TestPathOfferedInFlightIsLookedAtAgain(t *testing.T) {
+	q := newTestQueue(10, "a")
+	mustTry(t, q, "a", "1", "1", "2")
+	it := q.pop(t.Context())
+	mustTry(t, q, "a", "1", "1")
+	if got := q.pop(t.Context()).job.Path; got != "2" {
+		t.Fatalf("second pop = %q, want 2: a path is in hand once at a time", got)
+	}
+	q.done(it)
+	again := q.pop(t.Context())
+	if again.job.Path != "1" {
+		t.Fatalf("third pop = %q, want 1 again", again.job.Path)
+	}
+	q.done(again)
+	if queued, inFlight, _ := q.Depth("a"); queued != 0 || inFlight != 1 {
+		t.Errorf("Depth = %d queued, %d in flight, want 0, 1", queued, inFlight)
+	}
+}
+
+func TestMergedOfferKeepsEarliestTimeAndEvent(t *testing.T) {
+	q := newTestQueue(10, "a")
+	early, late := time.Unix(1, 0), time.Unix(2, 0)
+	q.TryOffer(Job{Source: "a", Path: "1", Trigger: state.TriggerRescan, Detected: late})
+	q.TryOffer(Job{Source: "a", Path: "1", Trigger: state.TriggerEvent, Detected: early})
+	q.TryOffer(Job{Source: "a", Path: "1", Trigger: state.TriggerPoll, Detected: late})
+	got := q.pop(t.Context()).job
+	if !got.Detected.Equal(early) || got.Trigger != state.TriggerEvent {
+		t.Errorf("merged job = %v %v, want %v event", got.Detected, got.Trigger, early)
+	}
+}
+
+func TestOfferBlocksAtBoundAndRetriesDoNot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newTestQueue(2, "a")
+		defer q.stop()
+		mustTry(t, q, "a", "1", "2")
+		if q.TryOffer(Job{Source: "a", Path: "3"}) {
+			t.Fatal("TryOffer over the bound = true, want false")
+		}
+		if !q.TryOffer(Job{Source: "a", Path: "2"}) {
+			t.Fatal("TryOffer of a queued path = false, want true")
+		}
+		offered := make(chan error, 1)
+		go func() { offered <- q.Offer(t.Context(), Job{Source: "a", Path: "3"}) }()
+		synctest.Wait()
+		if len(offered) != 0 {
+			t.Fatal("Offer over the bound returned at once")
+		}
+		first := q.pop(t.Context())
+		if err := <-offered; err != nil {
+			t.Fatalf("Offer = %v, want nil once there is room", err)
+		}
+		q.delay(first, time.Now().Add(time.Minute), false) // Over the bound now.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := q.Offer(ctx, Job{Source: "a", Path: "4"}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Offer with an ended context = %v, want DeadlineExceeded", err)
+		}
+	})
+}
+
+func TestDelayedItemComesBackWhenDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newTestQueue(10, "a")
+		mustTry(t, q, "a", "1", "2")
+		start := time.Now()
+		one, two := q.pop(t.Context()), q.pop(t.Context())
+		q.delay(one, start.Add(3*time.Second), false)
+		q.delay(two, start.Add(time.Second), false)
+		for _, want := range []struct {
+			path  string
+			after time.Duration
+		}{{"2", time.Second}, {"1", 3 * time.Second}} {
+			it := q.pop(t.Context())
+			if got := time.Since(start); it.job.Path != want.path || got != want.after {
+				t.Errorf("pop = %q after %v, want %q after %v", it.job.Path, got, want.path, want.after)
+			}
+			q.done(it)
+		}
+		if !q.Idle("a") {
+			t.Error("Idle = false, want true")
+		}
+	})
+}
+
+func TestBlockedSourceLosesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newTestQueue(10, "a", "b")
+		mustTry(t, q, "a", "1")
+		mustTry(t, q, "b", "2")
+		q.setBlocked("a", true)
+		if got := q.pop(t.Context()).job.Path; got != "2" {
+			t.Fatalf("pop = %q, want 2", got)
+		}
+		got := make(chan *item, 1)
+		go func() { got <- q.pop(t.Context()) }()
+		synctest.Wait()
+		if len(got) != 0 {
+			t.Fatal("pop took a path of a blocked source")
+		}
+		q.setBlocked("a", false)
+		if it := <-got; it.job.Path != "1" {
+			t.Errorf("pop = %q, want 1", it.job.Path)
+		}
+	})
+}
+
+func TestHeldItemsDoNotFillTheQueue(t *testing.T) {
+	q := newTestQueue(2, "a")
+	defer q.stop()
+	for i := range 3 {
+		mustTry(t, q, "a", strconv.Itoa(i))
+		q.delay(q.pop(t.Context()), time.Now().Add(time.Hour), true)
+	}
+	if _, _, delayed := q.Depth("a"); delayed != 0 || q.Held("a") != 2 {
+		t.Errorf("%d delayed, %d held, want 0 and the bound 2", delayed, q.Held("a"))
+	}
+	if !q.Oldest("a").IsZero() {
+		t.Errorf("Oldest = %v, want none: what is held waits for a person", q.Oldest("a"))
+	}
+	mustTry(t, q, "a", "x", "y")
+	q.release("a", true)
+	if queued, _, delayed := q.Depth("a"); queued != 4 || delayed != 0 {
+		t.Errorf("after release %d queued, %d delayed, want 4, 0", queued, delayed)
+	}
+}
+
+func TestLargeFilesLeaveWorkersForSmallOnes(t *testing.T) {
+	q := newTestQueue(10, "a")
+	q.setLarge(1)
+	mustTry(t, q, "a", "big1", "big2", "small")
+	one, two := q.pop(t.Context()), q.pop(t.Context())
+	if !q.takeSlot(one) || q.takeSlot(two) {
+		t.Fatal("two large files have a slot, want one")
+	}
+	q.awaitSlot(two)
+	small := q.pop(t.Context())
+	if small.job.Path != "small" {
+		t.Fatalf("pop = %q, want small", small.job.Path)
+	}
+	q.done(one)
+	if it := q.pop(t.Context()); it.job.Path != "big2" || !q.takeSlot(it) {
+		t.Errorf("pop = %q, want big2 with a slot", it.job.Path)
+	}
+}
+
+func TestBarrierPassesWhileNewPathsCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newTestQueue(10, "a")
+		mustTry(t, q, "a", "1", "2")
+		inHand := q.pop(t.Context())
+		mustTry(t, q, "a", "1") // Changed again before the barrier.
+		passed := make(chan error, 1)
+		go func() { passed <- q.Barrier(t.Context(), "a") }()
+		synctest.Wait()
+		mustTry(t, q, "a", "3") // Behind the barrier.
+		q.done(inHand)
+		q.done(q.pop(t.Context())) // 2.
+		synctest.Wait()
+		if len(passed) != 0 {
+			t.Fatal("the barrier passed before the second look at 1")
+		}
+		for range 2 {
+			it := q.pop(t.Context())
+			if it.job.Path == "1" {
+				q.done(it)
+			}
+		}
+		if err := <-passed; err != nil {
+			t.Errorf("Barrier = %v, want nil", err)
+		}
+		if q.Idle("a") {
+			t.Error("Idle = true, want the later path in hand")
+		}
+	})
+}
+
+func TestBarrierDoesNotWaitForWhatIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newTestQueue(10, "a")
+		defer q.stop()
+		due := time.Now().Add(time.Hour)
+		mustTry(t, q, "a", "held before", "held meanwhile", "retried")
+		q.delay(q.pop(t.Context()), due, true)
+		passed := make(chan error, 1)
+		go func() { passed <- q.Barrier(t.Context(), "a") }()
+		synctest.Wait()
+		q.delay(q.pop(t.Context()), due, true)
+		retried := q.pop(t.Context())
+		q.delay(retried, due, false)
+		q.release("a", true) // What is held is looked at again, and ends: it must not count.
+		for range 2 {
+			it := q.pop(t.Context())
+			if it.job.Path == "retried" {
+				t.Fatalf("pop = %q, want what is held first", it.job.Path)
+			}
+			q.done(it)
+		}
+		synctest.Wait()
+		if len(passed) != 0 {
+			t.Fatal("the barrier passed before the retry")
+		}
+		q.done(q.pop(t.Context()))
+		if err := <-passed; err != nil {
+			t.Errorf("Barrier = %v, want nil", err)
+		}
+	})
+}
+
+func TestWaitEndsWhenIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newTestQueue(10, "a")
+		mustTry(t, q, "a", "1")
+		waited := make(chan error, 1)
+		go func() { waited <- q.Wait(t.Context(), "a") }()
+		it := q.pop(t.Context())
+		q.delay(it, time.Now().Add(time.Minute), false)
+		synctest.Wait()
+		if len(waited) != 0 {
+			t.Fatal("Wait returned with a delayed path")
+		}
+		q.done(q.pop(t.Context()))
+		if err := <-waited; err != nil {
+			t.Errorf("Wait = %v, want nil", err)
+		}
+	})
+}
+
+func TestOldestIsTheFirstOffer(t *testing.T) {
+	q := newTestQueue(10, "a")
+	q.TryOffer(Job{Source: "a", Path: "1", Detected: time.Unix(5, 0)})
+	q.TryOffer(Job{Source: "a", Path: "2", Detected: time.Unix(6, 0)})
+	if got := q.Oldest("a"); got.Unix() != 5 {
+		t.Errorf("Oldest = %v, want 5", got.Unix())
+	}
+	q.done(q.pop(t.Context()))
+	if got := q.Oldest("a"); got.Unix() != 6 {
+		t.Errorf("Oldest = %v, want 6", got.Unix())
+	}
+	q.done(q.pop(t.Context()))
+	if got := q.Oldest("a"); !got.IsZero() {
+		t.Errorf("Oldest = %v, want zero", got)
+	}
+}
+
+func TestHundredThousandPathsAreSmall(t *testing.T) {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	q := newTestQueue(100_000, "a")
+	for i := range 100_000 {
+		q.TryOffer(Job{Source: "a", Path: fmt.Sprintf("some/directory/of/usual/length/file-%08d.dat", i), Detected: time.Now()})
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if got := int64(after.HeapAlloc) - int64(before.HeapAlloc); got > 60<<20 {
+		t.Errorf("100,000 waiting paths hold %d MiB, want at most 60", got>>20)
+	}
+	runtime.KeepAlive(q)
+}
+
+func BenchmarkQueue(b *testing.B) {
+	q := newTestQueue(1000, "a", "b")
+	paths := make([]string, 512)
+	for i := range paths {
+		paths[i] = strconv.Itoa(i)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		q.TryOffer(Job{Source: "a", Path: paths[i%len(paths)]})
+		q.done(q.pop(b.Context()))
+	}
+}

@@ -1,0 +1,152 @@
+package uploader
+
+import (
+	"bytes"
+	"context"
+	"crypto/md5"
+	"crypto/sha256"
+	"errors"
+	"hash/crc32"
+	"io"
+	"os"
+
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+const (
+	// BufferMax is the size up to which a file is read once, into memory.
+	bufferMax = 8 << 20
+	// HashChunk is how much of a larger file is hashed at a time.
+	hashChunk = 256 << 10
+
+	maxParts = 9000 // Of S3's 10,000.
+	mebibyte = 1 << 20
+)
+
+// errMoved: the file is not what it was when it was opened.
+var errMoved = errors.New("the file changed while it was read")
+
+// changed is errMoved with its class.
+func changed(op string) error { return state.Classified(state.ClassChanged, op, errMoved) }
+
+// reading is one consistent reading of a file.
+type reading struct {
+	content
+	buf      []byte // The content itself of a small file, else nil.
+	partSize int64  // Of a multipart upload, else 0.
+	crc      uint32 // Of the whole, multipart only.
+	parts    []uint32
+}
+
+// partSizeFor is the part size of a multipart upload of size bytes: the
+// configured one, or more where that would need too many parts.
+func partSizeFor(size, configured int64) int64 {
+	if (size+configured-1)/configured <= maxParts {
+		return configured
+	}
+	least := (size + maxParts - 1) / maxParts
+	least = (least + mebibyte - 1) / mebibyte * mebibyte
+	return least
+}
+
+// fenceOf is the fence of a file's stat.
+func fenceOf(st safefs.Stat) state.Fence {
+	return state.Fence{Dev: st.Dev, Ino: st.Ino, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs}
+}
+
+// attributesOf are the attributes of a file's stat.
+func attributesOf(st safefs.Stat) state.Attributes {
+	return state.Attributes{Mode: st.Mode & 0o7777, UID: st.UID, GID: st.GID}
+}
+
+// sameFence fails unless the open file still has fence f.
+func sameFence(file *os.File, f state.Fence) error {
+	st, err := safefs.Fstat(file)
+	if err != nil {
+		return local(state.ClassTransient, "fstat", err)
+	}
+	if fenceOf(st) != f {
+		return changed("fstat")
+	}
+	return nil
+}
+
+// readSmall reads the whole file into buf, which has its size, and hashes that.
+func readSmall(file *os.File, f state.Fence, buf []byte) (reading, error) {
+	if _, err := io.ReadFull(io.NewSectionReader(file, 0, f.Size), buf); err != nil {
+		return reading{}, readError(err)
+	}
+	if err := atEnd(file, f); err != nil {
+		return reading{}, err
+	}
+	return reading{
+		content: content{size: f.Size, md5: md5.Sum(buf), sha256: sha256.Sum256(buf)},
+		buf:     buf,
+	}, nil
+}
+
+// readLarge hashes the file in one pass, with the CRC-32 of the whole and of
+// each part when partSize is not 0. Its working space is buf.
+func readLarge(ctx context.Context, file *os.File, f state.Fence, partSize int64, buf []byte) (reading, error) {
+	r := reading{content: content{size: f.Size}, partSize: partSize}
+	m, s := md5.New(), sha256.New()
+	var part uint32
+	for off := int64(0); off < f.Size; {
+		if err := ctx.Err(); err != nil {
+			return reading{}, err
+		}
+		n := min(int64(len(buf)), f.Size-off)
+		if partSize > 0 {
+			n = min(n, partSize-off%partSize)
+		}
+		chunk := buf[:n]
+		if _, err := file.ReadAt(chunk, off); err != nil {
+			return reading{}, readError(err)
+		}
+		m.Write(chunk)
+		s.Write(chunk)
+		off += n
+		if partSize > 0 {
+			r.crc = crc32.Update(r.crc, crc32.IEEETable, chunk)
+			part = crc32.Update(part, crc32.IEEETable, chunk)
+			if off%partSize == 0 || off == f.Size {
+				r.parts, part = append(r.parts, part), 0
+			}
+		}
+	}
+	if err := atEnd(file, f); err != nil {
+		return reading{}, err
+	}
+	m.Sum(r.md5[:0])
+	s.Sum(r.sha256[:0])
+	return r, nil
+}
+
+// atEnd fails unless the file ends where its fence says and has not moved.
+func atEnd(file *os.File, f state.Fence) error {
+	var one [1]byte
+	switch n, err := file.ReadAt(one[:], f.Size); {
+	case n > 0:
+		return changed("read")
+	case err != nil && !errors.Is(err, io.EOF):
+		return readError(err)
+	}
+	return sameFence(file, f)
+}
+
+// readError classifies a failed read: an early end means that the file changed.
+func readError(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return changed("read")
+	}
+	return local(state.ClassTransient, "read", err)
+}
+
+// section returns n bytes of the reading from off on, as a source for a body.
+func (r *reading) section(file *os.File, off, n int64) io.ReadSeeker {
+	if r.buf != nil {
+		return bytes.NewReader(r.buf[off : off+n])
+	}
+	return io.NewSectionReader(file, off, n)
+}

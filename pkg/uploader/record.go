@@ -1,0 +1,252 @@
+package uploader
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// metadata is the user metadata of the object that in announces.
+func (l *look) metadata(in *state.Intent) (map[string]string, error) {
+	chain, err := l.State.Chain()
+	if err != nil {
+		return nil, local(state.ClassTransient, "read the chain", err)
+	}
+	id := state.ObjectID{Instance: l.Instance, Chain: chain.ID, Attempt: in.Attempt}
+	return map[string]string{
+		state.MetaMD5:         hex.EncodeToString(in.MD5[:]),
+		state.MetaSHA256:      hex.EncodeToString(in.SHA256[:]),
+		state.MetaMtime:       formatMtime(in.Fence.MtimeNs),
+		state.MetaPermissions: fmt.Sprintf("%04o", in.Attributes.Mode&0o7777),
+		state.MetaOwner:       strconv.FormatUint(uint64(in.Attributes.UID), 10),
+		state.MetaGroup:       strconv.FormatUint(uint64(in.Attributes.GID), 10),
+		state.MetaID:          id.String(),
+	}, nil
+}
+
+// formatMtime renders nanoseconds since 1970 as seconds with a fraction.
+func formatMtime(ns int64) string {
+	sign, abs := "", uint64(ns)
+	if ns < 0 {
+		sign, abs = "-", -abs
+	}
+	return fmt.Sprintf("%s%d.%09d", sign, abs/1e9, abs%1e9)
+}
+
+// record begins a record of the path.
+func (l *look) record(s state.Status) *state.Record {
+	r := &state.Record{
+		S3Key: l.key, S3URI: "s3://" + l.Bucket + "/" + l.key,
+		Status: s, Trigger: l.job.Trigger, Source: l.Name, Instance: l.Instance,
+	}
+	r.SetPath(strings.TrimSuffix(l.RealPath, "/") + "/" + l.job.Path)
+	if !l.job.Detected.IsZero() {
+		r.DetectedAt = state.FormatTime(l.job.Detected)
+	}
+	return r
+}
+
+// describe fills in what r says of an object and its content.
+func describe(r *state.Record, o state.Object, md5 [16]byte, sha256 [32]byte) {
+	r.MD5 = hex.EncodeToString(md5[:])
+	if sha256 != [32]byte{} {
+		r.SHA256 = hex.EncodeToString(sha256[:])
+	}
+	r.ETag, r.VersionID, r.KMSKeyID, r.SSE = o.ETag, o.VersionID, o.KMSKeyID, o.SSE
+	r.RequestID = o.RequestID
+	if !o.ServerTime.IsZero() {
+		r.S3Time = state.FormatTime(o.ServerTime)
+	}
+}
+
+// commit makes an outcome durable. It is not cut short when the pool stops: the
+// server has acknowledged what it says.
+func (l *look) commit(ctx context.Context, o state.Outcome) error {
+	if _, err := l.State.Commit(context.WithoutCancel(ctx), o); err != nil {
+		return local(state.ClassTransient, "commit", err)
+	}
+	if o.Entry != nil {
+		l.countParked(l.entry.FailClass, o.Entry.FailClass)
+		l.entry, l.known = *o.Entry, true
+	} else if o.Remove {
+		l.countParked(l.entry.FailClass, "")
+		l.entry, l.known = state.Entry{}, false
+	}
+	return nil
+}
+
+// commitUpload records the acknowledged write in, whose object is o.
+func (l *look) commitUpload(ctx context.Context, in *state.Intent, o state.Object, recovered bool) error {
+	var err error
+	if l.entry, l.known, err = l.State.Get(in.Path); err != nil {
+		return local(state.ClassTransient, "read the index", err)
+	}
+	doubted := l.entry.Doubted
+	r := l.record(state.StatusUploaded)
+	r.Trigger = in.Trigger
+	r.SetAttributes(in.Fence, in.Attributes)
+	describe(r, o, in.MD5, in.SHA256)
+	r.Attempt, r.Recovered = in.Attempt, recovered
+	r.ReplacedVID, r.ReplacedETag = in.Replaces.VersionID, in.Replaces.ETag
+	if r.DetectedAt = ""; !in.DetectedAt.IsZero() {
+		r.DetectedAt = state.FormatTime(in.DetectedAt)
+	}
+	e := state.Entry{
+		Fence: in.Fence, Attributes: in.Attributes, Racy: in.Racy, Stored: true, MD5: in.MD5, SHA256: in.SHA256,
+		ETag: o.ETag, VersionID: o.VersionID, SSE: o.SSE, KMSKeyID: o.KMSKeyID, Attempt: in.Attempt,
+	}
+	err = l.commit(ctx, state.Outcome{Path: in.Path, Entry: &e, Record: r, Settles: in.Attempt, Key: in.Key})
+	if err != nil {
+		return err
+	}
+	l.end.status, l.end.recovered = state.StatusUploaded, recovered
+	l.metrics.uploaded(in.Fence.Size, in.DetectedAt, time.Now())
+	if doubted {
+		l.metrics.repaired.Inc()
+	}
+	return nil
+}
+
+// adopt records that S3 held the content already.
+func (l *look) adopt(ctx context.Context, o state.Object, basis state.Basis) error {
+	e := l.entryOf(o)
+	if id, ok := state.ParseObjectID(o.Metadata[state.MetaID]); ok && id.Instance == l.Instance {
+		if c, err := l.State.Chain(); err == nil && c.ID == id.Chain {
+			e.Attempt = id.Attempt
+		}
+	}
+	if l.end.status == state.StatusUploaded && l.entry.Attempt == e.Attempt && e.Attempt != 0 {
+		return l.commit(ctx, state.Outcome{Path: l.job.Path, Entry: &e}) // This look has recorded it as recovered.
+	}
+	return l.skip(ctx, e, o, basis, true)
+}
+
+// entryOf is the index entry of what was read, held in S3 as o.
+func (l *look) entryOf(o state.Object) state.Entry {
+	return state.Entry{
+		Fence: l.fence, Attributes: l.attrs, Racy: l.racy, Stored: true, MD5: l.read.md5, SHA256: l.read.sha256,
+		ETag: o.ETag, VersionID: o.VersionID, SSE: o.SSE, KMSKeyID: o.KMSKeyID,
+	}
+}
+
+// indexed is the object that the index describes.
+func (l *look) indexed() state.Object {
+	return state.Object{ETag: l.entry.ETag, VersionID: l.entry.VersionID, SSE: l.entry.SSE, KMSKeyID: l.entry.KMSKeyID}
+}
+
+// skipByIndex ends a look at a file that the index alone shows unchanged.
+func (l *look) skipByIndex(ctx context.Context) error {
+	if l.end.status != "" {
+		return nil // This look has recorded how the content came to S3.
+	}
+	if !l.listed() && l.entry.FailClass == "" {
+		l.countSkip()
+		return nil
+	}
+	e := l.entry
+	e.FailClass, e.FailFence = "", state.Fence{}
+	return l.skip(ctx, e, l.indexed(), state.BasisIndex, l.listed())
+}
+
+// listed reports whether a skip that the index alone decided gets a record.
+func (l *look) listed() bool { return l.p.o.ListSkips || l.job.Trigger == state.TriggerEvent }
+
+// skipAttributes ends a look at a file whose content is the one that the index
+// has. Only what a restore would need is worth a record.
+func (l *look) skipAttributes(ctx context.Context) error {
+	e := l.entryOf(l.indexed())
+	e.Attempt = l.entry.Attempt
+	if e.Attributes != l.entry.Attributes || e.Fence.MtimeNs != l.entry.Fence.MtimeNs {
+		return l.skip(ctx, e, l.indexed(), state.BasisAttributes, true)
+	}
+	return l.skip(ctx, e, l.indexed(), state.BasisIndex, l.listed() && l.end.status == "")
+}
+
+// skip records that nothing had to be sent, and brings the index up to date.
+// Without listed the skip is only counted.
+func (l *look) skip(ctx context.Context, e state.Entry, o state.Object, basis state.Basis, listed bool) error {
+	l.f.enter(PhaseCommit)
+	out := state.Outcome{Path: l.job.Path, Entry: &e, Unasked: basis == state.BasisIndex || basis == state.BasisAttributes}
+	if listed {
+		r := l.record(state.StatusSkipped)
+		r.Basis = basis
+		describe(r, o, e.MD5, e.SHA256)
+		size := l.fence.Size
+		r.SizeBytes = &size
+		if basis != state.BasisIndex {
+			r.SetAttributes(l.fence, l.attrs)
+		}
+		out.Record = r
+	}
+	if err := l.commit(ctx, out); err != nil {
+		return err
+	}
+	if !listed {
+		l.countSkip()
+		return nil
+	}
+	l.end.status, l.end.basis = state.StatusSkipped, basis
+	l.metrics.file(state.StatusSkipped)
+	return nil
+}
+
+// countSkip counts a skip that the index alone decided.
+func (l *look) countSkip() {
+	if l.end.status != "" {
+		return // This look has recorded something already.
+	}
+	l.mu.Lock()
+	l.skips++
+	l.mu.Unlock()
+	l.end.status, l.end.basis = state.StatusSkipped, state.BasisIndex
+	l.metrics.file(state.StatusSkipped)
+}
+
+// recordFailure records err once for the path, its class and its content, or
+// again where a run ends with it. It reports whether there is a new record.
+func (l *look) recordFailure(ctx context.Context, err error, again bool) (recorded bool, rerr error) {
+	class := state.ClassOf(err)
+	e, known, gerr := l.State.Get(l.job.Path)
+	if gerr != nil {
+		return false, local(state.ClassTransient, "read the index", gerr)
+	}
+	l.entry, l.known = e, known
+	fence := l.failFence()
+	if !again && e.FailClass == class && (class == state.ClassChanged || e.FailFence.SameContent(fence)) {
+		return false, nil
+	}
+	e.FailClass, e.FailFence = class, fence
+	r := l.record(state.StatusFailed)
+	r.Error, r.ErrorClass = err.Error(), class
+	if l.file != nil {
+		size := l.fence.Size
+		r.SizeBytes = &size
+	}
+	if se, ok := errors.AsType[*state.Error](err); ok {
+		r.RequestID = se.RequestID
+	}
+	if err := l.commit(ctx, state.Outcome{Path: l.job.Path, Entry: &e, Record: r}); err != nil {
+		return false, err
+	}
+	l.metrics.file(state.StatusFailed)
+	l.metrics.failure(class)
+	return true, nil
+}
+
+// failFence is the content that a failure concerns, as far as it is known.
+func (l *look) failFence() state.Fence {
+	if l.file != nil || l.job.Kind == Refused {
+		return l.fence
+	}
+	st, err := l.Root.Lstat(l.job.Path)
+	if err != nil {
+		return state.Fence{}
+	}
+	return fenceOf(st)
+}

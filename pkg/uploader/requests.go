@@ -1,0 +1,136 @@
+package uploader
+
+import (
+	"context"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+const (
+	// HeadAlways is the size above which a HEAD costs less than a body sent in
+	// vain.
+	headAlways = 64 << 10
+	// HeadStreak new files in a row that S3 did not hold end asking for each.
+	headStreak = 16
+)
+
+// head is Objects.Head behind the gate.
+func (d *destination) head(ctx context.Context, key string) (state.Object, error) {
+	if err := d.gate(); err != nil {
+		return state.Object{}, err
+	}
+	o, err := d.Objects.Head(ctx, key)
+	d.observe(err)
+	return o, err
+}
+
+// put is Objects.Put behind the gate.
+func (d *destination) put(ctx context.Context, p state.Put) (state.Object, error) {
+	if err := d.gate(); err != nil {
+		return state.Object{}, err
+	}
+	o, err := d.Objects.Put(ctx, p)
+	d.observe(err)
+	if err == nil {
+		d.wrote()
+	}
+	return o, err
+}
+
+// remove is Objects.Delete behind the gate.
+func (d *destination) remove(ctx context.Context, key string, cond state.Condition) (state.Object, error) {
+	if err := d.gate(); err != nil {
+		return state.Object{}, err
+	}
+	o, err := d.Objects.Delete(ctx, key, cond)
+	d.observe(err)
+	return o, err
+}
+
+// complete is Multipart.Complete behind the gate.
+func (d *destination) complete(ctx context.Context, c state.Complete) (state.Object, error) {
+	if err := d.gate(); err != nil {
+		return state.Object{}, err
+	}
+	o, err := d.Multipart.Complete(ctx, c)
+	d.observe(err)
+	if err == nil {
+		d.wrote()
+	}
+	return o, err
+}
+
+// create is Multipart.Create behind the gate.
+func (d *destination) create(ctx context.Context, key string, metadata map[string]string) (string, error) {
+	if err := d.gate(); err != nil {
+		return "", err
+	}
+	id, _, err := d.Multipart.Create(ctx, key, metadata)
+	d.observe(err)
+	return id, err
+}
+
+// uploadPart is Multipart.UploadPart behind the gate.
+func (d *destination) uploadPart(ctx context.Context, in *state.Intent, n int32, b *body, crc uint32) (state.Part, error) {
+	if err := d.gate(); err != nil {
+		return state.Part{}, err
+	}
+	part, err := d.Multipart.UploadPart(ctx, in.Key, in.UploadID, n, b, b.size, crc)
+	if ferr := b.err(); err != nil && ferr != nil {
+		err = ferr
+	}
+	d.observe(err)
+	return part, err
+}
+
+// forbiddenIsAbsent reports whether a refused HEAD only says that the object
+// is absent and listing is not granted.
+func (d *destination) forbiddenIsAbsent() bool {
+	return d.HeadForbiddenMeansUnknown != nil && d.HeadForbiddenMeansUnknown()
+}
+
+// headFirst decides whether a new file of size bytes is asked for before it is
+// sent. It is, until a row of new files were absent: a destination that was
+// filled before, by an older tool or by a state that was lost, costs a HEAD a
+// file instead of a body in vain, and an empty one no HEADs.
+func (d *destination) headFirst(size int64) bool {
+	if size > headAlways || d.HeadFirst != nil && d.HeadFirst() {
+		return true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.absent < headStreak
+}
+
+// found takes in whether S3 held what was asked for.
+func (d *destination) found(present bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if present {
+		d.absent = 0
+		return
+	}
+	d.absent++
+}
+
+// isOpen reports whether a write of key is announced and not settled.
+func (d *destination) isOpen(key string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.open[key]
+	return ok
+}
+
+// setOpen notes n open intents of key, none of them unresolved unless so.
+func (d *destination) setOpen(key string, unresolved int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open[key] = unresolved
+}
+
+// setClosed notes that no intent of key is open.
+func (d *destination) setClosed(key string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.open, key)
+}

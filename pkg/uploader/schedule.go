@@ -1,0 +1,328 @@
+package uploader
+
+import (
+	"container/heap"
+	"context"
+	"slices"
+	"time"
+)
+
+// pop takes the next item, and blocks while there is none. It returns nil once
+// ctx has ended. The caller ends it with done, delay, back or awaitSlot; until
+// then nobody else writes its job.
+func (q *Queue) pop(ctx context.Context) *item {
+	stop := context.AfterFunc(ctx, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.work.Broadcast()
+	})
+	defer stop()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for {
+		if ctx.Err() != nil {
+			return nil
+		}
+		if it := q.take(); it != nil {
+			return it
+		}
+		q.work.Wait()
+	}
+}
+
+// take picks from the next source in turn that may go on.
+func (q *Queue) take() *item {
+	for i := range q.order {
+		s := q.order[(q.next+i)%len(q.order)]
+		if s.blocked || s.paused || s.inFlight >= s.limit {
+			continue
+		}
+		it := q.takeFrom(s)
+		if it == nil {
+			continue
+		}
+		q.next = (q.next + i + 1) % len(q.order)
+		it.at = placeFlight
+		s.inFlight++
+		q.signalRoom()
+		return it
+	}
+	return nil
+}
+
+func (q *Queue) takeFrom(s *subqueue) *item {
+	switch {
+	case s.large.n > 0 && q.largeInUse < q.largeMax:
+		q.largeInUse++
+		it := s.large.popFront()
+		it.large = true
+		return it
+	case s.ready.n > 0:
+		return s.ready.popFront()
+	default:
+		return nil
+	}
+}
+
+// done ends an item for good, unless it was offered again meanwhile.
+func (q *Queue) done(it *item) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.land(it)
+	if it.again == nil {
+		q.remove(s, it)
+		return
+	}
+	s.pass(it.gen, it.againGen)
+	it.job, it.again, it.gen = *it.again, nil, it.againGen
+	it.tries, it.failed, it.parked, it.alone = 0, time.Time{}, time.Time{}, false
+	q.ready(s, it)
+}
+
+// delay brings the item back at due. A held one is waiting for a person: when
+// too many are held it is forgotten, because the next scan offers it again.
+func (q *Queue) delay(it *item, due time.Time, held bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.land(it)
+	if it.again != nil {
+		it.job.merge(*it.again)
+		it.again = nil
+		q.ready(s, it)
+		return
+	}
+	if held && s.held >= q.perSource {
+		q.remove(s, it)
+		return
+	}
+	it.at, it.due, it.held = placeDelayed, due, held
+	if held {
+		s.held++
+		s.pass(it.gen, s.gen)
+		it.gen = s.gen
+	}
+	heap.Push(&s.delayed, it)
+	q.schedule()
+	q.signalRoom()
+}
+
+// back returns an item that was not looked at, to be the next of its source.
+func (q *Queue) back(it *item) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.land(it)
+	if it.again != nil {
+		it.job.merge(*it.again)
+		it.again = nil
+	}
+	it.at = placeReady
+	s.ready.pushFront(it)
+	q.work.Signal()
+}
+
+// takeSlot gives the item a slot for large files if there is one.
+func (q *Queue) takeSlot(it *item) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if it.large {
+		return true
+	}
+	if q.largeInUse >= q.largeMax {
+		return false
+	}
+	q.largeInUse++
+	it.large = true
+	return true
+}
+
+// awaitSlot puts a large item aside until there is a slot for it.
+func (q *Queue) awaitSlot(it *item) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.land(it)
+	it.at = placeLarge
+	s.large.pushBack(it)
+	q.work.Signal()
+}
+
+// land takes an item out of flight, and frees its slot.
+func (q *Queue) land(it *item) *subqueue {
+	s := q.byName[it.job.Source]
+	s.inFlight--
+	if it.large {
+		it.large = false
+		q.largeInUse--
+	}
+	q.work.Signal() // The limit of the source or a slot may have held others back.
+	return s
+}
+
+func (q *Queue) ready(s *subqueue, it *item) {
+	it.at = placeReady
+	s.ready.pushBack(it)
+	q.work.Signal()
+}
+
+func (q *Queue) remove(s *subqueue, it *item) {
+	delete(s.items, it.job.Path)
+	if len(s.items) == 0 {
+		s.items = map[string]*item{} // A map never shrinks by itself.
+	}
+	s.unlink(it)
+	s.pass(it.gen, ^uint64(0))
+	q.signalRoom()
+}
+
+func (q *Queue) signalRoom() {
+	if q.waiters > 0 {
+		q.room.Broadcast()
+	}
+}
+
+// schedule sets the timer to the earliest delayed item.
+func (q *Queue) schedule() {
+	var at time.Time
+	for _, s := range q.order {
+		if len(s.delayed) > 0 && (at.IsZero() || s.delayed[0].due.Before(at)) {
+			at = s.delayed[0].due
+		}
+	}
+	switch {
+	case at.IsZero() || at.Equal(q.timerAt):
+		return
+	case q.timer == nil:
+		q.timer = time.AfterFunc(time.Until(at), q.wakeDue)
+	default:
+		q.timer.Reset(time.Until(at))
+	}
+	q.timerAt = at
+}
+
+// wakeDue moves what is due to the ready items.
+func (q *Queue) wakeDue() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.timerAt = time.Time{}
+	now := time.Now()
+	for _, s := range q.order {
+		for len(s.delayed) > 0 && !s.delayed[0].due.After(now) {
+			q.undelay(s, s.delayed[0])
+		}
+	}
+	q.schedule()
+	q.work.Broadcast()
+}
+
+// release makes the delayed items of source ready. With held it takes those that
+// wait for a person too, and forgets the failures of all: their cause is gone.
+func (q *Queue) release(source string, held bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.byName[source]
+	if s == nil {
+		return
+	}
+	for _, it := range slices.Clone(s.delayed) {
+		if it.held && !held {
+			continue
+		}
+		if held {
+			it.tries, it.failed = 0, time.Time{}
+		}
+		q.undelay(s, it)
+	}
+	q.work.Broadcast()
+}
+
+// setBlocked holds a source back, or lets it go on.
+func (q *Queue) setBlocked(source string, blocked bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.byName[source].blocked = blocked
+	q.work.Broadcast()
+}
+
+// setPaused is setBlocked for the caller's reasons.
+func (q *Queue) setPaused(source string, paused bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.byName[source].paused = paused
+	q.work.Broadcast()
+}
+
+// setLimit sets how many items of source may be in hand at once.
+func (q *Queue) setLimit(source string, n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.byName[source].limit = n
+	q.work.Broadcast()
+}
+
+// setLarge sets how many large files may be in hand at once.
+func (q *Queue) setLarge(n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.largeMax = n
+}
+
+// stop ends the timer. Delayed items stay.
+func (q *Queue) stop() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.timer != nil {
+		q.timer.Stop()
+		q.timer, q.timerAt = nil, time.Time{}
+	}
+}
+
+// waiting is what the bound of a source counts.
+func (s *subqueue) waiting() int { return len(s.items) - s.inFlight - s.held }
+
+func (s *subqueue) unhold(it *item) {
+	if it.held {
+		it.held = false
+		s.held--
+	}
+}
+
+func (s *subqueue) link(it *item) {
+	it.prev = s.last
+	if s.last != nil {
+		s.last.next = it
+	} else {
+		s.first = it
+	}
+	s.last = it
+}
+
+func (s *subqueue) unlink(it *item) {
+	if it.prev != nil {
+		it.prev.next = it.next
+	} else {
+		s.first = it.next
+	}
+	if it.next != nil {
+		it.next.prev = it.prev
+	} else {
+		s.last = it.prev
+	}
+	it.prev, it.next = nil, nil
+}
+
+// pass tells the barriers that an item of generation from is now of generation to.
+func (s *subqueue) pass(from, to uint64) {
+	s.barriers = slices.DeleteFunc(s.barriers, func(b *barrier) bool {
+		if from < b.gen && to >= b.gen {
+			b.left--
+		}
+		if b.left > 0 {
+			return false
+		}
+		close(b.done)
+		return true
+	})
+}
+
+func (s *subqueue) dropBarrier(b *barrier) {
+	s.barriers = slices.DeleteFunc(s.barriers, func(c *barrier) bool { return c == b })
+}

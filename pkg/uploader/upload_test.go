@@ -1,0 +1,504 @@
+package uploader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+func proven(s *Source, _ *Options) { s.Proven = true }
+
+func TestSmallFileIsUploadedAndRecorded(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	data := pattern(1000, 1)
+	r.write("dir/a.txt", data)
+	r.look(state.TriggerEvent, "dir/a.txt")
+	o := r.wantObject("dir/a.txt", data)
+	r.noIntents()
+	e := r.entry("dir/a.txt")
+	if !e.Stored || e.ETag != o.ETag || e.VersionID != o.VersionID || e.KMSKeyID != testKey || e.Attempt == 0 || e.Racy {
+		t.Errorf("entry = %+v, want one of %+v", e, o)
+	}
+	recs := r.records()
+	if len(recs) != 1 {
+		t.Fatalf("%d records, want 1", len(recs))
+	}
+	rec := recs[0]
+	id, ok := state.ParseObjectID(o.Metadata[state.MetaID])
+	if !ok || id.Attempt != rec.Attempt || id.Chain != rec.Chain || id.Instance != rec.Instance {
+		t.Errorf("%s = %q, want the record's %s/%s/%d", state.MetaID, o.Metadata[state.MetaID], rec.Instance, rec.Chain, rec.Attempt)
+	}
+	for name, got := range map[string][2]string{
+		"local_path": {rec.LocalPath, r.dir + "/dir/a.txt"}, "s3_key": {rec.S3Key, "pre/dir/a.txt"},
+		"s3_uri": {rec.S3URI, "s3://b/pre/dir/a.txt"}, "status": {string(rec.Status), "uploaded"}, "etag": {rec.ETag, o.ETag},
+		"version_id": {rec.VersionID, o.VersionID}, "kms_key_id": {rec.KMSKeyID, testKey}, "sse": {rec.SSE, "aws:kms"},
+		"md5": {rec.MD5, o.Metadata[state.MetaMD5]}, "sha256": {rec.SHA256, o.Metadata[state.MetaSHA256]},
+		"mode": {rec.Mode, "0644"}, "trigger": {string(rec.Trigger), "event"}, "s3_time": {rec.S3Time, "2023-11-14T22:13:20Z"},
+		"request_id": {rec.RequestID, "req"}, "permissions": {o.Metadata[state.MetaPermissions], "0644"},
+	} {
+		if got[0] != got[1] {
+			t.Errorf("%s = %q, want %q", name, got[0], got[1])
+		}
+	}
+	if rec.SizeBytes == nil || *rec.SizeBytes != 1000 || rec.MTime == "" || rec.UID == nil || rec.DetectedAt == "" || rec.Timestamp == "" {
+		t.Errorf("record = %+v, want size, mtime, uid, detected_at and timestamp", rec)
+	}
+}
+
+func TestEmptyFileIsUploaded(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	r.write("empty", nil)
+	r.look(state.TriggerStartup, "empty")
+	r.wantObject("empty", nil)
+	r.wantTrail("uploaded")
+}
+
+func TestUnchangedFileCostsNoRequest(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	r.write("a", pattern(10, 1))
+	r.look(state.TriggerStartup, "a")
+	puts, heads := r.store.count("Put"), r.store.count("Head")
+	r.look(state.TriggerRescan, "a")
+	r.wantTrail("uploaded") // A scan's skips by the index are only counted.
+	r.look(state.TriggerEvent, "a")
+	r.wantTrail("uploaded", "skipped/index")
+	if r.store.count("Put") != puts || r.store.count("Head") != heads {
+		t.Errorf("an unchanged file cost %d PUT and %d HEAD", r.store.count("Put")-puts, r.store.count("Head")-heads)
+	}
+	r.halt()
+	if c, err := r.src.State.Chain(); err != nil || c.IndexSkips != 1 {
+		t.Errorf("IndexSkips = %d, %v, want 1", c.IndexSkips, err)
+	}
+}
+
+func TestRacyFileIsHashedAgain(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	r.write("a", []byte("one"))
+	r.age("a", 0)
+	r.look(state.TriggerStartup, "a")
+	if !r.entry("a").Racy {
+		t.Fatal("an entry read right after its modification is not racy")
+	}
+	r.look(state.TriggerRescan, "a")
+	r.wantTrail("uploaded")
+	if got := r.store.count("Put"); got != 1 {
+		t.Errorf("%d PUT, want 1", got)
+	}
+}
+
+func TestAttributesAloneAreRecordedWithoutUpload(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	r.write("a", []byte("one"))
+	r.look(state.TriggerStartup, "a")
+	if err := os.Chmod(filepath.Join(r.dir, "a"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.look(state.TriggerRescan, "a")
+	r.wantTrail("uploaded", "skipped/attributes")
+	rec := r.records()[1]
+	if rec.Mode != "0600" || rec.ETag == "" {
+		t.Errorf("record = %+v, want mode 0600 and the etag", rec)
+	}
+	if got := r.store.count("Put"); got != 1 {
+		t.Errorf("%d PUT, want 1", got)
+	}
+	if e := r.entry("a"); e.Attributes.Mode != 0o600 || e.Attempt == 0 {
+		t.Errorf("entry = %+v, want mode 0600 and the attempt kept", e)
+	}
+}
+
+func TestChangedFileReplacesItsOwnObject(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	r.write("a", []byte("one"))
+	r.look(state.TriggerStartup, "a")
+	old := r.wantObject("a", []byte("one"))
+	heads := r.store.count("Head")
+	r.write("a", []byte("two!"))
+	r.look(state.TriggerEvent, "a")
+	r.wantObject("a", []byte("two!"))
+	rec := r.records()[1]
+	if rec.ReplacedETag != old.ETag || rec.ReplacedVID != old.VersionID {
+		t.Errorf("replaced = %q %q, want %q %q", rec.ReplacedETag, rec.ReplacedVID, old.ETag, old.VersionID)
+	}
+	if got := r.store.count("Head"); got != heads {
+		t.Errorf("%d HEAD for an object that the index describes, want 0", got-heads)
+	}
+}
+
+func TestObjectThatIsGoneIsWrittenAgain(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	r.write("a", []byte("one"))
+	r.look(state.TriggerStartup, "a")
+	r.store.mu.Lock()
+	delete(r.store.objects, "pre/a")
+	r.store.mu.Unlock()
+	r.write("a", []byte("two"))
+	r.look(state.TriggerEvent, "a")
+	r.wantObject("a", []byte("two"))
+	r.wantTrail("uploaded", "uploaded")
+	r.noIntents()
+}
+
+// foreignObject puts an object of another writer under path.
+func (r *rig) foreignObject(path string, body []byte, meta map[string]string) state.Object {
+	r.t.Helper()
+	o, err := r.store.store("pre/"+path, body, meta, state.Condition{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return o
+}
+
+func TestObjectsOfTheOlderToolAreAdopted(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	data := []byte("tutorial")
+	r.write("a", data)
+	r.foreignObject("a", data, map[string]string{state.MetaMD5: "0bd1d1a8b1c08d0d2e6ae1c4ab0f1de9"})
+	r.foreignObject("a", data, map[string]string{state.MetaMD5: md5hex(data)})
+	r.look(state.TriggerSync, "a")
+	r.wantTrail("skipped/metadata")
+	if got := r.store.count("Put"); got != 0 {
+		t.Errorf("%d PUT, want 0", got)
+	}
+	r.write("a", []byte("newer"))
+	r.look(state.TriggerEvent, "a")
+	r.wantTrail("skipped/metadata", "uploaded")
+}
+
+func TestConflictIsParkedAndNeverOverwritten(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	theirs := []byte("theirs")
+	r.foreignObject("a", theirs, map[string]string{state.MetaMD5: md5hex(theirs), state.MetaID: "app-02/ffffffff/1"})
+	r.write("a", []byte("ours!!"))
+	r.write("b", []byte("other"))
+	r.offer(state.TriggerRescan, "a", "b")
+	r.until("the conflict is held", func() bool { _, f, _ := r.q.Depth("data"); return f == 0 && r.q.Held("data") == 1 })
+	r.until("the other file went on", func() bool { return len(r.trail()) == 2 })
+	r.offer(state.TriggerRescan, "a")
+	r.until("it was looked at again", func() bool { return r.store.count("Head") >= 3 })
+	r.until("and held again", func() bool { _, f, _ := r.q.Depth("data"); return f == 0 && r.q.Held("data") == 1 })
+	failed := 0
+	for _, s := range r.trail() {
+		if s == "failed/conflict" {
+			failed++
+		}
+	}
+	if failed != 1 {
+		t.Errorf("trail = %v, want one failed/conflict", r.trail())
+	}
+	if _, body, _ := r.store.object("pre/a"); string(body) != "theirs" {
+		t.Errorf("the other instance's object = %q, want it untouched", body)
+	}
+	r.noIntents()
+}
+
+// An equal object of another instance is taken as it is, but a later change
+// must not overwrite it.
+func TestAdoptedForeignObjectIsNotOverwrittenLater(t *testing.T) {
+	r := newRig(t, func(s *Source, o *Options) { s.Proven = true; o.GiveUp = time.Minute })
+	r.start()
+	data := []byte("same")
+	r.foreignObject("a", data, map[string]string{state.MetaMD5: md5hex(data), state.MetaID: "app-02/ffffffff/1"})
+	r.write("a", data)
+	r.look(state.TriggerSync, "a")
+	r.write("a", []byte("changed"))
+	r.look(state.TriggerSync, "a")
+	r.wantTrail("skipped/metadata", "failed/conflict")
+	if _, body, _ := r.store.object("pre/a"); string(body) != "same" {
+		t.Errorf("object = %q, want it untouched", body)
+	}
+}
+
+func TestWrongKeyAtFirstSightIsReplaced(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	data := []byte("data")
+	r.write("a", data)
+	r.store.key = "arn:aws:kms:us-east-1:1:key/old"
+	old := r.foreignObject("a", data, map[string]string{state.MetaMD5: md5hex(data)})
+	r.store.key = testKey
+	r.look(state.TriggerSync, "a")
+	r.wantTrail("uploaded")
+	if rec := r.records()[0]; rec.ReplacedETag != old.ETag || rec.KMSKeyID != testKey {
+		t.Errorf("record = %+v, want the old object replaced under the key", rec)
+	}
+}
+
+func TestKeyChangeOfIndexedObjects(t *testing.T) {
+	for _, replace := range []bool{false, true} {
+		t.Run(fmt.Sprintf("replace %v", replace), func(t *testing.T) {
+			key := testKey
+			r := newRig(t, func(s *Source, _ *Options) {
+				s.Proven, s.ReplaceWrongKey = true, replace
+				s.Accept = func(o state.Object) KeyVerdict {
+					if o.KMSKeyID == key {
+						return KeyOK
+					}
+					return KeyOther
+				}
+			})
+			r.start()
+			r.write("a", []byte("data"))
+			r.look(state.TriggerStartup, "a")
+			r.halt()
+			key = "arn:aws:kms:us-east-1:1:key/two"
+			r.store.key = key
+			r.start()
+			r.look(state.TriggerRescan, "a")
+			want := 1
+			if replace {
+				want = 2
+			}
+			if got := r.store.count("Put"); got != want {
+				t.Errorf("%d PUT, want %d", got, want)
+			}
+		})
+	}
+}
+
+func TestLostStateAsksAndUploadsNothing(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	var paths []string
+	for i := range 60 {
+		p := fmt.Sprintf("f%02d", i)
+		r.write(p, pattern(100+i, byte(i)))
+		paths = append(paths, p)
+	}
+	r.look(state.TriggerStartup, paths...)
+	if got := r.store.count("Head"); got > 30 {
+		t.Errorf("%d HEAD for 60 new files in an empty prefix, want few", got)
+	}
+	r.close()
+	if err := os.RemoveAll(r.stateDir); err != nil {
+		t.Fatal(err)
+	}
+	r.open()
+	r.start()
+	puts, heads := r.store.count("Put"), r.store.count("Head")
+	r.look(state.TriggerStartup, paths...)
+	if got := r.store.count("Put") - puts; got != 0 {
+		t.Errorf("%d PUT after the state was lost, want 0", got)
+	}
+	if got := r.store.count("Head") - heads; got != 60 {
+		t.Errorf("%d HEAD, want 60", got)
+	}
+	for _, s := range r.trail() {
+		if s != "skipped/metadata" {
+			t.Errorf("trail has %q, want skipped/metadata only", s)
+		}
+	}
+}
+
+func TestHeadForbiddenMeansAbsentWithoutListing(t *testing.T) {
+	forbidden := remote(state.ClassConfiguration, "", 403, os.ErrPermission)
+	t.Run("granted", func(t *testing.T) {
+		r := newRig(t, func(s *Source, _ *Options) {
+			s.Proven = true
+			s.HeadForbiddenMeansUnknown = func() bool { return true }
+		})
+		r.store.plan(fault{op: "Head", times: 1, err: forbidden})
+		r.start()
+		r.write("a", []byte("x"))
+		r.look(state.TriggerSync, "a")
+		r.wantTrail("uploaded")
+	})
+	t.Run("a fault", func(t *testing.T) {
+		r := newRig(t, func(s *Source, o *Options) { s.Proven = true; o.GiveUp = time.Minute })
+		r.store.plan(fault{op: "Head", times: 2, err: forbidden})
+		r.start()
+		r.write("a", []byte("x"))
+		r.look(state.TriggerSync, "a")
+		r.wantTrail("failed/configuration")
+	})
+}
+
+func TestFileFailuresAreRecordedOnceAndHeld(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	long := strings.Repeat("n", 200) + "/" + strings.Repeat("n", 200) + "/" + strings.Repeat("n", 200) + "/" +
+		strings.Repeat("n", 200) + "/" + strings.Repeat("n", 200) + "/" + strings.Repeat("n", 200)
+	r.write(long, []byte("x"))
+	jobs := []Job{
+		{Path: long}, {Path: "dir", Kind: Refused, Err: os.ErrPermission}, {Path: "_manifests", Kind: Refused, Err: os.ErrInvalid},
+	}
+	for range 2 {
+		for _, j := range jobs {
+			j.Source, j.Trigger = "data", state.TriggerRescan
+			r.offerJob(j)
+		}
+		r.until("all are held", func() bool { q, f, _ := r.q.Depth("data"); return q == 0 && f == 0 && r.q.Held("data") == 3 })
+	}
+	r.wantTrail("failed/file", "failed/file", "failed/file")
+	if got := r.p.Destination("data").State; got != HealthOK {
+		t.Errorf("destination = %v, want ok", got)
+	}
+	if got := r.p.Parked("data")[state.ClassFile]; got != 3 {
+		t.Errorf("%d parked files, want 3", got)
+	}
+	if err := os.RemoveAll(filepath.Join(r.dir, strings.Repeat("n", 200))); err != nil {
+		t.Fatal(err)
+	}
+	r.offerJob(Job{Source: "data", Path: long, Kind: Gone, Trigger: state.TriggerRescan})
+	r.until("the one without a key is forgotten", func() bool { return r.p.Parked("data")[state.ClassFile] == 2 })
+	r.wantTrail("failed/file", "failed/file", "failed/file")
+}
+
+func TestVanishedPathLeavesNoRecord(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	r.look(state.TriggerEvent, "never/there")
+	r.wantTrail()
+}
+
+func TestDeletedFileKeepsItsObject(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	r.write("a", []byte("x"))
+	r.write("b", []byte("y"))
+	r.look(state.TriggerStartup, "a", "b")
+	for _, p := range []string{"a", "b"} {
+		if err := os.Remove(filepath.Join(r.dir, p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.offerJob(Job{Source: "data", Path: "a", Kind: Gone, Trigger: state.TriggerRescan})
+	r.look(state.TriggerEvent, "b")
+	r.wantTrail("uploaded", "uploaded", "deleted", "deleted")
+	r.wantObject("a", []byte("x"))
+	if r.entry("a").Stored || r.entry("b").Stored {
+		t.Error("the index still has a deleted file")
+	}
+}
+
+func TestAFileThatSomethingElseReplacedIsGone(t *testing.T) {
+	for name, put := range map[string]func(path string) error{
+		"directory":            func(p string) error { return os.Mkdir(p, 0o755) },
+		"symbolic link":        func(p string) error { return os.Symlink("target", p) },
+		"dangling link":        func(p string) error { return os.Symlink("nowhere", p) },
+		"link out of the tree": func(p string) error { return os.Symlink("/etc/passwd", p) },
+		"FIFO":                 func(p string) error { return syscall.Mkfifo(p, 0o644) },
+	} {
+		for _, kind := range []Kind{Look, Gone} {
+			t.Run(fmt.Sprintf("%s %d", name, kind), func(t *testing.T) {
+				r := newRig(t, proven)
+				r.start()
+				r.write("target", []byte("x"))
+				r.write("f", []byte("y"))
+				r.look(state.TriggerStartup, "f")
+				f := filepath.Join(r.dir, "f")
+				if err := errors.Join(os.Remove(f), put(f)); err != nil {
+					t.Fatal(err)
+				}
+				r.offerJob(Job{Source: "data", Path: "f", Kind: kind, Trigger: state.TriggerEvent})
+				r.idle()
+				r.wantTrail("uploaded", "deleted")
+				r.offerJob(Job{Source: "data", Path: "f", Kind: kind, Trigger: state.TriggerEvent})
+				r.idle()
+				r.wantTrail("uploaded", "deleted")
+			})
+		}
+	}
+}
+
+func TestGoneIsNotBelievedOfAFileThatIsThere(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	r.write("a", []byte("x"))
+	r.look(state.TriggerStartup, "a")
+	r.write("a", []byte("xyz"))
+	r.offerJob(Job{Source: "data", Path: "a", Kind: Gone, Trigger: state.TriggerRescan})
+	r.idle()
+	r.wantObject("a", []byte("xyz"))
+	r.wantTrail("uploaded", "uploaded")
+}
+
+func TestNothingIsDeletedInAnotherDirectory(t *testing.T) {
+	r := newRig(t, proven)
+	r.start()
+	r.write("a", []byte("x"))
+	r.look(state.TriggerStartup, "a")
+	if err := os.Rename(r.dir, r.dir+".old"); err != nil {
+		t.Fatal(err)
+	}
+	r.offerJob(Job{Source: "data", Path: "a", Kind: Gone, Trigger: state.TriggerRescan})
+	r.idle()
+	if err := os.Mkdir(r.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.offerJob(Job{Source: "data", Path: "a", Kind: Gone, Trigger: state.TriggerRescan})
+	r.look(state.TriggerEvent, "a")
+	r.wantTrail("uploaded")
+	if !r.entry("a").Stored {
+		t.Error("the index lost the file of a source that is away")
+	}
+}
+
+func TestMirrorDeletesOnlyWhenConfirmed(t *testing.T) {
+	r := newRig(t, func(s *Source, _ *Options) { s.Proven, s.Deletes = true, DeletesMirror })
+	r.start()
+	r.write("a", []byte("x"))
+	r.look(state.TriggerStartup, "a")
+	old := r.wantObject("a", []byte("x"))
+	if err := os.Remove(filepath.Join(r.dir, "a")); err != nil {
+		t.Fatal(err)
+	}
+	r.offerJob(Job{Source: "data", Path: "a", Kind: Gone, Trigger: state.TriggerRescan})
+	r.idle()
+	r.wantObject("a", []byte("x"))
+	r.offerJob(Job{Source: "data", Path: "a", Kind: Gone, Trigger: state.TriggerRescan, Confirmed: true})
+	r.idle()
+	if _, _, ok := r.store.object("pre/a"); ok {
+		t.Error("the object is still there")
+	}
+	r.wantTrail("uploaded", "deleted")
+	if rec := r.records()[1]; rec.ReplacedETag != old.ETag {
+		t.Errorf("replaced_etag = %q, want %q", rec.ReplacedETag, old.ETag)
+	}
+	r.noIntents()
+}
+
+func TestHardLinksOfOthersAreLeftAlone(t *testing.T) {
+	r := newRig(t, func(s *Source, _ *Options) { s.Proven, s.Hardlinks = true, HardlinksSkip })
+	r.start()
+	r.write("a", []byte("x"))
+	if err := os.Link(filepath.Join(r.dir, "a"), filepath.Join(r.dir, "b")); err != nil {
+		t.Fatal(err)
+	}
+	r.look(state.TriggerStartup, "a", "b")
+	r.wantTrail()
+}
+
+func TestNewRejectsWhatCannotWork(t *testing.T) {
+	r := newRig(t, nil)
+	for name, change := range map[string]func(*Source, *Options){
+		"workers": func(_ *Source, o *Options) { o.Workers = 0 },
+		"memory":  func(_ *Source, o *Options) { o.MemoryLimit = 1 },
+		"part":    func(_ *Source, o *Options) { o.PartSize = 0 },
+		"store":   func(s *Source, _ *Options) { s.Objects = nil },
+		"links":   func(s *Source, _ *Options) { s.Hardlinks = "perhaps" },
+		"deletes": func(s *Source, _ *Options) { s.Deletes = "perhaps" },
+	} {
+		s, o := r.src, r.o
+		change(&s, &o)
+		if _, err := New(NewQueue(1), []Source{s}, o); err == nil {
+			t.Errorf("New with bad %s = nil, want an error", name)
+		}
+	}
+}

@@ -1,0 +1,223 @@
+package uploader
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// Kind says what a Job asks for.
+type Kind uint8
+
+// The kinds of jobs.
+const (
+	Look    Kind = iota // Upload the file if its content is not in S3.
+	Gone                // It was indexed and is not there.
+	Refused             // It cannot be archived; Job.Err says why.
+
+	settle // An interrupted write of the path is to be settled.
+)
+
+// Job is one path to be looked at. Jobs are hints: a worker looks for itself.
+type Job struct {
+	Source   string
+	Path     string // Raw bytes below the source, slash-separated.
+	Kind     Kind
+	Err      error // Refused only.
+	Trigger  state.Trigger
+	Detected time.Time // When the change was first seen.
+	// Confirmed allows a Gone job to delete the object of a source whose policy
+	// is mirror. A later sight of the file takes it back.
+	Confirmed bool
+}
+
+// Objects is the object store of one source. Every write that it sends carries
+// the configured key, and it checks every answer: an answer without that key is
+// a *state.Error of class encryption. Absence is io/fs.ErrNotExist, a refusal
+// io/fs.ErrPermission. All methods may be called concurrently.
+type Objects interface {
+	// Head asks for one object.
+	Head(ctx context.Context, key string) (state.Object, error)
+	// Put writes one object in one request.
+	Put(ctx context.Context, p state.Put) (state.Object, error)
+	// Delete removes the current version of key if cond holds.
+	Delete(ctx context.Context, key string, cond state.Condition) (state.Object, error)
+	// Ping is one cheap request. Nil means that the server answers at all.
+	Ping(ctx context.Context) error
+	// Probe is the canary. Nil means that this destination works and encrypts.
+	Probe(ctx context.Context) error
+}
+
+// Multipart is the store's multipart half, under the same rules as Objects.
+type Multipart interface {
+	// Create opens an upload. Its answer's encryption is checked.
+	Create(ctx context.Context, key string, metadata map[string]string) (uploadID string, o state.Object, err error)
+	// UploadPart sends part n, whose CRC-32 the server checks.
+	UploadPart(ctx context.Context, key, uploadID string, n int32, body io.ReadSeeker, size int64, crc uint32) (state.Part, error)
+	// Complete joins the parts. The server checks the CRC-32 of the whole.
+	Complete(ctx context.Context, c state.Complete) (state.Object, error)
+	// Abort discards an upload; ErrNoUpload when it is not there.
+	Abort(ctx context.Context, key, uploadID string) error
+	// ListParts lists what the server holds of an upload.
+	ListParts(ctx context.Context, key, uploadID string) ([]state.Part, error)
+}
+
+// KeyVerdict says how an object is encrypted, compared with the configuration.
+type KeyVerdict uint8
+
+// The verdicts.
+const (
+	KeyMissing KeyVerdict = iota // Not encrypted as configured.
+	KeyOther                     // Encrypted, under a key that is neither configured nor accepted.
+	KeyOK                        // Encrypted under the configured or an accepted key.
+)
+
+// Policies of Source.Hardlinks and Source.Deletes, as the configuration spells them.
+const (
+	HardlinksSameOwner = "same-owner"
+	HardlinksAllow     = "allow"
+	HardlinksSkip      = "skip"
+	DeletesKeep        = "keep"
+	DeletesMirror      = "mirror"
+)
+
+// Source is one directory and its destination. The functions are called from
+// several goroutines; those marked optional may be nil.
+type Source struct {
+	Name      string
+	Instance  string
+	Bucket    string
+	RealPath  string // The directory, for the local paths of the records.
+	Mapper    state.Mapper
+	Root      *safefs.Root
+	Objects   Objects
+	Multipart Multipart
+	State     *state.Source
+
+	// Accept judges an object's encryption from its SSE and KMSKeyID.
+	Accept func(o state.Object) KeyVerdict
+	// ReplaceWrongKey uploads an unchanged file again when the index holds it
+	// under a key that Accept does not accept. Otherwise it stays as it is; at
+	// first sight such an object is always replaced.
+	ReplaceWrongKey bool
+	// HeadForbiddenMeansUnknown, optional: true when a 403 on a HEAD only says
+	// that the object is absent and listing is not granted.
+	HeadForbiddenMeansUnknown func() bool
+	// HeadFirst, optional: true asks for each new file before sending it.
+	HeadFirst func() bool
+	// Proven: the canary passed at ProvenAt, and need not run before the first
+	// file is sent. A canary runs again a day after the last.
+	Proven   bool
+	ProvenAt time.Time
+	// OnProven, optional, is called after each canary that passed, and OnStopped
+	// after an answer that did not confirm the key.
+	OnProven  func()
+	OnStopped func()
+
+	Hardlinks string
+	Deletes   string
+	// Requeue, optional, takes a path whose file moved while it was read, or that
+	// is gone without a scan that confirms it; it must not block for long. Without it, and in a run that gives up, the queue itself
+	// looks again after a second.
+	Requeue func(path string)
+	// Intact, optional, says whether id is the directory that the index
+	// describes. Without it, it is the one that was there when the pool first
+	// looked. Nothing is taken for deleted in another.
+	Intact func(id safefs.Identity) bool
+}
+
+// Options tune a Pool. All sizes are bytes.
+type Options struct {
+	Workers        int
+	PartSize       int64
+	SinglePutMax   int64 // Larger files are sent as multipart uploads.
+	MemoryLimit    int64 // All buffers together.
+	BandwidthLimit int64 // Bytes a second over all sources, 0 for none.
+	// Drain is how long work in flight may go on after Run's context has ended.
+	Drain time.Duration
+	// GiveUp ends a transient error that is older than this as a failure, and any
+	// error that needs a person at once. 0 retries for ever.
+	GiveUp time.Duration
+
+	// ListSkips records also the skips that the index alone decided. Without it
+	// they are recorded for events only, and counted otherwise.
+	ListSkips bool
+
+	// Paused, optional, holds a source back while it is true.
+	Paused func(source string) bool
+	// OnOutcome, optional, is called by the workers after each look that ended. It must not block.
+	OnOutcome func(Outcome)
+
+	Log     *zap.Logger
+	Metrics *Metrics
+}
+
+// Outcome is how one look at a path ended.
+type Outcome struct {
+	Source    string
+	Path      string
+	Status    state.Status // "" when nothing was recorded: it will be looked at again, or it is gone.
+	Class     state.Class  // Of Err.
+	Err       error
+	Basis     state.Basis
+	Trigger   state.Trigger
+	Bytes     int64 // Sent and acknowledged.
+	Size      int64
+	Took      time.Duration
+	Recovered bool
+	Retry     bool // It is tried again without anyone's help.
+}
+
+// InFlight is one file that a worker has in hand.
+type InFlight struct {
+	Source  string
+	Path    string
+	Bytes   int64 // Size of the file.
+	Sent    int64
+	Started time.Time
+	Phase   Phase
+}
+
+// Phase is a step of the one-file protocol.
+type Phase string
+
+// The phases.
+const (
+	PhaseOpen   Phase = "open"
+	PhaseHash   Phase = "hash"
+	PhaseAsk    Phase = "ask"
+	PhaseSend   Phase = "send"
+	PhaseCommit Phase = "commit"
+)
+
+// Health is the state of a destination.
+type Health string
+
+// The states of a destination.
+const (
+	HealthOK      Health = "ok"
+	HealthWaiting Health = "waiting" // It does not answer, or is not proven yet: probed until it does.
+	HealthParked  Health = "parked"  // A person is needed: probed slowly.
+	HealthStopped Health = "stopped" // It did not confirm the key: nothing is sent there.
+)
+
+// DestinationState is what a Pool knows of a source's destination.
+type DestinationState struct {
+	State     Health
+	Class     state.Class // Why it is not ok.
+	Err       error
+	Since     time.Time
+	NextProbe time.Time
+	Answered  bool // It has worked at least once since the pool began.
+	// Proven: the canary has passed, and no answer without the key came since.
+	Proven bool
+}
+
+// ErrUnknownSource is returned for a job of a source that was never added.
+var ErrUnknownSource = errors.New("unknown source")
