@@ -1,0 +1,254 @@
+package app
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/uploader"
+	"github.com/s3syncd/s3syncd/pkg/watcher"
+)
+
+// noteTimeout bounds the writing of a note about a scan or a source.
+const noteTimeout = 30 * time.Second
+
+// sink hands what the watcher finds to the queue.
+type sink struct {
+	source   string
+	queue    *uploader.Queue
+	progress func(size int64) // nil: nobody counts
+}
+
+func (s sink) job(c watcher.Change) uploader.Job {
+	kinds := map[watcher.Kind]uploader.Kind{
+		watcher.Look: uploader.Look, watcher.Gone: uploader.Gone, watcher.Refused: uploader.Refused,
+	}
+	return uploader.Job{
+		Source: s.source, Path: c.Path, Kind: kinds[c.Kind], Err: c.Err,
+		Trigger: state.Trigger(c.Trigger), Detected: c.Detected, Confirmed: c.Confirmed,
+	}
+}
+
+// Offer implements watcher.Sink.
+func (s sink) Offer(ctx context.Context, c watcher.Change) error {
+	if s.progress != nil && c.Kind == watcher.Look {
+		s.progress(c.Size)
+	}
+	return s.queue.Offer(ctx, s.job(c))
+}
+
+// TryOffer implements watcher.Sink.
+func (s sink) TryOffer(c watcher.Change) bool { return s.queue.TryOffer(s.job(c)) }
+
+// Pending implements watcher.Sink.
+func (s sink) Pending(path string) bool { return s.queue.Pending(s.source, path) }
+
+// index shows the state's index to the scan.
+type index struct {
+	state *state.Source
+	pool  sync.Pool // of *[]state.Item
+}
+
+// Range implements watcher.Index.
+func (x *index) Range(after string, n int, buf []watcher.Known) ([]watcher.Known, error) {
+	items, ok := x.pool.Get().(*[]state.Item)
+	if !ok {
+		items = new([]state.Item)
+	}
+	defer x.pool.Put(items)
+	var err error
+	if *items, err = x.state.Range(after, n, (*items)[:0]); err != nil {
+		return nil, fmt.Errorf("read the index: %w", err)
+	}
+	for _, it := range *items {
+		buf = append(buf, known(it))
+	}
+	return buf, nil
+}
+
+func known(it state.Item) watcher.Known {
+	e := it.Entry
+	return watcher.Known{
+		Path: it.Path, Size: e.Fence.Size, MtimeNs: e.Fence.MtimeNs, CtimeNs: e.Fence.CtimeNs, Ino: e.Fence.Ino,
+		Mode: e.Attributes.Mode, UID: e.Attributes.UID, GID: e.Attributes.GID,
+		Stored: e.Stored, Look: e.Racy || !e.Stored || e.Doubted || e.FailClass != "",
+	}
+}
+
+// sourceCounters are what callbacks of several goroutines share.
+type sourceCounters struct {
+	unpublished   atomic.Int64
+	unpublishedAt atomic.Int64 // Unix nanoseconds of the last look
+	gone          atomic.Bool  // the trail says that the source went away
+	diskFull      atomic.Bool  // the log says that the state has no room
+	diskSeenAt    atomic.Int64 // Unix nanoseconds of the last look
+	unlisted      atomic.Int64 // skips of a scan under way that could not be listed
+	goneAt        atomic.Int64 // Unix nanoseconds of when it was seen to be away, 0: it is there
+	lastScan      atomic.Pointer[watcher.ScanResult]
+}
+
+// goneSince returns when the source was seen to be away, zero when it is not.
+func (c *sourceCounters) goneSince() time.Time {
+	if ns := c.goneAt.Load(); ns != 0 {
+		return time.Unix(0, ns)
+	}
+	return time.Time{}
+}
+
+// onScan puts a finished scan into the next digest. Unless skips are listed one
+// by one, the files that it found unchanged are counted there.
+func (s *source) onScan(r watcher.ScanResult) {
+	s.counters.lastScan.Store(&r)
+	s.uploads.AddUnchanged(s.cfg.Name, r.Unchanged)
+	note := state.ScanNote{
+		Trigger: state.Trigger(r.Trigger), Start: r.Start, End: r.End, Complete: r.Complete,
+		Files: r.Files, New: r.New, Changed: r.Changed, Unchanged: r.Unchanged, Gone: r.Gone,
+		Excluded: r.Excluded, Unreadable: r.Unreadable, Special: r.Special, DeletesHeld: r.Held,
+	}
+	note.IgnoreFiles, note.IgnoreFilesOmitted = ignoreFiles(r.ConfigFiles)
+	ctx, cancel := context.WithTimeout(context.Background(), noteTimeout)
+	defer cancel()
+	err := s.state.AddScan(ctx, note)
+	unlisted := r.Unchanged
+	if s.listSkips {
+		unlisted = s.counters.unlisted.Swap(0)
+	}
+	if unlisted > 0 {
+		err = errors.Join(err, s.state.AddCounts(ctx, nil, unlisted))
+	}
+	if err != nil {
+		s.log.Warn("a scan is missing from the next digest", zap.Error(err))
+	}
+}
+
+// ignoreFiles renders the ignore files that a scan honored, as many as a note
+// names, and counts the rest.
+func ignoreFiles(found []watcher.IgnoreFile) (list []state.IgnoreFile, omitted int64) {
+	for _, f := range found[:min(len(found), state.MaxIgnoreFiles)] {
+		n := state.IgnoreFile{Path: f.Path, SHA256: f.SHA256}
+		if !utf8.ValidString(f.Path) {
+			n.PathB64 = base64.StdEncoding.EncodeToString([]byte(f.Path))
+		}
+		list = append(list, n)
+	}
+	return list, int64(len(found) - len(list))
+}
+
+// listSkip returns what lists the files that the index alone shows as unchanged
+// to a scan of the daemon. While too many records are unpublished, or the disk
+// takes no more, they are counted instead.
+func (g *generation) listSkip(ctx context.Context, s *source, skips *manifest.SkipWriter) func(watcher.Known, safefs.Stat, string) {
+	return func(k watcher.Known, st safefs.Stat, trigger string) {
+		if s.unpublishedRecords() >= g.cfg.Manifest.MaxUnpublished {
+			s.counters.unlisted.Add(1)
+			return
+		}
+		r := s.skipRecord(k, st, state.Trigger(trigger), g.cfg.Instance)
+		if err := skips.Write(ctx, r); err != nil && s.counters.unlisted.Add(1) == 1 {
+			s.log.Warn("unchanged files are counted instead of listed", zap.Error(err))
+		}
+	}
+}
+
+// onAvailable puts into the trail that the source went away or came back.
+func (s *source) onAvailable(ok bool, reason string) {
+	if ok {
+		s.counters.goneAt.Store(0)
+	} else {
+		s.counters.goneAt.CompareAndSwap(0, time.Now().UnixNano())
+	}
+	if s.counters.gone.Swap(!ok) == !ok {
+		return // The trail says so already.
+	}
+	note := state.Note{Kind: state.NoteSourceBack, Time: s.store.Now(), Detail: reason}
+	if !ok {
+		note.Kind = state.NoteSourceGone
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), noteTimeout)
+	defer cancel()
+	if err := s.state.AddNote(ctx, note); err != nil {
+		s.log.Warn("the source's state is missing from the next digest", zap.Error(err))
+	}
+}
+
+// skipRecord is the record of a file that the index alone shows as unchanged.
+func (s *source) skipRecord(k watcher.Known, st safefs.Stat, trigger state.Trigger, instance string) state.Record {
+	key, _ := s.mapper.Key(k.Path) // It was uploaded under this key: it is one.
+	r := state.Record{
+		S3Key: key, S3URI: "s3://" + s.cfg.Bucket + "/" + key, SizeBytes: &st.Size,
+		Status: state.StatusSkipped, Timestamp: state.FormatTime(s.store.Now()),
+		Basis: state.BasisIndex, Trigger: trigger, Source: s.cfg.Name, Instance: instance,
+	}
+	r.SetPath(s.cfg.Path + "/" + k.Path)
+	return r
+}
+
+// full reports whether so many records wait to be published that nothing more is
+// uploaded: there is no upload without a trail.
+func (s *source) full(cfg *config.Config) bool {
+	return s.unpublishedRecords() >= cfg.Manifest.MaxUnpublished || s.diskFull(cfg.StateDir)
+}
+
+// stateReserve is how much room the state's file system must have for an upload
+// to begin: what is acknowledged must be recorded.
+const stateReserve = 4 << 20
+
+// diskFull reports whether the state's file system is full, and says so once
+// each time that it becomes so. It is asked for every file, and looks at most
+// once a second.
+func (s *source) diskFull(dir string) bool {
+	now, last := time.Now().UnixNano(), s.counters.diskSeenAt.Load()
+	if now-last < int64(time.Second) || !s.counters.diskSeenAt.CompareAndSwap(last, now) {
+		return s.counters.diskFull.Load()
+	}
+	free, err := s.db.FreeBytes()
+	if err != nil {
+		return false // A commit will say what is wrong.
+	}
+	full := free < stateReserve
+	if s.counters.diskFull.Swap(full) == full {
+		return full
+	}
+	if full {
+		s.log.Error("the file system of the state is full: uploads pause until there is room",
+			zap.String("state_dir", dir), zap.Int64("free_bytes", free), zap.Int64("needed_bytes", stateReserve))
+	} else {
+		s.log.Info("the file system of the state has room again, uploads go on", zap.Int64("free_bytes", free))
+	}
+	return full
+}
+
+// after takes in how a look at one of the source's files ended.
+func (s *source) after(o uploader.Outcome) {
+	if o.Status != "" {
+		s.flusher.Nudge()
+	}
+}
+
+// unpublishedRecords is how many records no acknowledged manifest holds. It
+// reads the state at most once a second.
+func (s *source) unpublishedRecords() int64 {
+	now := time.Now().UnixNano()
+	last := s.counters.unpublishedAt.Load()
+	if now-last < int64(time.Second) || !s.counters.unpublishedAt.CompareAndSwap(last, now) {
+		return s.counters.unpublished.Load()
+	}
+	c, err := s.state.Chain()
+	if err != nil {
+		s.log.Warn("the chain's head is unreadable, uploads go on", zap.Error(err))
+		return s.counters.unpublished.Load()
+	}
+	s.counters.unpublished.Store(c.Unpublished)
+	return c.Unpublished
+}

@@ -1,0 +1,243 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// drainTime is how long uploads that are under way at the end may go on, and
+// publishTime how long the last manifests may take; stopGrace bounds both and
+// what lies between them.
+const (
+	drainTime   = 25 * time.Second
+	publishTime = 20 * time.Second
+	stopGrace   = drainTime + publishTime + 10*time.Second
+)
+
+// Options are what the daemon needs from outside.
+type Options struct {
+	// Load reads the configuration, at the start and again for each hang-up.
+	Load    func() (*config.Config, error)
+	Hangup  <-chan os.Signal
+	Stderr  io.Writer // the log
+	Version string
+}
+
+// Run is the daemon. It blocks until ctx ends, which is the order to stop, and
+// returns nil when everything that was under way is finished and published, or
+// is durable in the state and will be by the next start. A remote fault never
+// ends it. It returns an error at once when the configuration or the state
+// directory do not allow a start.
+func Run(ctx context.Context, o Options) error {
+	cfg, err := o.Load()
+	if err != nil {
+		return err
+	}
+	if err := Supported(cfg); err != nil {
+		return err
+	}
+	log, level, err := newLogger(cfg.Log, o.Stderr)
+	if err != nil {
+		return err
+	}
+	d, err := openDaemon(ctx, cfg, o, log)
+	if err != nil {
+		return err
+	}
+	d.level = level
+	for _, w := range cfg.Warnings {
+		log.Warn("configuration", zap.String("warning", w))
+	}
+	err = d.run(ctx)
+	if cerr := d.db.Close(); cerr != nil {
+		err = errors.Join(err, fmt.Errorf("close the state: %w", cerr))
+	}
+	_ = log.Sync() // A pipe or terminal cannot be synced.
+	return err
+}
+
+// daemon is what lives as long as the process. What a reload replaces is in a
+// generation.
+type daemon struct {
+	opts    Options
+	cfg     *config.Config
+	log     *zap.Logger
+	level   zap.AtomicLevel
+	build   Build
+	reg     *prometheus.Registry
+	metrics *metrics
+	db      *state.DB
+	admin   *admin.Server  // nil: no listener
+	control *admin.Control // nil: no socket
+	ledgers ledgers
+	started time.Time
+	notify  notifier
+	ready   atomic.Bool
+	clock   *clock
+
+	stopping atomic.Bool
+	current  atomic.Pointer[generation]
+}
+
+func openDaemon(ctx context.Context, cfg *config.Config, o Options, log *zap.Logger) (*daemon, error) {
+	d := &daemon{
+		opts: o, cfg: cfg, log: log, build: ReadBuild(o.Version),
+		reg: prometheus.NewPedanticRegistry(), notify: notifier{log: log}, clock: &clock{}, started: time.Now(),
+	}
+	db, err := openState(cfg, d.clock, log)
+	if err != nil {
+		return nil, err
+	}
+	d.db = db
+	d.metrics = newMetrics(d.reg, d.build, db, d.snapshots)
+	if cfg.Admin.Listen != "" {
+		d.admin, err = admin.Listen(ctx, admin.Options{
+			Listen: cfg.Admin.Listen, Gatherer: d.reg, Ready: d.isReady, Healthy: d.isHealthy, Log: log.Named("admin"),
+		})
+		if err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
+		log.Info("admin listener", zap.Stringer("address", d.admin.Addr()))
+	}
+	if err := d.listenControl(ctx); err != nil {
+		return nil, errors.Join(err, d.closeAdmin(), db.Close())
+	}
+	return d, nil
+}
+
+// closeAdmin gives the listener of a daemon back that does not run.
+func (d *daemon) closeAdmin() error {
+	if d.admin == nil {
+		return nil
+	}
+	return d.admin.Close()
+}
+
+// run starts the daemon's parts and stops them in the direction of the data;
+// the admin listener and the control socket go last, so that the end can still
+// be seen.
+func (d *daemon) run(ctx context.Context) error {
+	d.log.Info("starting", zap.String("version", d.build.Version), zap.String("revision", d.build.Revision),
+		zap.String("instance", d.cfg.Instance), zap.Int("sources", len(d.cfg.Sources)))
+	stages := []stage{{"pipeline", d.pipeline}, {"systemd", d.tellSystemd}}
+	if d.admin != nil {
+		stages = append(stages, stage{"admin", d.admin.Run})
+	}
+	if d.control != nil {
+		stages = append(stages, stage{"control", d.control.Run})
+	}
+	defer context.AfterFunc(ctx, func() {
+		d.stopping.Store(true)
+		d.notify.stopping()
+	})()
+	err := runStages(ctx, stopGrace+15*time.Second, stages...)
+	d.log.Info("stopped", zap.Error(err))
+	return err
+}
+
+// pipeline runs one generation after another until ctx ends.
+func (d *daemon) pipeline(ctx context.Context) error {
+	cfg, trigger := d.cfg, state.TriggerStartup
+	var last *config.Config // the one that worked before
+	for ctx.Err() == nil {
+		g, err := newGeneration(ctx, d, cfg, trigger)
+		if err != nil && last != nil {
+			d.metrics.reloaded(false, time.Now())
+			d.log.Error("the new configuration cannot be put to work, the old one goes on", zap.Error(err))
+			g, err = newGeneration(ctx, d, last, trigger)
+		}
+		if err != nil {
+			return err
+		}
+		d.current.Store(g)
+		next, err := g.run(ctx)
+		if err != nil {
+			return err
+		}
+		if next == nil {
+			break
+		}
+		last, cfg, trigger = g.cfg, next, state.TriggerHangup
+	}
+	return nil
+}
+
+func (d *daemon) isReady() error {
+	if !d.ready.Load() {
+		return errors.New("starting: the state is open, the first canary and the first watches are not done")
+	}
+	return nil
+}
+
+// isHealthy proves that the state accepts writes. An outage of S3 is no reason
+// to restart a process that keeps watching.
+func (d *daemon) isHealthy(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return d.db.Ping(ctx)
+}
+
+// tellSystemd keeps STATUS= and the watchdog up to date until ctx ends.
+func (d *daemon) tellSystemd(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.notify.watch(ctx, d.isHealthy)
+	}()
+	tick := time.NewTicker(10 * time.Second)
+	defer tick.Stop()
+	for last := ""; ctx.Err() == nil; {
+		if g := d.current.Load(); g != nil {
+			if line := g.statusLine(); line != last {
+				d.notify.status(line)
+				last = line
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	<-done
+	return nil
+}
+
+// openState opens the state directory of cfg and says what it found.
+func openState(cfg *config.Config, c *clock, log *zap.Logger) (*state.DB, error) {
+	db, err := state.Open(cfg.StateDir, state.Options{
+		Instance: cfg.Instance, MachineID: machineID(), Log: log.Named("state"), Now: c.now,
+	})
+	if locked, ok := errors.AsType[*state.LockedError](err); ok {
+		return nil, fmt.Errorf("state directory %s is in use by process %d: "+
+			"ask a running daemon with 's3syncd rescan', or give this run a state directory of its own", cfg.StateDir, locked.PID)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the state in %s: %w", cfg.StateDir, err)
+	}
+	if r := db.Report(); r.SetAside != "" {
+		log.Error("the state was damaged; it is kept, a new one begins, the index is rebuilt from S3 without uploading again",
+			zap.String("kept", r.SetAside))
+	}
+	return db, nil
+}
+
+// machineID returns what machine-id(5) holds, "" where there is none.
+func machineID() string {
+	b, err := os.ReadFile("/etc/machine-id")
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}

@@ -1,0 +1,337 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/uploader"
+	"github.com/s3syncd/s3syncd/pkg/watcher"
+)
+
+// queueLimit is how many paths of one source may wait in the queue. What does
+// not fit waits in the watcher, or is found by the next scan.
+const queueLimit = 100_000
+
+// generation is the pipeline of one configuration, from its start to the stop
+// or the reload that replaces it.
+type generation struct {
+	environment
+	d       *daemon
+	trigger state.Trigger
+	sources []*source
+	pool    *uploader.Pool
+	perFile *zap.Logger
+	next    *config.Config // set by a reload before it stops this generation
+	leaving chan struct{}  // closed when it is told to stop
+}
+
+func newGeneration(ctx context.Context, d *daemon, cfg *config.Config, trigger state.Trigger) (*generation, error) {
+	g := &generation{
+		environment: environment{
+			cfg: cfg, db: d.db, log: d.log, metrics: d.metrics, build: d.build, queue: uploader.NewQueue(queueLimit),
+			stopTimeout: publishTime,
+		},
+		d: d, trigger: trigger, perFile: sampled(d.log.Named("file")), leaving: make(chan struct{}),
+	}
+	for i := range cfg.Sources {
+		s, err := g.openSource(ctx, i)
+		if err != nil {
+			return nil, err
+		}
+		if err := g.watchSource(ctx, s); err != nil {
+			return nil, fmt.Errorf("source %s: %w", s.cfg.Name, err)
+		}
+		s.ledger = d.ledgers.of(s.cfg)
+		g.sources = append(g.sources, s)
+	}
+	pool, err := uploader.New(g.queue, g.uploaderSources(), g.poolOptions())
+	if err != nil {
+		return nil, err
+	}
+	g.pool = pool
+	d.clock.follow(g.sources)
+	for _, s := range g.sources {
+		s.pool.Store(pool)
+	}
+	return g, nil
+}
+
+func (g *generation) uploaderSources() []uploader.Source {
+	var list []uploader.Source
+	for _, s := range g.sources {
+		list = append(list, s.uploaderSource(g.cfg.Instance))
+	}
+	return list
+}
+
+func (e *environment) poolOptions() uploader.Options {
+	u := e.cfg.Upload
+	return uploader.Options{
+		Workers: u.Workers, PartSize: u.PartSize, SinglePutMax: u.SinglePutMax,
+		MemoryLimit: u.MemoryLimit, BandwidthLimit: u.BandwidthLimit, Drain: drainTime,
+		Log: e.log.Named("uploader"), Metrics: e.metrics.uploader,
+	}
+}
+
+func (g *generation) poolOptions() uploader.Options {
+	o := g.environment.poolOptions()
+	o.Paused = func(name string) bool {
+		i := slices.IndexFunc(g.sources, func(s *source) bool { return s.cfg.Name == name })
+		return g.sources[i].full(g.cfg)
+	}
+	o.OnOutcome = g.onOutcome
+	o.ListSkips = g.cfg.Manifest.ListSkipped == "all"
+	return o
+}
+
+// watchSource gives s its watcher.
+func (g *generation) watchSource(ctx context.Context, s *source) error {
+	o := g.watchOptions(s)
+	if g.cfg.Manifest.ListSkipped == "all" {
+		skips, err := s.flusher.Skips()
+		if err != nil {
+			return err
+		}
+		s.listSkips, o.OnSame = true, g.listSkip(context.WithoutCancel(ctx), s, skips)
+	}
+	w, err := watcher.New(sink{source: s.cfg.Name, queue: g.queue}, &index{state: s.state}, o)
+	if err != nil {
+		return err
+	}
+	s.watch = w
+	return nil
+}
+
+func (e *environment) watchOptions(s *source) watcher.Options {
+	w := e.cfg.Watch
+	return watcher.Options{
+		Source: s.cfg.Name, Root: s.root, Settle: s.cfg.Settle, MaxDelay: s.cfg.MaxDelay,
+		RescanInterval: w.RescanInterval, PollInterval: w.PollInterval,
+		Include: s.cfg.Include, Exclude: s.cfg.Exclude, IgnoreFiles: s.cfg.IgnoreFiles,
+		Hardlinks: s.cfg.Hardlinks, Reserved: state.ReservedDir,
+		Mirror: s.cfg.Deletes == uploader.DeletesMirror, MaxDeletes: s.cfg.MaxDeletes,
+		OnScan: s.onScan, OnAvailable: s.onAvailable, OnMounts: s.rememberMounts, Mounts: s.knownMounts(),
+		Log: e.log, Metrics: e.metrics.watcher,
+	}
+}
+
+// run blocks until ctx ends or a reload replaces the generation; then next is
+// the configuration to go on with. The stages stop in the direction of the
+// data: first the watchers, then the uploads, then the trail.
+func (g *generation) run(ctx context.Context) (next *config.Config, err error) {
+	gctx, replace := context.WithCancel(ctx)
+	defer replace()
+	context.AfterFunc(gctx, func() { close(g.leaving) })
+	if err := g.beginChains(gctx); err != nil {
+		return nil, err
+	}
+	err = runStages(gctx, stopGrace,
+		stage{"hangup", func(ctx context.Context) error { return g.followHangups(ctx, replace) }},
+		stage{"ready", g.announce},
+		stage{"remote", g.each(g.followRemote)},
+		stage{"watcher", g.each(func(ctx context.Context, s *source) error { return s.watch.Run(ctx) })},
+		stage{"uploader", g.pool.Run},
+		stage{"manifest", g.each(g.publish)},
+	)
+	return g.next, err
+}
+
+// each returns a stage that runs fn for every source side by side. An error of
+// one ends the others only when all have ended: a broken source must not hold
+// up the rest.
+func (g *generation) each(fn func(context.Context, *source) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		errs := make([]error, len(g.sources))
+		var wg sync.WaitGroup
+		for i, s := range g.sources {
+			wg.Go(func() {
+				if err := fn(ctx, s); err != nil {
+					errs[i] = fmt.Errorf("source %s: %w", s.cfg.Name, err)
+					s.log.Error("this source stopped, the others go on", zap.Error(err))
+				}
+			})
+		}
+		wg.Wait()
+		return errors.Join(errs...)
+	}
+}
+
+// beginChains opens the chain of each source and notes the start in it. It asks
+// for all at once, because a bucket that does not answer costs seconds.
+func (g *generation) beginChains(ctx context.Context) error {
+	kind := state.NoteStart
+	if g.trigger == state.TriggerHangup {
+		kind = state.NoteReload
+	}
+	return g.each(func(ctx context.Context, s *source) error { return g.beginChain(ctx, s, kind) })(ctx)
+}
+
+// beginChain makes sure that s has a chain and notes in it how this run began.
+func (e *environment) beginChain(ctx context.Context, s *source, kind state.NoteKind) error {
+	if err := s.flusher.Begin(ctx, e.db.Report()); err != nil {
+		return err
+	}
+	if e.db.Report().Unclean && kind == state.NoteStart {
+		if err := s.state.AddNote(ctx, state.Note{Kind: state.NoteUncleanEnd, Time: s.store.Now()}); err != nil {
+			return err
+		}
+	}
+	if err := s.state.AddNote(ctx, state.Note{Kind: kind, Time: s.store.Now(), Detail: e.build.Version}); err != nil {
+		return err
+	}
+	return s.flusher.PublishConfig(ctx, e.cfg.SourceCanonical(s.number), e.cfg.SourceSHA256(s.number))
+}
+
+// publish is the manifest stage of one source. A source that left the
+// configuration gets the digest that ends its chain.
+func (g *generation) publish(ctx context.Context, s *source) error {
+	err := s.flusher.Run(ctx)
+	for ctx.Err() == nil {
+		s.log.Error("the trail stopped, it is taken up again in a minute", zap.Error(err))
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Minute):
+		}
+		err = s.flusher.Run(ctx)
+	}
+	if g.next == nil || keeps(g.next, s) {
+		return err
+	}
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTime)
+	defer cancel()
+	return errors.Join(err, s.flusher.CloseChain(cctx))
+}
+
+// keeps reports whether cfg archives the directory of s to the same place.
+func keeps(cfg *config.Config, s *source) bool {
+	for _, c := range cfg.Sources {
+		if c.Bucket == s.cfg.Bucket && c.Prefix == s.cfg.Prefix && c.Path == s.cfg.Path {
+			return true
+		}
+	}
+	return false
+}
+
+// announce tells systemd and the readiness probe once the first canary of every
+// destination has an answer, or nobody answers, and the watches stand.
+func (g *generation) announce(ctx context.Context) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for extended := time.Now(); !g.settled(); {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if time.Since(extended) > 5*time.Second {
+			extended = time.Now()
+			g.d.notify.extend(time.Minute)
+			g.d.notify.status("starting: " + g.statusLine())
+		}
+	}
+	g.d.ready.Store(true)
+	g.d.notify.ready()
+	g.log.Info("ready", zap.Int("sources", len(g.sources)))
+	g.countWrongKeys()
+	<-ctx.Done()
+	return nil
+}
+
+// settled reports whether the start is done: every source is watched, or known
+// not to be there, and no destination's first canary is still open. A server
+// that refuses encryption for every source is a refusal, not an outage.
+func (g *generation) settled() bool {
+	stopped := 0
+	for _, s := range g.sources {
+		select {
+		case <-s.watch.Watching():
+		default:
+			if s.watch.Available() {
+				return false
+			}
+		}
+		d := g.pool.Destination(s.cfg.Name)
+		if d.State == uploader.HealthWaiting && d.Err == nil {
+			return false
+		}
+		if d.State == uploader.HealthStopped {
+			stopped++
+		}
+	}
+	return g.d.ready.Load() || stopped < len(g.sources)
+}
+
+// countWrongKeys shows how many objects still wait for a rekey.
+func (g *generation) countWrongKeys() {
+	for _, s := range g.sources {
+		n, err := s.state.WrongKey(s.store.MatchesKey)
+		if err != nil {
+			s.log.Warn("objects under other keys were not counted", zap.Error(err))
+			continue
+		}
+		g.metrics.wrongKey.WithLabelValues(s.cfg.Name).Set(float64(n))
+		if n > 0 {
+			s.log.Warn("objects stand under a key that is neither configured nor accepted; they stay until they change or are rekeyed",
+				zap.Int64("objects", n))
+		}
+	}
+}
+
+// onOutcome keeps each outcome for whoever asks, and logs a line for it, sampled
+// under load.
+func (g *generation) onOutcome(o uploader.Outcome) {
+	fields := []zap.Field{
+		zap.String("source", o.Source), zap.String("path", o.Path), zap.String("trigger", string(o.Trigger)),
+		zap.Int64("bytes", o.Size), zap.Duration("took", o.Took),
+	}
+	switch {
+	case o.Status == state.StatusFailed:
+		g.perFile.Error("failed", append(fields, zap.String("class", string(o.Class)), zap.Error(o.Err))...)
+	case o.Status != "":
+		if o.Basis != "" {
+			fields = append(fields, zap.String("basis", string(o.Basis)))
+		}
+		g.perFile.Info(string(o.Status), fields...)
+	case o.Err != nil:
+		g.perFile.Warn("postponed, it is tried again", append(fields, zap.String("class", string(o.Class)), zap.Error(o.Err))...)
+	}
+	for _, s := range g.sources {
+		if s.cfg.Name == o.Source {
+			s.ledger.add(o, time.Now().UTC())
+			s.after(o)
+		}
+	}
+}
+
+// snapshots is what the gauges show of the running pipeline.
+func (d *daemon) snapshots() []snapshot {
+	g := d.current.Load()
+	if g == nil {
+		return nil
+	}
+	var list []snapshot
+	for _, s := range g.sources {
+		files, bytes := s.state.Totals()
+		list = append(list, snapshot{name: s.cfg.Name, files: files, bytes: bytes, work: g.pending(s)})
+	}
+	return list
+}
+
+// statusLine is STATUS= of systemd: a sentence a source.
+func (g *generation) statusLine() string {
+	var parts []string
+	for _, s := range g.sources {
+		st := g.sourceStatus(s, nil, time.Now())
+		parts = append(parts, st.Sentence)
+	}
+	return strings.Join(parts, "; ")
+}

@@ -1,0 +1,157 @@
+package app
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/uploader"
+)
+
+const (
+	ledgerFailures = 20     // kept of each source
+	flushPaths     = 10_000 // that a flush remembers of each kind
+	errorText      = 400    // runes of an error that status shows
+)
+
+// ledger remembers what became of the files of one source, as long as the
+// process lives. Its methods may be called concurrently.
+type ledger struct {
+	mu       sync.Mutex
+	counts   map[state.Status]int64
+	failures []admin.Failure // the last one that happened at the end
+	raw      []string        // their paths
+	flushes  map[*flushRecord]struct{}
+}
+
+func newLedger() *ledger {
+	l := &ledger{counts: map[state.Status]int64{}, flushes: map[*flushRecord]struct{}{}}
+	for _, s := range state.Statuses() {
+		l.counts[s] = 0
+	}
+	return l
+}
+
+// add takes in how a look ended.
+func (l *ledger) add(o uploader.Outcome, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if o.Status != "" {
+		l.counts[o.Status]++
+	}
+	for f := range l.flushes {
+		f.add(o)
+	}
+	i := slices.IndexFunc(l.raw, func(p string) bool { return p == o.Path })
+	if o.Err == nil {
+		if i >= 0 && l.failures[i].ResolvedAt == nil {
+			l.failures[i].ResolvedAt = &now
+		}
+		return
+	}
+	l.fail(i, o, now)
+}
+
+// fail notes a failure; i is the last one of the same path, or -1.
+func (l *ledger) fail(i int, o uploader.Outcome, now time.Time) {
+	f := admin.Failure{
+		Name: admin.NewName(o.Path), Class: string(o.Class), Error: admin.Plain(o.Err.Error(), errorText),
+		FirstAt: now, LastAt: now, Count: 1,
+		Retried: o.Retry && o.Status != state.StatusFailed,
+	}
+	if i >= 0 {
+		if old := l.failures[i]; old.Class == f.Class && old.ResolvedAt == nil {
+			f.FirstAt, f.Count = old.FirstAt, old.Count+1
+			f.Retried = f.Retried && old.Retried // The record of the first one stands.
+		}
+		l.failures, l.raw = slices.Delete(l.failures, i, i+1), slices.Delete(l.raw, i, i+1)
+	}
+	if len(l.failures) >= ledgerFailures {
+		l.failures, l.raw = slices.Delete(l.failures, 0, 1), slices.Delete(l.raw, 0, 1)
+	}
+	l.failures, l.raw = append(l.failures, f), append(l.raw, o.Path)
+}
+
+// list returns the counts by status and the failures, the newest first.
+func (l *ledger) list() (counts map[string]int64, failures []admin.Failure) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	counts = make(map[string]int64, len(l.counts))
+	for s, n := range l.counts {
+		counts[string(s)] = n
+	}
+	failures = append(make([]admin.Failure, 0, len(l.failures)), l.failures...)
+	slices.Reverse(failures)
+	return counts, failures
+}
+
+// follow has a flush told of every outcome until stop is called.
+func (l *ledger) follow() (f *flushRecord, stop func()) {
+	f = &flushRecord{mu: &l.mu, moved: map[string]struct{}{}, failed: map[string]uploader.Outcome{}}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flushes[f] = struct{}{}
+	return f, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.flushes, f)
+	}
+}
+
+// flushRecord is what a flush knows of the looks that ended since it began.
+type flushRecord struct {
+	mu       *sync.Mutex         // of the ledger
+	moved    map[string]struct{} // changed while they were read, went back to the settler
+	failed   map[string]uploader.Outcome
+	overflow bool // more moved than can be remembered
+	lost     int  // failures that were not remembered
+}
+
+// add takes in an outcome. The caller holds mu.
+func (f *flushRecord) add(o uploader.Outcome) {
+	switch {
+	case o.Err == nil:
+		delete(f.moved, o.Path)
+		delete(f.failed, o.Path)
+	case o.Class == state.ClassChanged:
+		if len(f.moved) >= flushPaths {
+			f.overflow = true
+			return
+		}
+		f.moved[o.Path] = struct{}{}
+	case o.Class == state.ClassTransient, o.Class == state.ClassThrottled:
+		// It stays in the queue.
+	case len(f.failed) >= flushPaths:
+		f.lost++
+	default:
+		f.failed[o.Path] = o
+	}
+}
+
+// takeMoved returns the paths that moved and forgets them; all is true when
+// there were too many.
+func (f *flushRecord) takeMoved() (paths []string, all bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for p := range f.moved {
+		paths = append(paths, p)
+	}
+	all, f.overflow = f.overflow, false
+	clear(f.moved)
+	slices.Sort(paths)
+	return paths, all
+}
+
+// failures returns how many paths failed, and the first of them by name.
+func (f *flushRecord) failures() (n int, first uploader.Outcome) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for p, o := range f.failed {
+		if first.Path == "" || p < first.Path {
+			first = o
+		}
+	}
+	return len(f.failed) + f.lost, first
+}

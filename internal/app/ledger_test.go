@@ -1,0 +1,113 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/uploader"
+)
+
+func failed(path string, c state.Class) uploader.Outcome {
+	return uploader.Outcome{Path: path, Class: c, Err: errors.New("broken\nin two lines"), Status: state.StatusFailed, Retry: true}
+}
+
+func TestLedgerKeepsTheLastFailures(t *testing.T) {
+	l, now := newLedger(), time.Unix(1000, 0)
+	for i := range 3 * ledgerFailures {
+		l.add(failed(fmt.Sprintf("f%d", i), state.ClassFile), now)
+	}
+	l.add(failed("f55", state.ClassFile), now.Add(time.Minute))
+	l.add(uploader.Outcome{Path: "f58", Status: state.StatusUploaded}, now.Add(time.Hour))
+	counts, failures := l.list()
+	if len(failures) != ledgerFailures || counts["failed"] != 3*ledgerFailures+1 || counts["uploaded"] != 1 || counts["skipped"] != 0 {
+		t.Fatalf("%d failures and counts %v", len(failures), counts)
+	}
+	first := failures[0]
+	if first.Path != "f55" || first.Count != 2 || !first.FirstAt.Equal(now) || first.Retried || first.Error != `broken\nin two lines` {
+		t.Errorf("the newest is %+v, want f55 twice, waiting for a person", first)
+	}
+	for _, f := range failures {
+		if (f.ResolvedAt != nil) != (f.Path == "f58") {
+			t.Errorf("%s is resolved at %v", f.Path, f.ResolvedAt)
+		}
+	}
+}
+
+func TestAFlushIsToldOfWhatFailedAndMoved(t *testing.T) {
+	l, now := newLedger(), time.Unix(1000, 0)
+	l.add(failed("before", state.ClassFile), now)
+	record, forget := l.follow()
+	for path, c := range map[string]state.Class{
+		"b": state.ClassFile, "a": state.ClassConflict, "mended": state.ClassFile, "waits": state.ClassTransient, "moved": state.ClassChanged, "held": state.ClassChanged,
+	} {
+		l.add(failed(path, c), now)
+	}
+	l.add(uploader.Outcome{Path: "mended", Status: state.StatusUploaded}, now)
+	l.add(uploader.Outcome{Path: "held", Status: state.StatusUploaded}, now)
+	if n, first := record.failures(); n != 2 || first.Path != "a" {
+		t.Errorf("failures = %d, first %q, want 2 and a", n, first.Path)
+	}
+	if moved, all := record.takeMoved(); len(moved) != 1 || moved[0] != "moved" || all {
+		t.Errorf("moved = %q, %v, want one", moved, all)
+	}
+	if moved, _ := record.takeMoved(); len(moved) != 0 {
+		t.Errorf("moved again = %q, want none", moved)
+	}
+	forget()
+	l.add(failed("after", state.ClassFile), now)
+	if n, _ := record.failures(); n != 2 {
+		t.Errorf("%d failures after the end, want 2", n)
+	}
+}
+
+func TestTheSentenceSaysItAll(t *testing.T) {
+	now := time.Date(2026, 3, 2, 9, 14, 5, 0, time.UTC)
+	since := time.Date(2026, 3, 2, 2, 14, 0, 0, time.UTC)
+	old := since.AddDate(0, 0, -3)
+	denied := &state.Error{
+		Class: state.ClassConfiguration, Op: "PutObject", Code: "AccessDenied", Status: 403,
+		Err: errors.New("User: arn:aws:sts::1:role/x is not authorized to perform: kms:GenerateDataKey on resource: arn:…"),
+	}
+	parked := uploader.DestinationState{State: uploader.HealthParked, Err: denied, Since: since, NextProbe: now.Add(40 * time.Second)}
+	ok := uploader.DestinationState{State: uploader.HealthOK}
+	cases := []struct {
+		name string
+		ss   admin.SourceStatus
+		dest uploader.DestinationState
+		want string
+	}{
+		{"nothing to say", admin.SourceStatus{State: admin.StateCurrent}, ok, "current"},
+		{
+			"work",
+			admin.SourceStatus{State: admin.StateWorking, Queue: admin.Queue{Total: 1200, Oldest: &since}},
+			ok,
+			"working: 1,200 waiting, the oldest since 02:14:00Z",
+		},
+		{
+			"a parked destination",
+			admin.SourceStatus{State: admin.StateParked, Since: &since, Reason: reasonOf(denied), Queue: admin.Queue{Total: 8412}},
+			parked,
+			"behind since 02:14:00Z: kms:GenerateDataKey denied; 8,412 waiting; next probe in 40 s",
+		},
+		{
+			"parked files",
+			admin.SourceStatus{State: admin.StateParked, Reason: parkedReason(map[string]int64{"file": 2, "conflict": 1})},
+			ok,
+			"parked: failed files that wait for a person: 3 (conflict, file)",
+		},
+		{"days ago", admin.SourceStatus{State: admin.StateUnavailable, Since: &old, Reason: "away"}, ok, "behind since 2026-02-27 02:14Z: away"},
+	}
+	for _, c := range cases {
+		if got := sentence(&c.ss, c.dest, now); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+	denied.Err = errors.New("no")
+	if got := reasonOf(fmt.Errorf("canary: %w", denied)); got != "PutObject: AccessDenied" {
+		t.Errorf("reasonOf = %q", got)
+	}
+}

@@ -1,0 +1,71 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+)
+
+// notifier speaks sd_notify(3). Without NOTIFY_SOCKET every call does nothing.
+type notifier struct {
+	log *zap.Logger
+}
+
+func (n notifier) send(state string) {
+	if _, err := sd.SdNotify(false, state); err != nil {
+		n.log.Warn("systemd was not told, going on", zap.String("state", state), zap.Error(err))
+	}
+}
+
+func (n notifier) ready()             { n.send(sd.SdNotifyReady) }
+func (n notifier) stopping()          { n.send(sd.SdNotifyStopping) }
+func (n notifier) status(line string) { n.send("STATUS=" + line) }
+func (n notifier) watchdog()          { n.send(sd.SdNotifyWatchdog) }
+func (n notifier) extend(by time.Duration) {
+	n.send(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", by.Microseconds()))
+}
+
+// reloading says that a reload began. Type=notify-reload wants the monotonic
+// time beside it (sd_notify(3)).
+func (n notifier) reloading() {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		n.log.Warn("no monotonic clock, systemd may not follow the reload", zap.Error(err))
+		return
+	}
+	n.send(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", sd.SdNotifyReloading, ts.Nano()/1000))
+}
+
+// watch pings the watchdog for as long as alive says that the pipeline makes
+// progress or has nothing to do. It blocks until ctx ends.
+func (n notifier) watch(ctx context.Context, alive func(context.Context) error) {
+	limit, err := sd.SdWatchdogEnabled(false)
+	if err != nil || limit == 0 {
+		<-ctx.Done()
+		return
+	}
+	tick := time.NewTicker(limit / 3)
+	defer tick.Stop()
+	for {
+		check, cancel := context.WithTimeout(ctx, limit/3)
+		err := alive(check)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			n.log.Error("no progress, the watchdog is not fed", zap.Error(err))
+		default:
+			n.watchdog()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,48 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/uploader"
+)
+
+// publisher sends the documents of one source's trail where its files go, and
+// only while they would: nothing is sent to a destination whose canary has not
+// passed, or that did not confirm the key since.
+type publisher struct {
+	*s3store.Store
+
+	source *source
+}
+
+// errUnproven: the destination's canary has not passed yet.
+var errUnproven = errors.New("the destination has not proven that it encrypts")
+
+// CreateDoc implements manifest.Publisher.
+func (p publisher) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, md5 [16]byte, sha [32]byte, contentType string) (state.Object, error) {
+	pool := p.source.pool.Load()
+	if pool == nil {
+		return state.Object{}, state.Classified(state.ClassTransient, "publish", errUnproven)
+	}
+	name := p.source.cfg.Name
+	if d := pool.Destination(name); !d.Proven {
+		return state.Object{}, unproven(d)
+	}
+	o, err := p.Store.CreateDoc(ctx, key, body, size, md5, sha, contentType)
+	if state.ClassOf(err) == state.ClassEncryption && err != nil {
+		pool.Distrust(name, err)
+	}
+	return o, err
+}
+
+// unproven says why nothing is published to d.
+func unproven(d uploader.DestinationState) error {
+	if d.Err == nil {
+		return state.Classified(state.ClassTransient, "publish", errUnproven)
+	}
+	return state.Classified(state.ClassOf(d.Err), "publish", errors.Join(errUnproven, d.Err))
+}

@@ -1,0 +1,296 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/uploader"
+	"github.com/s3syncd/s3syncd/pkg/watcher"
+)
+
+// source is one configured directory with all that works on it.
+type source struct {
+	cfg      config.Source
+	number   int    // in the configuration
+	real     string // the directory without symbolic links
+	mapper   state.Mapper
+	root     *safefs.Root
+	store    *s3store.Store
+	state    *state.Source
+	flusher  *manifest.Flusher
+	watch    *watcher.Watcher
+	log      *zap.Logger
+	ledger   *ledger // nil: nobody asks
+	db       *state.DB
+	uploads  *uploader.Metrics
+	pool     atomic.Pointer[uploader.Pool] // nil until it is built
+	counters sourceCounters
+
+	provenAt  time.Time // when the canary passed that still counts; zero: none does
+	listSkips bool      // each skip that the index alone decides gets a record
+
+	remoteAsked chan struct{} // capacity 1: a person asks for a check of the far side
+}
+
+// environment is what sources of one run share.
+type environment struct {
+	cfg     *config.Config
+	db      *state.DB
+	log     *zap.Logger
+	metrics *metrics
+	build   Build
+	queue   *uploader.Queue
+
+	stopTimeout time.Duration // for the last documents of the trail
+}
+
+// openSource connects one source to its directory, bucket and state. It makes
+// no request.
+func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
+	c := e.cfg.Sources[i]
+	s := &source{
+		cfg: c, number: i, real: realPath(c.Path), mapper: state.NewMapper(c.Prefix), db: e.db, uploads: e.metrics.uploader,
+		root:        safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts}),
+		log:         e.log.With(zap.String("source", c.Name)),
+		remoteAsked: make(chan struct{}, 1),
+	}
+	var err error
+	if s.store, err = s3store.Open(ctx, e.storeOptions(c, s.log)); err != nil {
+		return nil, fmt.Errorf("source %s: %w", c.Name, err)
+	}
+	if s.state, err = e.db.Source(ctx, state.SourceKey{Bucket: c.Bucket, Prefix: c.Prefix, RealPath: s.real}); err != nil {
+		return nil, fmt.Errorf("source %s: %w", c.Name, err)
+	}
+	if err := s.recallCapabilities(); err != nil {
+		return nil, fmt.Errorf("source %s: %w", c.Name, err)
+	}
+	fo := e.flusherOptions(s)
+	if fo.Reconfigured, err = e.reconfigured(s); err != nil {
+		return nil, fmt.Errorf("source %s: %w", c.Name, err)
+	}
+	if file, ok := strings.CutPrefix(e.cfg.Manifest.Sign, "ed25519:"); ok {
+		if fo.Sign, err = manifest.LoadEd25519(file); err != nil {
+			return nil, fmt.Errorf("manifest.sign: %w", err)
+		}
+	}
+	if s.flusher, err = manifest.New(s.state, publisher{Store: s.store, source: s}, fo); err != nil {
+		return nil, fmt.Errorf("source %s: %w", c.Name, err)
+	}
+	return s, nil
+}
+
+func (e *environment) storeOptions(c config.Source, log *zap.Logger) s3store.Options {
+	return s3store.Options{
+		Region: c.Region, EndpointURL: e.cfg.S3.EndpointURL, PathStyle: e.cfg.S3.PathStyle,
+		AllowInsecure: e.cfg.S3.AllowInsecureEndpoint, ExpectedBucketOwner: c.ExpectedBucketOwner, Profile: c.Profile,
+		Bucket: c.Bucket, Prefix: c.Prefix, Instance: e.cfg.Instance,
+		KMSKeyID: c.KMSKeyID, AcceptKeys: c.AcceptKMSKeys, SSE: c.SSE, BucketKey: c.BucketKey,
+		EncryptionContext: c.EncryptionContext, StorageClass: c.StorageClass,
+		ObjectLock: s3store.ObjectLock{Mode: e.cfg.Manifest.ObjectLock.Mode, Days: e.cfg.Manifest.ObjectLock.Days},
+		Workers:    e.cfg.Upload.Workers,
+		Log:        log.Named("s3"), Metrics: e.metrics.s3store,
+	}
+}
+
+func (e *environment) flusherOptions(s *source) manifest.Options {
+	m := e.cfg.Manifest
+	if m.DigestInterval == 0 {
+		m.DigestInterval = never
+	}
+	return manifest.Options{
+		Source: s.cfg.Name, Instance: e.cfg.Instance, Bucket: s.cfg.Bucket, Mapper: s.mapper,
+		FlushInterval: m.FlushInterval, DigestInterval: m.DigestInterval, StopTimeout: e.stopTimeout,
+		MaxRecords: m.MaxRecords, Layout: manifest.Layout(m.Layout),
+		LocalDir:  filepath.Join(m.LocalDir, s.cfg.Name),
+		KeepLocal: m.KeepLocal, KeepLocalSize: m.KeepLocalSize,
+		Version: e.build.Version, ConfigSHA256: e.cfg.SourceSHA256(s.number),
+		Now:     s.store.Now,
+		Pending: func() (int64, time.Time) { p := e.pending(s); return p.total(), p.oldest },
+		Log:     e.log.Named("manifest"), Metrics: e.metrics.manifest,
+	}
+}
+
+// reconfigured reports whether the directory of s was archived to another bucket
+// or prefix before, so that a chain that begins says so.
+func (e *environment) reconfigured(s *source) (bool, error) {
+	known, err := e.db.Sources()
+	for _, k := range known {
+		if k.RealPath == s.real && (k.Bucket != s.cfg.Bucket || k.Prefix != s.cfg.Prefix) {
+			return true, err
+		}
+	}
+	return false, err
+}
+
+// never is the interval of what is switched off.
+const never = 100 * 365 * 24 * time.Hour
+
+// pending counts the paths of a source that are on their way.
+type pending struct {
+	settling, queued, inFlight, delayed int
+
+	oldest time.Time // when the oldest was first seen to have changed; zero: none
+}
+
+func (p pending) total() int64 { return int64(p.settling + p.queued + p.inFlight + p.delayed) }
+
+// pending looks at the settler first: a path moves from there to the queue, so
+// that none is missed on its way.
+func (e *environment) pending(s *source) pending {
+	var p pending
+	if s.watch != nil {
+		p.settling, p.oldest = s.watch.Dirty(), s.watch.OldestDirty()
+	}
+	p.queued, p.inFlight, p.delayed = e.queue.Depth(s.cfg.Name)
+	if t := e.queue.Oldest(s.cfg.Name); !t.IsZero() && (p.oldest.IsZero() || t.Before(p.oldest)) {
+		p.oldest = t
+	}
+	return p
+}
+
+// uploaderSource is what the pool needs to know of s.
+func (s *source) uploaderSource(instance string) uploader.Source {
+	return uploader.Source{
+		Name: s.cfg.Name, Instance: instance, Bucket: s.cfg.Bucket, RealPath: s.cfg.Path,
+		Mapper: s.mapper, Root: s.root, Objects: s.store, Multipart: s.store, State: s.state,
+		Accept:                    func(o state.Object) uploader.KeyVerdict { return uploader.KeyVerdict(s.store.KeyVerdict(o)) },
+		HeadForbiddenMeansUnknown: func() bool { return s.store.Capabilities().ListDenied },
+		Proven:                    !s.provenAt.IsZero(),
+		ProvenAt:                  s.provenAt,
+		OnProven:                  s.onProven,
+		OnStopped:                 s.forgetCapabilities,
+		Hardlinks:                 s.cfg.Hardlinks,
+		Deletes:                   s.cfg.Deletes,
+		Intact:                    func(id safefs.Identity) bool { return s.watch != nil && s.watch.Intact(id) },
+		Requeue: func(path string) {
+			if s.watch != nil {
+				s.watch.Requeue(path)
+			}
+		},
+	}
+}
+
+// mountsKey is where the mount points inside the source are remembered.
+func (s *source) mountsKey() string { return "mounts/" + s.real }
+
+// knownMounts returns the mount points inside the source that were there or
+// missed when they were last looked at, in whatever run.
+func (s *source) knownMounts() []string {
+	if s.db == nil {
+		return nil // A dry run of a state that does not exist yet.
+	}
+	b, err := s.db.Meta(s.mountsKey())
+	var paths [][]byte
+	if err == nil && b != nil {
+		err = json.Unmarshal(b, &paths)
+	}
+	if err != nil {
+		s.log.Warn("the mounts inside the source are not remembered", zap.Error(err))
+	}
+	list := make([]string, 0, len(paths))
+	for _, p := range paths {
+		list = append(list, string(p))
+	}
+	return list
+}
+
+// rememberMounts keeps the mount points for the next run, so that one that is
+// late then does not read as deleted files.
+func (s *source) rememberMounts(list []string) {
+	paths := make([][]byte, 0, len(list)) // As bytes: not every path is UTF-8.
+	for _, p := range list {
+		paths = append(paths, []byte(p))
+	}
+	b, err := json.Marshal(paths)
+	if err == nil {
+		err = s.db.SetMeta(context.Background(), s.mountsKey(), b)
+	}
+	if err != nil {
+		s.log.Warn("the mounts inside the source are not kept for the next start", zap.Error(err))
+	}
+}
+
+// canaryAge is how long a canary that passed counts for an unchanged
+// destination.
+const canaryAge = 24 * time.Hour
+
+// provenDestination is what the state remembers of the last canary.
+type provenDestination struct {
+	Time         time.Time            `json:"time"`
+	Capabilities s3store.Capabilities `json:"capabilities"`
+}
+
+func (s *source) capabilityKey() string {
+	return fmt.Sprintf("canary/%s/%s/%s", s.cfg.Bucket, s.cfg.Prefix, s.cfg.Name)
+}
+
+// recallCapabilities takes over what an earlier run's canary learned, when it
+// was made for the same destination within canaryAge.
+func (s *source) recallCapabilities() error {
+	b, err := s.db.Meta(s.capabilityKey())
+	if err != nil || b == nil {
+		return err
+	}
+	var p provenDestination
+	if err := json.Unmarshal(b, &p); err != nil {
+		s.log.Warn("what the last canary learned is unreadable, it runs again", zap.Error(err))
+		return nil
+	}
+	age := time.Since(p.Time)
+	if s.store.Restore(p.Capabilities) && age >= 0 && age < canaryAge {
+		s.provenAt = p.Time
+	}
+	return nil
+}
+
+// onProven takes in that the canary has passed.
+func (s *source) onProven() {
+	s.rememberCapabilities()
+	s.flusher.Retry()
+}
+
+// rememberCapabilities keeps what the canary learned for the next run.
+func (s *source) rememberCapabilities() {
+	b, err := json.Marshal(provenDestination{Time: time.Now(), Capabilities: s.store.Capabilities()})
+	if err == nil {
+		err = s.db.SetMeta(context.Background(), s.capabilityKey(), b)
+	}
+	if err != nil {
+		s.log.Warn("the canary's result was not kept, the next start runs it again", zap.Error(err))
+	}
+}
+
+// forgetCapabilities makes the next start run the canary, because the server
+// did not confirm the key.
+func (s *source) forgetCapabilities() {
+	if err := s.db.SetMeta(context.Background(), s.capabilityKey(), nil); err != nil {
+		s.log.Warn("the canary's old result was not removed", zap.Error(err))
+	}
+}
+
+// realPath resolves the symbolic links of path as far as it exists.
+func realPath(path string) string {
+	rest := ""
+	for dir := path; ; dir = filepath.Dir(dir) {
+		resolved, err := filepath.EvalSymlinks(dir)
+		if err == nil {
+			return filepath.Join(resolved, rest)
+		}
+		if dir == filepath.Dir(dir) {
+			return path
+		}
+		rest = filepath.Join(filepath.Base(dir), rest)
+	}
+}

@@ -1,0 +1,92 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func waitDone(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+func TestStagesStopOneAtATimeInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var order []string
+		note := func(s string) {
+			mu.Lock()
+			defer mu.Unlock()
+			order = append(order, s)
+		}
+		mk := func(name string) stage {
+			return stage{name, func(ctx context.Context) error {
+				<-ctx.Done()
+				note(name + " asked")
+				time.Sleep(time.Second)
+				note(name + " ended")
+				return nil
+			}}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- runStages(ctx, time.Minute, mk("watch"), mk("upload"), mk("publish")) }()
+		synctest.Wait()
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatalf("runStages() = %v, want nil", err)
+		}
+		want := []string{"watch asked", "watch ended", "upload asked", "upload ended", "publish asked", "publish ended"}
+		if !slices.Equal(order, want) {
+			t.Errorf("order = %v, want %v", order, want)
+		}
+	})
+}
+
+func TestStageThatEndsEarlyStopsTheOthersAndIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		err := runStages(t.Context(), time.Minute,
+			stage{"watch", waitDone},
+			stage{"upload", func(context.Context) error { return nil }})
+		if !errors.Is(err, errExited) || !strings.Contains(err.Error(), "upload") {
+			t.Errorf("runStages() = %v, want upload: %v", err, errExited)
+		}
+	})
+}
+
+func TestStageThatFailsIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := errors.New("broken")
+		err := runStages(t.Context(), time.Minute,
+			stage{"watch", func(context.Context) error { return broken }},
+			stage{"upload", waitDone})
+		if !errors.Is(err, broken) || !strings.Contains(err.Error(), "watch") {
+			t.Errorf("runStages() = %v, want watch: broken", err)
+		}
+	})
+}
+
+func TestStageThatDoesNotStopIsLeftBehindAfterTheGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		start := time.Now()
+		err := runStages(ctx, 5*time.Second,
+			stage{"upload", func(context.Context) error { <-release; return nil }},
+			stage{"publish", waitDone})
+		if err == nil || !strings.Contains(err.Error(), "upload: not stopped after 5s") {
+			t.Errorf("runStages() = %v, want upload: not stopped after 5s", err)
+		}
+		if took := time.Since(start); took != 5*time.Second {
+			t.Errorf("runStages() took %v, want 5s", took)
+		}
+		close(release)
+	})
+}

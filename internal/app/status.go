@@ -1,0 +1,269 @@
+package app
+
+import (
+	"errors"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/uploader"
+	"github.com/s3syncd/s3syncd/pkg/watcher"
+)
+
+const (
+	// LateAfter beyond max_delay makes what is on its way count as behind.
+	lateAfter = time.Minute
+	busyShown = 5
+	// ReasonText is the longest reason in a sentence, in runes.
+	reasonText = 160
+)
+
+// Status implements admin.Daemon. It reads memory only.
+func (d *daemon) Status() admin.Status {
+	now := time.Now()
+	st := admin.Status{
+		Format: admin.StatusFormat, Time: now.UTC(), Instance: d.cfg.Instance, Version: d.build.Version, Revision: d.build.Revision,
+		PID: os.Getpid(), StartedAt: d.started.UTC(), State: "starting", Sources: []admin.SourceStatus{},
+	}
+	switch {
+	case d.stopping.Load():
+		st.State = "stopping"
+	case d.ready.Load():
+		st.State = "ready"
+	}
+	g := d.current.Load()
+	if g == nil {
+		return st
+	}
+	flights := g.pool.InFlight()
+	st.Current = true
+	for _, s := range g.sources {
+		ss := g.sourceStatus(s, flights, now)
+		st.Current = st.Current && (ss.State == admin.StateCurrent || ss.State == admin.StateWorking)
+		st.Sources = append(st.Sources, ss)
+	}
+	return st
+}
+
+// sourceStatus is what is known of s.
+func (g *generation) sourceStatus(s *source, flights []uploader.InFlight, now time.Time) admin.SourceStatus {
+	name := s.cfg.Name
+	work, dest := g.pending(s), g.pool.Destination(name)
+	watched, polled := s.watch.Directories()
+	files, bytes := s.state.Totals()
+	outcomes, failures := s.ledger.list()
+	ss := admin.SourceStatus{
+		Name: name, Path: s.cfg.Path, Bucket: s.cfg.Bucket, Prefix: s.cfg.Prefix,
+		Available: s.watch.Available(), UnavailableReason: admin.Plain(s.watch.Away(), errorText), DeletesWithheld: s.withholds(),
+		Destination: destinationStatus(dest),
+		Queue: admin.Queue{
+			Settling: work.settling, Queued: work.queued, InFlight: work.inFlight, Delayed: work.delayed,
+			Total: work.total(), Oldest: instant(work.oldest),
+		},
+		Indexed: admin.Indexed{Files: files, Bytes: bytes}, Outcomes: outcomes, Parked: map[string]int64{},
+		InFlight: inFlightOf(name, flights), Failures: failures, Trail: s.trailStatus(), LastScan: s.scanStatus(),
+		Watched: watched, Polled: polled, Busy: busyStatus(s.watch.Busiest(busyShown)),
+	}
+	for c, n := range g.pool.Parked(name) {
+		ss.Parked[string(c)] = n
+	}
+	s.judge(&ss, dest, work, now)
+	return ss
+}
+
+// judge sets state, reason, since and the sentence.
+func (s *source) judge(ss *admin.SourceStatus, dest uploader.DestinationState, work pending, now time.Time) {
+	var since time.Time
+	ss.State, ss.Reason, since = s.verdict(ss, dest)
+	if ss.State == "" {
+		ss.State = admin.StateCurrent
+		switch {
+		case work.total() > 0 && now.Sub(work.oldest) > s.cfg.MaxDelay+lateAfter && !work.oldest.IsZero():
+			ss.State, ss.Reason, since = admin.StateBehind, "more changes than are uploaded", work.oldest
+		case work.total() > 0:
+			ss.State = admin.StateWorking
+		}
+	}
+	ss.Since = instant(since)
+	ss.Sentence = ss.Name + ": " + sentence(ss, dest, now)
+}
+
+// withholds reports whether missing files do not count as deleted.
+func (s *source) withholds() bool {
+	last := s.counters.lastScan.Load()
+	return s.watch.Replaced() || last != nil && last.Withheld > 0
+}
+
+// verdict returns what is in the way of s, an empty state for nothing.
+func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState) (st, reason string, since time.Time) {
+	switch {
+	case s.watch.Away() != "":
+		return admin.StateUnavailable, "directory not available: " + ss.UnavailableReason, s.counters.goneSince()
+	case dest.State == uploader.HealthStopped:
+		return admin.StateStopped, reasonOf(dest.Err), dest.Since
+	case dest.State == uploader.HealthParked:
+		return admin.StateParked, reasonOf(dest.Err), dest.Since
+	case dest.State == uploader.HealthWaiting && dest.Err != nil:
+		return admin.StateBehind, "no answer: " + reasonOf(dest.Err), dest.Since
+	case dest.State == uploader.HealthWaiting:
+		return admin.StateStarting, "the first canary has no answer yet", time.Time{}
+	case !isClosed(s.watch.Watching()):
+		return admin.StateStarting, "the directories are not all watched yet", time.Time{}
+	case ss.Trail.Error != "":
+		return admin.StateBehind, "manifest not published: " + admin.Plain(ss.Trail.Error, reasonText), *ss.Trail.ErrorSince
+	case len(ss.Parked) > 0:
+		return admin.StateParked, parkedReason(ss.Parked), time.Time{}
+	case s.watch.HeldDeletes() > 0:
+		return admin.StateParked, admin.Count(s.watch.HeldDeletes()) + " deletions are held back until 'rescan --confirm-deletes'", time.Time{}
+	case ss.DeletesWithheld:
+		return admin.StateParked, "another directory, or a mount less, is in its place: nothing counts as deleted until 'rescan --confirm-deletes'", time.Time{}
+	}
+	return "", "", time.Time{}
+}
+
+func parkedReason(parked map[string]int64) string {
+	var classes []string
+	total := int64(0)
+	for c, n := range parked {
+		classes = append(classes, c)
+		total += n
+	}
+	slices.Sort(classes)
+	return "failed files that wait for a person: " + admin.Count(total) + " (" + strings.Join(classes, ", ") + ")"
+}
+
+// sentence says all of it in one line.
+func sentence(ss *admin.SourceStatus, dest uploader.DestinationState, now time.Time) string {
+	var b strings.Builder
+	switch {
+	case ss.State == admin.StateCurrent:
+		return ss.State
+	case ss.State == admin.StateWorking, ss.State == admin.StateStarting, ss.Since == nil:
+		b.WriteString(ss.State)
+	default:
+		b.WriteString("behind since " + clockTime(*ss.Since, now))
+	}
+	if ss.Reason != "" {
+		b.WriteString(": " + ss.Reason)
+	}
+	if n := ss.Queue.Total; n > 0 {
+		sep := "; "
+		if ss.Reason == "" {
+			sep = ": "
+		}
+		b.WriteString(sep + admin.Count(n) + " waiting")
+		if ss.State == admin.StateWorking && ss.Queue.Oldest != nil {
+			b.WriteString(", the oldest since " + clockTime(*ss.Queue.Oldest, now))
+		}
+	}
+	if dest.State != uploader.HealthOK && dest.Err != nil {
+		b.WriteString("; next probe in " + admin.Duration(dest.NextProbe.Sub(now)))
+	}
+	return b.String()
+}
+
+// clockTime is a time of the last day without its date.
+func clockTime(t, now time.Time) string {
+	if now.Sub(t) < 24*time.Hour {
+		return t.UTC().Format("15:04:05Z")
+	}
+	return t.UTC().Format("2006-01-02 15:04Z")
+}
+
+// deniedAction is how AWS names the action that a policy does not grant.
+var deniedAction = regexp.MustCompile(`not authorized to perform: ([a-z0-9-]+:[A-Za-z0-9*]+)`)
+
+// reasonOf says in a few words what err is.
+func reasonOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	if m := deniedAction.FindStringSubmatch(err.Error()); m != nil {
+		return m[1] + " denied"
+	}
+	if e, ok := errors.AsType[*state.Error](err); ok && e.Code != "" {
+		return admin.Plain(e.Op+": "+e.Code, reasonText)
+	}
+	return admin.Plain(err.Error(), reasonText)
+}
+
+// instant is t in UTC, nil for the zero time.
+func instant(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+func destinationStatus(d uploader.DestinationState) admin.Destination {
+	out := admin.Destination{State: string(d.State), Since: instant(d.Since)}
+	if d.Err != nil {
+		out.Class, out.Error, out.NextProbe = string(d.Class), admin.Plain(d.Err.Error(), errorText), instant(d.NextProbe)
+	}
+	return out
+}
+
+func inFlightOf(source string, flights []uploader.InFlight) []admin.InFlight {
+	list := []admin.InFlight{}
+	for _, f := range flights {
+		if f.Source == source {
+			list = append(list, admin.InFlight{
+				Name: admin.NewName(f.Path), Size: f.Bytes, Sent: f.Sent, Phase: string(f.Phase), StartedAt: f.Started.UTC(),
+			})
+		}
+	}
+	return list
+}
+
+func (s *source) trailStatus() admin.Trail {
+	st, err := s.flusher.Glance()
+	if err != nil {
+		st = manifest.Status{Err: err, Since: time.Now()}
+	}
+	t := admin.Trail{
+		Chain: st.Chain, Sequence: st.Sequence, LastManifest: st.Manifest, LastManifestAt: instant(st.ManifestAt),
+		LastDigest: st.Digest, LastDigestAt: instant(st.DigestAt), UnpublishedRecords: st.Unpublished, WaitingDocuments: st.Outbox,
+	}
+	if st.Err != nil {
+		t.Error, t.ErrorSince = admin.Plain(st.Err.Error(), errorText), instant(st.Since)
+	}
+	return t
+}
+
+func (s *source) scanStatus() *admin.Scan {
+	r := s.counters.lastScan.Load()
+	if r == nil {
+		return nil
+	}
+	out := &admin.Scan{
+		Trigger: r.Trigger, StartedAt: r.Start.UTC(), EndedAt: r.End.UTC(), Complete: r.Complete, Files: r.Files,
+		New: r.New, Changed: r.Changed, Gone: r.Gone, Unreadable: r.Unreadable,
+	}
+	if r.Err != nil {
+		out.Error = admin.Plain(r.Err.Error(), errorText)
+	}
+	return out
+}
+
+func busyStatus(busy []watcher.Busy) []admin.BusyDirectory {
+	list := []admin.BusyDirectory{}
+	for _, b := range busy {
+		list = append(list, admin.BusyDirectory{Name: admin.NewName(b.Path), Events: b.Events, Window: int64(b.Window / time.Second)})
+	}
+	return list
+}

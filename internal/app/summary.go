@@ -1,0 +1,73 @@
+package app
+
+import (
+	"errors"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// How a command can end beside well, for main to turn into exit codes.
+var (
+	// ErrSomeFailed: it ran, and some files failed.
+	ErrSomeFailed = errors.New("some files failed")
+	// ErrInterrupted: a signal ended it before its work was done.
+	ErrInterrupted = errors.New("interrupted; what was done is kept, the next run goes on")
+)
+
+// Status is what became of one file in a sync run.
+type Status = state.Status
+
+// The statuses that a sync run shows.
+const (
+	Uploaded = state.StatusUploaded
+	Skipped  = state.StatusSkipped
+	Failed   = state.StatusFailed
+	Deleted  = state.StatusDeleted
+	Planned  = state.Status("planned") // a dry run would upload it
+)
+
+// Outcome is what became of one file.
+type Outcome struct {
+	Source string
+	Path   string // below the source, raw bytes
+	Status Status
+	Size   int64
+	Err    error // Failed only
+}
+
+// Progress is told what a sync run does. Its methods are called from many
+// goroutines and must not block for long.
+type Progress interface {
+	Found(size int64)
+	Outcome(o Outcome)
+}
+
+// Summary counts the outcomes of a sync run.
+type Summary struct {
+	Uploaded, Skipped, Failed, Deleted int64
+	Held                               int64 // deletions of mirrors that wait for a person
+	Bytes                              int64 // uploaded, or to upload in a dry run
+	Plan                               Plan
+}
+
+// Plan counts the requests that a dry run foresees.
+type Plan struct {
+	Head, Put, Parts int64
+	Trail            int64 // manifests and digests of the run
+	TrailDay         int64 // digests of an idle day
+}
+
+func (s *Summary) add(o Outcome) {
+	switch o.Status {
+	case Uploaded, Planned:
+		s.Uploaded++
+		s.Bytes += o.Size
+	case Skipped:
+		s.Skipped++
+	case Failed:
+		s.Failed++
+	case Deleted:
+		s.Deleted++
+	case state.StatusRekeyed: // No part of a sync run.
+	}
+}

@@ -1,0 +1,300 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/uploader"
+	"github.com/s3syncd/s3syncd/pkg/watcher"
+)
+
+// SyncOptions are what a sync run needs from outside.
+type SyncOptions struct {
+	Config      *config.Config
+	GiveUp      time.Duration // how long a transient fault is waited for
+	DryRun      bool
+	ManifestOut string // "": no extra file
+	Stderr      io.Writer
+	Version     string
+	Progress    Progress
+}
+
+// Sync scans every source once, uploads what is new or changed, publishes the
+// manifests of the run, and returns what it did. It blocks until that is done
+// or ctx ends. It returns ErrSomeFailed when files failed, ErrInterrupted when
+// ctx ended first, and another error when it could not run; the summary is
+// valid in each case. What it did is durable: a run that was cut short is
+// simply run again.
+func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
+	if err := Supported(o.Config); err != nil {
+		return Summary{}, err
+	}
+	log, err := syncLogger(o)
+	if err != nil {
+		return Summary{}, err
+	}
+	if o.DryRun {
+		return dryRun(ctx, o, log)
+	}
+	var c clock
+	db, err := openState(o.Config, &c, log)
+	if err != nil {
+		return Summary{}, err
+	}
+	reg := prometheus.NewPedanticRegistry()
+	r := &syncRun{opts: o, byName: map[string]*source{}, clock: &c}
+	build := ReadBuild(o.Version)
+	r.environment = environment{
+		cfg: o.Config, db: db, log: log, build: build,
+		metrics: newMetrics(reg, build, db, func() []snapshot { return nil }), queue: uploader.NewQueue(queueLimit),
+	}
+	err = r.run(ctx)
+	if cerr := db.Close(); cerr != nil {
+		err = errors.Join(err, fmt.Errorf("close the state: %w", cerr))
+	}
+	return r.sum, err
+}
+
+// syncLogger writes warnings and errors for a person, or what the configured
+// level says when that is debug.
+func syncLogger(o SyncOptions) (*zap.Logger, error) {
+	c := o.Config.Log
+	c.Format = "console"
+	if c.Level == "info" {
+		c.Level = "warn"
+	}
+	log, _, err := newLogger(c, o.Stderr)
+	return log, err
+}
+
+// syncRun is one run of the sync command.
+type syncRun struct {
+	environment
+	opts    SyncOptions
+	sources []*source
+	byName  map[string]*source
+	pool    *uploader.Pool
+	clock   *clock
+
+	mu  sync.Mutex
+	sum Summary
+	err error // the first that the scan's callbacks met
+}
+
+func (r *syncRun) run(ctx context.Context) error {
+	if err := r.open(ctx); err != nil {
+		return err
+	}
+	err := runJob(ctx, drainTime+r.publishTime()+10*time.Second,
+		stage{"sync", r.scanAll}, stage{"uploader", r.pool.Run}, stage{"manifest", r.flushers})
+	switch {
+	case ctx.Err() != nil:
+		return errors.Join(ErrInterrupted, err)
+	case err != nil:
+		return err
+	}
+	return r.verdict(ctx)
+}
+
+// publishTime is how long the last manifests may take: an outage is waited for
+// as it is for a file. A second signal ends the wait at once.
+func (r *syncRun) publishTime() time.Duration { return max(publishTime, r.opts.GiveUp) }
+
+// runJob runs the stages for as long as work does, then stops them in order. A
+// stage that ends early stops the work too.
+func runJob(ctx context.Context, grace time.Duration, work stage, stages ...stage) error {
+	jctx, done := context.WithCancel(ctx)
+	defer done()
+	first := stage{work.name, func(ctx context.Context) error {
+		err := work.run(ctx)
+		done()
+		<-ctx.Done()
+		return err
+	}}
+	return runStages(jctx, grace, append([]stage{first}, stages...)...)
+}
+
+func (r *syncRun) open(ctx context.Context) error {
+	var list []uploader.Source
+	r.stopTimeout = r.publishTime()
+	for i := range r.cfg.Sources {
+		s, err := r.openSource(ctx, i)
+		if err != nil {
+			return err
+		}
+		if err := r.watchSource(ctx, s); err != nil {
+			return fmt.Errorf("source %s: %w", s.cfg.Name, err)
+		}
+		if err := r.beginChain(ctx, s, state.NoteStart); err != nil {
+			return fmt.Errorf("source %s: %w", s.cfg.Name, err)
+		}
+		r.sources = append(r.sources, s)
+		r.byName[s.cfg.Name] = s
+		list = append(list, s.uploaderSource(r.cfg.Instance))
+	}
+	po := r.poolOptions()
+	po.GiveUp = r.opts.GiveUp
+	po.ListSkips = r.cfg.Manifest.ListSkipped != "none"
+	po.OnOutcome = r.onOutcome
+	po.Paused = func(name string) bool { return r.byName[name].full(r.cfg) }
+	pool, err := uploader.New(r.queue, list, po)
+	if err != nil {
+		return err
+	}
+	r.pool = pool
+	r.clock.follow(r.sources)
+	for _, s := range r.sources {
+		s.pool.Store(pool)
+	}
+	return nil
+}
+
+// watchSource gives s a scanner that lists what the index alone decides.
+func (r *syncRun) watchSource(ctx context.Context, s *source) error {
+	o := r.watchOptions(s)
+	s.listSkips = r.cfg.Manifest.ListSkipped != "none"
+	if s.listSkips {
+		skips, err := s.flusher.Skips()
+		if err != nil {
+			return err
+		}
+		o.OnSame = func(k watcher.Known, st safefs.Stat, _ string) { r.same(ctx, s, skips, k, st) }
+	} else {
+		o.OnSame = func(k watcher.Known, st safefs.Stat, _ string) {
+			r.note(Outcome{Source: s.cfg.Name, Path: k.Path, Status: Skipped, Size: st.Size})
+		}
+	}
+	w, err := watcher.New(sink{source: s.cfg.Name, queue: r.queue, progress: r.opts.Progress.Found}, &index{state: s.state}, o)
+	s.watch = w
+	return err
+}
+
+// same records a file that the index alone shows as unchanged.
+func (r *syncRun) same(ctx context.Context, s *source, skips *manifest.SkipWriter, k watcher.Known, st safefs.Stat) {
+	if err := skips.Write(ctx, s.skipRecord(k, st, state.TriggerSync, r.cfg.Instance)); err != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.err = errors.Join(r.err, fmt.Errorf("record a skip: %w", err))
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sum.Skipped++
+}
+
+// scanAll scans every source and waits until what it found is done.
+func (r *syncRun) scanAll(ctx context.Context) error {
+	errs := make([]error, len(r.sources))
+	var wg sync.WaitGroup
+	for i, s := range r.sources {
+		wg.Go(func() {
+			res, err := s.watch.ScanOnce(ctx, string(state.TriggerSync))
+			r.held(s, res.Held)
+			err = errors.Join(err, res.Err)
+			if werr := r.queue.Wait(ctx, s.cfg.Name); werr != nil {
+				err = errors.Join(err, werr)
+			}
+			if err != nil && ctx.Err() == nil {
+				errs[i] = fmt.Errorf("source %s: %w", s.cfg.Name, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errors.Join(errs...), r.err)
+}
+
+// held takes in that the scan of s found more files gone than may be deleted.
+func (r *syncRun) held(s *source, n int64) {
+	if n == 0 {
+		return
+	}
+	s.log.Error("nothing was deleted: raise max_deletes for this run, or let a daemon do it and confirm it there", zap.Int64("gone", n))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sum.Held += n
+}
+
+// flushers run the trail of every source side by side.
+func (r *syncRun) flushers(ctx context.Context) error {
+	errs := make([]error, len(r.sources))
+	var wg sync.WaitGroup
+	for i, s := range r.sources {
+		wg.Go(func() { errs[i] = s.flusher.Run(ctx) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// verdict says how a run that went to its end went.
+func (r *syncRun) verdict(ctx context.Context) error {
+	if err := r.copyRecords(); err != nil {
+		return err
+	}
+	answered, late := false, false
+	for _, s := range r.sources {
+		docs, err := s.state.Outbox()
+		if err != nil {
+			return fmt.Errorf("source %s: %w", s.cfg.Name, err)
+		}
+		answered = answered || len(docs) == 0 || r.pool.Destination(s.cfg.Name).Answered
+		if len(docs) == 0 {
+			continue
+		}
+		late = true
+		s.log.Error("documents of the trail are not published yet, the next run publishes them", zap.Int("documents", len(docs)))
+	}
+	switch {
+	case !answered:
+		return errors.New("no destination answered; what failed is recorded and published by the next run")
+	case r.sum.Failed > 0 || r.sum.Held > 0 || late:
+		return ErrSomeFailed
+	}
+	return ctx.Err()
+}
+
+// copyRecords writes all records of the run into the file that was asked for.
+func (r *syncRun) copyRecords() error {
+	if r.opts.ManifestOut == "" {
+		return nil
+	}
+	out, err := safefs.CreatePending(r.opts.ManifestOut, 0o600)
+	if err != nil {
+		return fmt.Errorf("--manifest-out: %w", err)
+	}
+	defer out.Close()
+	var flushers []*manifest.Flusher
+	for _, s := range r.sources {
+		flushers = append(flushers, s.flusher)
+	}
+	if err := manifest.CopyRun(out, flushers...); err != nil {
+		return fmt.Errorf("--manifest-out %s: %w", r.opts.ManifestOut, err)
+	}
+	return out.Commit()
+}
+
+func (r *syncRun) onOutcome(o uploader.Outcome) {
+	if s := r.byName[o.Source]; s != nil {
+		s.after(o)
+	}
+	if o.Status != "" {
+		r.note(Outcome{Source: o.Source, Path: o.Path, Status: o.Status, Size: o.Size, Err: o.Err})
+	}
+}
+
+func (r *syncRun) note(o Outcome) {
+	r.mu.Lock()
+	r.sum.add(o)
+	r.mu.Unlock()
+	r.opts.Progress.Outcome(o)
+}
