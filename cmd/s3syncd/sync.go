@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/config"
+)
+
+const syncAbout = `One sync run: scans every source, uploads what is new or changed, publishes the
+manifests of the run, prints what it did and exits. It exits with 3 when files
+failed, and with 1 when no destination ever answered.`
+
+// syncFlags are the flags of sync.
+type syncFlags struct {
+	config      string
+	dir         config.SyncFlags
+	manifestOut string
+	giveUp      time.Duration
+	dryRun      bool
+}
+
+func (f *syncFlags) set(fs *pflag.FlagSet) {
+	fs.StringVarP(&f.config, "config", "c", "", "configuration `file`; or, for one directory without a file:")
+	fs.StringVar(&f.dir.Dir, "dir", "", "`directory` to archive")
+	fs.StringVar(&f.dir.Bucket, "bucket", "", "`bucket` to archive it in")
+	fs.StringVar(&f.dir.Prefix, "prefix", "", "`prefix` of the keys")
+	fs.StringVar(&f.dir.KMSKeyID, "kms-key-id", "", "KMS `key` id, ARN or alias to encrypt every object with")
+	fs.StringVar(&f.dir.Region, "region", "", "AWS `region`")
+	fs.StringVar(&f.dir.EndpointURL, "endpoint-url", "", "`URL` of an S3-compatible server")
+	fs.StringVar(&f.dir.StateDir, "state-dir", "", "`directory` for index and journal (default: sync/<hash> in the state directory)")
+	fs.StringVar(&f.manifestOut, "manifest-out", "", "also write all records of the run as one JSON array to `file`")
+	fs.DurationVar(&f.giveUp, "give-up", 10*time.Minute, "how long an outage is waited for before a file counts as failed")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "upload nothing; print what would be uploaded, bytes and requests")
+}
+
+// load returns the configuration that the flags name.
+func (f *syncFlags) load(fs *pflag.FlagSet, env []string) (*config.Config, error) {
+	given := slices.ContainsFunc([]string{"dir", "bucket", "prefix", "kms-key-id", "region", "endpoint-url", "state-dir"}, fs.Changed)
+	switch {
+	case f.config != "" && given:
+		return nil, fmt.Errorf("%w: sync: -c FILE and --dir, --bucket, … exclude each other", errUsage)
+	case f.config == "" && !given:
+		return nil, fmt.Errorf("%w: sync: -c FILE, or --dir, --bucket, --prefix and --kms-key-id, are needed", errUsage)
+	case f.giveUp <= 0:
+		return nil, fmt.Errorf("%w: sync: --give-up %v: a duration above 0 is needed", errUsage, f.giveUp)
+	case f.config != "":
+		return loadConfig(f.config, env)
+	default:
+		f.dir.Env = env
+		return config.FromFlags(f.dir)
+	}
+}
+
+// syncCommand runs one sync and prints its summary.
+func syncCommand(ctx context.Context, args []string, io streams) error {
+	fs := newFlags("sync", "(-c FILE | --dir D --bucket B --prefix P --kms-key-id K) [flags]", syncAbout, io)
+	var f syncFlags
+	f.set(fs)
+	if err := parseFlags(fs, args); err != nil {
+		return err
+	}
+	cfg, err := f.load(fs, io.env)
+	if err != nil {
+		return err
+	}
+	show := newProgress(io.out, io.err, isTerminal(io.err))
+	sum, err := app.Sync(ctx, app.SyncOptions{
+		Config:      cfg,
+		GiveUp:      f.giveUp,
+		DryRun:      f.dryRun,
+		ManifestOut: f.manifestOut,
+		Stderr:      io.err,
+		Version:     version,
+		Progress:    show,
+	})
+	show.finish()
+	if err != nil && !errors.Is(err, app.ErrSomeFailed) && !errors.Is(err, app.ErrInterrupted) {
+		return err
+	}
+	if f.dryRun {
+		return errors.Join(err, printPlan(io.out, sum))
+	}
+	return errors.Join(err, printSummary(io.out, sum))
+}
+
+func printSummary(w io.Writer, s app.Summary) error {
+	_, err := fmt.Fprintf(w, "Uploaded: %d\nSkipped: %d (unchanged)\nFailed: %d\n", s.Uploaded, s.Skipped, s.Failed)
+	if err == nil && s.Deleted > 0 {
+		_, err = fmt.Fprintf(w, "Deleted: %d (gone here)\n", s.Deleted)
+	}
+	if err == nil && s.Held > 0 {
+		_, err = fmt.Fprintf(w, "Held back: %d (gone here; nothing of the mirror was deleted)\n", s.Held)
+	}
+	return err
+}
+
+func printPlan(w io.Writer, s app.Summary) error {
+	_, err := fmt.Fprintf(w, "Would upload: %d files, %s\nUnchanged: %d\n"+
+		"Requests: up to %d HEAD, %d PUT, %d multipart parts, %d for the trail\n"+
+		"A day of an idle daemon: %d for the trail\n",
+		s.Uploaded, admin.Bytes(s.Bytes), s.Skipped, s.Plan.Head, s.Plan.Put, s.Plan.Parts, s.Plan.Trail, s.Plan.TrailDay)
+	return err
+}
+
+// isTerminal reports whether w is a terminal that a progress bar fits on.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
+}
