@@ -1,0 +1,146 @@
+// Package docs holds the documents to what they say: their examples are read,
+// and what they name exists.
+package docs
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/s3syncd/s3syncd/internal/config"
+)
+
+const root = "../.."
+
+// documents returns every Markdown file by its path below the root.
+func documents(t *testing.T) map[string]string {
+	t.Helper()
+	docs := map[string]string{}
+	for _, pattern := range []string{"*.md", "docs/*.md"} {
+		files, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			name, err := filepath.Rel(root, file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			docs[name] = string(text)
+		}
+	}
+	if len(docs) < 6 {
+		t.Fatalf("found %d documents, want at least 6", len(docs))
+	}
+	return docs
+}
+
+// blocks returns the fenced blocks of one language.
+func blocks(text, language string) []string {
+	var found []string
+	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(text, -1) {
+		found = append(found, m[1])
+	}
+	return found
+}
+
+func TestLocalLinksLeadSomewhere(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+	for name, text := range documents(t) {
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(root, filepath.Dir(name), m[1])); err != nil {
+				t.Errorf("%s links to %s: %v", name, m[1], err)
+			}
+		}
+	}
+}
+
+func TestJSONInDocumentsIsJSON(t *testing.T) {
+	for _, name := range []string{"README.md", "docs/SECURITY.md"} {
+		found := blocks(documents(t)[name], "json")
+		if len(found) == 0 {
+			t.Errorf("%s has no JSON block", name)
+		}
+		for _, block := range found {
+			if !json.Valid([]byte(block)) {
+				t.Errorf("%s: not JSON:\n%s", name, block)
+			}
+		}
+	}
+}
+
+func TestConfigurationInReadmeIsAccepted(t *testing.T) {
+	found := blocks(documents(t)["README.md"], "yaml")
+	if len(found) != 1 {
+		t.Fatalf("README.md has %d YAML blocks, want 1", len(found))
+	}
+	file := filepath.Join(t.TempDir(), "s3syncd.yaml")
+	if err := os.WriteFile(file, []byte(found[0]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Load(file, nil); err != nil {
+		t.Errorf("Load(README's configuration) = %v, want none", err)
+	}
+}
+
+func TestEveryMakeTargetThatIsNamedExists(t *testing.T) {
+	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile("(?m)(?:^(?:sudo )?|`)make ([a-z][a-z0-9-]*)")
+	for name, text := range documents(t) {
+		for _, m := range command.FindAllStringSubmatch(text, -1) {
+			if !strings.Contains(string(makefile), "\n"+m[1]+":") {
+				t.Errorf("%s says `make %s`, which the Makefile does not have", name, m[1])
+			}
+		}
+	}
+}
+
+func TestEveryFieldOfTheStatusIsDocumented(t *testing.T) {
+	golden, err := os.ReadFile(filepath.Join(root, "internal", "admin", "testdata", "status.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var status map[string]any
+	if err := json.Unmarshal(golden, &status); err != nil {
+		t.Fatal(err)
+	}
+	text := documents(t)["docs/STATUS.md"]
+	fields := map[string]bool{}
+	collect(status, fields)
+	for f := range fields {
+		if !strings.Contains(text, "`"+f+"`") {
+			t.Errorf("docs/STATUS.md does not name %s", f)
+		}
+	}
+	if len(fields) < 60 {
+		t.Errorf("%d fields found, want at least 60", len(fields))
+	}
+}
+
+// collect adds the names of all fields below v, leaving out the keys of maps.
+func collect(v any, fields map[string]bool) {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, e := range v {
+			fields[k] = true
+			if _, isMap := e.(map[string]any); isMap && (k == "outcomes" || k == "parked") {
+				continue
+			}
+			collect(e, fields)
+		}
+	case []any:
+		for _, e := range v {
+			collect(e, fields)
+		}
+	}
+}
