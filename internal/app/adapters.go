@@ -54,6 +54,9 @@ func (s sink) TryOffer(c watcher.Change) bool { return s.queue.TryOffer(s.job(c)
 // Pending implements watcher.Sink.
 func (s sink) Pending(path string) bool { return s.queue.Pending(s.source, path) }
 
+// Paths implements watcher.Sink.
+func (s sink) Paths() []string { return s.queue.Paths(s.source) }
+
 // index shows the state's index to the scan.
 type index struct {
 	state *state.Source

@@ -138,6 +138,9 @@ func (p planSink) TryOffer(watcher.Change) bool { return false }
 // Pending implements watcher.Sink.
 func (p planSink) Pending(string) bool { return false }
 
+// Paths implements watcher.Sink.
+func (p planSink) Paths() []string { return nil }
+
 // noIndex is the index of a state that does not exist yet.
 type noIndex struct{}
 

@@ -321,6 +321,25 @@ func TestFileThatMovesAfterItsReadingIsRecordedAndLookedAtAgain(t *testing.T) {
 	r.wantTrail("uploaded", "uploaded")
 }
 
+// The file has another name, and a write through that makes no event here: the
+// look itself must notice, whatever it decided.
+func TestFileThatMovesBeforeItsSkipIsCommittedIsLookedAtAgain(t *testing.T) {
+	r := newRig(t, proven)
+	requeued := make(chan string, 10)
+	r.p.dests["data"].Requeue = func(p string) { requeued <- p }
+	r.write("a", []byte("one"))
+	r.foreignObject("a", []byte("one"), map[string]string{state.MetaMD5: md5hex([]byte("one"))})
+	r.store.plan(fault{op: "Head", times: 1, do: func() { r.write("a", []byte("two!")) }})
+	r.start()
+	r.look(state.TriggerEvent, "a")
+	if got := <-requeued; got != "a" {
+		t.Errorf("requeued %q, want a", got)
+	}
+	r.look(state.TriggerEvent, "a")
+	r.wantObject("a", []byte("two!"))
+	r.wantTrail("skipped/metadata", "uploaded")
+}
+
 func TestFileThatNeverHoldsStillIsRecordedOnce(t *testing.T) {
 	r := newRig(t, proven)
 	r.p.dests["data"].Requeue = func(string) {}

@@ -27,9 +27,13 @@ func (l *look) finish(ctx context.Context, err error) {
 	}
 }
 
-// finished ends a look that succeeded.
+// finished ends a look that succeeded. A file that moved since it was read is
+// looked at again. Only a look at it after the commit, while the path is still
+// in hand, leaves no gap: a write through another name of the file makes no
+// event here, and those who learn of it leave a path in hand alone and do not
+// find one in the index that is not there yet.
 func (l *look) finished() {
-	if l.end.moved {
+	if l.hasMoved() && (l.p.o.GiveUp == 0 || l.countMoved() < changedTries) {
 		l.outcome(nil, true)
 		l.requeue()
 		return

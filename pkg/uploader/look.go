@@ -59,7 +59,6 @@ type ending struct {
 	basis     state.Basis
 	sent      int64
 	recovered bool
-	moved     bool // It changed after it was read: it must be looked at again.
 }
 
 // run looks at the path. A nil error means that nothing more is to be done now.
@@ -278,10 +277,10 @@ func (l *look) vanished(ctx context.Context) error {
 	return l.gone(ctx)
 }
 
-// hasMoved reports whether the file is another now than the one that was read.
+// hasMoved reports whether a file was read and another stands at the path now.
 func (l *look) hasMoved() bool {
-	if sameFence(l.file.File, l.fence) != nil {
-		return true
+	if l.file == nil {
+		return false
 	}
 	stat := l.Root.Lstat
 	if l.Root.Options().Follow {

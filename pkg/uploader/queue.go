@@ -4,6 +4,8 @@ import (
 	"container/heap"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -168,6 +170,17 @@ func (q *Queue) Pending(source, path string) bool {
 	defer q.mu.Unlock()
 	s := q.byName[source]
 	return s != nil && s.items[path] != nil
+}
+
+// Paths returns the paths of source that are pending, in no order.
+func (q *Queue) Paths(source string) []string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.byName[source]
+	if s == nil {
+		return nil
+	}
+	return slices.Collect(maps.Keys(s.items))
 }
 
 // Depth returns how many paths of source are ready, in hand, and waiting for a

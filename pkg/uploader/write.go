@@ -118,15 +118,13 @@ func (l *look) sendWhole(ctx context.Context, in *state.Intent, cond state.Condi
 	return o, err
 }
 
-// stored records a write that the server acknowledged. The file is looked at
-// again when it moved meanwhile; what was read stands in the record.
+// stored records a write that the server acknowledged. What was read stands in
+// the record, whatever the file is by now.
 func (l *look) stored(ctx context.Context, in *state.Intent, o state.Object) error {
 	l.f.enter(PhaseCommit)
-	moved := l.hasMoved()
 	if err := l.commitUpload(ctx, in, o, false); err != nil {
 		return err
 	}
-	l.end.moved = moved
 	l.end.sent = l.read.size
 	return l.forget(ctx, in)
 }
@@ -140,11 +138,9 @@ func (l *look) surprised(ctx context.Context, in *state.Intent, present bool) (f
 		return false, now, err
 	}
 	if now.present && now.key == KeyOK && l.shows(now.object, in) {
-		moved := l.hasMoved()
 		if err := l.commitUpload(ctx, in, now.object, true); err != nil {
 			return false, now, err
 		}
-		l.end.moved = moved
 		l.end.sent = l.read.size
 		return true, now, l.forget(ctx, in)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -269,4 +270,52 @@ func TestANameThatIsAddedToAFile(t *testing.T) {
 	r.must(os.Remove(r.path("a/f")))
 	r.agrees()
 	r.noScanHelped()
+}
+
+// A file gets a second name while the upload of the first is under way, so that
+// the index does not have it yet.
+func TestANameThatIsAddedToAFileOnItsWay(t *testing.T) {
+	r := newRig(t, nil)
+	r.must(os.Mkdir(r.path("a"), 0o755))
+	r.must(os.Mkdir(r.path("b"), 0o755))
+	r.start()
+	r.sink.hold("a/f")
+	r.write("a/f", "x")
+	r.eventually("a/f is on its way", func() bool { return slices.Contains(r.sink.offered(), "a/f") })
+	r.must(os.Link(r.path("a/f"), r.path("b/g")))
+	r.eventually("b/g is archived and its other name known", func() bool {
+		st, err := r.sink.root.Lstat("b/g")
+		r.must(err)
+		r.links.mu.Lock()
+		defer r.links.mu.Unlock()
+		_, whole := r.links.whole[idOf(st)]
+		return whole && slices.Contains(r.sink.offered(), "b/g")
+	})
+	r.sink.hold("") // The upload ends.
+	r.must(r.sink.Offer(t.Context(), Change{Path: "a/f", Kind: Look}))
+	r.write("b/g", "changed under the new name")
+	r.agrees()
+	r.noScanHelped()
+}
+
+// What moves only because a file gets or loses a name is told to nobody, and is
+// no fault of the watcher; all else is.
+func TestANameOutsideIsNotMissed(t *testing.T) {
+	r := newRig(t, nil)
+	outside := t.TempDir()
+	r.write("f", "x")
+	r.write("g", "x")
+	r.start()
+	r.agrees()
+	r.must(os.Link(r.path("f"), filepath.Join(outside, "f")))
+	r.must(os.Link(r.path("g"), filepath.Join(outside, "g")))
+	r.must(os.Chmod(filepath.Join(outside, "g"), 0o600))
+	r.must(wait(t.Context(), r.o.Settle+eventMargin+100*time.Millisecond))
+	if s := r.rescan(); s.Changed != 2 || s.Missed != 1 {
+		t.Errorf("changed %d, missed %d, want 2 and 1", s.Changed, s.Missed)
+	}
+	lines := r.logs.FilterMessage("no event told of this change").All()
+	if len(lines) != 1 || lines[0].ContextMap()["path"] != "g" {
+		t.Errorf("named are %v, want g", lines)
+	}
 }

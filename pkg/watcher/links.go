@@ -190,6 +190,17 @@ func (w *Watcher) linkFinder(ctx context.Context) {
 	}
 }
 
+// pendingNames notes the names of ids among the paths that are on their way.
+// They are seen when they are read; it is what comes later that is told.
+func (w *Watcher) pendingNames(ids map[fileID]struct{}) {
+	for _, path := range w.sink.Paths() {
+		st, err := w.root.Lstat(path)
+		if _, ok := ids[idOf(st)]; err == nil && ok {
+			w.links.see(path, st)
+		}
+	}
+}
+
 // findNames makes every path of the index settle that is a name of one of ids,
 // unless the index has it as it is.
 func (w *Watcher) findNames(ctx context.Context, ids map[fileID]struct{}) error {
@@ -197,6 +208,7 @@ func (w *Watcher) findNames(ctx context.Context, ids map[fileID]struct{}) error 
 	for id := range ids {
 		inodes[id.ino] = struct{}{}
 	}
+	w.pendingNames(ids) // First: what leaves it before is in the index by then.
 	for cur := newCursor(w.index, ""); ctx.Err() == nil; cur.next() {
 		k, err := cur.peek()
 		if err != nil {

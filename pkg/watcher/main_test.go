@@ -37,7 +37,8 @@ type archive struct {
 	offers  []Change
 	at      []time.Time // of offers
 	refused []Change
-	full    bool // takes nothing
+	full    bool   // takes nothing
+	held    string // a path whose offers stay pending
 }
 
 func newArchive(root string) *archive {
@@ -61,6 +62,9 @@ func (a *archive) TryOffer(c Change) bool {
 	}
 	a.offers = append(a.offers, c)
 	a.at = append(a.at, time.Now())
+	if c.Path == a.held {
+		return true
+	}
 	switch c.Kind {
 	case Refused:
 		a.refused = append(a.refused, c)
@@ -76,7 +80,10 @@ func (a *archive) TryOffer(c Change) bool {
 }
 
 func knownOf(path string, st safefs.Stat) Known {
-	return Known{Path: path, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs, Ino: st.Ino, Stored: true}
+	return Known{
+		Path: path, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs, Ino: st.Ino,
+		Mode: st.Mode & 0o7777, UID: st.UID, GID: st.GID, Stored: true,
+	}
 }
 
 func (a *archive) put(k Known) {
@@ -94,7 +101,16 @@ func (a *archive) remove(path string) {
 	}
 }
 
-func (a *archive) Pending(string) bool { return false }
+func (a *archive) Pending(path string) bool { return slices.Contains(a.Paths(), path) }
+
+func (a *archive) Paths() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.held == "" {
+		return nil
+	}
+	return []string{a.held}
+}
 
 func (a *archive) Range(after string, n int, buf []Known) ([]Known, error) {
 	a.mu.Lock()
@@ -107,6 +123,24 @@ func (a *archive) Range(after string, n int, buf []Known) ([]Known, error) {
 		buf = append(buf, a.known[a.paths[i]])
 	}
 	return buf, nil
+}
+
+// hold has the offers of path stay pending, "" of none.
+func (a *archive) hold(path string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.held = path
+}
+
+// offered returns the paths of all offers that were not taken.
+func (a *archive) offered() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	paths := make([]string, len(a.offers))
+	for i, c := range a.offers {
+		paths[i] = c.Path
+	}
+	return paths
 }
 
 func (a *archive) set(full bool) {

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
@@ -18,6 +20,8 @@ const (
 	// How long a scan waits for events to be worked off, at each
 	// directory.
 	restPause = time.Millisecond
+	// So many changes that no event told of are named by one scan.
+	maxNamed = 10
 	// How long a scan holds an offer back for the settler, which tries again
 	// within fullPauseMax.
 	starvedMax   = 150 * time.Millisecond
@@ -89,11 +93,38 @@ func (p *offerer) differs(ctx context.Context, s *scan, path string, st safefs.S
 		p.settle(path, now)
 		return nil
 	}
-	if p.isMissed(f) && (f.known == nil || !fenceOf(f.known, st)) && old(now, st.CtimeNs, p.w.o.Settle+eventMargin) {
-		s.res.Missed++
+	if p.isMissed(f) && tellable(f.known, st) && old(now, st.CtimeNs, p.w.o.Settle+eventMargin) {
+		p.countMissed(s, path, f.known, &st)
 	}
 	p.w.links.want(st)
 	return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: now, Kind: Look, Size: st.Size})
+}
+
+// tellable reports whether an event could have told how st differs from k. None
+// tells that a file got or lost another name, which moves its ctime alone: the
+// kernel reports that to watches of the file itself (fsnotify_link_count in
+// fs/namei.c), and backups by hard links do it to every file.
+func tellable(k *Known, st safefs.Stat) bool {
+	return k == nil || k.Size != st.Size || k.MtimeNs != st.MtimeNs || k.Ino != st.Ino ||
+		k.Mode != st.Mode&0o7777 || k.UID != st.UID || k.GID != st.GID
+}
+
+// countMissed counts a change that no event has told of, st nil when the file
+// is gone. The first few are named: they are what to look at when a watcher is
+// suspected.
+func (p *offerer) countMissed(s *scan, path string, known *Known, st *safefs.Stat) {
+	s.res.Missed++
+	if s.res.Missed > maxNamed {
+		return
+	}
+	what := "changed"
+	switch {
+	case st == nil:
+		what = "gone"
+	case known == nil:
+		what = "new"
+	}
+	p.w.log.Info("no event told of this change", zap.String("path", path), zap.String("change", what))
 }
 
 // isMissed reports whether no event has told of f.
@@ -179,7 +210,7 @@ func (p *offerer) gone(ctx context.Context, s *scan, f finding) error {
 	s.res.Gone++
 	pending := f.pending || p.w.o.Mirror && p.w.sink.Pending(f.path)
 	if !pending && p.missedGone(&f) {
-		s.res.Missed++
+		p.countMissed(s, f.path, f.known, nil)
 	}
 	// Also when it is on its way: what is asked of it there may not be to look
 	// whether it is gone.

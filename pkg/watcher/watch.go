@@ -77,6 +77,8 @@ type Sink interface {
 	TryOffer(c Change) bool
 	// Pending reports whether path is queued, in flight or waits for a retry.
 	Pending(path string) bool
+	// Paths returns the paths that are pending, in no order.
+	Paths() []string
 }
 
 // Known is what the index has of one path.
