@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -19,7 +20,8 @@ type churn struct {
 	dir, outside string // on one file system
 	swaps        bool   // files take the place of directories and the other way
 	rng          *rand.Rand
-	n            int // of the operation
+	n            int         // of the operation
+	names        *sync.Mutex // of linked files; all writers have the same
 }
 
 // churnOps are the ways in which a tree changes. Most errors of an operation
@@ -142,6 +144,8 @@ func (c *churn) recreate() {
 }
 
 func (c *churn) link() {
+	c.names.Lock()
+	defer c.names.Unlock()
 	to := c.linked()
 	_ = os.MkdirAll(filepath.Dir(to), 0o755)
 	if os.Link(c.linked(), to) != nil {
@@ -149,8 +153,34 @@ func (c *churn) link() {
 	}
 }
 
-func (c *churn) unlink()      { _ = os.Remove(c.linked()) }
-func (c *churn) writeLinked() { c.put(c.linked()) }
+// unlink removes a name only when the file has not been touched for a while. A
+// name that is gone before it was looked at tells nobody whose other name it
+// was, so a write through it would be found by the next scan alone.
+func (c *churn) unlink() {
+	c.names.Lock()
+	defer c.names.Unlock()
+	path := c.linked()
+	if st, err := os.Lstat(path); err == nil && time.Since(changedAt(st)) > seen {
+		_ = os.Remove(path)
+	}
+}
+
+func (c *churn) writeLinked() {
+	c.names.Lock()
+	defer c.names.Unlock()
+	c.put(c.linked())
+}
+
+// seen is when an event has been looked at, on a busy machine too.
+const seen = 1500 * time.Millisecond
+
+func changedAt(st os.FileInfo) time.Time {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return time.Now()
+	}
+	return time.Unix(sys.Ctim.Unix())
+}
 
 func (c *churn) dirToFile() {
 	p := c.below()
@@ -198,9 +228,10 @@ func (s *site) churn(t *testing.T, seed uint64, ops int, pause time.Duration) {
 		return
 	}
 	var wg sync.WaitGroup
+	var names sync.Mutex
 	for i := range writers {
 		wg.Go(func() {
-			c := &churn{dir: s.dir, outside: outside, swaps: s.server == nil, rng: rand.New(rand.NewPCG(seed, uint64(i)))}
+			c := &churn{dir: s.dir, outside: outside, swaps: s.server == nil, rng: rand.New(rand.NewPCG(seed, uint64(i))), names: &names}
 			pace(t.Context(), ops, pause, c.step)
 		})
 	}
