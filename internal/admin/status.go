@@ -59,7 +59,8 @@ type SourceStatus struct {
 	Outcomes          map[string]int64 `json:"outcomes"` // by status, since the daemon started
 	Parked            map[string]int64 `json:"parked"`   // files by error class
 	InFlight          []InFlight       `json:"in_flight"`
-	Failures          []Failure        `json:"failures"` // the last ones, newest first
+	Failures          []Failure        `json:"failures"`      // the last ones, newest first
+	LastOutcomes      []Outcome        `json:"last_outcomes"` // newest first
 	Trail             Trail            `json:"trail"`
 	LastScan          *Scan            `json:"last_scan,omitempty"`
 	Watched           int64            `json:"watched_directories"`
@@ -144,7 +145,16 @@ type Failure struct {
 	LastAt     time.Time  `json:"last_at"`
 	Count      int64      `json:"count"`
 	Retried    bool       `json:"retried"` // it is tried again without anyone's help
+	Advice     string     `json:"advice"`  // what to do about it
 	ResolvedAt *time.Time `json:"resolved_at,omitempty"`
+}
+
+// Outcome is what became of one file, as the audit trail has it.
+type Outcome struct {
+	Name
+	Status string    `json:"status"`
+	Size   int64     `json:"size_bytes"`
+	At     time.Time `json:"at"`
 }
 
 // Trail is the state of the audit trail.
@@ -155,6 +165,9 @@ type Trail struct {
 	LastManifestAt     *time.Time `json:"last_manifest_at,omitempty"` // published by this process
 	LastDigest         string     `json:"last_digest,omitempty"`
 	LastDigestAt       *time.Time `json:"last_digest_at,omitempty"`
+	LastDigestSHA256   string     `json:"last_digest_sha256,omitempty"` // the chain's head
+	Signing            bool       `json:"signing"`                      // digests are signed
+	UnsignedDigests    int        `json:"unsigned_digests"`             // published, the signature is still missing
 	UnpublishedRecords int64      `json:"unpublished_records"`
 	WaitingDocuments   int        `json:"waiting_documents"` // sealed, not yet acknowledged
 	Error              string     `json:"error,omitempty"`

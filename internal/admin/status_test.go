@@ -46,10 +46,13 @@ func sample() Status {
 				Failures: []Failure{{
 					Name: NewName("orders/" + strings.Repeat("x", 200)), Class: "file", Error: "open: permission denied",
 					FirstAt: *at("2026-03-02T01:00:00Z"), LastAt: *at("2026-03-02T09:00:00Z"), Count: 33, ResolvedAt: at("2026-03-02T09:10:00Z"),
+					Advice: Advice("file", "open: permission denied"),
 				}},
+				LastOutcomes: []Outcome{{Name: NewName("orders/1"), Status: "uploaded", Size: 4096, At: *at("2026-03-02T02:09:58Z")}},
 				Trail: Trail{
 					Chain: "c2ea2e8f", Sequence: 17, LastManifest: "backups/app-01/app-data/_manifests/m.json", LastManifestAt: at("2026-03-02T02:10:00Z"),
 					LastDigest: "backups/app-01/app-data/_manifests/d.json", LastDigestAt: at("2026-03-02T02:10:00Z"),
+					LastDigestSHA256: strings.Repeat("0a", 32), Signing: true, UnsignedDigests: 1,
 					UnpublishedRecords: 3, WaitingDocuments: 2, Error: "publish: AccessDenied", ErrorSince: at("2026-03-02T02:15:00Z"),
 				},
 				LastScan: &Scan{
@@ -61,7 +64,7 @@ func sample() Status {
 			{
 				Name: "logs", State: StateCurrent, Sentence: "logs: current", Path: "/var/log/app", Bucket: "b", Available: true,
 				Destination: Destination{State: "ok"}, Outcomes: map[string]int64{}, Parked: map[string]int64{},
-				InFlight: []InFlight{}, Failures: []Failure{}, Busy: []BusyDirectory{},
+				InFlight: []InFlight{}, Failures: []Failure{}, LastOutcomes: []Outcome{}, Busy: []BusyDirectory{},
 			},
 		},
 	}

@@ -14,6 +14,7 @@ const (
 	ledgerFailures = 20     // kept of each source
 	flushPaths     = 10_000 // that a flush remembers of each kind
 	errorText      = 400    // runes of an error that status shows
+	ledgerOutcomes = 12     // kept of each source
 )
 
 // ledger remembers what became of the files of one source, as long as the
@@ -24,6 +25,25 @@ type ledger struct {
 	failures []admin.Failure // the last one that happened at the end
 	raw      []string        // their paths
 	flushes  map[*flushRecord]struct{}
+
+	last  [ledgerOutcomes]lastOutcome
+	ended int // outcomes ever put into last
+	meter meter
+}
+
+// lastOutcome is what became of one file.
+type lastOutcome struct {
+	path   string
+	status state.Status
+	size   int64
+	at     time.Time
+}
+
+// meter measures the uploads of one source.
+type meter struct {
+	bytes   int64         // acknowledged since the start
+	slowest time.Duration // from the first sight to the record, since it was last taken
+	uploads int64         // since it was last taken
 }
 
 func newLedger() *ledger {
@@ -40,6 +60,11 @@ func (l *ledger) add(o uploader.Outcome, now time.Time) {
 	defer l.mu.Unlock()
 	if o.Status != "" {
 		l.counts[o.Status]++
+		l.last[l.ended%ledgerOutcomes] = lastOutcome{path: o.Path, status: o.Status, size: o.Size, at: now}
+		l.ended++
+	}
+	if o.Status == state.StatusUploaded {
+		l.meter.add(o, now)
 	}
 	for f := range l.flushes {
 		f.add(o)
@@ -54,12 +79,30 @@ func (l *ledger) add(o uploader.Outcome, now time.Time) {
 	l.fail(i, o, now)
 }
 
+func (m *meter) add(o uploader.Outcome, now time.Time) {
+	m.bytes += o.Bytes
+	m.uploads++
+	if !o.Detected.IsZero() {
+		m.slowest = max(m.slowest, now.Sub(o.Detected))
+	}
+}
+
+// takeMeter returns the meter and begins another interval. There may be one
+// caller.
+func (l *ledger) takeMeter() meter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m := l.meter
+	l.meter.slowest, l.meter.uploads = 0, 0
+	return m
+}
+
 // fail notes a failure; i is the last one of the same path, or -1.
 func (l *ledger) fail(i int, o uploader.Outcome, now time.Time) {
 	f := admin.Failure{
 		Name: admin.NewName(o.Path), Class: string(o.Class), Error: admin.Plain(o.Err.Error(), errorText),
 		FirstAt: now, LastAt: now, Count: 1,
-		Retried: o.Retry && o.Status != state.StatusFailed,
+		Retried: o.Retry && o.Status != state.StatusFailed, Advice: admin.Advice(string(o.Class), o.Err.Error()),
 	}
 	if i >= 0 {
 		if old := l.failures[i]; old.Class == f.Class && old.ResolvedAt == nil {
@@ -74,8 +117,9 @@ func (l *ledger) fail(i int, o uploader.Outcome, now time.Time) {
 	l.failures, l.raw = append(l.failures, f), append(l.raw, o.Path)
 }
 
-// list returns the counts by status and the failures, the newest first.
-func (l *ledger) list() (counts map[string]int64, failures []admin.Failure) {
+// list returns the counts by status, the failures and the last outcomes, both
+// the newest first.
+func (l *ledger) list() (counts map[string]int64, failures []admin.Failure, last []admin.Outcome) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	counts = make(map[string]int64, len(l.counts))
@@ -84,7 +128,12 @@ func (l *ledger) list() (counts map[string]int64, failures []admin.Failure) {
 	}
 	failures = append(make([]admin.Failure, 0, len(l.failures)), l.failures...)
 	slices.Reverse(failures)
-	return counts, failures
+	last = make([]admin.Outcome, 0, ledgerOutcomes)
+	for i := l.ended - 1; i >= max(0, l.ended-ledgerOutcomes); i-- {
+		o := l.last[i%ledgerOutcomes]
+		last = append(last, admin.Outcome{Name: admin.NewName(o.path), Status: string(o.status), Size: o.size, At: o.at})
+	}
+	return counts, failures, last
 }
 
 // follow has a flush told of every outcome until stop is called.

@@ -22,7 +22,7 @@ func TestLedgerKeepsTheLastFailures(t *testing.T) {
 	}
 	l.add(failed("f55", state.ClassFile), now.Add(time.Minute))
 	l.add(uploader.Outcome{Path: "f58", Status: state.StatusUploaded}, now.Add(time.Hour))
-	counts, failures := l.list()
+	counts, failures, _ := l.list()
 	if len(failures) != ledgerFailures || counts["failed"] != 3*ledgerFailures+1 || counts["uploaded"] != 1 || counts["skipped"] != 0 {
 		t.Fatalf("%d failures and counts %v", len(failures), counts)
 	}
@@ -109,5 +109,33 @@ func TestTheSentenceSaysItAll(t *testing.T) {
 	denied.Err = errors.New("no")
 	if got := reasonOf(fmt.Errorf("canary: %w", denied)); got != "PutObject: AccessDenied" {
 		t.Errorf("reasonOf = %q", got)
+	}
+}
+
+func TestLedgerKeepsTheLastOutcomesAndMetersUploads(t *testing.T) {
+	l, now := newLedger(), time.Unix(1000, 0)
+	if _, _, last := l.list(); last == nil || len(last) != 0 {
+		t.Errorf("a new ledger has the outcomes %v, want an empty list", last)
+	}
+	for i := range 3*ledgerOutcomes + 1 {
+		l.add(uploader.Outcome{
+			Path: fmt.Sprintf("f%d", i), Status: state.StatusUploaded, Size: int64(i), Bytes: 10, Detected: now.Add(-time.Duration(i) * time.Second),
+		}, now)
+	}
+	l.add(uploader.Outcome{Path: "same", Status: state.StatusSkipped, Bytes: 0}, now.Add(time.Second))
+	l.add(uploader.Outcome{Path: "moved", Class: state.ClassChanged, Err: errors.New("moved")}, now) // Nothing was recorded.
+	_, failures, last := l.list()
+	if len(last) != ledgerOutcomes || last[0].Path != "same" || last[1].Path != fmt.Sprintf("f%d", 3*ledgerOutcomes) || last[1].Size != 3*ledgerOutcomes {
+		t.Errorf("last outcomes %+v, want %d, the newest first", last, ledgerOutcomes)
+	}
+	if len(failures) != 1 || failures[0].Advice != admin.Advice("changed", "") {
+		t.Errorf("failures %+v, want one with its advice", failures)
+	}
+	const uploads = 3*ledgerOutcomes + 1
+	if m := l.takeMeter(); m != (meter{bytes: 10 * uploads, uploads: uploads, slowest: 3 * ledgerOutcomes * time.Second}) {
+		t.Errorf("the meter shows %+v", m)
+	}
+	if m := l.takeMeter(); m != (meter{bytes: 10 * uploads}) {
+		t.Errorf("the meter of an interval without uploads shows %+v", m)
 	}
 }

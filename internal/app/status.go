@@ -56,7 +56,7 @@ func (g *generation) sourceStatus(s *source, flights []uploader.InFlight, now ti
 	work, dest := g.pending(s), g.pool.Destination(name)
 	watched, polled := s.watch.Directories()
 	files, bytes := s.state.Totals()
-	outcomes, failures := s.ledger.list()
+	outcomes, failures, last := s.ledger.list()
 	ss := admin.SourceStatus{
 		Name: name, Path: s.cfg.Path, Bucket: s.cfg.Bucket, Prefix: s.cfg.Prefix,
 		Available: s.watch.Available(), UnavailableReason: admin.Plain(s.watch.Away(), errorText), DeletesWithheld: s.withholds(),
@@ -66,7 +66,7 @@ func (g *generation) sourceStatus(s *source, flights []uploader.InFlight, now ti
 			Total: work.total(), Oldest: instant(work.oldest),
 		},
 		Indexed: admin.Indexed{Files: files, Bytes: bytes}, Outcomes: outcomes, Parked: map[string]int64{},
-		InFlight: inFlightOf(name, flights), Failures: failures, Trail: s.trailStatus(), LastScan: s.scanStatus(),
+		InFlight: inFlightOf(name, flights), Failures: failures, LastOutcomes: last, Trail: s.trailStatus(), LastScan: s.scanStatus(),
 		Watched: watched, Polled: polled, Busy: busyStatus(s.watch.Busiest(busyShown)),
 	}
 	for c, n := range g.pool.Parked(name) {
@@ -237,7 +237,8 @@ func (s *source) trailStatus() admin.Trail {
 	}
 	t := admin.Trail{
 		Chain: st.Chain, Sequence: st.Sequence, LastManifest: st.Manifest, LastManifestAt: instant(st.ManifestAt),
-		LastDigest: st.Digest, LastDigestAt: instant(st.DigestAt), UnpublishedRecords: st.Unpublished, WaitingDocuments: st.Outbox,
+		LastDigest: st.Digest, LastDigestAt: instant(st.DigestAt), LastDigestSHA256: st.DigestHash,
+		Signing: st.Signing, UnsignedDigests: st.Unsigned, UnpublishedRecords: st.Unpublished, WaitingDocuments: st.Outbox,
 	}
 	if st.Err != nil {
 		t.Error, t.ErrorSince = admin.Plain(st.Err.Error(), errorText), instant(st.Since)

@@ -237,6 +237,15 @@ func (r *rig) flush(reason string) {
 	}
 }
 
+func (r *rig) glance(t *testing.T) Status {
+	t.Helper()
+	st, err := r.f.Glance()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
 func (r *rig) chain() state.Chain {
 	r.Helper()
 	ch, err := r.st.Chain()

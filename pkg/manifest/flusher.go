@@ -59,6 +59,9 @@ type Status struct {
 	ManifestAt  time.Time // when it was acknowledged
 	Digest      string    // key of the last sealed digest, "": none in this chain
 	DigestAt    time.Time // end of what it covers
+	DigestHash  string    // SHA-256 of the last sealed digest's stored bytes, hex, "": none in this chain
+	Signing     bool      // digests are signed
+	Unsigned    int       // published digests that had no signature yet when it was last tried
 	Err         error     // why publishing does not go on; nil: it does
 	Since       time.Time // when Err was first seen
 	Tried       time.Time // when it was last seen
@@ -140,7 +143,8 @@ func (f *Flusher) glance(ch state.Chain) Status {
 	defer f.mu.Unlock()
 	s := f.status
 	s.Chain, s.Unpublished, s.Sequence = ch.ID, ch.Unpublished, max(ch.Sequence, 1)-1
-	s.Digest, s.DigestAt = ch.PrevKey, ch.LastDigest
+	s.Digest, s.DigestAt, s.DigestHash = ch.PrevKey, ch.LastDigest, ch.PrevSHA256
+	s.Signing = f.o.Sign != nil
 	return s
 }
 

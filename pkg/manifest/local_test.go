@@ -149,6 +149,11 @@ func writeKey(t *testing.T, mode os.FileMode) (path string, public ed25519.Publi
 	return path, public
 }
 
+func sum256(b []byte) []byte {
+	sum := sha256.Sum256(b)
+	return sum[:]
+}
+
 func TestDigestsAreSignedWhenTheSignerAnswers(t *testing.T) {
 	path, public := writeKey(t, 0o600)
 	signer, err := LoadEd25519(path)
@@ -165,9 +170,15 @@ func TestDigestsAreSignedWhenTheSignerAnswers(t *testing.T) {
 	}, nil)
 	r.commit("a", 1)
 	r.flush(ReasonFlush) // The digest is published without its signature.
+	if st := r.glance(t); !st.Signing || st.Unsigned != 1 || st.DigestHash == "" {
+		t.Errorf("Glance() = %+v, want one digest that waits for its signature", st)
+	}
 	r.bucket.set(nil, nil)
 	r.advance(time.Second)
 	r.flush(ReasonStop)
+	if st := r.glance(t); st.Unsigned != 0 || st.DigestHash != hex.EncodeToString(sum256(r.bucket.objects[st.Digest])) {
+		t.Errorf("Glance() = %+v, want none, and the hash of %s", st, st.Digest)
+	}
 	signed := 0
 	for _, key := range r.bucket.created() {
 		n, ok := ParseName(key)

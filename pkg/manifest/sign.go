@@ -124,14 +124,23 @@ func (f *Flusher) signAll(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look for unsigned digests: %w", err)
 	}
-	for _, file := range files {
+	for i, file := range files {
 		if err := f.sign(ctx, file); err != nil {
+			f.setUnsigned(len(files) - i)
 			// The signer is no reason to call the digests unpublished.
 			f.failed(ctx, fmt.Errorf("sign %s: %w", filepath.Base(file), err))
 			return nil
 		}
 	}
+	f.setUnsigned(0)
 	return nil
+}
+
+// setUnsigned notes how many published digests have no signature.
+func (f *Flusher) setUnsigned(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.status.Unsigned = n
 }
 
 // unsigned lists the local copies of published digests without a signature, in

@@ -170,6 +170,7 @@ type Outcome struct {
 	Bytes     int64 // Sent and acknowledged.
 	Size      int64
 	Took      time.Duration
+	Detected  time.Time // When the change was first seen; zero: not known.
 	Recovered bool
 	Retry     bool // It is tried again without anyone's help.
 }

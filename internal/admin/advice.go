@@ -1,0 +1,96 @@
+package admin
+
+import (
+	"regexp"
+	"strings"
+)
+
+// deniedAction is how AWS names the action that a policy does not grant.
+var deniedAction = regexp.MustCompile(`not authorized to perform: ([a-z0-9-]+:[A-Za-z0-9*]+)`)
+
+// hint is what to do about errors in whose text a code stands.
+type hint struct{ code, advice string }
+
+// hints are looked through in order. They say the same as the table of codes in
+// docs/OPERATIONS.md.
+func hints() []hint {
+	return []hint{
+		{"NoSuchBucket", "Compare the bucket's name with the configuration; the bucket must exist."},
+		{"PermanentRedirect", "Set s3.region to the bucket's own region."},
+		{"AuthorizationHeaderMalformed", "Set s3.region to the bucket's own region."},
+		{"KMS.NotFoundException", "Compare kms_key_id: a wrong region or account, or an alias that is gone."},
+		{"kms:KeyNotFound", "Compare kms_key_id: a wrong region or account, or an alias that is gone."},
+		{"KMS.DisabledException", "Enable the KMS key again, or cancel its deletion."},
+		{"KMS.KMSInvalidStateException", "Enable the KMS key again, or cancel its deletion."},
+		{"ExpiredToken", "Renew the credentials: a role renews by itself, a static key needs a restart."},
+		{"InvalidAccessKeyId", "Check the access key: a new static key needs a restart."},
+		{"SignatureDoesNotMatch", "Check the secret key, and whether a proxy rewrites requests."},
+		{"RequestTimeTooSkewed", "Set the host's clock: is time synchronization running?"},
+		{"permission denied", "Let the daemon's user read it (CAP_DAC_READ_SEARCH, a group or an ACL), or exclude it; a rescan looks again."},
+	}
+}
+
+// Advice says in a sentence or two what a person does about an error of an
+// error class. It is never empty.
+func Advice(class, text string) string {
+	if m := deniedAction.FindStringSubmatch(text); m != nil {
+		return "Grant " + m[1] + " to the daemon's role; where it is a kms: action, in the key's policy as well."
+	}
+	for _, h := range hints() {
+		if strings.Contains(text, h.code) {
+			return h.advice
+		}
+	}
+	if strings.Contains(text, "AccessDenied") {
+		return "Compare the role's policy, the bucket's and the key's: s3:PutObject and kms:GenerateDataKey are needed, kms:Decrypt for large files."
+	}
+	if a := classAdvice()[class]; a != "" {
+		return a
+	}
+	return "See the daemon's log for this path."
+}
+
+// classAdvice is what to do about an error class, as docs/OPERATIONS.md has it.
+func classAdvice() map[string]string {
+	return map[string]string{
+		"transient":     "Nothing: it is tried again for ever. If it lasts, check whether this host reaches the endpoint (proxy, firewall, VPC endpoint).",
+		"throttled":     "Nothing at first. If it lasts: bucket_key: true, fewer upload.workers, or a higher KMS quota.",
+		"credentials":   "Check that the role is attached or the key is valid. A new static key needs a restart, a role does not.",
+		"configuration": "Compare bucket, region, kms_key_id and the policies with the error. It is asked again at least every minute and goes on by itself.",
+		"encryption":    "Stop and look: the answer did not name your key. Check the bucket and the endpoint, then the object that the log names.",
+		"file":          "Mend or exclude this file; a rescan looks at it again.",
+		"changed":       "Nothing: it is uploaded once it is quiet. If it never is, archive a snapshot or a rotated copy instead.",
+		"conflict":      "Another instance owns this object: give each host a prefix of its own, with {instance}.",
+	}
+}
+
+// Todo says what a person does about the state of a source, "" for nothing.
+func (s *SourceStatus) Todo() string {
+	switch s.State {
+	case StateUnavailable:
+		return "Mount or restore the directory: the source then goes on by itself. Nothing counts as deleted meanwhile."
+	case StateStopped:
+		return Advice("encryption", "")
+	case StateCurrent, StateWorking, StateStarting:
+		return ""
+	}
+	switch {
+	case s.Destination.Error != "":
+		return Advice(s.Destination.Class, s.Destination.Error)
+	case s.Trail.Error != "":
+		return "Uploads go on, their records wait. The trail needs the same rights as the data, and s3:GetObject and kms:Decrypt: see the error below."
+	case len(s.Parked) > 0:
+		return "Mend what the failures name, then run: s3syncd rescan " + shellWord(s.Name)
+	case s.State == StateParked:
+		return "If the removal is meant, run: s3syncd rescan " + shellWord(s.Name) + " --confirm-deletes. If not, put the files back."
+	}
+	return "Nothing fails: more changes than the network, upload.workers or upload.bandwidth_limit let through."
+}
+
+// shellWord is name as a shell takes it for one word.
+func shellWord(name string) string {
+	if strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == "" && !strings.HasPrefix(name, "-") {
+		return name
+	}
+	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
+}
