@@ -146,7 +146,7 @@ func removeStale(ctx context.Context, path string) error {
 // Run serves until ctx ends, then lets running answers finish for up to five
 // seconds, and removes the socket.
 func (c *Control) Run(ctx context.Context) error {
-	return serve(ctx, "control socket", c.http, c.listener)
+	return serve(ctx, "control socket", c.http, func() error { return c.http.Serve(c.listener) })
 }
 
 // Close removes the socket of a Control whose Run was never called.

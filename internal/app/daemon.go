@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/internal/admin/page"
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -80,6 +81,7 @@ type daemon struct {
 	metrics *metrics
 	db      *state.DB
 	admin   *admin.Server  // nil: no listener
+	page    *page.Page     // nil: no page
 	control *admin.Control // nil: no socket
 	ledgers ledgers
 	started time.Time
@@ -102,19 +104,37 @@ func openDaemon(ctx context.Context, cfg *config.Config, o Options, log *zap.Log
 	}
 	d.db = db
 	d.metrics = newMetrics(d.reg, d.build, db, d.snapshots)
-	if cfg.Admin.Listen != "" {
-		d.admin, err = admin.Listen(ctx, admin.Options{
-			Listen: cfg.Admin.Listen, Gatherer: d.reg, Ready: d.isReady, Healthy: d.isHealthy, Log: log.Named("admin"),
-		})
-		if err != nil {
-			return nil, errors.Join(err, db.Close())
-		}
-		log.Info("admin listener", zap.Stringer("address", d.admin.Addr()))
+	if err := d.listenAdmin(ctx); err != nil {
+		return nil, errors.Join(err, db.Close())
 	}
 	if err := d.listenControl(ctx); err != nil {
 		return nil, errors.Join(err, d.closeAdmin(), db.Close())
 	}
 	return d, nil
+}
+
+// listenAdmin opens the admin listener, with the page where that is configured.
+func (d *daemon) listenAdmin(ctx context.Context) error {
+	a := d.cfg.Admin
+	if a.Listen == "" {
+		return nil
+	}
+	o := admin.Options{
+		Listen: a.Listen, Gatherer: d.reg, Ready: d.isReady, Healthy: d.isHealthy, WebConfig: a.WebConfig, Log: d.log.Named("admin"),
+	}
+	if a.Page {
+		p, err := page.New(d, d.log.Named("page"))
+		if err != nil {
+			return fmt.Errorf("the status page: %w", err)
+		}
+		d.page, o.Page = p, p
+	}
+	var err error
+	if d.admin, err = admin.Listen(ctx, o); err != nil {
+		return err
+	}
+	d.log.Info("admin listener", zap.Stringer("address", d.admin.Addr()), zap.Bool("page", a.Page), zap.String("web_config", a.WebConfig))
+	return nil
 }
 
 // closeAdmin gives the listener of a daemon back that does not run.
@@ -132,6 +152,9 @@ func (d *daemon) run(ctx context.Context) error {
 	d.log.Info("starting", zap.String("version", d.build.Version), zap.String("revision", d.build.Revision),
 		zap.String("instance", d.cfg.Instance), zap.Int("sources", len(d.cfg.Sources)))
 	stages := []stage{{"pipeline", d.pipeline}, {"systemd", d.tellSystemd}}
+	if d.page != nil { // Its streams end before the listener waits for them.
+		stages = append(stages, stage{"page", d.page.Run})
+	}
 	if d.admin != nil {
 		stages = append(stages, stage{"admin", d.admin.Run})
 	}

@@ -2,7 +2,6 @@ package config
 
 import (
 	"encoding/json"
-	"net"
 	"net/url"
 	"slices"
 	"strconv"
@@ -81,7 +80,7 @@ func (l *loader) checkAdmin() {
 		l.warn("admin.page", "admin.listen is off, so there is no page")
 	}
 	if a.Page && a.Listen != "" && a.WebConfig == "" && l.usable("admin.listen", "admin.page", "admin.web_config") {
-		if host, _, err := net.SplitHostPort(a.Listen); err == nil && !isLoopback(host) {
+		if !a.Loopback() {
 			l.fault("admin.page", "", "shows file names to whoever reaches "+a.Listen,
 				"true where admin.listen is a loopback address or admin.web_config is set")
 		}

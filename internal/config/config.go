@@ -11,7 +11,10 @@
 // hashed and published as it is.
 package config
 
-import "time"
+import (
+	"net"
+	"time"
+)
 
 // Config is the effective configuration.
 type Config struct {
@@ -122,6 +125,12 @@ type Admin struct {
 // DerivedSocket reports whether Socket was not configured: a daemon that was
 // started with other directories listens elsewhere.
 func (a *Admin) DerivedSocket() bool { return a.defaultSocket }
+
+// Loopback reports whether only this machine reaches Listen.
+func (a *Admin) Loopback() bool {
+	host, _, err := net.SplitHostPort(a.Listen)
+	return err == nil && isLoopback(host)
+}
 
 // SocketTooLong reports whether Socket was derived and is too long for one.
 func (a *Admin) SocketTooLong() bool { return a.defaultSocket && len(a.Socket) > maxSocketBytes }
