@@ -6,6 +6,7 @@ MINIO_VERSION         := v0.0.0-20260212201848-7aac2a2c5b7c
 GOLANGCI_LINT_VERSION := v2.15.0
 GOVULNCHECK_VERSION   := v1.9.0
 RCLONE_VERSION        := v1.76.0
+AXE_VERSION           := 4.14.1
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -27,6 +28,8 @@ MINIO         ?= $(BIN)/minio
 GOLANGCI_LINT ?= $(BIN)/golangci-lint
 GOVULNCHECK   ?= $(BIN)/govulncheck
 RCLONE        ?= $(BIN)/rclone
+# Checks the accessibility of the status page; left out where there is no npm.
+AXE           ?= $(if $(shell command -v npm),$(BIN)/axe.min.js)
 # Not built here: the one that is installed, if there is one.
 RESTIC        ?= $(shell command -v restic)
 
@@ -83,8 +86,8 @@ fmt: $(GOLANGCI_LINT) ## Format every file
 ##@ Deeper
 
 .PHONY: e2e
-e2e: $(MINIO) ## Whole-process tests at full size (an hour; GBs of scratch disk)
-	S3SYNCD_E2E=1 S3SYNCD_TEST_MINIO=$(MINIO) $(GO) test -count=1 -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./test/e2e/...
+e2e: $(MINIO) $(AXE) ## Whole-process tests at full size, the page in Chromium if there is one (an hour; GBs of scratch disk)
+	S3SYNCD_E2E=1 S3SYNCD_TEST_MINIO=$(MINIO) S3SYNCD_TEST_AXE=$(AXE) $(GO) test -count=1 -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./test/e2e/...
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s)
@@ -149,6 +152,12 @@ $(BIN)/govulncheck: $(BIN)/.govulncheck-$(GOVULNCHECK_VERSION)
 $(BIN)/rclone: $(BIN)/.rclone-$(RCLONE_VERSION)
 	GOBIN=$(BIN) $(GO) install github.com/rclone/rclone@$(RCLONE_VERSION)
 	@touch $@
+
+$(BIN)/axe.min.js: $(BIN)/.axe-$(AXE_VERSION)
+	rm -rf $(BIN)/axe
+	npm install --prefix $(BIN)/axe --no-save --no-audit --no-fund --ignore-scripts --loglevel=error axe-core@$(AXE_VERSION)
+	cp $(BIN)/axe/node_modules/axe-core/axe.min.js $@
+	rm -rf $(BIN)/axe
 
 ##@ Installing
 

@@ -3,13 +3,20 @@
 package docs
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"math/big"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/config"
 )
 
@@ -87,6 +94,66 @@ func TestConfigurationInReadmeIsAccepted(t *testing.T) {
 	}
 	if _, err := config.Load(file, nil); err != nil {
 		t.Errorf("Load(README's configuration) = %v, want none", err)
+	}
+}
+
+func TestWebConfigurationInTheRunbookIsAccepted(t *testing.T) {
+	found := blocks(documents(t)["docs/OPERATIONS.md"], "yaml")
+	if len(found) != 1 || !strings.Contains(found[0], "/etc/s3syncd/tls/") {
+		t.Fatalf("docs/OPERATIONS.md has %d YAML blocks, want 1, with certificates", len(found))
+	}
+	dir := t.TempDir()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "web.yml")
+	for name, content := range map[string][]byte{
+		filepath.Join(dir, "cert.pem"): pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
+		filepath.Join(dir, "key.pem"):  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
+		file:                           []byte(strings.ReplaceAll(found[0], "/etc/s3syncd/tls/", dir+"/")),
+	} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w, err := admin.CheckWebConfig(file); err != nil || !w.TLS || !w.Authenticates {
+		t.Errorf("CheckWebConfig(the runbook's) = %+v %v, want TLS and passwords", w, err)
+	}
+}
+
+func TestEveryTestThatIsNamedExists(t *testing.T) {
+	code := map[string]bool{}
+	for _, pattern := range []string{"internal/*/*_test.go", "internal/*/*/*_test.go", "pkg/*/*_test.go", "test/*/*_test.go", "cmd/*/*_test.go"} {
+		files, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(string(text), -1) {
+				code[m[1]] = true
+			}
+		}
+	}
+	for name, text := range documents(t) {
+		for _, m := range regexp.MustCompile("`(Test[A-Z]\\w+)`").FindAllStringSubmatch(text, -1) {
+			if !code[m[1]] && m[1] != "TestName" {
+				t.Errorf("%s names %s, which is not there", name, m[1])
+			}
+		}
 	}
 }
 
