@@ -22,6 +22,9 @@ type Request struct {
 	Query  url.Values
 	Header http.Header
 	Status int // 0: not answered yet, or never
+
+	VersionID string // What the answer names, also one that nobody received.
+	Held      bool   // The answer was kept back by Hold.
 }
 
 // Match selects requests. Empty fields match everything.
@@ -46,6 +49,7 @@ type Fault struct {
 	act     func(w http.ResponseWriter, r *http.Request, next http.Handler)
 	arrived chan struct{}
 	release chan struct{}
+	holds   bool // The answer is what is kept back.
 
 	seen, fired int // guarded by Faults.mu
 	once        sync.Once
@@ -117,7 +121,8 @@ func (f *Faults) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	sw := &statusWriter{ResponseWriter: w, note: func(status int) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		rec.Status = status
+		rec.Status, rec.VersionID = status, w.Header().Get("X-Amz-Version-Id")
+		rec.Held = p != nil && p.holds
 	}}
 	if p == nil {
 		f.next.ServeHTTP(sw, r)
@@ -157,6 +162,7 @@ func (f *Faults) add(p *Fault) *Fault {
 // Release, the end of the client's connection, or the end of the test.
 func (f *Faults) Hold(m Match) *Fault {
 	p := f.plan(m)
+	p.holds = true
 	p.act = func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		rec := record(next, r)
 		p.wait(r)

@@ -206,6 +206,26 @@ func TestLostAnswerOfACompleteIsRecognized(t *testing.T) {
 	r.noIntents()
 }
 
+// The server was still completing the upload when its key was asked for. The
+// object stands there by the time the upload is given up for newer content.
+func TestUploadCompletedWhileItIsGivenUpIsRecorded(t *testing.T) {
+	r := newRig(t, proven)
+	r.store.plan(fault{op: "Complete", times: 1, err: reset()})
+	r.start()
+	r.write("big", pattern(700<<10, 3))
+	r.offer(state.TriggerEvent, "big")
+	r.until("the upload is cut off", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
+	r.halt()
+	newer := pattern(600<<10, 4)
+	r.write("big", newer)
+	r.store.plan(fault{op: "Abort", times: 1, do: r.store.completeAll})
+	r.restart()
+	r.look(state.TriggerStartup, "big")
+	r.wantTrail("uploaded/recovered", "uploaded")
+	r.wantObject("big", newer)
+	r.noIntents()
+}
+
 func TestUploadThatTheServerForgotIsBegunAnew(t *testing.T) {
 	r := newRig(t, proven)
 	r.store.plan(fault{op: "Complete", times: 1, do: func() {

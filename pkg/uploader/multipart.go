@@ -64,7 +64,8 @@ func (l *look) openUpload(ctx context.Context, in *state.Intent) (map[int32]stat
 		i.UploadID, i.PartSize = id, in.PartSize
 	})
 	if err != nil {
-		return nil, errors.Join(local(state.ClassTransient, "note the upload", err), l.abort(context.WithoutCancel(ctx), in))
+		_, aborted := l.abort(context.WithoutCancel(ctx), in)
+		return nil, errors.Join(local(state.ClassTransient, "note the upload", err), aborted)
 	}
 	return nil, nil
 }
@@ -144,21 +145,24 @@ func (l *look) partLen(i int) int64 {
 	return min(l.read.partSize, l.read.size-int64(i)*l.read.partSize)
 }
 
-// abort discards the upload of in at the server. One that may not be aborted is
-// left to the bucket's own rule for abandoned uploads.
-func (l *look) abort(ctx context.Context, in *state.Intent) error {
+// abort discards the upload of in at the server. Gone: the server does not know
+// it, because it was aborted before or is an object by now. One that may not be
+// aborted is left to the bucket's own rule for abandoned uploads.
+func (l *look) abort(ctx context.Context, in *state.Intent) (gone bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, abortTimeout)
 	defer cancel()
-	err := l.Multipart.Abort(ctx, in.Key, in.UploadID)
+	err = l.Multipart.Abort(ctx, in.Key, in.UploadID)
 	l.observe(err)
 	switch {
-	case err == nil, errors.Is(err, state.ErrNoUpload):
-		return nil
+	case err == nil:
+		return false, nil
+	case errors.Is(err, state.ErrNoUpload):
+		return true, nil
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, state.ErrUnsupported):
 		l.log.Warn("multipart upload cannot be aborted, a lifecycle rule has to remove it",
 			zap.String("key", in.Key), zap.String("upload_id", in.UploadID), zap.Error(err))
-		return nil
+		return false, nil
 	default:
-		return err
+		return false, err
 	}
 }

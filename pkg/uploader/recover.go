@@ -130,6 +130,12 @@ func (l *look) settleOne(ctx context.Context, in *state.Intent, s standing) (kep
 // settleUpload keeps one multipart upload that is open, to be taken up again,
 // and gives any other up.
 func (l *look) settleUpload(ctx context.Context, in *state.Intent) (kept bool, err error) {
+	if in.UploadID == "" {
+		// The listing of a bucket does not say who opened an upload and for what:
+		// it is not looked for, as it could be somebody else's.
+		l.log.Info("a multipart upload may have been opened whose id is not known: it has no parts, and a lifecycle rule removes it",
+			zap.String("key", in.Key))
+	}
 	if in.UploadID == "" || l.resume != nil {
 		return false, l.discard(ctx, in)
 	}

@@ -219,21 +219,43 @@ func (l *look) forget(ctx context.Context, in *state.Intent) error {
 }
 
 // discard gives a write up: its multipart upload is aborted and its intent
-// dropped. An upload that the server does not let go yet keeps its intent.
+// dropped. An upload that the server does not let go yet keeps its intent. One
+// that the server does not know any more may have been completed after its key
+// was asked for: it is then recorded as recovered.
 func (l *look) discard(ctx context.Context, in *state.Intent) error {
 	ctx = context.WithoutCancel(ctx)
+	taken := false
 	if in.UploadID != "" {
-		if err := l.abort(ctx, in); err != nil {
+		gone, err := l.abort(ctx, in)
+		if err == nil && gone {
+			taken, err = l.completedLate(ctx, in)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	err := l.State.DropIntent(ctx, in.Key, in.Attempt)
-	if err != nil && !errors.Is(err, state.ErrNoIntent) {
-		return local(state.ClassTransient, "drop intent", err)
+	if !taken {
+		err := l.State.DropIntent(ctx, in.Key, in.Attempt)
+		if err != nil && !errors.Is(err, state.ErrNoIntent) {
+			return local(state.ClassTransient, "drop intent", err)
+		}
 	}
 	left, err := l.State.Intent(in.Key)
 	if err == nil && len(left) == 0 {
 		l.setClosed(in.Key)
 	}
 	return nil
+}
+
+// completedLate records the upload of in if its object stands under the key.
+func (l *look) completedLate(ctx context.Context, in *state.Intent) (taken bool, err error) {
+	now, err := l.ask(ctx, false)
+	if err != nil {
+		return false, err
+	}
+	if !now.present || now.key != KeyOK || !l.shows(now.object, in) {
+		return false, nil
+	}
+	l.seen = now
+	return true, l.commitUpload(ctx, in, now.object, true)
 }

@@ -6,9 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
 )
@@ -86,51 +84,6 @@ func TestAKillBetweenTheAnswerToATrailDocumentAndItsCommit(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestKillsAtAnyTimeLoseNothing(t *testing.T) {
-	rounds := 8
-	if thorough {
-		rounds = 100
-	}
-	s := newSite(t, "", "manifest: {flush_interval: 1s, digest_interval: 1s}")
-	r := rand.New(rand.NewPCG(1, 2))
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() { // A writer that never rests.
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-			}
-			write(t, s.path(fmt.Sprintf("d%d/f%d", i%7, i%300)), fmt.Sprintf("content %d", i))
-		}
-	})
-	for range rounds {
-		p := spawn(t, s.env, "run", "-c", s.file)
-		select {
-		case <-time.After(time.Duration(200+r.IntN(1800)) * time.Millisecond):
-		case <-p.done:
-			t.Errorf("the daemon ended by itself:\n%s", tail(p.stderr.String(), 3000))
-		}
-		p.kill(t)
-	}
-	close(stop)
-	wg.Wait()
-	d := s.daemon(t)
-	eventually(t, "the end of the work", func() bool {
-		_, page := d.get(t, "/metrics")
-		return strings.Contains(page, `s3syncd_rescans_total{source="app",trigger="startup"} 1`) &&
-			strings.Contains(page, `s3syncd_oldest_pending_timestamp_seconds{source="app"} 0`)
-	})
-	if code := d.stop(t); code != 0 {
-		t.Errorf("exit code %d, want 0", code)
-	}
-	s.mustBeInSync(t)
-	s.wantOnce(t)
 }
 
 // mustBeInSync runs a sync that must find nothing to do.
