@@ -51,7 +51,8 @@ type Fault struct {
 	release chan struct{}
 	holds   bool // The answer is what is kept back.
 
-	seen, fired int // guarded by Faults.mu
+	seen, fired int  // guarded by Faults.mu
+	lifted      bool // likewise
 	once        sync.Once
 }
 
@@ -134,7 +135,7 @@ func (f *Faults) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // take finds the fault for r. The caller holds mu.
 func (f *Faults) take(r Request) *Fault {
 	for _, p := range f.faults {
-		if !p.match.fits(r) {
+		if p.lifted || !p.match.fits(r) {
 			continue
 		}
 		p.seen++
@@ -180,6 +181,14 @@ func (f *Faults) Stall(m Match) *Fault {
 		next.ServeHTTP(w, r)
 	}
 	return f.add(p)
+}
+
+// Lift ends a fault: it takes no more requests, and lets go what it holds.
+func (f *Faults) Lift(p *Fault) {
+	f.mu.Lock()
+	p.lifted = true
+	f.mu.Unlock()
+	p.Release()
 }
 
 // wait reports the arrival and blocks until the release or the client is gone.

@@ -46,7 +46,7 @@ func examinePages(f *os.File) (finding, error) {
 		return finding{}, err
 	}
 	if !info.Mode().IsRegular() {
-		return finding{}, fmt.Errorf("%s is not a regular file", f.Name())
+		return finding{}, damaged("%s is not a regular file", f.Name())
 	}
 	if err := sequential(f, info.Size()); err != nil {
 		return finding{}, err

@@ -50,10 +50,14 @@ type record struct {
 }
 
 type digest struct {
+	sum string // of its bytes
+
 	Version   int    `json:"version"`
 	Chain     string `json:"chain"`
 	Sequence  int    `json:"sequence"`
 	Begins    string `json:"begins"`
+	Abandons  string `json:"abandons_chain"`
+	LeftAt    string `json:"abandons_digest_sha256"`
 	Reason    string `json:"reason"`
 	Manifests []struct {
 		S3Key     string `json:"s3_key"`
@@ -190,6 +194,8 @@ func (b bucketView) readTrail(t *testing.T) trail {
 				t.Errorf("%s does not follow %s", s.key, p.key)
 			}
 		}
+		sum := sha256.Sum256(s.body)
+		s.d.sum = hex.EncodeToString(sum[:])
 		tr.digests = append(tr.digests, s.d)
 		counts := map[string]int{}
 		for _, m := range s.d.Manifests {

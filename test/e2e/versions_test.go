@@ -109,7 +109,8 @@ func (s *site) wantRecovered(t *testing.T, tr trail) (recovered, lost int) {
 		}
 	}
 	for _, q := range s.proxy.Ledger() {
-		if !q.Held || q.Status != 200 || !strings.HasPrefix(q.Key, s.bucket.prefix+"/") {
+		write := q.Op == "PutObject" || q.Op == "CompleteMultipartUpload"
+		if !q.Held || !write || q.Status != 200 || !strings.HasPrefix(q.Key, s.bucket.prefix+"/") {
 			continue
 		}
 		lost++
