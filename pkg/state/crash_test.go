@@ -131,7 +131,10 @@ func TestNothingAcknowledgedIsLostByKilling(t *testing.T) {
 	ids := map[string]bool{}
 	for round := range 8 {
 		cmd, lines := startRole(t, "writer", dir)
-		kill := time.AfterFunc(time.Duration(50+rand.IntN(250))*time.Millisecond, func() { _ = cmd.Process.Kill() })
+		// So many acknowledgements first, however slow the machine is, and then at
+		// any moment.
+		left := 20 + rand.IntN(60)
+		var kill *time.Timer
 		for lines.Scan() {
 			var path, id string
 			var attempt uint64
@@ -143,14 +146,14 @@ func TestNothingAcknowledgedIsLostByKilling(t *testing.T) {
 			}
 			ids[id] = true
 			acked[path] = max(acked[path], attempt)
+			if left--; left == 0 {
+				kill = time.AfterFunc(time.Duration(rand.IntN(20_000))*time.Microsecond, func() { _ = cmd.Process.Kill() })
+			}
 		}
-		if err := cmd.Wait(); kill.Stop() || err == nil {
+		if err := cmd.Wait(); kill == nil || kill.Stop() || err == nil {
 			t.Fatalf("round %d: the writer ended by itself: %v", round, err)
 		}
 		checkAfterCrash(t, dir, acked, round)
-	}
-	if len(ids) < 100 {
-		t.Errorf("%d acknowledged commits in all, want enough to prove something", len(ids))
 	}
 }
 
