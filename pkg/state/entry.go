@@ -50,6 +50,7 @@ const (
 // a write whose answer was lost can be recognized by its attempt number.
 type Intent struct {
 	Attempt    uint64 // drawn by Begin
+	Chain      string // in the object's id, together with Attempt: the chain when it was announced
 	Op         Op
 	Path       string
 	Key        string

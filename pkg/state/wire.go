@@ -194,6 +194,7 @@ type fenceWire struct {
 // intentWire is an Intent in the file.
 type intentWire struct {
 	Attempt     uint64    `json:"attempt"`
+	Chain       string    `json:"chain,omitempty"`
 	Op          Op        `json:"op"`
 	Path        []byte    `json:"path"`
 	Key         string    `json:"key"`
@@ -215,7 +216,7 @@ type intentWire struct {
 
 func toIntentWire(in *Intent) intentWire {
 	return intentWire{
-		Attempt: in.Attempt, Op: in.Op, Path: []byte(in.Path), Key: in.Key, Fence: fenceWire{
+		Attempt: in.Attempt, Chain: in.Chain, Op: in.Op, Path: []byte(in.Path), Key: in.Key, Fence: fenceWire{
 			Dev: in.Fence.Dev, Ino: in.Fence.Ino, Size: in.Fence.Size, Mtime: in.Fence.MtimeNs, Ctime: in.Fence.CtimeNs,
 		},
 		Mode: in.Attributes.Mode, UID: in.Attributes.UID, GID: in.Attributes.GID, Racy: in.Racy,
@@ -227,7 +228,7 @@ func toIntentWire(in *Intent) intentWire {
 
 func (w *intentWire) intent() Intent {
 	in := Intent{
-		Attempt: w.Attempt, Op: w.Op, Path: string(w.Path), Key: w.Key, Fence: Fence{
+		Attempt: w.Attempt, Chain: w.Chain, Op: w.Op, Path: string(w.Path), Key: w.Key, Fence: Fence{
 			Dev: w.Fence.Dev, Ino: w.Fence.Ino, Size: w.Fence.Size, MtimeNs: w.Fence.Mtime, CtimeNs: w.Fence.Ctime,
 		},
 		Attributes: Attributes{Mode: w.Mode, UID: w.UID, GID: w.GID}, Racy: w.Racy,

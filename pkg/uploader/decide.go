@@ -97,19 +97,12 @@ func foreign(o state.Object, instance string) bool {
 	return !ok || id.Instance != instance
 }
 
-// shows reports whether o is what the write in announced, by one of chains.
-func shows(o state.Object, in state.Intent, instance string, chains ...string) bool {
+// shows reports whether o is the object that in announced. Another state of the
+// same instance, by mistake or after a loss, draws the same numbers: only the
+// chain tells its objects from ours.
+func shows(o state.Object, in *state.Intent, instance string) bool {
 	id, ok := state.ParseObjectID(o.Metadata[state.MetaID])
-	if !ok || id.Instance != instance || id.Attempt != in.Attempt || o.Size != in.Fence.Size {
-		return false
-	}
-	if !strings.EqualFold(o.Metadata[state.MetaMD5], hex.EncodeToString(in.MD5[:])) {
-		return false
-	}
-	for _, c := range chains {
-		if c != "" && c == id.Chain {
-			return true
-		}
-	}
-	return false
+	want := state.ObjectID{Instance: instance, Chain: in.Chain, Attempt: in.Attempt}
+	return ok && id == want &&
+		o.Size == in.Fence.Size && strings.EqualFold(o.Metadata[state.MetaMD5], hex.EncodeToString(in.MD5[:]))
 }

@@ -93,6 +93,41 @@ func TestUnresolvedWriteIsRecordedWhenItShows(t *testing.T) {
 	r.noIntents()
 }
 
+// Two states of one instance draw the same numbers. What the other one wrote
+// stands in its trail, also where this chain took the place of its chain.
+func TestAnotherStatesWriteIsNotTakenForOurs(t *testing.T) {
+	r := newRig(t, proven)
+	if err := r.src.State.BeginChain(t.Context(), "11111111", state.BeginsStateLost, "0a1b2c3d", ""); err != nil {
+		t.Fatal(err)
+	}
+	theirs := map[string]string{state.MetaMD5: md5hex([]byte("x")), state.MetaID: "app-01/0a1b2c3d/1"}
+	r.store.plan(fault{op: "Put", times: 1, do: func() { r.foreignObject("a", []byte("x"), theirs) }})
+	r.start()
+	r.write("a", []byte("x"))
+	r.look(state.TriggerStartup, "a")
+	r.wantTrail("skipped/metadata")
+	r.noIntents()
+}
+
+// A chain that was begun meanwhile does not hide what was announced before.
+func TestAWriteIsRecoveredUnderALaterChain(t *testing.T) {
+	r := newRig(t, proven)
+	r.store.plan(fault{op: "Put", times: 1, lost: true, err: reset()})
+	r.start()
+	r.write("a", []byte("x"))
+	r.offer(state.TriggerEvent, "a")
+	r.until("the answer is lost", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
+	for _, id := range []string{"11111111", "22222222"} {
+		if err := r.src.State.BeginChain(t.Context(), id, state.BeginsForked, "0a1b2c3d", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.restart()
+	r.until("it is recovered", func() bool { return len(r.trail()) == 1 })
+	r.wantTrail("uploaded/recovered")
+	r.noIntents()
+}
+
 func TestInterruptedUploadIsRecoveredByTheNextRun(t *testing.T) {
 	r := newRig(t, proven)
 	r.store.plan(fault{op: "Put", times: 1, lost: true, err: reset()})

@@ -51,11 +51,7 @@ func (l *look) openUpload(ctx context.Context, in *state.Intent) (map[int32]stat
 	if in.UploadID != "" {
 		return l.listParts(ctx, in)
 	}
-	meta, err := l.metadata(in)
-	if err != nil {
-		return nil, err
-	}
-	id, err := l.create(ctx, l.key, meta)
+	id, err := l.create(ctx, l.key, l.metadata(in))
 	if err != nil {
 		return nil, err
 	}

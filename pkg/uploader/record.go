@@ -13,12 +13,8 @@ import (
 )
 
 // metadata is the user metadata of the object that in announces.
-func (l *look) metadata(in *state.Intent) (map[string]string, error) {
-	chain, err := l.State.Chain()
-	if err != nil {
-		return nil, local(state.ClassTransient, "read the chain", err)
-	}
-	id := state.ObjectID{Instance: l.Instance, Chain: chain.ID, Attempt: in.Attempt}
+func (l *look) metadata(in *state.Intent) map[string]string {
+	id := state.ObjectID{Instance: l.Instance, Chain: in.Chain, Attempt: in.Attempt}
 	return map[string]string{
 		state.MetaMD5:         hex.EncodeToString(in.MD5[:]),
 		state.MetaSHA256:      hex.EncodeToString(in.SHA256[:]),
@@ -27,7 +23,7 @@ func (l *look) metadata(in *state.Intent) (map[string]string, error) {
 		state.MetaOwner:       strconv.FormatUint(uint64(in.Attributes.UID), 10),
 		state.MetaGroup:       strconv.FormatUint(uint64(in.Attributes.GID), 10),
 		state.MetaID:          id.String(),
-	}, nil
+	}
 }
 
 // formatMtime renders nanoseconds since 1970 as seconds with a fraction.

@@ -113,7 +113,7 @@ func (l *look) settleOne(ctx context.Context, in *state.Intent, s standing) (kep
 		return false, l.commitDelete(ctx, in, state.Object{})
 	case in.Op == state.OpDelete:
 		return false, l.discard(ctx, in)
-	case s.present && s.key == KeyOK && l.shows(s.object, in):
+	case s.present && s.key == KeyOK && shows(s.object, in, l.Instance):
 		return false, l.commitUpload(ctx, in, s.object, true)
 	case in.Op == state.OpMultipart:
 		return l.settleUpload(ctx, in)
@@ -141,12 +141,6 @@ func (l *look) settleUpload(ctx context.Context, in *state.Intent) (kept bool, e
 	}
 	l.resume = in
 	return true, nil
-}
-
-// shows reports whether o is the object that in announced.
-func (l *look) shows(o state.Object, in *state.Intent) bool {
-	c, err := l.State.Chain()
-	return err == nil && shows(o, *in, l.Instance, c.ID, c.AbandonsChain)
 }
 
 // dropResume gives up a multipart upload that this look did not take up again.

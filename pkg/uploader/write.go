@@ -88,6 +88,11 @@ func (l *look) begin(ctx context.Context, in *state.Intent) error {
 	if err := l.gate(); err != nil {
 		return err
 	}
+	chain, err := l.State.Chain()
+	if err != nil {
+		return local(state.ClassTransient, "read the chain", err)
+	}
+	in.Chain = chain.ID
 	n, err := l.State.Begin(ctx, *in)
 	if errors.Is(err, state.ErrKeyBusy) {
 		l.setOpen(in.Key, 0) // The next look settles it.
@@ -104,13 +109,9 @@ func (l *look) begin(ctx context.Context, in *state.Intent) error {
 
 // sendWhole sends the content in one request.
 func (l *look) sendWhole(ctx context.Context, in *state.Intent, cond state.Condition) (state.Object, error) {
-	meta, err := l.metadata(in)
-	if err != nil {
-		return state.Object{}, err
-	}
 	b := newBody(ctx, l.read.section(l.file.File, 0, l.read.size), l.read.size, l.p.limiter, &l.f.sent)
 	o, err := l.put(ctx, state.Put{
-		Key: l.key, Body: b, Size: l.read.size, MD5: l.read.md5, SHA256: l.read.sha256, Metadata: meta, If: cond,
+		Key: l.key, Body: b, Size: l.read.size, MD5: l.read.md5, SHA256: l.read.sha256, Metadata: l.metadata(in), If: cond,
 	})
 	if ferr := b.err(); err != nil && ferr != nil {
 		err = ferr
@@ -137,7 +138,7 @@ func (l *look) surprised(ctx context.Context, in *state.Intent, present bool) (f
 	if err != nil {
 		return false, now, err
 	}
-	if now.present && now.key == KeyOK && l.shows(now.object, in) {
+	if now.present && now.key == KeyOK && shows(now.object, in, l.Instance) {
 		if err := l.commitUpload(ctx, in, now.object, true); err != nil {
 			return false, now, err
 		}
@@ -161,7 +162,7 @@ func (l *look) settleEarlier(ctx context.Context, in *state.Intent, now standing
 		return local(state.ClassTransient, "read intents", err)
 	}
 	for i := range intents {
-		if intents[i].Attempt != in.Attempt && intents[i].Op != state.OpDelete && l.shows(now.object, &intents[i]) {
+		if intents[i].Attempt != in.Attempt && intents[i].Op != state.OpDelete && shows(now.object, &intents[i], l.Instance) {
 			return l.commitUpload(ctx, &intents[i], now.object, true)
 		}
 	}
@@ -253,7 +254,7 @@ func (l *look) completedLate(ctx context.Context, in *state.Intent) (taken bool,
 	if err != nil {
 		return false, err
 	}
-	if !now.present || now.key != KeyOK || !l.shows(now.object, in) {
+	if !now.present || now.key != KeyOK || !shows(now.object, in, l.Instance) {
 		return false, nil
 	}
 	l.seen = now
