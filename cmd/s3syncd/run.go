@@ -30,5 +30,6 @@ func runCommand(ctx context.Context, args []string, io streams) error {
 		Hangup:  hangup,
 		Stderr:  io.err,
 		Version: version,
+		Grace:   app.StandardGrace(),
 	})
 }

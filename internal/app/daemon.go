@@ -18,14 +18,23 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// drainTime is how long uploads that are under way at the end may go on, and
-// publishTime how long the last manifests may take; stopGrace bounds both and
-// what lies between them.
+// drainTime and publishTime are what StandardGrace says of a run of the daemon,
+// and what a sync gives its uploads and, at least, its last documents.
 const (
 	drainTime   = 25 * time.Second
 	publishTime = 20 * time.Second
-	stopGrace   = drainTime + publishTime + 10*time.Second
 )
+
+// Grace bounds an orderly end: Drain is how long uploads that are under way may
+// go on, Publish how long the last documents of the trail may take after that.
+// What is not done by then is durable and done by the next start.
+type Grace struct{ Drain, Publish time.Duration }
+
+// StandardGrace is that of the service: its unit allows for more than both.
+func StandardGrace() Grace { return Grace{Drain: drainTime, Publish: publishTime} }
+
+// total is after how long a stage that does not stop is left behind.
+func (g Grace) total() time.Duration { return g.Drain + g.Publish + 10*time.Second }
 
 // Options are what the daemon needs from outside.
 type Options struct {
@@ -34,6 +43,7 @@ type Options struct {
 	Hangup  <-chan os.Signal
 	Stderr  io.Writer // the log
 	Version string
+	Grace   Grace
 }
 
 // Run is the daemon. It blocks until ctx ends, which is the order to stop, and
@@ -165,7 +175,7 @@ func (d *daemon) run(ctx context.Context) error {
 		d.stopping.Store(true)
 		d.notify.stopping()
 	})()
-	err := runStages(ctx, stopGrace+15*time.Second, stages...)
+	err := runStages(ctx, d.opts.Grace.total()+15*time.Second, stages...)
 	d.log.Info("stopped", zap.Error(err))
 	return err
 }

@@ -38,7 +38,7 @@ func newGeneration(ctx context.Context, d *daemon, cfg *config.Config, trigger s
 	g := &generation{
 		environment: environment{
 			cfg: cfg, db: d.db, log: d.log, metrics: d.metrics, build: d.build, queue: uploader.NewQueue(queueLimit),
-			stopTimeout: publishTime,
+			grace: d.opts.Grace,
 		},
 		d: d, trigger: trigger, perFile: sampled(d.log.Named("file")), leaving: make(chan struct{}),
 	}
@@ -77,7 +77,7 @@ func (e *environment) poolOptions() uploader.Options {
 	u := e.cfg.Upload
 	return uploader.Options{
 		Workers: u.Workers, PartSize: u.PartSize, SinglePutMax: u.SinglePutMax,
-		MemoryLimit: u.MemoryLimit, BandwidthLimit: u.BandwidthLimit, Drain: drainTime,
+		MemoryLimit: u.MemoryLimit, BandwidthLimit: u.BandwidthLimit, Drain: e.grace.Drain,
 		Log: e.log.Named("uploader"), Metrics: e.metrics.uploader,
 	}
 }
@@ -134,7 +134,7 @@ func (g *generation) run(ctx context.Context) (next *config.Config, err error) {
 	if err := g.beginChains(gctx); err != nil {
 		return nil, err
 	}
-	err = runStages(gctx, stopGrace,
+	err = runStages(gctx, g.grace.total(),
 		stage{"hangup", func(ctx context.Context) error { return g.followHangups(ctx, replace) }},
 		stage{"ready", g.announce},
 		stage{"remote", g.each(g.followRemote)},
@@ -206,7 +206,7 @@ func (g *generation) publish(ctx context.Context, s *source) error {
 	if g.next == nil || keeps(g.next, s) {
 		return err
 	}
-	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTime)
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.grace.Publish)
 	defer cancel()
 	return errors.Join(err, s.flusher.CloseChain(cctx))
 }

@@ -53,7 +53,7 @@ type environment struct {
 	build   Build
 	queue   *uploader.Queue
 
-	stopTimeout time.Duration // for the last documents of the trail
+	grace Grace // of an orderly end
 }
 
 // openSource connects one source to its directory, bucket and state. It makes
@@ -111,7 +111,7 @@ func (e *environment) flusherOptions(s *source) manifest.Options {
 	}
 	return manifest.Options{
 		Source: s.cfg.Name, Instance: e.cfg.Instance, Bucket: s.cfg.Bucket, Mapper: s.mapper,
-		FlushInterval: m.FlushInterval, DigestInterval: m.DigestInterval, StopTimeout: e.stopTimeout,
+		FlushInterval: m.FlushInterval, DigestInterval: m.DigestInterval, StopTimeout: e.grace.Publish,
 		MaxRecords: m.MaxRecords, Layout: manifest.Layout(m.Layout),
 		LocalDir:  filepath.Join(m.LocalDir, s.cfg.Name),
 		KeepLocal: m.KeepLocal, KeepLocalSize: m.KeepLocalSize,

@@ -96,7 +96,7 @@ func (r *syncRun) run(ctx context.Context) error {
 	if err := r.open(ctx); err != nil {
 		return err
 	}
-	err := runJob(ctx, drainTime+r.publishTime()+10*time.Second,
+	err := runJob(ctx, r.grace.total(),
 		stage{"sync", r.scanAll}, stage{"uploader", r.pool.Run}, stage{"manifest", r.flushers})
 	switch {
 	case ctx.Err() != nil:
@@ -127,7 +127,7 @@ func runJob(ctx context.Context, grace time.Duration, work stage, stages ...stag
 
 func (r *syncRun) open(ctx context.Context) error {
 	var list []uploader.Source
-	r.stopTimeout = r.publishTime()
+	r.grace = Grace{Drain: drainTime, Publish: r.publishTime()}
 	for i := range r.cfg.Sources {
 		s, err := r.openSource(ctx, i)
 		if err != nil {
