@@ -172,9 +172,15 @@ func (b bucketView) readTrail(t *testing.T) trail {
 			digests = append(digests, stored{k, body, d})
 		}
 	}
+	begin := map[string]string{} // The first key of each chain: two may go on side by side.
+	for _, s := range digests {
+		if first, ok := begin[s.d.Chain]; !ok || s.key < first {
+			begin[s.d.Chain] = s.key
+		}
+	}
 	slices.SortFunc(digests, func(x, y stored) int {
 		if x.d.Chain != y.d.Chain {
-			return strings.Compare(x.key, y.key)
+			return strings.Compare(begin[x.d.Chain], begin[y.d.Chain])
 		}
 		return x.d.Sequence - y.d.Sequence
 	})
@@ -332,7 +338,7 @@ func (tr trail) uploads() map[string]int {
 	n := map[string]int{}
 	for _, r := range tr.records {
 		if r.Status == "uploaded" {
-			n[r.S3Key+" "+r.MD5+" "+strconv.FormatUint(r.Attempt, 10)]++
+			n[r.S3Key+" "+r.MD5+" "+r.Chain+" "+strconv.FormatUint(r.Attempt, 10)]++
 		}
 	}
 	return n

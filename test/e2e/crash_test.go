@@ -6,7 +6,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
 )
@@ -83,6 +85,37 @@ func TestAKillBetweenTheAnswerToATrailDocumentAndItsCommit(t *testing.T) {
 				t.Errorf("%d uploads in the trail, want 2", n)
 			}
 		})
+	}
+}
+
+// The first signal waits for what is under way, the second for nothing.
+func TestASecondSignalEndsItAtOnceAndLosesNothing(t *testing.T) {
+	s := newSite(t, "", "")
+	write(t, s.path("f"), "content")
+	hold := s.proxy.Hold(s3test.Match{Op: "PutObject", Key: "app/f"})
+	d := s.daemon(t)
+	hold.Wait(t)
+	for ended := false; !ended; { // One that comes while the first is being taken in does not count.
+		_ = d.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-d.done:
+			ended = true
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	if st, ok := d.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || st.Signal() != syscall.SIGTERM {
+		t.Errorf("it ended with %v, want by the signal: it had an answer to wait for", d.cmd.ProcessState)
+	}
+	hold.Release()
+	if code, out, errs := s.sync(t); code != 0 {
+		t.Errorf("sync = %d:\n%s", code, out+errs)
+	}
+	if n := s.data("PutObject"); n != 1 {
+		t.Errorf("%d PUTs, want 1: it was stored the first time", n)
+	}
+	tr := s.wantOnce(t)
+	if n := tr.count("uploaded"); n != 1 {
+		t.Errorf("%d uploads in the trail, want 1", n)
 	}
 }
 
