@@ -15,12 +15,13 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
 // playRole is the whole life of a test process that another test started.
 func playRole(role string) int {
-	roles := map[string]func(dir string) error{"writer": playWriter, "full disk": playFullDisk, "holder": playHolder}
+	roles := map[string]func(dir string) error{"writer": playWriter, "brief writer": playBriefWriter, "full disk": playFullDisk, "holder": playHolder}
 	if err := roles[role]("."); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -75,6 +76,48 @@ func playWriter(dir string) error {
 		}
 	}()
 	return <-failed
+}
+
+// playBriefWriter writes for a while as playWriter does, with a reopening in
+// the middle, and prints what was acknowledged.
+func playBriefWriter(dir string) error {
+	ctx := context.Background()
+	for round := range 2 {
+		db, err := Open(dir, testOptions())
+		if err != nil {
+			return err
+		}
+		s, err := db.Source(ctx, testKey)
+		if err != nil {
+			return err
+		}
+		if round == 0 {
+			if err := s.BeginChain(ctx, testChain, BeginsNew, "", ""); err != nil {
+				return err
+			}
+		}
+		var group errgroup.Group
+		for w := range 4 {
+			group.Go(func() error {
+				for i := range 15 {
+					if err := writeOne(ctx, s, fmt.Sprintf("%d/%d", w, i), i+round); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+		if err := sealAndPublish(ctx, s, round); err != nil {
+			return err
+		}
+		if err := db.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func writeOne(ctx context.Context, s *Source, path string, i int) error {
