@@ -21,7 +21,7 @@ import (
 
 // playRole is the whole life of a test process that another test started.
 func playRole(role string) int {
-	roles := map[string]func(dir string) error{"writer": playWriter, "brief writer": playBriefWriter, "full disk": playFullDisk, "holder": playHolder}
+	roles := map[string]func(dir string) error{"writer": playWriter, "brief writer": playBriefWriter, "full disk": playFullDisk, "holder": playHolder, "guest": playGuest}
 	if err := roles[role]("."); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
