@@ -70,8 +70,9 @@ type ack struct {
 	text string
 }
 
-// Moments is how many moments there are at which the power may end.
-func (l *Log) Moments() int { return l.now + 1 }
+// Moments is how many moments there are at which the power may end, from 0,
+// before the first operation, to the one after the last.
+func (l *Log) Moments() int { return l.now + 2 }
 
 // Acknowledged returns what the process had written to its standard output
 // before a moment.
@@ -244,13 +245,19 @@ func (p *parser) synced(path string, before int) {
 	file, isFile := p.names[path]
 	for i := range p.l.ops[:before] {
 		op := &p.l.ops[i]
-		content := op.kind == kindWrite || op.kind == kindTruncate
-		covered := isFile && content && op.file == file ||
-			!isFile && !content && (filepath.Dir(op.path) == path || op.kind == kindRename && filepath.Dir(op.to) == path)
+		covered := op.names(path)
+		if isFile {
+			covered = op.kind >= kindWrite && op.file == file
+		}
 		if covered {
 			op.durable = min(op.durable, p.l.now)
 		}
 	}
+}
+
+// names reports whether the operation changes a name in dir.
+func (op *operation) names(dir string) bool {
+	return op.kind < kindWrite && (filepath.Dir(op.path) == dir || op.kind == kindRename && filepath.Dir(op.to) == dir)
 }
 
 func (p *parser) renamed(name string, args []string) {
@@ -351,9 +358,28 @@ func tear(op operation, rng *rand.Rand) (parts []operation) {
 // build plays operations in their order. The content of a file that has no name
 // in the end is lost with it.
 func (l *Log) build(ops []operation, into string) error {
-	content := map[int][]byte{}
-	names := map[string]int{}
-	dirs := []string{into}
+	content, names, dirs := l.play(ops, into)
+	for _, d := range dirs {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	for path, file := range names {
+		to := l.move(path, into)
+		if _, err := os.Stat(filepath.Dir(to)); err != nil {
+			continue // Its directory did not reach the disk.
+		}
+		if err := write(to, content[file]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// play returns the content of the files, which of them each name stands for,
+// and the directories below into.
+func (l *Log) play(ops []operation, into string) (content map[int][]byte, names map[string]int, dirs []string) {
+	content, names, dirs = map[int][]byte{}, map[string]int{}, []string{into}
 	for _, op := range ops {
 		switch op.kind {
 		case kindCreate:
@@ -377,21 +403,7 @@ func (l *Log) build(ops []operation, into string) error {
 		}
 	}
 	slices.Sort(dirs)
-	for _, d := range dirs {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return err
-		}
-	}
-	for path, file := range names {
-		to := l.move(path, into)
-		if _, err := os.Stat(filepath.Dir(to)); err != nil {
-			continue // Its directory did not reach the disk.
-		}
-		if err := write(to, content[file]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return content, names, dirs
 }
 
 // move returns where a path of the log stands below another directory.

@@ -40,7 +40,7 @@ func TestNothingAcknowledgedIsLostByAPowerCut(t *testing.T) {
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
 	found, most := 0, 0
 	for begin := time.Now(); cuts < 20 || time.Since(begin) < budget && cuts < 10*log.Moments(); cuts++ {
-		moment := rng.IntN(log.Moments() + 1)
+		moment := rng.IntN(log.Moments())
 		left := filepath.Join(base, "left")
 		check(t, os.Mkdir(left, 0o700))
 		check(t, log.Cut(moment, rng, left))

@@ -62,13 +62,13 @@ func playGuest(string) error {
 func guestKernel(t *testing.T) (kernel, modules string) {
 	t.Helper()
 	root := os.Getenv("S3SYNCD_VM_ROOT")
-	kernels := must(filepath.Glob(filepath.Join(root, "/boot/vmlinuz-*")))(t)
+	kernels := must(filepath.Glob(root + "/boot/vmlinuz-*"))(t)
 	if len(kernels) == 0 {
 		t.Skip("no kernel in /boot for a virtual machine: install linux-image-cloud-amd64, or name a directory with its boot and lib in S3SYNCD_VM_ROOT")
 	}
 	kernel = slices.Max(kernels)
 	_, version, _ := strings.Cut(filepath.Base(kernel), "vmlinuz-")
-	return kernel, filepath.Join(root, "/lib/modules", version, "kernel")
+	return kernel, filepath.Join(root+"/lib/modules", version, "kernel")
 }
 
 // A power cut of a whole machine: its kernel's memory is gone, and the disk has

@@ -139,9 +139,9 @@ func (s *site) cutOff(t *testing.T, program, name string, k killPoint) (reached 
 // fewPoints are some that every run has.
 func fewPoints(based bool) []killPoint {
 	if based {
-		return []killPoint{{"write", 20, "signal=SIGKILL", true}, {"fdatasync", 3, "error=EIO", true}}
+		return []killPoint{{"write", 20, "signal=SIGKILL", true}, {"fdatasync", 2, "error=EIO", true}}
 	}
-	return []killPoint{{"fdatasync", 4, "signal=SIGKILL", false}, {"renameat", 2, "signal=SIGKILL", false}}
+	return []killPoint{{"fdatasync", 2, "signal=SIGKILL", false}, {"renameat", 1, "signal=SIGKILL", false}}
 }
 
 // Every system call of a run is a place where the process may end, or where the
