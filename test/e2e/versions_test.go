@@ -116,7 +116,8 @@ func (s *site) wantRecovered(t *testing.T, tr trail) (recovered, lost int) {
 	}
 	for _, q := range s.proxy.Ledger() {
 		write := q.Op == "PutObject" || q.Op == "CompleteMultipartUpload"
-		if !q.Held || !write || q.Status != 200 || !strings.HasPrefix(q.Key, s.bucket.prefix+"/") {
+		ours := strings.HasPrefix(q.Key, s.bucket.prefix+"/") && !strings.Contains(q.Key, "/_manifests/")
+		if !q.Held || !write || q.Status != 200 || !ours {
 			continue
 		}
 		lost++
