@@ -162,7 +162,11 @@ func TestAStalledServerDoesNotHoldUpTheEnd(t *testing.T) {
 			if tt.match.Op != "CompleteMultipartUpload" && tt.match.Op != "UploadPart" {
 				content = content[:100]
 			}
-			if err := os.WriteFile(filepath.Join(dir, "f"), content, 0o600); err != nil {
+			whole := filepath.Join(filepath.Dir(dir), "f") // It appears in one piece.
+			if err := os.WriteFile(whole, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(whole, filepath.Join(dir, "f")); err != nil {
 				t.Fatal(err)
 			}
 			fault.Wait(t)

@@ -124,6 +124,7 @@ func TestAWriteIsRecoveredUnderALaterChain(t *testing.T) {
 	}
 	r.restart()
 	r.until("it is recovered", func() bool { return len(r.trail()) == 1 })
+	r.idle()
 	r.wantTrail("uploaded/recovered")
 	r.noIntents()
 }
