@@ -67,6 +67,7 @@ func New(q *Queue, sources []Source, o Options) (*Pool, error) {
 		p.order = append(p.order, d)
 	}
 	q.setLarge(max(1, o.Workers/2))
+	q.setWorkers(o.Workers)
 	return p, nil
 }
 

@@ -29,6 +29,14 @@ const (
 	pingFirst = time.Second
 	pingMax   = 15 * time.Second
 	probeMax  = time.Minute
+
+	// HeldEvery is how often one file of each cause that holds files is tried.
+	heldEvery = 50 * time.Second
+	// HeldSpread is what each held file adds to the time after which all of
+	// them come back by themselves, so that many cost few requests.
+	heldSpread = 10 * time.Second
+	// SuspicionMax bounds how often refusalStreak is doubled.
+	suspicionMax = 20
 )
 
 // backoff returns how long a file waits after its n-th failure in a row: full
@@ -37,9 +45,11 @@ func backoff(n int) time.Duration {
 	return time.Duration(rand.Int64N(int64(ceiling(backoffFirst, backoffMax, n)))) + time.Millisecond
 }
 
-// slow returns how long a file that needs a person waits: 15 min, spread.
-func slow() time.Duration {
-	return backoffMax - time.Duration(rand.Int64N(int64(backoffMax/10)))
+// slow returns how long a file that needs a person waits when n others do: 15
+// min, spread, and longer where that would be more than a request in 10 s.
+func slow(n int) time.Duration {
+	limit := max(backoffMax, time.Duration(n)*heldSpread)
+	return limit - time.Duration(rand.Int64N(int64(limit/10)))
 }
 
 // probeWait returns how long a destination in state h waits after its n-th
