@@ -211,8 +211,8 @@ func (a answer) byStatus(op string) verdict {
 func (a answer) text(v verdict) string {
 	t := bounded(a.message)
 	switch {
-	case a.status == http.StatusMovedPermanently && a.region != "":
-		t = "the bucket is in region " + bounded(a.region)
+	case a.region != "" && a.elsewhere():
+		t = "the bucket is in region " + bounded(a.region) + ", set the source's region to it"
 	case a.status >= 300 && a.status < 400 && a.location != "":
 		t = "the server redirects to " + bounded(a.location)
 	case t == "" && v.means != nil:
@@ -224,6 +224,16 @@ func (a answer) text(v verdict) string {
 		t = fmt.Sprintf("status %d: %s", a.status, t)
 	}
 	return t
+}
+
+// elsewhere reports whether the answer comes from another region than the
+// bucket's.
+func (a answer) elsewhere() bool {
+	switch a.code {
+	case "AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException":
+		return true
+	}
+	return a.status == http.StatusMovedPermanently || a.status == http.StatusTemporaryRedirect
 }
 
 // classOfSilence judges an error without an answer.

@@ -134,9 +134,7 @@ func (d *destination) observe(err error) {
 			d.q.setLimit(d.Name, d.window.limit())
 		}
 	case answerThrottled:
-		if d.window.halved(time.Now()) {
-			d.q.setLimit(d.Name, d.window.limit())
-		}
+		d.narrow(time.Now())
 		if d.window.limit() == 1 {
 			d.streak++
 		}
@@ -148,6 +146,13 @@ func (d *destination) observe(err error) {
 	}
 	if d.streak >= breakerStreak && d.st.State == HealthOK {
 		d.leave(HealthWaiting, err)
+	}
+}
+
+// narrow halves the window. The caller holds d.mu.
+func (d *destination) narrow(now time.Time) {
+	if d.window.halved(now) {
+		d.q.setLimit(d.Name, d.window.limit())
 	}
 }
 

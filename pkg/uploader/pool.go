@@ -160,6 +160,18 @@ func (p *Pool) Distrust(source string, err error) {
 	}
 }
 
+// Throttled takes in that source's destination asked for fewer requests, whether
+// or not the request was answered at a later attempt. It does not block.
+func (p *Pool) Throttled(source string) {
+	d := p.dests[source]
+	if d == nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.narrow(time.Now())
+}
+
 // Destination returns what is known of the destination of source.
 func (p *Pool) Destination(source string) DestinationState {
 	d := p.dests[source]
