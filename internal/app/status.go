@@ -104,6 +104,9 @@ func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState)
 	switch {
 	case s.watch.Away() != "":
 		return admin.StateUnavailable, "directory not available: " + ss.UnavailableReason, s.counters.goneSince()
+	case s.counters.trouble.Load() != nil:
+		t := s.counters.trouble.Load()
+		return admin.StateBehind, "state_dir cannot be written: " + admin.Plain(t.err.Error(), reasonText), t.since
 	case dest.State == uploader.HealthStopped:
 		return admin.StateStopped, reasonOf(dest.Err), dest.Since
 	case dest.State == uploader.HealthParked:

@@ -84,6 +84,9 @@ func (l *look) failedForNow(ctx context.Context, err error, now time.Time) {
 		}
 		wait = min(wait, left)
 	}
+	if hostBusy(err) {
+		wait = min(wait, hostBusyMax)
+	}
 	class := state.ClassOf(err)
 	l.metrics.retry(class)
 	l.log.Debug("look postponed", zap.String("path", l.job.Path), zap.Duration("retry_in", wait), zap.Error(err))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"math/rand/v2"
+	"syscall"
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -29,6 +30,9 @@ const (
 	pingFirst = time.Second
 	pingMax   = 15 * time.Second
 	probeMax  = time.Minute
+
+	// HostBusyMax is the longest wait for something that this host lacks.
+	hostBusyMax = 20 * time.Second
 
 	// HeldEvery is how often one file of each cause that holds files is tried.
 	heldEvery = 50 * time.Second
@@ -149,6 +153,20 @@ func (e *localError) Unwrap() error { return e.err }
 // local marks err as a failure of this host, of class c.
 func local(c state.Class, op string, err error) error {
 	return &localError{err: state.Classified(c, op, err)}
+}
+
+// hostBusy reports whether this host lacks something for the moment: room for the
+// state, descriptors, memory. To try again costs next to nothing.
+func hostBusy(err error) bool {
+	if !isLocal(err) {
+		return false
+	}
+	for _, lacking := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		if errors.Is(err, lacking) {
+			return true
+		}
+	}
+	return false
 }
 
 func isLocal(err error) bool {
