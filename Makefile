@@ -87,7 +87,7 @@ fmt: $(GOLANGCI_LINT) ## Format every file
 
 .PHONY: e2e
 e2e: $(MINIO) $(AXE) ## Whole-process tests at full size, the page in Chromium if there is one (an hour; GBs of scratch disk)
-	S3SYNCD_E2E=1 S3SYNCD_TEST_MINIO=$(MINIO) S3SYNCD_TEST_AXE=$(AXE) $(GO) test -count=1 -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./test/e2e/...
+	S3SYNCD_E2E=1 S3SYNCD_TEST_MINIO=$(MINIO) S3SYNCD_TEST_AXE=$(AXE) $(GO) test -count=1 -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./test/e2e/... ./internal/app
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s)

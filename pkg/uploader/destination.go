@@ -134,7 +134,8 @@ func (d *destination) observe(err error) {
 			d.q.setLimit(d.Name, d.window.limit())
 		}
 	case answerThrottled:
-		d.narrow(time.Now())
+		d.narrow()
+		d.window.answered()
 		if d.window.limit() == 1 {
 			d.streak++
 		}
@@ -150,8 +151,8 @@ func (d *destination) observe(err error) {
 }
 
 // narrow halves the window. The caller holds d.mu.
-func (d *destination) narrow(now time.Time) {
-	if d.window.halved(now) {
+func (d *destination) narrow() {
+	if d.window.halved() {
 		d.q.setLimit(d.Name, d.window.limit())
 	}
 }

@@ -169,7 +169,7 @@ func (p *Pool) Throttled(source string) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.narrow(time.Now())
+	d.narrow()
 }
 
 // Destination returns what is known of the destination of source.

@@ -80,11 +80,12 @@ func ceiling(first, limit time.Duration, n int) time.Duration {
 }
 
 // window is the number of looks that a destination bears at once: it grows by
-// one for each window of answers and halves when it is throttled.
+// one for each window of answers and halves when it is throttled, once for all
+// that was under way at that moment.
 type window struct {
 	size float64
 	most float64
-	cut  time.Time // When it was last halved: answers of one moment count once.
+	late int // Answers still to come to what was sent before it was last halved.
 }
 
 func newWindow(most int) window { return window{size: float64(most), most: float64(most)} }
@@ -94,18 +95,22 @@ func (w *window) limit() int { return max(1, int(w.size)) }
 
 // grew takes in an answer and reports whether the limit changed.
 func (w *window) grew() bool {
+	w.answered()
 	before := w.limit()
 	w.size = min(w.most, w.size+1/max(1, w.size))
 	return w.limit() != before
 }
 
+// answered takes in the end of one request.
+func (w *window) answered() { w.late = max(0, w.late-1) }
+
 // halved takes in a throttled answer and reports whether the limit changed.
-func (w *window) halved(now time.Time) bool {
-	if now.Sub(w.cut) < time.Second {
+func (w *window) halved() bool {
+	if w.late > 0 {
 		return false
 	}
 	before := w.limit()
-	w.cut, w.size = now, max(1, w.size/2)
+	w.late, w.size = before, max(1, w.size/2)
 	return w.limit() != before
 }
 
