@@ -20,7 +20,9 @@ import (
 
 // BenchmarkUploadOverLatency uploads 10,000 files of 4 KiB to a server that is
 // 50 ms away, and reports how close that comes to workers/latency, the most that
-// one request after the other in each worker can reach.
+// one request after the other in each worker can reach. On a machine that does
+// other things as well, of-time-in-requests says how much of the workers' time
+// went into waiting for the server.
 func BenchmarkUploadOverLatency(b *testing.B) {
 	const files, workers, latency = 10_000, 16, 50 * time.Millisecond
 	fake := s3test.NewFake(b, "bucket")
@@ -29,7 +31,7 @@ func BenchmarkUploadOverLatency(b *testing.B) {
 	for name, value := range map[string]string{"AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake"} {
 		b.Setenv(name, value)
 	}
-	total := time.Duration(0)
+	total, busy := time.Duration(0), 0.0
 	for n := 0; b.Loop(); n++ {
 		b.StopTimer()
 		dir := b.TempDir()
@@ -88,6 +90,7 @@ func BenchmarkUploadOverLatency(b *testing.B) {
 		}
 		b.StopTimer()
 		total += time.Since(begin)
+		busy += requestSeconds(b, reg)
 		stop()
 		if err := <-done; err != nil {
 			b.Fatal(err)
@@ -103,4 +106,23 @@ func BenchmarkUploadOverLatency(b *testing.B) {
 	rate := float64(files*b.N) / total.Seconds()
 	b.ReportMetric(rate, "files/s")
 	b.ReportMetric(rate/(workers/latency.Seconds()), "of-workers/latency")
+	b.ReportMetric(busy/total.Seconds()/workers, "of-time-in-requests")
+}
+
+// requestSeconds is the time that all requests of a registry took.
+func requestSeconds(b *testing.B, reg *prometheus.Registry) float64 {
+	b.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		b.Fatal(err)
+	}
+	sum := 0.0
+	for _, f := range families {
+		if f.GetName() == "s3syncd_s3_request_duration_seconds" {
+			for _, m := range f.GetMetric() {
+				sum += m.GetHistogram().GetSampleSum()
+			}
+		}
+	}
+	return sum
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/md5"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -90,7 +91,7 @@ func (c *cloud) store(key string, body []byte, meta map[string]string, absent bo
 		return state.Object{}, &state.Error{Class: state.ClassTransient, Op: "PutObject", Status: 412, Err: state.ErrPrecondition}
 	}
 	sum := md5.Sum(body)
-	o := state.Object{Key: key, Size: int64(len(body)), ETag: fmt.Sprintf("%x", sum), SSE: "aws:kms", KMSKeyID: "k", Metadata: meta}
+	o := state.Object{Key: key, Size: int64(len(body)), ETag: hex.EncodeToString(sum[:]), SSE: "aws:kms", KMSKeyID: "k", Metadata: meta}
 	c.objects[key], c.bodies[key] = o, body
 	c.order = append(c.order, key)
 	return o, nil

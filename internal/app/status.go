@@ -80,6 +80,9 @@ func (g *generation) sourceStatus(s *source, flights []uploader.InFlight, now ti
 func (s *source) judge(ss *admin.SourceStatus, dest uploader.DestinationState, work pending, now time.Time) {
 	var since time.Time
 	ss.State, ss.Reason, since = s.verdict(ss, dest)
+	if t := s.counters.trouble.Load(); t != nil && ss.State != admin.StateUnavailable {
+		ss.State, ss.Reason, since = admin.StateBehind, "state_dir cannot be written: "+admin.Plain(t.err.Error(), reasonText), t.since
+	}
 	if ss.State == "" {
 		ss.State = admin.StateCurrent
 		switch {
@@ -104,9 +107,6 @@ func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState)
 	switch {
 	case s.watch.Away() != "":
 		return admin.StateUnavailable, "directory not available: " + ss.UnavailableReason, s.counters.goneSince()
-	case s.counters.trouble.Load() != nil:
-		t := s.counters.trouble.Load()
-		return admin.StateBehind, "state_dir cannot be written: " + admin.Plain(t.err.Error(), reasonText), t.since
 	case dest.State == uploader.HealthStopped:
 		return admin.StateStopped, reasonOf(dest.Err), dest.Since
 	case dest.State == uploader.HealthParked:

@@ -12,8 +12,13 @@ import (
 func FuzzDecodeSealed(f *testing.F) {
 	key := []byte("source/key\x00\x00\x00\x00\x00\x00\x00\x01")
 	for _, v := range []any{
-		Intent{Op: OpPut, Path: "a", Key: "p/a", Attempt: 7}, Intent{Op: OpMultipart, Path: "b", UploadID: "u", PartSize: 5 << 20, Unresolved: true},
-		ledger{}, news{}, map[string]any{}, []int{1}, nil, "x",
+		Intent{Op: OpPut, Path: "a", Key: "p/a", Attempt: 7},
+		Intent{Op: OpMultipart, Path: "b", UploadID: "u", PartSize: 5 << 20, Unresolved: true},
+		ledger{},
+		news{},
+		map[string]any{},
+		[]int{1},
+		nil, "x",
 	} {
 		b, err := json.Marshal(v)
 		if err != nil {

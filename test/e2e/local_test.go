@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,6 +30,7 @@ func (p *process) limit(t *testing.T, resource int, soft uint64) {
 // While nothing can be recorded nothing is uploaded: the daemon says so, keeps
 // watching, and goes on by itself when its disk works again.
 func TestAStateThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	for name, disk := range map[string]func(t *testing.T, s *site) (breakIt, mendIt func(t *testing.T, d *process)){
 		"writes fail": func(*testing.T, *site) (breakIt, mendIt func(t *testing.T, d *process)) {
 			return func(t *testing.T, d *process) { t.Helper(); d.limit(t, unix.RLIMIT_FSIZE, 0) },
@@ -116,16 +118,6 @@ func fullDisk(t *testing.T, s *site) (breakIt, mendIt func(t *testing.T, d *proc
 	return breakIt, mendIt
 }
 
-// descriptors counts the open files of a process.
-func (p *process) descriptors(t *testing.T) int {
-	t.Helper()
-	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(list)
-}
-
 // Without a descriptor left nothing can be opened: it waits without turning in
 // circles, and loses nothing.
 func TestWithoutDescriptorsNothingIsLost(t *testing.T) {
@@ -137,7 +129,7 @@ func TestWithoutDescriptorsNothingIsLost(t *testing.T) {
 	logged := len(d.stderr.String())
 	d.limit(t, unix.RLIMIT_NOFILE, 3)
 	for i := range 200 {
-		write(t, s.path(fmt.Sprintf("d%02d/f%03d", i%20, i)), fmt.Sprint(i))
+		write(t, s.path(fmt.Sprintf("d%02d/f%03d", i%20, i)), strconv.Itoa(i))
 	}
 	eventually(t, "something cannot be opened", func() bool {
 		return strings.Contains(d.stderr.String()[logged:], "too many open files")

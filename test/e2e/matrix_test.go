@@ -49,12 +49,12 @@ func does(op string, n int, fault func(*s3test.Proxy, s3test.Match) *s3test.Faul
 	}
 }
 
-func lose(p *s3test.Proxy, m s3test.Match) *s3test.Fault     { return p.Lose(m) }
-func cut(p *s3test.Proxy, m s3test.Match) *s3test.Fault      { return p.Cut(m) }
-func reset(p *s3test.Proxy, m s3test.Match) *s3test.Fault    { return p.Break(m) }
+func lose(p *s3test.Proxy, m s3test.Match) *s3test.Fault    { return p.Lose(m) }
+func cut(p *s3test.Proxy, m s3test.Match) *s3test.Fault     { return p.Cut(m) }
+func reset(p *s3test.Proxy, m s3test.Match) *s3test.Fault   { return p.Break(m) }
 func shorten(p *s3test.Proxy, m s3test.Match) *s3test.Fault { return p.Truncate(m) }
-func stall(p *s3test.Proxy, m s3test.Match) *s3test.Fault    { return p.Stall(m) }
-func hold(p *s3test.Proxy, m s3test.Match) *s3test.Fault     { return p.Hold(m) }
+func stall(p *s3test.Proxy, m s3test.Match) *s3test.Fault   { return p.Stall(m) }
+func hold(p *s3test.Proxy, m s3test.Match) *s3test.Fault    { return p.Hold(m) }
 
 // sicknesses lists them. Up to two times the request itself is sent again, beyond
 // that it fails and the file is looked at again.
@@ -213,11 +213,12 @@ func TestRefusalsParkAndResume(t *testing.T) {
 	const files = 40
 	s := newFakeSite(t, "", "")
 	base := filepath.Dir(s.dir)
-	src := fmt.Sprintf("- {name: good, path: %s, bucket: %s, prefix: good, kms_key_id: %q}\n", s.dir, s.bucket.bucket, s.key)
+	var src strings.Builder
+	fmt.Fprintf(&src, "- {name: good, path: %s, bucket: %s, prefix: good, kms_key_id: %q}\n", s.dir, s.bucket.bucket, s.key)
 	faults := map[string][]*s3test.Fault{}
 	rows := refusals()
 	for _, row := range rows {
-		src += fmt.Sprintf("- {name: %s, path: %s, bucket: %s, prefix: %s, kms_key_id: %q}\n",
+		fmt.Fprintf(&src, "- {name: %s, path: %s, bucket: %s, prefix: %s, kms_key_id: %q}\n",
 			row.name, filepath.Join(base, row.name), s.bucket.bucket, row.name, s.key)
 		for i := range files {
 			write(t, filepath.Join(base, row.name, fmt.Sprintf("f%02d", i)), row.name)
@@ -232,7 +233,7 @@ func TestRefusalsParkAndResume(t *testing.T) {
 			faults[row.name] = append(faults[row.name], f)
 		}
 	}
-	write(t, s.file, yaml(s.proxy.URL, s.state, src, ""))
+	write(t, s.file, yaml(s.proxy.URL, s.state, src.String(), ""))
 	s.bucket.prefix = "good"
 	d := s.daemon(t)
 	write(t, s.path("f"), "content")
