@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -19,6 +20,9 @@ type destination struct {
 	metrics *sourceMetrics
 	giveUp  time.Duration
 	wake    chan struct{} // Capacity 1: the next probe's time has moved.
+
+	slots    *semaphore.Weighted // Requests at once, of this destination.
+	allSlots *semaphore.Weighted // And of all.
 
 	mu         sync.Mutex
 	st         DestinationState
@@ -66,7 +70,8 @@ func newDestination(s Source, q *Queue, o Options, most int) *destination {
 		log:     o.Log.With(zap.String("source", s.Name)),
 		metrics: o.Metrics.source(s.Name),
 		wake:    make(chan struct{}, 1),
-		window:  newWindow(most),
+		window:  newWindow(ahead * most),
+		slots:   semaphore.NewWeighted(int64(most)),
 		open:    map[string]int{},
 		moved:   map[string]int{},
 		parked:  map[state.Class]int64{},
