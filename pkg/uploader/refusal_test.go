@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -99,6 +100,55 @@ func TestManyRefusedFilesCostOneRequestEachAndOneProbeAMinute(t *testing.T) {
 			if _, _, ok := r.store.object(fmt.Sprintf("pre/denied/f%04d", i)); !ok {
 				t.Fatalf("denied/f%04d is not there", i)
 			}
+		}
+	})
+}
+
+// A person who has granted what was missing does not wait for a probe: a hang-up
+// or a rescan lets everything go at once.
+func TestReleaseLetsRefusedFilesGoAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, d, _ := deniedRig(t, 50)
+		r.start()
+		r.until("all are held", func() bool { return r.q.Held("data") == 50 })
+		d.grant()
+		granted := time.Now()
+		r.p.Release("data")
+		r.idle()
+		if took := time.Since(granted); took > 5*time.Second {
+			t.Errorf("all went on after %v, want at once", took)
+		}
+	})
+}
+
+// Where two things are refused for two causes, the end of one lets go what it
+// held, and costs the other nothing.
+func TestEachCauseIsReleasedByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, _ := deniedRig(t, 40)
+		var granted atomic.Bool
+		r.p.dests["data"].Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
+			switch {
+			case strings.HasPrefix(p.Key, "pre/locked/"):
+				return remote(state.ClassConfiguration, "InvalidRequest", 400, os.ErrPermission)
+			case !granted.Load():
+				return remote(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
+			}
+			return nil
+		}}
+		for i := range 40 {
+			r.write(fmt.Sprintf("locked/f%02d", i), []byte("x"))
+			r.offer(state.TriggerStartup, fmt.Sprintf("locked/f%02d", i))
+		}
+		r.start()
+		r.until("all are held", func() bool { return r.q.Held("data") == 80 })
+		granted.Store(true)
+		time.Sleep(2 * time.Minute)
+		if held := r.q.Held("data"); held < 39 || held > 40 {
+			t.Errorf("%d are held, want those of the other cause", held)
+		}
+		if _, _, ok := r.store.object("pre/denied/f0039"); !ok {
+			t.Error("what was granted is not there")
 		}
 	})
 }

@@ -150,6 +150,38 @@ func TestWithoutDescriptorsNothingIsLost(t *testing.T) {
 	s.wantOnce(t)
 }
 
+// However many workers there are, they send together no more than the limit.
+func TestTheBandwidthLimitHolds(t *testing.T) {
+	t.Parallel()
+	const rate, total = 2 << 20, 6 << 20
+	s := newFakeSite(t, "", "upload: {bandwidth_limit: 2MiB, single_put_max: 5MiB, part_size: 5MiB}")
+	for i := range 12 {
+		random(t, s.path(fmt.Sprintf("f%02d", i)), total/12, uint64(i))
+	}
+	begin := time.Now()
+	d := s.daemon(t)
+	eventually(t, "everything", func() bool { return s.count(t, "f") == 12 })
+	took := time.Since(begin)
+	sent := int64(0)
+	for _, r := range s.proxy.Ledger() {
+		if r.Op == "PutObject" && !strings.Contains(r.Key, "_manifests") {
+			n, _ := strconv.ParseInt(r.Header.Get("Content-Length"), 10, 64)
+			sent += n
+		}
+	}
+	if sent < total {
+		t.Fatalf("the proxy saw %d bytes of %d", sent, total)
+	}
+	// What a second allows may go at once, and a busy machine only makes it slower.
+	if least := time.Duration(float64(sent-rate)/rate*float64(time.Second)) * 8 / 10; took < least {
+		t.Errorf("%d bytes went in %v at %d bytes a second, want %v at least", sent, took, rate, least)
+	}
+	if code := d.stop(t); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	s.wantOnce(t)
+}
+
 // A file that cannot be read to its end, for its disk is broken there, holds up
 // nobody, is never stored in part, and goes when it can be read.
 func TestAReadErrorInTheMiddleOfAFile(t *testing.T) {
