@@ -17,7 +17,7 @@ const (
 	// Ahead is how many looks there are for each request at a time: while one
 	// waits for the server, another reads its file or waits for the disk that its
 	// announcement or its record goes to.
-	ahead = 2
+	ahead = 3
 )
 
 // enter waits until one more request may run, and returns what ends it. One that
