@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -57,24 +58,26 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(502, []byte("<html>\x1b[2Jbad gateway\r\n"), "AES256", "eu-\n1", "a//b")
 	f.Add(0, []byte{}, "", "", "")
 	f.Add(999, bytes.Repeat([]byte("<a>"), 2000), "aws:kms", "x", "k")
+	o := options("http://127.0.0.1:1", "bucket", "key")
+	o.Metrics, o.Log = NewMetrics(prometheus.NewRegistry()), zap.NewNop()
+	s, err := Open(f.Context(), o)
+	if err != nil {
+		f.Fatal(err)
+	}
+	said := &oneAnswer{}
+	client := s.client.Options()
+	client.HTTPClient, client.Retryer = said, aws.NopRetryer{}
+	client.Credentials = credentials.NewStaticCredentialsProvider("a", "b", "")
+	s.client = s3.New(client)
 	f.Fuzz(func(t *testing.T, status int, body []byte, sse, region, key string) {
 		if status < 100 || status > 999 || key == "" {
 			return
 		}
-		h := http.Header{}
-		h.Set("X-Amz-Server-Side-Encryption", sse)
-		h.Set("X-Amz-Bucket-Region", region)
-		o := options("http://127.0.0.1:1", "bucket", "key")
-		o.Metrics = NewMetrics(prometheus.NewRegistry())
-		o.Log = zap.NewNop()
-		s, err := Open(t.Context(), o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		client := s.client.Options()
-		client.HTTPClient, client.Retryer = &oneAnswer{status, body, h}, aws.NopRetryer{}
-		client.Credentials = credentials.NewStaticCredentialsProvider("a", "b", "")
-		s.client = s3.New(client)
+		said.status, said.body, said.header = status, body, http.Header{}
+		said.header.Set("X-Amz-Server-Side-Encryption", sse)
+		said.header.Set("X-Amz-Bucket-Region", region)
+		s.reask = &reasker{}
+		s.creds.loaded = time.Now() // Nothing is read anew.
 		_, herr := s.Head(t.Context(), key)
 		_, perr := s.Put(t.Context(), put(key, []byte("x"), state.Condition{}))
 		_, _, cerr := s.Create(t.Context(), key, nil)
