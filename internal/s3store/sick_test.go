@@ -230,7 +230,7 @@ func TestANameThatMovesIsFollowed(t *testing.T) {
 	}
 	listenOn(t, "127.0.0.2:"+u.Port(), g)
 	o := options("http://s3.moving.test:"+u.Port(), "bucket", s3test.FakeKeyARN)
-	o.AllowInsecure, o.StallLimit = true, time.Second
+	o.AllowInsecure, o.Workers = true, 16
 	s := openStore(t, o)
 	if err := s.Ping(t.Context()); err == nil || state.ClassOf(err) != state.ClassTransient {
 		t.Errorf("Ping without an address: %v (class %s), want transient", err, state.ClassOf(err))
@@ -239,10 +239,26 @@ func TestANameThatMovesIsFollowed(t *testing.T) {
 	if err := s.Ping(t.Context()); err != nil {
 		t.Fatalf("Ping: %v", err)
 	}
+	const many = 12 // Connections that stay open.
+	together := f.Hold(s3test.Match{Op: opHead, Times: many})
+	var wg sync.WaitGroup
+	for range many {
+		wg.Go(func() { _, _ = s.Head(t.Context(), "data/a") })
+	}
+	for range many {
+		together.Wait(t)
+	}
+	together.Release()
+	wg.Wait()
 	hold := f.Stall(s3test.Match{Times: -1}) // The old address swallows what comes.
 	dns.ip.Store(&[4]byte{127, 0, 0, 2})
-	for i := 0; s.Ping(t.Context()) != nil; i++ {
-		if i > 10 {
+	ping := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		return s.Ping(ctx)
+	}
+	for i := 0; ping() != nil; i++ {
+		if i > many/2 {
 			t.Fatal("the old address is asked again and again")
 		}
 	}
