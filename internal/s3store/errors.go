@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/http"
 	"strings"
+	"unicode"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
@@ -80,7 +81,7 @@ func answerOf(err error) answer {
 		a.requestID = e.ServiceRequestID()
 	}
 	if e, ok := errors.AsType[smithy.APIError](err); ok && a.status != 0 {
-		a.code, a.message = e.ErrorCode(), e.ErrorMessage()
+		a.code, a.message = bounded(e.ErrorCode()), e.ErrorMessage()
 	}
 	return a
 }
@@ -279,9 +280,16 @@ func trimmed(err error) error {
 	return err
 }
 
-// bounded keeps a server's text to one short line.
+// bounded keeps a server's text to one short line of characters that a terminal
+// shows.
 func bounded(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
+	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 	if len(s) > maxMessage {
 		s = strings.ToValidUTF8(s[:maxMessage], "") + "…"
 	}

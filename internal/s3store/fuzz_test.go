@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -94,7 +95,7 @@ func FuzzAnswer(f *testing.F) {
 				t.Errorf("class %q of %v", state.ClassOf(err), err)
 			}
 			text := err.Error()
-			if len(text) > 4096 || strings.ContainsAny(text, "\n\r") || !utf8.ValidString(text) {
+			if len(text) > 4096 || strings.ContainsFunc(text, unicode.IsControl) || !utf8.ValidString(text) {
 				t.Errorf("an error of %d bytes is no short line: %.300q", len(text), text)
 			}
 			if errors.Is(err, fs.ErrNotExist) && status != http.StatusNotFound && !bytes.Contains(body, []byte("NoSuch")) {
