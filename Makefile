@@ -87,14 +87,14 @@ fmt: $(GOLANGCI_LINT) ## Format every file
 
 .PHONY: e2e
 e2e: $(MINIO) $(AXE) ## Whole-process tests at full size, the page in Chromium if there is one (an hour; GBs of scratch disk)
-	S3SYNCD_E2E=1 S3SYNCD_TEST_MINIO=$(MINIO) S3SYNCD_TEST_AXE=$(AXE) $(GO) test -count=1 -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./pkg/state ./test/e2e/...
+	S3SYNCD_E2E=1 S3SYNCD_TEST_MINIO=$(MINIO) S3SYNCD_TEST_AXE=$(AXE) $(GO) test -count=1 -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./pkg/state ./internal/app ./test/e2e/...
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s)
 	@{ grep -rlE '^func Fuzz' --include='*_test.go' . || true; } | xargs -r -n1 dirname | sort -u | while read -r dir; do \
 	  for name in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$dir"/*_test.go); do \
 	    echo "$$dir $$name"; \
-	    $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir" || exit 1; \
+	    $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s "$$dir" || exit 1; \
 	  done; \
 	done
 

@@ -94,7 +94,7 @@ type sourceCounters struct {
 	unpublished   atomic.Int64
 	unpublishedAt atomic.Int64 // Unix nanoseconds of the last look
 	gone          atomic.Bool  // the trail says that the source went away
-	diskFull      atomic.Bool  // the log says that the state has no room
+	trouble       atomic.Pointer[trouble]
 	diskSeenAt    atomic.Int64 // Unix nanoseconds of the last look
 	unlisted      atomic.Int64 // skips of a scan under way that could not be listed
 	goneAt        atomic.Int64 // Unix nanoseconds of when it was seen to be away, 0: it is there
@@ -200,36 +200,66 @@ func (s *source) skipRecord(k watcher.Known, st safefs.Stat, trigger state.Trigg
 // full reports whether so many records wait to be published that nothing more is
 // uploaded: there is no upload without a trail.
 func (s *source) full(cfg *config.Config) bool {
-	return s.unpublishedRecords() >= cfg.Manifest.MaxUnpublished || s.diskFull(cfg.StateDir)
+	return s.unpublishedRecords() >= cfg.Manifest.MaxUnpublished || s.stateTrouble(cfg.StateDir) != nil
 }
 
 // stateReserve is how much room the state's file system must have for an upload
 // to begin: what is acknowledged must be recorded.
 const stateReserve = 4 << 20
 
-// diskFull reports whether the state's file system is full, and says so once
-// each time that it becomes so. It is asked for every file, and looks at most
-// once a second.
-func (s *source) diskFull(dir string) bool {
-	now, last := time.Now().UnixNano(), s.counters.diskSeenAt.Load()
-	if now-last < int64(time.Second) || !s.counters.diskSeenAt.CompareAndSwap(last, now) {
-		return s.counters.diskFull.Load()
+// trouble is why the state cannot be written.
+type trouble struct {
+	err   error
+	since time.Time
+}
+
+// errStateFull: the file system of the state has less room than stateReserve.
+var errStateFull = errors.New("no room")
+
+// stateTrouble returns why nothing can be recorded at present, nil when all is
+// well. It is asked for every file, and looks at most once a second: a disk that
+// has failed is tried by a small change, and what waited for it is let go as
+// soon as that is durable. The log says so once each time that it begins or ends.
+func (s *source) stateTrouble(dir string) *trouble {
+	now, last := time.Now(), s.counters.diskSeenAt.Load()
+	if now.UnixNano()-last < int64(time.Second) || !s.counters.diskSeenAt.CompareAndSwap(last, now.UnixNano()) {
+		return s.counters.trouble.Load()
 	}
-	free, err := s.db.FreeBytes()
-	if err != nil {
-		return false // A commit will say what is wrong.
+	before := s.counters.trouble.Load()
+	err := stateFault(s.db)
+	if err == nil {
+		s.counters.trouble.Store(nil)
+		if before != nil {
+			s.log.Info("the state can be written again, uploads go on", zap.Duration("after", now.Sub(before.since)))
+			s.flusher.Retry()
+			if p := s.pool.Load(); p != nil {
+				p.Release(s.cfg.Name)
+			}
+		}
+		return nil
 	}
-	full := free < stateReserve
-	if s.counters.diskFull.Swap(full) == full {
-		return full
-	}
-	if full {
-		s.log.Error("the file system of the state is full: uploads pause until there is room",
-			zap.String("state_dir", dir), zap.Int64("free_bytes", free), zap.Int64("needed_bytes", stateReserve))
+	t := &trouble{err: err, since: now}
+	if before != nil {
+		t.since = before.since
 	} else {
-		s.log.Info("the file system of the state has room again, uploads go on", zap.Int64("free_bytes", free))
+		s.log.Error("the state cannot be written: uploads pause until it can be, changes are still watched",
+			zap.String("state_dir", dir), zap.Error(err))
 	}
-	return full
+	s.counters.trouble.Store(t)
+	return t
+}
+
+// stateFault returns what keeps the state from being written.
+func stateFault(db *state.DB) error {
+	if free, err := db.FreeBytes(); err == nil && free < stateReserve {
+		return fmt.Errorf("%w: %d bytes free, %d needed", errStateFull, free, stateReserve)
+	}
+	if db.Failing() == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), noteTimeout)
+	defer cancel()
+	return db.Try(ctx)
 }
 
 // after takes in how a look at one of the source's files ended.

@@ -53,7 +53,7 @@ func newGeneration(ctx context.Context, d *daemon, cfg *config.Config, trigger s
 		s.ledger = d.ledgers.of(s.cfg)
 		g.sources = append(g.sources, s)
 	}
-	pool, err := uploader.New(g.queue, g.uploaderSources(), g.poolOptions())
+	pool, err := uploader.New(g.queue, g.uploaderSources(), g.poolOptions()) //nolint:contextcheck // Paused is asked long after this call.
 	if err != nil {
 		return nil, err
 	}

@@ -80,7 +80,7 @@ type collector struct {
 	db      *state.DB
 	sources func() []snapshot
 
-	files, bytes, depth, oldest, journal, free *prometheus.Desc
+	files, bytes, depth, oldest, journal, free, writable *prometheus.Desc
 }
 
 func newCollector(db *state.DB, sources func() []snapshot) *collector {
@@ -89,18 +89,19 @@ func newCollector(db *state.DB, sources func() []snapshot) *collector {
 	}
 	return &collector{
 		db: db, sources: sources,
-		files:   desc("indexed_files", "Files that the index holds as stored in S3.", "source"),
-		bytes:   desc("indexed_bytes", "Bytes of the files that the index holds as stored in S3.", "source"),
-		depth:   desc("queue_depth", "Paths on their way, by state.", "source", "state"),
-		oldest:  desc("oldest_pending_timestamp_seconds", "When the oldest path on its way was first seen to have changed, 0 for none.", "source"),
-		journal: desc("journal_bytes", "Size of the state file."),
-		free:    desc("state_free_bytes", "Free space on the file system of the state directory."),
+		files:    desc("indexed_files", "Files that the index holds as stored in S3.", "source"),
+		bytes:    desc("indexed_bytes", "Bytes of the files that the index holds as stored in S3.", "source"),
+		depth:    desc("queue_depth", "Paths on their way, by state.", "source", "state"),
+		oldest:   desc("oldest_pending_timestamp_seconds", "When the oldest path on its way was first seen to have changed, 0 for none.", "source"),
+		journal:  desc("journal_bytes", "Size of the state file."),
+		free:     desc("state_free_bytes", "Free space on the file system of the state directory."),
+		writable: desc("state_writable", "1 while the state can be written, 0 while its disk is full or fails: nothing is uploaded then."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.files, c.bytes, c.depth, c.oldest, c.journal, c.free} {
+	for _, d := range []*prometheus.Desc{c.files, c.bytes, c.depth, c.oldest, c.journal, c.free, c.writable} {
 		ch <- d
 	}
 }
@@ -124,7 +125,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.oldest, oldest, s.name)
 	}
 	gauge(c.journal, float64(c.db.Size()))
-	if n, err := c.db.FreeBytes(); err == nil {
+	n, err := c.db.FreeBytes()
+	if err == nil {
 		gauge(c.free, float64(n))
 	}
+	writable := 1.0
+	if c.db.Failing() != nil || err == nil && n < stateReserve {
+		writable = 0
+	}
+	gauge(c.writable, writable)
 }

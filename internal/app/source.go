@@ -67,7 +67,13 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 		remoteAsked: make(chan struct{}, 1),
 	}
 	var err error
-	if s.store, err = s3store.Open(ctx, e.storeOptions(c, s.log)); err != nil {
+	o := e.storeOptions(c, s.log)
+	o.OnThrottled = func() {
+		if p := s.pool.Load(); p != nil {
+			p.Throttled(c.Name)
+		}
+	}
+	if s.store, err = s3store.Open(ctx, o); err != nil {
 		return nil, fmt.Errorf("source %s: %w", c.Name, err)
 	}
 	if s.state, err = e.db.Source(ctx, state.SourceKey{Bucket: c.Bucket, Prefix: c.Prefix, RealPath: s.real}); err != nil {

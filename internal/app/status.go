@@ -80,6 +80,9 @@ func (g *generation) sourceStatus(s *source, flights []uploader.InFlight, now ti
 func (s *source) judge(ss *admin.SourceStatus, dest uploader.DestinationState, work pending, now time.Time) {
 	var since time.Time
 	ss.State, ss.Reason, since = s.verdict(ss, dest)
+	if t := s.counters.trouble.Load(); t != nil && ss.State != admin.StateUnavailable {
+		ss.State, ss.Reason, since = admin.StateBehind, "state_dir cannot be written: "+admin.Plain(t.err.Error(), reasonText), t.since
+	}
 	if ss.State == "" {
 		ss.State = admin.StateCurrent
 		switch {

@@ -147,7 +147,7 @@ func (r *syncRun) open(ctx context.Context) error {
 	po.GiveUp = r.opts.GiveUp
 	po.ListSkips = r.cfg.Manifest.ListSkipped != "none"
 	po.OnOutcome = r.onOutcome
-	po.Paused = func(name string) bool { return r.byName[name].full(r.cfg) }
+	po.Paused = func(name string) bool { return r.byName[name].full(r.cfg) } //nolint:contextcheck // It is asked long after this call.
 	pool, err := uploader.New(r.queue, list, po)
 	if err != nil {
 		return err

@@ -16,6 +16,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go/middleware"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 const (
@@ -84,27 +86,42 @@ func (s *Store) configure(o *s3.Options) {
 		// A redirect would take the body and the key to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	o.Retryer = newRetryer()
+	o.Retryer = newRetryer(s.creds)
 	o.RetryMaxAttempts = 0 // As the retryer says, not the environment.
 	// Every body goes out with a checksum that is already known.
 	o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 	// Readers compare hashes of their own, and the SDK would need more rights.
 	o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	o.APIOptions = append(o.APIOptions, func(stack *middleware.Stack) error {
-		return stack.Deserialize.Add(&observer{metrics: s.o.Metrics, clock: s.clock}, middleware.Before)
+		return stack.Deserialize.Add(&observer{metrics: s.o.Metrics, clock: s.clock, throttled: s.o.OnThrottled}, middleware.Before)
 	})
 }
 
 // newRetryer returns the few quick attempts inside one request. There is no
 // quota: after an outage it would fail requests that never ran. Waiting longer
 // is the caller's part.
-func newRetryer() aws.Retryer {
+func newRetryer(creds *credentialSource) aws.Retryer {
 	return retry.NewStandard(func(o *retry.StandardOptions) {
 		o.MaxAttempts = maxAttempts
 		o.MaxBackoff = maxBackoff
 		o.RateLimiter = ratelimit.None
-		o.Retryables = append([]retry.IsErrorRetryable{retry.IsErrorRetryableFunc(neverRetry)}, o.Retryables...)
+		o.Retryables = append([]retry.IsErrorRetryable{
+			retry.IsErrorRetryableFunc(neverRetry),
+			retry.IsErrorRetryableFunc(func(err error) aws.Ternary {
+				if refusedCredentials(err) && creds.renewed() {
+					return aws.TrueTernary
+				}
+				return aws.UnknownTernary
+			}),
+		}, o.Retryables...)
 	})
+}
+
+// refusedCredentials reports whether a server did not take the credentials: they
+// may have been replaced since they were read.
+func refusedCredentials(err error) bool {
+	a := answerOf(err)
+	return a.code != "SignatureDoesNotMatch" && a.status != 0 && classOfCode(a.code) == state.ClassCredentials
 }
 
 // neverRetry holds back the attempts that would fail alike: the file changed,

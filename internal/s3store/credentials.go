@@ -11,8 +11,12 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-// credentialRenewal bounds how often refused credentials are looked up anew.
-const credentialRenewal = 15 * time.Second
+// credentialRenewal bounds how often refused credentials are looked up anew, and
+// renewLimit how long that may take.
+const (
+	credentialRenewal = 15 * time.Second
+	renewLimit        = 10 * time.Second
+)
 
 // credentialError marks an error of the credential chain, as opposed to one of
 // the request that wanted the credentials.
@@ -37,7 +41,9 @@ type credentialSource struct {
 
 	mu      sync.Mutex
 	current aws.CredentialsProvider
+	last    aws.Credentials // Of the last request.
 	loaded  time.Time
+	changed time.Time // When the chain, read again, had others.
 }
 
 // Retrieve returns the current credentials. It may make requests.
@@ -56,8 +62,25 @@ func (c *credentialSource) Retrieve(ctx context.Context) (aws.Credentials, error
 	if v.CanExpire {
 		expires = v.Expires
 	}
+	c.mu.Lock()
+	c.last = v
+	c.mu.Unlock()
 	c.metrics.setExpiry(c, expires)
 	return v, nil
+}
+
+// renewed reports whether another attempt is worth while after credentials were
+// refused: the chain has others now, or had a moment ago for another request.
+func (c *credentialSource) renewed() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), renewLimit)
+	defer cancel()
+	now := time.Now()
+	if err := c.renew(ctx, now); err != nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return now.Sub(c.changed) < credentialRenewal
 }
 
 // renew reads the chain again, unless that was done a moment ago.
@@ -73,5 +96,12 @@ func (c *credentialSource) renew(ctx context.Context, now time.Time) error {
 		return fmt.Errorf("read the AWS environment again: %w", err)
 	}
 	c.current = p
-	return nil
+	if p == nil {
+		return nil
+	}
+	v, err := p.Retrieve(ctx)
+	if err == nil && (v.AccessKeyID != c.last.AccessKeyID || v.SecretAccessKey != c.last.SecretAccessKey || v.SessionToken != c.last.SessionToken) {
+		c.changed, c.last = now, v
+	}
+	return nil // Whatever keeps the chain from giving credentials, the next request meets it.
 }

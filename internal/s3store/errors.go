@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/http"
 	"strings"
+	"unicode"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
@@ -80,7 +81,7 @@ func answerOf(err error) answer {
 		a.requestID = e.ServiceRequestID()
 	}
 	if e, ok := errors.AsType[smithy.APIError](err); ok && a.status != 0 {
-		a.code, a.message = e.ErrorCode(), e.ErrorMessage()
+		a.code, a.message = bounded(e.ErrorCode()), e.ErrorMessage()
 	}
 	return a
 }
@@ -211,8 +212,8 @@ func (a answer) byStatus(op string) verdict {
 func (a answer) text(v verdict) string {
 	t := bounded(a.message)
 	switch {
-	case a.status == http.StatusMovedPermanently && a.region != "":
-		t = "the bucket is in region " + bounded(a.region)
+	case a.region != "" && a.elsewhere():
+		t = "the bucket is in region " + bounded(a.region) + ", set the source's region to it"
 	case a.status >= 300 && a.status < 400 && a.location != "":
 		t = "the server redirects to " + bounded(a.location)
 	case t == "" && v.means != nil:
@@ -224,6 +225,16 @@ func (a answer) text(v verdict) string {
 		t = fmt.Sprintf("status %d: %s", a.status, t)
 	}
 	return t
+}
+
+// elsewhere reports whether the answer comes from another region than the
+// bucket's.
+func (a answer) elsewhere() bool {
+	switch a.code {
+	case "AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException":
+		return true
+	}
+	return a.status == http.StatusMovedPermanently || a.status == http.StatusTemporaryRedirect
 }
 
 // classOfSilence judges an error without an answer.
@@ -269,9 +280,16 @@ func trimmed(err error) error {
 	return err
 }
 
-// bounded keeps a server's text to one short line.
+// bounded keeps a server's text to one short line of characters that a terminal
+// shows.
 func bounded(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
+	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 	if len(s) > maxMessage {
 		s = strings.ToValidUTF8(s[:maxMessage], "") + "…"
 	}

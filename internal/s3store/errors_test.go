@@ -123,7 +123,11 @@ func TestClassifySaysWhatToDo(t *testing.T) {
 		err  error
 		want string
 	}{
-		{answered(301, "MovedPermanently", "X-Amz-Bucket-Region", "eu-west-1"), "HeadObject: MovedPermanently (301): the bucket is in region eu-west-1"},
+		{answered(301, "MovedPermanently", "X-Amz-Bucket-Region", "eu-west-1"), "HeadObject: MovedPermanently (301): the bucket is in region eu-west-1, set the source's region to it"},
+		{
+			answered(400, "AuthorizationHeaderMalformed", "X-Amz-Bucket-Region", "eu-west-1"),
+			"HeadObject: AuthorizationHeaderMalformed (400): the bucket is in region eu-west-1, set the source's region to it",
+		},
 		{answered(307, "", "Location", "https://elsewhere/"), "HeadObject: status 307: the server redirects to https://elsewhere/"},
 		{answered(403, "AccessDenied"), "HeadObject: AccessDenied (403): message"},
 		{unanswered(errors.New("connection reset")), "HeadObject: connection reset"},

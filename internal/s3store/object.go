@@ -31,10 +31,14 @@ const (
 // request is io/fs.ErrPermission.
 func (s *Store) Head(ctx context.Context, key string) (state.Object, error) {
 	o, err := s.head(ctx, key)
-	if err != nil {
-		return o, s.explain(ctx, key, err)
+	if err == nil {
+		return o, nil
 	}
-	return o, nil
+	again, err := s.explain(ctx, key, err)
+	if !again {
+		return o, err
+	}
+	return s.head(ctx, key)
 }
 
 // head is Head without a second question about a refusal.

@@ -15,8 +15,9 @@ import (
 // observer counts and times every attempt of every operation, and notes what
 // the Date headers say of this host's clock.
 type observer struct {
-	metrics *Metrics
-	clock   *clock
+	metrics   *Metrics
+	clock     *clock
+	throttled func()
 }
 
 // ID names the middleware.
@@ -38,6 +39,9 @@ func (o *observer) HandleDeserialize(ctx context.Context, in middleware.Deserial
 			o.clock.observe(sent, received, date)
 			md.Set(answeredKey{}, date)
 		}
+	}
+	if o.throttled != nil && (status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests) {
+		o.throttled()
 	}
 	o.metrics.request(awsmiddleware.GetOperationName(ctx), status, received.Sub(sent))
 	return out, md, err

@@ -245,6 +245,14 @@ func (c Capabilities) conditions() bool { return c.IfNoneMatch && c.IfMatch }
 // destination answers this daemon's requests. It is the probe of a closed
 // circuit, not of the key: that is Probe.
 func (s *Store) Ping(ctx context.Context) error {
+	err := s.ping(ctx)
+	if err != nil && state.ClassOf(err) == state.ClassTransient {
+		s.CloseIdle() // The next one asks the resolver anew.
+	}
+	return err
+}
+
+func (s *Store) ping(ctx context.Context) error {
 	_, err := s.head(ctx, s.canaryKey())
 	switch {
 	case err == nil, errors.Is(err, fs.ErrNotExist):
@@ -252,7 +260,8 @@ func (s *Store) Ping(ctx context.Context) error {
 	case errors.Is(err, fs.ErrPermission) && s.Capabilities().ListDenied:
 		return nil
 	}
-	return s.explain(ctx, s.canaryKey(), err)
+	_, err = s.explain(ctx, s.canaryKey(), err)
+	return err
 }
 
 func (s *Store) canaryKey() string {

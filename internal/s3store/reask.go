@@ -3,6 +3,7 @@ package s3store
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net/http"
 	"sync"
 	"time"
@@ -13,45 +14,58 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// reaskInterval bounds how often a refused HEAD is asked again as a GET.
-const reaskInterval = time.Minute
+// reaskInterval bounds how often a refused HEAD is asked again as a GET, and
+// mendedFor how long one that was not refused counts for other requests that
+// were under way.
+const (
+	reaskInterval = time.Minute
+	mendedFor     = 5 * time.Second
+)
 
 // reasker remembers why HEAD requests are refused: their answers have no body.
 type reasker struct {
-	mu   sync.Mutex
-	when time.Time
-	last *state.Error
+	mu       sync.Mutex
+	when     time.Time
+	answered time.Time
+	mended   bool // The GET was not refused.
+	last     *state.Error
 }
 
 // explain finds the code behind a HEAD that was refused without one, by a GET
-// of one byte, at most once a minute.
-func (s *Store) explain(ctx context.Context, key string, err error) error {
+// of one byte, at most once a minute. Again is true where the GET was not
+// refused: what was in the way, a token that had expired or this host's clock,
+// has been put right by it.
+func (s *Store) explain(ctx context.Context, key string, err error) (again bool, why error) {
 	e, ok := errors.AsType[*state.Error](err)
 	if !ok || e.Status != http.StatusForbidden && e.Status != http.StatusBadRequest {
-		return err
+		return false, err
 	}
 	s.reask.mu.Lock()
 	defer s.reask.mu.Unlock()
 	if now := time.Now(); now.Sub(s.reask.when) >= reaskInterval {
-		s.reask.when, s.reask.last = now, s.ask(ctx, key, e.Status)
+		s.reask.when = now
+		s.reask.last, s.reask.mended = s.ask(ctx, key, e.Status)
+		s.reask.answered = time.Now()
 	}
 	if why := s.reask.last; why != nil && why.Status == e.Status {
-		return &state.Error{Class: why.Class, Op: opHead, Code: why.Code, Status: e.Status, RequestID: e.RequestID, Err: why.Err}
+		return false, &state.Error{Class: why.Class, Op: opHead, Code: why.Code, Status: e.Status, RequestID: e.RequestID, Err: why.Err}
 	}
-	return err
+	return s.reask.mended && time.Since(s.reask.answered) < mendedFor, err
 }
 
-// ask returns the error of a GET, nil for none.
-func (s *Store) ask(ctx context.Context, key string, status int) *state.Error {
+// ask returns the error of a GET that was refused as the HEAD was, nil for
+// another. Mended: it was not refused.
+func (s *Store) ask(ctx context.Context, key string, status int) (why *state.Error, mended bool) {
 	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{
 		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.owner(), Range: aws.String("bytes=0-0"),
 	})
 	if err == nil {
 		_ = out.Body.Close() // One byte that nobody wants.
-		return nil
+		return nil, true
 	}
-	if e, ok := errors.AsType[*state.Error](s.fault(ctx, opGet, key, err)); ok && e.Status == status {
-		return e
+	err = s.fault(ctx, opGet, key, err)
+	if e, ok := errors.AsType[*state.Error](err); ok && e.Status == status {
+		return e, false
 	}
-	return nil
+	return nil, errors.Is(err, fs.ErrNotExist)
 }

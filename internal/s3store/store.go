@@ -66,6 +66,11 @@ type Options struct {
 	// minutes.
 	CompleteLimit time.Duration
 
+	// OnThrottled, optional, is called for each attempt that the server asked to
+	// slow down at, also when a later attempt of the same request succeeds. It
+	// must not block.
+	OnThrottled func()
+
 	Log     *zap.Logger
 	Metrics *Metrics
 }

@@ -169,6 +169,17 @@ func (f *Fake) Uploads() int {
 	return len(f.uploads)
 }
 
+// UploadKeys returns the keys of the open multipart uploads.
+func (f *Fake) UploadKeys() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var keys []string
+	for _, u := range f.uploads {
+		keys = append(keys, u.object.Key)
+	}
+	return keys
+}
+
 // Store puts an object there, as another program would have.
 func (f *Fake) Store(bucket string, o FakeObject) {
 	f.mu.Lock()

@@ -2,7 +2,9 @@ package s3test
 
 import (
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -31,15 +33,18 @@ type Request struct {
 type Match struct {
 	Op     string // operation name, as in Request
 	Method string
+	Bucket string
+	Prefix string // of the key
 	Key    string // a part of the key
 	Query  string // a parameter that must be there
 	Skip   int    // so many matching requests pass first
 	Times  int    // then so many are taken; 0: one, -1: all
+	Every  int    // of these only each so-manieth; 0: each
 }
 
 func (m Match) fits(r Request) bool {
 	return (m.Op == "" || m.Op == r.Op) && (m.Method == "" || m.Method == r.Method) &&
-		strings.Contains(r.Key, m.Key) && (m.Query == "" || r.Query.Has(m.Query))
+		(m.Bucket == "" || m.Bucket == r.Bucket) && strings.HasPrefix(r.Key, m.Prefix) && strings.Contains(r.Key, m.Key) && (m.Query == "" || r.Query.Has(m.Query))
 }
 
 // Fault is a planned fault. A test fails at its end if a planned fault never
@@ -53,12 +58,16 @@ type Fault struct {
 
 	seen, fired int  // guarded by Faults.mu
 	lifted      bool // likewise
+	mayRest     bool // likewise
 	once        sync.Once
 }
 
 // Arrived receives once for each request that the fault has taken. For a held
 // answer that is after the server has processed the request.
 func (f *Fault) Arrived() <-chan struct{} { return f.arrived }
+
+// MayRest lets the test end well although the fault has never fired.
+func (f *Fault) MayRest() { f.mayRest = true }
 
 // Wait blocks until the fault has taken a request, for at most half a minute.
 func (f *Fault) Wait(tb testing.TB) {
@@ -96,7 +105,7 @@ func (f *Faults) verify(tb testing.TB) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, p := range f.faults {
-		if p.fired == 0 {
+		if p.fired == 0 && !p.mayRest {
 			tb.Errorf("planned fault for %+v never fired", p.match)
 		}
 	}
@@ -140,7 +149,7 @@ func (f *Faults) take(r Request) *Fault {
 		}
 		p.seen++
 		n := p.seen - p.match.Skip
-		if n > 0 && (p.match.Times < 0 || n <= max(1, p.match.Times)) {
+		if n > 0 && !p.lifted && (p.match.Times < 0 || n <= max(1, p.match.Times)) && n%max(1, p.match.Every) == 0 {
 			p.fired++
 			return p
 		}
@@ -183,17 +192,17 @@ func (f *Faults) Stall(m Match) *Fault {
 	return f.add(p)
 }
 
-// Lift ends a fault: it takes no more requests, and lets go what it holds.
-func (f *Faults) Lift(p *Fault) {
-	f.mu.Lock()
-	p.lifted = true
-	f.mu.Unlock()
-	p.Release()
+// arrive reports an arrival, as long as somebody may still want to know of it.
+func (f *Fault) arrive() {
+	select {
+	case f.arrived <- struct{}{}:
+	default:
+	}
 }
 
 // wait reports the arrival and blocks until the release or the client is gone.
 func (f *Fault) wait(r *http.Request) {
-	f.arrived <- struct{}{}
+	f.arrive()
 	select {
 	case <-f.release:
 	case <-r.Context().Done():
@@ -206,7 +215,7 @@ func (f *Faults) Lose(m Match) *Fault {
 	p := f.plan(m)
 	p.act = func(_ http.ResponseWriter, r *http.Request, next http.Handler) {
 		record(next, r)
-		p.arrived <- struct{}{}
+		p.arrive()
 		panic(http.ErrAbortHandler)
 	}
 	return f.add(p)
@@ -216,7 +225,7 @@ func (f *Faults) Lose(m Match) *Fault {
 func (f *Faults) Cut(m Match) *Fault {
 	p := f.plan(m)
 	p.act = func(http.ResponseWriter, *http.Request, http.Handler) {
-		p.arrived <- struct{}{}
+		p.arrive()
 		panic(http.ErrAbortHandler)
 	}
 	return f.add(p)
@@ -227,7 +236,7 @@ func (f *Faults) Cut(m Match) *Fault {
 func (f *Faults) Answer(m Match, status int, code string, headers ...string) *Fault {
 	p := f.plan(m)
 	p.act = func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
-		p.arrived <- struct{}{}
+		p.arrive()
 		for i := 0; i+1 < len(headers); i += 2 {
 			w.Header().Set(headers[i], headers[i+1])
 		}
@@ -241,7 +250,7 @@ func (f *Faults) Truncate(m Match) *Fault {
 	p := f.plan(m)
 	p.act = func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		rec := record(next, r)
-		p.arrived <- struct{}{}
+		p.arrive()
 		body := rec.Body.Bytes()
 		maps.Copy(w.Header(), rec.Header())
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
@@ -259,7 +268,7 @@ func (f *Faults) Strip(m Match, prefixes ...string) *Fault {
 	p := f.plan(m)
 	p.act = func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		rec := record(next, r)
-		p.arrived <- struct{}{}
+		p.arrive()
 		maps.DeleteFunc(rec.Header(), func(name string, _ []string) bool {
 			for _, prefix := range prefixes {
 				if strings.HasPrefix(strings.ToLower(name), strings.ToLower(prefix)) {
@@ -271,6 +280,70 @@ func (f *Faults) Strip(m Match, prefixes ...string) *Fault {
 		replay(w, rec)
 	}
 	return f.add(p)
+}
+
+// Break reads a part of the request's body and resets the connection.
+func (f *Faults) Break(m Match) *Fault {
+	p := f.plan(m)
+	p.act = func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		_, _ = io.CopyN(io.Discard, r.Body, r.ContentLength/2)
+		p.arrive()
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+		_ = conn.Close()
+	}
+	return f.add(p)
+}
+
+// Say answers with status and body in place of the server. With act the server
+// has processed the request before.
+func (f *Faults) Say(m Match, act bool, status int, body string) *Fault {
+	p := f.plan(m)
+	p.act = func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if act {
+			record(next, r)
+		} else {
+			_, _ = io.Copy(io.Discard, r.Body)
+		}
+		p.arrive()
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}
+	return f.add(p)
+}
+
+// Delay passes every request that it takes on after a while.
+func (f *Faults) Delay(m Match, by time.Duration) *Fault {
+	p := f.plan(m)
+	p.act = func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		p.arrive()
+		select {
+		case <-time.After(by):
+		case <-r.Context().Done():
+		}
+		next.ServeHTTP(w, r)
+	}
+	return f.add(p)
+}
+
+// Lift ends a fault: it takes no more requests.
+func (f *Faults) Lift(p *Fault) {
+	f.mu.Lock()
+	p.lifted = true
+	f.mu.Unlock()
+	p.Release()
+}
+
+// Fired returns how many requests a fault has taken.
+func (f *Faults) Fired(p *Fault) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return p.fired
 }
 
 // Ledger returns a copy of all requests so far, oldest first.

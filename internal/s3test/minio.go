@@ -70,7 +70,9 @@ type Server struct {
 	Root   Credentials
 	CAFile string // of a TLS server: what AWS_CA_BUNDLE names
 
+	binary string
 	dir    string
+	secret string // of the key
 	pid    int
 	ended  chan struct{}
 	output *bytes.Buffer // read only after ended
@@ -114,6 +116,41 @@ func Main(m *testing.M, options ...goleak.Option) int {
 		return 1
 	}
 	return 0
+}
+
+// OwnMinIO starts a MinIO for one test, which may stop it and start it again,
+// and ends it with the test.
+func OwnMinIO(tb testing.TB) *Server {
+	tb.Helper()
+	binary, err := minioBinary()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s, err := startMinIO(binary, false)
+	if err != nil {
+		tb.Fatalf("start %s: %v", binary, err)
+	}
+	tb.Cleanup(s.stop)
+	return s
+}
+
+// Kill ends a server of OwnMinIO as a power cut would. Its data stays.
+func (s *Server) Kill(tb testing.TB) {
+	tb.Helper()
+	_ = syscall.Kill(s.pid, syscall.SIGKILL)
+	<-s.ended
+}
+
+// Restart starts a killed server again with its data, at the same address, and
+// returns when it answers.
+func (s *Server) Restart(tb testing.TB) {
+	tb.Helper()
+	if err := s.launch(); err != nil {
+		tb.Fatalf("restart: %v", err)
+	}
+	if err := s.awaitReady(); err != nil {
+		tb.Fatalf("restart: %v", err)
+	}
 }
 
 func (p *servers) get(tb testing.TB, tls bool) *Server {
@@ -175,7 +212,12 @@ func startMinIO(binary string, tls bool) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	s := &Server{dir: dir, Root: Credentials{AccessKeyID: rootUser, SecretAccessKey: rand.Text()}, ended: make(chan struct{}), output: &bytes.Buffer{}}
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // Never fails.
+	s := &Server{
+		binary: binary, dir: dir, secret: base64.StdEncoding.EncodeToString(key),
+		Root: Credentials{AccessKeyID: rootUser, SecretAccessKey: rand.Text()},
+	}
 	scheme, pool := "http", (*caFiles)(nil)
 	if tls {
 		scheme = "https"
@@ -190,10 +232,7 @@ func startMinIO(binary string, tls bool) (*Server, error) {
 	}
 	s.URL = scheme + "://" + address
 	s.http = pool.client()
-	cmd := s.command(binary, address)
-	started := make(chan error)
-	go s.run(cmd, started)
-	if err := <-started; err != nil {
+	if err := s.launch(); err != nil {
 		return nil, err
 	}
 	s.client = s.connect(s.Root)
@@ -204,13 +243,20 @@ func startMinIO(binary string, tls bool) (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) command(binary, address string) *exec.Cmd {
-	key := make([]byte, 32)
-	_, _ = rand.Read(key)                                                                                                                              // Never fails.
-	cmd := exec.Command(binary, "server", "--quiet", "--address", address, "--certs-dir", filepath.Join(s.dir, "certs"), filepath.Join(s.dir, "data")) //nolint:gosec,noctx // The test names its server, and ends it itself.
+// launch starts the process and does not wait until it answers.
+func (s *Server) launch() error {
+	s.ended, s.output = make(chan struct{}), &bytes.Buffer{}
+	cmd := s.command(strings.TrimPrefix(strings.TrimPrefix(s.URL, "http://"), "https://"))
+	started := make(chan error)
+	go s.run(cmd, started)
+	return <-started
+}
+
+func (s *Server) command(address string) *exec.Cmd {
+	cmd := exec.Command(s.binary, "server", "--quiet", "--address", address, "--certs-dir", filepath.Join(s.dir, "certs"), filepath.Join(s.dir, "data")) //nolint:gosec,noctx // The test names its server, and ends it itself.
 	cmd.Env = append(os.Environ(),
 		"HOME="+s.dir, "MINIO_ROOT_USER="+s.Root.AccessKeyID, "MINIO_ROOT_PASSWORD="+s.Root.SecretAccessKey,
-		"MINIO_KMS_SECRET_KEY="+KeyName+":"+base64.StdEncoding.EncodeToString(key),
+		"MINIO_KMS_SECRET_KEY="+KeyName+":"+s.secret,
 		"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CI_CD=1",
 	)
 	cmd.Stdout, cmd.Stderr = s.output, s.output

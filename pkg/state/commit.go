@@ -141,10 +141,17 @@ type sourceTxn struct {
 // batch is stored.
 func (db *DB) attempt(batch []*request) (guilty *request, err error) {
 	if err := db.mend(); err != nil {
+		db.failing.Store(&err)
 		return nil, err
 	}
 	t := &txn{now: db.now, sources: map[*Source]*sourceTxn{}}
 	err = guard(func() error { return db.transact(t, batch) })
+	switch {
+	case err == nil && t.changed:
+		db.failing.Store(nil)
+	case err != nil && t.running == nil:
+		db.failing.Store(&err)
+	}
 	if err == nil {
 		for s, st := range t.sources {
 			s.head.Store(st.head)

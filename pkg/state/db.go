@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -63,6 +64,7 @@ type DB struct {
 
 	closed  atomic.Bool
 	flagged atomic.Bool // the next Open is told to read every value
+	failing atomic.Pointer[error]
 
 	create  sync.Mutex // held while a source is created
 	sources atomic.Pointer[map[string]*Source]
@@ -100,6 +102,25 @@ func (db *DB) Size() int64 {
 	}
 	return info.Size()
 }
+
+// Failing returns why the last change could not be written, nil when it could:
+// the disk is full, or fails. Nothing is acknowledged meanwhile. It reads memory
+// only.
+func (db *DB) Failing() error {
+	if err := db.failing.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Try commits a change that means nothing and returns once it is durable, or why
+// it is not. For finding out whether a disk that failed works again.
+func (db *DB) Try(ctx context.Context) error {
+	return db.SetMeta(ctx, keyTried, binary.BigEndian.AppendUint64(nil, uint64(db.now().UnixNano())))
+}
+
+// keyTried is what Try writes.
+const keyTried = "state/tried"
 
 // FreeBytes returns how much an unprivileged process can still write to the
 // state's file system.

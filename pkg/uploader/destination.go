@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -20,6 +21,9 @@ type destination struct {
 	giveUp  time.Duration
 	wake    chan struct{} // Capacity 1: the next probe's time has moved.
 
+	slots    *semaphore.Weighted // Requests at once, of this destination.
+	allSlots *semaphore.Weighted // And of all.
+
 	mu         sync.Mutex
 	st         DestinationState
 	canary     bool      // The next probe is the canary, not a ping.
@@ -30,6 +34,10 @@ type destination struct {
 	stopped    bool      // OnStopped is to be called.
 	told       time.Time // The st.Since that a record was written of.
 	refusals   int       // Files in a row that were refused.
+	suspicion  int       // Times the canary passed although files in a row were refused.
+	blamed     bool      // The canary was refused since the destination was parked.
+	heldAsked  time.Time // When held files were last tried.
+	notices    notices
 	proven     time.Time // When the canary last passed; zero: it has not.
 	gaveUp     bool
 	nextCanary time.Time // While the destination works.
@@ -53,6 +61,7 @@ const (
 	canaryEvery = 24 * time.Hour
 	canaryRetry = 10 * time.Minute
 	probeLimit  = 2 * time.Minute
+	pingLimit   = 20 * time.Second // A ping into a dead network must not outlast the outage.
 )
 
 func newDestination(s Source, q *Queue, o Options, most int) *destination {
@@ -61,7 +70,8 @@ func newDestination(s Source, q *Queue, o Options, most int) *destination {
 		log:     o.Log.With(zap.String("source", s.Name)),
 		metrics: o.Metrics.source(s.Name),
 		wake:    make(chan struct{}, 1),
-		window:  newWindow(most),
+		window:  newWindow(ahead * most),
+		slots:   semaphore.NewWeighted(int64(most)),
 		open:    map[string]int{},
 		moved:   map[string]int{},
 		parked:  map[state.Class]int64{},
@@ -129,9 +139,8 @@ func (d *destination) observe(err error) {
 			d.q.setLimit(d.Name, d.window.limit())
 		}
 	case answerThrottled:
-		if d.window.halved(time.Now()) {
-			d.q.setLimit(d.Name, d.window.limit())
-		}
+		d.narrow()
+		d.window.answered()
 		if d.window.limit() == 1 {
 			d.streak++
 		}
@@ -143,6 +152,13 @@ func (d *destination) observe(err error) {
 	}
 	if d.streak >= breakerStreak && d.st.State == HealthOK {
 		d.leave(HealthWaiting, err)
+	}
+}
+
+// narrow halves the window. The caller holds d.mu.
+func (d *destination) narrow() {
+	if d.window.halved() {
+		d.q.setLimit(d.Name, d.window.limit())
 	}
 }
 
@@ -164,7 +180,7 @@ func (d *destination) refused(it *item, err error, now time.Time) (alone bool) {
 	switch {
 	case !it.parked.IsZero() && d.proven.After(it.parked):
 		return true
-	case !d.proven.IsZero() && since < provenFor && d.refusals <= refusalStreak:
+	case !d.proven.IsZero() && since < provenFor && d.refusals <= refusalStreak<<d.suspicion:
 		return true
 	}
 	it.parked = now
@@ -242,17 +258,20 @@ func (d *destination) probeNow() {
 
 // probe asks whether the destination works, and puts it back into service when
 // it does. Only one probe runs at a time.
-func (d *destination) probe(ctx context.Context) {
+func (d *destination) probe(parent context.Context) {
 	d.mu.Lock()
 	routine := d.st.State == HealthOK
 	canary := d.canary || routine
 	stops := d.stops
 	d.mu.Unlock()
 	limit := probeLimit
+	if !canary {
+		limit = pingLimit
+	}
 	if d.giveUp > 0 {
 		limit = min(limit, d.giveUp)
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeout(parent, limit)
 	defer cancel()
 	var err error
 	if canary {
@@ -260,15 +279,15 @@ func (d *destination) probe(ctx context.Context) {
 	} else if err = d.Objects.Ping(ctx); answerOf(err) == answerGood {
 		err = nil
 	}
-	if ctx.Err() != nil && answerOf(err) == answerNothing {
+	if parent.Err() != nil && answerOf(err) == answerNothing {
 		return
 	}
 	if routine {
 		d.proved(err)
 		return
 	}
-	if d.probed(err, canary, stops) {
-		d.restart(canary)
+	if works, held := d.probed(err, canary, stops); works {
+		d.restart(canary, held)
 	}
 }
 
@@ -296,16 +315,24 @@ func (d *destination) proved(err error) {
 }
 
 // probed takes in the answer of a probe that began when the destination had been
-// stopped so many times, and reports whether it works again.
-func (d *destination) probed(err error, canary bool, stops int) bool {
+// stopped so many times. It reports whether the destination works again, and
+// whether the files that are held alone may go as well: not when the canary was
+// never refused, for then it is not the destination that refuses them.
+func (d *destination) probed(err error, canary bool, stops int) (works, held bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil {
 		d.failedProbe(err)
-		return false
+		return false, false
 	}
 	if d.canary && !canary || d.stops != stops {
-		return false // It went further out of service while it was asked.
+		return false, false // It went further out of service while it was asked.
+	}
+	held = canary && (d.blamed || d.st.State != HealthParked)
+	if held {
+		d.suspicion = 0
+	} else if canary {
+		d.suspicion = min(d.suspicion+1, suspicionMax)
 	}
 	now := time.Now()
 	d.log.Info("destination works", zap.Duration("out_of_service", now.Sub(d.st.Since)))
@@ -313,9 +340,10 @@ func (d *destination) probed(err error, canary bool, stops int) bool {
 	d.tries, d.streak, d.refusals, d.gaveUp = 0, 0, 0, false
 	if canary {
 		d.canary, d.proven, d.nextCanary = false, now, now.Add(canaryEvery)
+		d.blamed = false
 	}
 	d.publish()
-	return true
+	return true, held
 }
 
 // failedProbe moves the state where the answer says more than was known. The
@@ -329,6 +357,7 @@ func (d *destination) failedProbe(err error) {
 	case needsPerson(c) && h == HealthWaiting:
 		h = HealthParked
 	}
+	d.blamed = d.blamed || needsPerson(state.ClassOf(err))
 	if h == d.st.State && h != HealthWaiting && !needsPerson(state.ClassOf(err)) {
 		err = d.st.Err // The cause that needs a person stays the one shown.
 	}
@@ -339,9 +368,10 @@ func (d *destination) failedProbe(err error) {
 	}
 }
 
-// restart releases what waited for the destination. After a canary that is all.
-func (d *destination) restart(canary bool) {
-	d.q.release(d.Name, canary)
+// restart releases what waited for the destination, with held also what waits
+// for a person alone.
+func (d *destination) restart(canary, held bool) {
+	d.q.release(d.Name, held)
 	if canary && d.OnProven != nil {
 		d.OnProven()
 	}
@@ -391,6 +421,8 @@ func (d *destination) tend(ctx context.Context, p *Pool) {
 			}
 			d.checkGiveUp(now)
 			p.recordParked(ctx, d)
+			d.probeHeld(now)
+			d.flushNotices(now)
 			d.flushSkips(ctx)
 			d.gauges()
 		}

@@ -41,6 +41,12 @@ func (l *look) finished() {
 	l.mu.Lock()
 	delete(l.moved, l.job.Path)
 	l.mu.Unlock()
+	if cause := l.it.cause; cause != "" {
+		l.it.cause = ""
+		if l.end.status == state.StatusUploaded {
+			l.q.releaseCause(l.Name, cause) // What was refused for the same cause is taken now, too.
+		}
+	}
 	l.outcome(nil, false)
 	l.q.done(l.it)
 }
@@ -78,6 +84,9 @@ func (l *look) failedForNow(ctx context.Context, err error, now time.Time) {
 		}
 		wait = min(wait, left)
 	}
+	if hostBusy(err) {
+		wait = min(wait, hostBusyMax)
+	}
 	class := state.ClassOf(err)
 	l.metrics.retry(class)
 	l.log.Debug("look postponed", zap.String("path", l.job.Path), zap.Duration("retry_in", wait), zap.Error(err))
@@ -102,7 +111,9 @@ func (l *look) failedForPerson(ctx context.Context, err error, now time.Time) {
 	}
 	if recorded {
 		l.end.status = state.StatusFailed
-		l.warn(l.whatNext(), err)
+		if l.name(class, now) {
+			l.warn(l.whatNext(), err)
+		}
 	}
 	if recorded && class == state.ClassConflict {
 		l.metrics.conflicts.Inc()
@@ -116,7 +127,8 @@ func (l *look) failedForPerson(ctx context.Context, err error, now time.Time) {
 	l.metrics.retry(class)
 	l.outcome(err, true)
 	if alone {
-		l.q.delay(l.it, now.Add(slow()), true)
+		l.it.cause = causeOf(err)
+		l.q.delay(l.it, now.Add(slow(l.q.Held(l.Name))), true)
 		return
 	}
 	l.q.back(l.it)
@@ -179,7 +191,9 @@ func (l *look) failedChanged(ctx context.Context, err error) {
 	}
 	if recorded {
 		l.end.status = state.StatusFailed
-		l.warn("file never holds still, it is tried less often", err)
+		if l.name(state.ClassChanged, time.Now()) {
+			l.warn("file never holds still, it is tried less often", err)
+		}
 	}
 	l.outcome(err, true)
 	l.q.delay(l.it, time.Now().Add(backoff(tries-changedTries+1)), false)

@@ -24,6 +24,7 @@ type item struct {
 	parked time.Time // When it last met an error that parks a destination.
 	due    time.Time // placeDelayed.
 	again  *Job      // Offered while in flight.
+	cause  string    // Of the refusal that held it: its class and code.
 
 	prev, next *item // All items of a source in the order of their first offer.
 
@@ -35,6 +36,7 @@ type item struct {
 	held     bool // Delayed until a person has done something, or for long.
 	large    bool // Holds one of the slots for large files.
 	alone    bool // Its destination works, it alone is refused.
+	retry    bool // In the lane of retries, or in hand from there.
 }
 
 // merge takes in what a later offer of the same path says.

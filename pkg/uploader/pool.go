@@ -53,7 +53,7 @@ func New(q *Queue, sources []Source, o Options) (*Pool, error) {
 		flights:   map[*flight]struct{}{},
 	}
 	// One destination that hangs must leave a worker to each of the others.
-	most := max(1, o.Workers-(len(sources)-1))
+	most, slots := max(1, o.Workers-(len(sources)-1)), semaphore.NewWeighted(int64(o.Workers))
 	for _, s := range sources {
 		if p.dests[s.Name] != nil {
 			return nil, fmt.Errorf("two sources are named %q", s.Name)
@@ -63,10 +63,12 @@ func New(q *Queue, sources []Source, o Options) (*Pool, error) {
 		}
 		q.Add(s.Name)
 		d := newDestination(s, q, o, most)
+		d.allSlots = slots
 		p.dests[s.Name] = d
 		p.order = append(p.order, d)
 	}
 	q.setLarge(max(1, o.Workers/2))
+	q.setWorkers(o.Workers)
 	return p, nil
 }
 
@@ -104,7 +106,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	for _, d := range p.order {
 		tenders.Go(func() { d.tend(ctx, p) })
 	}
-	for range p.o.Workers {
+	for range ahead * p.o.Workers {
 		workers.Go(func() {
 			for it := p.q.pop(ctx); it != nil; it = p.q.pop(ctx) {
 				p.handle(work, it)
@@ -157,6 +159,18 @@ func (p *Pool) Distrust(source string, err error) {
 	if d := p.dests[source]; d != nil {
 		d.observe(err)
 	}
+}
+
+// Throttled takes in that source's destination asked for fewer requests, whether
+// or not the request was answered at a later attempt. It does not block.
+func (p *Pool) Throttled(source string) {
+	d := p.dests[source]
+	if d == nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.narrow()
 }
 
 // Destination returns what is known of the destination of source.

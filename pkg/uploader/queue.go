@@ -30,6 +30,7 @@ type Queue struct {
 	timer     *time.Timer
 	timerAt   time.Time
 
+	workers              int // Looks at once, of all sources.
 	largeMax, largeInUse int
 }
 
@@ -38,6 +39,9 @@ type subqueue struct {
 	name        string
 	items       map[string]*item
 	ready       deque
+	retries     deque // Ready again after a failure.
+	retrying    int   // Of those, in hand.
+	turn        int   // Of new paths and retries.
 	large       deque // Known to be large, waiting for a slot.
 	delayed     dueHeap
 	first, last *item // In the order of the first offer.
@@ -60,7 +64,7 @@ type barrier struct {
 // NewQueue returns a queue that lets perSource paths of each source wait before
 // Offer blocks.
 func NewQueue(perSource int) *Queue {
-	q := &Queue{perSource: max(1, perSource), byName: map[string]*subqueue{}, largeMax: 1}
+	q := &Queue{perSource: max(1, perSource), byName: map[string]*subqueue{}, workers: 1, largeMax: 1}
 	q.work, q.room = sync.NewCond(&q.mu), sync.NewCond(&q.mu)
 	return q
 }
@@ -156,11 +160,16 @@ func (q *Queue) offerAgain(s *subqueue, it *item, j Job) {
 	}
 }
 
-// undelay moves a delayed item to the ready ones.
+// undelay moves a delayed item to the ready ones. One that has failed goes to the
+// lane of retries, which leaves workers to new paths.
 func (q *Queue) undelay(s *subqueue, it *item) {
 	heap.Remove(&s.delayed, it.slot)
 	s.unhold(it)
 	it.at = placeReady
+	if it.retry = it.tries > 0; it.retry {
+		s.retries.pushBack(it)
+		return
+	}
 	s.ready.pushBack(it)
 }
 
@@ -192,7 +201,7 @@ func (q *Queue) Depth(source string) (queued, inFlight, delayed int) {
 	if s == nil {
 		return 0, 0, 0
 	}
-	return s.ready.n + s.large.n, s.inFlight, len(s.delayed) - s.held
+	return s.ready.n + s.retries.n + s.large.n, s.inFlight, len(s.delayed) - s.held
 }
 
 // waitingJob returns the job that has waited longest, leaving out those that

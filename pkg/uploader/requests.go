@@ -3,6 +3,8 @@ package uploader
 import (
 	"context"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -12,13 +14,56 @@ const (
 	headAlways = 64 << 10
 	// HeadStreak new files in a row that S3 did not hold end asking for each.
 	headStreak = 16
+	// Ahead is how many looks there are for each request at a time: while one
+	// waits for the server, another reads its file or waits for the disk that its
+	// announcement or its record goes to.
+	ahead = 3
 )
+
+// enter waits until one more request may run, and returns what ends it. One that
+// had to wait does not begin at a destination that went out of service meanwhile.
+func (d *destination) enter(ctx context.Context) (leave func(), err error) {
+	waited := false
+	for _, s := range []*semaphore.Weighted{d.slots, d.allSlots} {
+		if s.TryAcquire(1) {
+			continue
+		}
+		waited = true
+		if err := s.Acquire(ctx, 1); err != nil {
+			if s == d.allSlots {
+				d.slots.Release(1)
+			}
+			return nil, err
+		}
+	}
+	leave = func() {
+		d.allSlots.Release(1)
+		d.slots.Release(1)
+	}
+	if err = d.gate(); err == nil && waited && d.closed() {
+		err = errHeldBack
+	}
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return leave, nil
+}
+
+// closed reports whether the destination is out of service and expected back.
+func (d *destination) closed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.st.State != HealthOK && !d.gaveUp
+}
 
 // head is Objects.Head behind the gate.
 func (d *destination) head(ctx context.Context, key string) (state.Object, error) {
-	if err := d.gate(); err != nil {
+	leave, err := d.enter(ctx)
+	if err != nil {
 		return state.Object{}, err
 	}
+	defer leave()
 	o, err := d.Objects.Head(ctx, key)
 	d.observe(err)
 	return o, err
@@ -26,9 +71,11 @@ func (d *destination) head(ctx context.Context, key string) (state.Object, error
 
 // put is Objects.Put behind the gate.
 func (d *destination) put(ctx context.Context, p state.Put) (state.Object, error) {
-	if err := d.gate(); err != nil {
+	leave, err := d.enter(ctx)
+	if err != nil {
 		return state.Object{}, err
 	}
+	defer leave()
 	o, err := d.Objects.Put(ctx, p)
 	d.observe(err)
 	if err == nil {
@@ -39,9 +86,11 @@ func (d *destination) put(ctx context.Context, p state.Put) (state.Object, error
 
 // remove is Objects.Delete behind the gate.
 func (d *destination) remove(ctx context.Context, key string, cond state.Condition) (state.Object, error) {
-	if err := d.gate(); err != nil {
+	leave, err := d.enter(ctx)
+	if err != nil {
 		return state.Object{}, err
 	}
+	defer leave()
 	o, err := d.Objects.Delete(ctx, key, cond)
 	d.observe(err)
 	return o, err
@@ -49,9 +98,11 @@ func (d *destination) remove(ctx context.Context, key string, cond state.Conditi
 
 // complete is Multipart.Complete behind the gate.
 func (d *destination) complete(ctx context.Context, c state.Complete) (state.Object, error) {
-	if err := d.gate(); err != nil {
+	leave, err := d.enter(ctx)
+	if err != nil {
 		return state.Object{}, err
 	}
+	defer leave()
 	o, err := d.Multipart.Complete(ctx, c)
 	d.observe(err)
 	if err == nil {
@@ -62,9 +113,11 @@ func (d *destination) complete(ctx context.Context, c state.Complete) (state.Obj
 
 // create is Multipart.Create behind the gate.
 func (d *destination) create(ctx context.Context, key string, metadata map[string]string) (string, error) {
-	if err := d.gate(); err != nil {
+	leave, err := d.enter(ctx)
+	if err != nil {
 		return "", err
 	}
+	defer leave()
 	id, _, err := d.Multipart.Create(ctx, key, metadata)
 	d.observe(err)
 	return id, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"math/rand/v2"
+	"syscall"
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -29,6 +30,17 @@ const (
 	pingFirst = time.Second
 	pingMax   = 15 * time.Second
 	probeMax  = time.Minute
+
+	// HostBusyMax is the longest wait for something that this host lacks.
+	hostBusyMax = 20 * time.Second
+
+	// HeldEvery is how often one file of each cause that holds files is tried.
+	heldEvery = 50 * time.Second
+	// HeldSpread is what each held file adds to the time after which all of
+	// them come back by themselves, so that many cost few requests.
+	heldSpread = 10 * time.Second
+	// SuspicionMax bounds how often refusalStreak is doubled.
+	suspicionMax = 20
 )
 
 // backoff returns how long a file waits after its n-th failure in a row: full
@@ -37,9 +49,11 @@ func backoff(n int) time.Duration {
 	return time.Duration(rand.Int64N(int64(ceiling(backoffFirst, backoffMax, n)))) + time.Millisecond
 }
 
-// slow returns how long a file that needs a person waits: 15 min, spread.
-func slow() time.Duration {
-	return backoffMax - time.Duration(rand.Int64N(int64(backoffMax/10)))
+// slow returns how long a file that needs a person waits when n others do: 15
+// min, spread, and longer where that would be more than a request in 10 s.
+func slow(n int) time.Duration {
+	limit := max(backoffMax, time.Duration(n)*heldSpread)
+	return limit - time.Duration(rand.Int64N(int64(limit/10)))
 }
 
 // probeWait returns how long a destination in state h waits after its n-th
@@ -66,11 +80,12 @@ func ceiling(first, limit time.Duration, n int) time.Duration {
 }
 
 // window is the number of looks that a destination bears at once: it grows by
-// one for each window of answers and halves when it is throttled.
+// one for each window of answers and halves when it is throttled, once for all
+// that was under way at that moment.
 type window struct {
 	size float64
 	most float64
-	cut  time.Time // When it was last halved: answers of one moment count once.
+	late int // Answers still to come to what was sent before it was last halved.
 }
 
 func newWindow(most int) window { return window{size: float64(most), most: float64(most)} }
@@ -80,18 +95,22 @@ func (w *window) limit() int { return max(1, int(w.size)) }
 
 // grew takes in an answer and reports whether the limit changed.
 func (w *window) grew() bool {
+	w.answered()
 	before := w.limit()
 	w.size = min(w.most, w.size+1/max(1, w.size))
 	return w.limit() != before
 }
 
+// answered takes in the end of one request.
+func (w *window) answered() { w.late = max(0, w.late-1) }
+
 // halved takes in a throttled answer and reports whether the limit changed.
-func (w *window) halved(now time.Time) bool {
-	if now.Sub(w.cut) < time.Second {
+func (w *window) halved() bool {
+	if w.late > 0 {
 		return false
 	}
 	before := w.limit()
-	w.cut, w.size = now, max(1, w.size/2)
+	w.late, w.size = before, max(1, w.size/2)
 	return w.limit() != before
 }
 
@@ -139,6 +158,20 @@ func (e *localError) Unwrap() error { return e.err }
 // local marks err as a failure of this host, of class c.
 func local(c state.Class, op string, err error) error {
 	return &localError{err: state.Classified(c, op, err)}
+}
+
+// hostBusy reports whether this host lacks something for the moment: room for the
+// state, descriptors, memory. To try again costs next to nothing.
+func hostBusy(err error) bool {
+	if !isLocal(err) {
+		return false
+	}
+	for _, lacking := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		if errors.Is(err, lacking) {
+			return true
+		}
+	}
+	return false
 }
 
 func isLocal(err error) bool {

@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// retryTurn: while new paths wait, one look in so many is at a retry.
+const retryTurn = 4
+
 // pop takes the next item, and blocks while there is none. It returns nil once
 // ctx has ended. The caller ends it with done, delay, back or awaitSlot; until
 // then nobody else writes its job.
@@ -57,7 +60,12 @@ func (q *Queue) takeFrom(s *subqueue) *item {
 		it := s.large.popFront()
 		it.large = true
 		return it
+	case s.retries.n > 0 && s.retrying < max(1, min(s.limit, q.workers)/2) && (s.ready.n == 0 || s.turn%retryTurn == 0):
+		s.turn++
+		s.retrying++
+		return s.retries.popFront()
 	case s.ready.n > 0:
+		s.turn++
 		return s.ready.popFront()
 	default:
 		return nil
@@ -75,7 +83,7 @@ func (q *Queue) done(it *item) {
 	}
 	s.pass(it.gen, it.againGen)
 	it.job, it.again, it.gen = *it.again, nil, it.againGen
-	it.tries, it.failed, it.parked, it.alone = 0, time.Time{}, time.Time{}, false
+	it.tries, it.failed, it.parked, it.alone, it.cause = 0, time.Time{}, time.Time{}, false, ""
 	q.ready(s, it)
 }
 
@@ -139,7 +147,7 @@ func (q *Queue) takeSlot(it *item) bool {
 func (q *Queue) awaitSlot(it *item) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s := q.land(it)
+	s := q.land(it) // A large file has a lane of its own, also when it is a retry.
 	it.at = placeLarge
 	s.large.pushBack(it)
 	q.work.Signal()
@@ -152,6 +160,10 @@ func (q *Queue) land(it *item) *subqueue {
 	if it.large {
 		it.large = false
 		q.largeInUse--
+	}
+	if it.retry {
+		it.retry = false
+		s.retrying--
 	}
 	q.work.Signal() // The limit of the source or a slot may have held others back.
 	return s
@@ -227,11 +239,49 @@ func (q *Queue) release(source string, held bool) {
 			continue
 		}
 		if held {
-			it.tries, it.failed = 0, time.Time{}
+			it.tries, it.failed, it.alone, it.parked, it.cause = 0, time.Time{}, false, time.Time{}, ""
 		}
 		q.undelay(s, it)
 	}
 	q.work.Broadcast()
+}
+
+// releaseCause makes what is held for one cause ready: it is gone.
+func (q *Queue) releaseCause(source, cause string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.byName[source]
+	for _, it := range slices.Clone(s.delayed) {
+		if it.held && it.cause == cause {
+			it.tries, it.failed, it.alone, it.parked, it.cause = 0, time.Time{}, false, time.Time{}, ""
+			q.undelay(s, it)
+		}
+	}
+	q.work.Broadcast()
+}
+
+// probeHeld makes one path of each cause that holds paths ready, the one that
+// was tried longest ago, and returns how many each cause holds.
+func (q *Queue) probeHeld(source string) map[string]int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.byName[source]
+	held := map[string]int{}
+	oldest := map[string]*item{}
+	for _, it := range s.delayed {
+		if !it.held || it.cause == "" {
+			continue
+		}
+		held[it.cause]++
+		if o := oldest[it.cause]; o == nil || it.due.Before(o.due) {
+			oldest[it.cause] = it
+		}
+	}
+	for _, it := range oldest {
+		q.undelay(s, it)
+	}
+	q.work.Broadcast()
+	return held
 }
 
 // setBlocked holds a source back, or lets it go on.
@@ -256,6 +306,13 @@ func (q *Queue) setLimit(source string, n int) {
 	defer q.mu.Unlock()
 	q.byName[source].limit = n
 	q.work.Broadcast()
+}
+
+// setWorkers sets how many looks there are at once in all.
+func (q *Queue) setWorkers(n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.workers = n
 }
 
 // setLarge sets how many large files may be in hand at once.

@@ -26,6 +26,7 @@ type site struct {
 	env    []string
 	proxy  *s3test.Proxy
 	server *s3test.Server
+	fake   *s3test.Fake // instead of server
 	bucket bucketView
 	key    string // of the KMS
 	uid    int    // who runs sync
@@ -58,7 +59,7 @@ func newFakeSite(t *testing.T, source, extra string) *site {
 	base := t.TempDir()
 	s := &site{
 		dir: filepath.Join(base, "data"), state: filepath.Join(base, "state"), file: filepath.Join(base, "s3syncd.yaml"),
-		env: f.Credentials().Environ(), proxy: s3test.NewProxy(t, f.URL), key: s3test.FakeKeyARN,
+		env: f.Credentials().Environ(), fake: f, proxy: s3test.NewProxy(t, f.URL), key: s3test.FakeKeyARN,
 		uid: os.Getuid(), bucket: bucketView{client: f.Client(), bucket: bucket, prefix: "backups/app"},
 	}
 	if err := os.Mkdir(s.dir, 0o755); err != nil {

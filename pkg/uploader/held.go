@@ -1,0 +1,110 @@
+package uploader
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// noticeEvery is how often the log says of one class of failure that there are
+// more files.
+const noticeEvery = time.Minute
+
+// notices keeps a failure that many files share from filling the log.
+type notices map[state.Class]*notice
+
+// notice is what the log said of one class.
+type notice struct {
+	since time.Time // Of the minute that is counted.
+	said  int       // Files that the log named in it.
+	more  int       // And those that it did not name.
+}
+
+// namedFiles returns how many failed files of a class the log names a minute.
+// A refusal is one fault of many files; another failure is each file's own.
+func namedFiles(c state.Class) int {
+	if parks(c) || c == state.ClassEncryption {
+		return 1
+	}
+	return 10
+}
+
+// name reports whether the log names one more failed file of class c. A run that
+// ends by itself names all of them: it tells a person of each.
+func (d *destination) name(c state.Class, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.giveUp > 0 {
+		return true
+	}
+	n := d.notices[c]
+	if n == nil {
+		n = &notice{since: now}
+		if d.notices == nil {
+			d.notices = notices{}
+		}
+		d.notices[c] = n
+	}
+	if now.Sub(n.since) >= noticeEvery && n.more == 0 {
+		*n = notice{since: now}
+	}
+	if n.said >= namedFiles(c) {
+		n.more++
+		return false
+	}
+	n.said++
+	return true
+}
+
+// flushNotices says how many files failed that the log did not name.
+func (d *destination) flushNotices(now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range slices.Sorted(maps.Keys(d.notices)) {
+		n := d.notices[c]
+		if now.Sub(n.since) < noticeEvery {
+			continue
+		}
+		if n.more > 0 {
+			d.log.Warn("more files failed likewise, the trail names each", zap.String("class", string(c)), zap.Int("files", n.more))
+		}
+		delete(d.notices, c)
+	}
+}
+
+// causeOf names what refused a file, "" for an error that holds no others.
+func causeOf(err error) string {
+	c := state.ClassOf(err)
+	if !parks(c) {
+		return ""
+	}
+	e, _ := errors.AsType[*state.Error](err)
+	if e == nil || e.Code == "" {
+		return string(c)
+	}
+	return string(c) + " " + e.Code
+}
+
+// probeHeld tries one of the files that each cause holds, at least once a
+// minute, while the destination itself works. The rest follows when it is taken.
+func (d *destination) probeHeld(now time.Time) {
+	d.mu.Lock()
+	due := d.st.State == HealthOK && now.Sub(d.heldAsked) >= heldEvery
+	if due {
+		d.heldAsked = now
+	}
+	d.mu.Unlock()
+	if !due {
+		return
+	}
+	held := d.q.probeHeld(d.Name)
+	for _, cause := range slices.Sorted(maps.Keys(held)) {
+		d.log.Warn("files wait for a person, one is tried again each minute",
+			zap.String("cause", cause), zap.Int("files", held[cause]))
+	}
+}

@@ -1,0 +1,154 @@
+package uploader
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// denying is a store that refuses to take what lies below a prefix, while its
+// canary passes: a policy that concerns a part of the data.
+type denying struct {
+	*store
+
+	mu     sync.Mutex
+	prefix string // "" refuses nothing
+	puts   int
+}
+
+func (d *denying) Put(ctx context.Context, p state.Put) (state.Object, error) {
+	d.mu.Lock()
+	d.puts++
+	refuse := d.prefix != "" && strings.HasPrefix(p.Key, d.prefix)
+	d.mu.Unlock()
+	if refuse {
+		return state.Object{}, remote(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
+	}
+	return d.store.Put(ctx, p)
+}
+
+func (d *denying) grant() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.prefix = ""
+}
+
+func (d *denying) sent() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.puts
+}
+
+// deniedRig is a rig with many files below "denied/" that S3 refuses and a few
+// others, and a log that is kept.
+func deniedRig(t *testing.T, files int) (*rig, *denying, *observer.ObservedLogs) {
+	t.Helper()
+	core, logs := observer.New(zapcore.WarnLevel)
+	r := newRig(t, func(s *Source, o *Options) { proven(s, o); o.Log = zap.New(core) })
+	d := &denying{store: r.store, prefix: "pre/denied/"}
+	r.p.dests["data"].Objects = d
+	for i := range files {
+		r.write(fmt.Sprintf("denied/f%04d", i), []byte("x"))
+	}
+	for i := range files {
+		r.offer(state.TriggerStartup, fmt.Sprintf("denied/f%04d", i))
+	}
+	return r, d, logs
+}
+
+func TestManyRefusedFilesCostOneRequestEachAndOneProbeAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const files = 300
+		r, d, logs := deniedRig(t, files)
+		r.start()
+		time.Sleep(time.Hour)
+		r.write("granted", []byte("y"))
+		r.offer(state.TriggerEvent, "granted")
+		r.until("the other file went on", func() bool { _, _, ok := r.store.object("pre/granted"); return ok })
+		t.Logf("%d PUT, %d canaries, %d log lines, %d held", d.sent(), r.store.count("Probe"), logs.Len(), r.q.Held("data"))
+		if got := d.sent(); got < files || got > files+500 {
+			t.Errorf("%d PUT in an hour, want one for each of %d files and about one a minute", got, files)
+		}
+		if got := r.store.count("Probe"); got > 20 {
+			t.Errorf("%d canaries in an hour at a destination that works, want few", got)
+		}
+		if got := logs.Len(); got < 30 || got > 85 {
+			t.Errorf("%d log lines in an hour, want about one a minute", got)
+		}
+		if got := len(r.trail()); got != files+1 {
+			t.Errorf("%d records, want one failure for each of %d files and one upload", got, files)
+		}
+		d.grant()
+		granted := time.Now()
+		r.idle()
+		if took := time.Since(granted); took > 90*time.Second {
+			t.Errorf("all went on after %v, want within about a minute", took)
+		}
+		for i := range files {
+			if _, _, ok := r.store.object(fmt.Sprintf("pre/denied/f%04d", i)); !ok {
+				t.Fatalf("denied/f%04d is not there", i)
+			}
+		}
+	})
+}
+
+// A person who has granted what was missing does not wait for a probe: a hang-up
+// or a rescan lets everything go at once.
+func TestReleaseLetsRefusedFilesGoAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, d, _ := deniedRig(t, 50)
+		r.start()
+		r.until("all are held", func() bool { return r.q.Held("data") == 50 })
+		d.grant()
+		granted := time.Now()
+		r.p.Release("data")
+		r.idle()
+		if took := time.Since(granted); took > 5*time.Second {
+			t.Errorf("all went on after %v, want at once", took)
+		}
+	})
+}
+
+// Where two things are refused for two causes, the end of one lets go what it
+// held, and costs the other nothing.
+func TestEachCauseIsReleasedByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, _ := deniedRig(t, 40)
+		var granted atomic.Bool
+		r.p.dests["data"].Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
+			switch {
+			case strings.HasPrefix(p.Key, "pre/locked/"):
+				return remote(state.ClassConfiguration, "InvalidRequest", 400, os.ErrPermission)
+			case !granted.Load():
+				return remote(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
+			}
+			return nil
+		}}
+		for i := range 40 {
+			r.write(fmt.Sprintf("locked/f%02d", i), []byte("x"))
+			r.offer(state.TriggerStartup, fmt.Sprintf("locked/f%02d", i))
+		}
+		r.start()
+		r.until("all are held", func() bool { return r.q.Held("data") == 80 })
+		granted.Store(true)
+		time.Sleep(2 * time.Minute)
+		if held := r.q.Held("data"); held < 39 || held > 40 {
+			t.Errorf("%d are held, want those of the other cause", held)
+		}
+		if _, _, ok := r.store.object("pre/denied/f0039"); !ok {
+			t.Error("what was granted is not there")
+		}
+	})
+}
