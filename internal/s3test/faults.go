@@ -331,7 +331,7 @@ func (f *Faults) Delay(m Match, by time.Duration) *Fault {
 	return f.add(p)
 }
 
-// Lift ends a fault: it takes no more requests.
+// Lift ends a fault: it takes no more requests, and lets go what it holds.
 func (f *Faults) Lift(p *Fault) {
 	f.mu.Lock()
 	p.lifted = true
