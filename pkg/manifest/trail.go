@@ -87,7 +87,7 @@ type indexer struct {
 // and keeps names only.
 func (t *Trail) Index(ctx context.Context) (Index, error) {
 	in := &indexer{root: t.root(), chains: map[chainKey]*ChainIndex{}}
-	err := t.lib.List(ctx, in.root, "", func(o state.Object) error {
+	err := listAll(ctx, t.lib, in.root, "", func(o state.Object) error {
 		in.add(o)
 		return nil
 	})
