@@ -100,6 +100,11 @@ func ParseSignature(data []byte) (Signature, error) {
 	return s, nil
 }
 
+// signatureOf returns a signature as it is stored.
+func signatureOf(algorithm, fingerprint string, sig []byte) Signature {
+	return Signature{Algorithm: algorithm, PublicKeyFingerprint: fingerprint, Signature: base64.StdEncoding.EncodeToString(sig)}
+}
+
 // encode returns the one line that a signature is stored as.
 func (s *Signature) encode() ([]byte, error) {
 	data, err := json.Marshal(s)

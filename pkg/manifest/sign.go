@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -271,7 +270,7 @@ func (f *Flusher) announceKey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := Signature{Algorithm: algorithm, PublicKeyFingerprint: fingerprint, Signature: base64.StdEncoding.EncodeToString(sig)}
+	s := signatureOf(algorithm, fingerprint, sig)
 	data, err := s.encode()
 	if err != nil {
 		return err
@@ -300,7 +299,7 @@ func (f *Flusher) sign(ctx context.Context, file string) error {
 	if err := f.publishKey(ctx, fingerprint); err != nil {
 		return err
 	}
-	s := Signature{Algorithm: algorithm, PublicKeyFingerprint: fingerprint, Signature: base64.StdEncoding.EncodeToString(sig)}
+	s := signatureOf(algorithm, fingerprint, sig)
 	data, err := s.encode()
 	if err != nil {
 		return err

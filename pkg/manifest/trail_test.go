@@ -51,7 +51,7 @@ func (l *library) add(t *testing.T, instance, chain string, seq uint64, digest b
 	d := Digest{
 		Version: 1, Instance: instance, Source: "data", Bucket: "b", Prefix: "p/", Chain: chain, Sequence: seq,
 		StartTime: state.FormatTime(at.Add(-time.Hour)), EndTime: state.FormatTime(at), Manifests: []state.ManifestRef{},
-		Scans: []state.ScanNote{}, Events: []state.Note{}, ConfigSHA256: strings.Repeat("0", 64), Reason: ReasonInterval,
+		Scans: []state.ScanNote{}, Events: []state.Note{}, ConfigSHA256: hexSHA(nil), Reason: ReasonInterval,
 	}
 	d.NextDigestDue = timeOrNull(at.Add(time.Hour))
 	if len(records) > 0 {

@@ -61,8 +61,9 @@ func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
 		if err != nil {
 			return err
 		}
+		n := 1 + int64(len(d.manifests))
 		c.digest(d)
-		v.progress(1 + int64(len(d.manifests)))
+		v.progress(n)
 		return nil
 	})
 	c.sum.SignedBy = slices.Sorted(maps.Keys(c.signers))
