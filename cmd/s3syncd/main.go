@@ -59,6 +59,7 @@ func commands() []command {
 		{"status", "[-c FILE | --socket PATH] [--json]", "what a running daemon is doing; exits with 0 when it is current, 3 when not", statusCommand},
 		{"rescan", "[SOURCE] [--remote] [--confirm-deletes]", "ask a running daemon to scan now and to try again what is parked", rescanCommand},
 		{"flush", "[SOURCE...] [--timeout D]", "return once all that changed before is in S3 and in a published manifest", flushCommand},
+		{"restore", "(-c FILE --source S | --bucket B --prefix P) --to DIR", "rebuild files from the audit trail, as of now or of a time", restoreCommand},
 		{"check", "-c FILE", "read the configuration only; every fault with file, line and key", checkCommand},
 		{"version", "", "version, commit, Go version", versionCommand},
 	}
@@ -105,7 +106,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.Is(err, errUsage), errors.Is(err, errConfig), errors.As(err, &faults):
+	case errors.Is(err, errUsage), errors.Is(err, errConfig), errors.Is(err, app.ErrWrongUse), errors.As(err, &faults):
 		return exitUsage
 	case errors.Is(err, app.ErrInterrupted):
 		return exitInterrupted
@@ -143,7 +144,7 @@ func usage(w io.Writer) {
 		fmt.Fprintf(&b, "  s3syncd %-8s %s\n                   %s\n", c.name, c.args, c.about)
 	}
 	b.WriteString("\n's3syncd COMMAND --help' tells more. Exit codes: 0 done, 1 could not run, 2 wrong usage\n" +
-		"or configuration, 3 ran but not everything is in S3, 130 interrupted.\n")
+		"or configuration, 3 ran but some files failed, 130 interrupted.\n")
 	_, _ = io.WriteString(w, b.String()) // Nowhere left to say so.
 }
 

@@ -81,7 +81,7 @@ type RestoreOptions struct {
 
 	Workers int
 	GiveUp  time.Duration // how long an outage is waited for
-	TempDir string        // for sorting; must exist
+	TempDir string        // for sorting; "": Target, or in a dry run the directory for temporary files
 	Memory  int64         // bytes, for sorting
 
 	Progress RestoreProgress
@@ -170,14 +170,32 @@ func (r *restorer) open() error {
 	if err != nil {
 		return err
 	}
-	if r.spool, err = unnamedFile(r.o.TempDir); err != nil {
+	if r.o.TempDir == "" && !r.o.DryRun {
+		r.o.TempDir = r.o.Target
+	}
+	if r.spool, err = unnamedFile(r.o.TempDir); err == nil {
+		err = r.readClock()
+	}
+	if err != nil {
 		r.close()
 		return fmt.Errorf("make a temporary file: %w", err)
 	}
-	if st, err := safefs.Fstat(r.spool); err == nil {
-		r.begun = st.CtimeNs
-	}
 	return nil
+}
+
+// readClock notes the time of the target's file system, which may be another
+// host's.
+func (r *restorer) readClock() error {
+	if r.o.DryRun {
+		return nil
+	}
+	f, err := unnamedFile(r.o.Target)
+	if err != nil {
+		return err
+	}
+	st, err := safefs.Fstat(f)
+	r.begun = st.CtimeNs
+	return errors.Join(err, f.Close())
 }
 
 func (r *restorer) close() {
