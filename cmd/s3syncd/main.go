@@ -60,6 +60,8 @@ func commands() []command {
 		{"rescan", "[SOURCE] [--remote] [--confirm-deletes]", "ask a running daemon to scan now and to try again what is parked", rescanCommand},
 		{"flush", "[SOURCE...] [--timeout D]", "return once all that changed before is in S3 and in a published manifest", flushCommand},
 		{"restore", "(-c FILE --source S | --bucket B --prefix P) --to DIR", "rebuild files from the audit trail, as of now or of a time", restoreCommand},
+		{"history", "KEY_OR_PATH (-c FILE | --bucket B --prefix P) [--bundle FILE]", "every record of one file, and what proves it", historyCommand},
+		{"retire", "-c FILE [--force]", "this host is done: a last sync, and a final digest for each source", retireCommand},
 		{"check", "-c FILE", "read the configuration only; every fault with file, line and key", checkCommand},
 		{"version", "", "version, commit, Go version", versionCommand},
 	}

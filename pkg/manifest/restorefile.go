@@ -222,15 +222,6 @@ func (f *file) download(ctx context.Context, in io.Writer) (state.Object, error)
 	}
 }
 
-// passing reports whether a request that failed with err may succeed later.
-func passing(err error) bool {
-	e, ok := errors.AsType[*state.Error](err)
-	if !ok || errors.Is(err, fs.ErrNotExist) || errors.Is(err, state.ErrPrecondition) {
-		return false
-	}
-	return e.Class == state.ClassTransient || e.Class == state.ClassThrottled
-}
-
 // transfer is one download.
 type transfer struct {
 	*file
