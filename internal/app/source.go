@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -89,10 +88,8 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 	if fo.Reconfigured, err = e.reconfigured(s); err != nil {
 		return nil, fmt.Errorf("source %s: %w", c.Name, err)
 	}
-	if file, ok := strings.CutPrefix(e.cfg.Manifest.Sign, "ed25519:"); ok {
-		if fo.Sign, err = manifest.LoadEd25519(file); err != nil {
-			return nil, fmt.Errorf("manifest.sign: %w", err)
-		}
+	if fo.Sign, fo.SignBefore, err = e.signers(ctx, c); err != nil {
+		return nil, fmt.Errorf("manifest.sign: %w", err)
 	}
 	if s.flusher, err = manifest.New(s.state, e.publisher(s), fo); err != nil {
 		return nil, fmt.Errorf("source %s: %w", c.Name, err)

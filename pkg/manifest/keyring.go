@@ -100,8 +100,8 @@ func ParseSignature(data []byte) (Signature, error) {
 	return s, nil
 }
 
-// signatureOf returns a signature as it is stored.
-func signatureOf(algorithm, fingerprint string, sig []byte) Signature {
+// NewSignature returns a signature as it is stored.
+func NewSignature(algorithm, fingerprint string, sig []byte) Signature {
 	return Signature{Algorithm: algorithm, PublicKeyFingerprint: fingerprint, Signature: base64.StdEncoding.EncodeToString(sig)}
 }
 

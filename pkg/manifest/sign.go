@@ -270,7 +270,7 @@ func (f *Flusher) announceKey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := signatureOf(algorithm, fingerprint, sig)
+	s := NewSignature(algorithm, fingerprint, sig)
 	data, err := s.encode()
 	if err != nil {
 		return err
@@ -299,7 +299,7 @@ func (f *Flusher) sign(ctx context.Context, file string) error {
 	if err := f.publishKey(ctx, fingerprint); err != nil {
 		return err
 	}
-	s := signatureOf(algorithm, fingerprint, sig)
+	s := NewSignature(algorithm, fingerprint, sig)
 	data, err := s.encode()
 	if err != nil {
 		return err

@@ -76,6 +76,7 @@ func rewrite(s *signedTrail, r *rand.Rand, o map[string][]byte) {
 }
 
 func tamperings(t *testing.T, s *signedTrail) []tampering {
+	t.Helper()
 	digests, manifests := s.documents("digest_"), s.documents("manifest_")
 	config, keys := s.documents("config_")[0], s.documents(s.key.Fingerprint())
 	foreignPath, _ := writeKey(t, 0o600)
@@ -88,7 +89,7 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sig := signatureOf(algorithm, fingerprint, raw)
+		sig := NewSignature(algorithm, fingerprint, raw)
 		out, err := sig.encode()
 		if err != nil {
 			t.Fatal(err)

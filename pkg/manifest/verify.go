@@ -155,16 +155,16 @@ func (v *verifier) result() *Verification {
 	return r
 }
 
-// conclude adds findings and notes to r.
-func (r *Verification) conclude(found, noted *findings) {
-	r.Findings = append(append([]Finding{}, r.Findings...), found.list...)
-	r.Notes = append(append([]Finding{}, r.Notes...), noted.list...)
-	r.FoundBy = mergeCounts(r.FoundBy, found)
-	r.NotedBy = mergeCounts(r.NotedBy, noted)
-	r.Clean = len(r.Findings) == 0
-	r.First = nil
-	if !r.Clean {
-		r.First = &r.Findings[0]
+// conclude adds findings and notes to v.
+func (v *Verification) conclude(found, noted *findings) {
+	v.Findings = append(append([]Finding{}, v.Findings...), found.list...)
+	v.Notes = append(append([]Finding{}, v.Notes...), noted.list...)
+	v.FoundBy = mergeCounts(v.FoundBy, found)
+	v.NotedBy = mergeCounts(v.NotedBy, noted)
+	v.Clean = len(v.Findings) == 0
+	v.First = nil
+	if !v.Clean {
+		v.First = &v.Findings[0]
 	}
 }
 
@@ -351,10 +351,10 @@ func (v *verifier) checkStrays() {
 }
 
 // Heads returns the newest digest of each chain, to be kept as anchors.
-func (r *Verification) Heads() []Anchor {
+func (v *Verification) Heads() []Anchor {
 	heads := []Anchor{}
-	for i := range r.Chains {
-		if c := &r.Chains[i]; c.HeadSHA256 != "" {
+	for i := range v.Chains {
+		if c := &v.Chains[i]; c.HeadSHA256 != "" {
 			heads = append(heads, Anchor{Instance: c.Instance, Chain: c.Chain, Sequence: c.LastSequence, SHA256: c.HeadSHA256})
 		}
 	}
