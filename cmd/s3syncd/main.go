@@ -62,6 +62,7 @@ func commands() []command {
 		{"restore", "(-c FILE --source S | --bucket B --prefix P) --to DIR", "rebuild files from the audit trail, as of now or of a time", restoreCommand},
 		{"history", "KEY_OR_PATH (-c FILE | --bucket B --prefix P) [--bundle FILE]", "every record of one file, and what proves it", historyCommand},
 		{"retire", "-c FILE [--force]", "this host is done: a last sync, and a final digest for each source", retireCommand},
+		{"verify", "-c FILE | --bucket B --prefix P | --offline DIR", "check the audit trail and what it claims", verifyCommand},
 		{"check", "-c FILE", "read the configuration only; every fault with file, line and key", checkCommand},
 		{"version", "", "version, commit, Go version", versionCommand},
 	}

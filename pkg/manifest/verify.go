@@ -28,6 +28,9 @@ type Anchor struct {
 	SHA256   string `json:"sha256"`
 	// Waiting: it may not be published yet.
 	Waiting bool `json:"-"`
+	// Local: it is the host's copy, which for a chain that was left may be one
+	// that was never published.
+	Local bool `json:"-"`
 	// From says who knows it, for people.
 	From string `json:"-"`
 }
@@ -80,6 +83,8 @@ type Verification struct {
 	Notes     []Finding      `json:"notes"`
 	NotedBy   []KindCount    `json:"note_counts"`
 	Chains    []ChainSummary `json:"chains"`
+	Objects   *ObjectSummary `json:"objects"` // null: objects were not asked for
+	Source    *SourceSummary `json:"source"`  // null: the tree was not asked for
 }
 
 // verifier checks one trail.
@@ -102,8 +107,7 @@ type verifier struct {
 // trail could not be checked; what is wrong with it are findings. Documents are
 // streamed: beside names, memory grows by 100 bytes a digest.
 //
-// Exit codes and output are the caller's; so are Objects and Source, which
-// VerifyObjects and VerifySource fill in.
+// CheckObjects and CheckSource go on from its result.
 func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, error) {
 	v := &verifier{t: t, o: o, ring: newKeyring(o.Keys), all: map[chainKey]*chainCheck{}, configs: map[string]bool{}}
 	var err error
@@ -306,6 +310,8 @@ func (v *verifier) checkAnchor(a Anchor) {
 	}
 	f := Finding{Kind: FindingAnchor, Instance: a.Instance, Chain: a.Chain, Sequence: a.Sequence}
 	switch {
+	case a.Local && c != nil && len(c.leftBy) > 0:
+		return
 	case a.Waiting && a.Sequence > last:
 		f.Kind, f.Detail = NoteUnpublished, fmt.Sprintf("%s: digest %d waits on the host", a.From, a.Sequence)
 		v.noted.add(f)
