@@ -265,7 +265,7 @@ func printTrail(b *strings.Builder, r app.VerifyResult) {
 		}
 		b.WriteString("\n")
 	}
-	if s := r.Verification.Source; s != nil {
+	if s := r.Tree; s != nil {
 		fmt.Fprintf(b, "  directory: %d files compared, %s read\n", s.Files, admin.Bytes(s.Bytes))
 	}
 	if r.First != nil {

@@ -83,8 +83,8 @@ type Verification struct {
 	Notes     []Finding      `json:"notes"`
 	NotedBy   []KindCount    `json:"note_counts"`
 	Chains    []ChainSummary `json:"chains"`
-	Objects   *ObjectSummary `json:"objects"` // null: objects were not asked for
-	Source    *SourceSummary `json:"source"`  // null: the tree was not asked for
+	Objects   *ObjectSummary `json:"objects"`   // null: objects were not asked for
+	Tree      *SourceSummary `json:"directory"` // null: the tree was not asked for
 }
 
 // verifier checks one trail.

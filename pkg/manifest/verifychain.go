@@ -66,7 +66,7 @@ func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
 		v.progress(n)
 		return nil
 	})
-	c.sum.SignedBy = slices.Sorted(maps.Keys(c.signers))
+	c.sum.SignedBy = append(c.sum.SignedBy, slices.Sorted(maps.Keys(c.signers))...)
 	return err
 }
 

@@ -61,7 +61,7 @@ func (v *Verification) CheckSource(ctx context.Context, t *Trail, root *safefs.R
 	if err != nil {
 		return err
 	}
-	v.Source = sum
+	v.Tree = sum
 	v.conclude(&found, &noted)
 	return nil
 }
