@@ -1,7 +1,11 @@
 package manifest
 
 import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -50,7 +54,19 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 
 // scan reads one manifest of d as a stream. An error says that it could not be
 // read to its end.
-func (t *Trail) scan(ctx context.Context, d *Digest, ref state.ManifestRef) (m manifestCheck, err error) {
+func (t *Trail) scan(ctx context.Context, d *Digest, ref state.ManifestRef) (manifestCheck, error) {
+	m, err := t.scanWith(ctx, d, ref, readLines)
+	if errors.Is(m.format, errOtherForm) {
+		// Not as this release writes it: it may still be a manifest.
+		return t.scanWith(ctx, d, ref, func(r io.Reader, fn func(*state.Record) error) error {
+			return readManifest(r, func(rec *state.Record, _ []byte) error { return fn(rec) })
+		})
+	}
+	return m, err
+}
+
+// scanWith is scan with a reader of records.
+func (t *Trail) scanWith(ctx context.Context, d *Digest, ref state.ManifestRef, read func(io.Reader, func(*state.Record) error) error) (m manifestCheck, err error) {
 	body, _, err := t.lib.Get(ctx, ref.S3Key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return manifestCheck{gone: true}, nil
@@ -63,7 +79,7 @@ func (t *Trail) scan(ctx context.Context, d *Digest, ref state.ManifestRef) (m m
 	sum := newSHA()
 	r := io.TeeReader(src, sum)
 	rc := recordCheck{m: &m, d: d, prefix: "s3://" + d.Bucket + "/"}
-	m.format = readManifest(r, func(rec *state.Record, _ []byte) error {
+	m.format = read(r, func(rec *state.Record) error {
 		rc.record(rec)
 		return ctx.Err()
 	})
@@ -79,6 +95,101 @@ func (t *Trail) scan(ctx context.Context, d *Digest, ref state.ManifestRef) (m m
 		m.faults = append(m.faults, fmt.Sprintf("%d more records like these", m.more))
 	}
 	return m, nil
+}
+
+// errOtherForm says that a manifest is not written as this package writes them.
+var errOtherForm = errors.New("not the form of this release")
+
+// checkedRecord is the part of a record that is checked.
+type checkedRecord struct {
+	S3Key     string       `json:"s3_key"`
+	S3URI     string       `json:"s3_uri"`
+	Status    state.Status `json:"status"`
+	Timestamp string       `json:"timestamp"`
+	Instance  string       `json:"instance"`
+	Chain     string       `json:"chain"`
+	ID        string       `json:"id"`
+}
+
+// readLines calls fn for each record of a manifest that is written as this
+// package writes them, with the fields of checkedRecord alone. Anything else is
+// errOtherForm.
+func readLines(r io.Reader, fn func(*state.Record) error) error {
+	l, err := newLines(r)
+	if err != nil {
+		return err
+	}
+	for {
+		line, err := l.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var c checkedRecord
+		if json.Unmarshal(line, &c) != nil {
+			return errOtherForm
+		}
+		rec := state.Record{S3Key: c.S3Key, S3URI: c.S3URI, Status: c.Status, Timestamp: c.Timestamp, Instance: c.Instance, Chain: c.Chain, ID: c.ID}
+		if err := fn(&rec); err != nil {
+			return err
+		}
+	}
+}
+
+// lines are the records of a manifest as this package writes it.
+type lines struct {
+	s    *bufio.Scanner
+	hive bool
+	more bool // another record must follow
+	any  bool
+}
+
+func newLines(r io.Reader) (*lines, error) {
+	br := bufio.NewReaderSize(r, 1<<16)
+	l := &lines{more: true}
+	if magic, err := br.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
+		gz, err := gzip.NewReader(br)
+		if err != nil {
+			return nil, errOtherForm
+		}
+		br, l.hive = bufio.NewReaderSize(gz, 1<<16), true
+	}
+	l.s = bufio.NewScanner(br)
+	l.s.Buffer(make([]byte, 0, 1<<16), maxRecordBytes+2)
+	if !l.hive && (!l.s.Scan() || l.s.Text() != "[") {
+		return nil, errOtherForm
+	}
+	return l, nil
+}
+
+// next returns the next record, valid until the next call, and io.EOF behind
+// the last one.
+func (l *lines) next() ([]byte, error) {
+	if !l.more {
+		return nil, l.end()
+	}
+	if !l.s.Scan() {
+		if l.hive && l.any && l.s.Err() == nil {
+			return nil, io.EOF
+		}
+		return nil, errOtherForm
+	}
+	line, comma := bytes.CutSuffix(l.s.Bytes(), []byte{','})
+	if len(line) == 0 || line[0] != '{' || comma && l.hive {
+		return nil, errOtherForm
+	}
+	l.more, l.any = comma || l.hive, true
+	return line, nil
+}
+
+// end reads the end of an array.
+func (l *lines) end() error {
+	if !l.s.Scan() || l.s.Text() != "]" || l.s.Scan() || l.s.Err() != nil {
+		return errOtherForm
+	}
+	return io.EOF
 }
 
 // recordCheck checks the records of one manifest.
