@@ -59,6 +59,10 @@ func commands() []command {
 		{"status", "[-c FILE | --socket PATH] [--json]", "what a running daemon is doing; exits with 0 when it is current, 3 when not", statusCommand},
 		{"rescan", "[SOURCE] [--remote] [--confirm-deletes]", "ask a running daemon to scan now and to try again what is parked", rescanCommand},
 		{"flush", "[SOURCE...] [--timeout D]", "return once all that changed before is in S3 and in a published manifest", flushCommand},
+		{"restore", "(-c FILE --source S | --bucket B --prefix P) --to DIR", "rebuild files from the audit trail, as of now or of a time", restoreCommand},
+		{"history", "KEY_OR_PATH (-c FILE | --bucket B --prefix P) [--bundle FILE]", "every record of one file, and what proves it", historyCommand},
+		{"retire", "-c FILE [--force]", "this host is done: a last sync, and a final digest for each source", retireCommand},
+		{"verify", "-c FILE | --bucket B --prefix P | --offline DIR", "check the audit trail and what it claims", verifyCommand},
 		{"check", "-c FILE", "read the configuration only; every fault with file, line and key", checkCommand},
 		{"version", "", "version, commit, Go version", versionCommand},
 	}
@@ -105,7 +109,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.Is(err, errUsage), errors.Is(err, errConfig), errors.As(err, &faults):
+	case errors.Is(err, errUsage), errors.Is(err, errConfig), errors.Is(err, app.ErrWrongUse), errors.As(err, &faults):
 		return exitUsage
 	case errors.Is(err, app.ErrInterrupted):
 		return exitInterrupted
@@ -143,7 +147,7 @@ func usage(w io.Writer) {
 		fmt.Fprintf(&b, "  s3syncd %-8s %s\n                   %s\n", c.name, c.args, c.about)
 	}
 	b.WriteString("\n's3syncd COMMAND --help' tells more. Exit codes: 0 done, 1 could not run, 2 wrong usage\n" +
-		"or configuration, 3 ran but not everything is in S3, 130 interrupted.\n")
+		"or configuration, 3 ran but some files failed, 130 interrupted.\n")
 	_, _ = io.WriteString(w, b.String()) // Nowhere left to say so.
 }
 

@@ -28,17 +28,22 @@ type progress struct {
 func newProgress(out, errs io.Writer, terminal bool) *progress {
 	p := &progress{out: out}
 	if terminal {
-		p.bar = progressbar.NewOptions64(-1,
-			progressbar.OptionSetWriter(errs),
-			progressbar.OptionShowBytes(true),
-			progressbar.OptionUseIECUnits(true),
-			progressbar.OptionSetDescription("scanning"),
-			progressbar.OptionThrottle(100*time.Millisecond),
-			progressbar.OptionClearOnFinish(),
-			progressbar.OptionFullWidth(),
-			progressbar.OptionSpinnerType(14))
+		p.bar = newBar(errs, "scanning")
 	}
 	return p
+}
+
+// newBar returns a bar of bytes whose total is not known yet.
+func newBar(w io.Writer, about string) *progressbar.ProgressBar {
+	return progressbar.NewOptions64(-1,
+		progressbar.OptionSetWriter(w),
+		progressbar.OptionShowBytes(true),
+		progressbar.OptionUseIECUnits(true),
+		progressbar.OptionSetDescription(about),
+		progressbar.OptionThrottle(100*time.Millisecond),
+		progressbar.OptionClearOnFinish(),
+		progressbar.OptionFullWidth(),
+		progressbar.OptionSpinnerType(14))
 }
 
 // Found adds a file that is to be looked at, of size bytes.

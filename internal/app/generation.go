@@ -137,6 +137,7 @@ func (g *generation) run(ctx context.Context) (next *config.Config, err error) {
 	err = runStages(gctx, g.grace.total(),
 		stage{"hangup", func(ctx context.Context) error { return g.followHangups(ctx, replace) }},
 		stage{"ready", g.announce},
+		stage{"departed", g.closeDeparted},
 		stage{"remote", g.each(g.followRemote)},
 		stage{"watcher", g.each(func(ctx context.Context, s *source) error { return s.watch.Run(ctx) })},
 		stage{"uploader", g.pool.Run},
@@ -208,7 +209,7 @@ func (g *generation) publish(ctx context.Context, s *source) error {
 	}
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.grace.Publish)
 	defer cancel()
-	return errors.Join(err, s.flusher.CloseChain(cctx))
+	return errors.Join(err, g.closeChain(cctx, s))
 }
 
 // keeps reports whether cfg archives the directory of s to the same place.

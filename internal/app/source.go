@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -53,7 +52,16 @@ type environment struct {
 	build   Build
 	queue   *uploader.Queue
 
-	grace Grace // of an orderly end
+	grace  Grace // of an orderly end
+	direct bool  // documents are sent without a pool: whoever sends them has run the canary
+}
+
+// publisher returns what the documents of s are sent through.
+func (e *environment) publisher(s *source) manifest.Publisher {
+	if e.direct {
+		return s.store
+	}
+	return publisher{Store: s.store, source: s}
 }
 
 // openSource connects one source to its directory, bucket and state. It makes
@@ -86,12 +94,10 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 	if fo.Reconfigured, err = e.reconfigured(s); err != nil {
 		return nil, fmt.Errorf("source %s: %w", c.Name, err)
 	}
-	if file, ok := strings.CutPrefix(e.cfg.Manifest.Sign, "ed25519:"); ok {
-		if fo.Sign, err = manifest.LoadEd25519(file); err != nil {
-			return nil, fmt.Errorf("manifest.sign: %w", err)
-		}
+	if fo.Sign, fo.SignBefore, err = e.signers(ctx, c); err != nil {
+		return nil, fmt.Errorf("manifest.sign: %w", err)
 	}
-	if s.flusher, err = manifest.New(s.state, publisher{Store: s.store, source: s}, fo); err != nil {
+	if s.flusher, err = manifest.New(s.state, e.publisher(s), fo); err != nil {
 		return nil, fmt.Errorf("source %s: %w", c.Name, err)
 	}
 	return s, nil

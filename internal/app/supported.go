@@ -14,12 +14,6 @@ import (
 // config.Errors.
 func Supported(c *config.Config) error {
 	var faults config.Errors
-	refuse := func(asked bool, key, value, accepted string) {
-		if asked {
-			faults = append(faults, c.Fault(key, value, "is not supported by this release", accepted))
-		}
-	}
-	refuse(strings.HasPrefix(c.Manifest.Sign, "kms:"), "manifest.sign", c.Manifest.Sign, "none, ed25519:FILE")
 	faults = append(faults, webFaults(c)...)
 	if file, ok := strings.CutPrefix(c.Manifest.Sign, "ed25519:"); ok {
 		if _, err := manifest.LoadEd25519(file); err != nil {

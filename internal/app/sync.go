@@ -47,10 +47,20 @@ func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 	if o.DryRun {
 		return dryRun(ctx, o, log)
 	}
+	r, err := newSyncRun(o, log)
+	if err != nil {
+		return Summary{}, err
+	}
+	err = r.run(ctx)
+	return r.sum, errors.Join(err, r.close())
+}
+
+// newSyncRun opens the state for one run. The caller closes the run.
+func newSyncRun(o SyncOptions, log *zap.Logger) (*syncRun, error) {
 	var c clock
 	db, err := openState(o.Config, &c, log)
 	if err != nil {
-		return Summary{}, err
+		return nil, err
 	}
 	reg := prometheus.NewPedanticRegistry()
 	r := &syncRun{opts: o, byName: map[string]*source{}, clock: &c}
@@ -59,11 +69,15 @@ func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 		cfg: o.Config, db: db, log: log, build: build,
 		metrics: newMetrics(reg, build, db, func() []snapshot { return nil }), queue: uploader.NewQueue(queueLimit),
 	}
-	err = r.run(ctx)
-	if cerr := db.Close(); cerr != nil {
-		err = errors.Join(err, fmt.Errorf("close the state: %w", cerr))
+	return r, nil
+}
+
+// close gives the state back.
+func (r *syncRun) close() error {
+	if err := r.db.Close(); err != nil {
+		return fmt.Errorf("close the state: %w", err)
 	}
-	return r.sum, err
+	return nil
 }
 
 // syncLogger writes warnings and errors for a person, or what the configured

@@ -271,7 +271,7 @@ func classOfCredentials(c *credentialError) state.Class {
 
 // trimmed cuts the SDK's preambles off an error that no server answered with.
 func trimmed(err error) error {
-	if op, ok := errors.AsType[*smithy.OperationError](err); ok && op.Service() == "S3" {
+	if op, ok := errors.AsType[*smithy.OperationError](err); ok && (op.Service() == "S3" || op.Service() == "KMS") {
 		err = op.Err
 	}
 	if send, ok := errors.AsType[*smithyhttp.RequestSendError](err); ok {

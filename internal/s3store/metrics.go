@@ -22,6 +22,7 @@ const (
 	opComplete = "CompleteMultipartUpload"
 	opAbort    = "AbortMultipartUpload"
 	opParts    = "ListParts"
+	opVersions = "ListObjectVersions"
 )
 
 func operations() []string {

@@ -30,19 +30,19 @@ func (c *Counts) Total() int64 {
 	return c.Uploaded + c.Skipped + c.Failed + c.Deleted + c.Rekeyed
 }
 
-// add counts n records of a status. A status of a later release counts nowhere.
-func (c *Counts) add(s state.Status, n int64) {
+// add counts one record of a status. A status of a later release counts nowhere.
+func (c *Counts) add(s state.Status) {
 	switch s {
 	case state.StatusUploaded:
-		c.Uploaded += n
+		c.Uploaded++
 	case state.StatusSkipped:
-		c.Skipped += n
+		c.Skipped++
 	case state.StatusFailed:
-		c.Failed += n
+		c.Failed++
 	case state.StatusDeleted:
-		c.Deleted += n
+		c.Deleted++
 	case state.StatusRekeyed:
-		c.Rekeyed += n
+		c.Rekeyed++
 	}
 }
 
@@ -71,7 +71,7 @@ func countFile(file string) (c Counts, err error) {
 	}
 	n, _ := ParseName(file)
 	err = eachLine(r, n.Hive, func(line []byte) error {
-		c.add(statusOf(line), 1)
+		c.add(statusOf(line))
 		return nil
 	})
 	return c, errors.Join(err, r.Close())

@@ -306,7 +306,7 @@ func (r *rig) manifests(d *Digest, ids map[string]bool, lastID map[string]uint64
 				r.Errorf("%s: id %s of chain %s after %d (%v)", m.S3Key, rec.ID, d.Chain, lastID[rec.Chain], err)
 			}
 			lastID[rec.Chain], ids[rec.ID] = number, true
-			counts.add(rec.Status, 1)
+			counts.add(rec.Status)
 			if rec.Status != state.StatusSkipped {
 				paths = append(paths, rec.S3Key)
 			}

@@ -38,9 +38,13 @@ type Flusher struct {
 	digestAt time.Time         // when this process last sealed a digest; guarded by sealing
 	counted  map[string]Counts // of the manifests sealed since the last digest, by key; guarded by sealing
 
-	publishing chan struct{} // a lock that a context can give up on
-	nudged     chan struct{} // records grew
-	woken      chan struct{} // documents were sealed, or a retry is worthwhile
+	publishing chan struct{}   // a lock that a context can give up on
+	signAgain  time.Time       // when the signer is asked again; guarded by publishing
+	signerDown bool            // it gave no answer; guarded by publishing
+	unsignable map[string]bool // local digests that the bucket has otherwise; guarded by publishing
+	announced  bool            // the signing key is; guarded by publishing
+	nudged     chan struct{}   // records grew
+	woken      chan struct{}   // documents were sealed, or a retry is worthwhile
 
 	mu     sync.Mutex
 	status Status
@@ -79,7 +83,7 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 	f := &Flusher{
 		st: st, pub: pub, o: o, log: o.Log.With(zap.String("source", o.Source)),
 		m: o.Metrics.source(o.Source), started: o.Now(),
-		counted: map[string]Counts{}, publishing: make(chan struct{}, 1), nudged: make(chan struct{}, 1), woken: make(chan struct{}, 1),
+		counted: map[string]Counts{}, unsignable: map[string]bool{}, publishing: make(chan struct{}, 1), nudged: make(chan struct{}, 1), woken: make(chan struct{}, 1),
 	}
 	f.skips = newSkipWriter(st, o.LocalDir, o.MaxRecords, f.Nudge)
 	if err := f.removeTemporary(); err != nil {

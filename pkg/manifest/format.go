@@ -28,6 +28,22 @@ func (s *sums) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// shaSum is sums for a caller that wants no MD5.
+type shaSum struct {
+	size int64
+	hash hash.Hash
+}
+
+func newSHA() *shaSum { return &shaSum{hash: sha256.New()} }
+
+// Write counts and hashes p. It never fails.
+func (s *shaSum) Write(p []byte) (int, error) {
+	s.size += int64(len(p))
+	return s.hash.Write(p)
+}
+
+func (s *shaSum) sha() string { return hex.EncodeToString(s.hash.Sum(nil)) }
+
 func (s *sums) sha() string { return hex.EncodeToString(s.sha256.Sum(nil)) }
 
 func (s *sums) md5sum() (sum [16]byte) {

@@ -210,6 +210,9 @@ func (f *Flusher) removable() ([]localCopy, error) {
 		kept[f.localOf(ch.PrevKey)] = true
 	}
 	kept[f.localPath(configName(ch.ConfigSHA))] = true
+	if err := f.keepUnsigned(kept); err != nil {
+		return nil, err
+	}
 	var copies []localCopy
 	err = f.walkLocal(func(path string, e fs.DirEntry) error {
 		info, err := e.Info()
@@ -225,6 +228,30 @@ func (f *Flusher) removable() ([]localCopy, error) {
 		return nil
 	})
 	return copies, err
+}
+
+// keepUnsigned adds the digests whose signature is still to come: it is made
+// over their local copies.
+func (f *Flusher) keepUnsigned(kept map[string]bool) error {
+	if f.o.Sign == nil {
+		return nil
+	}
+	signed := map[string]bool{}
+	var digests []string
+	err := f.walkLocal(func(path string, e fs.DirEntry) error {
+		if base, ok := strings.CutSuffix(path, sigSuffix); ok {
+			signed[base+".json"] = true
+		} else if n, ok := ParseName(e.Name()); ok && n.Digest {
+			digests = append(digests, path)
+		}
+		return nil
+	})
+	for _, path := range digests {
+		if !signed[path] {
+			kept[path] = true
+		}
+	}
+	return err
 }
 
 // documentTime returns the time of the document called name, or false for what

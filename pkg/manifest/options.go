@@ -73,6 +73,9 @@ type Options struct {
 	Pending func() (int64, time.Time)
 	// Sign signs the digests; nil: they stay unsigned.
 	Sign Signer
+	// SignBefore signed this source's digests before Sign did, and announces
+	// its key; nil: nobody did, or it cannot be used any more.
+	SignBefore Signer
 
 	Log     *zap.Logger
 	Metrics *Metrics

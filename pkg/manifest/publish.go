@@ -42,6 +42,9 @@ func (f *Flusher) publishLoop(ctx, work context.Context) {
 		err := f.publish(work)
 		if err == nil {
 			failures = 0
+			if wait := f.untilSigner(work); wait > 0 {
+				retry.Reset(wait)
+			}
 			continue
 		}
 		if stopped(work, err) {
@@ -49,6 +52,21 @@ func (f *Flusher) publishLoop(ctx, work context.Context) {
 		}
 		retry.Reset(backoff(failures, state.ClassOf(err)))
 		failures++
+	}
+}
+
+// untilSigner returns when to try again what the signer gave no answer to, 0
+// when nothing waits for it.
+func (f *Flusher) untilSigner(ctx context.Context) time.Duration {
+	select {
+	case f.publishing <- struct{}{}:
+		defer func() { <-f.publishing }()
+		if f.signAgain.IsZero() {
+			return 0
+		}
+		return max(f.signWait(), time.Millisecond)
+	case <-ctx.Done():
+		return 0
 	}
 }
 

@@ -33,6 +33,12 @@ var (
 // most fields. Memory does not grow with the manifest. Errors of fn are
 // returned as they are; what is wrong with the bytes is ErrFormat.
 func ReadManifest(r io.Reader, fn func(state.Record) error) error {
+	return readManifest(r, func(rec *state.Record, _ []byte) error { return fn(*rec) })
+}
+
+// readManifest is ReadManifest for a caller that wants the bytes, too. Both
+// arguments of fn are valid during the call only.
+func readManifest(r io.Reader, fn func(rec *state.Record, raw []byte) error) error {
 	br := bufio.NewReader(r)
 	if magic, err := br.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
 		gz, err := gzip.NewReader(br)
@@ -74,7 +80,8 @@ func firstByte(br *bufio.Reader) (byte, error) {
 type recordReader struct {
 	lim *budgetReader
 	dec *json.Decoder
-	fn  func(state.Record) error
+	fn  func(rec *state.Record, raw []byte) error
+	raw json.RawMessage // its memory is used again
 }
 
 func (d *recordReader) array() error {
@@ -82,7 +89,10 @@ func (d *recordReader) array() error {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	for d.dec.More() {
-		if err := d.record(); err != nil {
+		switch err := d.record(); {
+		case errors.Is(err, io.EOF):
+			return fmt.Errorf("%w: the array does not end: %w", ErrFormat, noEOF(err))
+		case err != nil:
 			return err
 		}
 	}
@@ -109,22 +119,22 @@ func (d *recordReader) lines() error {
 // record decodes one record; io.EOF says that there is none.
 func (d *recordReader) record() error {
 	d.lim.left = 2 * maxRecordBytes
-	var raw json.RawMessage
-	err := d.dec.Decode(&raw)
+	d.raw = d.raw[:0]
+	err := d.dec.Decode(&d.raw)
 	if errors.Is(err, io.EOF) {
 		return io.EOF
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	if len(raw) == 0 || raw[0] != '{' {
+	if len(d.raw) == 0 || d.raw[0] != '{' {
 		return fmt.Errorf("%w: a record is not an object", ErrFormat)
 	}
 	var r state.Record
-	if err := json.Unmarshal(raw, &r); err != nil {
+	if err := json.Unmarshal(d.raw, &r); err != nil {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	return d.fn(r)
+	return d.fn(&r, d.raw)
 }
 
 // noEOF keeps io.EOF inside, where it would read as the end of a good file.

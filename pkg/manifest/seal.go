@@ -157,7 +157,7 @@ func (m *manifestFile) add(number uint64, line []byte) error {
 		return errStop
 	}
 	m.last = number
-	m.counts.add(statusOf(line), 1)
+	m.counts.add(statusOf(line))
 	return m.enc.line(line)
 }
 

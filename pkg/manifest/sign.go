@@ -1,13 +1,11 @@
 package manifest
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -17,6 +15,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -29,10 +30,11 @@ const AlgorithmEd25519 = "ed25519"
 const maxKeyBytes = 64 << 10
 
 // Signer signs digests. A signer that does not answer holds up nothing: digests
-// are published first and signed when it does.
+// are published first and signed when it does. Both methods return within
+// seconds, whatever becomes of the request.
 type Signer interface {
-	// Sign signs the stored bytes of one digest. fingerprint is the SHA-256, in
-	// hex, of the public key in DER form.
+	// Sign signs the stored bytes of one digest, or of another signer's public
+	// key. fingerprint is the SHA-256, in hex, of the public key in DER form.
 	Sign(ctx context.Context, digest []byte) (algorithm, fingerprint string, sig []byte, err error)
 	// PublicKey returns the key that checks the signatures: PEM, PKIX.
 	PublicKey(ctx context.Context) ([]byte, error)
@@ -75,11 +77,7 @@ func LoadEd25519(path string) (*Ed25519Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signing key %s: %w", path, err)
 	}
-	sum := sha256.Sum256(der)
-	return &Ed25519Signer{
-		key: key, fingerprint: hex.EncodeToString(sum[:]),
-		public: pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}),
-	}, nil
+	return &Ed25519Signer{key: key, fingerprint: fingerprintOf(der), public: encodePublic(der)}, nil
 }
 
 // readPrivate reads a small file that only its owner can read, and checks that
@@ -114,13 +112,19 @@ func (s *Ed25519Signer) String() string { return "ed25519:" + s.fingerprint }
 // GoString keeps the key out of logs.
 func (s *Ed25519Signer) GoString() string { return s.String() }
 
-// signAll signs the published digests of the chain that have no signature yet.
-// A local copy of a signature exists once the signature is published.
+// signPause is the shortest wait after a signer that gave no answer. Meanwhile
+// documents are published without asking it: it holds up nothing.
+const signPause = 30 * time.Second
+
+// signAll signs the published digests that have no signature yet, in order,
+// and announces a new key. A local copy of a signature exists once the signature
+// is published. The caller holds f.publishing.
 func (f *Flusher) signAll(ctx context.Context) error {
-	if f.o.Sign == nil {
+	if f.o.Sign == nil || f.signerDown && f.signWait() > 0 {
 		return nil
 	}
-	files, err := f.unsigned()
+	f.signAgain, f.signerDown = time.Time{}, false
+	files, err := f.unsigned(ctx)
 	if err != nil {
 		return fmt.Errorf("look for unsigned digests: %w", err)
 	}
@@ -128,11 +132,13 @@ func (f *Flusher) signAll(ctx context.Context) error {
 		if err := f.sign(ctx, file); err != nil {
 			f.setUnsigned(len(files) - i)
 			// The signer is no reason to call the digests unpublished.
+			f.signLater(err)
 			f.failed(ctx, fmt.Errorf("sign %s: %w", filepath.Base(file), err))
 			return nil
 		}
 	}
 	f.setUnsigned(0)
+	f.announce(ctx)
 	return nil
 }
 
@@ -143,9 +149,32 @@ func (f *Flusher) setUnsigned(n int) {
 	f.status.Unsigned = n
 }
 
+// signerError is one of the signer, not of publishing what it made.
+type signerError struct{ err error }
+
+func (e *signerError) Error() string { return "signer: " + e.err.Error() }
+
+func (e *signerError) Unwrap() error { return e.err }
+
+// signLater notes when to try again. The caller holds f.publishing.
+func (f *Flusher) signLater(err error) {
+	_, f.signerDown = errors.AsType[*signerError](err)
+	f.signAgain = time.Now().Add(signPause)
+}
+
+// signWait returns how long until the signer is asked again, 0 where nothing
+// waits for it. The caller holds f.publishing.
+func (f *Flusher) signWait() time.Duration {
+	if f.signAgain.IsZero() {
+		return 0
+	}
+	return max(0, time.Until(f.signAgain))
+}
+
 // unsigned lists the local copies of published digests without a signature, in
-// order.
-func (f *Flusher) unsigned() ([]string, error) {
+// the order of their chains. Those of an older chain are signed only where the
+// bucket has the same bytes: a fork may have been published under their names.
+func (f *Flusher) unsigned(ctx context.Context) ([]string, error) {
 	ch, err := f.st.Chain()
 	if err != nil {
 		return nil, err
@@ -159,14 +188,102 @@ func (f *Flusher) unsigned() ([]string, error) {
 	err = f.walkLocal(func(path string, e fs.DirEntry) error {
 		if base, ok := strings.CutSuffix(path, sigSuffix); ok {
 			signed[base+".json"] = true
-		} else if n, ok := ParseName(e.Name()); ok && n.Digest && n.Chain == ch.ID && n.Sequence < ch.Sequence && !waiting[path] {
+		} else if n, ok := ParseName(e.Name()); ok && n.Digest && n.Instance == f.o.Instance && !waiting[path] &&
+			(n.Chain != ch.ID || n.Sequence < ch.Sequence) {
 			files = append(files, path)
 		}
 		return nil
 	})
-	files = slices.DeleteFunc(files, func(p string) bool { return signed[p] })
-	slices.Sort(files)
-	return files, err
+	files = slices.DeleteFunc(files, func(p string) bool { return signed[p] || f.unsignable[p] })
+	slices.SortFunc(files, func(a, b string) int {
+		x, _ := ParseName(a)
+		y, _ := ParseName(b)
+		return cmp.Or(strings.Compare(x.Chain, y.Chain), cmp.Compare(x.Sequence, y.Sequence))
+	})
+	return slices.DeleteFunc(files, func(p string) bool { return f.foreign(ctx, p, ch.ID) }), err
+}
+
+// foreign reports whether the digest in a local copy is of an older chain and
+// is not what the bucket has. It is asked about once.
+func (f *Flusher) foreign(ctx context.Context, file, chain string) bool {
+	n, _ := ParseName(file)
+	if n.Chain == chain {
+		return false
+	}
+	own, err := fileSHA(file)
+	if err != nil {
+		return true
+	}
+	rel, err := filepath.Rel(f.o.LocalDir, file)
+	if err != nil {
+		return true
+	}
+	seen, _, err := f.fetchSHA(ctx, f.o.Mapper.TrailPrefix()+filepath.ToSlash(rel))
+	if err == nil && seen == own {
+		return false
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		f.unsignable[file] = true
+	}
+	return true
+}
+
+// announce publishes, once, the new key under the signature of the one that
+// signed before. Without it readers have to be told of the new key by hand; it
+// is tried again with the next document.
+func (f *Flusher) announce(ctx context.Context) {
+	if f.o.SignBefore == nil || f.announced {
+		return
+	}
+	err := f.announceKey(ctx)
+	switch {
+	case err == nil:
+		f.announced = true
+	case !stopped(ctx, err):
+		f.signLater(err)
+		f.log.Warn("the new signing key is not announced under the one before; it is tried again, and readers must be given the key until then", zap.Error(err))
+	}
+}
+
+func (f *Flusher) announceKey(ctx context.Context) error {
+	fresh, err := f.o.Sign.PublicKey(ctx)
+	if err != nil {
+		return &signerError{err}
+	}
+	before, err := f.o.SignBefore.PublicKey(ctx)
+	if err != nil {
+		return err
+	}
+	k, err := ParsePublicKey(fresh)
+	if err != nil {
+		return err
+	}
+	old, err := ParsePublicKey(before)
+	if err != nil || k.fingerprint == old.fingerprint {
+		return err
+	}
+	rel := announcementName(k.fingerprint, old.fingerprint)
+	if _, err := os.Stat(f.localPath(rel)); err == nil {
+		return nil
+	}
+	algorithm, fingerprint, sig, err := f.o.SignBefore.Sign(ctx, fresh)
+	if err != nil {
+		return err
+	}
+	s := NewSignature(algorithm, fingerprint, sig)
+	data, err := s.encode()
+	if err != nil {
+		return err
+	}
+	for _, doc := range []struct {
+		rel  string
+		data []byte
+	}{{keysDir + "/" + old.fingerprint + ".pem", before}, {keysDir + "/" + k.fingerprint + ".pem", fresh}, {rel, data}} {
+		if err := f.publishOnce(ctx, doc.rel, doc.data); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sign signs one digest and publishes the signature, after the public key.
@@ -177,14 +294,13 @@ func (f *Flusher) sign(ctx context.Context, file string) error {
 	}
 	algorithm, fingerprint, sig, err := f.o.Sign.Sign(ctx, digest)
 	if err != nil {
-		return err
+		return &signerError{err}
 	}
 	if err := f.publishKey(ctx, fingerprint); err != nil {
 		return err
 	}
-	data, err := json.Marshal(Signature{
-		Algorithm: algorithm, PublicKeyFingerprint: fingerprint, Signature: base64.StdEncoding.EncodeToString(sig),
-	})
+	s := NewSignature(algorithm, fingerprint, sig)
+	data, err := s.encode()
 	if err != nil {
 		return err
 	}
@@ -192,7 +308,7 @@ func (f *Flusher) sign(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	return f.publishOnce(ctx, filepath.ToSlash(rel), append(data, '\n'))
+	return f.publishOnce(ctx, filepath.ToSlash(rel), data)
 }
 
 // publishKey publishes the public key, once.
@@ -203,7 +319,7 @@ func (f *Flusher) publishKey(ctx context.Context, fingerprint string) error {
 	}
 	public, err := f.o.Sign.PublicKey(ctx)
 	if err != nil {
-		return err
+		return &signerError{err}
 	}
 	return f.publishOnce(ctx, rel, public)
 }

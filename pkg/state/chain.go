@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"slices"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 // Bounds of one step over the records: the lines that one read transaction
@@ -228,20 +230,27 @@ func (st *sourceTxn) send(w *docWire, namedAt time.Time) error {
 // order in which they are to be published.
 func (s *Source) Outbox() ([]Doc, error) {
 	var docs []Doc
-	err := s.view("outbox", func(st *sourceTxn) error {
-		for key, value := range entries(st.outbox.Cursor()) {
-			var w docWire
-			if err := decodeJSON(key, value, &w); err != nil {
-				return err
-			}
-			if len(key) != 8 {
-				return damaged("document %x: the key is no number", key)
-			}
-			docs = append(docs, w.doc(binary.BigEndian.Uint64(key)))
-		}
-		return nil
+	err := s.view("outbox", func(st *sourceTxn) (err error) {
+		docs, err = readOutbox(st.outbox)
+		return err
 	})
 	return docs, err
+}
+
+// readOutbox decodes the documents in an outbox, in order.
+func readOutbox(outbox *bolt.Bucket) ([]Doc, error) {
+	var docs []Doc
+	for key, value := range entries(outbox.Cursor()) {
+		var w docWire
+		if err := decodeJSON(key, value, &w); err != nil {
+			return nil, err
+		}
+		if len(key) != 8 {
+			return nil, damaged("document %x: the key is no number", key)
+		}
+		docs = append(docs, w.doc(binary.BigEndian.Uint64(key)))
+	}
+	return docs, nil
 }
 
 // Published takes an acknowledged document out of the outbox. With a digest go

@@ -57,6 +57,15 @@ type Object struct {
 	RequestID    string
 }
 
+// ObjectVersion is one version of an object, or a delete marker.
+type ObjectVersion struct {
+	Key          string
+	VersionID    string
+	Current      bool
+	DeleteMarker bool
+	LastModified time.Time
+}
+
 // Condition makes a write conditional on what stands under its key. The zero
 // value is no condition.
 type Condition struct {

@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/pflag"
+
+	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/pkg/manifest"
+)
+
+const restoreAbout = `Rebuilds files from the audit trail: as it has them last, or as S3 held them at a
+time. Every file is checked against the hash in the trail, written beside its
+place and renamed, and gets its mode, its modification time and, as root, its
+owner. What is there already and right is kept, so that an interrupted run is
+simply run again; what is there and different is replaced with --overwrite only.
+
+Nothing is written outside --to, and no symbolic link in it is followed.
+Empty directories, links and extended attributes are not archived; a directory
+gets the permissions (as root also the owner) of the one above it.
+
+It exits with 3 when a file could not be rebuilt or a document of the trail is
+not what its digest says.`
+
+// maxFailures bounds the files that --json names.
+const maxFailures = 10_000
+
+// messageLength bounds an error as it is shown.
+const messageLength = 500
+
+// restoreFlags are the flags of restore.
+type restoreFlags struct {
+	from     originFlags
+	at       string
+	json     bool
+	noSpace  bool
+	progress *restoreProgress
+	o        app.RestoreOptions
+}
+
+func (f *restoreFlags) set(fs *pflag.FlagSet) {
+	f.from.set(fs)
+	fs.StringVar(&f.o.To, "to", "", "`directory` to restore below; it is made where it is missing")
+	fs.StringVar(&f.o.Path, "path", "", "only this `directory` or file of the source")
+	fs.StringVar(&f.at, "at", "", "as S3 held the files at this `time`: "+timeForms)
+	fs.StringArrayVar(&f.o.Include, "include", nil, "only files that match this gitignore `pattern`, relative to the source; may be repeated")
+	fs.BoolVar(&f.o.DryRun, "dry-run", false, "write nothing; print what would be restored")
+	fs.BoolVar(&f.o.Overwrite, "overwrite", false, "replace what stands in the way of a file and is not a directory")
+	fs.BoolVar(&f.o.Owner, "owner", isRoot(), "restore owner and group (default: as root)")
+	fs.BoolVar(&f.o.Unverified, "unverified", false, "where an object is not the one that the trail names (no versions, or no record yet), restore it nevertheless")
+	fs.BoolVar(&f.noSpace, "no-space-check", false, "begin although the file system seems to have too little room")
+	fs.IntVar(&f.o.Workers, "workers", 16, "files that are restored at once")
+	fs.DurationVar(&f.o.GiveUp, "give-up", 10*time.Minute, "how long an outage is waited for")
+	fs.StringVar(&f.o.TempDir, "temp-dir", "", "`directory` for sorting the trail (default: --to; in a dry run $TMPDIR)")
+	fs.BoolVar(&f.json, "json", false, "print the summary as JSON, with the files that failed")
+}
+
+// options returns what the flags come to.
+func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o app.RestoreOptions, err error) {
+	switch {
+	case f.o.To == "":
+		return o, fmt.Errorf("%w: restore: --to DIR is needed", errUsage)
+	case f.o.Workers < 1 || f.o.Workers > 1024:
+		return o, fmt.Errorf("%w: restore: --workers %d: 1 to 1024 are possible", errUsage, f.o.Workers)
+	case f.o.GiveUp <= 0:
+		return o, fmt.Errorf("%w: restore: --give-up %v: a duration above 0 is needed", errUsage, f.o.GiveUp)
+	}
+	if f.o.At, err = parseTime("restore", f.at, time.Now()); err != nil {
+		return o, err
+	}
+	if f.o.Origin, err = f.from.origin(fs, io.env); err != nil {
+		return o, err
+	}
+	if f.o.To, err = filepath.Abs(f.o.To); err != nil {
+		return o, err
+	}
+	f.o.Instance, f.o.CheckSpace, f.o.Stderr = f.from.instance, !f.noSpace && !f.o.DryRun, io.err
+	f.progress = newRestoreProgress(io, f.json, f.o.DryRun)
+	f.o.Progress = f.progress
+	return f.o, nil
+}
+
+// restoreCommand rebuilds files and prints a summary.
+func restoreCommand(ctx context.Context, args []string, io streams) error {
+	fs := newFlags("restore", "(-c FILE --source S | --bucket B --prefix P) --to DIR [flags]", restoreAbout, io)
+	var f restoreFlags
+	f.set(fs)
+	if err := parseFlags(fs, args); err != nil {
+		return err
+	}
+	o, err := f.options(fs, io)
+	if err != nil {
+		return err
+	}
+	sum, err := app.Restore(ctx, o)
+	f.progress.finish()
+	if errors.Is(err, app.ErrWrongUse) || (err != nil && sum.Restored+sum.Kept+sum.Failed == 0) {
+		return err
+	}
+	if perr := f.print(io, sum); perr != nil || err != nil {
+		return errors.Join(err, perr)
+	}
+	if sum.Failed > 0 || sum.FaultCount > 0 {
+		return errNotAll
+	}
+	return nil
+}
+
+// print prints what was done, and on stderr what one has to know of it.
+func (f *restoreFlags) print(io streams, sum manifest.RestoreSummary) error {
+	for _, fault := range sum.Faults {
+		_, _ = fmt.Fprintf(io.err, "s3syncd: not believed: %s\n", admin.Plain(fault, messageLength)) // Nowhere left to say so.
+	}
+	for _, note := range f.notes(sum) {
+		_, _ = fmt.Fprintf(io.err, "s3syncd: note: %s\n", note) // As above.
+	}
+	if f.json {
+		return f.printJSON(io.out, sum)
+	}
+	form := "Restored: %d\nKept: %d (already there)\nFailed: %d\n"
+	if f.o.DryRun {
+		form = "Would restore: %d\nWould keep: %d (already there)\nWould fail: %d\n"
+	}
+	_, err := fmt.Fprintf(io.out, form, sum.Restored, sum.Kept, sum.Failed)
+	return err
+}
+
+// notes says what is not as one might think.
+func (f *restoreFlags) notes(sum manifest.RestoreSummary) []string {
+	var notes []string
+	note := func(n int64, text string) {
+		if n > 0 {
+			notes = append(notes, strings.ReplaceAll(text, "#", admin.Count(n)))
+		}
+	}
+	note(sum.FaultCount-int64(len(sum.Faults)), "# more documents of the trail are not believed")
+	note(sum.FaultCount, "what those documents say is missing here: 's3syncd verify' tells more")
+	note(sum.Unproven, "manifests that no digest names yet: #; they were written shortly before the host ended, and used")
+	note(sum.Current, "files from the current object, for lack of a version in the trail or the bucket: #; each had the recorded hash, unless said otherwise")
+	note(sum.Unverified, "files that are NOT proven by the trail, because of --unverified: #")
+	note(sum.OwnersLeft, "files whose owner was not restored: #; run as root, or with --owner")
+	note(sum.LeftOut, "half-written files of an earlier restore that had been archived, left out: #")
+	return notes
+}
+
+// restoreResult is the form of --json.
+type restoreResult struct {
+	Restored   int64            `json:"restored"`
+	Kept       int64            `json:"kept"`
+	Failed     int64            `json:"failed"`
+	Bytes      int64            `json:"bytes"`
+	DryRun     bool             `json:"dry_run"`
+	Current    int64            `json:"from_current_objects"`
+	Unverified int64            `json:"unverified"`
+	OwnersLeft int64            `json:"owners_not_restored"`
+	LeftOut    int64            `json:"left_out"`
+	Unproven   int64            `json:"unproven_manifests"`
+	Faults     []string         `json:"not_believed"`
+	FaultCount int64            `json:"not_believed_count"`
+	Failures   []restoreFailure `json:"failures"` // at most maxFailures
+}
+
+type restoreFailure struct {
+	Path  string `json:"path"`
+	Key   string `json:"s3_key"`
+	Error string `json:"error"`
+}
+
+func (f *restoreFlags) printJSON(w io.Writer, sum manifest.RestoreSummary) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(restoreResult{
+		Restored: sum.Restored, Kept: sum.Kept, Failed: sum.Failed, Bytes: sum.Bytes, DryRun: f.o.DryRun, Current: sum.Current,
+		Unverified: sum.Unverified, OwnersLeft: sum.OwnersLeft, LeftOut: sum.LeftOut, Unproven: sum.Unproven,
+		Faults: append([]string{}, sum.Faults...), FaultCount: sum.FaultCount, Failures: append([]restoreFailure{}, f.progress.failures...),
+	})
+}
+
+// restoreProgress shows a restore: a bar on a terminal, a line a file elsewhere.
+// Its methods may be called from many goroutines.
+type restoreProgress struct {
+	out, err io.Writer
+	quiet    bool // --json: no lines on stdout
+	dryRun   bool
+	bar      *progressbar.ProgressBar // nil: lines
+
+	mu          sync.Mutex
+	files, done int64
+	failures    []restoreFailure
+}
+
+func newRestoreProgress(io streams, quiet, dryRun bool) *restoreProgress {
+	p := &restoreProgress{out: io.out, err: io.err, quiet: quiet, dryRun: dryRun}
+	if isTerminal(io.err) {
+		p.bar = newBar(io.err, "reading the trail")
+	}
+	return p
+}
+
+// Planned implements manifest.RestoreProgress.
+func (p *restoreProgress) Planned(files, bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.files = files
+	if p.bar != nil {
+		p.bar.ChangeMax64(max(bytes, 1))
+	}
+}
+
+// Received implements manifest.RestoreProgress.
+func (p *restoreProgress) Received(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bar != nil {
+		_ = p.bar.Add64(n) // The bar is decoration: a terminal that is gone changes nothing.
+	}
+}
+
+// Done implements manifest.RestoreProgress.
+func (p *restoreProgress) Done(f manifest.RestoredFile) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done++
+	name := f.Path
+	if name == "" {
+		name = f.Key
+	}
+	if f.Status == manifest.FileFailed {
+		why := admin.Plain(f.Err.Error(), messageLength)
+		if len(p.failures) < maxFailures {
+			p.failures = append(p.failures, restoreFailure{Path: f.Path, Key: f.Key, Error: why})
+		}
+		if p.bar != nil {
+			_ = p.bar.Clear() // As above.
+		}
+		_, _ = fmt.Fprintf(p.err, "failed %s: %s\n", strconv.Quote(name), why) // Nowhere left to say so.
+	}
+	if p.bar != nil {
+		if f.Status == manifest.FileKept || p.dryRun {
+			_ = p.bar.Add64(f.Size) // As above.
+		}
+		p.bar.Describe(fmt.Sprintf("%d of %d files", p.done, p.files))
+		return
+	}
+	p.line(f, strconv.Quote(name))
+}
+
+// line shows one file where there is no bar.
+func (p *restoreProgress) line(f manifest.RestoredFile, name string) {
+	verb := "restored"
+	switch {
+	case p.quiet || f.Status == manifest.FileFailed:
+		return
+	case f.Status == manifest.FileKept:
+		_, _ = fmt.Fprintf(p.out, "kept %s\n", name) // As above.
+		return
+	case p.dryRun:
+		verb = "would restore"
+	}
+	mark := ""
+	if f.Unverified {
+		mark = ", not proven by the trail"
+	}
+	_, _ = fmt.Fprintf(p.out, "%s %s (%s%s)\n", verb, name, admin.Bytes(max(f.Size, 0)), mark) // As above.
+}
+
+// finish takes the bar off the screen.
+func (p *restoreProgress) finish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bar != nil {
+		_ = p.bar.Finish() // As above.
+	}
+}

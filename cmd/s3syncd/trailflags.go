@@ -1,0 +1,88 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/s3syncd/s3syncd/internal/app"
+)
+
+// originFlags say where the archived source stands that a command reads.
+type originFlags struct {
+	config, source                   string
+	bucket, prefix, region, endpoint string
+	insecure                         bool
+	instance                         string
+}
+
+func (f *originFlags) set(fs *pflag.FlagSet) {
+	fs.StringVarP(&f.config, "config", "c", "", "configuration `file`")
+	fs.StringVar(&f.source, "source", "", "`name` of the source, where the configuration has several; or, without a file:")
+	fs.StringVar(&f.bucket, "bucket", "", "`bucket` to read")
+	fs.StringVar(&f.prefix, "prefix", "", "`prefix` of the source's keys")
+	fs.StringVar(&f.region, "region", "", "AWS `region`")
+	fs.StringVar(&f.endpoint, "endpoint-url", "", "`URL` of an S3-compatible server")
+	fs.BoolVar(&f.insecure, "allow-insecure-endpoint", false, "allow http:// to another host")
+	fs.StringVar(&f.instance, "instance", "", "`name` of the host that archived, where it is not this one")
+}
+
+// origin returns what the flags name. With a configuration, --instance stands
+// for the configuration's own: a host is restored on another one.
+func (f *originFlags) origin(fs *pflag.FlagSet, env []string) (app.Origin, error) {
+	given := slices.ContainsFunc([]string{"bucket", "prefix", "region", "endpoint-url", "allow-insecure-endpoint"}, fs.Changed)
+	switch {
+	case f.config != "" && given:
+		return app.Origin{}, fmt.Errorf("%w: %s: -c FILE and --bucket, --prefix, … exclude each other", errUsage, fs.Name())
+	case f.config == "" && (f.bucket == "" || !fs.Changed("prefix")):
+		return app.Origin{}, fmt.Errorf("%w: %s: -c FILE, or --bucket and --prefix, are needed", errUsage, fs.Name())
+	case f.config == "" && f.source != "":
+		return app.Origin{}, fmt.Errorf("%w: %s: --source names a source of -c FILE", errUsage, fs.Name())
+	case f.config == "":
+		return app.Origin{
+			Bucket: f.bucket, Prefix: strings.Trim(f.prefix, "/"), Region: f.region,
+			EndpointURL: f.endpoint, PathStyle: f.endpoint != "", AllowInsecure: f.insecure,
+		}, nil
+	}
+	if f.instance != "" {
+		env = append(slices.Clone(env), "S3SYNCD_INSTANCE="+f.instance)
+	}
+	cfg, err := loadConfig(f.config, env)
+	if err != nil {
+		return app.Origin{}, err
+	}
+	return app.OriginOf(cfg, f.source)
+}
+
+// timeForms is what parseTime accepts, for messages.
+const timeForms = "2006-01-02T15:04:05Z (or with an offset), 2006-01-02, 2006-01-02 15:04 or 2006-01-02 15:04:05 (UTC), or 90m (ago)"
+
+// parseTime reads a time that a person gives: "" is the zero time.
+func parseTime(command, text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	at, err := time.Time{}, error(nil)
+	if ago, derr := time.ParseDuration(text); derr == nil && ago >= 0 {
+		return now.Add(-ago), nil
+	}
+	for _, form := range []string{time.RFC3339Nano, time.DateTime, "2006-01-02 15:04", time.DateOnly} {
+		if at, err = time.Parse(form, text); err == nil {
+			break
+		}
+	}
+	switch {
+	case err != nil:
+		return at, fmt.Errorf("%w: %s: --at %q is not a time: %s", errUsage, command, text, timeForms)
+	case at.After(now.Add(time.Minute)):
+		return at, fmt.Errorf("%w: %s: --at %s lies in the future", errUsage, command, at.Format(time.RFC3339))
+	}
+	return at, nil
+}
+
+// isRoot reports whether this process may give files to others.
+func isRoot() bool { return os.Geteuid() == 0 }

@@ -1,0 +1,88 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// RetireOptions are what retiring a host needs from outside.
+type RetireOptions struct {
+	SyncOptions
+
+	Force bool // close the trails although files failed or a source could not be read
+}
+
+// Retire is a last sync run, after which the chain of each source ends with a
+// final digest: what follows is silence, and meant to be. It blocks until the
+// digests are acknowledged. Without Force nothing is closed unless every file of
+// every source is in S3; the error is ErrSomeFailed then. A later run begins new
+// chains. It does not run beside a daemon that holds the state.
+func Retire(ctx context.Context, o RetireOptions) (Summary, error) {
+	if err := Supported(o.Config); err != nil {
+		return Summary{}, err
+	}
+	log, err := syncLogger(o.SyncOptions)
+	if err != nil {
+		return Summary{}, err
+	}
+	r, err := newSyncRun(o.SyncOptions, log)
+	if busy, ok := errors.AsType[*busyError](err); ok {
+		return Summary{}, busy.advise("stop the daemon first (systemctl disable --now s3syncd), then retire")
+	}
+	if err != nil {
+		return Summary{}, err
+	}
+	err = r.run(ctx)
+	if err == nil || (o.Force && ctx.Err() == nil) {
+		err = errors.Join(err, r.closeChains(ctx))
+	}
+	return r.sum, errors.Join(interrupted(ctx, err), r.close())
+}
+
+// closeChains ends the chains of all sources, side by side.
+func (r *syncRun) closeChains(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.publishTime())
+	defer cancel()
+	errs := make([]error, len(r.sources))
+	var wg sync.WaitGroup
+	for i, s := range r.sources {
+		wg.Go(func() { errs[i] = r.closeChain(ctx, s) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// closeChain ends the chain of s with a final digest, and remembers that it did.
+func (e *environment) closeChain(ctx context.Context, s *source) error {
+	if err := s.flusher.CloseChain(ctx); err != nil {
+		return fmt.Errorf("source %s: the final digest: %w", s.cfg.Name, err)
+	}
+	ch, err := s.state.Chain()
+	if err == nil {
+		err = e.db.SetMeta(context.WithoutCancel(ctx), closedKey(state.SourceKey{Bucket: s.cfg.Bucket, Prefix: s.cfg.Prefix, RealPath: s.real}), []byte(ch.ID))
+	}
+	if err != nil {
+		return fmt.Errorf("source %s: %w", s.cfg.Name, err)
+	}
+	s.log.Info("the chain is closed by a final digest", zap.String("chain", ch.ID), zap.Uint64("sequence", max(ch.Sequence, 1)-1))
+	return nil
+}
+
+// closedKey is where the state remembers which chain of a source was closed.
+func closedKey(k state.SourceKey) string {
+	return fmt.Sprintf("closed/%s/%s/%s", k.Bucket, k.Prefix, k.RealPath)
+}
+
+// departedRetry is how long a digest that could not be published waits, at first
+// and at most.
+const (
+	departedRetry     = time.Minute
+	departedRetryMost = time.Hour
+)

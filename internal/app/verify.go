@@ -1,0 +1,390 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// verifyWorkers is how many requests a verification makes at once.
+const verifyWorkers = 16
+
+// statusWait is how long a daemon is waited for that might tell what it has not
+// published yet.
+const statusWait = 5 * time.Second
+
+// VerifyOptions are what a verification needs from outside.
+type VerifyOptions struct {
+	Config *config.Config // nil: Origin
+	Only   []string       // names of sources of Config; none: all
+	Origin Origin         // without Config; its Bucket "" is none: Offline alone
+
+	Offline    string // the directory of copies to read instead of the bucket
+	Instance   string
+	ExpectHead string
+	AnchorFile string
+	PublicKeys []string // files
+	MaxAge     time.Duration
+
+	Remote   bool
+	Deep     float64 // percent
+	Seed     uint64
+	Source   bool
+	TempDir  string
+	Stderr   io.Writer
+	Progress VerifyProgress
+}
+
+// VerifyProgress is told what a verification does. Its methods must not block.
+type VerifyProgress interface {
+	Trail(name string) // what is checked from now on
+	Documents(done, total int64)
+	Objects(done int64)
+	Files(done int64)
+}
+
+// VerifyResult is what was found in one trail.
+type VerifyResult struct {
+	Source string `json:"source,omitempty"` // of the configuration
+	*manifest.Verification
+}
+
+// verifyTarget is one trail to check.
+type verifyTarget struct {
+	source  *config.Source // nil: without a configuration
+	origin  Origin
+	trail   *manifest.Trail
+	reader  *s3store.Reader // nil: offline
+	bucket  string
+	prefix  string // as in manifest.Digest.Prefix
+	anchors []manifest.Anchor
+}
+
+// verification is one run.
+type verification struct {
+	o       VerifyOptions
+	keys    []*manifest.PublicKey
+	anchors *manifest.AnchorFile
+}
+
+// Verify checks the audit trails that o names, one after the other, and what
+// they claim of S3 and of the tree where that was asked for. It changes nothing
+// but o.AnchorFile, and that only when every trail was clean. The results are
+// valid where the error is nil; an error says that something could not be
+// checked.
+func Verify(ctx context.Context, o VerifyOptions) ([]VerifyResult, error) {
+	v := &verification{o: o}
+	results, err := v.run(ctx)
+	return results, interrupted(ctx, err)
+}
+
+func (v *verification) run(ctx context.Context) ([]VerifyResult, error) {
+	if err := v.load(); err != nil {
+		return nil, err
+	}
+	targets, err := v.targets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if v.o.ExpectHead != "" && len(targets) > 1 {
+		return nil, fmt.Errorf("%w: --expect-head is the head of one trail, and %d are meant: choose with --only", ErrWrongUse, len(targets))
+	}
+	results := []VerifyResult{}
+	clean := true
+	for _, t := range targets {
+		r, err := v.check(ctx, t)
+		if t.reader != nil {
+			t.reader.CloseIdle()
+		}
+		if err != nil {
+			return results, fmt.Errorf("%s: %w", t.name(), err)
+		}
+		results = append(results, r)
+		clean = clean && r.Clean
+		v.anchor(t, r)
+	}
+	if clean && v.o.AnchorFile != "" {
+		if err := v.anchors.Write(v.o.AnchorFile); err != nil {
+			return results, fmt.Errorf("--anchor: %w", err)
+		}
+	}
+	return results, nil
+}
+
+// load reads the files that the options name.
+func (v *verification) load() error {
+	for _, file := range v.o.PublicKeys {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("--public-key: %w", err)
+		}
+		k, err := manifest.ParsePublicKey(data)
+		if err != nil {
+			return fmt.Errorf("%w: --public-key %s: %w", ErrWrongUse, file, err)
+		}
+		v.keys = append(v.keys, k)
+	}
+	if v.o.AnchorFile == "" {
+		return nil
+	}
+	var err error
+	if v.anchors, err = manifest.ReadAnchorFile(v.o.AnchorFile); err != nil {
+		return fmt.Errorf("--anchor: %w", err)
+	}
+	return nil
+}
+
+// anchor takes in the heads of a trail that was found clean.
+func (v *verification) anchor(t *verifyTarget, r VerifyResult) {
+	if v.anchors != nil {
+		v.anchors.Note(t.bucket, t.prefix, r.Heads(), v.now(t))
+	}
+}
+
+func (v *verification) now(t *verifyTarget) time.Time {
+	if t.reader != nil {
+		return t.reader.Now()
+	}
+	return time.Now()
+}
+
+// targets returns the trails that the options mean.
+func (v *verification) targets(ctx context.Context) ([]*verifyTarget, error) {
+	if v.o.Offline != "" {
+		return v.copies(ctx)
+	}
+	list, err := v.named()
+	if err != nil {
+		return nil, err
+	}
+	log, err := plainLogger(v.o.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range list {
+		if t.reader, err = t.origin.open(ctx, verifyWorkers, log); err != nil {
+			return nil, err
+		}
+		t.bucket, t.prefix = t.origin.Bucket, t.origin.mapper().Prefix()
+		t.trail = manifest.NewTrail(t.reader, t.prefix)
+		if t.anchors, err = v.localAnchors(ctx, t); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// named returns the trails that flags or configuration name, not opened.
+func (v *verification) named() ([]*verifyTarget, error) {
+	if v.o.Config == nil {
+		return []*verifyTarget{{origin: v.o.Origin}}, nil
+	}
+	if err := v.checkNames(); err != nil {
+		return nil, err
+	}
+	var list []*verifyTarget
+	for i := range v.o.Config.Sources {
+		s := &v.o.Config.Sources[i]
+		if len(v.o.Only) > 0 && !slices.Contains(v.o.Only, s.Name) {
+			continue
+		}
+		origin, err := OriginOf(v.o.Config, s.Name)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, &verifyTarget{source: s, origin: origin})
+	}
+	return list, nil
+}
+
+// checkNames refuses names that no source has.
+func (v *verification) checkNames() error {
+	for _, name := range v.o.Only {
+		if _, err := OriginOf(v.o.Config, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copies returns the trails in a directory of copies.
+func (v *verification) copies(ctx context.Context) ([]*verifyTarget, error) {
+	found, err := manifest.OpenCopies(ctx, v.o.Offline)
+	if err != nil {
+		return nil, fmt.Errorf("--offline: %w", err)
+	}
+	var list []*verifyTarget
+	for _, c := range found {
+		if v.o.Origin.Bucket != "" && (c.Bucket != v.o.Origin.Bucket || c.Prefix != v.o.Origin.mapper().Prefix()) {
+			continue
+		}
+		t := &verifyTarget{trail: c.Trail, bucket: c.Bucket, prefix: c.Prefix}
+		if v.o.Config != nil && !v.sourceOf(t) {
+			continue
+		}
+		list = append(list, t)
+	}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("--offline: the copies in %s are of other trails than the one that was asked for", v.o.Offline)
+	}
+	return list, nil
+}
+
+// sourceOf finds the source of the configuration that a copy is of.
+func (v *verification) sourceOf(t *verifyTarget) bool {
+	for i := range v.o.Config.Sources {
+		s := &v.o.Config.Sources[i]
+		if s.Bucket == t.bucket && state.NewMapper(s.Prefix).Prefix() == t.prefix && (len(v.o.Only) == 0 || slices.Contains(v.o.Only, s.Name)) {
+			t.source = s
+			return true
+		}
+	}
+	return false
+}
+
+// name says which trail t is, for a person.
+func (t *verifyTarget) name() string {
+	trail := "s3://" + t.bucket + "/" + t.prefix
+	if t.source != nil {
+		return "source " + t.source.Name + " (" + trail + ")"
+	}
+	return trail
+}
+
+// localAnchors returns the digests that this host has copies of, where it is the
+// host that archives the source.
+func (v *verification) localAnchors(ctx context.Context, t *verifyTarget) ([]manifest.Anchor, error) {
+	if t.source == nil {
+		return nil, nil
+	}
+	dir := filepath.Join(v.o.Config.Manifest.LocalDir, t.source.Name)
+	lib, err := manifest.DirLibrary(dir, t.prefix+state.ReservedDir+"/")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	waiting := v.waiting(ctx, t)
+	anchors, err := manifest.LocalAnchors(ctx, manifest.NewTrail(lib, t.prefix), waiting)
+	if err != nil {
+		return nil, fmt.Errorf("local copies in %s: %w", dir, err)
+	}
+	return anchors, nil
+}
+
+// waiting returns which documents may not be published yet: those in the state's
+// outbox; none where the daemon says that none waits; all where neither can be
+// asked.
+func (v *verification) waiting(ctx context.Context, t *verifyTarget) func(key string) bool {
+	docs, err := state.Peek(v.o.Config.StateDir, state.SourceKey{Bucket: t.source.Bucket, Prefix: t.source.Prefix, RealPath: realPath(t.source.Path)})
+	if err == nil {
+		keys := map[string]bool{}
+		for _, d := range docs {
+			keys[d.Key] = true
+		}
+		return func(key string) bool { return keys[key] }
+	}
+	ask, cancel := context.WithTimeout(ctx, statusWait)
+	defer cancel()
+	st, _, err := admin.NewClient(v.o.Config.Admin.Socket).StatusJSON(ask)
+	if err == nil {
+		for i := range st.Sources {
+			if s := &st.Sources[i]; s.Name == t.source.Name && s.Trail.WaitingDocuments == 0 {
+				return func(string) bool { return false }
+			}
+		}
+	}
+	return func(string) bool { return true }
+}
+
+// check checks one trail.
+func (v *verification) check(ctx context.Context, t *verifyTarget) (VerifyResult, error) {
+	v.o.Progress.Trail(t.name())
+	r := VerifyResult{}
+	if t.source != nil {
+		r.Source = t.source.Name
+	}
+	var err error
+	if r.Verification, err = manifest.Verify(ctx, t.trail, v.options(t)); err != nil {
+		return r, err
+	}
+	if t.reader != nil && (v.o.Remote || v.o.Deep > 0) {
+		err = r.CheckObjects(ctx, t.trail, t.reader, manifest.ObjectOptions{
+			Instance: v.o.Instance, Deep: v.o.Deep, Seed: v.o.Seed, Workers: verifyWorkers,
+			TempDir: v.o.TempDir, Memory: sortMemory, Progress: v.o.Progress.Objects,
+		})
+		if err != nil {
+			return r, err
+		}
+	}
+	if !v.o.Source || t.source == nil {
+		return r, nil
+	}
+	return r, v.checkSource(ctx, t, r.Verification)
+}
+
+// options returns what a trail is checked against.
+func (v *verification) options(t *verifyTarget) manifest.VerifyOptions {
+	o := manifest.VerifyOptions{
+		Bucket: t.bucket, Instance: v.o.Instance, Now: v.now(t), MaxAge: v.o.MaxAge, Keys: v.keys,
+		Anchors: t.anchors, Progress: v.o.Progress.Documents,
+	}
+	if v.o.ExpectHead != "" {
+		o.Anchors = append(o.Anchors, manifest.Anchor{SHA256: v.o.ExpectHead, From: "--expect-head"})
+	}
+	if v.anchors != nil {
+		o.Anchors = append(o.Anchors, v.anchors.Of(t.bucket, t.prefix)...)
+	}
+	if v.o.Instance != "" {
+		o.Anchors = slices.DeleteFunc(o.Anchors, func(a manifest.Anchor) bool { return a.Instance != "" && a.Instance != v.o.Instance })
+	}
+	return o
+}
+
+// checkSource compares the tree of a source with its trail.
+func (v *verification) checkSource(ctx context.Context, t *verifyTarget, r *manifest.Verification) error {
+	root := safefs.NewRoot(t.source.Path, safefs.RootOptions{Follow: t.source.Symlinks == "follow", CrossMounts: t.source.CrossMounts})
+	id, err := root.Identify()
+	if err != nil {
+		return err
+	}
+	root.Pin(id)
+	instance := v.o.Instance
+	if instance == "" {
+		instance = v.o.Config.Instance
+	}
+	return r.CheckSource(ctx, t.trail, root, manifest.SourceOptions{
+		Instance: instance, Mapper: state.NewMapper(t.source.Prefix), TempDir: v.o.TempDir, Memory: sortMemory, Progress: v.o.Progress.Files,
+	})
+}
+
+// VerifyBundle checks what one bundle of a history proves.
+func VerifyBundle(o VerifyOptions) (manifest.BundleReport, error) {
+	v := &verification{o: o}
+	if err := v.load(); err != nil {
+		return manifest.BundleReport{}, err
+	}
+	file, err := os.Open(o.Offline)
+	if err != nil {
+		return manifest.BundleReport{}, fmt.Errorf("--offline: %w", err)
+	}
+	report, err := manifest.VerifyBundle(file, manifest.BundleCheck{ExpectHead: o.ExpectHead, Trusted: v.keys})
+	if err = errors.Join(err, file.Close()); err != nil {
+		return report, fmt.Errorf("--offline %s: %w", o.Offline, err)
+	}
+	return report, nil
+}

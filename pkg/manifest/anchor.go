@@ -1,0 +1,201 @@
+package manifest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// anchorVersion is the version of an anchor file.
+const anchorVersion = 1
+
+// AnchorFile keeps the heads that were seen by clean verifications, so that a
+// later one notices an end that was taken away or written anew.
+type AnchorFile struct {
+	Version int          `json:"version"`
+	Trails  []TrailHeads `json:"trails"`
+}
+
+// TrailHeads are the heads of one trail.
+type TrailHeads struct {
+	Bucket string   `json:"bucket"`
+	Prefix string   `json:"prefix"`
+	SeenAt string   `json:"seen_at"`
+	Heads  []Anchor `json:"heads"`
+}
+
+// ReadAnchorFile reads an anchor file; one that is not there yet is empty.
+func ReadAnchorFile(path string) (*AnchorFile, error) {
+	f := &AnchorFile{Version: anchorVersion, Trails: []TrailHeads{}}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return f, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, f); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", path, ErrFormat, err)
+	}
+	switch {
+	case f.Version > anchorVersion:
+		return nil, fmt.Errorf("%s: %w: version %d", path, ErrNewerFormat, f.Version)
+	case f.Version != anchorVersion:
+		return nil, fmt.Errorf("%s: %w: it keeps no heads", path, ErrFormat)
+	}
+	return f, nil
+}
+
+// Of returns what is known of a trail.
+func (f *AnchorFile) Of(bucket, prefix string) []Anchor {
+	for i := range f.Trails {
+		if t := &f.Trails[i]; t.Bucket == bucket && t.Prefix == prefix {
+			heads := slices.Clone(t.Heads)
+			for i := range heads {
+				heads[i].From = "seen at " + t.SeenAt
+			}
+			return heads
+		}
+	}
+	return nil
+}
+
+// Note takes in the heads of a clean verification. Heads of chains that it did
+// not look at stay.
+func (f *AnchorFile) Note(bucket, prefix string, heads []Anchor, now time.Time) {
+	i := slices.IndexFunc(f.Trails, func(t TrailHeads) bool { return t.Bucket == bucket && t.Prefix == prefix })
+	if i < 0 {
+		i = len(f.Trails)
+		f.Trails = append(f.Trails, TrailHeads{Bucket: bucket, Prefix: prefix})
+	}
+	t := &f.Trails[i]
+	t.SeenAt = state.FormatTime(now)
+	for _, h := range heads {
+		t.Heads = slices.DeleteFunc(t.Heads, func(o Anchor) bool { return o.Instance == h.Instance && o.Chain == h.Chain })
+		t.Heads = append(t.Heads, h)
+	}
+}
+
+// Write replaces the file at path, or leaves it as it was.
+func (f *AnchorFile) Write(path string) error {
+	data, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return err
+	}
+	return safefs.WriteFile(path, append(data, '\n'), fileMode)
+}
+
+// LocalAnchors returns the digests that a host has copies of. The document under
+// a key of which waiting reports true may not be published yet.
+func LocalAnchors(ctx context.Context, local *Trail, waiting func(key string) bool) ([]Anchor, error) {
+	chains, err := local.Chains(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var anchors []Anchor
+	for i := range chains {
+		list := chains[i].Digests
+		fetch := func(ctx context.Context, i int) (string, error) {
+			_, sha, err := local.Digest(ctx, list[i].Key)
+			if errors.Is(err, ErrFormat) || errors.Is(err, ErrNewerFormat) {
+				err = nil // Its hash alone is compared.
+			}
+			return sha, err
+		}
+		err := inOrder(ctx, len(list), fetch, func(string) {}, func(i int, sha string, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // Swept meanwhile.
+			}
+			n := list[i].Name
+			anchors = append(anchors, Anchor{
+				Instance: n.Instance, Chain: n.Chain, Sequence: n.Sequence, SHA256: sha,
+				Waiting: waiting(list[i].Key), Local: true, From: "the host's copy",
+			})
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return anchors, nil
+}
+
+// Copies is a directory of copies, and where it says that it was copied from.
+type Copies struct {
+	Trail  *Trail
+	Bucket string
+	Prefix string // as in Digest.Prefix
+	Dir    string
+}
+
+// OpenCopies looks for the trails in a directory: the copies of one trail, with
+// or without their _manifests/, or of several in directories of their own, as
+// manifest.local_dir has them.
+func OpenCopies(ctx context.Context, dir string) ([]Copies, error) {
+	candidates := []string{dir, dir + "/" + state.ReservedDir}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if e.IsDir() && e.Name() != state.ReservedDir {
+			candidates = append(candidates, dir+"/"+e.Name(), dir+"/"+e.Name()+"/"+state.ReservedDir)
+		}
+	}
+	var found []Copies
+	for i, c := range candidates {
+		if info, err := os.Lstat(c); err != nil || !info.IsDir() {
+			continue
+		}
+		one, err := openCopy(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		if one != nil {
+			found = append(found, *one)
+			if i < 2 {
+				return found, nil
+			}
+		}
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%s holds no digest of an audit trail: %w", dir, fs.ErrNotExist)
+	}
+	return found, nil
+}
+
+// openCopy opens the copies of one trail, nil where dir holds no digest.
+func openCopy(ctx context.Context, dir string) (*Copies, error) {
+	lib, err := DirLibrary(dir, state.ReservedDir+"/")
+	if err != nil {
+		return nil, err
+	}
+	t := NewTrail(lib, "")
+	chains, err := t.Chains(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range chains {
+		for _, e := range chains[i].Digests {
+			d, _, err := t.Digest(ctx, e.Key)
+			if err != nil {
+				continue // Another one may tell; this one is found when the trail is checked.
+			}
+			lib, err := DirLibrary(dir, d.Prefix+state.ReservedDir+"/")
+			if err != nil {
+				return nil, err
+			}
+			return &Copies{Trail: NewTrail(lib, d.Prefix), Bucket: d.Bucket, Prefix: d.Prefix, Dir: strings.TrimSuffix(dir, "/"+state.ReservedDir)}, nil
+		}
+	}
+	return nil, nil //nolint:nilnil // No trail is not an error here.
+}

@@ -1,0 +1,437 @@
+package manifest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// defaultQueryMemory is what a Query without a bound may take.
+const defaultQueryMemory = 64 << 20
+
+// Query chooses what Newest tells.
+type Query struct {
+	At        time.Time // as of then; zero: now
+	KeyPrefix string    // keys that begin so
+	Instance  string    // of this instance alone; "": of all
+	TempDir   string    // for runs of the sort, in unnamed files; "": the directory for temporary files
+	Memory    int64     // bytes for the sort, about; 0: 64 MiB
+
+	// ProvenOnly leaves out the manifests that no digest names yet.
+	ProvenOnly bool
+	// Unproven, where set, is told the key of each manifest that is used though
+	// no digest names it yet.
+	Unproven func(key string)
+	// Distrust, where set, is told each document that cannot be read or
+	// believed, and why; its error ends the query, nil goes on without the
+	// document. Where it is not set, the first such document ends the query.
+	Distrust func(key string, err error) error
+}
+
+// Newest calls fn once for each key of the trail, in the order of the keys'
+// bytes, with the newest record that says what S3 holds of it: uploaded,
+// rekeyed or deleted, with the attributes of later skips, or a skip where the
+// trail tells of no upload. Failures say nothing of S3 and are left out. A
+// rekeyed record has what the record before it says of the content.
+//
+// Records of one instance stand in the order of its chains, which follow one
+// another as abandons_chain says, and of their ids; those of different
+// instances by time, s3_time where there is one.
+//
+// A manifest whose hash differs from its digest's is never used. Manifests
+// behind the last digest are, unless q.ProvenOnly is set. Neither the links
+// between digests nor signatures are checked: that is what verifying is for.
+// Memory does not grow with the number of records; the disk below q.TempDir
+// takes about as much as the trail's records that match.
+func (t *Trail) Newest(ctx context.Context, q Query, fn func(state.Record) error) error {
+	if q.Memory <= 0 {
+		q.Memory = defaultQueryMemory
+	}
+	if q.Distrust == nil {
+		q.Distrust = func(_ string, err error) error { return err }
+	}
+	if q.Unproven == nil {
+		q.Unproven = func(string) {}
+	}
+	chains, err := t.Chains(ctx)
+	if err != nil {
+		return err
+	}
+	srt := newSorter(q.TempDir, q.Memory)
+	defer srt.close()
+	c := &collector{t: t, q: q, sort: srt}
+	for len(chains) > 0 {
+		n := 1
+		for n < len(chains) && chains[n].Instance == chains[0].Instance {
+			n++
+		}
+		if q.Instance == "" || chains[0].Instance == q.Instance {
+			if err := c.instance(ctx, chains[:n]); err != nil {
+				return err
+			}
+		}
+		chains = chains[n:]
+	}
+	return fold(ctx, srt, fn)
+}
+
+// collector puts the records that a query asks for into a sorter.
+type collector struct {
+	t    *Trail
+	q    Query
+	sort *sorter
+	last int64 // the instance's newest time so far, in nanoseconds
+}
+
+// instance collects the records of the chains of one instance.
+func (c *collector) instance(ctx context.Context, chains []ChainIndex) error {
+	c.last = 0
+	ordered, err := c.t.succession(ctx, chains, c.distrust)
+	if err != nil {
+		return err
+	}
+	for i := range ordered {
+		if err := c.chain(ctx, &ordered[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// distrust asks whether to go on without a document. That the query was
+// interrupted, or that a server gave no answer, is no fault of the document.
+func (c *collector) distrust(ctx context.Context, key string, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return c.q.Distrust(key, err)
+}
+
+func (c *collector) chain(ctx context.Context, ch *ChainIndex) error {
+	err := c.t.digests(ctx, ch.Digests, func(e Entry, d *Digest, _ string, err error) error {
+		if err != nil {
+			return c.distrust(ctx, e.Key, err)
+		}
+		return c.manifests(ctx, d.Manifests)
+	})
+	if err != nil || c.q.ProvenOnly {
+		return err
+	}
+	tail := ch.Tail()
+	refs := make([]state.ManifestRef, len(tail))
+	for i, e := range tail {
+		c.q.Unproven(e.Key)
+		refs[i] = state.ManifestRef{S3Key: e.Key}
+	}
+	return c.manifests(ctx, refs)
+}
+
+// manifests collects the records of some manifests, in their order.
+func (c *collector) manifests(ctx context.Context, refs []state.ManifestRef) error {
+	fetch := func(ctx context.Context, i int) (*spooled, error) {
+		return c.t.fetch(ctx, refs[i].S3Key, refs[i].SHA256, c.q.TempDir)
+	}
+	return inOrder(ctx, len(refs), fetch, (*spooled).close, func(i int, s *spooled, err error) error {
+		if err == nil {
+			err = c.records(s, refs[i].SHA256 != "")
+			s.close()
+		}
+		if own, ok := errors.AsType[*ownError](err); ok {
+			return own.err
+		}
+		if err != nil {
+			return c.distrust(ctx, refs[i].S3Key, err)
+		}
+		return nil
+	})
+}
+
+// ownError is a failure of ours, not of the document that is read.
+type ownError struct{ err error }
+
+func (e *ownError) Error() string { return e.err.Error() }
+
+func (e *ownError) Unwrap() error { return e.err }
+
+// records collects the records of one manifest. One that no digest names is
+// read to its end first.
+func (c *collector) records(s *spooled, proven bool) error {
+	if !proven {
+		if err := s.records(func(*state.Record, []byte) error { return nil }); err != nil {
+			return err
+		}
+	}
+	return s.records(func(r *state.Record, raw []byte) error {
+		at := recordTime(r)
+		c.last = max(c.last, at.UnixNano())
+		if r.Status == state.StatusFailed || r.S3Key == "" || !strings.HasPrefix(r.S3Key, c.q.KeyPrefix) {
+			return nil
+		}
+		if !c.q.At.IsZero() && at.After(c.q.At) {
+			return nil
+		}
+		if err := c.sort.add(r.S3Key, c.last, raw); err != nil {
+			return &ownError{err}
+		}
+		return nil
+	})
+}
+
+// recordTime returns when S3 held what r says: its s3_time where there is one,
+// else its timestamp; the zero time where neither can be read.
+func recordTime(r *state.Record) time.Time {
+	for _, s := range []string{r.S3Time, r.Timestamp} {
+		if at, err := time.Parse(time.RFC3339Nano, s); err == nil {
+			return at
+		}
+	}
+	return time.Unix(0, 0)
+}
+
+// digests calls fn for each of some digests that are sorted by sequence. One
+// that is not what its name says is ErrFormat. Of several with one sequence,
+// only the one that follows its predecessor is shown, else the first.
+func (t *Trail) digests(ctx context.Context, list []Entry, fn func(e Entry, d *Digest, sha string, err error) error) error {
+	fetch := func(ctx context.Context, i int) (*candidate, error) {
+		d, sha, err := t.Digest(ctx, list[i].Key)
+		if err == nil {
+			err = list[i].Name.says(&d)
+		}
+		return &candidate{at: list[i], d: d, sha: sha}, err
+	}
+	var best *candidate // of the sequence number that is looked at
+	prev := ""
+	tell := func() error {
+		if best == nil {
+			return nil
+		}
+		if best.err != nil {
+			return fn(best.at, nil, "", best.err)
+		}
+		prev = best.sha
+		return fn(best.at, &best.d, best.sha, nil)
+	}
+	err := inOrder(ctx, len(list), fetch, func(*candidate) {}, func(i int, c *candidate, err error) error {
+		if err != nil {
+			c = &candidate{at: list[i], err: err}
+		}
+		if best != nil && best.at.Name.Sequence != c.at.Name.Sequence {
+			if err := tell(); err != nil {
+				return err
+			}
+			best = nil
+		}
+		if c.betterThan(best, prev) {
+			best = c
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return tell()
+}
+
+// candidate is a digest that may be the one of its sequence number.
+type candidate struct {
+	at  Entry
+	d   Digest
+	sha string
+	err error
+}
+
+// betterThan reports whether c takes the place of best: it can be read, and
+// best cannot or does not follow prev as c does.
+func (c *candidate) betterThan(best *candidate, prev string) bool {
+	switch {
+	case best == nil:
+		return true
+	case c.err != nil:
+		return false
+	case best.err != nil:
+		return true
+	}
+	return c.follows(prev) && !best.follows(prev)
+}
+
+func (c *candidate) follows(prev string) bool {
+	return c.d.PreviousDigestSHA256 != nil && *c.d.PreviousDigestSHA256 == prev
+}
+
+// says reports as ErrFormat that a digest is not what its name says.
+func (n Name) says(d *Digest) error {
+	if d.Instance != n.Instance || d.Chain != n.Chain || d.Sequence != n.Sequence {
+		return fmt.Errorf("%w: %s is digest %d of chain %s of %s", ErrFormat, n, d.Sequence, d.Chain, d.Instance)
+	}
+	return nil
+}
+
+// succession returns the chains of one instance in the order in which they
+// follow one another: by time, and none before the one that it leaves.
+func (t *Trail) succession(ctx context.Context, chains []ChainIndex, distrust func(ctx context.Context, key string, err error) error) ([]ChainIndex, error) {
+	if len(chains) < 2 {
+		return chains, nil
+	}
+	leaves := map[string]string{}
+	for i := range chains {
+		c := &chains[i]
+		if len(c.Digests) == 0 || c.Digests[0].Name.Sequence != 1 {
+			continue
+		}
+		d, _, err := t.Digest(ctx, c.Digests[0].Key)
+		if err != nil {
+			if err := distrust(ctx, c.Digests[0].Key, err); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		leaves[c.ID] = d.AbandonsChain
+	}
+	ordered := make([]ChainIndex, 0, len(chains))
+	placed := map[string]bool{}
+	var place func(id string)
+	place = func(id string) {
+		i := slices.IndexFunc(chains, func(c ChainIndex) bool { return c.ID == id })
+		if i < 0 || placed[id] {
+			return
+		}
+		placed[id] = true
+		place(leaves[id])
+		ordered = append(ordered, chains[i])
+	}
+	for i := range chains {
+		place(chains[i].ID)
+	}
+	return ordered, nil
+}
+
+// fold calls fn with what the records of each key come to.
+func fold(ctx context.Context, srt *sorter, fn func(state.Record) error) error {
+	var h holding
+	key, begun := "", false
+	tell := func() error {
+		if !begun {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return fn(h.record())
+	}
+	err := srt.each(func(k, raw []byte) error {
+		if !begun || string(k) != key {
+			if err := tell(); err != nil {
+				return err
+			}
+			h, key, begun = holding{}, string(k), true
+		}
+		r, err := parseRecord(raw)
+		if err != nil {
+			return err
+		}
+		h.add(&r)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return tell()
+}
+
+// holding is what S3 holds under one key, as its records say one by one.
+type holding struct {
+	has  bool
+	rec  state.Record // what was stored last
+	gone *state.Record
+}
+
+// add brings h up to date with the next record.
+func (h *holding) add(r *state.Record) {
+	switch r.Status {
+	case state.StatusDeleted:
+		h.gone = r
+	case state.StatusUploaded:
+		h.has, h.rec, h.gone = true, *r, nil
+	case state.StatusRekeyed:
+		next := *r
+		if h.has {
+			fillContent(&next, &h.rec)
+		}
+		h.has, h.rec, h.gone = true, next, nil
+	case state.StatusSkipped:
+		if h.has && sameContent(&h.rec, r) {
+			observe(&h.rec, r)
+		} else {
+			h.has, h.rec = true, *r
+		}
+		h.gone = nil
+	case state.StatusFailed:
+	}
+}
+
+// record returns what the records come to.
+func (h *holding) record() state.Record {
+	if h.gone != nil {
+		return *h.gone
+	}
+	return h.rec
+}
+
+// sameContent reports whether a skip says nothing else of the content than rec.
+func sameContent(rec, skip *state.Record) bool {
+	if rec.SizeBytes != nil && skip.SizeBytes != nil && *rec.SizeBytes != *skip.SizeBytes {
+		return false
+	}
+	switch {
+	case rec.SHA256 != "" && skip.SHA256 != "":
+		return rec.SHA256 == skip.SHA256
+	case rec.MD5 != "" && skip.MD5 != "":
+		return rec.MD5 == skip.MD5
+	case rec.ETag != "" && skip.ETag != "":
+		return rec.ETag == skip.ETag
+	}
+	return true
+}
+
+// observe adds to rec what a later skip of the same content says.
+func observe(rec, skip *state.Record) {
+	if skip.MTime != "" {
+		rec.MTime, rec.Mode, rec.UID, rec.GID = skip.MTime, skip.Mode, skip.UID, skip.GID
+	}
+	if skip.ETag != "" && skip.ETag != rec.ETag {
+		// Someone stored the same content again: the object is not that upload's.
+		rec.ETag, rec.VersionID, rec.Attempt, rec.RequestID = skip.ETag, skip.VersionID, 0, ""
+	}
+	replace(&rec.VersionID, skip.VersionID)
+	replace(&rec.KMSKeyID, skip.KMSKeyID)
+	replace(&rec.SSE, skip.SSE)
+	replace(&rec.SHA256, skip.SHA256)
+	replace(&rec.MD5, skip.MD5)
+	rec.LocalPath, rec.LocalPathB64 = skip.LocalPath, skip.LocalPathB64
+}
+
+// replace sets dst to v where v says something.
+func replace(dst *string, v string) {
+	if v != "" {
+		*dst = v
+	}
+}
+
+// fillContent adds to a rekeyed record what the one before it says of the
+// content and the file.
+func fillContent(next, before *state.Record) {
+	if next.SizeBytes == nil {
+		next.SizeBytes = before.SizeBytes
+	}
+	if next.MD5 == "" && next.SHA256 == "" {
+		next.MD5, next.SHA256 = before.MD5, before.SHA256
+	}
+	if next.MTime == "" {
+		next.MTime, next.Mode, next.UID, next.GID = before.MTime, before.Mode, before.UID, before.GID
+	}
+}

@@ -1,0 +1,390 @@
+package manifest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// ErrHash says that a document's bytes are not those that the trail names.
+var ErrHash = errors.New("not the bytes that the trail names")
+
+// spoolInMemory is how much of a manifest is kept in memory until its hash is
+// known; a larger one waits in an unnamed temporary file.
+const spoolInMemory = 1 << 20
+
+// fetchWidth is how many documents are fetched ahead of the one in use.
+const fetchWidth = 8
+
+// Trail reads what stands under one prefix's _manifests/. It is safe for
+// concurrent use and keeps nothing.
+type Trail struct {
+	lib    Library
+	prefix string
+}
+
+// NewTrail returns the trail of prefix: as in Digest.Prefix, with a trailing
+// slash or "". It makes no request.
+func NewTrail(lib Library, prefix string) *Trail { return &Trail{lib: lib, prefix: prefix} }
+
+// root returns where the trail stands, with a trailing slash.
+func (t *Trail) root() string { return t.prefix + state.ReservedDir + "/" }
+
+// Entry is one document by its name.
+type Entry struct {
+	Name         Name
+	Key          string
+	Size         int64
+	LastModified time.Time
+}
+
+// ChainIndex is one chain by the names of its documents. Digests and manifests
+// are sorted by sequence, then number, then key; two digests of one sequence are
+// a fork. An instance and an id together are one chain.
+type ChainIndex struct {
+	Instance, ID string
+	Digests      []Entry
+	Manifests    []Entry
+	Signatures   map[string]Entry // by the digest's key
+}
+
+// Index is everything that stands under a trail, by name.
+type Index struct {
+	Chains     []ChainIndex // sorted by instance, then by the first name's time, then id
+	Configs    []Entry      // configuration objects; Name is empty, as for the ones below
+	Keys       []Entry      // public keys and their announcements
+	Signatures []Entry      // signatures without a digest
+	Others     []Entry      // what no release of this format has written
+}
+
+// Chains lists the chains. It makes one LIST and keeps names only.
+func (t *Trail) Chains(ctx context.Context) ([]ChainIndex, error) {
+	x, err := t.Index(ctx)
+	return x.Chains, err
+}
+
+type chainKey struct{ instance, id string }
+
+// indexer sorts names into an Index.
+type indexer struct {
+	root   string
+	x      Index
+	chains map[chainKey]*ChainIndex
+	sigs   []Entry
+}
+
+// Index lists everything under the trail but the canaries. It makes one LIST
+// and keeps names only.
+func (t *Trail) Index(ctx context.Context) (Index, error) {
+	in := &indexer{root: t.root(), chains: map[chainKey]*ChainIndex{}}
+	err := listAll(ctx, t.lib, in.root, "", func(o state.Object) error {
+		in.add(o)
+		return nil
+	})
+	if err != nil {
+		return Index{}, fmt.Errorf("list %s: %w", in.root, err)
+	}
+	return in.index(), nil
+}
+
+func (in *indexer) add(o state.Object) {
+	e := Entry{Key: o.Key, Size: o.Size, LastModified: o.LastModified}
+	rel := strings.TrimPrefix(o.Key, in.root)
+	base, isSig := strings.CutSuffix(rel, sigSuffix)
+	if isSig && !strings.HasPrefix(rel, keysDir+"/") {
+		rel = base + ".json"
+	}
+	name, known := documentAt(rel)
+	e.Name = name
+	switch {
+	case strings.HasPrefix(rel, canaryDir):
+	case known && !isSig:
+		c := in.chain(name)
+		if name.Digest {
+			c.Digests = append(c.Digests, e)
+		} else {
+			c.Manifests = append(c.Manifests, e)
+		}
+	case known && name.Digest:
+		in.sigs = append(in.sigs, e)
+	case configPattern.MatchString(rel):
+		in.x.Configs = append(in.x.Configs, e)
+	case strings.HasPrefix(rel, keysDir+"/"):
+		in.x.Keys = append(in.x.Keys, e)
+	default:
+		in.x.Others = append(in.x.Others, e)
+	}
+}
+
+// canaryDir holds the objects of the start-up check.
+const canaryDir = ".canary/"
+
+// documentAt reads the name at rel below a trail, and reports whether a
+// document of this name stands there in one of the layouts.
+func documentAt(rel string) (Name, bool) {
+	n, ok := ParseName(rel)
+	if !ok {
+		return Name{}, false
+	}
+	if n.Digest && path.Dir(rel) == digestDirHive {
+		n.Hive = true
+	}
+	return n, n.Path() == rel
+}
+
+func (in *indexer) chain(n Name) *ChainIndex {
+	k := chainKey{n.Instance, n.Chain}
+	c := in.chains[k]
+	if c == nil {
+		c = &ChainIndex{Instance: n.Instance, ID: n.Chain, Signatures: map[string]Entry{}}
+		in.chains[k] = c
+	}
+	return c
+}
+
+func (in *indexer) index() Index {
+	digests := map[string]*ChainIndex{}
+	for _, c := range in.chains {
+		for _, list := range [][]Entry{c.Digests, c.Manifests} {
+			slices.SortFunc(list, func(a, b Entry) int {
+				return cmp.Or(cmp.Compare(a.Name.Sequence, b.Name.Sequence), cmp.Compare(a.Name.N, b.Name.N), strings.Compare(a.Key, b.Key))
+			})
+		}
+		for _, d := range c.Digests {
+			digests[d.Key] = c
+		}
+	}
+	for _, e := range in.sigs {
+		digest := strings.TrimSuffix(e.Key, sigSuffix) + ".json"
+		if c := digests[digest]; c != nil {
+			c.Signatures[digest] = e
+		} else {
+			in.x.Signatures = append(in.x.Signatures, e)
+		}
+	}
+	for _, c := range in.chains {
+		in.x.Chains = append(in.x.Chains, *c)
+	}
+	slices.SortFunc(in.x.Chains, func(a, b ChainIndex) int {
+		return cmp.Or(strings.Compare(a.Instance, b.Instance), a.first().Compare(b.first()), strings.Compare(a.ID, b.ID))
+	})
+	return in.x
+}
+
+// first returns the time in the first name of c.
+func (c *ChainIndex) first() time.Time {
+	var at time.Time
+	for _, list := range [][]Entry{c.Digests, c.Manifests} {
+		if len(list) > 0 && (at.IsZero() || list[0].Name.Time.Before(at)) {
+			at = list[0].Name.Time
+		}
+	}
+	return at
+}
+
+// Head returns the last digest of c, and false where it has none.
+func (c *ChainIndex) Head() (Entry, bool) {
+	if len(c.Digests) == 0 {
+		return Entry{}, false
+	}
+	return c.Digests[len(c.Digests)-1], true
+}
+
+// Tail returns the manifests behind the last digest of c, which no digest names
+// yet: nothing proves them.
+func (c *ChainIndex) Tail() []Entry {
+	var after uint64
+	if h, ok := c.Head(); ok {
+		after = h.Name.Sequence
+	}
+	i, _ := slices.BinarySearchFunc(c.Manifests, after+1, func(e Entry, seq uint64) int { return cmp.Compare(e.Name.Sequence, seq) })
+	return c.Manifests[i:]
+}
+
+// Digest returns the digest under key and the SHA-256 of its bytes, in hex. A
+// document that is no digest is ErrFormat or ErrNewerFormat, and still has its
+// hash.
+func (t *Trail) Digest(ctx context.Context, key string) (d Digest, sha string, err error) {
+	body, _, err := t.lib.Get(ctx, key)
+	if err != nil {
+		return d, "", fmt.Errorf("get %s: %w", key, err)
+	}
+	s := newSums()
+	r := teeReader{r: body, s: s}
+	d, parse := ParseDigest(r)
+	_, err = io.Copy(io.Discard, r) // What is too large to parse.
+	if err = errors.Join(err, body.Close()); err != nil {
+		return d, "", fmt.Errorf("get %s: %w", key, err)
+	}
+	if parse != nil {
+		return d, s.sha(), fmt.Errorf("%s: %w", key, parse)
+	}
+	return d, s.sha(), nil
+}
+
+// Records calls fn for each record of a manifest that a digest names, in order.
+// The whole of its bytes is read and hashed before fn is called for the first
+// time: of a manifest with another hash (ErrHash) fn sees nothing. Up to 1 MiB
+// waits in memory meanwhile, more in an unnamed file in the directory for
+// temporary files. An error of fn is returned as it is.
+func (t *Trail) Records(ctx context.Context, ref state.ManifestRef, fn func(state.Record) error) error {
+	s, err := t.fetch(ctx, ref.S3Key, ref.SHA256, "")
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return s.records(func(r *state.Record, _ []byte) error { return fn(*r) })
+}
+
+// Unproven calls fn for each record of a manifest that no digest names yet, of
+// which nothing can be believed but that someone with the right to write put it
+// there. The whole is read and checked for its form before fn is called.
+func (t *Trail) Unproven(ctx context.Context, key string, fn func(state.Record) error) error {
+	s, err := t.fetch(ctx, key, "", "")
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if err := s.records(func(*state.Record, []byte) error { return nil }); err != nil {
+		return err
+	}
+	return s.records(func(r *state.Record, _ []byte) error { return fn(*r) })
+}
+
+// spooled is a manifest whose hash is known.
+type spooled struct {
+	key  string
+	data []byte   // all of it, or
+	file *os.File // unnamed
+}
+
+// A hash of "" is not checked, and tempDir may be "".
+func (t *Trail) fetch(ctx context.Context, key, sha, tempDir string) (s *spooled, err error) {
+	body, _, err := t.lib.Get(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", key, err)
+	}
+	sum := newSums()
+	s = &spooled{key: key}
+	err = s.fill(teeReader{r: body, s: sum}, tempDir)
+	if err = errors.Join(err, body.Close()); err != nil {
+		s.close()
+		return nil, fmt.Errorf("get %s: %w", key, err)
+	}
+	if sha != "" && sum.sha() != sha {
+		s.close()
+		return nil, fmt.Errorf("%s: %w: its SHA-256 is %s, its digest says %s", key, ErrHash, sum.sha(), sha)
+	}
+	return s, nil
+}
+
+func (s *spooled) fill(r io.Reader, tempDir string) (err error) {
+	var b bytes.Buffer
+	n, err := io.CopyN(&b, r, spoolInMemory)
+	if errors.Is(err, io.EOF) {
+		s.data = b.Bytes()
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if s.file, err = unnamedFile(tempDir); err != nil {
+		return fmt.Errorf("after %d bytes: %w", n, err)
+	}
+	if _, err = s.file.Write(b.Bytes()); err != nil {
+		return err
+	}
+	_, err = io.Copy(s.file, r)
+	return err
+}
+
+// unnamedFile makes a temporary file that a crash does not leave behind.
+func unnamedFile(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, "s3syncd-")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// records calls fn for each record, and for its bytes, which are valid during
+// the call.
+func (s *spooled) records(fn func(r *state.Record, raw []byte) error) error {
+	var r io.Reader = bytes.NewReader(s.data)
+	if s.file != nil {
+		if _, err := s.file.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		r = s.file
+	}
+	if err := readManifest(r, fn); err != nil {
+		return fmt.Errorf("%s: %w", s.key, err)
+	}
+	return nil
+}
+
+func (s *spooled) close() {
+	if s.file != nil {
+		_ = s.file.Close() // Nothing of it is kept.
+	}
+}
+
+// fetched is the result of one fetch.
+type fetched[T any] struct {
+	value T
+	err   error
+}
+
+// inOrder calls use with the result of fetch for 0 to n-1, in order, while the
+// next ones are fetched already: at most fetchWidth at once. It ends with the
+// first error of use; what was fetched in vain is dropped.
+func inOrder[T any](ctx context.Context, n int, fetch func(ctx context.Context, i int) (T, error), drop func(T), use func(i int, v T, err error) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ahead := make([]chan fetched[T], 0, min(n, fetchWidth))
+	next := 0
+	more := func() {
+		if next == n {
+			return
+		}
+		c, i := make(chan fetched[T], 1), next
+		go func() {
+			v, err := fetch(ctx, i)
+			c <- fetched[T]{v, err}
+		}()
+		ahead = append(ahead, c)
+		next++
+	}
+	for range min(n, fetchWidth) {
+		more()
+	}
+	var err error
+	for i := 0; len(ahead) > 0; i++ {
+		f := <-ahead[0]
+		ahead = ahead[1:]
+		if err != nil {
+			if f.err == nil {
+				drop(f.value)
+			}
+			continue
+		}
+		more()
+		if err = use(i, f.value, f.err); err != nil {
+			cancel()
+		}
+	}
+	return err
+}

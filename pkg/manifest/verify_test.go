@@ -1,0 +1,223 @@
+package manifest
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// signedTrail is what a flusher has published: several digests, a
+// configuration, signatures, and the key that signed them.
+type signedTrail struct {
+	objects map[string][]byte
+	key     *PublicKey
+	now     time.Time
+	chain   string
+}
+
+// publishTrail lets a real flusher publish n digests with manifests, one without
+// and a clean stop.
+func publishTrail(t *testing.T, n int, opt func(*Options)) signedTrail {
+	t.Helper()
+	path, _ := writeKey(t, 0o600)
+	signer, err := LoadEd25519(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, func(o *Options) {
+		o.Sign = signer
+		if opt != nil {
+			opt(o)
+		}
+	})
+	r.begin(state.Report{New: true})
+	config := []byte("instance: app-01\n")
+	sum := sha256.Sum256(config)
+	if err := r.f.PublishConfig(t.Context(), config, hex.EncodeToString(sum[:])); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		r.advance(time.Minute)
+		r.commitFull(string(rune('a'+i)), 4)
+		r.flush(ReasonFlush)
+	}
+	r.advance(time.Minute)
+	r.flush(ReasonStop)
+	return signedTrail{objects: maps.Clone(r.bucket.objects), key: signer.publicKey(t), now: r.clock().Add(time.Minute), chain: r.chain().ID}
+}
+
+func (s *Ed25519Signer) publicKey(t *testing.T) *PublicKey {
+	t.Helper()
+	k, err := ParsePublicKey(s.public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// commitFull records n uploads as the uploader does.
+func (r *rig) commitFull(prefix string, n int) {
+	r.Helper()
+	for i := range n {
+		path := prefix + string(rune('0'+i))
+		size := int64(i)
+		rec := state.Record{
+			LocalPath: "/data/" + path, S3Key: "p/" + path, S3URI: "s3://b/p/" + path, SizeBytes: &size, Status: state.StatusUploaded,
+			Timestamp: state.FormatTime(r.clock()), SHA256: strings.Repeat("a", 64), Trigger: state.TriggerEvent, Source: "data", Instance: "app-01",
+		}
+		if _, err := r.st.Commit(r.Context(), state.Outcome{Path: path, Key: rec.S3Key, Record: &rec}); err != nil {
+			r.Fatal(err)
+		}
+	}
+}
+
+func (s *signedTrail) library(change func(map[string][]byte)) Library {
+	b := newBucket()
+	b.objects = maps.Clone(s.objects)
+	if change != nil {
+		change(b.objects)
+	}
+	return b
+}
+
+// head is the newest digest, as something outside knows it.
+func (s *signedTrail) head() Anchor {
+	digests := s.documents("digest_")
+	last := digests[len(digests)-1]
+	n, _ := ParseName(last)
+	return Anchor{Instance: n.Instance, Chain: n.Chain, Sequence: n.Sequence, SHA256: hexSHA(s.objects[last]), From: "the anchor"}
+}
+
+// documents lists keys whose base name begins with kind, in order.
+func (s *signedTrail) documents(kind string) (keys []string) {
+	for key := range s.objects {
+		base := key[strings.LastIndex(key, "/")+1:]
+		if strings.HasPrefix(base, kind) && !strings.HasSuffix(base, sigSuffix) {
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, func(a, b string) int {
+		x, _ := ParseName(a)
+		y, _ := ParseName(b)
+		return strings.Compare(x.String(), y.String())
+	})
+	return keys
+}
+
+func (s *signedTrail) verify(t *testing.T, l Library, change func(*VerifyOptions)) *Verification {
+	t.Helper()
+	o := VerifyOptions{Bucket: "b", Now: s.now, Keys: []*PublicKey{s.key}, Anchors: []Anchor{s.head()}}
+	if change != nil {
+		change(&o)
+	}
+	v, err := Verify(t.Context(), NewTrail(l, "p/"), o)
+	if err != nil {
+		t.Fatalf("Verify: %v", err)
+	}
+	return v
+}
+
+// kindsOf renders what was found and noted, for comparison.
+func kindsOf(v *Verification) (found, noted []string) {
+	for _, k := range v.FoundBy {
+		found = append(found, string(k.Kind))
+	}
+	for _, k := range v.NotedBy {
+		noted = append(noted, string(k.Kind))
+	}
+	return slices.Sorted(slices.Values(found)), slices.Sorted(slices.Values(noted))
+}
+
+func wantKinds(t *testing.T, v *Verification, found []string, noted ...string) {
+	t.Helper()
+	f, n := kindsOf(v)
+	if !slices.Equal(f, found) || !slices.Equal(n, noted) {
+		t.Errorf("found %v and noted %v, want %v and %v: %+v %+v", f, n, found, noted, v.Findings, v.Notes)
+	}
+	if v.Clean != (len(found) == 0) || (v.First == nil) != v.Clean {
+		t.Errorf("clean %v, first %v", v.Clean, v.First)
+	}
+}
+
+func TestVerifyFindsNothingInWhatAFlusherPublished(t *testing.T) {
+	for _, layout := range []Layout{LayoutFlat, LayoutHive} {
+		s := publishTrail(t, 3, func(o *Options) { o.Layout, o.MaxRecords = layout, 2 })
+		v := s.verify(t, s.library(nil), nil)
+		wantKinds(t, v, nil)
+		c := v.Chains[0]
+		if len(v.Chains) != 1 || c.Digests != 4 || c.Manifests != 6 || c.Records != 12 || c.Counts.Uploaded != 12 || c.Signed != 4 ||
+			c.SignedTo != 4 || c.AnchoredTo != 4 || c.HeadReason != ReasonStop || !slices.Equal(c.SignedBy, []string{s.key.Fingerprint()}) {
+			t.Errorf("%s: %+v", layout, c)
+		}
+		if heads := v.Heads(); len(heads) != 1 || heads[0].SHA256 != s.head().SHA256 {
+			t.Errorf("heads %v", heads)
+		}
+		wantKinds(t, s.verify(t, s.library(nil), func(o *VerifyOptions) { o.Anchors, o.Keys = nil, nil }), nil, "key-untrusted", "tail-unanchored")
+		var shown [][2]int64
+		s.verify(t, s.library(nil), func(o *VerifyOptions) {
+			o.Progress = func(done, total int64) { shown = append(shown, [2]int64{done, total}) }
+		})
+		if len(shown) != 4 || shown[3] != [2]int64{10, 10} {
+			t.Errorf("progress %v", shown)
+		}
+	}
+}
+
+func TestVerifyNamesTheChainThatFellSilent(t *testing.T) {
+	s := publishTrail(t, 2, nil)
+	digests := s.documents("digest_")
+	// The clean stop is gone: the one before it promised another digest.
+	l := s.library(func(o map[string][]byte) {
+		delete(o, digests[2])
+		delete(o, strings.TrimSuffix(digests[2], ".json")+sigSuffix)
+	})
+	off := func(o *VerifyOptions) { o.Anchors = nil }
+	wantKinds(t, s.verify(t, l, off), nil, "tail-unanchored")
+	late := func(o *VerifyOptions) { o.Anchors, o.Now = nil, s.now.Add(2*time.Hour) }
+	wantKinds(t, s.verify(t, l, late), []string{"silent"}, "tail-unanchored")
+	stale := func(o *VerifyOptions) { o.Anchors, o.MaxAge = nil, time.Second }
+	wantKinds(t, s.verify(t, l, stale), []string{"stale"}, "tail-unanchored")
+	wantKinds(t, s.verify(t, l, nil), []string{"anchor"}, "tail-unanchored")
+	// One that stopped may be as old as it likes.
+	wantKinds(t, s.verify(t, s.library(nil), func(o *VerifyOptions) { o.MaxAge, o.Now = time.Hour, s.now.AddDate(1, 0, 0) }), nil)
+}
+
+func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
+	l := newLibrary()
+	l.add(t, "app-01", "aaaaaaaa", 1, true, nil, rec(state.StatusUploaded, "a", ""))
+	_, head := l.add(t, "app-01", "aaaaaaaa", 2, true, nil)
+	l.add(t, "app-01", "aaaaaaaa", 3, false, nil, rec(state.StatusUploaded, "left", ""))
+	sha := hexSHA(l.objects[head])
+	follow := func(d *Digest) {
+		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsForked, "aaaaaaaa", sha
+		d.Events = []state.Note{{Kind: state.NoteGap, Time: trailStart, Detail: "forked"}}
+	}
+	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(state.StatusUploaded, "left", ""))
+	l.add(t, "app-01", "bbbbbbbb", 2, false, nil, rec(state.StatusUploaded, "next", ""))
+	o := VerifyOptions{Now: trailStart.Add(2 * time.Hour)}
+	check := func(o VerifyOptions, found []string, noted ...string) {
+		t.Helper()
+		v, err := Verify(t.Context(), NewTrail(l, "p/"), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantKinds(t, v, found, noted...)
+	}
+	check(o, []string{"config"}, "gap", "left-behind", "manifest-pending", "tail-unanchored", "unsigned")
+	l.set("p/_manifests/config_"+hexSHA(nil)+".json", nil)
+	check(o, nil, "gap", "left-behind", "manifest-pending", "tail-unanchored", "unsigned")
+	sha = strings.Repeat("0", 64)
+	l.heads["bbbbbbbb"] = ""
+	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(state.StatusUploaded, "left", ""))
+	check(o, []string{"chain-missing"}, "gap", "left-behind", "manifest-pending", "tail-unanchored", "unsigned")
+	o.Instance = "app-02"
+	if _, err := Verify(t.Context(), NewTrail(l, "p/"), o); err == nil || !strings.Contains(err.Error(), "no audit trail of instance app-02") {
+		t.Errorf("another instance: %v", err)
+	}
+}

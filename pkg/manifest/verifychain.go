@@ -1,0 +1,455 @@
+package manifest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// chainCheck is one chain while it is checked, digest by digest.
+type chainCheck struct {
+	v      *verifier
+	index  *ChainIndex
+	sum    ChainSummary
+	hashes map[string]uint64 // the digests that are there
+	named  map[string]bool   // manifests that a digest names
+
+	// Of the digest before.
+	prev     *digestCheck
+	end, due time.Time
+	lastID   uint64
+
+	firstKey, leavesAt string
+	leftBy             []string // chains that follow this one
+
+	signers  map[string]bool
+	unsigned []uint64 // since the last signed digest
+	since    time.Time
+	began    bool // a digest before was signed
+}
+
+// digestCheck is what was read for one digest.
+type digestCheck struct {
+	at        Entry
+	d         Digest
+	sha       string
+	fault     error // it is no digest
+	gone      bool
+	manifests []manifestCheck
+	signature *Signature
+	sigFault  error // it is no signature, or it does not hold
+	keyThere  bool
+}
+
+// checkChain checks the digests of one chain and what they name.
+func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
+	c := &chainCheck{
+		v: v, index: x, hashes: map[string]uint64{}, named: map[string]bool{}, signers: map[string]bool{},
+		sum: ChainSummary{Instance: x.Instance, Chain: x.ID, SignedBy: []string{}},
+	}
+	v.all[chainKey{x.Instance, x.ID}] = c
+	v.chains = append(v.chains, chainKey{x.Instance, x.ID})
+	fetch := func(ctx context.Context, i int) (*digestCheck, error) { return v.read(ctx, x, x.Digests[i]) }
+	err := inOrder(ctx, len(x.Digests), fetch, func(*digestCheck) {}, func(_ int, d *digestCheck, err error) error {
+		if err != nil {
+			return err
+		}
+		n := 1 + int64(len(d.manifests))
+		c.digest(d)
+		v.progress(n)
+		return nil
+	})
+	c.sum.SignedBy = append(c.sum.SignedBy, slices.Sorted(maps.Keys(c.signers))...)
+	return err
+}
+
+// read reads a digest, its signature and its manifests.
+func (v *verifier) read(ctx context.Context, x *ChainIndex, e Entry) (*digestCheck, error) {
+	c := &digestCheck{at: e}
+	var data []byte
+	err := again(ctx, func() (err error) {
+		data, err = v.t.read(ctx, e.Key, maxDigestBytes)
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		c.gone = true
+		return c, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := newSums()
+	_, _ = s.Write(data) // It cannot fail.
+	c.sha = s.sha()
+	if sig, ok := x.Signatures[e.Key]; ok {
+		if err := v.readSignature(ctx, c, sig.Key, data); err != nil {
+			return nil, err
+		}
+	}
+	if c.d, c.fault = ParseDigest(bytes.NewReader(data)); c.fault != nil {
+		c.d = Digest{} // Nothing of it is believed.
+	}
+	c.manifests = make([]manifestCheck, len(c.d.Manifests))
+	fetch := func(ctx context.Context, i int) (m manifestCheck, err error) {
+		err = again(ctx, func() error {
+			m, err = v.t.scan(ctx, &c.d, c.d.Manifests[i])
+			return err
+		})
+		return m, err
+	}
+	return c, inOrder(ctx, len(c.d.Manifests), fetch, func(manifestCheck) {}, func(i int, m manifestCheck, err error) error {
+		c.manifests[i] = m
+		return err
+	})
+}
+
+// readSignature reads and checks the signature of a digest.
+func (v *verifier) readSignature(ctx context.Context, c *digestCheck, key string, digest []byte) error {
+	data, err := v.t.small(ctx, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // As if it had not been listed.
+	}
+	if err != nil {
+		return err
+	}
+	sig, sigFault := ParseSignature(data)
+	c.signature, c.sigFault = &sig, sigFault
+	k := v.ring.keys[sig.PublicKeyFingerprint]
+	c.keyThere = k != nil
+	if k != nil && sigFault == nil {
+		c.sigFault = k.Verify(sig, digest)
+	}
+	return nil
+}
+
+func (c *chainCheck) finding(kind FindingKind, seq uint64, key, detail string) Finding {
+	return Finding{Kind: kind, Instance: c.sum.Instance, Chain: c.sum.Chain, Sequence: seq, Key: key, Detail: detail}
+}
+
+func (c *chainCheck) fault(kind FindingKind, seq uint64, key, detail string) {
+	c.v.found.add(c.finding(kind, seq, key, detail))
+}
+
+func (c *chainCheck) note(kind FindingKind, seq uint64, key, detail string) {
+	c.v.noted.add(c.finding(kind, seq, key, detail))
+}
+
+// anchor notes that something outside knows the digest of a sequence number.
+func (c *chainCheck) anchor(seq uint64) { c.sum.AnchoredTo = max(c.sum.AnchoredTo, seq) }
+
+func (c *chainCheck) has(sha string, seq uint64) bool {
+	at, ok := c.hashes[sha]
+	return ok && at == seq
+}
+
+// digest checks the next digest.
+func (c *chainCheck) digest(d *digestCheck) {
+	seq := d.at.Name.Sequence
+	if d.gone {
+		c.fault(FindingDigestMissing, seq, d.at.Key, "it was listed, and is not there")
+		return
+	}
+	c.hashes[d.sha] = seq
+	c.sequence(d)
+	if c.prev != nil && c.prev.at.Name.Sequence == seq {
+		for _, ref := range d.d.Manifests {
+			c.named[ref.S3Key] = true
+		}
+		return // A fork was found; its first digest is the one that is followed.
+	}
+	c.signatures(d)
+	switch {
+	case errors.Is(d.fault, ErrNewerFormat):
+		c.fault(FindingNewerFormat, seq, d.at.Key, d.fault.Error())
+	case d.fault != nil:
+		c.fault(FindingFormat, seq, d.at.Key, d.fault.Error())
+	default:
+		c.content(d)
+		c.refs(d)
+		c.events(d)
+	}
+	c.sum.Digests++
+	c.sum.LastSequence, c.sum.HeadKey, c.sum.HeadSHA256 = seq, d.at.Key, d.sha
+	c.sum.HeadTime, c.sum.HeadReason = d.d.EndTime, d.d.Reason
+	d.manifests = nil
+	c.prev = d
+}
+
+// sequence checks that d stands where it should.
+func (c *chainCheck) sequence(d *digestCheck) {
+	seq, last := d.at.Name.Sequence, uint64(0)
+	if c.prev != nil {
+		last = c.prev.at.Name.Sequence
+	} else {
+		c.sum.FirstSequence, c.firstKey = seq, d.at.Key
+	}
+	switch {
+	case c.prev != nil && seq == last:
+		c.fault(FindingFork, seq, d.at.Key, "another digest has the same number: "+c.prev.at.Key)
+	case seq == last+2:
+		c.fault(FindingDigestMissing, last+1, "", fmt.Sprintf("digest %d is not there", last+1))
+	case seq > last+2:
+		c.fault(FindingDigestMissing, last+1, "", fmt.Sprintf("the digests %d to %d are not there", last+1, seq-1))
+	}
+	if c.prev != nil && d.at.Name.Time.Before(c.prev.at.Name.Time) {
+		c.fault(FindingTime, seq, d.at.Key, "its name's time lies before its predecessor's")
+	}
+}
+
+// content checks what a digest says of itself and its predecessor.
+func (c *chainCheck) content(d *digestCheck) {
+	seq, key := d.at.Name.Sequence, d.at.Key
+	if err := d.at.Name.says(&d.d); err != nil {
+		c.fault(FindingName, seq, key, err.Error())
+	} else if d.d.Prefix != c.v.t.prefix {
+		c.fault(FindingName, seq, key, fmt.Sprintf("it belongs under the prefix %q", d.d.Prefix))
+	} else if c.v.o.Bucket != "" && d.d.Bucket != c.v.o.Bucket && (c.prev == nil || c.prev.d.Bucket != d.d.Bucket) {
+		c.note(NoteElsewhere, seq, key, fmt.Sprintf("it speaks of the bucket %q", d.d.Bucket))
+	}
+	if c.prev == nil {
+		c.sum.Source, c.sum.Begins, c.sum.AbandonsChain = d.d.Source, d.d.Begins, d.d.AbandonsChain
+		c.leavesAt = d.d.AbandonsDigestSHA256
+	}
+	c.link(d)
+	c.times(d)
+	if d.d.ConfigSHA256 != "" && !c.v.configs[d.d.ConfigSHA256] && (c.prev == nil || c.prev.d.ConfigSHA256 != d.d.ConfigSHA256) {
+		c.fault(FindingConfig, seq, key, fmt.Sprintf("the configuration %s that it names is not there", d.d.ConfigSHA256))
+	}
+}
+
+// link checks the link between d and the digest before it.
+func (c *chainCheck) link(d *digestCheck) {
+	seq, key := d.at.Name.Sequence, d.at.Key
+	first := d.d.PreviousDigestS3Key == nil
+	switch {
+	case first != (seq == 1):
+		c.fault(FindingLink, seq, key, "only the first digest of a chain has no predecessor")
+	case first != (d.d.Begins != ""):
+		c.fault(FindingLink, seq, key, "the first digest of a chain, and no other, says why it begins")
+	case first || c.prev == nil || c.prev.at.Name.Sequence+1 != seq:
+	case *d.d.PreviousDigestSHA256 != c.prev.sha:
+		c.fault(FindingDigestHash, seq-1, c.prev.at.Key, fmt.Sprintf("it has the SHA-256 %s, digest %d names %s", c.prev.sha, seq, *d.d.PreviousDigestSHA256))
+	case *d.d.PreviousDigestS3Key != c.prev.at.Key:
+		c.fault(FindingLink, seq, key, "it follows "+*d.d.PreviousDigestS3Key)
+	}
+}
+
+// times checks that time goes on, and notes past silence.
+func (c *chainCheck) times(d *digestCheck) {
+	seq, key := d.at.Name.Sequence, d.at.Key
+	start, err1 := time.Parse(time.RFC3339Nano, d.d.StartTime)
+	end, err2 := time.Parse(time.RFC3339Nano, d.d.EndTime)
+	var due time.Time
+	var err3 error
+	if d.d.NextDigestDue != nil {
+		due, err3 = time.Parse(time.RFC3339Nano, *d.d.NextDigestDue)
+	}
+	switch {
+	case err1 != nil || err2 != nil || err3 != nil:
+		c.fault(FindingTime, seq, key, "a time in it is none")
+	case end.Before(start):
+		c.fault(FindingTime, seq, key, "it ends before it starts")
+	case c.prev != nil && c.prev.at.Name.Sequence+1 == seq && c.prev.fault == nil:
+		c.follows(d, start, end)
+	}
+	c.end, c.due = end, due
+}
+
+// follows checks that d begins where its predecessor ends.
+func (c *chainCheck) follows(d *digestCheck, start, end time.Time) {
+	seq, key := d.at.Name.Sequence, d.at.Key
+	if !start.Equal(c.end) {
+		c.fault(FindingTime, seq, key, fmt.Sprintf("it starts at %s, its predecessor ends at %s", d.d.StartTime, state.FormatTime(c.end)))
+	}
+	if !c.due.IsZero() && end.After(c.due.Add(silenceGrace)) {
+		c.note(NoteLate, seq, key, fmt.Sprintf("it was due at %s and ends at %s", state.FormatTime(c.due), d.d.EndTime))
+	}
+}
+
+// refs checks the manifests that a digest names.
+func (c *chainCheck) refs(d *digestCheck) {
+	seq := d.at.Name.Sequence
+	var counts Counts
+	var records int64
+	known := true
+	for i, ref := range d.d.Manifests {
+		n, ok := documentAt(trimRoot(ref.S3Key, c.v.t.root()))
+		if !ok || n.Digest || n.Instance != d.d.Instance || n.Chain != d.d.Chain || n.Sequence != d.d.Sequence || n.N != i+1 {
+			c.fault(FindingName, seq, d.at.Key, fmt.Sprintf("it names %s as its manifest %d", ref.S3Key, i+1))
+		}
+		c.named[ref.S3Key] = true
+		m := &d.manifests[i]
+		c.manifest(d, ref, m)
+		known = known && m.sound(ref)
+		counts.plus(m.counts)
+		records += ref.Records
+	}
+	c.sum.Manifests += int64(len(d.d.Manifests))
+	c.sum.Records += records
+	c.sum.Counts.plus(d.d.Counts)
+	if d.d.Counts.Total() != records || known && counts != d.d.Counts {
+		c.fault(FindingCounts, seq, d.at.Key, fmt.Sprintf("it counts %d records, its manifests hold %d", d.d.Counts.Total(), records))
+	}
+}
+
+// manifest checks one manifest against the digest that names it.
+func (c *chainCheck) manifest(d *digestCheck, ref state.ManifestRef, m *manifestCheck) {
+	seq := d.at.Name.Sequence
+	switch {
+	case m.gone:
+		c.fault(FindingManifestMissing, seq, ref.S3Key, "its digest names it, and it is not there")
+	case m.sha != ref.SHA256:
+		c.fault(FindingManifestHash, seq, ref.S3Key, fmt.Sprintf("it has the SHA-256 %s, its digest names %s", m.sha, ref.SHA256))
+	case m.size != ref.SizeBytes:
+		c.fault(FindingManifestHash, seq, ref.S3Key, fmt.Sprintf("it has %d bytes, its digest names %d", m.size, ref.SizeBytes))
+	case m.format != nil:
+		c.fault(FindingFormat, seq, ref.S3Key, m.format.Error())
+	default:
+		if m.records != ref.Records {
+			c.fault(FindingCounts, seq, ref.S3Key, fmt.Sprintf("it holds %d records, its digest names %d", m.records, ref.Records))
+		}
+		if m.first != 0 && m.first <= c.lastID {
+			c.fault(FindingRecord, seq, ref.S3Key, fmt.Sprintf("its first record has the number %d, after %d", m.first, c.lastID))
+		}
+		for _, f := range m.faults {
+			c.fault(FindingRecord, seq, ref.S3Key, f)
+		}
+		c.lastID = max(c.lastID, m.last)
+	}
+}
+
+// events notes what the host said of itself.
+func (c *chainCheck) events(d *digestCheck) {
+	for _, e := range d.d.Events {
+		if e.Kind == state.NoteGap {
+			c.note(NoteGap, d.at.Name.Sequence, d.at.Key, e.Detail)
+		}
+	}
+}
+
+// The signatures of a chain are made in order: a digest without one before one
+// that has one is not waiting for it.
+func (c *chainCheck) signatures(d *digestCheck) {
+	seq := d.at.Name.Sequence
+	if d.signature == nil {
+		if len(c.unsigned) == 0 {
+			c.since = d.at.Name.Time
+		}
+		c.unsigned = append(c.unsigned, seq)
+		return
+	}
+	for _, missing := range c.unsigned {
+		if c.began {
+			c.fault(FindingSignatureGone, missing, "", "digests before and behind it are signed, and it is not")
+		}
+	}
+	if n := len(c.unsigned); n > 0 && !c.began {
+		c.note(NoteUnsigned, c.unsigned[n-1], "", fmt.Sprintf("signatures begin with digest %d", seq))
+	}
+	c.unsigned, c.began = nil, true
+	c.judge(d, c.index.Signatures[d.at.Key].Key)
+}
+
+// judge checks the signature that a digest has.
+func (c *chainCheck) judge(d *digestCheck, key string) {
+	seq, ring := d.at.Name.Sequence, c.v.ring
+	fingerprint := d.signature.PublicKeyFingerprint
+	switch {
+	case d.sigFault != nil:
+		c.fault(FindingSignature, seq, key, d.sigFault.Error())
+		return
+	case !d.keyThere:
+		c.fault(FindingForeignKey, seq, key, fmt.Sprintf("its key %s is not there", fingerprint))
+		return
+	case !ring.given && !ring.begun[c.sum.Instance]:
+		ring.begun[c.sum.Instance], ring.trusted[fingerprint] = true, true
+		c.note(NoteKeyUntrusted, seq, key, fmt.Sprintf("signed by the key %s: compare it with what you know of it, or give it as --public-key", fingerprint))
+	}
+	if !ring.trusts(fingerprint) {
+		c.fault(FindingForeignKey, seq, key, fmt.Sprintf("signed by the key %s, which no trusted key has announced", fingerprint))
+		return
+	}
+	c.sum.Signed++
+	c.sum.SignedTo = seq
+	c.signers[fingerprint] = true
+}
+
+// checkEnd looks at where a chain ends, once all chains and anchors are known.
+func (v *verifier) checkEnd(c *chainCheck) {
+	c.unnamed()
+	if c.prev == nil {
+		return
+	}
+	c.silence()
+	c.signedEnd()
+	if c.sum.AnchoredTo < c.sum.LastSequence {
+		detail := "nothing outside the trail knows its newest digest"
+		if c.sum.AnchoredTo > 0 {
+			detail = fmt.Sprintf("nothing outside the trail knows the digests behind %d", c.sum.AnchoredTo)
+		}
+		c.note(NoteUnanchored, c.sum.LastSequence, c.sum.HeadKey, detail)
+	}
+}
+
+// unnamed looks at manifests that no digest names.
+func (c *chainCheck) unnamed() {
+	for _, e := range c.index.Manifests {
+		if c.named[e.Key] {
+			continue
+		}
+		seq := e.Name.Sequence
+		switch {
+		case len(c.leftBy) > 0:
+			c.note(NoteLeftBehind, seq, e.Key, "no digest names it: its records are in chain "+c.leftBy[0])
+		case seq <= c.sum.LastSequence:
+			c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and the digest of its number is there")
+		case c.prev == nil && c.v.o.Now.Sub(e.Name.Time) > signatureGrace:
+			c.fault(FindingSilent, seq, e.Key, "no digest of its chain is there")
+		default:
+			c.note(NotePending, seq, e.Key, "no digest names it yet: nothing proves it")
+		}
+	}
+}
+
+// silence looks at how long the chain has said nothing.
+func (c *chainCheck) silence() {
+	if c.prev.fault != nil || len(c.leftBy) > 0 || c.prev.d.Reason == ReasonStop || c.prev.d.Reason == ReasonFinal {
+		return
+	}
+	now := c.v.o.Now
+	if !c.due.IsZero() && now.After(c.due.Add(silenceGrace)) {
+		c.fault(FindingSilent, c.sum.LastSequence, c.sum.HeadKey,
+			fmt.Sprintf("the next digest was due at %s; the chain neither stopped nor ended", state.FormatTime(c.due)))
+	}
+	if age := now.Sub(c.end); c.v.o.MaxAge > 0 && age > c.v.o.MaxAge {
+		c.fault(FindingStale, c.sum.LastSequence, c.sum.HeadKey,
+			fmt.Sprintf("its newest digest ends at %s, %v ago", state.FormatTime(c.end), age.Round(time.Second)))
+	}
+}
+
+// signedEnd looks at the digests behind the last signature.
+func (c *chainCheck) signedEnd() {
+	n := len(c.unsigned)
+	if n == 0 {
+		return
+	}
+	first := c.unsigned[0]
+	late := c.v.ring.given && c.v.o.Now.Sub(c.since) > signatureGrace
+	switch {
+	case late && !c.began:
+		c.fault(FindingSignatureGone, first, "", fmt.Sprintf("none of its %d digests is signed", n))
+	case late:
+		c.fault(FindingSignatureGone, first, "", fmt.Sprintf("its last %d digests are not signed, since %s", n, state.FormatTime(c.since)))
+	case c.began:
+		c.note(NoteSignaturePending, first, "", fmt.Sprintf("its last %d digests are not signed yet", n))
+	default:
+		c.note(NoteUnsigned, first, "", "no digest of the chain is signed")
+	}
+}

@@ -1,0 +1,107 @@
+package manifest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// SourceSummary is what was compared with the tree.
+type SourceSummary struct {
+	Files int64 `json:"files"` // that the trail says are there
+	Bytes int64 `json:"bytes"` // of them that were read
+}
+
+// SourceOptions say how a tree is compared with the trail.
+type SourceOptions struct {
+	Instance string
+	Mapper   state.Mapper
+	TempDir  string
+	Memory   int64
+	Progress func(done int64) // nil: nobody
+}
+
+// CheckSource compares the newest record of each file with the tree below root:
+// the file is there and its content has the recorded hash. A file that changed
+// after its record is a note. What the tree has and the trail does not is not
+// looked for: a dry run of sync shows it. Every file is read; memory stays
+// small.
+func (v *Verification) CheckSource(ctx context.Context, t *Trail, root *safefs.Root, o SourceOptions) error {
+	var found, noted findings
+	sum := &SourceSummary{}
+	q := (&objectCheck{o: ObjectOptions{Instance: o.Instance, TempDir: o.TempDir, Memory: o.Memory}}).query()
+	err := t.Newest(ctx, q, func(r state.Record) error {
+		path, ok := o.Mapper.Path(r.S3Key)
+		if !ok || r.Status == state.StatusDeleted {
+			return nil
+		}
+		sum.Files++
+		kind, detail, err := compareFile(root, path, &r, sum)
+		if err != nil {
+			return err
+		}
+		f := Finding{Kind: kind, Instance: r.Instance, Chain: r.Chain, Key: r.S3Key, Detail: detail + " (record " + r.ID + ")"}
+		switch kind {
+		case "":
+		case FindingSource:
+			found.add(f)
+		default:
+			noted.add(f)
+		}
+		if o.Progress != nil {
+			o.Progress(sum.Files)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	v.Tree = sum
+	v.conclude(&found, &noted)
+	return nil
+}
+
+// compareFile compares one file with its record; kind "" is no difference.
+func compareFile(root *safefs.Root, path string, r *state.Record, sum *SourceSummary) (kind FindingKind, detail string, err error) {
+	o, err := root.Open(path)
+	switch {
+	case errors.Is(err, safefs.ErrRootChanged):
+		return "", "", err
+	case errors.Is(err, fs.ErrNotExist):
+		return FindingSource, "it is not in the tree, and the trail does not say that it was deleted", nil
+	case err != nil:
+		return NoteUnchecked, "it could not be read: " + err.Error(), nil
+	}
+	defer func() { err = errors.Join(err, o.File.Close()) }()
+	hash, size, err := hashBoth(o.File)
+	if err != nil {
+		return NoteUnchecked, "it could not be read: " + err.Error(), nil
+	}
+	sum.Bytes += size
+	kind, detail = judgeFile(r, hash, size, time.Unix(0, max(o.Stat.MtimeNs, o.Stat.CtimeNs)))
+	return kind, detail, nil
+}
+
+// judgeFile compares what a file holds with its record; kind "" is no
+// difference.
+func judgeFile(r *state.Record, hash [2]string, size int64, changed time.Time) (FindingKind, string) {
+	detail := bytesDiffer(r, hash)
+	if detail == "" && r.SizeBytes != nil && size != *r.SizeBytes {
+		detail = fmt.Sprintf("it has %d bytes, the record says %d", size, *r.SizeBytes)
+	}
+	recorded, err := time.Parse(time.RFC3339Nano, r.Timestamp)
+	switch {
+	case detail == "" && r.SHA256 == "" && r.MD5 == "":
+		return NoteUnchecked, "no record has a hash of it"
+	case detail == "":
+		return "", ""
+	case err == nil && changed.After(recorded):
+		return NoteChangedSince, "it changed after its record: " + detail
+	}
+	return FindingSource, detail
+}
