@@ -103,7 +103,7 @@ func OpenKMS(ctx context.Context, o KMSOptions) (*KMSSigner, error) {
 			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
-		k.Retryer, k.RetryMaxAttempts = newRetryer(), 0
+		k.Retryer, k.RetryMaxAttempts = newRetryer(s.creds), 0
 	})
 	final := s.client.Options()
 	if final.Region == "" {

@@ -30,7 +30,12 @@ const (
 // bucket that does not exist, because S3's answer is the same. A refused
 // request is io/fs.ErrPermission.
 func (s *Store) Head(ctx context.Context, key string) (state.Object, error) {
-	o, err := s.head(ctx, key)
+	return s.headVersion(ctx, key, "")
+}
+
+// headVersion is Head for one version, or the current object for "".
+func (s *Store) headVersion(ctx context.Context, key, version string) (state.Object, error) {
+	o, err := s.headOnce(ctx, key, version)
 	if err == nil {
 		return o, nil
 	}
@@ -38,13 +43,13 @@ func (s *Store) Head(ctx context.Context, key string) (state.Object, error) {
 	if !again {
 		return o, err
 	}
-	return s.head(ctx, key)
+	return s.headOnce(ctx, key, version)
 }
 
-// head is Head without a second question about a refusal.
-func (s *Store) head(ctx context.Context, key string) (state.Object, error) {
+// headOnce is headVersion without a second question about a refusal.
+func (s *Store) headOnce(ctx context.Context, key, version string) (state.Object, error) {
 	out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.owner(),
+		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), VersionId: optional(version), ExpectedBucketOwner: s.owner(),
 	})
 	if err != nil {
 		return state.Object{}, s.fault(ctx, opHead, key, err)

@@ -199,7 +199,7 @@ func (s *Store) putCanary(ctx context.Context, p state.Put) (state.Object, error
 
 // probeMissing learns what a missing key answers.
 func (s *Store) probeMissing(ctx context.Context, _ *canary, found *Capabilities) error {
-	_, err := s.head(ctx, s.canaryKey())
+	_, err := s.headOnce(ctx, s.canaryKey(), "")
 	switch {
 	case err == nil, errors.Is(err, fs.ErrNotExist):
 		return nil
@@ -253,7 +253,7 @@ func (s *Store) Ping(ctx context.Context) error {
 }
 
 func (s *Store) ping(ctx context.Context) error {
-	_, err := s.head(ctx, s.canaryKey())
+	_, err := s.headOnce(ctx, s.canaryKey(), "")
 	switch {
 	case err == nil, errors.Is(err, fs.ErrNotExist):
 		return nil

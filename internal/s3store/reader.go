@@ -71,17 +71,7 @@ func (r *Reader) GetFrom(ctx context.Context, key, version string, from int64, e
 
 // HeadVersion is Head for one version, or the current object for "".
 func (r *Reader) HeadVersion(ctx context.Context, key, version string) (state.Object, error) {
-	out, err := r.s.client.HeadObject(ctx, &s3.HeadObjectInput{
-		Bucket: aws.String(r.s.o.Bucket), Key: aws.String(key), VersionId: optional(version), ExpectedBucketOwner: r.s.owner(),
-	})
-	if err != nil {
-		return state.Object{}, r.s.explain(ctx, key, r.s.fault(ctx, opHead, key, err))
-	}
-	return stamp(state.Object{
-		Key: key, Size: aws.ToInt64(out.ContentLength), ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
-		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
-		Metadata: out.Metadata, LastModified: aws.ToTime(out.LastModified),
-	}, out.ResultMetadata), nil
+	return r.s.headVersion(ctx, key, version)
 }
 
 // GetFrom is Reader.GetFrom.
