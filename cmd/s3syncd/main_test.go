@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
@@ -65,6 +66,20 @@ func TestACommandLineThatCannotBeUnderstoodIsWrongUsage(t *testing.T) {
 		{[]string{"status", "app"}, `"app" is not expected`},
 		{[]string{"rescan", "a", "b"}, `"b" is not expected`},
 		{[]string{"flush", "--timeout", "-1s"}, "0 or more"},
+		{[]string{"restore", "--bucket", "b", "--prefix", "p"}, "--to DIR is needed"},
+		{[]string{"restore", "--to", "d"}, "-c FILE, or --bucket and --prefix"},
+		{[]string{"restore", "--to", "d", "--bucket", "b"}, "-c FILE, or --bucket and --prefix"},
+		{[]string{"restore", "--to", "d", "-c", "a", "--bucket", "b"}, "exclude each other"},
+		{[]string{"restore", "--to", "d", "--bucket", "b", "--prefix", "p", "--source", "s"}, "--source names a source of -c FILE"},
+		{[]string{"restore", "--to", "d", "--bucket", "b", "--prefix", "p", "--at", "noon"}, `--at "noon" is not a time`},
+		{[]string{"restore", "--to", "d", "--bucket", "b", "--prefix", "p", "--at", "2999-01-01"}, "lies in the future"},
+		{[]string{"restore", "--to", "d", "--bucket", "b", "--prefix", "p", "--workers", "0"}, "--workers 0"},
+		{[]string{"restore", "--to", "d", "--bucket", "b", "--prefix", "p", "--region", "r", "--include", "a\nb"}, "not one pattern"},
+		{[]string{"restore", "--to", "d", "--bucket", "b", "--prefix", "p", "--region", "r", "--path", "../x"}, "--path"},
+		{[]string{"restore", "--to", "d", "--bucket", "b", "--prefix", "p", "--region", "r", "--path", "/x"}, "not below the source"},
+		{[]string{"history", "--bucket", "b", "--prefix", "p"}, "one KEY_OR_PATH is needed"},
+		{[]string{"history", "f", "--bucket", "b", "--prefix", "p", "--head", "0"}, "--head is about --bundle"},
+		{[]string{"retire"}, "-c FILE is needed"},
 	}
 	for _, c := range cases {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
@@ -77,7 +92,7 @@ func TestACommandLineThatCannotBeUnderstoodIsWrongUsage(t *testing.T) {
 }
 
 func TestHelpGoesToStandardOutput(t *testing.T) {
-	for _, args := range [][]string{{"help"}, {"--help"}, {"run", "--help"}, {"sync", "--help"}, {"check", "--help"}, {"version", "--help"}, {"status", "--help"}, {"rescan", "--help"}, {"flush", "--help"}} {
+	for _, args := range [][]string{{"help"}, {"--help"}, {"run", "--help"}, {"sync", "--help"}, {"check", "--help"}, {"version", "--help"}, {"status", "--help"}, {"rescan", "--help"}, {"flush", "--help"}, {"restore", "--help"}, {"history", "--help"}, {"retire", "--help"}} {
 		code, out, errs := call(t, args...)
 		if code != 0 || !strings.Contains(out, "s3syncd") || errs != "" {
 			t.Errorf("%v: exit code %d, stdout %q, stderr %q", args, code, out, errs)
@@ -134,5 +149,27 @@ func TestCheckRefusesWhatThisReleaseCannotDo(t *testing.T) {
 	}
 	if code, out, errs := call(t, "check", "-c", file); code != 0 || !strings.Contains(out, "no faults") {
 		t.Errorf("check = %d %q %q, want 0", code, out, errs)
+	}
+}
+
+func TestTimesThatPeopleGive(t *testing.T) {
+	now := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
+	for text, want := range map[string]string{
+		"":                              "0001-01-01T00:00:00Z",
+		"2026-03-02T09:14:07.603131Z":   "2026-03-02T09:14:07.603131Z",
+		"2026-03-02T10:14:07.603+01:00": "2026-03-02T09:14:07.603Z",
+		"2026-03-02 09:14:07":           "2026-03-02T09:14:07Z",
+		"2026-03-02 09:14":              "2026-03-02T09:14:00Z",
+		"2026-03-02":                    "2026-03-02T00:00:00Z",
+		"90m":                           "2026-03-02T10:30:00Z",
+	} {
+		if got, err := parseTime("restore", text, now); err != nil || got.UTC().Format(time.RFC3339Nano) != want {
+			t.Errorf("parseTime(%q) = %v, %v, want %s", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"-90m", "tomorrow", "2026-13-01", "12:00", "2026-03-03"} {
+		if got, err := parseTime("restore", text, now); err == nil {
+			t.Errorf("parseTime(%q) = %v, want an error", text, got)
+		}
 	}
 }
