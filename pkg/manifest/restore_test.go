@@ -96,7 +96,7 @@ func wantSaid(t *testing.T, got, want map[string]string) {
 func newArchive() *archive { return &archive{library: newLibrary()} }
 
 const (
-	atTen = "2026-03-01T10:00:00Z"
+	atTen    = "2026-03-01T10:00:00Z"
 	atEleven = "2026-03-01T11:00:00Z"
 )
 
@@ -192,12 +192,16 @@ func TestRestoreEndsWithAnOutage(t *testing.T) {
 		records = append(records, a.upload(fmt.Sprintf("f%02d", i), "x", atTen))
 	}
 	a.add(t, "h", "0a0a0a0a", 1, true, nil, records...)
-	a.onGet = func(string) error { return state.Classified(state.ClassTransient, "GetObject", errors.New("no answer")) }
+	a.onGet = func(string) error {
+		return state.Classified(state.ClassTransient, "GetObject", errors.New("no answer"))
+	}
 	said, sum, err := a.restore(t, t.TempDir(), func(o *RestoreOptions) { o.GiveUp = time.Nanosecond })
 	if !errors.Is(err, ErrOutage) || len(said) > 0 || sum.Failed > 0 {
 		t.Errorf("Restore = %v, %+v, %v, want ErrOutage and no file that failed for it", said, sum, err)
 	}
-	a.onGet = func(string) error { return state.Classified(state.ClassCredentials, "GetObject", errors.New("expired")) }
+	a.onGet = func(string) error {
+		return state.Classified(state.ClassCredentials, "GetObject", errors.New("expired"))
+	}
 	if said, _, err := a.restore(t, t.TempDir(), nil); state.ClassOf(err) != state.ClassCredentials || len(said) > 0 {
 		t.Errorf("Restore without credentials = %v, %v, want that error", said, err)
 	}

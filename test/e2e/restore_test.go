@@ -233,7 +233,7 @@ func TestRestoreByAUserWithoutRights(t *testing.T) {
 		t.Errorf("nothing is said of the owner:\n%s", errs)
 	}
 	var st, dir syscall.Stat_t
-	if err := syscall.Lstat(filepath.Join(to, "a/program"), &st); err != nil {
+	if err := syscall.Lstat(filepath.Join(to, "a", "program"), &st); err != nil {
 		t.Fatal(err)
 	}
 	if err := syscall.Lstat(filepath.Join(to, "a"), &dir); err != nil {
@@ -462,7 +462,7 @@ func TestRestoreFollowsNoLinkInItsTarget(t *testing.T) {
 	outside, to := filepath.Join(base, "outside"), filepath.Join(base, "to")
 	write(t, filepath.Join(outside, "f"), "precious")
 	write(t, filepath.Join(outside, "file"), "precious")
-	write(t, filepath.Join(to, "isdir/child"), "precious")
+	write(t, filepath.Join(to, "isdir", "child"), "precious")
 	write(t, filepath.Join(to, "blocked"), "a file where a directory belongs")
 	for link, target := range map[string]string{"dir": outside, "file": filepath.Join(outside, "file")} {
 		if err := os.Symlink(target, filepath.Join(to, link)); err != nil {
@@ -480,7 +480,7 @@ func TestRestoreFollowsNoLinkInItsTarget(t *testing.T) {
 		t.Errorf("the link was not replaced by the file: %q, %v", got, err)
 	}
 	for path, want := range map[string]string{
-		filepath.Join(outside, "f"): "precious", filepath.Join(outside, "file"): "precious", filepath.Join(to, "isdir/child"): "precious",
+		filepath.Join(outside, "f"): "precious", filepath.Join(outside, "file"): "precious", filepath.Join(to, "isdir", "child"): "precious",
 		filepath.Join(to, "blocked"): "a file where a directory belongs",
 	} {
 		if got, err := os.ReadFile(path); err != nil || string(got) != want {
@@ -576,7 +576,9 @@ func TestRestoreWithoutPermission(t *testing.T) {
 			{"Effect":"Allow","Action":["s3:ListBucket"],"Resource":["arn:aws:s3:::%[1]s"]},
 			{"Effect":"Allow","Action":["s3:GetObject"],"Resource":[%[2]s]}]}`, s.bucket.bucket, get)
 	}
-	resource := func(below string) string { return strconv.Quote("arn:aws:s3:::" + s.bucket.bucket + "/" + s.bucket.prefix + below) }
+	resource := func(below string) string {
+		return strconv.Quote("arn:aws:s3:::" + s.bucket.bucket + "/" + s.bucket.prefix + below)
+	}
 	s.env = s.server.User(t, policy(resource("/_manifests/*")+","+resource("/open/*"))).Environ()
 	_, errs := s.mustRestore(t, filepath.Join(t.TempDir(), "to"), 1, 0, 1)
 	if !strings.Contains(errs, `failed "secret/f": GetObject: AccessDenied`) {
@@ -669,11 +671,14 @@ func TestRestoreAsJSON(t *testing.T) {
 	write(t, s.path("bad\x1bname"), "y")
 	s.mustSync(t, 2, 0, 0)
 	to := filepath.Join(t.TempDir(), "to")
-	write(t, filepath.Join(to, "bad\x1bname"), "other")
+	write(t, to+"/bad\x1bname", "other")
 	code, out, errs := s.restore(t, to, "--json")
 	var got struct {
-		Restored, Kept, Failed int
-		Failures               []struct{ Path, Error string }
+		Restored int `json:"restored"`
+		Failed   int `json:"failed"`
+		Failures []struct {
+			Path string `json:"path"`
+		} `json:"failures"`
 	}
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatalf("%v:\n%s", err, out)
