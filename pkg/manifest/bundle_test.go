@@ -140,6 +140,9 @@ func TestAChangedBundleIsFound(t *testing.T) {
 	other := a.bundle(t, "p/h", "")
 	found("another record", func(b *Bundle) { b.Record = other.Record })
 	found("a changed record", func(b *Bundle) { b.Record = bytes.Replace(b.Record, []byte("p/f"), []byte("p/F"), 1) })
+	found("another status in the record", func(b *Bundle) {
+		b.Record = bytes.Replace(b.Record, []byte(`"uploaded"`), []byte(`"deleted"`), 1)
+	})
 	found("another key", func(b *Bundle) { b.S3Key = "p/g" })
 	found("another bucket", func(b *Bundle) { b.Bucket = "c" })
 	found("another manifest", func(b *Bundle) { b.Manifest = other.Manifest })
