@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
@@ -273,7 +274,7 @@ func (g *generation) settled() bool {
 // countWrongKeys shows how many objects still wait for a rekey.
 func (g *generation) countWrongKeys() {
 	for _, s := range g.sources {
-		n, err := s.state.WrongKey(s.store.MatchesKey)
+		n, err := s.state.WrongKey(func(o state.Object) bool { return s.store.KeyVerdict(o) == s3store.KeyOK })
 		if err != nil {
 			s.log.Warn("objects under other keys were not counted", zap.Error(err))
 			continue

@@ -24,6 +24,16 @@ const (
 	opParts    = "ListParts"
 )
 
+// The operations that only single commands send, never the daemon. They are
+// counted, and have no histogram that would cost the daemon's series.
+const (
+	opCopy     = "CopyObject"
+	opPartCopy = "UploadPartCopy"
+	opTags     = "GetObjectTagging"
+	opUploads  = "ListMultipartUploads"
+	opVersions = "ListObjectVersions"
+)
+
 func operations() []string {
 	return []string{opHead, opGet, opPut, opDelete, opList, opCreate, opPart, opComplete, opAbort, opParts}
 }

@@ -48,7 +48,7 @@ func (s *Store) head(ctx context.Context, key string) (state.Object, error) {
 	return stamp(state.Object{
 		Key: key, Size: aws.ToInt64(out.ContentLength), ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
-		Metadata: out.Metadata, LastModified: aws.ToTime(out.LastModified),
+		Metadata: out.Metadata, LastModified: aws.ToTime(out.LastModified), Dressed: s.dressed(out),
 	}, out.ResultMetadata), nil
 }
 
