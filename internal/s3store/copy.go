@@ -37,8 +37,8 @@ const (
 // is done on the server: no content is read or sent. Nothing happens unless the
 // object still has c.ETag (state.ErrPrecondition). Tags, headers, storage class,
 // retention and legal hold stay; the user metadata becomes c.Metadata. A copy
-// that the server made of other bytes than c.SHA256 says is an error of class
-// changed; then it stands there all the same. Objects above 5 GiB are copied in
+// of other bytes than c.SHA256 says is an error of class file: it stands there
+// all the same, with the bytes that the object had before. Objects above 5 GiB are copied in
 // parts. Versions that were noncurrent stay as they are.
 func (s *Store) Copy(ctx context.Context, c state.Copy) (state.Object, error) {
 	if err := s.ready(ctx, opCopy, c.Key, state.Condition{ETag: c.ETag}); err != nil {
@@ -115,7 +115,7 @@ func sameSHA256(c state.Copy, got string) error {
 		return nil
 	}
 	return &state.Error{
-		Class: state.ClassChanged, Op: opCopy,
+		Class: state.ClassFile, Op: opCopy,
 		Err: fmt.Errorf("the copy of %q has the SHA-256 %s, its metadata says %s", c.Key, got, want),
 	}
 }

@@ -165,8 +165,8 @@ func TestCopyComparesTheContentWithItsHash(t *testing.T) {
 	_, s := fakeStore(t, nil)
 	plain := storePlain(t, s, "data/a", []byte("x"))
 	_, err := s.Copy(t.Context(), state.Copy{Key: plain.Key, Size: plain.Size, ETag: plain.ETag, SHA256: sha256.Sum256([]byte("y"))})
-	if state.ClassOf(err) != state.ClassChanged || !strings.Contains(err.Error(), "SHA-256") {
-		t.Errorf("Copy: %v, want class changed", err)
+	if state.ClassOf(err) != state.ClassFile || !strings.Contains(err.Error(), "SHA-256") {
+		t.Errorf("Copy: %v, want class file", err)
 	}
 }
 
