@@ -59,6 +59,7 @@ func commands() []command {
 		{"status", "[-c FILE | --socket PATH] [--json]", "what a running daemon is doing; exits with 0 when it is current, 3 when not", statusCommand},
 		{"rescan", "[SOURCE] [--remote] [--confirm-deletes]", "ask a running daemon to scan now and to try again what is parked", rescanCommand},
 		{"flush", "[SOURCE...] [--timeout D]", "return once all that changed before is in S3 and in a published manifest", flushCommand},
+		{"rekey", "-c FILE [--dry-run] [--source NAME] [--rate N/s]", "bring objects under the configured key", rekeyCommand},
 		{"check", "-c FILE", "read the configuration only; every fault with file, line and key", checkCommand},
 		{"version", "", "version, commit, Go version", versionCommand},
 	}

@@ -253,8 +253,8 @@ func openState(cfg *config.Config, c *clock, log *zap.Logger) (*state.DB, error)
 		Instance: cfg.Instance, MachineID: machineID(), Log: log.Named("state"), Now: c.now,
 	})
 	if locked, ok := errors.AsType[*state.LockedError](err); ok {
-		return nil, fmt.Errorf("state directory %s is in use by process %d: "+
-			"ask a running daemon with 's3syncd rescan', or give this run a state directory of its own", cfg.StateDir, locked.PID)
+		busy := &busyError{locked: locked}
+		return nil, busy.advise("ask a running daemon with 's3syncd rescan', or give this run a state directory of its own")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open the state in %s: %w", cfg.StateDir, err)
@@ -264,6 +264,22 @@ func openState(cfg *config.Config, c *clock, log *zap.Logger) (*state.DB, error)
 			zap.String("kept", r.SetAside))
 	}
 	return db, nil
+}
+
+// busyError says that another process holds the state, and what to do.
+type busyError struct {
+	locked *state.LockedError
+	advice string
+}
+
+func (e *busyError) Error() string { return e.locked.Error() + ": " + e.advice }
+
+// Unwrap returns what the state said.
+func (e *busyError) Unwrap() error { return e.locked }
+
+// advise returns e with other advice.
+func (e *busyError) advise(advice string) *busyError {
+	return &busyError{locked: e.locked, advice: advice}
 }
 
 // machineID returns what machine-id(5) holds, "" where there is none.

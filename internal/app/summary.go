@@ -24,6 +24,9 @@ const (
 	Failed   = state.StatusFailed
 	Deleted  = state.StatusDeleted
 	Planned  = state.Status("planned") // a dry run would upload it
+	Rekeyed  = state.StatusRekeyed
+	// PlannedRekey: a dry run would bring it under the key.
+	PlannedRekey = state.Status("planned-rekey")
 )
 
 // Outcome is what became of one file.

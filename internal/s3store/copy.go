@@ -69,6 +69,20 @@ func (s *Store) Copy(ctx context.Context, c state.Copy) (state.Object, error) {
 	return o, s.confirm(ctx, opCopy, o)
 }
 
+// CopyParts returns in how many parts Copy copies an object of size bytes: one
+// where a single request does.
+func (s *Store) CopyParts(size int64) int64 {
+	if size <= s.o.CopyMax {
+		return 1
+	}
+	part := s.copyPartSize(size)
+	return (size + part - 1) / part
+}
+
+func (s *Store) copyPartSize(size int64) int64 {
+	return max(s.o.CopyPart, (size+maxCopyParts-1)/maxCopyParts)
+}
+
 // copySource names the object for a copy.
 func (s *Store) copySource(key string) *string {
 	parts := strings.Split(key, "/")
@@ -206,7 +220,7 @@ func (s *Store) tags(ctx context.Context, key string) (*string, error) {
 
 // fillCopy copies the parts, several at once, and joins them.
 func (s *Store) fillCopy(ctx context.Context, c state.Copy, uploadID string) (state.Object, error) {
-	size := max(s.o.CopyPart, (c.Size+maxCopyParts-1)/maxCopyParts)
+	size := s.copyPartSize(c.Size)
 	parts := make([]types.CompletedPart, (c.Size+size-1)/size)
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(copyPartsAtOnce)

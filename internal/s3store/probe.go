@@ -259,6 +259,12 @@ func (s *Store) canaryKey() string {
 	return s.trailPrefix() + ".canary/" + s.o.Instance + "-" + rand.Text()
 }
 
+// Resolved reports whether the configured key can be compared with that of an
+// object: an alias has to be resolved by a canary first.
+func (s *Store) Resolved() bool {
+	return !isAlias(s.enc.keyID) || s.Capabilities().PinnedKey != ""
+}
+
 // ready prepares a write: the alias is resolved, and conditions that the
 // server does not know are checked here.
 func (s *Store) ready(ctx context.Context, op, key string, c state.Condition) error {
