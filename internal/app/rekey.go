@@ -118,8 +118,9 @@ type rekeyRun struct {
 	clock   *clock
 	limit   *rate.Limiter
 
-	mu  sync.Mutex
-	sum RekeySummary
+	mu   sync.Mutex
+	sum  RekeySummary
+	halt context.CancelCauseFunc // ends the search for objects
 }
 
 func (r *rekeyRun) run(ctx context.Context) error {
@@ -158,7 +159,12 @@ func (r *rekeyRun) open(ctx context.Context) error {
 		r.byName[s.cfg.Name] = s
 		u := s.uploaderSource(r.cfg.Instance)
 		u.Copy = s.store.Copy
-		u.Proven = false // What is behind an alias is asked for anew.
+		// What is behind an alias is asked for anew. Where there is no answer now the
+		// pool asks again.
+		u.Proven, u.ProvenAt = s.store.Probe(ctx) == nil, time.Now()
+		if u.Proven {
+			s.rememberCapabilities()
+		}
 		list = append(list, u)
 	}
 	po := r.poolOptions()
@@ -178,6 +184,11 @@ func (r *rekeyRun) open(ctx context.Context) error {
 
 // rekeyAll works on every source side by side: a broken one holds up no other.
 func (r *rekeyRun) rekeyAll(ctx context.Context) error {
+	ctx, halt := context.WithCancelCause(ctx)
+	defer halt(nil)
+	r.mu.Lock()
+	r.halt = halt
+	r.mu.Unlock()
 	errs := make([]error, len(r.sources))
 	var wg sync.WaitGroup
 	for i, s := range r.sources {
@@ -193,8 +204,15 @@ func (r *rekeyRun) rekeyAll(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
+	if cause := context.Cause(ctx); errors.Is(cause, errUnconfirmed) {
+		return cause
+	}
 	return errors.Join(errs...)
 }
+
+// errUnconfirmed ends a run at the first answer that does not confirm the key:
+// each further copy would take the encryption from one more object.
+var errUnconfirmed = errors.New("stopped at once, because the server did not do what it was asked for")
 
 // proven returns once the canary has passed: it tells which key is behind an
 // alias now.
@@ -236,10 +254,14 @@ func (r *rekeyRun) onOutcome(o uploader.Outcome) {
 	if s != nil {
 		s.after(o)
 	}
+	r.mu.Lock()
+	if o.Err != nil && o.Class == state.ClassEncryption && r.halt != nil {
+		r.halt(fmt.Errorf("source %s: %w: %w", o.Source, errUnconfirmed, o.Err))
+	}
 	if o.Status == "" && (o.Err != nil || o.Retry) {
+		r.mu.Unlock()
 		return
 	}
-	r.mu.Lock()
 	switch o.Status { //nolint:exhaustive // An interrupted upload that was settled meanwhile is no part of the sum.
 	case state.StatusRekeyed:
 		r.sum.Rekeyed++
