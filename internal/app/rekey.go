@@ -163,7 +163,7 @@ func (r *rekeyRun) open(ctx context.Context) error {
 		// pool asks again.
 		u.Proven, u.ProvenAt = s.store.Probe(ctx) == nil, time.Now()
 		if u.Proven {
-			s.rememberCapabilities()
+			s.rememberCapabilities() //nolint:contextcheck // What was learned is kept also when the run is interrupted.
 		}
 		list = append(list, u)
 	}
@@ -292,9 +292,6 @@ func (f *finder) addTo(sum *RekeySummary) {
 	sum.Unlisted = sum.Unlisted || f.unlisted
 	sum.Plan.Lists += f.listed/listPage + 1
 }
-
-// listPage is how many objects one LIST returns.
-const listPage = 1000
 
 // run calls each for every object that may not be under the key, with the path
 // of a rekey job: those that are listed, or where there is no right to list those

@@ -236,6 +236,17 @@ func (f *Faults) Answer(m Match, status int, code string, headers ...string) *Fa
 	return f.add(p)
 }
 
+// Deny answers 403 in AWS's words for a missing permission: action on resource.
+func (f *Faults) Deny(m Match, action, resource string) *Fault {
+	p := f.plan(m)
+	p.act = func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		p.arrived <- struct{}{}
+		writeError(w, r, http.StatusForbidden, "AccessDenied", "User: arn:aws:sts::123456789012:assumed-role/app/i-1 is not authorized to perform: "+
+			action+" on resource: "+resource+" because no identity-based policy allows the "+action+" action")
+	}
+	return f.add(p)
+}
+
 // Truncate passes the request on and cuts its answer's body in the middle.
 func (f *Faults) Truncate(m Match) *Fault {
 	p := f.plan(m)
