@@ -60,6 +60,7 @@ func commands() []command {
 		{"rescan", "[SOURCE] [--remote] [--confirm-deletes]", "ask a running daemon to scan now and to try again what is parked", rescanCommand},
 		{"flush", "[SOURCE...] [--timeout D]", "return once all that changed before is in S3 and in a published manifest", flushCommand},
 		{"preflight", "-c FILE [--json]", "prove against the real bucket and key that a run can work", preflightCommand},
+		{"iam-policy", "-c FILE [--kind role|bucket|kms-key]", "print the least policy for this configuration", policyCommand},
 		{"rekey", "-c FILE [--dry-run] [--source NAME] [--rate N/s]", "bring objects under the configured key", rekeyCommand},
 		{"check", "-c FILE", "read the configuration only; every fault with file, line and key", checkCommand},
 		{"version", "", "version, commit, Go version", versionCommand},
@@ -142,7 +143,7 @@ func usage(w io.Writer) {
 	var b strings.Builder
 	b.WriteString("s3syncd keeps directories archived in S3, encrypted under your KMS key, with an audit trail.\n\n")
 	for _, c := range commands() {
-		fmt.Fprintf(&b, "  s3syncd %-9s %s\n                   %s\n", c.name, c.args, c.about)
+		fmt.Fprintf(&b, "  s3syncd %-10s %s\n                   %s\n", c.name, c.args, c.about)
 	}
 	b.WriteString("\n's3syncd COMMAND --help' tells more. Exit codes: 0 done, 1 could not run, 2 wrong usage\n" +
 		"or configuration, 3 ran but not everything is in S3, 130 interrupted.\n")
