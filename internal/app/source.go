@@ -53,7 +53,8 @@ type environment struct {
 	build   Build
 	queue   *uploader.Queue
 
-	grace Grace // of an orderly end
+	grace     Grace         // of an orderly end
+	keysMoved chan struct{} // capacity 1, nil: nobody counts; an alias moved
 }
 
 // openSource connects one source to its directory, bucket and state. It makes
@@ -67,7 +68,15 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 		remoteAsked: make(chan struct{}, 1),
 	}
 	var err error
-	if s.store, err = s3store.Open(ctx, e.storeOptions(c, s.log)); err != nil {
+	so := e.storeOptions(c, s.log)
+	so.OnKey = func() { //nolint:contextcheck // What was learned is kept also when the run is interrupted.
+		s.rememberCapabilities()
+		select {
+		case e.keysMoved <- struct{}{}:
+		default:
+		}
+	}
+	if s.store, err = s3store.Open(ctx, so); err != nil {
 		return nil, fmt.Errorf("source %s: %w", c.Name, err)
 	}
 	if s.state, err = e.db.Source(ctx, state.SourceKey{Bucket: c.Bucket, Prefix: c.Prefix, RealPath: s.real}); err != nil {

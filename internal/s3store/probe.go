@@ -101,9 +101,13 @@ func (s *Store) probe(ctx context.Context) error {
 		}
 	}
 	found.CheckedAt = s.Now().UTC()
-	s.reportKey(s.Capabilities(), found)
-	s.reportLacks(s.Capabilities(), found)
+	before := s.Capabilities()
+	s.reportKey(before, found)
+	s.reportLacks(before, found)
 	s.setCapabilities(found)
+	if s.o.OnKey != nil && before.PinnedKey != found.PinnedKey {
+		s.o.OnKey()
+	}
 	return nil
 }
 

@@ -69,6 +69,10 @@ type Options struct {
 	// much goes into each request of a larger one, in bytes. 0: 5 GiB, 512 MiB.
 	CopyMax, CopyPart int64
 
+	// OnKey, optional, is called after a canary has found another key than the one
+	// before: an alias moved. It must not block for long.
+	OnKey func()
+
 	Log     *zap.Logger
 	Metrics *Metrics
 }
