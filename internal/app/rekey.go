@@ -87,7 +87,7 @@ func Rekey(ctx context.Context, o RekeyOptions) (RekeySummary, error) {
 	build := ReadBuild(o.Version)
 	r := &rekeyRun{opts: o, byName: map[string]*source{}, clock: &c, limit: o.limiter()}
 	r.environment = environment{
-		cfg: o.Config, db: db, log: log, build: build, stopTimeout: max(publishTime, o.GiveUp),
+		cfg: o.Config, db: db, log: log, build: build, grace: Grace{Drain: drainTime, Publish: max(publishTime, o.GiveUp)},
 		metrics: newMetrics(prometheus.NewPedanticRegistry(), build, db, func() []snapshot { return nil }), queue: uploader.NewQueue(queueLimit),
 	}
 	err = r.run(ctx)
@@ -127,7 +127,7 @@ func (r *rekeyRun) run(ctx context.Context) error {
 	if err := r.open(ctx); err != nil {
 		return err
 	}
-	err := runJob(ctx, drainTime+r.stopTimeout+10*time.Second,
+	err := runJob(ctx, r.grace.total(),
 		stage{"rekey", r.rekeyAll}, stage{"uploader", r.pool.Run}, stage{"manifest", func(ctx context.Context) error { return runFlushers(ctx, r.sources) }})
 	switch {
 	case ctx.Err() != nil:

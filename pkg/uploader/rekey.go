@@ -139,10 +139,7 @@ func (l *look) copyOnto(ctx context.Context, s standing) (finished bool, now sta
 	if err := l.begin(ctx, in); err != nil {
 		return false, now, err
 	}
-	meta, err := l.copyMetadata(in, o.Metadata)
-	if err != nil {
-		return false, now, err
-	}
+	meta := l.copyMetadata(in, o.Metadata)
 	l.f.enter(PhaseSend)
 	l.f.size.Store(o.Size)
 	o, err = l.copyObject(ctx, state.Copy{
@@ -175,17 +172,13 @@ func hashOf(to []byte, s string) bool {
 }
 
 // copyMetadata is the object's metadata with the id of the copy in announces.
-func (l *look) copyMetadata(in *state.Intent, old map[string]string) (map[string]string, error) {
-	chain, err := l.State.Chain()
-	if err != nil {
-		return nil, local(state.ClassTransient, "read the chain", err)
-	}
+func (l *look) copyMetadata(in *state.Intent, old map[string]string) map[string]string {
 	meta := maps.Clone(old)
 	if meta == nil {
 		meta = map[string]string{}
 	}
-	meta[state.MetaID] = state.ObjectID{Instance: l.Instance, Chain: chain.ID, Attempt: in.Attempt}.String()
-	return meta, nil
+	meta[state.MetaID] = state.ObjectID{Instance: l.Instance, Chain: in.Chain, Attempt: in.Attempt}.String()
+	return meta
 }
 
 // copyObject is Source.Copy behind the gate.
