@@ -204,7 +204,9 @@ func (l *look) commitCopy(ctx context.Context, in *state.Intent, o state.Object,
 	if err := l.readEntry(); err != nil {
 		return err
 	}
-	l.fence = state.Fence{Size: o.Size}
+	if l.file == nil {
+		l.fence = state.Fence{Size: o.Size}
+	}
 	r := l.rekeyRecord(o, l.known && l.entry.Stored && l.entry.ETag == in.Replaces.ETag)
 	r.Trigger, r.Attempt, r.Recovered = in.Trigger, in.Attempt, recovered
 	r.ReplacedVID, r.ReplacedETag = in.Replaces.VersionID, in.Replaces.ETag
