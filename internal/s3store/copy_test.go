@@ -161,6 +161,16 @@ func TestCopyNeverTrustsTheServer(t *testing.T) {
 	}
 }
 
+func TestCopyLooksForItselfWhereTheServerIgnoresConditions(t *testing.T) {
+	f, s := fakeStore(t, nil)
+	f.Behave(func(b *s3test.Behavior) { b.IgnoreConditions = true })
+	plain := storePlain(t, s, "data/a", []byte("x"))
+	_, err := s.Copy(t.Context(), state.Copy{Key: plain.Key, Size: plain.Size, ETag: "another"})
+	if !errors.Is(err, state.ErrPrecondition) || f.Count(s3test.Match{Op: opCopy}) != 0 {
+		t.Errorf("Copy: %v after %d copies, want ErrPrecondition and none", err, f.Count(s3test.Match{Op: opCopy}))
+	}
+}
+
 func TestCopyComparesTheContentWithItsHash(t *testing.T) {
 	_, s := fakeStore(t, nil)
 	plain := storePlain(t, s, "data/a", []byte("x"))

@@ -45,7 +45,7 @@ func (f *Fake) source(c *call) (*FakeObject, *failure) {
 	if o == nil {
 		return nil, &failure{http.StatusNotFound, "NoSuchKey"}
 	}
-	if want := c.r.Header.Get("X-Amz-Copy-Source-If-Match"); want != "" && strings.Trim(want, `"`) != o.ETag {
+	if want := c.r.Header.Get("X-Amz-Copy-Source-If-Match"); want != "" && strings.Trim(want, `"`) != o.ETag && !f.b.IgnoreConditions {
 		return nil, &failure{http.StatusPreconditionFailed, "PreconditionFailed"}
 	}
 	if slices.Contains([]string{"GLACIER", "DEEP_ARCHIVE"}, o.Header.Get("X-Amz-Storage-Class")) {
