@@ -61,7 +61,7 @@ type PreflightSource struct {
 	Resolved string           `json:"resolved_key,omitempty"` // as the server names it
 	Checks   []PreflightCheck `json:"checks"`
 	Left     []string         `json:"left_objects"` // that could not be removed
-	Answered bool             `json:"answered"`
+	Answered bool             `json:"answered"`     // at least once
 	Plan     *PreflightPlan   `json:"plan,omitempty"` // what a first run and a day cost; absent where the directory cannot be read
 }
 
@@ -166,7 +166,7 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 	c := p.opts.Config.Sources[i]
 	env := environment{cfg: p.opts.Config, log: p.log, metrics: p.metrics}
 	out := PreflightSource{
-		Source: c.Name, Bucket: c.Bucket, Prefix: c.Prefix, KMSKeyID: c.KMSKeyID, Checks: []PreflightCheck{}, Left: []string{}, Answered: true,
+		Source: c.Name, Bucket: c.Bucket, Prefix: c.Prefix, KMSKeyID: c.KMSKeyID, Checks: []PreflightCheck{}, Left: []string{},
 	}
 	store, err := s3store.Open(ctx, env.storeOptions(c, zap.NewNop()))
 	if err != nil {
@@ -178,9 +178,8 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 	e := store.Examine(ctx, c.Deletes == "mirror")
 	t := &translator{source: &c, arns: arnsOf(&c, out.Region), lockMode: p.opts.Config.Manifest.ObjectLock.Mode}
 	for _, trial := range e.Trials {
-		if trial.Err != nil && s3store.NoAnswer(trial.Err) {
-			out.Answered = false
-		}
+		tried := trial.Skip == ""
+		out.Answered = out.Answered || tried && (trial.Err == nil || !s3store.NoAnswer(trial.Err))
 		out.Checks = append(out.Checks, t.translate(trial))
 	}
 	out.Left, out.Resolved = append(out.Left, e.Left...), e.Key

@@ -2,6 +2,7 @@ package s3test
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -241,6 +242,7 @@ func (f *Faults) Deny(m Match, action, resource string) *Fault {
 	p := f.plan(m)
 	p.act = func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 		p.arrived <- struct{}{}
+		_, _ = io.Copy(io.Discard, r.Body) // Else a large body is cut off, and the answer with it.
 		writeError(w, r, http.StatusForbidden, "AccessDenied", "User: arn:aws:sts::123456789012:assumed-role/app/i-1 is not authorized to perform: "+
 			action+" on resource: "+resource+" because no identity-based policy allows the "+action+" action")
 	}
