@@ -60,8 +60,8 @@ type PreflightSource struct {
 	KMSKeyID string           `json:"kms_key_id"`             // as configured
 	Resolved string           `json:"resolved_key,omitempty"` // as the server names it
 	Checks   []PreflightCheck `json:"checks"`
-	Left     []string         `json:"left_objects"` // that could not be removed
-	Answered bool             `json:"answered"`     // at least once
+	Left     []string         `json:"left_objects"`   // that could not be removed
+	Answered bool             `json:"answered"`       // at least once
 	Plan     *PreflightPlan   `json:"plan,omitempty"` // what a first run and a day cost; absent where the directory cannot be read
 }
 
