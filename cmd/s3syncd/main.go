@@ -59,10 +59,13 @@ func commands() []command {
 		{"status", "[-c FILE | --socket PATH] [--json]", "what a running daemon is doing; exits with 0 when it is current, 3 when not", statusCommand},
 		{"rescan", "[SOURCE] [--remote] [--confirm-deletes]", "ask a running daemon to scan now and to try again what is parked", rescanCommand},
 		{"flush", "[SOURCE...] [--timeout D]", "return once all that changed before is in S3 and in a published manifest", flushCommand},
+		{"verify", "-c FILE | --bucket B --prefix P | --offline DIR", "check the audit trail and what it claims", verifyCommand},
 		{"restore", "(-c FILE --source S | --bucket B --prefix P) --to DIR", "rebuild files from the audit trail, as of now or of a time", restoreCommand},
 		{"history", "KEY_OR_PATH (-c FILE | --bucket B --prefix P) [--bundle FILE]", "every record of one file, and what proves it", historyCommand},
+		{"rekey", "-c FILE [--dry-run] [--source NAME] [--rate N/s]", "bring objects under the configured key", rekeyCommand},
 		{"retire", "-c FILE [--force]", "this host is done: a last sync, and a final digest for each source", retireCommand},
-		{"verify", "-c FILE | --bucket B --prefix P | --offline DIR", "check the audit trail and what it claims", verifyCommand},
+		{"preflight", "-c FILE [--json]", "prove against the real bucket and key that a run can work", preflightCommand},
+		{"iam-policy", "-c FILE [--kind role|bucket|kms-key]", "print the least policy for this configuration", policyCommand},
 		{"check", "-c FILE", "read the configuration only; every fault with file, line and key", checkCommand},
 		{"version", "", "version, commit, Go version", versionCommand},
 	}
@@ -144,7 +147,7 @@ func usage(w io.Writer) {
 	var b strings.Builder
 	b.WriteString("s3syncd keeps directories archived in S3, encrypted under your KMS key, with an audit trail.\n\n")
 	for _, c := range commands() {
-		fmt.Fprintf(&b, "  s3syncd %-8s %s\n                   %s\n", c.name, c.args, c.about)
+		fmt.Fprintf(&b, "  s3syncd %-10s %s\n                   %s\n", c.name, c.args, c.about)
 	}
 	b.WriteString("\n's3syncd COMMAND --help' tells more. Exit codes: 0 done, 1 could not run, 2 wrong usage\n" +
 		"or configuration, 3 ran but some files failed, 130 interrupted.\n")

@@ -69,7 +69,7 @@ func (p *progress) Outcome(o app.Outcome) {
 		return
 	}
 	name := strconv.Quote(o.Path)
-	switch o.Status { //nolint:exhaustive // A sync run rekeys nothing.
+	switch o.Status {
 	case app.Uploaded:
 		_, _ = fmt.Fprintf(p.out, "uploaded %s (%s)\n", name, admin.Bytes(o.Size)) // As above.
 	case app.Skipped:
@@ -78,6 +78,10 @@ func (p *progress) Outcome(o app.Outcome) {
 		_, _ = fmt.Fprintf(p.out, "deleted %s (kept in S3)\n", name) // As above.
 	case app.Failed:
 		_, _ = fmt.Fprintf(p.out, "failed %s: %v\n", name, o.Err) // As above.
+	case app.Rekeyed:
+		_, _ = fmt.Fprintf(p.out, "rekeyed %s (%s)\n", name, admin.Bytes(o.Size)) // As above.
+	case app.PlannedRekey:
+		_, _ = fmt.Fprintf(p.out, "would rekey %s (%s)\n", name, admin.Bytes(o.Size)) // As above.
 	case app.Planned:
 		_, _ = fmt.Fprintf(p.out, "would upload %s (%s)\n", name, admin.Bytes(o.Size)) // As above.
 	}

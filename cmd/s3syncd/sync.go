@@ -106,11 +106,15 @@ func printSummary(w io.Writer, s app.Summary) error {
 }
 
 func printPlan(w io.Writer, s app.Summary) error {
-	_, err := fmt.Fprintf(w, "Would upload: %d files, %s\nUnchanged: %d\n"+
-		"Requests: up to %d HEAD, %d PUT, %d multipart parts, %d for the trail\n"+
-		"A day of an idle daemon: %d for the trail\n",
-		s.Uploaded, admin.Bytes(s.Bytes), s.Skipped, s.Plan.Head, s.Plan.Put, s.Plan.Parts, s.Plan.Trail, s.Plan.TrailDay)
+	_, err := fmt.Fprintf(w, "Would upload: %d files, %s\nUnchanged: %d\nRequests: up to %s\n"+
+		"A day without a change: %s\nA day with changes: a PUT a file, and up to %d manifests more\n",
+		s.Uploaded, admin.Bytes(s.Bytes), s.Skipped, requests(s.Plan.Run), requests(s.Plan.Day), s.Plan.FlushesDay)
 	return err
+}
+
+// requests renders a count of requests by kind.
+func requests(n app.RequestCount) string {
+	return fmt.Sprintf("%d HEAD, %d PUT, %d multipart parts, %d LIST, %d PUT for the trail", n.Head, n.Put, n.Parts, n.List, n.Trail)
 }
 
 // isTerminal reports whether w is a terminal that a progress bar fits on.

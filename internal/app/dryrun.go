@@ -39,7 +39,7 @@ func dryRun(ctx context.Context, o SyncOptions, log *zap.Logger) (Summary, error
 	if db != nil {
 		errs = append(errs, db.Close())
 	}
-	p.finish()
+	p.finish(int64(len(o.Config.Sources)))
 	if ctx.Err() != nil {
 		return p.sum, ErrInterrupted
 	}
@@ -83,15 +83,37 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 	return errors.Join(err, res.Err)
 }
 
+// The requests of one canary, and how many objects one LIST returns.
+const (
+	canaryPuts  = 4
+	canaryHeads = 2
+	listPage    = 1000
+)
+
 // finish adds the requests that do not belong to a file.
-func (p *planner) finish() {
-	m := p.opts.Config.Manifest
-	sources := int64(len(p.opts.Config.Sources))
-	p.sum.Plan.Trail = sources * (2 + (p.sum.Uploaded+p.sum.Skipped)/int64(m.MaxRecords))
-	if m.DigestInterval > 0 {
-		p.sum.Plan.TrailDay = sources * int64(24*time.Hour/m.DigestInterval)
+func (p *planner) finish(sources int64) {
+	cfg, plan := p.opts.Config, &p.sum.Plan
+	m, files := cfg.Manifest, p.sum.Uploaded+p.sum.Skipped
+	signed := int64(1)
+	if m.Sign != "none" {
+		signed = 2
 	}
+	plan.Run.Head += sources * canaryHeads
+	plan.Run.Put += sources * canaryPuts
+	plan.Run.List += sources
+	plan.Run.Trail = sources*(2+signed) + files/int64(m.MaxRecords) // Configuration, first manifest, digest.
+	plan.Day.Head += sources * canaryHeads
+	plan.Day.Put += sources * canaryPuts
+	if m.DigestInterval > 0 {
+		plan.Day.Trail = sources * signed * perDay(m.DigestInterval)
+	}
+	if every := cfg.Watch.RemoteCheckInterval; every > 0 {
+		plan.Day.List = (sources + files/listPage) * max(1, perDay(every))
+	}
+	plan.FlushesDay = sources * perDay(m.FlushInterval)
 }
+
+func perDay(interval time.Duration) int64 { return int64(24 * time.Hour / interval) }
 
 // planSink counts what would be done for one source.
 type planSink struct {
@@ -123,13 +145,14 @@ func (p planSink) Offer(ctx context.Context, c watcher.Change) error {
 // plan counts the requests of one file of size bytes.
 func (p *planner) plan(size int64) {
 	u := p.opts.Config.Upload
-	p.sum.Plan.Head++
+	run := &p.sum.Plan.Run
+	run.Head++
 	if size <= u.SinglePutMax {
-		p.sum.Plan.Put++
+		run.Put++
 		return
 	}
-	p.sum.Plan.Put += 2 // Create and Complete.
-	p.sum.Plan.Parts += (size + u.PartSize - 1) / u.PartSize
+	run.Put += 2 // Create and Complete.
+	run.Parts += (size + u.PartSize - 1) / u.PartSize
 }
 
 // TryOffer implements watcher.Sink.

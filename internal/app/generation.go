@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
@@ -38,7 +39,7 @@ func newGeneration(ctx context.Context, d *daemon, cfg *config.Config, trigger s
 	g := &generation{
 		environment: environment{
 			cfg: cfg, db: d.db, log: d.log, metrics: d.metrics, build: d.build, queue: uploader.NewQueue(queueLimit),
-			grace: d.opts.Grace,
+			grace: d.opts.Grace, keysMoved: make(chan struct{}, 1),
 		},
 		d: d, trigger: trigger, perFile: sampled(d.log.Named("file")), leaving: make(chan struct{}),
 	}
@@ -51,6 +52,7 @@ func newGeneration(ctx context.Context, d *daemon, cfg *config.Config, trigger s
 			return nil, fmt.Errorf("source %s: %w", s.cfg.Name, err)
 		}
 		s.ledger = d.ledgers.of(s.cfg)
+		g.metrics.wrongKey.WithLabelValues(s.cfg.Name) // There from the start.
 		g.sources = append(g.sources, s)
 	}
 	pool, err := uploader.New(g.queue, g.uploaderSources(), g.poolOptions()) //nolint:contextcheck // Paused is asked long after this call.
@@ -242,9 +244,27 @@ func (g *generation) announce(ctx context.Context) error {
 	g.d.ready.Store(true)
 	g.d.notify.ready()
 	g.log.Info("ready", zap.Int("sources", len(g.sources)))
-	g.countWrongKeys()
-	<-ctx.Done()
+	g.followKeys(ctx)
 	return nil
+}
+
+// keyCountInterval is how often the objects that wait for a rekey are counted:
+// the number falls as files change and are uploaded under the new key.
+const keyCountInterval = 10 * time.Minute
+
+// followKeys keeps the count of objects under other keys until ctx ends.
+func (g *generation) followKeys(ctx context.Context) {
+	tick := time.NewTicker(keyCountInterval)
+	defer tick.Stop()
+	told := map[string]int64{}
+	for ctx.Err() == nil {
+		g.countWrongKeys(told)
+		select {
+		case <-tick.C:
+		case <-g.keysMoved:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // settled reports whether the start is done: every source is watched, or known
@@ -271,19 +291,21 @@ func (g *generation) settled() bool {
 	return g.d.ready.Load() || stopped < len(g.sources)
 }
 
-// countWrongKeys shows how many objects still wait for a rekey.
-func (g *generation) countWrongKeys() {
+// countWrongKeys shows how many objects still wait for a rekey. A number is
+// logged when it is not the one that was told.
+func (g *generation) countWrongKeys(told map[string]int64) {
 	for _, s := range g.sources {
-		n, err := s.state.WrongKey(s.store.MatchesKey)
+		n, err := s.state.WrongKey(func(o state.Object) bool { return s.store.KeyVerdict(o) == s3store.KeyOK })
 		if err != nil {
 			s.log.Warn("objects under other keys were not counted", zap.Error(err))
 			continue
 		}
 		g.metrics.wrongKey.WithLabelValues(s.cfg.Name).Set(float64(n))
-		if n > 0 {
+		if n > 0 && n != told[s.cfg.Name] {
 			s.log.Warn("objects stand under a key that is neither configured nor accepted; they stay until they change or are rekeyed",
 				zap.Int64("objects", n))
 		}
+		told[s.cfg.Name] = n
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -40,12 +41,8 @@ type ranger interface {
 // over, the trail unlisted. An entry that is written meanwhile may be compared
 // with what stood there before.
 func compareListing(ctx context.Context, l lister, x ranger, m state.Mapper, each func(key string, it state.Item, o *state.Object) error) (listed int64, err error) {
-	g := merging{cur: newKeyCursor(x, m), trail: m.TrailPrefix(), each: each}
-	err = l.List(ctx, m.Prefix(), "", g.object)
-	if errors.Is(err, errTrail) {
-		err = l.List(ctx, m.Prefix(), g.trail+"~", g.object) // Behind every name in the trail.
-	}
-	if err == nil {
+	g := merging{cur: newKeyCursor(x, m), each: each}
+	if err = listData(ctx, l, m, g.object); err == nil {
 		err = g.before("")
 	}
 	return g.listed, err
@@ -54,10 +51,26 @@ func compareListing(ctx context.Context, l lister, x ranger, m state.Mapper, eac
 // errTrail ends a listing at the first document of the trail.
 var errTrail = errors.New("the trail begins")
 
+// listData lists everything under the mapper's prefix but the trail, which is
+// left out unlisted.
+func listData(ctx context.Context, l lister, m state.Mapper, fn func(state.Object) error) error {
+	trail := m.TrailPrefix()
+	data := func(o state.Object) error {
+		if len(o.Key) > len(trail) && strings.HasPrefix(o.Key, trail) {
+			return errTrail
+		}
+		return fn(o)
+	}
+	err := l.List(ctx, m.Prefix(), "", data)
+	if errors.Is(err, errTrail) {
+		err = l.List(ctx, m.Prefix(), trail+"~", data) // Behind every name in the trail.
+	}
+	return err
+}
+
 // merging is the state of one compareListing.
 type merging struct {
 	cur    *keyCursor
-	trail  string
 	each   func(key string, it state.Item, o *state.Object) error
 	last   string
 	listed int64
@@ -67,9 +80,6 @@ type merging struct {
 func (g *merging) object(o state.Object) error {
 	if g.listed > 0 && o.Key <= g.last {
 		return fmt.Errorf("%w: %q after %q", errUnordered, o.Key, g.last)
-	}
-	if len(o.Key) > len(g.trail) && o.Key[:len(g.trail)] == g.trail {
-		return errTrail
 	}
 	g.last = o.Key
 	g.listed++

@@ -52,8 +52,9 @@ type environment struct {
 	build   Build
 	queue   *uploader.Queue
 
-	grace  Grace // of an orderly end
-	direct bool  // documents are sent without a pool: whoever sends them has run the canary
+	grace     Grace         // of an orderly end
+	keysMoved chan struct{} // capacity 1, nil: nobody counts; an alias moved
+	direct    bool          // documents are sent without a pool: whoever sends them has run the canary
 }
 
 // publisher returns what the documents of s are sent through.
@@ -79,6 +80,13 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 	o.OnThrottled = func() {
 		if p := s.pool.Load(); p != nil {
 			p.Throttled(c.Name)
+		}
+	}
+	o.OnKey = func() { //nolint:contextcheck // What was learned is kept also when the run is interrupted.
+		s.rememberCapabilities()
+		select {
+		case e.keysMoved <- struct{}{}:
+		default:
 		}
 	}
 	if s.store, err = s3store.Open(ctx, o); err != nil {

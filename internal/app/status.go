@@ -178,8 +178,9 @@ func clockTime(t, now time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04Z")
 }
 
-// deniedAction is how AWS names the action that a policy does not grant.
-var deniedAction = regexp.MustCompile(`not authorized to perform: ([a-z0-9-]+:[A-Za-z0-9*]+)`)
+// deniedAction is how AWS names the action that a policy does not grant, and what
+// on.
+var deniedAction = regexp.MustCompile(`not authorized to perform: ([a-z0-9-]+:[A-Za-z0-9*]+)(?: on resource: "?([^\s"]+))?`)
 
 // reasonOf says in a few words what err is.
 func reasonOf(err error) string {

@@ -24,6 +24,9 @@ const (
 	Failed   = state.StatusFailed
 	Deleted  = state.StatusDeleted
 	Planned  = state.Status("planned") // a dry run would upload it
+	Rekeyed  = state.StatusRekeyed
+	// PlannedRekey: a dry run would bring it under the key.
+	PlannedRekey = state.Status("planned-rekey")
 )
 
 // Outcome is what became of one file.
@@ -52,9 +55,21 @@ type Summary struct {
 
 // Plan counts the requests that a dry run foresees.
 type Plan struct {
-	Head, Put, Parts int64
-	Trail            int64 // manifests and digests of the run
-	TrailDay         int64 // digests of an idle day
+	Run RequestCount // of the run itself
+	Day RequestCount // of a day on which nothing changes
+	// FlushesDay is how many manifests a day with changes all the time has, on top
+	// of the day's requests and the PUT of each changed file.
+	FlushesDay int64
+}
+
+// RequestCount counts requests to S3 by kind. Each PUT and each part of data is
+// a request to KMS as well where there is no bucket key.
+type RequestCount struct {
+	Head  int64 `json:"head"`
+	Put   int64 `json:"put"` // of files, multipart uploads begun and ended, canaries
+	Parts int64 `json:"upload_part"`
+	List  int64 `json:"list"`
+	Trail int64 `json:"trail_put"` // manifests, digests, signatures, configurations
 }
 
 func (s *Summary) add(o Outcome) {

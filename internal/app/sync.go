@@ -111,7 +111,7 @@ func (r *syncRun) run(ctx context.Context) error {
 		return err
 	}
 	err := runJob(ctx, r.grace.total(),
-		stage{"sync", r.scanAll}, stage{"uploader", r.pool.Run}, stage{"manifest", r.flushers})
+		stage{"sync", r.scanAll}, stage{"uploader", r.pool.Run}, stage{"manifest", func(ctx context.Context) error { return runFlushers(ctx, r.sources) }})
 	switch {
 	case ctx.Err() != nil:
 		return errors.Join(ErrInterrupted, err)
@@ -239,11 +239,11 @@ func (r *syncRun) held(s *source, n int64) {
 	r.sum.Held += n
 }
 
-// flushers run the trail of every source side by side.
-func (r *syncRun) flushers(ctx context.Context) error {
-	errs := make([]error, len(r.sources))
+// runFlushers runs the trail of every source side by side.
+func runFlushers(ctx context.Context, sources []*source) error {
+	errs := make([]error, len(sources))
 	var wg sync.WaitGroup
-	for i, s := range r.sources {
+	for i, s := range sources {
 		wg.Go(func() { errs[i] = s.flusher.Run(ctx) })
 	}
 	wg.Wait()
@@ -257,16 +257,12 @@ func (r *syncRun) verdict(ctx context.Context) error {
 	}
 	answered, late := false, false
 	for _, s := range r.sources {
-		docs, err := s.state.Outbox()
+		waits, err := unpublished([]*source{s})
 		if err != nil {
-			return fmt.Errorf("source %s: %w", s.cfg.Name, err)
+			return err
 		}
-		answered = answered || len(docs) == 0 || r.pool.Destination(s.cfg.Name).Answered
-		if len(docs) == 0 {
-			continue
-		}
-		late = true
-		s.log.Error("documents of the trail are not published yet, the next run publishes them", zap.Int("documents", len(docs)))
+		answered = answered || !waits || r.pool.Destination(s.cfg.Name).Answered
+		late = late || waits
 	}
 	switch {
 	case !answered:

@@ -146,6 +146,9 @@ func (s *Store) checkClient() error {
 
 func (s *Store) region() string { return s.client.Options().Region }
 
+// Region returns the region that requests are signed for.
+func (s *Store) Region() string { return s.region() }
+
 // checkEndpoint refuses an endpoint that would send data and keys in the clear
 // to another host.
 func checkEndpoint(endpoint string, allowInsecure bool) error {

@@ -159,7 +159,7 @@ func classOfCode(code string) state.Class {
 		"InvalidPart", "InvalidPartOrder":
 		return state.ClassChanged
 	case "KeyTooLongError", "XMinioInvalidObjectName", "XMinioInvalidResourceName", "XMinioParentIsObject",
-		"XMinioObjectExistsAsDirectory", "DirectoryObjectContainsData", "EntityTooLarge", "MetadataTooLarge", "InvalidURI":
+		"XMinioObjectExistsAsDirectory", "DirectoryObjectContainsData", "InvalidObjectState", "EntityTooLarge", "MetadataTooLarge", "InvalidURI":
 		return state.ClassFile
 	case "InternalError", "RequestTimeout", "ServiceUnavailable", "KMS.DependencyTimeoutException", "KMS.KMSInternalException":
 		return state.ClassTransient

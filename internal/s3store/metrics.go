@@ -22,6 +22,15 @@ const (
 	opComplete = "CompleteMultipartUpload"
 	opAbort    = "AbortMultipartUpload"
 	opParts    = "ListParts"
+)
+
+// The operations that only single commands send, never the daemon. They are
+// counted, and have no histogram that would cost the daemon's series.
+const (
+	opCopy     = "CopyObject"
+	opPartCopy = "UploadPartCopy"
+	opTags     = "GetObjectTagging"
+	opUploads  = "ListMultipartUploads"
 	opVersions = "ListObjectVersions"
 )
 

@@ -57,7 +57,7 @@ func (s *Store) headOnce(ctx context.Context, key, version string) (state.Object
 	return stamp(state.Object{
 		Key: key, Size: aws.ToInt64(out.ContentLength), ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
-		Metadata: out.Metadata, LastModified: aws.ToTime(out.LastModified),
+		Metadata: out.Metadata, LastModified: aws.ToTime(out.LastModified), Dressed: s.dressed(out),
 	}, out.ResultMetadata), nil
 }
 
@@ -82,6 +82,10 @@ func (s *Store) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, s
 	}
 	return s.put(ctx, in, state.Put{Key: key, Body: body, Size: size, MD5: md5, SHA256: sha, If: state.Condition{Absent: true}})
 }
+
+// IsTrailDocument reports whether a HEAD's answer is about a document of a
+// trail, whoever's it is.
+func IsTrailDocument(o state.Object) bool { return o.Metadata[metaInstance] != "" }
 
 // put is the only caller of PutObject.
 func (s *Store) put(ctx context.Context, in *s3.PutObjectInput, p state.Put) (state.Object, error) {

@@ -101,9 +101,13 @@ func (s *Store) probe(ctx context.Context) error {
 		}
 	}
 	found.CheckedAt = s.Now().UTC()
-	s.reportKey(s.Capabilities(), found)
-	s.reportLacks(s.Capabilities(), found)
+	before := s.Capabilities()
+	s.reportKey(before, found)
+	s.reportLacks(before, found)
 	s.setCapabilities(found)
+	if s.o.OnKey != nil && before.PinnedKey != found.PinnedKey {
+		s.o.OnKey()
+	}
 	return nil
 }
 
@@ -266,6 +270,12 @@ func (s *Store) ping(ctx context.Context) error {
 
 func (s *Store) canaryKey() string {
 	return s.trailPrefix() + ".canary/" + s.o.Instance + "-" + rand.Text()
+}
+
+// Resolved reports whether the configured key can be compared with that of an
+// object: an alias has to be resolved by a canary first.
+func (s *Store) Resolved() bool {
+	return !isAlias(s.enc.keyID) || s.Capabilities().PinnedKey != ""
 }
 
 // ready prepares a write: the alias is resolved, and conditions that the

@@ -61,10 +61,17 @@ type Options struct {
 	// StallLimit ends an attempt whose body moved no byte, or whose answer did
 	// not begin, for this long. 0: one minute.
 	StallLimit time.Duration
-	// CompleteLimit takes StallLimit's place for the answer to
-	// CompleteMultipartUpload, which a server may need minutes for. 0: ten
-	// minutes.
+	// CompleteLimit takes StallLimit's place for the answers to
+	// CompleteMultipartUpload and to copies, which a server may need minutes for.
+	// 0: ten minutes.
 	CompleteLimit time.Duration
+	// CopyMax is the largest object that Copy copies in one request, CopyPart how
+	// much goes into each request of a larger one, in bytes. 0: 5 GiB, 512 MiB.
+	CopyMax, CopyPart int64
+
+	// OnKey, optional, is called after a canary has found another key than the one
+	// before: an alias moved. It must not block for long.
+	OnKey func()
 
 	// OnThrottled, optional, is called for each attempt that the server asked to
 	// slow down at, also when a later attempt of the same request succeeds. It
@@ -117,6 +124,12 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	if o.CompleteLimit == 0 {
 		o.CompleteLimit = max(defaultCompleteLimit, o.StallLimit)
+	}
+	if o.CopyMax == 0 {
+		o.CopyMax = defaultCopyMax
+	}
+	if o.CopyPart == 0 {
+		o.CopyPart = defaultCopyPart
 	}
 	s := &Store{o: o, enc: enc, log: o.Log, clock: &clock{gauge: o.Metrics.clockOffset}, reask: &reasker{}}
 	if err := s.connect(ctx); err != nil {

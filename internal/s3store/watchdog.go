@@ -24,7 +24,7 @@ func (e *stalledError) Temporary() bool { return true }
 type watchdog struct {
 	next     http.RoundTripper
 	stall    time.Duration
-	complete time.Duration // for the answer to CompleteMultipartUpload
+	complete time.Duration // for the answers to CompleteMultipartUpload and copies
 }
 
 // RoundTrip sends one attempt.
@@ -53,9 +53,10 @@ func (w *watchdog) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// completes reports whether req ends a multipart upload.
+// completes reports whether the server has to move a whole object, or a large
+// part of it, before it can answer req: the end of a multipart upload, or a copy.
 func completes(req *http.Request) bool {
-	return req.Method == http.MethodPost && req.URL.Query().Has("uploadId")
+	return req.Header.Get("X-Amz-Copy-Source") != "" || req.Method == http.MethodPost && req.URL.Query().Has("uploadId")
 }
 
 // stallCause replaces err by the stall that caused it.

@@ -56,7 +56,8 @@ type FakeObject struct {
 	BucketKey bool
 	Context   string // the encryption context as it was sent
 	Metadata  map[string]string
-	Header    http.Header // of the request that wrote it
+	Header    http.Header // of the request that wrote it; what S3 keeps of it is answered with
+	Tags      string      // as a query
 	Modified  time.Time
 	Deleted   bool // a delete marker
 }
@@ -266,7 +267,8 @@ func (f *Fake) handle(c *call) *failure {
 	h := map[string]func(*call) *failure{
 		"HeadObject": f.get, "GetObject": f.get, "PutObject": f.put, "DeleteObject": f.remove, "ListObjectsV2": f.list,
 		"CreateMultipartUpload": f.create, "UploadPart": f.part, "CompleteMultipartUpload": f.complete,
-		"AbortMultipartUpload": f.abort, "ListParts": f.parts,
+		"AbortMultipartUpload": f.abort, "ListParts": f.parts, "CopyObject": f.copyObject, "UploadPartCopy": f.partCopy,
+		"GetObjectTagging": f.tagging, "ListMultipartUploads": f.listUploads, "ListObjectVersions": f.listVersions,
 	}[c.Op]
 	if h == nil {
 		return &failure{http.StatusNotImplemented, "NotImplemented"}
@@ -284,7 +286,7 @@ func (f *Fake) get(c *call) *failure {
 	}
 	h := c.w.Header()
 	h.Set("Etag", `"`+o.ETag+`"`)
-	h.Set("Content-Type", "application/octet-stream")
+	o.dress(h)
 	setEncryption(h, o.SSE, o.KMSKeyID, o.BucketKey)
 	if o.VersionID != "" {
 		h.Set("X-Amz-Version-Id", o.VersionID)

@@ -26,6 +26,11 @@ func (f *Fake) checkBody(c *call) *failure {
 	return nil
 }
 
+func encodedSHA256(b []byte) string {
+	sum := sha256.Sum256(b)
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
 func encodedCRC(b []byte) string {
 	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, crc32.ChecksumIEEE(b)))
 }
@@ -53,7 +58,7 @@ func (f *Fake) checkConditions(c *call) *failure {
 func (f *Fake) encrypted(c *call) (*FakeObject, func(http.Header), *failure) {
 	h := c.r.Header
 	const prefix = "X-Amz-Server-Side-Encryption"
-	o := &FakeObject{Key: c.Key, ETag: opaque(), Header: h.Clone(), Metadata: map[string]string{}}
+	o := &FakeObject{Key: c.Key, ETag: opaque(), Header: h.Clone(), Tags: h.Get("X-Amz-Tagging"), Metadata: map[string]string{}}
 	for name, v := range h {
 		if m, ok := strings.CutPrefix(name, "X-Amz-Meta-"); ok && !f.b.DropMetadata {
 			o.Metadata[strings.ToLower(m)] = strings.Join(v, ",")

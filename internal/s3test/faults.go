@@ -245,6 +245,18 @@ func (f *Faults) Answer(m Match, status int, code string, headers ...string) *Fa
 	return f.add(p)
 }
 
+// Deny answers 403 in AWS's words for a missing permission: action on resource.
+func (f *Faults) Deny(m Match, action, resource string) *Fault {
+	p := f.plan(m)
+	p.act = func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		p.arrived <- struct{}{}
+		_, _ = io.Copy(io.Discard, r.Body) // Else a large body is cut off, and the answer with it.
+		writeError(w, r, http.StatusForbidden, "AccessDenied", "User: arn:aws:sts::123456789012:assumed-role/app/i-1 is not authorized to perform: "+
+			action+" on resource: "+resource+" because no identity-based policy allows the "+action+" action")
+	}
+	return f.add(p)
+}
+
 // Truncate passes the request on and cuts its answer's body in the middle.
 func (f *Faults) Truncate(m Match) *Fault {
 	p := f.plan(m)
@@ -380,27 +392,42 @@ func requestOf(r *http.Request) *Request {
 	bucket, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	q := r.URL.Query()
 	return &Request{
-		Op: operation(r.Method, key, q), Method: r.Method, Bucket: bucket, Key: key, Query: q, Header: r.Header.Clone(),
+		Op: operation(r, key, q), Method: r.Method, Bucket: bucket, Key: key, Query: q, Header: r.Header.Clone(),
 	}
 }
 
 // operation names what a request asks for; "" for what this package does not
 // know.
-func operation(method, key string, q url.Values) string {
+func operation(r *http.Request, key string, q url.Values) string {
 	switch {
+	case key == "" && q.Has("uploads"):
+		return map[string]string{http.MethodGet: "ListMultipartUploads"}[r.Method]
+	case key == "" && q.Has("versions"):
+		return map[string]string{http.MethodGet: "ListObjectVersions"}[r.Method]
 	case key == "":
-		return map[string]string{http.MethodGet: "ListObjectsV2", http.MethodPut: "CreateBucket"}[method]
+		return map[string]string{http.MethodGet: "ListObjectsV2", http.MethodPut: "CreateBucket"}[r.Method]
+	case q.Has("tagging"):
+		return map[string]string{http.MethodGet: "GetObjectTagging", http.MethodPut: "PutObjectTagging"}[r.Method]
 	case q.Has("uploads"):
-		return map[string]string{http.MethodPost: "CreateMultipartUpload"}[method]
+		return map[string]string{http.MethodPost: "CreateMultipartUpload"}[r.Method]
 	case q.Has("uploadId"):
-		return map[string]string{
+		return copying(r, map[string]string{
 			http.MethodPost: "CompleteMultipartUpload", http.MethodPut: "UploadPart",
 			http.MethodDelete: "AbortMultipartUpload", http.MethodGet: "ListParts",
-		}[method]
+		}[r.Method], "UploadPartCopy")
 	}
-	return map[string]string{
+	return copying(r, map[string]string{
 		http.MethodHead: "HeadObject", http.MethodGet: "GetObject", http.MethodPut: "PutObject", http.MethodDelete: "DeleteObject",
-	}[method]
+	}[r.Method], "CopyObject")
+}
+
+// copying returns op, or name where r asks for the same with another object's
+// content.
+func copying(r *http.Request, op, name string) string {
+	if r.Method == http.MethodPut && r.Header.Get("X-Amz-Copy-Source") != "" {
+		return name
+	}
+	return op
 }
 
 // record runs next and keeps its answer.

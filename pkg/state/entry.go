@@ -44,6 +44,7 @@ const (
 	OpPut       Op = "put"
 	OpMultipart Op = "multipart"
 	OpDelete    Op = "delete"
+	OpCopy      Op = "copy" // the object onto itself, under another key
 )
 
 // Intent announces one write. It is durable before the request is sent, so that
@@ -63,8 +64,11 @@ type Intent struct {
 	DetectedAt time.Time
 	Replaces   Object // what stood there and is replaced: VersionID and ETag only
 	Unresolved bool   // settled without an answer: held until the next acknowledged write of Key
-	UploadID   string // OpMultipart: set once the server has opened the upload
-	PartSize   int64  // OpMultipart
+	// Rekey: the content stays as it is, only its encryption changes. The record
+	// is a `rekeyed` one.
+	Rekey    bool
+	UploadID string // OpMultipart, OpCopy in parts: set once the server has opened the upload
+	PartSize int64  // OpMultipart
 }
 
 // Outcome is what Commit makes durable in one transaction.

@@ -53,8 +53,12 @@ type Object struct {
 	BucketKey    bool
 	Metadata     map[string]string // user metadata, lower-case names without the prefix
 	LastModified time.Time
-	ServerTime   time.Time // the answer's Date header
-	RequestID    string
+	// Dressed: the object carries what a new upload of its content would not:
+	// tags, a content type, headers or metadata of another program, a retention
+	// of its own, another storage class. Only a HEAD tells.
+	Dressed    bool
+	ServerTime time.Time // the answer's Date header
+	RequestID  string
 }
 
 // ObjectVersion is one version of an object, or a delete marker.
@@ -83,6 +87,19 @@ type Put struct {
 	SHA256   [32]byte // sent as x-amz-checksum-sha256
 	Metadata map[string]string
 	If       Condition
+}
+
+// Copy is one copy of an object onto itself, to bring it under the configured
+// key. Its content, headers, tags, storage class and retention stay.
+type Copy struct {
+	Key      string
+	Size     int64
+	ETag     string            // what must stand there when the copy is made
+	Metadata map[string]string // of the copy, in place of the object's
+	SHA256   [32]byte          // of the content; zero: not known, and not compared
+	// Opened, optional, is called once the server has opened a multipart copy, and
+	// before its first part. An error of it ends the copy, and aborts the upload.
+	Opened func(uploadID string) error
 }
 
 // Part is one part of a multipart upload.

@@ -245,9 +245,9 @@ func (s *Source) Range(after string, n int, buf []Item) ([]Item, error) {
 	return buf, err
 }
 
-// WrongKey counts the stored files whose key match does not accept. It reads
-// the whole index, in chunks.
-func (s *Source) WrongKey(match func(keyID string) bool) (int64, error) {
+// WrongKey counts the stored files whose encryption, as SSE and KMSKeyID of the
+// object say, match does not accept. It reads the whole index, in chunks.
+func (s *Source) WrongKey(match func(o Object) bool) (int64, error) {
 	var wrong int64
 	buf := make([]Item, 0, rangeChunk)
 	for after := ""; ; after = buf[len(buf)-1].Path {
@@ -256,7 +256,7 @@ func (s *Source) WrongKey(match func(keyID string) bool) (int64, error) {
 			return 0, err
 		}
 		for i := range buf {
-			if e := &buf[i].Entry; e.Stored && !match(e.KMSKeyID) {
+			if e := &buf[i].Entry; e.Stored && !match(Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) {
 				wrong++
 			}
 		}

@@ -317,7 +317,7 @@ func TestWrongKeyCountsStoredFilesOnly(t *testing.T) {
 	} {
 		must(s.Commit(t.Context(), Outcome{Path: path, Entry: &e}))(t)
 	}
-	if got := must(s.WrongKey(func(id string) bool { return id == "new" }))(t); got != 2 {
+	if got := must(s.WrongKey(func(o Object) bool { return o.KMSKeyID == "new" }))(t); got != 2 {
 		t.Errorf("WrongKey = %d, want 2", got)
 	}
 }
@@ -372,7 +372,7 @@ func TestCloseEndsEverythingWithErrClosed(t *testing.T) {
 		"Sources":        func() error { _, err := db.Sources(); return err },
 		"Get":            func() error { _, _, err := s.Get("a"); return err },
 		"Range":          func() error { _, err := s.Range("", 1, nil); return err },
-		"WrongKey":       func() error { _, err := s.WrongKey(func(string) bool { return true }); return err },
+		"WrongKey":       func() error { _, err := s.WrongKey(func(Object) bool { return true }); return err },
 		"Begin":          func() error { _, err := s.Begin(ctx, Intent{Key: "k"}); return err },
 		"Attempt":        func() error { return s.Attempt(ctx, 1, "k", func(*Intent) {}) },
 		"Intents":        func() error { _, err := s.Intents(); return err },

@@ -103,6 +103,9 @@ func foreign(o state.Object, instance string) bool {
 func shows(o state.Object, in *state.Intent, instance string) bool {
 	id, ok := state.ParseObjectID(o.Metadata[state.MetaID])
 	want := state.ObjectID{Instance: instance, Chain: in.Chain, Attempt: in.Attempt}
-	return ok && id == want &&
-		o.Size == in.Fence.Size && strings.EqualFold(o.Metadata[state.MetaMD5], hex.EncodeToString(in.MD5[:]))
+	if !ok || id != want || o.Size != in.Fence.Size {
+		return false
+	}
+	unhashed := in.Op == state.OpCopy && in.MD5 == [16]byte{} // Nobody knows the content's MD5.
+	return unhashed || strings.EqualFold(o.Metadata[state.MetaMD5], hex.EncodeToString(in.MD5[:]))
 }

@@ -63,7 +63,7 @@ type ending struct {
 
 // run looks at the path. A nil error means that nothing more is to be done now.
 func (l *look) run(ctx context.Context) error {
-	key, err := l.Mapper.Key(l.job.Path)
+	key, err := l.keyOf(&l.job)
 	l.key = key
 	if l.job.Kind == Refused {
 		if l.job.Err == nil {
@@ -82,10 +82,22 @@ func (l *look) run(ctx context.Context) error {
 	if l.job.Kind == settle && l.resume == nil {
 		return nil
 	}
-	if err := l.lookup(ctx); err != nil {
+	if err := l.act(ctx); err != nil {
 		return err
 	}
 	return l.dropResume(ctx)
+}
+
+// act does what the job asks for.
+func (l *look) act(ctx context.Context) error {
+	switch {
+	case l.job.Kind == Rekey:
+		return l.rekey(ctx)
+	case l.job.offPath():
+		return nil // Only an interrupted copy was to be settled.
+	default:
+		return l.lookup(ctx)
+	}
 }
 
 // lookup compares the path with the index and acts on the difference.

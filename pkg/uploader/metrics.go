@@ -109,8 +109,8 @@ func (m *sourceMetrics) failure(c state.Class) {
 func (m *sourceMetrics) retry(c state.Class) { m.m.retries.WithLabelValues(m.name, string(c)).Inc() }
 
 // uploaded counts a recorded upload of size bytes first seen at detected.
-func (m *sourceMetrics) uploaded(size int64, detected, now time.Time) {
-	m.file(state.StatusUploaded)
+func (m *sourceMetrics) uploaded(status state.Status, size int64, detected, now time.Time) {
+	m.file(status)
 	m.bytes.Add(float64(size))
 	m.last.Set(seconds(now))
 	if !detected.IsZero() {

@@ -223,7 +223,7 @@ func (p *Pool) handle(ctx context.Context, it *item) {
 		err = l.run(ctx)
 	} else {
 		err = fmt.Errorf("the destination was given up: %w", err)
-		l.key, _ = d.Mapper.Key(it.job.Path) // A path without a key fails with the destination's error as well.
+		l.key, _ = d.keyOf(&it.job) // A path without a key fails with the destination's error as well.
 	}
 	p.mu.Lock()
 	delete(p.flights, f)

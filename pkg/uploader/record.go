@@ -41,7 +41,9 @@ func (l *look) record(s state.Status) *state.Record {
 		S3Key: l.key, S3URI: "s3://" + l.Bucket + "/" + l.key,
 		Status: s, Trigger: l.job.Trigger, Source: l.Name, Instance: l.Instance,
 	}
-	r.SetPath(strings.TrimSuffix(l.RealPath, "/") + "/" + l.job.Path)
+	if !l.job.offPath() {
+		r.SetPath(strings.TrimSuffix(l.RealPath, "/") + "/" + l.job.Path)
+	}
 	if !l.job.Detected.IsZero() {
 		r.DetectedAt = state.FormatTime(l.job.Detected)
 	}
@@ -79,12 +81,19 @@ func (l *look) commit(ctx context.Context, o state.Outcome) error {
 
 // commitUpload records the acknowledged write in, whose object is o.
 func (l *look) commitUpload(ctx context.Context, in *state.Intent, o state.Object, recovered bool) error {
+	if in.Op == state.OpCopy {
+		return l.commitCopy(ctx, in, o, recovered)
+	}
 	var err error
 	if l.entry, l.known, err = l.State.Get(in.Path); err != nil {
 		return local(state.ClassTransient, "read the index", err)
 	}
 	doubted := l.entry.Doubted
-	r := l.record(state.StatusUploaded)
+	status := state.StatusUploaded
+	if in.Rekey {
+		status = state.StatusRekeyed
+	}
+	r := l.record(status)
 	r.Trigger = in.Trigger
 	r.SetAttributes(in.Fence, in.Attributes)
 	describe(r, o, in.MD5, in.SHA256)
@@ -101,8 +110,8 @@ func (l *look) commitUpload(ctx context.Context, in *state.Intent, o state.Objec
 	if err != nil {
 		return err
 	}
-	l.end.status, l.end.recovered = state.StatusUploaded, recovered
-	l.metrics.uploaded(in.Fence.Size, in.DetectedAt, time.Now())
+	l.end.status, l.end.recovered = status, recovered
+	l.metrics.uploaded(status, in.Fence.Size, in.DetectedAt, time.Now())
 	if doubted {
 		l.metrics.repaired.Inc()
 	}
@@ -207,6 +216,9 @@ func (l *look) countSkip() {
 // recordFailure records err once for the path, its class and its content, or
 // again where a run ends with it. It reports whether there is a new record.
 func (l *look) recordFailure(ctx context.Context, err error, again bool) (recorded bool, rerr error) {
+	if l.job.Kind == Rekey {
+		return l.recordUnkeyed(ctx, err)
+	}
 	class := state.ClassOf(err)
 	e, known, gerr := l.State.Get(l.job.Path)
 	if gerr != nil {
@@ -218,20 +230,41 @@ func (l *look) recordFailure(ctx context.Context, err error, again bool) (record
 		return false, nil
 	}
 	e.FailClass, e.FailFence = class, fence
-	r := l.record(state.StatusFailed)
-	r.Error, r.ErrorClass = err.Error(), class
+	r := l.failure(err)
 	if l.file != nil {
 		size := l.fence.Size
 		r.SizeBytes = &size
-	}
-	if se, ok := errors.AsType[*state.Error](err); ok {
-		r.RequestID = se.RequestID
 	}
 	if err := l.commit(ctx, state.Outcome{Path: l.job.Path, Entry: &e, Record: r}); err != nil {
 		return false, err
 	}
 	l.metrics.file(state.StatusFailed)
 	l.metrics.failure(class)
+	return true, nil
+}
+
+// failure begins the record of a failure.
+func (l *look) failure(err error) *state.Record {
+	r := l.record(state.StatusFailed)
+	r.Error, r.ErrorClass = err.Error(), state.ClassOf(err)
+	if se, ok := errors.AsType[*state.Error](err); ok {
+		r.RequestID = se.RequestID
+	}
+	return r
+}
+
+// recordUnkeyed records that an object could not be rekeyed. That says nothing
+// of the file: the index stays as it is.
+func (l *look) recordUnkeyed(ctx context.Context, err error) (recorded bool, rerr error) {
+	r := l.failure(err)
+	if size := l.fence.Size; size > 0 {
+		r.SizeBytes = &size
+	}
+	if err := l.commit(ctx, state.Outcome{Path: l.job.Path, Record: r}); err != nil {
+		return false, err
+	}
+	l.metrics.file(state.StatusFailed)
+	l.metrics.failure(state.ClassOf(err))
 	return true, nil
 }
 

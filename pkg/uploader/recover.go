@@ -115,6 +115,8 @@ func (l *look) settleOne(ctx context.Context, in *state.Intent, s standing) (kep
 		return false, l.discard(ctx, in)
 	case s.present && s.key == KeyOK && shows(s.object, in, l.Instance):
 		return false, l.commitUpload(ctx, in, s.object, true)
+	case in.Op == state.OpCopy:
+		return false, l.discard(ctx, in) // The next rekey sees for itself.
 	case in.Op == state.OpMultipart:
 		return l.settleUpload(ctx, in)
 	case in.Unresolved:
@@ -165,7 +167,7 @@ func (p *Pool) recordParked(ctx context.Context, d *destination) {
 		return
 	}
 	l := &look{destination: d, p: p, job: job, f: &flight{started: time.Now()}}
-	l.key, _ = d.Mapper.Key(job.Path) // A path without a key has a failure of its own, later.
+	l.key, _ = d.keyOf(&job) // A path without a key has a failure of its own, later.
 	recorded, err := l.recordFailure(ctx, st.Err, false)
 	if err != nil {
 		return // The state cannot be written now: the next tick tries again.

@@ -20,6 +20,9 @@ const (
 	Look    Kind = iota // Upload the file if its content is not in S3.
 	Gone                // It was indexed and is not there.
 	Refused             // It cannot be archived; Job.Err says why.
+	// Rekey brings the object under the configured key. The content stays: the
+	// file is sent only where it is the same, and the index stays the file's.
+	Rekey
 
 	settle // An interrupted write of the path is to be settled.
 )
@@ -99,6 +102,9 @@ type Source struct {
 	Objects   Objects
 	Multipart Multipart
 	State     *state.Source
+	// Copy, needed for Rekey jobs, writes an object onto itself under the
+	// configured key, under the same rules as Objects.
+	Copy func(ctx context.Context, c state.Copy) (state.Object, error)
 
 	// Accept judges an object's encryption from its SSE and KMSKeyID.
 	Accept func(o state.Object) KeyVerdict

@@ -1,0 +1,362 @@
+package app
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/watcher"
+)
+
+// PreflightOptions are what a preflight needs from outside.
+type PreflightOptions struct {
+	Config *config.Config
+	Stderr io.Writer
+}
+
+// Verdict says how one check of a preflight ended.
+type Verdict string
+
+// The verdicts.
+const (
+	VerdictOK       Verdict = "ok"
+	VerdictMissing  Verdict = "missing"  // a permission that this configuration needs
+	VerdictFault    Verdict = "fault"    // something else that keeps a run from working
+	VerdictOptional Verdict = "optional" // not granted, and not needed by run and sync
+	VerdictNote     Verdict = "note"     // worked around
+	VerdictSkipped  Verdict = "skipped"  // not tried
+)
+
+// PreflightCheck is one thing that was tried.
+type PreflightCheck struct {
+	Check    string   `json:"check"`
+	Verdict  Verdict  `json:"verdict"`
+	Actions  []string `json:"actions,omitempty"`  // of IAM: missing or optional only
+	Resource string   `json:"resource,omitempty"` // of the actions
+	Feature  string   `json:"feature,omitempty"`  // what suffers
+	Detail   string   `json:"detail,omitempty"`
+}
+
+// PreflightSource is what was found about one source.
+type PreflightSource struct {
+	Source   string           `json:"source"`
+	Bucket   string           `json:"bucket"`
+	Prefix   string           `json:"prefix"`
+	Region   string           `json:"region"`
+	KMSKeyID string           `json:"kms_key_id"`             // as configured
+	Resolved string           `json:"resolved_key,omitempty"` // as the server names it
+	Checks   []PreflightCheck `json:"checks"`
+	Left     []string         `json:"left_objects"`   // that could not be removed
+	Answered bool             `json:"answered"`       // at least once
+	Plan     *PreflightPlan   `json:"plan,omitempty"` // what a first run and a day cost; absent where the directory cannot be read
+}
+
+// PreflightPlan is what the next run would do, and what a day costs.
+type PreflightPlan struct {
+	Files      int64        `json:"files"` // to upload
+	Bytes      int64        `json:"bytes"`
+	Unchanged  int64        `json:"unchanged"`
+	Run        RequestCount `json:"run"`
+	Day        RequestCount `json:"idle_day"`
+	FlushesDay int64        `json:"manifests_of_a_busy_day"`
+	Indexed    bool         `json:"indexed"` // the index was compared; else every file counts
+}
+
+// PreflightReport is what a preflight found.
+type PreflightReport struct {
+	Format  int               `json:"format"` // of this report: 1
+	OK      bool              `json:"ok"`
+	Sources []PreflightSource `json:"sources"`
+}
+
+// Preflight proves against bucket and key of every source that a run can work,
+// with small objects that it removes again where it may. It needs no state and
+// may run beside a daemon. The report is valid also with an error:
+// ErrSomeFailed when something is missing, another one when no source got an
+// answer.
+func Preflight(ctx context.Context, o PreflightOptions) (PreflightReport, error) {
+	report := PreflightReport{Format: 1, OK: true, Sources: []PreflightSource{}}
+	if err := Supported(o.Config); err != nil {
+		return report, err
+	}
+	log, err := syncLogger(SyncOptions{Config: o.Config, Stderr: o.Stderr})
+	if err != nil {
+		return report, err
+	}
+	p := &preflight{opts: o, log: log}
+	if err := p.openIndex(); err != nil {
+		return report, err
+	}
+	report, err = p.run(ctx, report)
+	if p.db != nil {
+		err = errors.Join(err, p.db.Close())
+	}
+	return report, err
+}
+
+// openIndex opens the state if there is one, and nobody holds it.
+func (p *preflight) openIndex() error {
+	there, err := state.Exists(p.opts.Config.StateDir)
+	if err != nil || !there {
+		return err
+	}
+	p.db, err = openState(p.opts.Config, &clock{}, p.log)
+	if _, busy := errors.AsType[*busyError](err); busy {
+		return nil
+	}
+	return err
+}
+
+// run examines one source after the other.
+func (p *preflight) run(ctx context.Context, report PreflightReport) (PreflightReport, error) {
+	o := p.opts
+	p.metrics = &metrics{s3store: s3store.NewMetrics(prometheus.NewPedanticRegistry())}
+	answered := false
+	for i := range o.Config.Sources {
+		s, err := p.source(ctx, i)
+		if err != nil {
+			return report, fmt.Errorf("source %s: %w", o.Config.Sources[i].Name, err)
+		}
+		if ctx.Err() != nil {
+			return report, ErrInterrupted
+		}
+		report.Sources = append(report.Sources, s)
+		answered = answered || s.Answered
+		report.OK = report.OK && s.ok()
+	}
+	switch {
+	case !answered:
+		return report, errors.New("no destination answered")
+	case !report.OK:
+		return report, ErrSomeFailed
+	}
+	return report, nil
+}
+
+// ok reports whether a run can work as it is configured.
+func (s *PreflightSource) ok() bool {
+	return s.Answered && !slices.ContainsFunc(s.Checks, func(c PreflightCheck) bool {
+		return c.Verdict == VerdictMissing || c.Verdict == VerdictFault
+	})
+}
+
+// preflight is one run of the command.
+type preflight struct {
+	opts    PreflightOptions
+	log     *zap.Logger
+	metrics *metrics
+	db      *state.DB // nil: there is no index, or a daemon holds it
+}
+
+func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) {
+	c := p.opts.Config.Sources[i]
+	env := environment{cfg: p.opts.Config, log: p.log, metrics: p.metrics}
+	out := PreflightSource{
+		Source: c.Name, Bucket: c.Bucket, Prefix: c.Prefix, KMSKeyID: c.KMSKeyID, Checks: []PreflightCheck{}, Left: []string{},
+	}
+	store, err := s3store.Open(ctx, env.storeOptions(c, zap.NewNop()))
+	if err != nil {
+		return out, err
+	}
+	defer store.CloseIdle()
+	out.Region = store.Region()
+	out.Checks = append(out.Checks, directoryCheck(&c))
+	e := store.Examine(ctx, c.Deletes == "mirror")
+	t := &translator{source: &c, arns: arnsOf(&c, out.Region), lockMode: p.opts.Config.Manifest.ObjectLock.Mode}
+	for _, trial := range e.Trials {
+		tried := trial.Skip == ""
+		out.Answered = out.Answered || tried && (trial.Err == nil || !s3store.NoAnswer(trial.Err))
+		out.Checks = append(out.Checks, t.translate(trial))
+	}
+	out.Left, out.Resolved = append(out.Left, e.Left...), e.Key
+	out.Checks = append(out.Checks, clockCheck(e.Offset))
+	if sign := p.signCheck(ctx); sign != nil {
+		out.Checks = append(out.Checks, *sign)
+	}
+	out.Plan = p.plan(ctx, i)
+	return out, nil
+}
+
+// directoryCheck looks whether the directory is there.
+func directoryCheck(c *config.Source) PreflightCheck {
+	root := safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts})
+	if _, err := root.Identify(); err != nil {
+		return PreflightCheck{Check: "directory", Verdict: VerdictFault, Feature: "everything: the source pauses until it is there", Detail: err.Error()}
+	}
+	return PreflightCheck{Check: "directory", Verdict: VerdictOK}
+}
+
+// clockLimit is how far S3 lets a clock be off.
+const clockLimit = 15 * time.Minute
+
+func clockCheck(offset time.Duration) PreflightCheck {
+	c := PreflightCheck{Check: "clock", Verdict: VerdictOK}
+	switch off := offset.Round(time.Second); {
+	case offset.Abs() >= clockLimit:
+		c.Verdict, c.Detail = VerdictFault, fmt.Sprintf("this host's clock is %v off the server's; at 15m0s S3 refuses requests", off)
+	case offset.Abs() >= time.Minute:
+		c.Verdict, c.Detail = VerdictNote, fmt.Sprintf("this host's clock is %v off the server's; the trail's times are corrected", off)
+	}
+	return c
+}
+
+// signCheck signs something with the configured key.
+func (p *preflight) signCheck(ctx context.Context) *PreflightCheck {
+	file, ok := strings.CutPrefix(p.opts.Config.Manifest.Sign, "ed25519:")
+	if !ok {
+		return nil
+	}
+	c := &PreflightCheck{Check: "sign", Verdict: VerdictOK}
+	signer, err := manifest.LoadEd25519(file)
+	if err == nil {
+		sum := sha256.Sum256([]byte("s3syncd preflight\n"))
+		_, _, _, err = signer.Sign(ctx, sum[:])
+	}
+	if err != nil {
+		c.Verdict, c.Feature, c.Detail = VerdictFault, "signatures of the digests", err.Error()
+	}
+	return c
+}
+
+// plan counts what the next run of one source would do, nil where its directory
+// cannot be read.
+func (p *preflight) plan(ctx context.Context, i int) *PreflightPlan {
+	one := &planner{opts: SyncOptions{Config: p.opts.Config, Progress: noProgress{}}}
+	if err := one.scan(ctx, i, p.db, p.log, watcher.NewMetrics(prometheus.NewRegistry())); err != nil {
+		return nil
+	}
+	one.finish(1)
+	s := one.sum
+	return &PreflightPlan{
+		Files: s.Uploaded, Bytes: s.Bytes, Unchanged: s.Skipped, Run: s.Plan.Run, Day: s.Plan.Day, FlushesDay: s.Plan.FlushesDay, Indexed: p.db != nil,
+	}
+}
+
+// noProgress shows nothing.
+type noProgress struct{}
+
+// Found implements Progress.
+func (noProgress) Found(int64) {}
+
+// Outcome implements Progress.
+func (noProgress) Outcome(Outcome) {}
+
+// translator words the trials of one source for a person.
+type translator struct {
+	source   *config.Source
+	arns     arns
+	lockMode string
+}
+
+// need is what a check proves.
+type need struct {
+	action   string // of S3
+	kms      string // of KMS, "" for none
+	bucket   bool   // the action is on the bucket, else on the objects
+	feature  string
+	optional bool // run and sync do without it
+}
+
+// needOf returns what a check proves.
+func (t *translator) needOf(c s3store.Check) need {
+	return map[s3store.Check]need{
+		s3store.CheckList:        {action: "s3:ListBucket", bucket: true, feature: "the daily comparison with the bucket, a lost state, verify, restore, rekey"},
+		s3store.CheckPut:         {action: "s3:PutObject", kms: "kms:GenerateDataKey", feature: "every upload and the trail"},
+		s3store.CheckHead:        {action: "s3:GetObject", feature: "recognizing what is there already, settling interrupted writes"},
+		s3store.CheckGet:         {action: "s3:GetObject", kms: "kms:Decrypt", feature: "reading the trail back: verify, restore, a manifest whose answer was lost"},
+		s3store.CheckCreate:      {action: "s3:PutObject", kms: "kms:GenerateDataKey", feature: "files above upload.single_put_max"},
+		s3store.CheckPart:        {action: "s3:PutObject", kms: "kms:Decrypt", feature: "files above upload.single_put_max"},
+		s3store.CheckComplete:    {action: "s3:PutObject", kms: "kms:Decrypt", feature: "files above upload.single_put_max"},
+		s3store.CheckListParts:   {action: "s3:ListMultipartUploadParts", feature: "taking up an interrupted multipart upload: it is sent again from its start"},
+		s3store.CheckAbort:       {action: "s3:AbortMultipartUpload", feature: "removing interrupted multipart uploads: their parts cost until a lifecycle rule removes them"},
+		s3store.CheckListUploads: {action: "s3:ListBucketMultipartUploads", bucket: true, feature: "looking for abandoned uploads by hand", optional: true},
+		s3store.CheckVersions:    {action: "s3:ListBucketVersions", bucket: true, feature: "verify's look at deletions, restore at a time", optional: true},
+		s3store.CheckLock:        {action: "s3:PutObjectRetention", feature: "manifest.object_lock: no manifest can be published"},
+		s3store.CheckDelete:      {action: "s3:DeleteObject", feature: t.deleteFeature(), optional: t.source.Deletes != "mirror"},
+	}[c]
+}
+
+func (t *translator) deleteFeature() string {
+	if t.source.Deletes == "mirror" {
+		return "deletes: mirror"
+	}
+	return "removing what this preflight wrote"
+}
+
+func (t *translator) translate(trial s3store.Trial) PreflightCheck {
+	n := t.needOf(trial.Check)
+	if e, ok := errors.AsType[*state.Error](trial.Err); ok && e.Op == "HeadObject" {
+		head := t.needOf(s3store.CheckHead) // A check may need to ask for what it did.
+		n.action, n.kms = head.action, ""
+	}
+	c := PreflightCheck{Check: string(trial.Check), Verdict: VerdictOK, Detail: trial.Detail}
+	switch err := trial.Err; {
+	case trial.Skip != "":
+		c.Verdict, c.Detail = VerdictSkipped, trial.Skip
+		return c
+	case err == nil && trial.Lack != "":
+		c.Verdict, c.Detail = VerdictNote, trial.Lack
+		return c
+	case err == nil:
+		return c
+	case t.denied(err) && n.action != "":
+		c.Verdict, c.Actions, c.Resource = VerdictMissing, []string{n.action}, t.resource(n)
+		t.refine(&c, n, err)
+		if n.optional {
+			c.Verdict = VerdictOptional
+		}
+	case n.optional:
+		c.Verdict = VerdictOptional
+	default:
+		c.Verdict = VerdictFault
+	}
+	c.Feature, c.Detail = n.feature, trial.Err.Error()
+	return c
+}
+
+// denied reports whether err is about a permission.
+func (t *translator) denied(err error) bool {
+	return errors.Is(err, fs.ErrPermission) && state.ClassOf(err) == state.ClassConfiguration
+}
+
+// refine names the action that the server named, or both that it may have been.
+func (t *translator) refine(c *PreflightCheck, n need, err error) {
+	if m := deniedAction.FindStringSubmatch(err.Error()); m != nil {
+		c.Actions = []string{m[1]}
+		switch {
+		case m[2] != "":
+			c.Resource = m[2]
+		case strings.HasPrefix(m[1], "kms:"):
+			c.Resource = t.arns.key
+		}
+		return
+	}
+	if n.kms != "" {
+		c.Actions = append(c.Actions, n.kms)
+		c.Resource += " and " + t.arns.key
+	}
+}
+
+func (t *translator) resource(n need) string {
+	switch {
+	case n.bucket:
+		return t.arns.bucket
+	case n.action == "s3:PutObjectRetention":
+		return t.arns.trail
+	}
+	return t.arns.objects
+}

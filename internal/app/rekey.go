@@ -1,0 +1,393 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/uploader"
+)
+
+// RekeyOptions are what a rekey needs from outside.
+type RekeyOptions struct {
+	Config   *config.Config
+	Source   string        // "": every source
+	Rate     float64       // objects a second that are asked for or rekeyed; 0: no limit
+	AskAll   bool          // ask S3 for every object, also where the index says that its key is right
+	GiveUp   time.Duration // how long a transient fault is waited for
+	DryRun   bool
+	Stderr   io.Writer
+	Version  string
+	Progress Progress
+}
+
+// RekeySummary counts the objects of a rekey.
+type RekeySummary struct {
+	Listed  int64 // below the prefixes, the trails left out
+	Right   int64 // under the key, gone meanwhile, or a document of another trail
+	Rekeyed int64 // or to be rekeyed in a dry run
+	Failed  int64 // or to be left to another instance in a dry run
+	Bytes   int64 // of what is rekeyed
+
+	// Unlisted: some prefix could not be listed, so that only indexed objects were
+	// looked at.
+	Unlisted bool
+	Plan     RekeyPlan
+}
+
+// RekeyPlan is what a dry run foresees.
+type RekeyPlan struct {
+	NoKey, OtherKey      int64 // objects without a KMS key, and under another one
+	Heads, Sends, Copies int64 // requests of the run
+	Parts                int64 // of sends and copies that are too large for one request
+	Lists                int64
+	Unindexed            bool // a running daemon holds the state: its index spared no question
+}
+
+// RekeyBusy is said where another process holds the state.
+const rekeyBusy = "stop the daemon first: a rekey writes the same index and trail"
+
+// Rekey finds the objects of every source that are not under the configured key
+// or an accepted one, and brings them under the configured one. It blocks until
+// that is done or ctx ends, holds the state meanwhile, and publishes the trail
+// of what it did. It can be ended at any point and run again: what was done is
+// durable, and found. It returns ErrSomeFailed when objects failed,
+// ErrInterrupted when ctx ended first, and another error when it could not run;
+// the summary is valid in each case. A dry run writes nothing, not even a state.
+func Rekey(ctx context.Context, o RekeyOptions) (RekeySummary, error) {
+	if err := Supported(o.Config); err != nil {
+		return RekeySummary{}, err
+	}
+	log, err := syncLogger(SyncOptions{Config: o.Config, Stderr: o.Stderr})
+	if err != nil {
+		return RekeySummary{}, err
+	}
+	if o.DryRun {
+		return rekeyDry(ctx, o, log)
+	}
+	var c clock
+	db, err := openState(o.Config, &c, log)
+	if busy, ok := errors.AsType[*busyError](err); ok {
+		return RekeySummary{}, busy.advise(rekeyBusy)
+	}
+	if err != nil {
+		return RekeySummary{}, err
+	}
+	build := ReadBuild(o.Version)
+	r := &rekeyRun{opts: o, byName: map[string]*source{}, clock: &c, limit: o.limiter()}
+	r.environment = environment{
+		cfg: o.Config, db: db, log: log, build: build, grace: Grace{Drain: drainTime, Publish: max(publishTime, o.GiveUp)},
+		metrics: newMetrics(prometheus.NewPedanticRegistry(), build, db, func() []snapshot { return nil }), queue: uploader.NewQueue(queueLimit),
+	}
+	err = r.run(ctx)
+	if cerr := db.Close(); cerr != nil {
+		err = errors.Join(err, fmt.Errorf("close the state: %w", cerr))
+	}
+	return r.sum, err
+}
+
+// limiter returns the limit on objects.
+func (o *RekeyOptions) limiter() *rate.Limiter {
+	if o.Rate <= 0 {
+		return rate.NewLimiter(rate.Inf, 1)
+	}
+	return rate.NewLimiter(rate.Limit(o.Rate), 1)
+}
+
+// chosen reports whether a source is one of those that were asked for.
+func (o *RekeyOptions) chosen(name string) bool { return o.Source == "" || o.Source == name }
+
+// rekeyRun is one run of the rekey command.
+type rekeyRun struct {
+	environment
+	opts    RekeyOptions
+	sources []*source
+	byName  map[string]*source
+	pool    *uploader.Pool
+	clock   *clock
+	limit   *rate.Limiter
+
+	mu   sync.Mutex
+	sum  RekeySummary
+	halt context.CancelCauseFunc // ends the search for objects
+}
+
+func (r *rekeyRun) run(ctx context.Context) error {
+	if err := r.open(ctx); err != nil {
+		return err
+	}
+	err := runJob(ctx, r.grace.total(),
+		stage{"rekey", r.rekeyAll}, stage{"uploader", r.pool.Run}, stage{"manifest", func(ctx context.Context) error { return runFlushers(ctx, r.sources) }})
+	switch {
+	case ctx.Err() != nil:
+		return errors.Join(ErrInterrupted, err)
+	case err != nil:
+		return err
+	}
+	late, err := unpublished(r.sources)
+	if err == nil && (late || r.sum.Failed > 0) {
+		err = ErrSomeFailed
+	}
+	return err
+}
+
+func (r *rekeyRun) open(ctx context.Context) error {
+	var list []uploader.Source
+	for i := range r.cfg.Sources {
+		if !r.opts.chosen(r.cfg.Sources[i].Name) {
+			continue
+		}
+		s, err := r.openSource(ctx, i)
+		if err != nil {
+			return err
+		}
+		if err := r.beginChain(ctx, s, state.NoteStart); err != nil {
+			return fmt.Errorf("source %s: %w", s.cfg.Name, err)
+		}
+		r.sources = append(r.sources, s)
+		r.byName[s.cfg.Name] = s
+		u := s.uploaderSource(r.cfg.Instance)
+		u.Copy = s.store.Copy
+		// What is behind an alias is asked for anew. Where there is no answer now the
+		// pool asks again.
+		u.Proven, u.ProvenAt = s.store.Probe(ctx) == nil, time.Now()
+		if u.Proven {
+			s.rememberCapabilities() //nolint:contextcheck // What was learned is kept also when the run is interrupted.
+		}
+		list = append(list, u)
+	}
+	po := r.poolOptions()
+	po.GiveUp = r.opts.GiveUp
+	po.OnOutcome = r.onOutcome
+	po.Paused = func(name string) bool { return r.byName[name].full(r.cfg) }
+	var err error
+	if r.pool, err = uploader.New(r.queue, list, po); err != nil {
+		return err
+	}
+	r.clock.follow(r.sources)
+	for _, s := range r.sources {
+		s.pool.Store(r.pool)
+	}
+	return nil
+}
+
+// rekeyAll works on every source side by side: a broken one holds up no other.
+func (r *rekeyRun) rekeyAll(ctx context.Context) error {
+	ctx, halt := context.WithCancelCause(ctx)
+	defer halt(nil)
+	r.mu.Lock()
+	r.halt = halt
+	r.mu.Unlock()
+	errs := make([]error, len(r.sources))
+	var wg sync.WaitGroup
+	for i, s := range r.sources {
+		wg.Go(func() {
+			err := r.proven(ctx, s)
+			if err == nil {
+				err = r.find(ctx, s)
+			}
+			err = errors.Join(err, r.queue.Wait(ctx, s.cfg.Name))
+			if err != nil && ctx.Err() == nil {
+				errs[i] = fmt.Errorf("source %s: %w", s.cfg.Name, err)
+			}
+		})
+	}
+	wg.Wait()
+	if cause := context.Cause(ctx); errors.Is(cause, errUnconfirmed) {
+		return cause
+	}
+	return errors.Join(errs...)
+}
+
+// errUnconfirmed ends a run at the first answer that does not confirm the key:
+// each further copy would take the encryption from one more object.
+var errUnconfirmed = errors.New("stopped at once, because the server did not do what it was asked for")
+
+// proven returns once the canary has passed: it tells which key is behind an
+// alias now.
+func (r *rekeyRun) proven(ctx context.Context, s *source) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for begin := time.Now(); ; {
+		d := r.pool.Destination(s.cfg.Name)
+		switch {
+		case d.Proven:
+			return nil
+		case d.State == uploader.HealthParked, d.State == uploader.HealthStopped,
+			d.Err != nil && time.Since(begin) > r.opts.GiveUp:
+			return fmt.Errorf("nothing was rekeyed: %w", d.Err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// find offers what may not be under the key.
+func (r *rekeyRun) find(ctx context.Context, s *source) error {
+	f := finder{source: s, state: s.state, askAll: r.opts.AskAll, limit: r.limit}
+	err := f.run(ctx, func(ctx context.Context, path, _ string, size int64) error {
+		r.opts.Progress.Found(size)
+		return r.queue.Offer(ctx, uploader.Job{Source: s.cfg.Name, Path: path, Kind: uploader.Rekey, Trigger: state.TriggerSync})
+	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f.addTo(&r.sum)
+	return err
+}
+
+func (r *rekeyRun) onOutcome(o uploader.Outcome) {
+	s := r.byName[o.Source]
+	if s != nil {
+		s.after(o)
+	}
+	r.mu.Lock()
+	if o.Err != nil && o.Class == state.ClassEncryption && r.halt != nil {
+		r.halt(fmt.Errorf("source %s: %w: %w", o.Source, errUnconfirmed, o.Err))
+	}
+	if o.Status == "" && (o.Err != nil || o.Retry) {
+		r.mu.Unlock()
+		return
+	}
+	switch o.Status { //nolint:exhaustive // An interrupted upload that was settled meanwhile is no part of the sum.
+	case state.StatusRekeyed:
+		r.sum.Rekeyed++
+		r.sum.Bytes += o.Size
+	case state.StatusFailed:
+		r.sum.Failed++
+	case "":
+		r.sum.Right++
+	}
+	r.mu.Unlock()
+	r.opts.Progress.Outcome(Outcome{Source: o.Source, Path: o.Path, Status: o.Status, Size: o.Size, Err: o.Err})
+}
+
+// finder goes through the objects of one source.
+type finder struct {
+	source *source
+	state  *state.Source // nil: there is no index
+	askAll bool
+	limit  *rate.Limiter
+
+	listed, right int64
+	unlisted      bool
+}
+
+func (f *finder) addTo(sum *RekeySummary) {
+	sum.Listed += f.listed
+	sum.Right += f.right
+	sum.Unlisted = sum.Unlisted || f.unlisted
+	sum.Plan.Lists += f.listed/listPage + 1
+}
+
+// run calls each for every object that may not be under the key, with the path
+// of a rekey job: those that are listed, or where there is no right to list those
+// of the index. It calls in the order of the keys, no faster than the limit.
+func (f *finder) run(ctx context.Context, each func(ctx context.Context, path, key string, size int64) error) error {
+	err := listData(ctx, f.source.store, f.source.mapper, func(o state.Object) error {
+		f.listed++
+		path, ok := f.source.mapper.Path(o.Key)
+		if !ok {
+			path = uploader.RekeyPath(o.Key)
+		}
+		known, err := f.known(path, o)
+		if err != nil || known {
+			return err
+		}
+		if err := f.limit.Wait(ctx); err != nil {
+			return err
+		}
+		return each(ctx, path, o.Key, o.Size)
+	})
+	if !errors.Is(err, fs.ErrPermission) || f.listed > 0 || f.state == nil {
+		return err
+	}
+	f.unlisted = true
+	f.source.log.Warn("s3:ListBucket is not granted: only objects that the index knows are looked at", zap.Error(err))
+	return f.runIndex(ctx, each)
+}
+
+// known reports whether the index shows that o is under the right key. It does
+// when it describes the very object that is listed.
+func (f *finder) known(path string, o state.Object) (bool, error) {
+	if f.state == nil || f.askAll {
+		return false, nil
+	}
+	e, ok, err := f.state.Get(path)
+	if err != nil || !ok || !e.Stored || e.Doubted || e.ETag != o.ETag || e.Fence.Size != o.Size || !f.accepts(&e) {
+		return false, err
+	}
+	f.right++
+	return true, nil
+}
+
+func (f *finder) accepts(e *state.Entry) bool {
+	return f.source.store.KeyVerdict(state.Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) == s3store.KeyOK
+}
+
+// runIndex is run over the index.
+func (f *finder) runIndex(ctx context.Context, each func(ctx context.Context, path, key string, size int64) error) error {
+	var buf []state.Item
+	for after := ""; ; after = buf[len(buf)-1].Path {
+		var err error
+		if buf, err = f.state.Range(after, indexChunk, buf[:0]); err != nil {
+			return fmt.Errorf("read the index: %w", err)
+		}
+		for i := range buf {
+			if err := f.offerEntry(ctx, &buf[i], each); err != nil {
+				return err
+			}
+		}
+		if len(buf) < indexChunk {
+			return nil
+		}
+	}
+}
+
+func (f *finder) offerEntry(ctx context.Context, it *state.Item, each func(ctx context.Context, path, key string, size int64) error) error {
+	if !it.Entry.Stored {
+		return ctx.Err()
+	}
+	f.listed++
+	if f.accepts(&it.Entry) && !f.askAll {
+		f.right++
+		return ctx.Err()
+	}
+	key, err := f.source.mapper.Key(it.Path)
+	if err != nil {
+		return err
+	}
+	if err := f.limit.Wait(ctx); err != nil {
+		return err
+	}
+	return each(ctx, it.Path, key, it.Entry.Fence.Size)
+}
+
+// unpublished reports whether documents of a trail still wait for their bucket.
+func unpublished(sources []*source) (bool, error) {
+	late := false
+	for _, s := range sources {
+		docs, err := s.state.Outbox()
+		if err != nil {
+			return late, fmt.Errorf("source %s: %w", s.cfg.Name, err)
+		}
+		if len(docs) > 0 {
+			late = true
+			s.log.Error("documents of the trail are not published yet, the next run publishes them", zap.Int("documents", len(docs)))
+		}
+	}
+	return late, nil
+}

@@ -1,0 +1,183 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// rekeyDry asks S3 and counts what a rekey would do. It writes nothing. While a
+// daemon holds the state it does without the index.
+func rekeyDry(ctx context.Context, o RekeyOptions, log *zap.Logger) (RekeySummary, error) {
+	p := &rekeyPlanner{opts: o, log: log}
+	db, err := p.openIndex()
+	if err != nil {
+		return RekeySummary{}, err
+	}
+	p.db = db
+	p.metrics = s3store.NewMetrics(prometheus.NewPedanticRegistry())
+	var errs []error
+	for i := range o.Config.Sources {
+		if c := &o.Config.Sources[i]; o.chosen(c.Name) {
+			if err := p.plan(ctx, i); err != nil {
+				errs = append(errs, fmt.Errorf("source %s: %w", c.Name, err))
+			}
+		}
+	}
+	if db != nil {
+		errs = append(errs, db.Close())
+	}
+	if ctx.Err() != nil {
+		return p.sum, ErrInterrupted
+	}
+	return p.sum, errors.Join(errs...)
+}
+
+// rekeyPlanner is one dry run.
+type rekeyPlanner struct {
+	opts    RekeyOptions
+	log     *zap.Logger
+	db      *state.DB
+	metrics *s3store.Metrics
+
+	mu  sync.Mutex
+	sum RekeySummary
+}
+
+// openIndex opens the state if there is one, and nobody holds it.
+func (p *rekeyPlanner) openIndex() (*state.DB, error) {
+	there, err := state.Exists(p.opts.Config.StateDir)
+	if err != nil || !there {
+		return nil, err
+	}
+	db, err := openState(p.opts.Config, &clock{}, p.log)
+	if _, busy := errors.AsType[*busyError](err); busy {
+		p.sum.Plan.Unindexed = true
+		return nil, nil //nolint:nilnil // Without an index every object is asked for.
+	}
+	return db, err
+}
+
+// plan looks at one source.
+func (p *rekeyPlanner) plan(ctx context.Context, i int) error {
+	c := p.opts.Config.Sources[i]
+	env := environment{cfg: p.opts.Config, metrics: &metrics{s3store: p.metrics}}
+	s := &source{
+		cfg: c, number: i, real: realPath(c.Path), mapper: state.NewMapper(c.Prefix), db: p.db, log: p.log.With(zap.String("source", c.Name)),
+		root: safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts}),
+	}
+	var err error
+	if s.store, err = s3store.Open(ctx, env.storeOptions(c, s.log)); err != nil {
+		return err
+	}
+	if p.db != nil {
+		if err := s.recallCapabilities(); err != nil {
+			return err
+		}
+		if s.state, err = p.knownSource(ctx, s); err != nil {
+			return err
+		}
+	}
+	if !s.store.Resolved() {
+		return fmt.Errorf("the key behind %s is not known yet: 's3syncd preflight' finds out, or configure the key's ARN", c.KMSKeyID)
+	}
+	f := finder{source: s, state: s.state, askAll: p.opts.AskAll, limit: p.opts.limiter()}
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(p.opts.Config.Upload.Workers)
+	err = f.run(gctx, func(ctx context.Context, path, key string, size int64) error {
+		group.Go(func() error { return p.ask(ctx, s, path, key, size) })
+		return ctx.Err()
+	})
+	if gerr := group.Wait(); gerr != nil {
+		err = gerr
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f.addTo(&p.sum)
+	return err
+}
+
+// knownSource returns the source's state if there is one.
+func (p *rekeyPlanner) knownSource(ctx context.Context, s *source) (*state.Source, error) {
+	key := state.SourceKey{Bucket: s.cfg.Bucket, Prefix: s.cfg.Prefix, RealPath: s.real}
+	all, err := p.db.Sources()
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range all {
+		if k == key {
+			return p.db.Source(ctx, k)
+		}
+	}
+	return nil, nil //nolint:nilnil // It would have to be made.
+}
+
+// ask finds out what would be done with one object.
+func (p *rekeyPlanner) ask(ctx context.Context, s *source, path, key string, size int64) error {
+	o, err := s.store.Head(ctx, key)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	gone := err != nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sum.Plan.Heads++
+	verdict := s.store.KeyVerdict(o)
+	switch id, ok := state.ParseObjectID(o.Metadata[state.MetaID]); {
+	case gone, verdict == s3store.KeyOK, s3store.IsTrailDocument(o):
+		p.sum.Right++
+		return nil
+	case o.Metadata[state.MetaID] != "" && (!ok || id.Instance != p.opts.Config.Instance):
+		p.sum.Failed++
+		p.opts.Progress.Outcome(Outcome{Source: s.cfg.Name, Path: path, Status: Failed, Size: size, Err: fmt.Errorf("it was written by another instance: %s", o.Metadata[state.MetaID])})
+		return nil
+	case verdict == s3store.KeyMissing:
+		p.sum.Plan.NoKey++
+	default:
+		p.sum.Plan.OtherKey++
+	}
+	p.sum.Rekeyed++
+	p.sum.Bytes += o.Size
+	p.count(s, path, o)
+	p.opts.Progress.Outcome(Outcome{Source: s.cfg.Name, Path: path, Status: PlannedRekey, Size: o.Size})
+	return nil
+}
+
+// count adds the requests that bring o under the key. A file that has its size
+// counts as one that has its content. The caller holds mu.
+func (p *rekeyPlanner) count(s *source, path string, o state.Object) {
+	plan, u := &p.sum.Plan, p.opts.Config.Upload
+	if st, err := s.root.Lstat(path); err == nil && st.IsRegular() && st.Size == o.Size && !o.Dressed && s.indexed(path) {
+		plan.Sends++
+		if o.Size > u.SinglePutMax {
+			plan.Sends++ // Create and Complete.
+			plan.Parts += (o.Size + u.PartSize - 1) / u.PartSize
+		}
+		return
+	}
+	plan.Heads++ // Of the copy itself, for the headers to keep.
+	plan.Copies++
+	if parts := s.store.CopyParts(o.Size); parts > 1 {
+		plan.Copies++
+		plan.Parts += parts
+	}
+}
+
+// indexed reports whether the index has path as stored.
+func (s *source) indexed(path string) bool {
+	if s.state == nil {
+		return false
+	}
+	e, ok, err := s.state.Get(path)
+	return err == nil && ok && e.Stored
+}

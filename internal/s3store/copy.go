@@ -1,0 +1,313 @@
+package s3store
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+const (
+	// DefaultCopyMax is the largest object that CopyObject takes.
+	// https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
+	defaultCopyMax = 5 << 30
+	// DefaultCopyPart is how much a server copies in one request of a larger one:
+	// little enough that its answer comes within minutes.
+	defaultCopyPart = 512 << 20
+	maxCopyParts    = 9000 // of the 10,000 that S3 knows
+	copyPartsAtOnce = 4
+	abortLimit      = 30 * time.Second
+)
+
+// Copy writes the object under c.Key once more, from itself, under the
+// configured key, and returns only when the server has confirmed that key. It
+// is done on the server: no content is read or sent. Nothing happens unless the
+// object still has c.ETag (state.ErrPrecondition). Tags, headers, storage class,
+// retention and legal hold stay; the user metadata becomes c.Metadata. A copy
+// of other bytes than c.SHA256 says is an error of class file: it stands there
+// all the same, with the bytes that the object had before. Objects above 5 GiB are copied in
+// parts. Versions that were noncurrent stay as they are.
+func (s *Store) Copy(ctx context.Context, c state.Copy) (state.Object, error) {
+	if err := s.ready(ctx, opCopy, c.Key, state.Condition{ETag: c.ETag}); err != nil {
+		return state.Object{}, err
+	}
+	out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{
+		Bucket: aws.String(s.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: s.owner(),
+	})
+	if err != nil {
+		_, why := s.explain(ctx, c.Key, s.fault(ctx, opHead, c.Key, err))
+		return state.Object{}, why // Whoever tries again asks again.
+	}
+	if etag(out.ETag) != c.ETag || aws.ToInt64(out.ContentLength) != c.Size {
+		return state.Object{}, &state.Error{Class: state.ClassTransient, Op: opCopy, Err: fmt.Errorf("%q: %w", c.Key, state.ErrPrecondition)}
+	}
+	var o state.Object
+	if c.Size > s.o.CopyMax {
+		o, err = s.copyParts(ctx, c, out)
+	} else {
+		o, err = s.copyWhole(ctx, c, out)
+	}
+	if err != nil {
+		return o, err
+	}
+	if o, err = s.nameKey(ctx, o); err != nil {
+		return o, err
+	}
+	o.Metadata = c.Metadata
+	return o, s.confirm(ctx, opCopy, o)
+}
+
+// CopyParts returns in how many parts Copy copies an object of size bytes: one
+// where a single request does.
+func (s *Store) CopyParts(size int64) int64 {
+	if size <= s.o.CopyMax {
+		return 1
+	}
+	part := s.copyPartSize(size)
+	return (size + part - 1) / part
+}
+
+func (s *Store) copyPartSize(size int64) int64 {
+	return max(s.o.CopyPart, (size+maxCopyParts-1)/maxCopyParts)
+}
+
+// copySource names the object for a copy.
+func (s *Store) copySource(key string) *string {
+	parts := strings.Split(key, "/")
+	for i, p := range parts {
+		parts[i] = url.QueryEscape(p)
+	}
+	return aws.String(s.o.Bucket + "/" + strings.ReplaceAll(strings.Join(parts, "/"), "+", "%20"))
+}
+
+// copyWhole copies the object that h describes in one request.
+func (s *Store) copyWhole(ctx context.Context, c state.Copy, h *s3.HeadObjectOutput) (state.Object, error) {
+	in := &s3.CopyObjectInput{
+		Bucket: aws.String(s.o.Bucket), Key: aws.String(c.Key), CopySource: s.copySource(c.Key),
+		ExpectedBucketOwner: s.owner(), ExpectedSourceBucketOwner: s.owner(),
+		CopySourceIfMatch: aws.String(quoted(c.ETag)),
+		MetadataDirective: types.MetadataDirectiveReplace, Metadata: c.Metadata,
+		TaggingDirective: types.TaggingDirectiveCopy, ChecksumAlgorithm: types.ChecksumAlgorithmSha256,
+		ContentType: h.ContentType, CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition,
+		ContentEncoding: h.ContentEncoding, ContentLanguage: h.ContentLanguage, Expires: expires(h),
+		WebsiteRedirectLocation: h.WebsiteRedirectLocation, StorageClass: h.StorageClass,
+		ObjectLockMode: h.ObjectLockMode, ObjectLockRetainUntilDate: h.ObjectLockRetainUntilDate, ObjectLockLegalHoldStatus: h.ObjectLockLegalHoldStatus,
+	}
+	s.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
+	in.IfMatch, _ = conditions(s.supported(state.Condition{ETag: c.ETag}))
+	out, err := s.client.CopyObject(ctx, in)
+	if err != nil {
+		return state.Object{}, s.fault(ctx, opCopy, c.Key, err)
+	}
+	if out.CopyObjectResult == nil {
+		return state.Object{}, &state.Error{Class: state.ClassTransient, Op: opCopy, Err: fmt.Errorf("the answer for %q is empty", c.Key)}
+	}
+	o := stamp(state.Object{
+		Key: c.Key, Size: c.Size, ETag: etag(out.CopyObjectResult.ETag), VersionID: aws.ToString(out.VersionId),
+		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
+	}, out.ResultMetadata)
+	return o, sameSHA256(c, aws.ToString(out.CopyObjectResult.ChecksumSHA256))
+}
+
+// sameSHA256 compares the checksum that the server computed of a copy, where
+// both are known.
+func sameSHA256(c state.Copy, got string) error {
+	want := base64.StdEncoding.EncodeToString(c.SHA256[:])
+	if c.SHA256 == [32]byte{} || got == "" || got == want || strings.Contains(got, "-") {
+		return nil
+	}
+	return &state.Error{
+		Class: state.ClassFile, Op: opCopy,
+		Err: fmt.Errorf("the copy of %q has the SHA-256 %s, its metadata says %s", c.Key, got, want),
+	}
+}
+
+// copyParts copies the object that h describes in several requests. What it
+// opened it aborts when it fails.
+func (s *Store) copyParts(ctx context.Context, c state.Copy, h *s3.HeadObjectOutput) (state.Object, error) {
+	id, err := s.createCopy(ctx, c, h)
+	if err != nil {
+		return state.Object{}, err
+	}
+	o, err := s.fillCopy(ctx, c, id)
+	if err != nil && !ambiguousComplete(err) {
+		actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortLimit)
+		defer cancel()
+		err = errors.Join(err, ignoreGone(s.Abort(actx, c.Key, id)))
+	}
+	return o, err
+}
+
+// completeError marks what went wrong with the request that ends a copy: the
+// server may have taken it.
+type completeError struct{ error }
+
+// Unwrap returns the server's error.
+func (e completeError) Unwrap() error { return e.error }
+
+func ambiguousComplete(err error) bool {
+	_, is := errors.AsType[completeError](err)
+	return is && !errors.Is(err, state.ErrPrecondition)
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, state.ErrNoUpload) {
+		return nil
+	}
+	return err
+}
+
+// createCopy opens the multipart upload of a copy, with all that does not come
+// over by itself.
+func (s *Store) createCopy(ctx context.Context, c state.Copy, h *s3.HeadObjectOutput) (uploadID string, err error) {
+	in := &s3.CreateMultipartUploadInput{
+		Bucket: aws.String(s.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: s.owner(), Metadata: c.Metadata,
+		ContentType: h.ContentType, CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition,
+		ContentEncoding: h.ContentEncoding, ContentLanguage: h.ContentLanguage, Expires: expires(h),
+		WebsiteRedirectLocation: h.WebsiteRedirectLocation, StorageClass: h.StorageClass,
+		ObjectLockMode: h.ObjectLockMode, ObjectLockRetainUntilDate: h.ObjectLockRetainUntilDate, ObjectLockLegalHoldStatus: h.ObjectLockLegalHoldStatus,
+	}
+	if aws.ToInt32(h.TagCount) > 0 {
+		if in.Tagging, err = s.tags(ctx, c.Key); err != nil {
+			return "", err
+		}
+	}
+	s.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
+	out, err := s.client.CreateMultipartUpload(ctx, in)
+	if err != nil {
+		return "", s.fault(ctx, opCreate, c.Key, err)
+	}
+	uploadID = aws.ToString(out.UploadId)
+	o := stamp(state.Object{Key: c.Key, SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId)}, out.ResultMetadata)
+	if o.SSE != "" || o.KMSKeyID != "" { // Some servers say so only of the finished object.
+		err = s.confirm(ctx, opCreate, o)
+	}
+	if err == nil && c.Opened != nil {
+		err = c.Opened(uploadID)
+	}
+	if err != nil {
+		return "", errors.Join(err, s.Abort(context.WithoutCancel(ctx), c.Key, uploadID))
+	}
+	return uploadID, nil
+}
+
+// tags returns the tags of an object as a request carries them.
+func (s *Store) tags(ctx context.Context, key string) (*string, error) {
+	out, err := s.client.GetObjectTagging(ctx, &s3.GetObjectTaggingInput{
+		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.owner(),
+	})
+	if err != nil {
+		return nil, s.fault(ctx, opTags, key, err)
+	}
+	v := url.Values{}
+	for _, t := range out.TagSet {
+		v.Add(aws.ToString(t.Key), aws.ToString(t.Value))
+	}
+	return aws.String(v.Encode()), nil
+}
+
+// fillCopy copies the parts, several at once, and joins them.
+func (s *Store) fillCopy(ctx context.Context, c state.Copy, uploadID string) (state.Object, error) {
+	size := s.copyPartSize(c.Size)
+	parts := make([]types.CompletedPart, (c.Size+size-1)/size)
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(copyPartsAtOnce)
+	for i := range parts {
+		group.Go(func() (err error) {
+			first := int64(i) * size
+			parts[i], err = s.copyPart(gctx, c, uploadID, int32(i)+1, first, min(first+size, c.Size)-1)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return state.Object{}, err
+	}
+	in := &s3.CompleteMultipartUploadInput{
+		Bucket: aws.String(s.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: s.owner(), UploadId: aws.String(uploadID),
+		MpuObjectSize: aws.Int64(c.Size), MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
+	}
+	in.IfMatch, _ = conditions(s.supported(state.Condition{ETag: c.ETag}))
+	out, err := s.client.CompleteMultipartUpload(ctx, in)
+	if err != nil {
+		return state.Object{}, completeError{s.fault(ctx, opComplete, c.Key, err)}
+	}
+	return stamp(state.Object{
+		Key: c.Key, Size: c.Size, ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
+		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
+	}, out.ResultMetadata), nil
+}
+
+// copyPart copies the bytes from first to last as part n.
+func (s *Store) copyPart(ctx context.Context, c state.Copy, uploadID string, n int32, first, last int64) (types.CompletedPart, error) {
+	out, err := s.client.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
+		Bucket: aws.String(s.o.Bucket), Key: aws.String(c.Key), UploadId: aws.String(uploadID), PartNumber: aws.Int32(n),
+		CopySource: s.copySource(c.Key), CopySourceRange: aws.String(fmt.Sprintf("bytes=%d-%d", first, last)),
+		CopySourceIfMatch: aws.String(quoted(c.ETag)), ExpectedBucketOwner: s.owner(), ExpectedSourceBucketOwner: s.owner(),
+	})
+	switch {
+	case err != nil:
+		return types.CompletedPart{}, s.fault(ctx, opPartCopy, c.Key, err)
+	case out.CopyPartResult == nil:
+		return types.CompletedPart{}, &state.Error{Class: state.ClassTransient, Op: opPartCopy, Err: fmt.Errorf("the answer for %q is empty", c.Key)}
+	}
+	return types.CompletedPart{PartNumber: aws.Int32(n), ETag: out.CopyPartResult.ETag}, nil
+}
+
+// expires returns the object's Expires header, nil for none or one that is no
+// time.
+func expires(h *s3.HeadObjectOutput) *time.Time {
+	t, err := http.ParseTime(aws.ToString(h.ExpiresString))
+	if err != nil {
+		return nil
+	}
+	return aws.Time(t)
+}
+
+// dressed reports whether the object carries what a new upload would not.
+func (s *Store) dressed(h *s3.HeadObjectOutput) bool {
+	for _, p := range []*string{
+		h.CacheControl, h.ContentDisposition, h.ContentEncoding, h.ContentLanguage, h.ExpiresString, h.WebsiteRedirectLocation,
+	} {
+		if aws.ToString(p) != "" {
+			return true
+		}
+	}
+	kept := h.ObjectLockMode != "" || h.ObjectLockLegalHoldStatus == types.ObjectLockLegalHoldStatusOn
+	plain := []string{"", contentBinary, "binary/octet-stream"}
+	if kept || aws.ToInt32(h.TagCount) > 0 || !slices.Contains(plain, aws.ToString(h.ContentType)) {
+		return true
+	}
+	if class(string(h.StorageClass)) != class(s.o.StorageClass) {
+		return true
+	}
+	own := []string{
+		state.MetaMD5, state.MetaSHA256, state.MetaMtime, state.MetaPermissions, state.MetaOwner, state.MetaGroup, state.MetaID,
+	}
+	for name := range maps.Keys(h.Metadata) {
+		if !slices.Contains(own, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// class names a storage class; a server leaves the usual one out.
+func class(c string) string {
+	if c == "" {
+		return string(types.StorageClassStandard)
+	}
+	return c
+}
