@@ -42,6 +42,7 @@ func newGeneration(ctx context.Context, d *daemon, cfg *config.Config, trigger s
 		},
 		d: d, trigger: trigger, perFile: sampled(d.log.Named("file")), leaving: make(chan struct{}),
 	}
+	d.metrics.configured(cfg)
 	for i := range cfg.Sources {
 		s, err := g.openSource(ctx, i)
 		if err != nil {
@@ -63,6 +64,13 @@ func newGeneration(ctx context.Context, d *daemon, cfg *config.Config, trigger s
 		s.pool.Store(pool)
 	}
 	return g, nil
+}
+
+// close gives back what the sources hold once nothing uses them any more.
+func (g *generation) close() {
+	for _, s := range g.sources {
+		s.store.Close()
+	}
 }
 
 func (g *generation) uploaderSources() []uploader.Source {
@@ -137,6 +145,7 @@ func (g *generation) run(ctx context.Context) (next *config.Config, err error) {
 	err = runStages(gctx, g.grace.total(),
 		stage{"hangup", func(ctx context.Context) error { return g.followHangups(ctx, replace) }},
 		stage{"ready", g.announce},
+		stage{"credentials", g.keepCredentials},
 		stage{"remote", g.each(g.followRemote)},
 		stage{"watcher", g.each(func(ctx context.Context, s *source) error { return s.watch.Run(ctx) })},
 		stage{"uploader", g.pool.Run},
@@ -241,8 +250,40 @@ func (g *generation) announce(ctx context.Context) error {
 	g.d.ready.Store(true)
 	g.d.notify.ready()
 	g.log.Info("ready", zap.Int("sources", len(g.sources)))
-	g.countWrongKeys()
-	<-ctx.Done()
+	every(ctx, wrongKeyEvery, g.countWrongKeys())
+	return nil
+}
+
+const (
+	// How often objects under other keys are counted, which reads the index.
+	wrongKeyEvery = 10 * time.Minute
+	// How often credentials that ran out are renewed where no request does it.
+	keepEvery = 30 * time.Second
+)
+
+// every calls f now and after each interval until ctx ends.
+func every(ctx context.Context, interval time.Duration, f func()) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		f()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// keepCredentials renews credentials that ran out until ctx ends.
+func (g *generation) keepCredentials(ctx context.Context) error {
+	every(ctx, keepEvery, func() {
+		for _, s := range g.sources {
+			if err := s.store.KeepCredentials(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("the credentials ran out and are not renewed, that is tried again", zap.Error(err))
+			}
+		}
+	})
 	return nil
 }
 
@@ -270,18 +311,23 @@ func (g *generation) settled() bool {
 	return g.d.ready.Load() || stopped < len(g.sources)
 }
 
-// countWrongKeys shows how many objects still wait for a rekey.
-func (g *generation) countWrongKeys() {
-	for _, s := range g.sources {
-		n, err := s.state.WrongKey(s.store.MatchesKey)
-		if err != nil {
-			s.log.Warn("objects under other keys were not counted", zap.Error(err))
-			continue
-		}
-		g.metrics.wrongKey.WithLabelValues(s.cfg.Name).Set(float64(n))
-		if n > 0 {
-			s.log.Warn("objects stand under a key that is neither configured nor accepted; they stay until they change or are rekeyed",
-				zap.Int64("objects", n))
+// countWrongKeys returns a function that shows how many objects still wait for a
+// rekey, and says so when it is another number than before.
+func (g *generation) countWrongKeys() func() {
+	said := make([]int64, len(g.sources))
+	return func() {
+		for i, s := range g.sources {
+			n, err := s.state.WrongKey(s.store.MatchesKey)
+			if err != nil {
+				s.log.Warn("objects under other keys were not counted", zap.Error(err))
+				continue
+			}
+			g.metrics.wrongKey.WithLabelValues(s.cfg.Name).Set(float64(n))
+			if n > 0 && n != said[i] {
+				s.log.Warn("objects stand under a key that is neither configured nor accepted; they stay until they change or are rekeyed",
+					zap.Int64("objects", n))
+			}
+			said[i] = n
 		}
 	}
 }
