@@ -258,7 +258,7 @@ const (
 	// How often objects under other keys are counted, which reads the index.
 	wrongKeyEvery = 10 * time.Minute
 	// How often credentials that ran out are renewed where no request does it.
-	keepEvery = 30 * time.Second
+	keepEvery = time.Minute
 )
 
 // every calls f now and after each interval until ctx ends.

@@ -164,7 +164,7 @@ func (e *environment) pending(s *source) pending {
 // its last change need not have been uploaded.
 const (
 	shortLifeSettles = 10
-	shortLifeMin     = time.Minute
+	shortLifeLeast   = time.Minute
 )
 
 // uploaderSource is what the pool needs to know of s.
@@ -180,7 +180,7 @@ func (s *source) uploaderSource(instance string) uploader.Source {
 		OnStopped:                 s.forgetCapabilities,
 		Hardlinks:                 s.cfg.Hardlinks,
 		Deletes:                   s.cfg.Deletes,
-		ShortLife:                 max(shortLifeMin, shortLifeSettles*s.cfg.Settle),
+		ShortLife:                 max(shortLifeLeast, shortLifeSettles*s.cfg.Settle),
 		Intact:                    func(id safefs.Identity) bool { return s.watch != nil && s.watch.Intact(id) },
 		Requeue: func(path string) {
 			if s.watch != nil {

@@ -86,7 +86,7 @@ func TestEveryMetricThatIsPromisedIsOnThePageAndDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	promised := map[string]bool{}
-	for _, p := range strings.Fields(metricsPromised) {
+	for p := range strings.FieldsSeq(metricsPromised) {
 		name, labels, _ := strings.Cut(strings.TrimSuffix(p, "}"), "{")
 		promised[name] = true
 		sample := "s3syncd_" + name
@@ -211,9 +211,16 @@ func dashboardQueries(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	type query struct {
+		Expr string `json:"expr"`
+	}
 	var d struct {
-		Annotations struct{ List []struct{ Expr string } }
-		Panels      []struct{ Targets []struct{ Expr string } }
+		Annotations struct {
+			List []query `json:"list"`
+		} `json:"annotations"`
+		Panels []struct {
+			Targets []query `json:"targets"`
+		} `json:"panels"`
 	}
 	if err := json.Unmarshal(text, &d); err != nil {
 		t.Fatal(err)
@@ -289,8 +296,10 @@ func TestAFileThatDiesRightAfterItsUploadIsCounted(t *testing.T) {
 	_, out, _ := command(t, s.env, "status", "--json", "-c", s.file)
 	var status struct {
 		Sources []struct {
-			Busy []struct{ Events int } `json:"busy_directories"`
-		}
+			Busy []struct {
+				Events int `json:"events"`
+			} `json:"busy_directories"`
+		} `json:"sources"`
 	}
 	if err := json.Unmarshal([]byte(out), &status); err != nil || len(status.Sources) != 1 || len(status.Sources[0].Busy) != 1 || status.Sources[0].Busy[0].Events < 2 {
 		t.Errorf("the status names no directory with events (%v):\n%s", err, tail(out, 2000))

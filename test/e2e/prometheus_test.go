@@ -116,12 +116,12 @@ func (p *prometheusServer) api(t *testing.T, path string, query url.Values, data
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer := struct {
-		Status, Error string
-		Data          json.RawMessage
-	}{}
+	var answer struct {
+		Status string          `json:"status"`
+		Data   json.RawMessage `json:"data"`
+	}
 	if err := json.Unmarshal(body, &answer); err != nil || answer.Status != "success" {
-		return fmt.Errorf("%s: %s %v", tail(string(body), 500), answer.Error, err)
+		return fmt.Errorf("status %d: %s", resp.StatusCode, tail(string(body), 500))
 	}
 	return json.Unmarshal(answer.Data, data)
 }
@@ -298,6 +298,9 @@ func TestARealPrometheusSeesTheKeyRefused(t *testing.T) {
 	p.quiet(t, d)
 
 	f.Behave(func(b *s3test.Behavior) { b.KMSError = "KMS.DisabledException" })
+	for i := range 50 { // One file, a moment after the canary has passed, is taken for the file's fault.
+		write(t, s.path(fmt.Sprintf("many/%d", i)), "content")
+	}
 	write(t, s.path("refused"), "content")
 	p.fires(t, d, "S3syncdKeyOrBucketRefused")
 	if got := p.firing(t, d.address(t)); slices.Contains(got, "S3syncdDestinationParked") || slices.Contains(got, "S3syncdFilesParked") {
