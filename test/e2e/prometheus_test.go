@@ -233,7 +233,7 @@ func TestARealPrometheusSeesFaultsComeAndGo(t *testing.T) {
 	for _, alert := range []string{"S3syncdNoAnswer", "S3syncdBacklogOld", "S3syncdBacklogCritical", "S3syncdManifestNotPublished"} {
 		p.fires(t, d, alert)
 	}
-	p.wantDashboard(t, "failures_total", "credentials_expiry", "parked_files", "changes(process_start", "== 0)", "rescan_duration", "ALERTS{")
+	p.wantDashboard(t, "failures_total", "retries_total", "credentials_expiry", "parked_files", "changes(process_start", "== 0)", "rescan_duration", "ALERTS{")
 	eventually(t, "alerts on the dashboard", func() bool {
 		return p.count(t, `ALERTS{alertname=~"S3syncd.*",alertstate="firing",severity=~"critical|warning",instance=~".*|"}`) >= 4
 	})
