@@ -7,6 +7,7 @@ GOLANGCI_LINT_VERSION := v2.15.0
 GOVULNCHECK_VERSION   := v1.9.0
 RCLONE_VERSION        := v1.76.0
 AXE_VERSION           := 4.14.1
+DUCKDB_VERSION        := 1.5.6-r.1
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -30,6 +31,8 @@ GOVULNCHECK   ?= $(BIN)/govulncheck
 RCLONE        ?= $(BIN)/rclone
 # Checks the accessibility of the status page; left out where there is no npm.
 AXE           ?= $(if $(shell command -v npm),$(BIN)/axe.min.js)
+# From npm, where that is installed: a directory with node_modules.
+DUCKDB        ?= $(if $(shell command -v npm),$(BIN)/duckdb)
 # Not built here: the one that is installed, if there is one.
 RESTIC        ?= $(shell command -v restic)
 
@@ -86,8 +89,8 @@ fmt: $(GOLANGCI_LINT) ## Format every file
 ##@ Deeper
 
 .PHONY: e2e
-e2e: $(MINIO) $(AXE) ## Whole-process tests at full size, the page in Chromium if there is one (an hour; GBs of scratch disk)
-	S3SYNCD_E2E=1 S3SYNCD_TEST_MINIO=$(MINIO) S3SYNCD_TEST_AXE=$(AXE) $(GO) test -count=1 -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./pkg/state ./internal/app ./test/e2e/...
+e2e: $(MINIO) $(AXE) $(DUCKDB) ## Whole-process tests at full size, the page in Chromium if there is one (an hour; GBs of scratch disk)
+	S3SYNCD_E2E=1 S3SYNCD_TEST_MINIO=$(MINIO) S3SYNCD_TEST_AXE=$(AXE) S3SYNCD_TEST_DUCKDB=$(DUCKDB) $(GO) test -count=1 -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./pkg/state ./internal/app ./test/e2e/...
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s)
@@ -147,6 +150,12 @@ $(BIN)/golangci-lint: $(BIN)/.golangci-lint-$(GOLANGCI_LINT_VERSION)
 
 $(BIN)/govulncheck: $(BIN)/.govulncheck-$(GOVULNCHECK_VERSION)
 	GOBIN=$(BIN) $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	@touch $@
+
+$(BIN)/duckdb: $(BIN)/.duckdb-$(DUCKDB_VERSION)
+	rm -rf $@
+	mkdir -p $@
+	npm install --prefix $@ --ignore-scripts --no-audit --no-fund --loglevel=error @duckdb/node-api@$(DUCKDB_VERSION)
 	@touch $@
 
 $(BIN)/rclone: $(BIN)/.rclone-$(RCLONE_VERSION)

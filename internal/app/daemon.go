@@ -195,7 +195,9 @@ func (d *daemon) pipeline(ctx context.Context) error {
 			return err
 		}
 		d.current.Store(g)
+		d.metrics.only(g.cfg)
 		next, err := g.run(ctx)
+		g.close()
 		if err != nil {
 			return err
 		}

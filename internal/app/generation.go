@@ -43,6 +43,7 @@ func newGeneration(ctx context.Context, d *daemon, cfg *config.Config, trigger s
 		},
 		d: d, trigger: trigger, perFile: sampled(d.log.Named("file")), leaving: make(chan struct{}),
 	}
+	d.metrics.configured(cfg)
 	for i := range cfg.Sources {
 		s, err := g.openSource(ctx, i)
 		if err != nil {
@@ -65,6 +66,13 @@ func newGeneration(ctx context.Context, d *daemon, cfg *config.Config, trigger s
 		s.pool.Store(pool)
 	}
 	return g, nil
+}
+
+// close gives back what the sources hold once nothing uses them any more.
+func (g *generation) close() {
+	for _, s := range g.sources {
+		s.store.Close()
+	}
 }
 
 func (g *generation) uploaderSources() []uploader.Source {
@@ -140,6 +148,7 @@ func (g *generation) run(ctx context.Context) (next *config.Config, err error) {
 		stage{"hangup", func(ctx context.Context) error { return g.followHangups(ctx, replace) }},
 		stage{"ready", g.announce},
 		stage{"departed", g.closeDeparted},
+		stage{"credentials", g.keepCredentials},
 		stage{"remote", g.each(g.followRemote)},
 		stage{"watcher", g.each(func(ctx context.Context, s *source) error { return s.watch.Run(ctx) })},
 		stage{"uploader", g.pool.Run},
@@ -245,6 +254,28 @@ func (g *generation) announce(ctx context.Context) error {
 	g.d.notify.ready()
 	g.log.Info("ready", zap.Int("sources", len(g.sources)))
 	g.followKeys(ctx)
+	return nil
+}
+
+// keepEvery is how often credentials that ran out are renewed where no request
+// does it.
+const keepEvery = time.Minute
+
+// keepCredentials renews credentials that ran out until ctx ends.
+func (g *generation) keepCredentials(ctx context.Context) error {
+	tick := time.NewTicker(keepEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		for _, s := range g.sources {
+			if err := s.store.KeepCredentials(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("the credentials ran out and are not renewed, that is tried again", zap.Error(err))
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
 	return nil
 }
 

@@ -1,12 +1,14 @@
 package app
 
 import (
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -24,6 +26,12 @@ type metrics struct {
 	wrongKey       *prometheus.GaugeVec
 	reloadOK       prometheus.Gauge
 	reloadOKSecond prometheus.Gauge
+	settings       *prometheus.GaugeVec
+	maxDelay       *prometheus.GaugeVec
+	maxUnpublished prometheus.Gauge
+	memoryLimit    prometheus.Gauge
+
+	sources map[string]bool // those that have series; only the pipeline's goroutine uses it
 }
 
 func newMetrics(reg prometheus.Registerer, b Build, db *state.DB, sources func() []snapshot) *metrics {
@@ -36,22 +44,27 @@ func newMetrics(reg prometheus.Registerer, b Build, db *state.DB, sources func()
 	auto.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "s3syncd_build_info", Help: "Which program this is; always 1.",
 	}, []string{"version", "revision", "goversion"}).WithLabelValues(b.Version, b.Revision, b.GoVersion).Set(1)
+	gauge := func(name, help string) prometheus.Gauge {
+		return auto.NewGauge(prometheus.GaugeOpts{Name: "s3syncd_" + name, Help: help})
+	}
+	gauges := func(name, help, label string) *prometheus.GaugeVec {
+		return auto.NewGaugeVec(prometheus.GaugeOpts{Name: "s3syncd_" + name, Help: help}, []string{label})
+	}
 	m := &metrics{
 		watcher:  watcher.NewMetrics(reg),
 		uploader: uploader.NewMetrics(reg),
 		manifest: manifest.NewMetrics(reg),
 		s3store:  s3store.NewMetrics(reg),
-		wrongKey: auto.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "s3syncd_wrong_key_objects",
-			Help: "Indexed objects that are encrypted under a key that is neither configured nor accepted.",
-		}, []string{"source"}),
-		reloadOK: auto.NewGauge(prometheus.GaugeOpts{
-			Name: "s3syncd_config_last_reload_successful", Help: "Whether the last read of the configuration succeeded.",
-		}),
-		reloadOKSecond: auto.NewGauge(prometheus.GaugeOpts{
-			Name: "s3syncd_config_last_reload_success_timestamp_seconds",
-			Help: "When the configuration was last read without a fault, in Unix seconds.",
-		}),
+		wrongKey: gauges("wrong_key_objects", "Indexed objects that are encrypted under a key that is neither configured nor accepted.", "source"),
+		reloadOK: gauge("config_last_reload_successful", "Whether the last read of the configuration succeeded."),
+		reloadOKSecond: gauge("config_last_reload_success_timestamp_seconds",
+			"When the configuration was last read without a fault, in Unix seconds."),
+		// What the alert rules compare with, so that they hold for any configuration.
+		settings:       gauges("setting_seconds", "Intervals as they are configured, 0 for none.", "setting"),
+		maxDelay:       gauges("max_delay_seconds", "How long a file may keep changing before it is uploaded all the same, for each 64 MiB.", "source"),
+		maxUnpublished: gauge("max_unpublished_records", "So many records without a published manifest pause the uploads of a source."),
+		memoryLimit:    gauge("upload_memory_limit_bytes", "Most memory for all buffers of uploads together."),
+		sources:        map[string]bool{},
 	}
 	m.reloaded(true, time.Now())
 	return m
@@ -65,6 +78,40 @@ func (m *metrics) reloaded(ok bool, now time.Time) {
 	}
 	m.reloadOK.Set(1)
 	m.reloadOKSecond.Set(float64(now.Unix()))
+}
+
+// configured shows the settings that alert rules compare with, and makes the
+// series of the sources of cfg.
+func (m *metrics) configured(cfg *config.Config) {
+	for name, d := range map[string]time.Duration{
+		"rescan_interval": cfg.Watch.RescanInterval, "remote_check_interval": cfg.Watch.RemoteCheckInterval,
+		"flush_interval": cfg.Manifest.FlushInterval, "digest_interval": cfg.Manifest.DigestInterval,
+	} {
+		m.settings.WithLabelValues(name).Set(d.Seconds())
+	}
+	m.maxUnpublished.Set(float64(cfg.Manifest.MaxUnpublished))
+	m.memoryLimit.Set(float64(cfg.Upload.MemoryLimit))
+	for _, s := range cfg.Sources {
+		m.sources[s.Name] = true
+		m.maxDelay.WithLabelValues(s.Name).Set(s.MaxDelay.Seconds())
+		m.wrongKey.WithLabelValues(s.Name)
+	}
+}
+
+// only removes the series of every source that cfg does not have: an alert on
+// one that is gone for good would never end.
+func (m *metrics) only(cfg *config.Config) {
+	for name := range m.sources {
+		if slices.ContainsFunc(cfg.Sources, func(s config.Source) bool { return s.Name == name }) {
+			continue
+		}
+		m.watcher.Forget(name)
+		m.uploader.Forget(name)
+		m.manifest.Forget(name)
+		m.wrongKey.DeleteLabelValues(name)
+		m.maxDelay.DeleteLabelValues(name)
+		delete(m.sources, name)
+	}
 }
 
 // snapshot is what the gauges show of one source.

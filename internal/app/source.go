@@ -180,6 +180,13 @@ func (e *environment) pending(s *source) pending {
 	return p
 }
 
+// A file that is gone within so many times settle, and at least so soon, after
+// its last change need not have been uploaded.
+const (
+	shortLifeSettles = 10
+	shortLifeLeast   = time.Minute
+)
+
 // uploaderSource is what the pool needs to know of s.
 func (s *source) uploaderSource(instance string) uploader.Source {
 	return uploader.Source{
@@ -193,6 +200,7 @@ func (s *source) uploaderSource(instance string) uploader.Source {
 		OnStopped:                 s.forgetCapabilities,
 		Hardlinks:                 s.cfg.Hardlinks,
 		Deletes:                   s.cfg.Deletes,
+		ShortLife:                 max(shortLifeLeast, shortLifeSettles*s.cfg.Settle),
 		Intact:                    func(id safefs.Identity) bool { return s.watch != nil && s.watch.Intact(id) },
 		Requeue: func(path string) {
 			if s.watch != nil {

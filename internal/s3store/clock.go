@@ -3,8 +3,6 @@ package s3store
 import (
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 const (
@@ -18,8 +16,8 @@ const (
 
 // clock remembers the difference between S3's clock and this host's.
 type clock struct {
-	ns    atomic.Int64
-	gauge prometheus.Gauge
+	ns      atomic.Int64
+	metrics *Metrics
 }
 
 func (c *clock) offset() time.Duration { return time.Duration(c.ns.Load()) }
@@ -40,6 +38,6 @@ func (c *clock) observe(sent, received, date time.Time) {
 	}
 	if d != old {
 		c.ns.Store(int64(d))
-		c.gauge.Set(d.Seconds())
+		c.metrics.setOffset(c, d)
 	}
 }

@@ -47,6 +47,7 @@ type Metrics struct {
 
 	mu       sync.Mutex
 	expiries map[*credentialSource]time.Time
+	offsets  map[*clock]time.Duration // those that are not 0
 }
 
 // NewMetrics registers the metrics of this package. It is called once for a
@@ -66,13 +67,14 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		duration: map[string]prometheus.Observer{},
 		expiry: f.NewGauge(prometheus.GaugeOpts{
 			Name: "s3syncd_credentials_expiry_timestamp_seconds",
-			Help: "When the first of the credentials in use expires, 0 for never.",
+			Help: "When the first of the credentials in use must have been renewed, 0 for never.",
 		}),
 		clockOffset: f.NewGauge(prometheus.GaugeOpts{
 			Name: "s3syncd_clock_offset_seconds",
-			Help: "How far the clock of S3 is ahead of this host's.",
+			Help: "How far the clock of S3 is ahead of this host's; of several servers, the one that differs most.",
 		}),
 		expiries: map[*credentialSource]time.Time{},
+		offsets:  map[*clock]time.Duration{},
 	}
 	for _, op := range operations() {
 		m.duration[op] = duration.WithLabelValues(op)
@@ -107,6 +109,11 @@ func (m *Metrics) setExpiry(c *credentialSource, t time.Time) {
 		return
 	}
 	m.expiries[c] = t
+	m.showExpiry()
+}
+
+// showExpiry sets the gauge. The caller holds m.mu.
+func (m *Metrics) showExpiry() {
 	var first time.Time
 	for _, e := range m.expiries {
 		if !e.IsZero() && (first.IsZero() || e.Before(first)) {
@@ -118,4 +125,45 @@ func (m *Metrics) setExpiry(c *credentialSource, t time.Time) {
 		return
 	}
 	m.expiry.Set(float64(first.Unix()))
+}
+
+// expiryOf returns when the credentials of c must have been renewed, zero for
+// never or not known yet.
+func (m *Metrics) expiryOf(c *credentialSource) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.expiries[c]
+}
+
+// setOffset notes how far the clock that c compares this host's with is ahead.
+func (m *Metrics) setOffset(c *clock, d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d == 0 {
+		delete(m.offsets, c)
+	} else {
+		m.offsets[c] = d
+	}
+	m.showOffset()
+}
+
+// showOffset sets the gauge. The caller holds m.mu.
+func (m *Metrics) showOffset() {
+	var most time.Duration
+	for _, d := range m.offsets {
+		if d.Abs() > most.Abs() {
+			most = d
+		}
+	}
+	m.clockOffset.Set(most.Seconds())
+}
+
+// forget takes what a store that is closed has noted out of the gauges.
+func (m *Metrics) forget(creds *credentialSource, c *clock) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.expiries, creds)
+	delete(m.offsets, c)
+	m.showExpiry()
+	m.showOffset()
 }

@@ -35,7 +35,7 @@ func OpenReader(ctx context.Context, o Options) (*Reader, error) {
 		o.StallLimit = defaultStallLimit
 	}
 	o.CompleteLimit = max(o.CompleteLimit, o.StallLimit)
-	s := &Store{o: o, log: o.Log, clock: &clock{gauge: o.Metrics.clockOffset}, reask: &reasker{}}
+	s := &Store{o: o, log: o.Log, clock: &clock{metrics: o.Metrics}, reask: &reasker{}}
 	if err := s.connect(ctx); err != nil {
 		return nil, err
 	}

@@ -131,7 +131,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.CopyPart == 0 {
 		o.CopyPart = defaultCopyPart
 	}
-	s := &Store{o: o, enc: enc, log: o.Log, clock: &clock{gauge: o.Metrics.clockOffset}, reask: &reasker{}}
+	s := &Store{o: o, enc: enc, log: o.Log, clock: &clock{metrics: o.Metrics}, reask: &reasker{}}
 	if err := s.connect(ctx); err != nil {
 		return nil, err
 	}
@@ -142,6 +142,25 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 // CloseIdle closes the connections that no request is using, so that the next
 // ones resolve the endpoint's name again. For the time after an outage.
 func (s *Store) CloseIdle() { s.transport.CloseIdleConnections() }
+
+// Close closes the idle connections, and takes what this store knows of
+// credentials and clocks out of the metrics. Nothing may use the store after it.
+func (s *Store) Close() {
+	s.CloseIdle()
+	s.o.Metrics.forget(s.creds, s.clock)
+}
+
+// KeepCredentials renews credentials that have run out, as the next request
+// would, so that a host where nothing happens for hours has valid ones too, and
+// a renewal that is refused shows before something waits for it. It does
+// nothing before the first request. The error is that of the AWS environment.
+func (s *Store) KeepCredentials(ctx context.Context) error {
+	if e := s.o.Metrics.expiryOf(s.creds); e.IsZero() || time.Now().Before(e) {
+		return nil
+	}
+	_, err := s.creds.Retrieve(ctx)
+	return err
+}
 
 // ClockOffset returns how far S3's clock is ahead of this host's, as the Date
 // header of the answers says, and 0 while the difference is below what that

@@ -45,6 +45,16 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 }
 
+// Forget removes all series of a source that is not archived any more, so that
+// none of them stays at its last value. No Flusher may have that source.
+func (m *Metrics) Forget(source string) {
+	name := prometheus.Labels{"source": source}
+	m.flushes.DeletePartialMatch(name)
+	for _, g := range []*prometheus.GaugeVec{m.unpublished, m.last, m.sequence} {
+		g.DeletePartialMatch(name)
+	}
+}
+
 // sourceMetrics are the series of one source. Creating them makes every series
 // of the closed set exist at zero.
 type sourceMetrics struct {

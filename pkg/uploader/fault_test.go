@@ -784,8 +784,8 @@ func TestMetricsExistAtZero(t *testing.T) {
 	for name, want := range map[string]int{
 		"s3syncd_files_total": 5, "s3syncd_failures_total": 8, "s3syncd_retries_total": 8, "s3syncd_bytes_uploaded_total": 1,
 		"s3syncd_hash_bytes_total": 1, "s3syncd_encryption_mismatches_total": 1, "s3syncd_conflicts_total": 1,
-		"s3syncd_remote_repaired_files_total": 1,
-		"s3syncd_destination_state":           4, "s3syncd_parked_files": 8, "s3syncd_blocked_since_timestamp_seconds": 8,
+		"s3syncd_remote_repaired_files_total": 1, "s3syncd_short_lived_files_total": 1,
+		"s3syncd_destination_state": 4, "s3syncd_parked_files": 8, "s3syncd_blocked_since_timestamp_seconds": 8,
 		"s3syncd_last_upload_timestamp_seconds": 1, "s3syncd_unresolved_intents": 1,
 		"s3syncd_event_to_durable_seconds": 1,
 	} {

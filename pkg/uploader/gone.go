@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -167,12 +168,25 @@ func (l *look) commitDelete(ctx context.Context, in *state.Intent, o state.Objec
 			r.S3Time = state.FormatTime(o.ServerTime)
 		}
 	}
+	short := l.shortLived(time.Now())
 	if err := l.commit(ctx, out); err != nil {
 		return err
+	}
+	if short {
+		l.metrics.shortLived.Inc()
 	}
 	l.end.status = state.StatusDeleted
 	l.metrics.file(state.StatusDeleted)
 	return nil
+}
+
+// shortLived reports whether the file that is gone outlived its last change by so
+// little that it need not have been uploaded.
+func (l *look) shortLived(now time.Time) bool {
+	if d := l.job.Detected; !d.IsZero() {
+		now = d
+	}
+	return l.entry.Stored && now.Sub(time.Unix(0, l.entry.Fence.CtimeNs)) < l.ShortLife
 }
 
 // sourceIntact reports whether the source is there and the directory that the

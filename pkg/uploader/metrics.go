@@ -14,7 +14,7 @@ type Metrics struct {
 	files, failures, retries *prometheus.CounterVec
 	bytes, hashed            *prometheus.CounterVec
 	mismatches, conflicts    *prometheus.CounterVec
-	repaired                 *prometheus.CounterVec
+	repaired, shortLived     *prometheus.CounterVec
 	health, parked, blocked  *prometheus.GaugeVec
 	last, unresolved         *prometheus.GaugeVec
 	durable                  *prometheus.HistogramVec
@@ -38,6 +38,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		mismatches: counter("encryption_mismatches_total", "Answers that did not confirm the configured encryption."),
 		conflicts:  counter("conflicts_total", "Files under whose key stands an object of another instance."),
 		repaired:   counter("remote_repaired_files_total", "Objects that were missing or replaced in S3 and were put back."),
+		shortLived: counter("short_lived_files_total", "Files that were gone shortly after they had been written, and uploaded in between."),
 		health:     gauge("destination_state", "1 for the state that the destination is in.", "state"),
 		parked:     gauge("parked_files", "Paths with a failure that needs a person, by error class.", "class"),
 		blocked:    gauge("blocked_since_timestamp_seconds", "When the destination went out of service, by error class, 0 if it is not.", "class"),
@@ -56,6 +57,21 @@ func (m *Metrics) AddUnchanged(source string, n int64) {
 	m.files.WithLabelValues(source, string(state.StatusSkipped)).Add(float64(n))
 }
 
+// Forget removes all series of a source that is not archived any more, so that
+// none of them stays at its last value. No pool may have that source.
+func (m *Metrics) Forget(source string) {
+	name := prometheus.Labels{"source": source}
+	for _, c := range []*prometheus.CounterVec{
+		m.files, m.failures, m.retries, m.bytes, m.hashed, m.mismatches, m.conflicts, m.repaired, m.shortLived,
+	} {
+		c.DeletePartialMatch(name)
+	}
+	for _, g := range []*prometheus.GaugeVec{m.health, m.parked, m.blocked, m.last, m.unresolved} {
+		g.DeletePartialMatch(name)
+	}
+	m.durable.DeletePartialMatch(name)
+}
+
 // sourceMetrics are the series of one source, all there from the start.
 type sourceMetrics struct {
 	m          *Metrics
@@ -63,6 +79,7 @@ type sourceMetrics struct {
 	mismatches prometheus.Counter
 	conflicts  prometheus.Counter
 	repaired   prometheus.Counter
+	shortLived prometheus.Counter
 	hashed     prometheus.Counter
 	bytes      prometheus.Counter
 	last       prometheus.Gauge
@@ -89,6 +106,7 @@ func (m *Metrics) source(name string) *sourceMetrics {
 		mismatches: m.mismatches.WithLabelValues(name),
 		conflicts:  m.conflicts.WithLabelValues(name),
 		repaired:   m.repaired.WithLabelValues(name),
+		shortLived: m.shortLived.WithLabelValues(name),
 		hashed:     m.hashed.WithLabelValues(name),
 		bytes:      m.bytes.WithLabelValues(name),
 		last:       m.last.WithLabelValues(name),

@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -385,6 +388,53 @@ func TestDeletedFileKeepsItsObject(t *testing.T) {
 	if r.entry("a").Stored || r.entry("b").Stored {
 		t.Error("the index still has a deleted file")
 	}
+}
+
+func TestAFileThatIsGoneSoonAfterItsUploadIsCountedAsShortLived(t *testing.T) {
+	r := newRig(t, func(s *Source, o *Options) {
+		proven(s, o)
+		s.ShortLife = time.Hour
+	})
+	r.start()
+	r.write("soon", []byte("x"))
+	r.write("late", []byte("y"))
+	r.look(state.TriggerStartup, "soon", "late")
+	for _, p := range []string{"soon", "late"} {
+		if err := os.Remove(filepath.Join(r.dir, p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.offerJob(Job{Source: "data", Path: "soon", Kind: Gone, Trigger: state.TriggerEvent, Detected: time.Now()})
+	r.offerJob(Job{Source: "data", Path: "late", Kind: Gone, Trigger: state.TriggerEvent, Detected: time.Now().Add(2 * time.Hour)})
+	r.idle()
+	r.wantTrail("uploaded", "uploaded", "deleted", "deleted")
+	if got := testutil.ToFloat64(r.o.Metrics.shortLived.WithLabelValues("data")); got != 1 {
+		t.Errorf("%v short-lived files, want 1", got)
+	}
+}
+
+func TestForgetLeavesNoSeriesOfASource(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	m := NewMetrics(reg)
+	m.source("stays")
+	left := gathered(t, reg)
+	m.source("goes")
+	if got := gathered(t, reg); got != 2*left {
+		t.Fatalf("%d series of two sources, want %d", got, 2*left)
+	}
+	m.Forget("goes")
+	if got := gathered(t, reg); got != left {
+		t.Errorf("%d series after Forget, want %d", got, left)
+	}
+}
+
+func gathered(t *testing.T, g prometheus.Gatherer) int {
+	t.Helper()
+	n, err := testutil.GatherAndCount(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func TestAFileThatSomethingElseReplacedIsGone(t *testing.T) {

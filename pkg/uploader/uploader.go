@@ -128,6 +128,9 @@ type Source struct {
 
 	Hardlinks string
 	Deletes   string
+	// ShortLife is how soon after its last change a file must be gone for its
+	// upload to count as wasted. 0: none is counted.
+	ShortLife time.Duration
 	// Requeue, optional, takes a path whose file moved while it was read, or that
 	// is gone without a scan that confirms it; it must not block for long. Without it, and in a run that gives up, the queue itself
 	// looks again after a second.

@@ -41,6 +41,19 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 }
 
+// Forget removes all series of a source that is not archived any more, so that
+// none of them stays at its last value. No watcher may have that source.
+func (m *Metrics) Forget(source string) {
+	name := prometheus.Labels{"source": source}
+	for _, c := range []*prometheus.CounterVec{m.events, m.overflows, m.rescans, m.missed} {
+		c.DeletePartialMatch(name)
+	}
+	for _, g := range []*prometheus.GaugeVec{m.watched, m.polled, m.lastScan, m.available, m.skipped, m.degraded} {
+		g.DeletePartialMatch(name)
+	}
+	m.duration.DeletePartialMatch(name)
+}
+
 type sourceMetrics struct {
 	write, create, remove, rename, chmod prometheus.Counter
 	overflows, missed                    prometheus.Counter

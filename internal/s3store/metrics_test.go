@@ -1,0 +1,72 @@
+package s3store
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+func TestAStoreThatIsClosedLeavesTheGauges(t *testing.T) {
+	m := NewMetrics(prometheus.NewPedanticRegistry())
+	soon, later := time.Unix(2_000_000_000, 0), time.Unix(3_000_000_000, 0)
+	first, second := &credentialSource{}, &credentialSource{}
+	a, b := &clock{metrics: m}, &clock{metrics: m}
+	now := time.Unix(1_900_000_000, 0)
+	m.setExpiry(first, soon)
+	m.setExpiry(second, later)
+	a.observe(now, now, now.Add(-time.Hour))
+	b.observe(now, now, now.Add(time.Minute))
+	if got := testutil.ToFloat64(m.expiry); got != float64(soon.Unix()) {
+		t.Errorf("expiry %v, want the first, %v", got, soon.Unix())
+	}
+	if got := testutil.ToFloat64(m.clockOffset); got > -3590 {
+		t.Errorf("offset %v, want that of the clock which differs most", got)
+	}
+	m.forget(first, a)
+	if got := testutil.ToFloat64(m.expiry); got != float64(later.Unix()) {
+		t.Errorf("expiry %v after the first is closed, want %v", got, later.Unix())
+	}
+	if got := testutil.ToFloat64(m.clockOffset); got < 55 || got > 65 {
+		t.Errorf("offset %v after the first is closed, want about 60", got)
+	}
+	m.forget(second, b)
+	if e, o := testutil.ToFloat64(m.expiry), testutil.ToFloat64(m.clockOffset); e != 0 || o != 0 {
+		t.Errorf("expiry %v, offset %v after both are closed, want 0", e, o)
+	}
+}
+
+func TestKeepCredentialsRenewsOnlyWhatRanOut(t *testing.T) {
+	asked := 0
+	expires := time.Now().Add(time.Hour)
+	m := NewMetrics(prometheus.NewPedanticRegistry())
+	s := &Store{o: Options{Metrics: m}, creds: &credentialSource{
+		metrics: m,
+		current: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			asked++
+			return aws.Credentials{AccessKeyID: "A", SecretAccessKey: "S", CanExpire: true, Expires: expires}, nil
+		}),
+	}}
+	keep := func(want int) {
+		t.Helper()
+		if err := s.KeepCredentials(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if asked != want {
+			t.Fatalf("the provider was asked %d times, want %d", asked, want)
+		}
+	}
+	keep(0) // No request was made yet.
+	if _, err := s.creds.Retrieve(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	keep(1)
+	m.setExpiry(s.creds, time.Now().Add(-time.Second))
+	keep(2)
+	if got := testutil.ToFloat64(m.expiry); got != float64(expires.Unix()) {
+		t.Errorf("expiry %v after the renewal, want %v", got, expires.Unix())
+	}
+}
