@@ -226,18 +226,14 @@ func keeps(cfg *config.Config, s *source) bool {
 func (g *generation) announce(ctx context.Context) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for extended := time.Now(); !g.settled(); {
+	for !g.settled() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
 		}
-		if time.Since(extended) > 5*time.Second {
-			extended = time.Now()
-			g.d.notify.extend(time.Minute)
-			g.d.notify.status("starting: " + g.statusLine())
-		}
 	}
+	g.d.settling.Store(false)
 	g.d.ready.Store(true)
 	g.d.notify.ready()
 	g.log.Info("ready", zap.Int("sources", len(g.sources)))

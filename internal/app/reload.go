@@ -25,6 +25,7 @@ func (g *generation) followHangups(ctx context.Context, replace context.CancelFu
 		next := g.reload()
 		if next != nil {
 			g.next = next
+			g.d.settling.Store(true)
 			replace() // The next generation says READY=1 and scans.
 			<-ctx.Done()
 			return nil
