@@ -199,6 +199,12 @@ func (d *daemon) pipeline(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if last != nil {
+			g.changed = config.Diff(last, g.cfg)
+		}
+		if err := d.level.UnmarshalText([]byte(g.cfg.Log.Level)); err != nil {
+			d.log.Warn("the log level stays", zap.Error(err))
+		}
 		d.current.Store(g)
 		next, err := g.run(ctx)
 		if err != nil {
