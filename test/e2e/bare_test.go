@@ -218,8 +218,9 @@ func TestTheProgramIsStaticAndRunsOnARM64(t *testing.T) {
 				command = []string{emulator, program}
 			}
 			for _, args := range [][]string{{"version"}, {"check", "-c", "../../deploy/s3syncd.example.yaml"}} {
-				out, err := exec.CommandContext(t.Context(), command[0], append(command[1:], args...)...).CombinedOutput()
-				if err != nil {
+				cmd := exec.CommandContext(t.Context(), command[0], append(command[1:], args...)...)
+				cmd.Env = environ()
+				if out, err := cmd.CombinedOutput(); err != nil {
 					t.Errorf("%v: %v\n%s", args, err, out)
 				}
 			}

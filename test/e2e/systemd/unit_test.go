@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -164,6 +165,7 @@ func TestThePackagedServiceOnDebian(t *testing.T) {
 				{"exit 2 is not started again", staysDown},
 				{"an upgrade restarts it and the chain goes on", func(t *testing.T, s *site) { upgrades(t, s, next) }},
 				{"a dynamic user does as well", runsAsADynamicUser},
+				{"systemd knows every line of the documented drop-ins", knowsTheDropIns},
 				{"removal keeps state and configuration", removes},
 				{"purge deletes them", purges},
 			} {
@@ -380,6 +382,29 @@ func runsAsADynamicUser(t *testing.T, s *site) {
 	s.archives(t)
 	s.must(t, "s3syncd", "flush")
 	s.oneChain(t)
+}
+
+func knowsTheDropIns(t *testing.T, s *site) {
+	text, err := os.ReadFile(filepath.Join(repository, "docs", "INSTALL.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?ms)^```ini\n(.*?)^```$").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) < 5 {
+		t.Fatalf("docs/INSTALL.md has %d drop-ins, want at least 5", len(blocks))
+	}
+	for i, b := range append(blocks, []string{"", "[Service]\nNoSuchKey=1\n"}) {
+		name := fmt.Sprintf("document-%d", i)
+		s.dropIn(t, name, b[1])
+		complaint := s.must(t, "sh", "-c", "journalctl -o cat --no-pager | grep -F /"+name+".conf: || true")
+		if i < len(blocks) && complaint != "" {
+			t.Errorf("systemd about a drop-in of docs/INSTALL.md: %s\n%s", complaint, b[1])
+		}
+		if i == len(blocks) && complaint == "" {
+			t.Errorf("systemd says nothing about a key that does not exist: is its journal read right?")
+		}
+		s.dropIn(t, name, "")
+	}
 }
 
 func removes(t *testing.T, s *site) {
