@@ -142,6 +142,9 @@ func TestAReloadNamesWhatNeedsARestartAndAppliesTheRest(t *testing.T) {
 	if !strings.Contains(log, `stay as they are; the rest of the new configuration is applied","keys":["admin.listen","log.format"]`) {
 		t.Errorf("the log does not name what needs a restart:\n%s", log)
 	}
+	if log = d.reload(t, "the configuration in force is the same"); !strings.Contains(log, `"keys":["admin.listen","log.format"]`) {
+		t.Errorf("the second reload does not name what still needs a restart:\n%s", log)
+	}
 	write(t, s.path("left-out.tmp"), "excluded")
 	write(t, s.path("kept"), "kept")
 	eventually(t, "the kept file", func() bool { return s.inBucket(t, "kept", "kept") })
