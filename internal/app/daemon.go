@@ -259,6 +259,9 @@ func (d *daemon) tellSystemd(ctx context.Context) error {
 		now, settling := time.Now(), d.settling.Load()
 		if settling || !now.Before(next) {
 			next = now.Add(statusPause)
+			if settling {
+				next = now // READY=1 is followed by what it is now.
+			}
 			if line := d.statusLine(settling); line != last {
 				d.notify.status(line)
 				last = line
