@@ -8,6 +8,8 @@ GOVULNCHECK_VERSION   := v1.9.0
 RCLONE_VERSION        := v1.76.0
 AXE_VERSION           := 4.14.1
 DUCKDB_VERSION        := 1.5.6-r.1
+NFPM_VERSION          := v2.45.2
+CYCLONEDX_VERSION     := v1.10.0
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -33,6 +35,8 @@ RCLONE        ?= $(BIN)/rclone
 AXE           ?= $(if $(shell command -v npm),$(BIN)/axe.min.js)
 # From npm, where that is installed: a directory with node_modules.
 DUCKDB        ?= $(if $(shell command -v npm),$(BIN)/duckdb)
+NFPM          ?= $(BIN)/nfpm
+CYCLONEDX     ?= $(BIN)/cyclonedx-gomod
 # Not built here: the one that is installed, if there is one.
 RESTIC        ?= $(shell command -v restic)
 
@@ -43,6 +47,11 @@ FUZZTIME     ?= 30s
 BENCH        ?= .
 DEMO_SECONDS ?=
 
+# What `make packages` builds, and where to.
+DIST    ?= $(CURDIR)/dist
+ARCHES  ?= amd64 arm64
+FORMATS ?= deb rpm
+
 # Where `make install` puts things; DESTDIR is for packagers.
 DESTDIR     ?=
 PREFIX      ?= /usr/local
@@ -51,6 +60,7 @@ BINDIR      := $(PREFIX)/bin
 UNITDIR     := $(PREFIX)/lib/systemd/system
 SYSUSERSDIR := $(PREFIX)/lib/sysusers.d
 TMPFILESDIR := $(PREFIX)/lib/tmpfiles.d
+MANDIR      := $(PREFIX)/share/man
 CONFIG      := $(SYSCONFDIR)/s3syncd/s3syncd.yaml
 
 # At most this exposure (tenths) in `systemd-analyze security`.
@@ -62,7 +72,7 @@ EXPOSURE := 20
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z0-9_-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z0-9_-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
 build: ## Build .bin/s3syncd: static, -trimpath, version from git
@@ -85,6 +95,10 @@ lint: $(GOLANGCI_LINT) ## Formatting, linters, go vet and a tidy go.mod
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format every file
 	$(GOLANGCI_LINT) fmt ./...
+
+.PHONY: docs
+docs: ## Write docs/commands from the help of each command
+	$(GO) run ./cmd/s3syncd generate --markdown docs/commands
 
 ##@ Deeper
 
@@ -130,6 +144,23 @@ unit-check: build ## systemd-analyze verify and security on the unit, where syst
 	systemd-analyze verify --man=no $(BIN)/unit/s3syncd.service; \
 	systemd-analyze security --no-pager --offline=true --threshold=$(EXPOSURE) deploy/systemd/s3syncd.service | grep -v '✓'
 
+##@ Packages
+
+PACKAGING = GO=$(GO) VERSION=$(VERSION) BUILDVCS=$(BUILDVCS) NFPM=$(NFPM) CYCLONEDX=$(CYCLONEDX) ARCHES='$(ARCHES)' FORMATS='$(FORMATS)'
+
+.PHONY: packages
+packages: $(NFPM) $(CYCLONEDX) ## deb, rpm, SBOMs and SHA256SUMS in dist/ (ARCHES, FORMATS, DIST, VERSION)
+	rm -rf $(DIST)
+	$(PACKAGING) DIST=$(DIST) deploy/package/build.sh
+
+.PHONY: packages-check
+packages-check: packages ## Build the packages once more elsewhere: the same bytes?
+	@again=$$(mktemp -d); trap 'rm -rf "$$again"' EXIT; \
+	$(PACKAGING) DIST="$$again" GOCACHE="$$again/.cache" deploy/package/build.sh; \
+	rm -rf "$$again/.cache"; \
+	diff -r $(DIST) "$$again"; \
+	echo 'packages-check: the same bytes twice'
+
 ##@ Tools
 
 .PHONY: tools
@@ -167,11 +198,20 @@ $(BIN)/axe.min.js: $(BIN)/.axe-$(AXE_VERSION)
 	npm install --prefix $(BIN)/axe --no-save --no-audit --no-fund --ignore-scripts --loglevel=error axe-core@$(AXE_VERSION)
 	cp $(BIN)/axe/node_modules/axe-core/axe.min.js $@
 	rm -rf $(BIN)/axe
+	@touch $@
+
+$(BIN)/nfpm: $(BIN)/.nfpm-$(NFPM_VERSION)
+	GOBIN=$(BIN) $(GO) install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM_VERSION)
+	@touch $@
+
+$(BIN)/cyclonedx-gomod: $(BIN)/.cyclonedx-gomod-$(CYCLONEDX_VERSION)
+	GOBIN=$(BIN) $(GO) install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(CYCLONEDX_VERSION)
+	@touch $@
 
 ##@ Installing
 
 .PHONY: install
-install: ## Binary, unit, sysusers, tmpfiles, configuration if there is none (PREFIX, SYSCONFDIR, DESTDIR)
+install: ## Binary, unit, man pages, sysusers, tmpfiles, configuration if there is none (PREFIX, SYSCONFDIR, DESTDIR)
 	@[ -x $(BIN)/s3syncd ] || { echo 'install: run `make build` first (not as root)' >&2; exit 1; }
 	install -Dm755 $(BIN)/s3syncd $(DESTDIR)$(BINDIR)/s3syncd
 	install -d $(DESTDIR)$(UNITDIR)
@@ -181,6 +221,7 @@ install: ## Binary, unit, sysusers, tmpfiles, configuration if there is none (PR
 	install -d $(DESTDIR)$(TMPFILESDIR)
 	sed 's|/etc/s3syncd|$(SYSCONFDIR)/s3syncd|g' deploy/systemd/s3syncd.tmpfiles \
 	  | install -m644 /dev/stdin $(DESTDIR)$(TMPFILESDIR)/s3syncd.conf
+	$(BIN)/s3syncd generate --man $(DESTDIR)$(MANDIR) --configuration deploy/s3syncd.example.yaml
 	install -d -m750 $(DESTDIR)$(SYSCONFDIR)/s3syncd
 	@if [ -e $(DESTDIR)$(CONFIG) ]; then echo '$(DESTDIR)$(CONFIG) is kept'; \
 	else install -vm640 deploy/s3syncd.example.yaml $(DESTDIR)$(CONFIG); fi
@@ -188,8 +229,9 @@ install: ## Binary, unit, sysusers, tmpfiles, configuration if there is none (PR
 .PHONY: uninstall
 uninstall: ## Remove what install put there; configuration and state stay
 	rm -f $(DESTDIR)$(BINDIR)/s3syncd $(DESTDIR)$(UNITDIR)/s3syncd.service \
-	  $(DESTDIR)$(SYSUSERSDIR)/s3syncd.conf $(DESTDIR)$(TMPFILESDIR)/s3syncd.conf
+	  $(DESTDIR)$(SYSUSERSDIR)/s3syncd.conf $(DESTDIR)$(TMPFILESDIR)/s3syncd.conf \
+	  $(DESTDIR)$(MANDIR)/man1/s3syncd.1 $(DESTDIR)$(MANDIR)/man1/s3syncd-*.1 $(DESTDIR)$(MANDIR)/man5/s3syncd.yaml.5
 
 .PHONY: clean
 clean: ## Remove what was built; the tools stay
-	rm -rf $(BIN)/s3syncd $(BIN)/unit $(BIN)/cover.out $(BIN)/cover.html
+	rm -rf $(BIN)/s3syncd $(BIN)/unit $(BIN)/cover.out $(BIN)/cover.html $(DIST)

@@ -43,6 +43,9 @@ var version = "dev" // The linker can set nothing but a package variable.
 type streams struct {
 	out, err io.Writer
 	env      []string
+
+	// describe, where it is set, gets what a command would print for --help.
+	describe func(args, about string, fs *pflag.FlagSet)
 }
 
 // command is one subcommand. Its run parses the arguments, blocks until the work
@@ -92,7 +95,7 @@ func run(ctx context.Context, args []string, io streams) int {
 	case "--version":
 		name = "version"
 	}
-	all := commands()
+	all := append(commands(), command{name: generateName, run: generateCommand})
 	i := slices.IndexFunc(all, func(c command) bool { return c.name == name })
 	if i < 0 {
 		complain(io.err, fmt.Errorf("%w: unknown command %q; 's3syncd help' lists them", errUsage, name))
@@ -160,6 +163,10 @@ func newFlags(name, args, about string, io streams) *pflag.FlagSet {
 	fs.SetOutput(io.out)
 	fs.SortFlags = false
 	fs.Usage = func() {
+		if io.describe != nil {
+			io.describe(args, about, fs)
+			return
+		}
 		_, _ = fmt.Fprintf(io.out, "usage: s3syncd %s %s\n\n%s\n\n%s", name, args, about, fs.FlagUsages())
 	}
 	return fs

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -99,6 +100,9 @@ type daemon struct {
 	ready   atomic.Bool
 	clock   *clock
 
+	// settling is set while a start or a reload has not said READY=1 yet.
+	settling atomic.Bool
+
 	stopping atomic.Bool
 	current  atomic.Pointer[generation]
 }
@@ -185,6 +189,7 @@ func (d *daemon) pipeline(ctx context.Context) error {
 	cfg, trigger := d.cfg, state.TriggerStartup
 	var last *config.Config // the one that worked before
 	for ctx.Err() == nil {
+		d.settling.Store(true)
 		g, err := newGeneration(ctx, d, cfg, trigger)
 		if err != nil && last != nil {
 			d.metrics.reloaded(false, time.Now())
@@ -193,6 +198,12 @@ func (d *daemon) pipeline(ctx context.Context) error {
 		}
 		if err != nil {
 			return err
+		}
+		if last != nil {
+			g.changed = config.Diff(last, g.cfg)
+		}
+		if err := d.level.UnmarshalText([]byte(g.cfg.Log.Level)); err != nil {
+			d.log.Warn("the log level stays", zap.Error(err))
 		}
 		d.current.Store(g)
 		d.metrics.only(g.cfg)
@@ -224,21 +235,43 @@ func (d *daemon) isHealthy(ctx context.Context) error {
 	return d.db.Ping(ctx)
 }
 
-// tellSystemd keeps STATUS= and the watchdog up to date until ctx ends.
+// How often STATUS= may change, in general and before READY=1, and how often
+// and by how much systemd is asked for more time until then.
+const (
+	statusPause   = 10 * time.Second
+	settlingPause = time.Second
+	extendPause   = 5 * time.Second
+	extension     = time.Minute
+)
+
+// tellSystemd keeps STATUS= and the watchdog up to date until ctx ends. A start
+// or a reload that takes long is given more time for as long as the state
+// accepts writes; how far it has come is in STATUS=.
 func (d *daemon) tellSystemd(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		d.notify.watch(ctx, d.isHealthy)
 	}()
-	tick := time.NewTicker(10 * time.Second)
+	tick := time.NewTicker(settlingPause)
 	defer tick.Stop()
-	for last := ""; ctx.Err() == nil; {
-		if g := d.current.Load(); g != nil {
-			if line := g.statusLine(); line != last {
+	var last string
+	var next time.Time // of STATUS=
+	for extended := time.Now(); ctx.Err() == nil; {
+		now, settling := time.Now(), d.settling.Load()
+		if settling || !now.Before(next) {
+			next = now.Add(statusPause)
+			if settling {
+				next = now // READY=1 is followed by what it is now.
+			}
+			if line := d.statusLine(settling); line != last {
 				d.notify.status(line)
 				last = line
 			}
+		}
+		if settling && now.Sub(extended) >= extendPause && d.isHealthy(ctx) == nil {
+			extended = now
+			d.notify.extend(extension)
 		}
 		select {
 		case <-tick.C:
@@ -247,6 +280,22 @@ func (d *daemon) tellSystemd(ctx context.Context) error {
 	}
 	<-done
 	return nil
+}
+
+// statusLine is STATUS=.
+func (d *daemon) statusLine(settling bool) string {
+	line := ""
+	if g := d.current.Load(); g != nil {
+		line = g.statusLine()
+	}
+	switch {
+	case !settling:
+		return line
+	case d.ready.Load():
+		return strings.TrimSuffix("reloading: "+line, ": ")
+	default:
+		return strings.TrimSuffix("starting: "+line, ": ")
+	}
 }
 
 // openState opens the state directory of cfg and says what it found.

@@ -31,6 +31,7 @@ type generation struct {
 	sources []*source
 	pool    *uploader.Pool
 	perFile *zap.Logger
+	changed []string       // keys that differ from the generation before
 	next    *config.Config // set by a reload before it stops this generation
 	leaving chan struct{}  // closed when it is told to stop
 }
@@ -180,15 +181,16 @@ func (g *generation) each(fn func(context.Context, *source) error) func(context.
 // beginChains opens the chain of each source and notes the start in it. It asks
 // for all at once, because a bucket that does not answer costs seconds.
 func (g *generation) beginChains(ctx context.Context) error {
-	kind := state.NoteStart
-	if g.trigger == state.TriggerHangup {
-		kind = state.NoteReload
-	}
-	return g.each(func(ctx context.Context, s *source) error { return g.beginChain(ctx, s, kind) })(ctx)
+	return g.each(func(ctx context.Context, s *source) error {
+		if g.trigger == state.TriggerHangup {
+			return g.beginChain(ctx, s, state.NoteReload, reloadDetail(g.build.Version, s.cfg.Name, g.changed))
+		}
+		return g.beginChain(ctx, s, state.NoteStart, g.build.Version)
+	})(ctx)
 }
 
 // beginChain makes sure that s has a chain and notes in it how this run began.
-func (e *environment) beginChain(ctx context.Context, s *source, kind state.NoteKind) error {
+func (e *environment) beginChain(ctx context.Context, s *source, kind state.NoteKind, detail string) error {
 	if err := s.flusher.Begin(ctx, e.db.Report()); err != nil {
 		return err
 	}
@@ -197,7 +199,7 @@ func (e *environment) beginChain(ctx context.Context, s *source, kind state.Note
 			return err
 		}
 	}
-	if err := s.state.AddNote(ctx, state.Note{Kind: kind, Time: s.store.Now(), Detail: e.build.Version}); err != nil {
+	if err := s.state.AddNote(ctx, state.Note{Kind: kind, Time: s.store.Now(), Detail: detail}); err != nil {
 		return err
 	}
 	return s.flusher.PublishConfig(ctx, e.cfg.SourceCanonical(s.number), e.cfg.SourceSHA256(s.number))
@@ -238,18 +240,14 @@ func keeps(cfg *config.Config, s *source) bool {
 func (g *generation) announce(ctx context.Context) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for extended := time.Now(); !g.settled(); {
+	for !g.settled() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
 		}
-		if time.Since(extended) > 5*time.Second {
-			extended = time.Now()
-			g.d.notify.extend(time.Minute)
-			g.d.notify.status("starting: " + g.statusLine())
-		}
 	}
+	g.d.settling.Store(false)
 	g.d.ready.Store(true)
 	g.d.notify.ready()
 	g.log.Info("ready", zap.Int("sources", len(g.sources)))

@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +16,6 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
@@ -184,7 +182,7 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 	}
 	out.Left, out.Resolved = append(out.Left, e.Left...), e.Key
 	out.Checks = append(out.Checks, clockCheck(e.Offset))
-	if sign := p.signCheck(ctx); sign != nil {
+	if sign := signCheck(ctx, &env, c); sign != nil {
 		out.Checks = append(out.Checks, *sign)
 	}
 	out.Plan = p.plan(ctx, i)
@@ -215,21 +213,26 @@ func clockCheck(offset time.Duration) PreflightCheck {
 }
 
 // signCheck signs something with the configured key.
-func (p *preflight) signCheck(ctx context.Context) *PreflightCheck {
-	file, ok := strings.CutPrefix(p.opts.Config.Manifest.Sign, "ed25519:")
-	if !ok {
+func signCheck(ctx context.Context, env *environment, c config.Source) *PreflightCheck {
+	signer, err := env.openSigner(ctx, env.cfg.Manifest.Sign, c)
+	if err == nil && signer == nil {
 		return nil
 	}
-	c := &PreflightCheck{Check: "sign", Verdict: VerdictOK}
-	signer, err := manifest.LoadEd25519(file)
 	if err == nil {
-		sum := sha256.Sum256([]byte("s3syncd preflight\n"))
-		_, _, _, err = signer.Sign(ctx, sum[:])
+		_, _, _, err = signer.Sign(ctx, []byte("s3syncd preflight\n"))
 	}
-	if err != nil {
-		c.Verdict, c.Feature, c.Detail = VerdictFault, "signatures of the digests", err.Error()
+	if err == nil {
+		_, err = signer.PublicKey(ctx)
 	}
-	return c
+	check := &PreflightCheck{Check: "sign", Verdict: VerdictOK}
+	if err == nil {
+		return check
+	}
+	check.Verdict, check.Feature, check.Detail = VerdictFault, "signatures of the digests", err.Error()
+	if strings.HasPrefix(env.cfg.Manifest.Sign, "kms:") {
+		check.Feature += "; a key in KMS wants kms:Sign and kms:GetPublicKey"
+	}
+	return check
 }
 
 // plan counts what the next run of one source would do, nil where its directory

@@ -152,7 +152,7 @@ func (r *rekeyRun) open(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := r.beginChain(ctx, s, state.NoteStart); err != nil {
+		if err := r.beginChain(ctx, s, state.NoteStart, r.build.Version); err != nil {
 			return fmt.Errorf("source %s: %w", s.cfg.Name, err)
 		}
 		r.sources = append(r.sources, s)

@@ -116,7 +116,7 @@ func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState)
 	case dest.State == uploader.HealthWaiting:
 		return admin.StateStarting, "the first canary has no answer yet", time.Time{}
 	case !isClosed(s.watch.Watching()):
-		return admin.StateStarting, "the directories are not all watched yet", time.Time{}
+		return admin.StateStarting, "the directories are not all watched yet, " + admin.Count(ss.Watched) + " so far", time.Time{}
 	case ss.Trail.Error != "":
 		return admin.StateBehind, "manifest not published: " + admin.Plain(ss.Trail.Error, reasonText), *ss.Trail.ErrorSince
 	case len(ss.Parked) > 0:

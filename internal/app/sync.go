@@ -150,7 +150,7 @@ func (r *syncRun) open(ctx context.Context) error {
 		if err := r.watchSource(ctx, s); err != nil {
 			return fmt.Errorf("source %s: %w", s.cfg.Name, err)
 		}
-		if err := r.beginChain(ctx, s, state.NoteStart); err != nil {
+		if err := r.beginChain(ctx, s, state.NoteStart, r.build.Version); err != nil {
 			return fmt.Errorf("source %s: %w", s.cfg.Name, err)
 		}
 		r.sources = append(r.sources, s)

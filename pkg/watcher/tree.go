@@ -189,6 +189,7 @@ func (t *tree) scan(ctx context.Context, path string) {
 			continue
 		}
 		stack = t.enter(dir, stack)
+		t.w.watched.Store(int64(len(t.byPath))) // Whoever waits for the first time sees it grow.
 	}
 }
 
