@@ -32,7 +32,10 @@ type verification struct {
 			LastSequence uint64   `json:"last_sequence"`
 			SignedBy     []string `json:"signed_by"`
 		} `json:"chains"`
-		Objects   *struct{ Compared, Downloaded, Deleted int64 }
+		Objects *struct {
+			Compared   int64 `json:"compared"`
+			Downloaded int64 `json:"downloaded"`
+		} `json:"objects"`
 		Directory *struct {
 			Files int64 `json:"files"`
 		} `json:"directory"`
