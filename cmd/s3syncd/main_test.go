@@ -133,22 +133,24 @@ func TestCheckNamesEveryFaultWithItsLine(t *testing.T) {
 	}
 }
 
-func TestCheckRefusesWhatThisReleaseCannotDo(t *testing.T) {
+func TestCheckRefusesAKeyThatCannotSign(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "s3syncd.yaml")
 	text := "state_dir: " + filepath.Join(dir, "state") + "\nsources:\n  - {path: " + filepath.Join(dir, "data") +
-		", bucket: my-bucket, prefix: p, kms_key_id: alias/k}\nmanifest: {sign: 'kms:alias/sign'}\n"
+		", bucket: my-bucket, prefix: p, kms_key_id: alias/k}\nmanifest: {sign: 'ed25519:/no/such/key.pem'}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if code, _, errs := call(t, "check", "-c", file); code != 2 || !strings.Contains(errs, "manifest.sign") {
 		t.Errorf("check = %d %q, want 2 and manifest.sign", code, errs)
 	}
-	if err := os.WriteFile(file, []byte(strings.Replace(text, "kms:alias/sign", "none", 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if code, out, errs := call(t, "check", "-c", file); code != 0 || !strings.Contains(out, "no faults") {
-		t.Errorf("check = %d %q %q, want 0", code, out, errs)
+	for _, sign := range []string{"none", "kms:alias/sign"} {
+		if err := os.WriteFile(file, []byte(strings.Replace(text, "ed25519:/no/such/key.pem", sign, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if code, out, errs := call(t, "check", "-c", file); code != 0 || !strings.Contains(out, "no faults") {
+			t.Errorf("check with %s = %d %q %q, want 0", sign, code, out, errs)
+		}
 	}
 }
 

@@ -26,20 +26,27 @@ type verification struct {
 		Findings []finding `json:"findings"`
 		Notes    []finding `json:"notes"`
 		Chains   []struct {
-			Chain, Instance string
-			HeadSHA256      string `json:"head_sha256"`
-			Records         int64
-			Signed          int64
-			AnchoredTo      uint64   `json:"anchored_to"`
-			LastSequence    uint64   `json:"last_sequence"`
-			SignedBy        []string `json:"signed_by"`
-		}
-		Objects   *struct{ Compared, Downloaded, Deleted int64 }
-		Directory *struct{ Files int64 }
-	}
+			HeadSHA256   string   `json:"head_sha256"`
+			Signed       int64    `json:"signed"`
+			AnchoredTo   uint64   `json:"anchored_to"`
+			LastSequence uint64   `json:"last_sequence"`
+			SignedBy     []string `json:"signed_by"`
+		} `json:"chains"`
+		Objects *struct {
+			Compared   int64 `json:"compared"`
+			Downloaded int64 `json:"downloaded"`
+		} `json:"objects"`
+		Directory *struct {
+			Files int64 `json:"files"`
+		} `json:"directory"`
+	} `json:"trails"`
 }
 
-type finding struct{ Kind, Key, Detail string }
+type finding struct {
+	Kind   string `json:"kind"`
+	Key    string `json:"key"`
+	Detail string `json:"detail"`
+}
 
 func kinds(list []finding) []string {
 	var k []string
@@ -300,8 +307,10 @@ func TestTheTrailIsLockedAndTheCanaryIsNot(t *testing.T) {
 		{"governance", "manifest: {object_lock: {mode: GOVERNANCE, days: 3}}", nil, types.ObjectLockRetentionModeGovernance, 3},
 		{"compliance for ten years", "manifest: {object_lock: {mode: COMPLIANCE, days: 3650}}", nil, types.ObjectLockRetentionModeCompliance, 3650},
 		{"the bucket's default", "", &types.DefaultRetention{Mode: types.ObjectLockRetentionModeGovernance, Days: aws.Int32(2)}, types.ObjectLockRetentionModeGovernance, 2},
-		{"ours before the bucket's default", "manifest: {object_lock: {mode: COMPLIANCE, days: 5}}",
-			&types.DefaultRetention{Mode: types.ObjectLockRetentionModeGovernance, Days: aws.Int32(2)}, types.ObjectLockRetentionModeCompliance, 5},
+		{
+			"ours before the bucket's default", "manifest: {object_lock: {mode: COMPLIANCE, days: 5}}",
+			&types.DefaultRetention{Mode: types.ObjectLockRetentionModeGovernance, Days: aws.Int32(2)}, types.ObjectLockRetentionModeCompliance, 5,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := lockedSite(t, c.extra, c.retention)
