@@ -170,7 +170,7 @@ func (r *rekeyRun) open(ctx context.Context) error {
 	po := r.poolOptions()
 	po.GiveUp = r.opts.GiveUp
 	po.OnOutcome = r.onOutcome
-	po.Paused = func(name string) bool { return r.byName[name].full(r.cfg) }
+	po.Paused = func(name string) bool { return r.byName[name].full(r.cfg) } //nolint:contextcheck // It is asked long after this call.
 	var err error
 	if r.pool, err = uploader.New(r.queue, list, po); err != nil {
 		return err

@@ -94,7 +94,7 @@ func OpenKMS(ctx context.Context, o KMSOptions) (*KMSSigner, error) {
 		return cfg.Credentials, err
 	}
 	transport := base.GetTransport()
-	s.client = kms.NewFromConfig(cfg, func(k *kms.Options) {
+	s.client = kms.NewFromConfig(cfg, func(k *kms.Options) { //nolint:contextcheck // Credentials are renewed for all requests.
 		if k.Region == "" && k.BaseEndpoint != nil {
 			k.Region = fallbackZone
 		}

@@ -51,20 +51,20 @@ func TestAContainerNeedsNothingButTheBinary(t *testing.T) {
 	chmodUp(t, root)
 	program, err := os.ReadFile(builds(t, runtime.GOARCH))
 	if err == nil {
-		err = os.WriteFile(filepath.Join(root, "usr/bin/s3syncd"), program, 0o755)
+		err = os.WriteFile(filepath.Join(root, "usr", "bin", "s3syncd"), program, 0o755)
 	}
 	if err == nil {
-		err = os.Chown(filepath.Join(root, "var/lib/s3syncd"), nobody, nobody)
+		err = os.Chown(filepath.Join(root, "var", "lib", "s3syncd"), nobody, nobody)
 	}
 	if err == nil {
-		err = os.Chmod(filepath.Join(root, "var/lib/s3syncd"), 0o700)
+		err = os.Chmod(filepath.Join(root, "var", "lib", "s3syncd"), 0o700)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	src := "- {name: app, path: /srv/app, bucket: " + s.bucket.bucket + ", prefix: " + s.bucket.prefix + ", kms_key_id: " + s.key + "}"
-	write(t, filepath.Join(root, "etc/s3syncd/s3syncd.yaml"), yaml(s.proxy.URL, "/var/lib/s3syncd", src, ""))
-	write(t, filepath.Join(root, "srv/app/f"), "content")
+	write(t, filepath.Join(root, "etc", "s3syncd", "s3syncd.yaml"), yaml(s.proxy.URL, "/var/lib/s3syncd", src, ""))
+	write(t, filepath.Join(root, "srv", "app", "f"), "content")
 
 	// A mount namespace whose root is read-only but for the state directory.
 	script := `set -e
@@ -80,9 +80,9 @@ exec chroot --userspec=65534:65534 "$1" /usr/bin/s3syncd run -c /etc/s3syncd/s3s
 	}
 	d.isReady(t)
 	eventually(t, "the file", func() bool { return s.inBucket(t, "f", "content") })
-	write(t, filepath.Join(root, "srv/app/g"), "more")
+	write(t, filepath.Join(root, "srv", "app", "g"), "more")
 	eventually(t, "a file that came later", func() bool { return s.inBucket(t, "g", "more") })
-	socket := filepath.Join(root, "var/lib/s3syncd/control.sock")
+	socket := filepath.Join(root, "var", "lib", "s3syncd", "control.sock")
 	if code, out, errs := command(t, s.env, "flush", "--socket", socket); code != 0 {
 		t.Errorf("flush = %d: %s%s", code, out, errs)
 	}

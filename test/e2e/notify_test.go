@@ -20,7 +20,7 @@ type listener struct {
 
 func listen(t *testing.T) *listener {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "n") // A socket's path has to be short.
+	dir, err := os.MkdirTemp("", "n") //nolint:usetesting // A socket's path has to be short.
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -119,7 +119,7 @@ func boot(t *testing.T, base string) *machine {
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(m.root, syscall.MNT_DETACH) })
 	for _, unit := range []string{"systemd-networkd", "systemd-resolved", "systemd-timesyncd", "systemd-logind", "console-getty", "getty@tty1"} {
-		_ = os.Symlink("/dev/null", filepath.Join(m.root, "etc/systemd/system", unit+".service")) // It may be masked already.
+		_ = os.Symlink("/dev/null", filepath.Join(m.root, "etc", "systemd", "system", unit+".service")) // It may be masked already.
 	}
 	m.start(t, filepath.Base(filepath.Dir(dir)))
 	return m
@@ -169,6 +169,7 @@ func (m *machine) start(t *testing.T, label string) {
 
 // stop powers the machine off.
 func (m *machine) stop(t *testing.T) {
+	t.Helper()
 	const powerOff = syscall.Signal(34 + 4) // SIGRTMIN+4, systemd(1)
 	_ = syscall.Kill(m.leader, powerOff)
 	select {

@@ -90,10 +90,12 @@ func (s *site) archives(t *testing.T) {
 
 // digest is what is looked at in a digest.
 type digest struct {
-	Chain    string
-	Sequence int
+	Chain    string `json:"chain"`
+	Sequence int    `json:"sequence"`
 	Version  string `json:"s3syncd_version"`
-	Events   []struct{ Event string }
+	Events   []struct {
+		Event string `json:"event"`
+	} `json:"events"`
 }
 
 // digests returns those of the bucket in their order.
@@ -155,20 +157,23 @@ func TestThePackagedServiceOnDebian(t *testing.T) {
 				name string
 				do   func(*testing.T, *site)
 			}{
-				{"installing neither enables nor starts it", func(t *testing.T, s *site) { installs(t, s, old) }},
-				{"start waits for READY", func(t *testing.T, s *site) { starts(t, s, kind) }},
+				{"installing neither enables nor starts it", func(t *testing.T, s *site) { t.Helper(); installs(t, s, old) }},
+				{"start waits for READY", func(t *testing.T, s *site) { t.Helper(); starts(t, s, kind) }},
 				{"an unprivileged user with one capability", isConfined},
 				{"reload rescans and keeps the process", reloads},
 				{"reload of a bad file fails and changes nothing", refusesABadFile},
 				{"after kill -9 it is started again", restarts},
 				{"the watchdog ends a stuck process", watchdogBites},
 				{"exit 2 is not started again", staysDown},
-				{"an upgrade restarts it and the chain goes on", func(t *testing.T, s *site) { upgrades(t, s, next) }},
+				{"an upgrade restarts it and the chain goes on", func(t *testing.T, s *site) { t.Helper(); upgrades(t, s, next) }},
 				{"a dynamic user does as well", runsAsADynamicUser},
 				{"systemd knows every line of the documented drop-ins", knowsTheDropIns},
 				{"removal keeps state and configuration", removes},
 				{"purge deletes them", purges},
 			} {
+				t.Helper()
+				t.Helper()
+				t.Helper()
 				if !t.Run(step.name, func(t *testing.T) { step.do(t, s) }) {
 					t.FailNow() // The rest builds on it.
 				}
@@ -178,6 +183,7 @@ func TestThePackagedServiceOnDebian(t *testing.T) {
 }
 
 func installs(t *testing.T, s *site, pkg string) {
+	t.Helper()
 	said := s.install(t, pkg)
 	if !strings.Contains(said, "systemctl enable --now s3syncd") {
 		t.Errorf("dpkg does not say what to do next:\n%s", said)
@@ -203,6 +209,7 @@ func installs(t *testing.T, s *site, pkg string) {
 }
 
 func starts(t *testing.T, s *site, kind string) {
+	t.Helper()
 	s.configure(t, "")
 	s.must(t, "install", "-d", "-m", "700", "/srv/app")
 	env := s.server.Root.Environ()
@@ -234,6 +241,7 @@ func starts(t *testing.T, s *site, kind string) {
 }
 
 func isConfined(t *testing.T, s *site) {
+	t.Helper()
 	status := s.must(t, "cat", "/proc/"+s.show(t, "MainPID")+"/status")
 	for _, want := range []string{"CapEff:\t0000000000000004", "CapBnd:\t0000000000000004", "NoNewPrivs:\t1", "Seccomp:\t2"} {
 		if !strings.Contains(status, want) {
@@ -256,6 +264,7 @@ func isConfined(t *testing.T, s *site) {
 func (s *site) hangups() int { return strings.Count(s.journal(), `"trigger":"hangup"`) }
 
 func reloads(t *testing.T, s *site) {
+	t.Helper()
 	pid, before := s.show(t, "MainPID"), s.hangups()
 	s.must(t, "systemctl", "reload", "s3syncd")
 	eventually(t, "a rescan", func() bool { return s.hangups() > before })
@@ -272,6 +281,7 @@ func reloads(t *testing.T, s *site) {
 }
 
 func refusesABadFile(t *testing.T, s *site) {
+	t.Helper()
 	pid := s.show(t, "MainPID")
 	s.configure(t, "no_such_key: 1")
 	if out, code := s.try("systemctl", "reload", "s3syncd"); code == 0 {
@@ -299,6 +309,7 @@ func (s *site) replaced(t *testing.T, pid string) {
 }
 
 func restarts(t *testing.T, s *site) {
+	t.Helper()
 	pid := s.show(t, "MainPID")
 	s.must(t, "systemctl", "kill", "-s", "KILL", "--kill-whom=main", "s3syncd")
 	s.replaced(t, pid)
@@ -308,6 +319,7 @@ func restarts(t *testing.T, s *site) {
 }
 
 func watchdogBites(t *testing.T, s *site) {
+	t.Helper()
 	s.dropIn(t, "watchdog", "[Service]\nWatchdogSec=10s\n")
 	s.must(t, "systemctl", "restart", "s3syncd")
 	pid := s.show(t, "MainPID")
@@ -323,6 +335,7 @@ func watchdogBites(t *testing.T, s *site) {
 }
 
 func staysDown(t *testing.T, s *site) {
+	t.Helper()
 	s.must(t, "systemctl", "stop", "s3syncd")
 	s.configure(t, "no_such_key: 1")
 	if _, code := s.try("systemctl", "start", "s3syncd"); code == 0 {
@@ -339,6 +352,7 @@ func staysDown(t *testing.T, s *site) {
 }
 
 func upgrades(t *testing.T, s *site, pkg string) {
+	t.Helper()
 	pid := s.show(t, "MainPID")
 	s.install(t, pkg)
 	if got := s.show(t, "NeedDaemonReload"); got != "no" {
@@ -368,6 +382,7 @@ func upgrades(t *testing.T, s *site, pkg string) {
 }
 
 func runsAsADynamicUser(t *testing.T, s *site) {
+	t.Helper()
 	s.dropIn(t, "dynamic", "[Service]\nUser=s3syncd-dynamic\nGroup=\nDynamicUser=yes\n")
 	s.must(t, "systemctl", "restart", "s3syncd")
 	s.archives(t)
@@ -385,11 +400,12 @@ func runsAsADynamicUser(t *testing.T, s *site) {
 }
 
 func knowsTheDropIns(t *testing.T, s *site) {
+	t.Helper()
 	text, err := os.ReadFile(filepath.Join(repository, "docs", "INSTALL.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks := regexp.MustCompile("(?ms)^```ini\n(.*?)^```$").FindAllStringSubmatch(string(text), -1)
+	blocks := regexp.MustCompile("(?s)\n```ini\n(.*?)\n```\n").FindAllStringSubmatch(string(text), -1)
 	if len(blocks) < 5 {
 		t.Fatalf("docs/INSTALL.md has %d drop-ins, want at least 5", len(blocks))
 	}
@@ -408,6 +424,7 @@ func knowsTheDropIns(t *testing.T, s *site) {
 }
 
 func removes(t *testing.T, s *site) {
+	t.Helper()
 	s.must(t, "dpkg", "-r", "s3syncd")
 	if out, code := s.try("systemctl", "is-active", "s3syncd"); code == 0 {
 		t.Errorf("is-active = %q after the removal", out)
@@ -425,6 +442,7 @@ func removes(t *testing.T, s *site) {
 }
 
 func purges(t *testing.T, s *site) {
+	t.Helper()
 	s.must(t, "dpkg", "-P", "s3syncd")
 	for _, path := range []string{configuration, "/var/lib/s3syncd", "/var/lib/private/s3syncd", "/usr/bin/s3syncd"} {
 		if _, code := s.try("test", "-e", path); code == 0 {
