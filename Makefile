@@ -41,7 +41,7 @@ CYCLONEDX     ?= $(BIN)/cyclonedx-gomod
 RESTIC        ?= $(shell command -v restic)
 
 TESTFLAGS    ?=
-TEST_TIMEOUT ?= 20m
+TEST_TIMEOUT ?= 45m
 E2E_TIMEOUT  ?= 80m
 FUZZTIME     ?= 30s
 BENCH        ?= .

@@ -183,9 +183,11 @@ func (l *look) copyMetadata(in *state.Intent, old map[string]string) map[string]
 
 // copyObject is Source.Copy behind the gate.
 func (d *destination) copyObject(ctx context.Context, c state.Copy) (state.Object, error) {
-	if err := d.gate(); err != nil {
+	leave, err := d.enter(ctx)
+	if err != nil {
 		return state.Object{}, err
 	}
+	defer leave()
 	if d.Copy == nil {
 		return state.Object{}, local(state.ClassConfiguration, "copy", errors.ErrUnsupported)
 	}
