@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
@@ -52,10 +54,16 @@ func read(db *DB) (c content, err error) {
 // and its content.
 func sampleFile(tb testing.TB) ([]byte, content) {
 	tb.Helper()
+	return sampleOf(tb, 150)
+}
+
+// sampleOf is sampleFile with n files.
+func sampleOf(tb testing.TB, n int) ([]byte, content) {
+	tb.Helper()
 	dir := tb.TempDir()
 	db, s := openTestSource(tb, dir)
 	check(tb, db.SetMeta(tb.Context(), "canary", []byte("ok")))
-	for i := range 150 {
+	for i := range n {
 		o := uploaded(fmt.Sprintf("dir%d/file%d", i%7, i), i)
 		if i%2 == 0 {
 			o.Record = nil
@@ -63,7 +71,7 @@ func sampleFile(tb testing.TB) ([]byte, content) {
 		must(s.Commit(tb.Context(), o))(tb)
 	}
 	must(s.Begin(tb.Context(), Intent{Key: "k", Path: "k"}))(tb)
-	sealManifest(tb, s, "m", 40)
+	sealManifest(tb, s, "m", uint64(min(40, n/3)))
 	sealDigest(tb, s, "d")
 	want := must(read(db))(tb)
 	closeDB(tb, db)
@@ -96,6 +104,22 @@ func expectNoLies(tb testing.TB, what string, file []byte, want content) (outcom
 		tb.Fatalf("%s: %v, want nil or ErrDamaged", what, err)
 	case !reflect.DeepEqual(got, want):
 		tb.Fatalf("%s: wrong content without an error", what)
+	}
+	s := must(db.Source(tb.Context(), testKey))(tb)
+	for _, item := range want.items {
+		if e, ok, err := s.Get(item.Path); !ok || err != nil || e != item.Entry {
+			tb.Fatalf("%s: Get(%q) = %+v, %v, %v, want %+v", what, item.Path, e, ok, err, item.Entry)
+		}
+	}
+	if r := db.Report(); r.New || r.HostChanged {
+		tb.Fatalf("%s: Report() = %+v, want the same state on the same host", what, r)
+	}
+	for i := 0; i < len(want.items); i += 1 + len(want.items)/2 { // In the way of what a write would break.
+		must(s.Commit(tb.Context(), uploaded(want.items[i].Path, i)))(tb)
+	}
+	closeDB(tb, db)
+	if _, err := examine(path); err != nil {
+		tb.Fatalf("%s: damaged by writing: %v", what, err)
 	}
 	return "harmless"
 }
@@ -148,9 +172,113 @@ func TestFlippedBytesAreNeverBelieved(t *testing.T) {
 		bad[at] ^= by
 		outcomes[expectNoLies(t, fmt.Sprintf("byte %d changed by %#x", at, by), bad, want)]++
 	}
-	t.Log(outcomes)
-	if outcomes["set aside"] == 0 || outcomes["found later"] == 0 || outcomes["harmless"] == 0 {
-		t.Errorf("outcomes = %v, want some of each", outcomes)
+	if outcomes["set aside"] == 0 || outcomes["harmless"] == 0 || len(outcomes) != 2 {
+		t.Errorf("outcomes = %v, want some of both", outcomes)
+	}
+}
+
+// flips returns some masks, or in a thorough run all that change one bit and
+// those that turn a number into 0, 1 or its complement.
+func flips(rnd *rand.Rand, b byte) []byte {
+	all := []byte{1, 2, 4, 8, 16, 32, 64, 128, 255, b, b ^ 1}
+	if os.Getenv("S3SYNCD_E2E") == "" {
+		return []byte{all[rnd.IntN(len(all))]}
+	}
+	return all
+}
+
+// Every byte of a used page is changed. What the pages' examination lets pass is
+// read, and written to: damage that a write makes worse is no less damage.
+func TestEveryByteIsExamined(t *testing.T) {
+	thorough := os.Getenv("S3SYNCD_E2E") != ""
+	sizes := []int{150}
+	if thorough {
+		sizes = []int{0, 3, 150, 3000}
+	}
+	for _, n := range sizes {
+		file, want := sampleOf(t, n)
+		m := must(newestMeta(bytes.NewReader(file)))(t)
+		size := int(m.pageSize)
+		file = file[:int(m.pages)*size]
+		rnd := rand.New(rand.NewPCG(uint64(n), uint64(time.Now().UnixNano())))
+		free := freePages(file, m)
+		outcomes, tried := map[string]int{}, map[string]int{}
+		for at := 0; at < len(file); at++ {
+			page := file[at/size*size:]
+			// Behind the elements all bytes are alike: some of them are enough.
+			elems := pageHeader + elemBytes*int(binary.NativeEndian.Uint16(page[10:]))
+			structure := at%size < elems || at < 2*size && at%size < pageHeader+metaBytes
+			if free[at/size] || !structure && rnd.IntN(400) > 0 || !thorough && structure && rnd.IntN(8) > 0 || len(file) > 1<<19 && rnd.IntN(40) > 0 {
+				continue
+			}
+			for _, by := range flips(rnd, file[at]) {
+				if by == 0 {
+					continue
+				}
+				file[at] ^= by
+				what := "set aside"
+				if _, _, err := checkPages(bytes.NewReader(file), int64(len(file))); !errors.Is(err, ErrDamaged) {
+					what = expectNoLies(t, fmt.Sprintf("byte %d (page %d+%d) changed by %#x", at, at/size, at%size, by), file, want)
+				}
+				file[at] ^= by
+				outcomes[what]++
+				if structure {
+					tried[what]++
+				}
+			}
+		}
+		t.Logf("%d files, %d pages: %v, in headers and elements %v", n, m.pages, outcomes, tried)
+		if outcomes["set aside"] == 0 || outcomes["found later"] > 0 {
+			t.Errorf("%d files: outcomes = %v, want most set aside and none found later", n, outcomes)
+		}
+	}
+}
+
+// freePages tells which pages of a sound file are free.
+func freePages(file []byte, m metaPage) map[int]bool {
+	free := map[int]bool{}
+	list := file[int(m.freelist)*int(m.pageSize):]
+	for i := range int(binary.NativeEndian.Uint16(list[10:])) {
+		free[int(binary.NativeEndian.Uint64(list[pageHeader+8*i:]))] = true
+	}
+	return free
+}
+
+// The library would go back to the transaction before the last one, which was
+// acknowledged.
+func TestALostMetaPageIsDamage(t *testing.T) {
+	file, _ := sampleFile(t)
+	size := os.Getpagesize()
+	for a := range metaBytes {
+		for _, mask := range []byte{1, 0x80, 0xff} {
+			for _, page := range []int{0, size} {
+				bad := bytes.Clone(file[:2*size])
+				bad[page+pageHeader+a] ^= mask
+				if m, err := newestMeta(bytes.NewReader(bad)); !errors.Is(err, ErrDamaged) {
+					t.Errorf("byte %d of the meta page at %d changed by %#x: %+v, %v, want ErrDamaged", a, page, mask, m, err)
+				}
+				for b := range metaBytes {
+					bad[size-page+pageHeader+b] ^= mask
+					if m, err := newestMeta(bytes.NewReader(bad)); !errors.Is(err, ErrDamaged) {
+						t.Errorf("bytes %d and %d of both meta pages changed by %#x: %+v, %v, want ErrDamaged", a, b, mask, m, err)
+					}
+					bad[size-page+pageHeader+b] ^= mask
+				}
+			}
+		}
+	}
+	older := bytes.Clone(file) // As when the disk has lost all writes to one page for a while.
+	m := must(newestMeta(bytes.NewReader(file)))(t)
+	slot := older[int(m.txid%2)*size+pageHeader:]
+	binary.NativeEndian.PutUint64(slot[48:], m.txid-4)
+	sum := fnv.New64a()
+	_, _ = sum.Write(slot[:56])
+	binary.NativeEndian.PutUint64(slot[56:], sum.Sum64())
+	if got, ok := parseMeta(older[int(m.txid%2)*size:]); !ok || got.txid != m.txid-4 {
+		t.Fatalf("the changed meta page is %+v, %v, want a valid one", got, ok)
+	}
+	if got, err := newestMeta(bytes.NewReader(older)); !errors.Is(err, ErrDamaged) {
+		t.Errorf("newestMeta with transactions %d and %d = %+v, %v, want ErrDamaged", m.txid-4, m.txid-1, got, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,8 +23,9 @@ type finding struct {
 }
 
 // examine reads the file without changing it: that its pages are whole, that
-// this release knows its format, and that what a start needs is there. An error
-// that wraps ErrDamaged says that the content is at fault.
+// this release knows its format, that no value has changed, and that what a start
+// needs is there. An error that wraps ErrDamaged says that the content is at
+// fault.
 func examine(path string) (finding, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -58,7 +60,8 @@ func examinePages(f *os.File) (finding, error) {
 	return finding{size: info.Size(), pageSize: int64(m.pageSize), free: int64(free)}, nil
 }
 
-// examineContent checks the values that a start needs, or all.
+// examineContent checks the seals of all values, because one under a changed key
+// would just not be found, and decodes what a start needs, or all.
 func examineContent(path string, all bool) (err error) {
 	b, err := boltOpen(path, &bolt.Options{ReadOnly: true, Timeout: lockWait})
 	if err != nil {
@@ -93,6 +96,9 @@ func checkFormat(tx *bolt.Tx) error {
 	if meta == nil {
 		return damaged("bucket %s is missing", bucketMeta)
 	}
+	if sum := meta.Get([]byte(keySum)); sum != nil && !bytes.Equal(sum, metaSum(meta)) {
+		return damaged("the checksum of bucket %s does not match", bucketMeta)
+	}
 	text := meta.Get([]byte(keyFormat))
 	format, err := strconv.Atoi(string(text))
 	switch {
@@ -105,26 +111,47 @@ func checkFormat(tx *bolt.Tx) error {
 	return nil
 }
 
+// metaSum returns the checksum of the bucket meta, whose values have no seals
+// of their own: a format that reads as a newer one must not be believed.
+func metaSum(meta *bolt.Bucket) []byte {
+	var all []byte
+	for key, value := range entries(meta.Cursor()) {
+		if string(key) != keySum {
+			all = appendString(appendString(all, string(key)), string(value))
+		}
+	}
+	return seal([]byte(keySum), all)[len(all):]
+}
+
+// sealMeta is the last change to the bucket meta in a transaction.
+func sealMeta(meta *bolt.Bucket) error { return put(meta, []byte(keySum), metaSum(meta)) }
+
 func checkFacts(tx *bolt.Tx) error {
 	facts := tx.Bucket([]byte(bucketFacts))
 	if facts == nil {
 		return damaged("bucket %s is missing", bucketFacts)
 	}
-	return facts.ForEach(func(key, value []byte) error {
-		_, err := unseal(key, value)
-		return err
-	})
+	return facts.ForEach(checkSeal)
+}
+
+func checkSeal(key, sealed []byte) error {
+	_, err := unseal(key, sealed)
+	return err
 }
 
 // checkSource decodes a source's head and the beginnings of its buckets, or
-// all of them.
+// all of them, and checks the seals of the rest.
 func checkSource(tx *bolt.Tx, id []byte, all bool) error {
 	st, err := openSource(tx, id)
 	if err != nil {
 		return err
 	}
-	if _, err := loadKey(st.root); err != nil {
+	key, err := loadKey(st.root)
+	if err != nil {
 		return err
+	}
+	if !bytes.Equal(key.id(), id) {
+		return damaged("source %x is under the name of another", id)
 	}
 	if _, err := loadHead(st.root); err != nil {
 		return err
@@ -148,10 +175,11 @@ func checkSource(tx *bolt.Tx, id []byte, all bool) error {
 	for _, c := range checks {
 		n := 0
 		for key, value := range entries(c.bucket.Cursor()) {
+			decode := c.decode
 			if n++; n > c.limit && !all {
-				break
+				decode = checkSeal
 			}
-			if err := c.decode(key, value); err != nil {
+			if err := decode(key, value); err != nil {
 				return err
 			}
 		}

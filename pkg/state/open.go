@@ -182,7 +182,7 @@ func (db *DB) begin(o Options) error {
 			if err := remove(meta, []byte(keyClean)); err != nil {
 				return err
 			}
-			if err := putHost(meta, o); err != nil {
+			if err := errors.Join(putHost(meta, o), sealMeta(meta)); err != nil {
 				return err
 			}
 			return db.loadSources(tx, db.report.HostChanged)
@@ -226,7 +226,7 @@ func markClean(t *txn) error {
 	if err := remove(meta, []byte(keySetAside)); err != nil {
 		return err
 	}
-	return put(meta, []byte(keyClean), []byte("1"))
+	return errors.Join(put(meta, []byte(keyClean), []byte("1")), sealMeta(meta))
 }
 
 // openBolt opens the file for writing.
@@ -300,7 +300,7 @@ func createFile(path string, o Options, setAside string) error {
 				return err
 			}
 		}
-		return putHost(meta, o)
+		return errors.Join(putHost(meta, o), sealMeta(meta))
 	})
 	if err := errors.Join(err, b.Close()); err != nil {
 		return err

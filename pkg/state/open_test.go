@@ -138,7 +138,9 @@ func TestNewerFormatIsRefusedAndUntouched(t *testing.T) {
 	editBolt(t, path, func(tx *bolt.Tx) error {
 		// What else a newer release changes is none of this one's business.
 		check(t, tx.DeleteBucket([]byte(bucketFacts)))
-		return tx.Bucket([]byte(bucketMeta)).Put([]byte(keyFormat), []byte("2"))
+		meta := tx.Bucket([]byte(bucketMeta))
+		check(t, meta.Put([]byte(keyFormat), []byte("2")))
+		return sealMeta(meta)
 	})
 	before := must(os.ReadFile(path))(t)
 	if _, err := Open(dir, testOptions()); !errors.Is(err, ErrNewerFormat) {

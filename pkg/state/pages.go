@@ -80,30 +80,49 @@ func parseMeta(page []byte) (m metaPage, ok bool) {
 	return m, size >= 1024 && size <= maxPageSize && size&(size-1) == 0
 }
 
-// newestMeta finds the meta page that the library would use.
-func newestMeta(f io.ReaderAt) (best metaPage, err error) {
+// newestMeta returns the meta page of the last transaction. The library is
+// content with one valid page of the two, and then goes back to the transaction
+// before, although the last one was acknowledged. A meta page lies within one
+// sector, so a power cut does not tear it: transactions take turns with the two
+// pages, and one that is not valid, or not next to the other, is damage.
+func newestMeta(f io.ReaderAt) (metaPage, error) {
+	first, err := metaAt(f, 0)
+	if err != nil {
+		return metaPage{}, err
+	}
+	second, err := metaAt(f, int64(first.pageSize))
+	if err != nil {
+		return metaPage{}, err
+	}
+	newest, before := first, second
+	if second.txid > first.txid {
+		newest, before = second, first
+	}
+	if first.pageSize != second.pageSize || first.txid%2 != 0 || newest.txid != before.txid+1 {
+		return metaPage{}, damaged("the meta pages of transactions %d and %d are no pair", first.txid, second.txid)
+	}
+	return newest, nil
+}
+
+// metaAt reads the meta page at off.
+func metaAt(f io.ReaderAt, off int64) (metaPage, error) {
 	buf := make([]byte, pageHeader+metaBytes)
-	found := false
-	for off := int64(0); off <= maxPageSize; off = max(1024, 2*off) {
-		n, err := f.ReadAt(buf, off)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return best, fmt.Errorf("read a meta page: %w", err)
-		}
-		m, ok := parseMeta(buf[:n])
-		if ok && (off == 0 || off == int64(m.pageSize)) && (!found || m.txid > best.txid) {
-			best, found = m, true
-		}
+	n, err := f.ReadAt(buf, off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return metaPage{}, fmt.Errorf("read a meta page: %w", err)
 	}
-	if !found {
-		return best, damaged("no valid meta page")
+	m, ok := parseMeta(buf[:n])
+	if !ok {
+		return metaPage{}, damaged("the meta page at byte %d is not valid", off)
 	}
-	return best, nil
+	return m, nil
 }
 
 // checkPages walks the file's tree of pages and its list of free pages. It
-// finds what would make the library panic, read outside the file or use a page
-// twice; the checksums of the values find the rest. It reads every used page
-// once, and returns the number of free pages.
+// finds what would make the library panic, read outside the file, use a page
+// twice, not see what is there, or go astray at the next write; the checksums of
+// the values find the rest. It reads every used page once, and returns the number
+// of free pages.
 func checkPages(f io.ReaderAt, fileSize int64) (m metaPage, free int, err error) {
 	m, err = newestMeta(f)
 	if err != nil {
@@ -116,17 +135,23 @@ func checkPages(f io.ReaderAt, fileSize int64) (m metaPage, free int, err error)
 	if err := w.tree(m.root, 0, span{}); err != nil {
 		return m, 0, err
 	}
-	free, err = w.freelist()
-	return m, free, err
+	if free, err = w.freelist(); err != nil {
+		return m, 0, err
+	}
+	if w.marked != m.pages-2 {
+		return m, 0, damaged("%d of %d pages are neither in use nor free", m.pages-2-w.marked, m.pages)
+	}
+	return m, free, nil
 }
 
 // walker checks the pages that can be reached.
 type walker struct {
-	file io.ReaderAt
-	meta metaPage
-	seen []uint64 // one bit a page
-	bufs [maxDepth][]byte
-	keys [][]byte // of the leaf at hand
+	file   io.ReaderAt
+	meta   metaPage
+	seen   []uint64 // one bit a page
+	marked uint64   // bits in seen
+	bufs   [maxDepth][]byte
+	keys   [][]byte // of the leaf at hand
 }
 
 // mark notes that page id is in use, once.
@@ -138,6 +163,7 @@ func (w *walker) mark(id uint64) error {
 		return damaged("page %d is used twice", id)
 	}
 	w.seen[id/64] |= 1 << (id % 64)
+	w.marked++
 	return nil
 }
 
@@ -180,12 +206,13 @@ func (w *walker) read(buf []byte, id uint64) error {
 	return nil
 }
 
-// span is the range of keys that a page may hold: from low, below high. A nil
-// high is no bound.
+// span is the range of keys that a page holds: from low, below high. The first
+// key is low itself: a write replaces the page in its parent under that name. A
+// nil bound is none.
 type span struct{ low, high []byte }
 
 func (s span) holds(first, last []byte) bool {
-	return bytes.Compare(first, s.low) >= 0 && (s.high == nil || bytes.Compare(last, s.high) < 0)
+	return (s.low == nil || bytes.Equal(first, s.low)) && (s.high == nil || bytes.Compare(last, s.high) < 0)
 }
 
 // tree checks page id and what is below it.
@@ -226,7 +253,7 @@ func (w *walker) branch(id uint64, page []byte, depth int, within span) error {
 		}
 		keys = append(keys, key)
 	}
-	if err := ordered(id, keys, within); err != nil {
+	if err := errors.Join(unused(id, data), ordered(id, keys, within)); err != nil {
 		return err
 	}
 	if len(keys) == 0 {
@@ -272,7 +299,7 @@ func (w *walker) leaf(id uint64, page []byte, depth int, within span) error {
 			return damaged("page %d has an element of type %#x", id, flags)
 		}
 	}
-	if err := ordered(id, w.keys, within); err != nil {
+	if err := errors.Join(unused(id, data), ordered(id, w.keys, within)); err != nil {
 		return err
 	}
 	for _, value := range buckets {
@@ -285,8 +312,11 @@ func (w *walker) leaf(id uint64, page []byte, depth int, within span) error {
 
 // ordered checks that keys ascend within their bounds.
 func ordered(id uint64, keys [][]byte, within span) error {
-	if len(keys) == 0 {
+	if len(keys) == 0 && within.low == nil {
 		return nil
+	}
+	if len(keys) == 0 {
+		return damaged("page %d is empty", id)
 	}
 	ok := within.holds(keys[0], keys[len(keys)-1])
 	for i := 1; i < len(keys) && ok; i++ {
@@ -333,6 +363,16 @@ func follows(id uint64, element []byte, pos uint32, data []byte) error {
 	return nil
 }
 
+// unused checks that what follows a page's last element is zero, as it is
+// written: elements that were left out of the count, or a length that was
+// changed, show.
+func unused(id uint64, rest []byte) error {
+	if len(rest) > 0 && (rest[0] != 0 || !bytes.Equal(rest[1:], rest[:len(rest)-1])) {
+		return damaged("page %d has data behind its last element", id)
+	}
+	return nil
+}
+
 // cut splits n bytes off data.
 func cut(id uint64, data []byte, n uint32) (head, rest []byte, err error) {
 	if uint64(n) > uint64(len(data)) {
@@ -363,5 +403,5 @@ func (w *walker) freelist() (int, error) {
 			return 0, err
 		}
 	}
-	return int(n), nil
+	return int(n), unused(id, ids[8*n:])
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -223,29 +224,40 @@ func TestRefusedCommitKeepsOthersOfItsBatch(t *testing.T) {
 }
 
 func TestConcurrentCommitsShareTransactions(t *testing.T) {
-	db, s := openTestSource(t, t.TempDir())
-	before := txID(t, db)
-	const callers, each = 100, 10
-	var wg sync.WaitGroup
-	for i := range callers {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		db, s := openTestSource(t, dir)
+		defer closeDB(t, db)
+		before := txID(t, db)
+		const callers = 500
+		held := make(chan struct{})
+		var wg sync.WaitGroup
 		wg.Go(func() {
-			for j := range each {
-				if _, err := s.Commit(t.Context(), uploaded(fmt.Sprintf("%d/%d", i, j), i)); err != nil {
-					t.Errorf("Commit = %v, want nil", err)
-				}
+			if err := db.submit(t.Context(), "hold", func(*txn) error { <-held; return nil }); err != nil {
+				t.Errorf("submit = %v, want nil", err)
 			}
 		})
-	}
-	wg.Wait()
-	if used := txID(t, db) - before; used > callers*each/5 {
-		t.Errorf("%d commits took %d transactions, want at most %d", callers*each, used, callers*each/5)
-	}
-	lines := readAll(t, s)
-	for n := uint64(1); n <= callers*each; n++ {
-		if !strings.HasSuffix(lines[n], fmt.Sprintf(`"id":"%s-%d"}`, testChain, n)) {
-			t.Fatalf("record %d = %s, want its id", n, lines[n])
+		synctest.Wait() // The committer is in a transaction.
+		for i := range callers {
+			wg.Go(func() {
+				if _, err := s.Commit(t.Context(), uploaded(strconv.Itoa(i), i)); err != nil {
+					t.Errorf("Commit = %v, want nil", err)
+				}
+			})
 		}
-	}
+		synctest.Wait() // All of them wait for it.
+		close(held)
+		wg.Wait()
+		if used := txID(t, db) - before; used != 2 {
+			t.Errorf("%d commits took %d transactions, want 1 after the one that was held up", callers, used-1)
+		}
+		lines := readAll(t, s)
+		for n := uint64(1); n <= callers; n++ {
+			if !strings.HasSuffix(lines[n], fmt.Sprintf(`"id":"%s-%d"}`, testChain, n)) {
+				t.Fatalf("record %d = %s, want its id", n, lines[n])
+			}
+		}
+	})
 }
 
 // txID returns the number of write transactions so far.

@@ -24,6 +24,7 @@ const (
 	keyMachine  = "machine"
 	keyClean    = "clean"
 	keySetAside = "set-aside"
+	keySum      = "sum" // the checksum of all the others, in every format
 
 	keySource = "source"
 	keyHead   = "head"
