@@ -300,11 +300,15 @@ func TestFreePageInUseIsDamage(t *testing.T) {
 
 func FuzzOpenDamaged(f *testing.F) {
 	file, want := sampleFile(f)
+	file = file[:int(must(newestMeta(bytes.NewReader(file)))(f).pages)*os.Getpagesize()] // Behind that is nothing.
 	f.Add(uint32(4096), byte(1), uint32(8192), byte(255))
 	f.Fuzz(func(t *testing.T, a uint32, x byte, b uint32, y byte) {
 		bad := bytes.Clone(file)
 		bad[int(a)%len(bad)] ^= x
 		bad[int(b)%len(bad)] ^= y
+		if _, _, err := checkPages(bytes.NewReader(bad), int64(len(bad))); errors.Is(err, ErrDamaged) {
+			return // Open does the same first, and takes a hundred times as long.
+		}
 		expectNoLies(t, "fuzzed", bad, want)
 	})
 }
