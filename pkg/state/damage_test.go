@@ -163,7 +163,7 @@ func TestFlippedBytesAreNeverBelieved(t *testing.T) {
 	used := int(must(newestMeta(bytes.NewReader(file)))(t).pages) * os.Getpagesize()
 	outcomes := map[string]int{}
 	rnd := rand.New(rand.NewPCG(1, 2))
-	for i := range 150 {
+	for i := range 60 {
 		bad := bytes.Clone(file)
 		at, by := rnd.IntN(used), byte(1+rnd.IntN(255))
 		if i%2 == 0 { // Aim at the headers, where a flip does the most.
@@ -208,7 +208,7 @@ func TestEveryByteIsExamined(t *testing.T) {
 			// Behind the elements all bytes are alike: some of them are enough.
 			elems := pageHeader + elemBytes*int(binary.NativeEndian.Uint16(page[10:]))
 			structure := at%size < elems || at < 2*size && at%size < pageHeader+metaBytes
-			if free[at/size] || !structure && rnd.IntN(400) > 0 || !thorough && structure && rnd.IntN(8) > 0 || len(file) > 1<<19 && rnd.IntN(40) > 0 {
+			if free[at/size] || !structure && rnd.IntN(400) > 0 || !thorough && structure && rnd.IntN(8) > 0 || len(file) > 1<<19 && rnd.IntN(200) > 0 {
 				continue
 			}
 			for _, by := range flips(rnd, file[at]) {

@@ -14,7 +14,7 @@ import (
 // A sound file must never be taken for a damaged one: whatever the library
 // writes passes, after each of many random transactions.
 func TestWhatTheLibraryWritesIsSound(t *testing.T) {
-	rounds, txs := 1, 200
+	rounds, txs := 1, 80
 	if os.Getenv("S3SYNCD_E2E") != "" {
 		rounds, txs = 40, 1000
 	}
