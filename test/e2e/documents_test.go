@@ -26,6 +26,7 @@ type reader struct {
 	home   string // where the commands are typed
 	file   string // the configuration
 	onAWS  string // the same as the README has it: policies are for AWS alone
+	state  string // its state_dir
 	bucket string
 	env    []string
 	daemon *process
@@ -83,7 +84,7 @@ func newReader(t *testing.T) *reader {
 	root := t.TempDir()
 	r := &reader{
 		root: root, home: filepath.Join(root, "home"), file: filepath.Join(root, "etc", "s3syncd", "s3syncd.yaml"),
-		bucket: srv.Bucket(t, s3test.BucketOptions{Versioning: true}),
+		state: filepath.Join(root, "var", "lib", "s3syncd"), bucket: srv.Bucket(t, s3test.BucketOptions{Versioning: true}),
 	}
 	for _, dir := range []string{r.home, filepath.Join(root, "bin"), filepath.Join(root, "var", "lib")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -96,7 +97,7 @@ func newReader(t *testing.T) *reader {
 	// A command with the race detector would wait for a second at its end.
 	r.env = append(append(environ(), srv.Root.Environ()...), "AWS_ENDPOINT_URL="+srv.URL, "HOME="+r.home, "GORACE=atexit_sleep_ms=0",
 		"XDG_STATE_HOME="+filepath.Join(root, "user-state"), "PATH="+filepath.Join(root, "bin")+":"+os.Getenv("PATH"))
-	write(t, filepath.Join(root, "opt/app/data/orders/2026-01.csv"), "1;2\n")
+	write(t, filepath.Join(root, "opt", "app", "data", "orders", "2026-01.csv"), "1;2\n")
 	r.configure(t, srv.URL)
 	return r
 }
@@ -134,7 +135,7 @@ func (r *reader) configure(t *testing.T, endpoint string) {
 	r.onAWS = filepath.Join(r.root, "aws.yaml")
 	write(t, r.onAWS, blocks[0].Text+"instance: app-01\n")
 	content := r.here(strings.Replace(blocks[0].Text, "s3:\n", "s3:\n  endpoint_url: "+endpoint+"\n", 1))
-	write(t, r.file, content+"instance: app-01\nstate_dir: "+filepath.Join(r.root, "var/lib/s3syncd")+
+	write(t, r.file, content+"instance: app-01\nstate_dir: "+r.state+
 		"\nwatch: {settle: 200ms}\nadmin: {listen: \"127.0.0.1:0\"}\nmanifest: {sign: \"ed25519:"+key+"\"}\n")
 }
 
@@ -147,7 +148,7 @@ func (r *reader) here(text string) string {
 	text = regexp.MustCompile(`arn:aws:kms:[a-z0-9-]+:\d+:key/[0-9a-f-]+|\bKEY_ARN\b`).ReplaceAllString(text, s3test.KeyName)
 	text = strings.ReplaceAll(text, "my-company-data", r.bucket)
 	text = regexp.MustCompile(`\bFILE\b`).ReplaceAllString(text, r.file)
-	socket := filepath.Join(r.root, "var/lib/s3syncd", "control.sock")
+	socket := filepath.Join(r.state, "control.sock")
 	return regexp.MustCompile(`\bs3syncd (status|flush|rescan)\b`).ReplaceAllString(text, "s3syncd $1 --socket "+socket)
 }
 
@@ -213,7 +214,7 @@ func (r *reader) systemctl(t *testing.T, c shell.Command, action string) {
 // fetchManifests puts the local copies of the manifests where they are asked.
 func (r *reader) fetchManifests(t *testing.T) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(r.root, "var/lib/s3syncd/manifests/data/manifest_*.json"))
+	files, err := filepath.Glob(filepath.Join(r.state, "manifests", "data", "manifest_*.json"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no manifests on the host: %v", err)
 	}
