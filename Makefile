@@ -22,7 +22,9 @@ BIN := $(CURDIR)/.bin
 # The version is git's, the commit is Go's VCS stamp. Where git cannot read the
 # checkout (a source archive, another owner's files) both are left out.
 export GOFLAGS := $(strip -buildvcs=false $(filter-out -buildvcs=%,$(GOFLAGS)))
+# Both are asked for once: what is built twice is to be of one version.
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+VERSION  := $(VERSION)
 BUILDVCS := $(if $(shell git rev-parse HEAD 2>/dev/null),true,false)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 
@@ -61,6 +63,8 @@ UNITDIR     := $(PREFIX)/lib/systemd/system
 SYSUSERSDIR := $(PREFIX)/lib/sysusers.d
 TMPFILESDIR := $(PREFIX)/lib/tmpfiles.d
 MANDIR      := $(PREFIX)/share/man
+DATADIR     := $(PREFIX)/share/s3syncd
+DOCDIR      := $(PREFIX)/share/doc/s3syncd
 CONFIG      := $(SYSCONFDIR)/s3syncd/s3syncd.yaml
 
 # At most this exposure (tenths) in `systemd-analyze security`.
@@ -211,7 +215,7 @@ $(BIN)/cyclonedx-gomod: $(BIN)/.cyclonedx-gomod-$(CYCLONEDX_VERSION)
 ##@ Installing
 
 .PHONY: install
-install: ## Binary, unit, man pages, sysusers, tmpfiles, configuration if there is none (PREFIX, SYSCONFDIR, DESTDIR)
+install: ## Binary, unit, user, manual, completions, rules, configuration if there is none (PREFIX, SYSCONFDIR, DESTDIR)
 	@[ -x $(BIN)/s3syncd ] || { echo 'install: run `make build` first (not as root)' >&2; exit 1; }
 	install -Dm755 $(BIN)/s3syncd $(DESTDIR)$(BINDIR)/s3syncd
 	install -d $(DESTDIR)$(UNITDIR)
@@ -222,6 +226,16 @@ install: ## Binary, unit, man pages, sysusers, tmpfiles, configuration if there 
 	sed 's|/etc/s3syncd|$(SYSCONFDIR)/s3syncd|g' deploy/systemd/s3syncd.tmpfiles \
 	  | install -m644 /dev/stdin $(DESTDIR)$(TMPFILESDIR)/s3syncd.conf
 	$(BIN)/s3syncd generate --man $(DESTDIR)$(MANDIR) --configuration deploy/s3syncd.example.yaml
+	@made=$$(mktemp -d); trap 'rm -rf "$$made"' EXIT; \
+	$(BIN)/s3syncd generate --completions "$$made" --configuration deploy/s3syncd.example.yaml; set -x; \
+	install -Dm644 "$$made/s3syncd" $(DESTDIR)$(PREFIX)/share/bash-completion/completions/s3syncd; \
+	install -Dm644 "$$made/s3syncd.fish" $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/s3syncd.fish; \
+	install -Dm644 "$$made/_s3syncd" $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_s3syncd
+	install -Dm644 -t $(DESTDIR)$(DATADIR)/prometheus deploy/prometheus/*.yml
+	install -Dm644 -t $(DESTDIR)$(DATADIR)/grafana deploy/grafana/*.json
+	install -Dm644 -t $(DESTDIR)$(DATADIR)/athena deploy/athena/*.sql
+	install -Dm644 -t $(DESTDIR)$(DATADIR)/duckdb deploy/duckdb/*.sql
+	install -Dm644 -t $(DESTDIR)$(DOCDIR) docs/*.md
 	install -d -m750 $(DESTDIR)$(SYSCONFDIR)/s3syncd
 	@if [ -e $(DESTDIR)$(CONFIG) ]; then echo '$(DESTDIR)$(CONFIG) is kept'; \
 	else install -vm640 deploy/s3syncd.example.yaml $(DESTDIR)$(CONFIG); fi
@@ -230,7 +244,10 @@ install: ## Binary, unit, man pages, sysusers, tmpfiles, configuration if there 
 uninstall: ## Remove what install put there; configuration and state stay
 	rm -f $(DESTDIR)$(BINDIR)/s3syncd $(DESTDIR)$(UNITDIR)/s3syncd.service \
 	  $(DESTDIR)$(SYSUSERSDIR)/s3syncd.conf $(DESTDIR)$(TMPFILESDIR)/s3syncd.conf \
-	  $(DESTDIR)$(MANDIR)/man1/s3syncd.1 $(DESTDIR)$(MANDIR)/man1/s3syncd-*.1 $(DESTDIR)$(MANDIR)/man5/s3syncd.yaml.5
+	  $(DESTDIR)$(MANDIR)/man1/s3syncd.1 $(DESTDIR)$(MANDIR)/man1/s3syncd-*.1 $(DESTDIR)$(MANDIR)/man5/s3syncd.yaml.5 \
+	  $(DESTDIR)$(PREFIX)/share/bash-completion/completions/s3syncd $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/s3syncd.fish \
+	  $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_s3syncd
+	rm -rf $(DESTDIR)$(DATADIR) $(DESTDIR)$(DOCDIR)
 
 .PHONY: clean
 clean: ## Remove what was built; the tools stay

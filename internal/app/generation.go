@@ -373,7 +373,7 @@ func (d *daemon) snapshots() []snapshot {
 	var list []snapshot
 	for _, s := range g.sources {
 		files, bytes := s.state.Totals()
-		list = append(list, snapshot{name: s.cfg.Name, files: files, bytes: bytes, work: g.pending(s)})
+		list = append(list, snapshot{name: s.cfg.Name, files: files, bytes: bytes, work: g.pending(s), withheld: s.withholds()})
 	}
 	return list
 }

@@ -119,6 +119,7 @@ type snapshot struct {
 	name         string
 	files, bytes int64 // in the index
 	work         pending
+	withheld     bool // missing files do not count as deleted
 }
 
 // collector reads the gauges of the state and the queues when somebody
@@ -127,7 +128,7 @@ type collector struct {
 	db      *state.DB
 	sources func() []snapshot
 
-	files, bytes, depth, oldest, journal, free, writable *prometheus.Desc
+	files, bytes, depth, oldest, withheld, journal, free, writable *prometheus.Desc
 }
 
 func newCollector(db *state.DB, sources func() []snapshot) *collector {
@@ -140,6 +141,7 @@ func newCollector(db *state.DB, sources func() []snapshot) *collector {
 		bytes:    desc("indexed_bytes", "Bytes of the files that the index holds as stored in S3.", "source"),
 		depth:    desc("queue_depth", "Paths on their way, by state.", "source", "state"),
 		oldest:   desc("oldest_pending_timestamp_seconds", "When the oldest path on its way was first seen to have changed, 0 for none.", "source"),
+		withheld: desc("deletes_withheld", "1 while another directory, or one without a mount that was inside it, stands in the source's place: nothing counts as deleted.", "source"),
 		journal:  desc("journal_bytes", "Size of the state file."),
 		free:     desc("state_free_bytes", "Free space on the file system of the state directory."),
 		writable: desc("state_writable", "1 while the state can be written, 0 while its disk is full or fails: nothing is uploaded then."),
@@ -148,7 +150,7 @@ func newCollector(db *state.DB, sources func() []snapshot) *collector {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.files, c.bytes, c.depth, c.oldest, c.journal, c.free, c.writable} {
+	for _, d := range []*prometheus.Desc{c.files, c.bytes, c.depth, c.oldest, c.withheld, c.journal, c.free, c.writable} {
 		ch <- d
 	}
 }
@@ -170,6 +172,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			oldest = float64(s.work.oldest.UnixMilli()) / 1000
 		}
 		gauge(c.oldest, oldest, s.name)
+		withheld := 0.0
+		if s.withheld {
+			withheld = 1
+		}
+		gauge(c.withheld, withheld, s.name)
 	}
 	gauge(c.journal, float64(c.db.Size()))
 	n, err := c.db.FreeBytes()

@@ -17,7 +17,6 @@ import (
 	"testing"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
-	"github.com/s3syncd/s3syncd/internal/config"
 )
 
 const root = "../.."
@@ -80,20 +79,6 @@ func TestJSONInDocumentsIsJSON(t *testing.T) {
 				t.Errorf("%s: not JSON:\n%s", name, block)
 			}
 		}
-	}
-}
-
-func TestConfigurationInReadmeIsAccepted(t *testing.T) {
-	found := blocks(documents(t)["README.md"], "yaml")
-	if len(found) != 1 {
-		t.Fatalf("README.md has %d YAML blocks, want 1", len(found))
-	}
-	file := filepath.Join(t.TempDir(), "s3syncd.yaml")
-	if err := os.WriteFile(file, []byte(found[0]), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := config.Load(file, nil); err != nil {
-		t.Errorf("Load(README's configuration) = %v, want none", err)
 	}
 }
 

@@ -269,3 +269,25 @@ func TestTheDaemonListsItsSkipsAndItsIgnoreFiles(t *testing.T) {
 		t.Error("an ignored file is in the bucket")
 	}
 }
+
+func TestAnotherDirectoryInTheSourcesPlaceIsShownUntilItIsConfirmed(t *testing.T) {
+	s, d := mirrorOf(t, 3, "")
+	withheld := func(v float64) func() bool {
+		return func() bool { return d.metric(t, `s3syncd_deletes_withheld{source="app"}`) == v }
+	}
+	eventually(t, "nothing withheld", withheld(0))
+	if err := os.Rename(s.dir, s.dir+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, s.path("other"), "of another directory")
+	eventually(t, "deletions are withheld", withheld(1))
+	eventually(t, "the other directory's file", func() bool { return s.inBucket(t, "other", "of another directory") })
+	if n := s.data("DeleteObject"); n != 0 {
+		t.Errorf("%d DELETE requests before the confirmation, want none", n)
+	}
+	if code, out, errs := s.ask(t, "rescan", "app", "--confirm-deletes"); code != 0 {
+		t.Fatalf("rescan --confirm-deletes = %d: %s", code, out+errs)
+	}
+	eventually(t, "the confirmation", withheld(0))
+	eventually(t, "the deletions", func() bool { return len(s.bucket.keys(t, false)) == 1 })
+}
