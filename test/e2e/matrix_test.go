@@ -172,12 +172,13 @@ func (s *site) noUploads(t *testing.T) {
 	}
 }
 
-// hasten is eventually for what waits for backoffs: they are cut short by asking
-// for a rescan now and then.
+// hasten is eventually for what waits for many backoffs: they are cut short by
+// asking for a rescan now and then. It has longer: a dozen of them, one after the
+// other, and watchdogs of a minute add up where the processor is busy elsewhere.
 func (s *site) hasten(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	asked := time.Now()
-	eventually(t, what, func() bool {
+	within(t, 5*wait, what, func() bool {
 		if ok() {
 			return true
 		}
