@@ -353,8 +353,6 @@ func (g *generation) onOutcome(o uploader.Outcome) {
 			fields = append(fields, zap.String("basis", string(o.Basis)))
 		}
 		g.perFile.Info(string(o.Status), fields...)
-	case o.Err != nil:
-		g.perFile.Warn("postponed, it is tried again", append(fields, zap.String("class", string(o.Class)), zap.Error(o.Err))...)
 	}
 	for _, s := range g.sources {
 		if s.cfg.Name == o.Source {

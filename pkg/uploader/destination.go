@@ -38,7 +38,7 @@ type destination struct {
 	blamed     bool      // The canary was refused since the destination was parked.
 	heldAsked  time.Time // When held files were last tried.
 	notices    notices
-	proven     time.Time // When the canary last passed; zero: it has not.
+	proven     time.Time // When the canary that last passed was sent; zero: none has.
 	gaveUp     bool
 	nextCanary time.Time // While the destination works.
 	settled    bool      // Interrupted writes were queued.
@@ -169,21 +169,26 @@ func (d *destination) wrote() {
 	d.refusals, d.trips = 0, 0
 }
 
-// refused takes in an error that needs a person. It parks the destination, or
+// refused takes in an error that needs a person, of a file with the trouble tr. It parks the destination, or
 // reports true when the error concerns the file alone: the canary has passed
-// since the file was first refused, or a moment ago.
-func (d *destination) refused(it *item, err error, now time.Time) (alone bool) {
+// since the file was first refused. One that passed a moment before is believed
+// for as long only: after it the next refusal asks the canary.
+func (d *destination) refused(tr *trouble, err error, now time.Time) (alone bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.refusals++
-	since := now.Sub(d.proven)
-	switch {
-	case !it.parked.IsZero() && d.proven.After(it.parked):
-		return true
-	case !d.proven.IsZero() && since < provenFor && d.refusals <= refusalStreak<<d.suspicion:
+	if !tr.parked.IsZero() && d.proven.After(tr.parked) {
 		return true
 	}
-	it.parked = now
+	if !tr.alone {
+		d.refusals++
+	}
+	if tr.parked.IsZero() {
+		tr.parked = now
+	}
+	if !d.proven.IsZero() && now.Sub(d.proven) < provenFor && d.refusals <= refusalStreak<<d.suspicion {
+		return true
+	}
+	tr.parked = now
 	if d.st.State == HealthOK || d.st.State == HealthWaiting {
 		d.leave(HealthParked, err)
 	}
@@ -273,6 +278,7 @@ func (d *destination) probe(parent context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(parent, limit)
 	defer cancel()
+	begun := time.Now()
 	var err error
 	if canary {
 		err = d.Objects.Probe(ctx)
@@ -283,18 +289,18 @@ func (d *destination) probe(parent context.Context) {
 		return
 	}
 	if routine {
-		d.proved(err)
+		d.proved(err, begun)
 		return
 	}
-	if works, held := d.probed(err, canary, stops); works {
+	if works, held := d.probed(err, begun, canary, stops); works {
 		d.restart(canary, held)
 	}
 }
 
-// proved takes in the answer of a canary at a destination that worked. Only a
-// refusal takes it out of service: an answer that does not come is noticed by
-// the requests for files.
-func (d *destination) proved(err error) {
+// proved takes in the answer of a canary, sent at begun, at a destination that
+// worked. Only a refusal takes it out of service: an answer that does not come
+// is noticed by the requests for files.
+func (d *destination) proved(err error, begun time.Time) {
 	if err == nil && d.OnProven != nil {
 		d.OnProven()
 	}
@@ -303,7 +309,7 @@ func (d *destination) proved(err error) {
 	defer d.mu.Unlock()
 	switch c := state.ClassOf(err); {
 	case err == nil:
-		d.proven, d.nextCanary = now, now.Add(canaryEvery)
+		d.proven, d.nextCanary = begun, now.Add(canaryEvery)
 	case c == state.ClassEncryption:
 		d.metrics.mismatches.Inc()
 		d.leave(HealthStopped, err)
@@ -314,11 +320,11 @@ func (d *destination) proved(err error) {
 	}
 }
 
-// probed takes in the answer of a probe that began when the destination had been
-// stopped so many times. It reports whether the destination works again, and
+// probed takes in the answer of a probe, sent at begun, when the destination had
+// been stopped so many times. It reports whether the destination works again, and
 // whether the files that are held alone may go as well: not when the canary was
 // never refused, for then it is not the destination that refuses them.
-func (d *destination) probed(err error, canary bool, stops int) (works, held bool) {
+func (d *destination) probed(err error, begun time.Time, canary bool, stops int) (works, held bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil {
@@ -339,7 +345,7 @@ func (d *destination) probed(err error, canary bool, stops int) (works, held boo
 	d.st = DestinationState{State: HealthOK, Since: now, Answered: true}
 	d.tries, d.streak, d.refusals, d.gaveUp = 0, 0, 0, false
 	if canary {
-		d.canary, d.proven, d.nextCanary = false, now, now.Add(canaryEvery)
+		d.canary, d.proven, d.nextCanary = false, begun, now.Add(canaryEvery)
 		d.blamed = false
 	}
 	d.publish()

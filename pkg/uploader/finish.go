@@ -41,8 +41,8 @@ func (l *look) finished() {
 	l.mu.Lock()
 	delete(l.moved, l.job.Path)
 	l.mu.Unlock()
-	if cause := l.it.cause; cause != "" {
-		l.it.cause = ""
+	if cause := l.it.cause(); cause != "" {
+		l.it.trouble.cause = ""
 		if l.end.status == state.StatusUploaded {
 			l.q.releaseCause(l.Name, cause) // What was refused for the same cause is taken now, too.
 		}
@@ -57,10 +57,11 @@ func (l *look) failed(ctx context.Context, err error) {
 	if class == state.ClassEncryption {
 		l.metrics.mismatches.Inc()
 	}
-	if l.it.failed.IsZero() {
-		l.it.failed = now
+	tr := l.it.troubles()
+	if tr.failed.IsZero() {
+		tr.failed = now
 	}
-	l.it.tries++
+	tr.tries++
 	switch {
 	case l.hopeless() != nil && !isLocal(err):
 		l.giveUpOn(ctx, err)
@@ -75,9 +76,9 @@ func (l *look) failed(ctx context.Context, err error) {
 
 // failedForNow tries again later, or gives the path up when that is asked for.
 func (l *look) failedForNow(ctx context.Context, err error, now time.Time) {
-	wait := backoff(l.it.tries)
+	wait := backoff(l.it.tries())
 	if limit := l.p.o.GiveUp; limit > 0 {
-		left := limit - now.Sub(l.it.failed)
+		left := limit - now.Sub(l.it.troubles().failed)
 		if left <= 0 {
 			l.giveUpOn(ctx, err)
 			return
@@ -89,9 +90,20 @@ func (l *look) failedForNow(ctx context.Context, err error, now time.Time) {
 	}
 	class := state.ClassOf(err)
 	l.metrics.retry(class)
-	l.log.Debug("look postponed", zap.String("path", l.job.Path), zap.Duration("retry_in", wait), zap.Error(err))
+	l.sayPostponed(err, now, wait)
 	l.outcome(err, true)
 	l.q.delay(l.it, now.Add(wait), false)
+}
+
+// sayPostponed logs that the path is tried again after wait. An outage postpones
+// many: it is a warning once a minute, and the rest is for those who search.
+func (l *look) sayPostponed(err error, now time.Time, wait time.Duration) {
+	class, level := state.ClassOf(err), zap.DebugLevel
+	if l.name(noticeKind{class: class, again: true, local: isLocal(err)}, now) {
+		level = zap.WarnLevel
+	}
+	l.log.Log(level, "look postponed, it is tried again", zap.String("path", l.job.Path), zap.String("class", string(class)),
+		zap.Duration("retry_in", wait), zap.Error(err))
 }
 
 // failedForPerson records the failure. The path waits with its destination, or
@@ -111,7 +123,7 @@ func (l *look) failedForPerson(ctx context.Context, err error, now time.Time) {
 	}
 	if recorded {
 		l.end.status = state.StatusFailed
-		if l.name(class, now) {
+		if l.name(noticeKind{class: class}, now) {
 			l.warn(l.whatNext(), err)
 		}
 	}
@@ -127,7 +139,7 @@ func (l *look) failedForPerson(ctx context.Context, err error, now time.Time) {
 	l.metrics.retry(class)
 	l.outcome(err, true)
 	if alone {
-		l.it.cause = causeOf(err)
+		l.it.troubles().cause = causeOf(err)
 		l.q.delay(l.it, now.Add(slow(l.q.Held(l.Name))), true)
 		return
 	}
@@ -154,10 +166,12 @@ func (l *look) standsAlone(err error, now time.Time) bool {
 	if !parks(state.ClassOf(err)) {
 		return state.ClassOf(err) != state.ClassEncryption
 	}
-	if !l.it.alone {
-		l.it.alone = l.refused(l.it, err, now)
+	tr := l.it.troubles()
+	if tr.cause != "" && tr.cause != causeOf(err) {
+		tr.alone, tr.parked = false, time.Time{} // What the canary showed was of another refusal.
 	}
-	return l.it.alone
+	tr.alone = l.refused(tr, err, now)
+	return tr.alone
 }
 
 // giveUpOn records the failure and ends the path.
@@ -191,7 +205,7 @@ func (l *look) failedChanged(ctx context.Context, err error) {
 	}
 	if recorded {
 		l.end.status = state.StatusFailed
-		if l.name(state.ClassChanged, time.Now()) {
+		if l.name(noticeKind{class: state.ClassChanged}, time.Now()) {
 			l.warn("file never holds still, it is tried less often", err)
 		}
 	}

@@ -16,44 +16,52 @@ import (
 const noticeEvery = time.Minute
 
 // notices keeps a failure that many files share from filling the log.
-type notices map[state.Class]*notice
+type notices map[noticeKind]*notice
 
-// notice is what the log said of one class.
+// noticeKind is what the lines of one notice have in common.
+type noticeKind struct {
+	class state.Class
+	again bool // Nothing is recorded: the file is tried again by itself.
+	local bool // This host failed, not the destination.
+}
+
+// notice is what the log said of one kind of failure.
 type notice struct {
 	since time.Time // Of the minute that is counted.
 	said  int       // Files that the log named in it.
 	more  int       // And those that it did not name.
 }
 
-// namedFiles returns how many failed files of a class the log names a minute.
-// A refusal is one fault of many files; another failure is each file's own.
-func namedFiles(c state.Class) int {
-	if parks(c) || c == state.ClassEncryption {
+// namedFiles returns how many failed files of a kind the log names a minute. A
+// refusal or an outage is one fault of many files; another failure is each
+// file's own.
+func namedFiles(k noticeKind) int {
+	if k.again || parks(k.class) || k.class == state.ClassEncryption {
 		return 1
 	}
 	return 10
 }
 
-// name reports whether the log names one more failed file of class c. A run that
-// ends by itself names all of them: it tells a person of each.
-func (d *destination) name(c state.Class, now time.Time) bool {
+// name reports whether the log names one more failed file of kind k. A run that
+// ends by itself names all that it gives up: it tells a person of each.
+func (d *destination) name(k noticeKind, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.giveUp > 0 {
+	if d.giveUp > 0 && !k.again {
 		return true
 	}
-	n := d.notices[c]
+	n := d.notices[k]
 	if n == nil {
 		n = &notice{since: now}
 		if d.notices == nil {
 			d.notices = notices{}
 		}
-		d.notices[c] = n
+		d.notices[k] = n
 	}
 	if now.Sub(n.since) >= noticeEvery && n.more == 0 {
 		*n = notice{since: now}
 	}
-	if n.said >= namedFiles(c) {
+	if n.said >= namedFiles(k) {
 		n.more++
 		return false
 	}
@@ -65,15 +73,20 @@ func (d *destination) name(c state.Class, now time.Time) bool {
 func (d *destination) flushNotices(now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, c := range slices.Sorted(maps.Keys(d.notices)) {
-		n := d.notices[c]
+	for k, n := range d.notices {
 		if now.Sub(n.since) < noticeEvery {
 			continue
 		}
-		if n.more > 0 {
-			d.log.Warn("more files failed likewise, the trail names each", zap.String("class", string(c)), zap.Int("files", n.more))
+		delete(d.notices, k)
+		switch fields := []zap.Field{zap.String("class", string(k.class)), zap.Int("files", n.more)}; {
+		case n.more == 0:
+		case k.again:
+			// While it lasts this line comes in place of one that names a file.
+			d.notices[k] = &notice{since: now, said: namedFiles(k)}
+			d.log.Warn("more looks were postponed likewise, they are tried again", fields...)
+		default:
+			d.log.Warn("more files failed likewise, the trail names each", fields...)
 		}
-		delete(d.notices, c)
 	}
 }
 

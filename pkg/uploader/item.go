@@ -17,26 +17,92 @@ const (
 )
 
 // item is one path in the queue. It exists from its first offer until a look
-// at it has ended without a reason for another.
+// at it has ended without a reason for another. As many as there are paths on
+// the host may wait in an outage: its size is the memory that an outage costs.
 type item struct {
-	job    Job
-	failed time.Time // First of the failures in a row, zero when there are none.
-	parked time.Time // When it last met an error that parks a destination.
-	due    time.Time // placeDelayed.
-	again  *Job      // Offered while in flight.
-	cause  string    // Of the refusal that held it: its class and code.
+	s        *subqueue
+	path     string // These six are its Job.
+	trigger  state.Trigger
+	err      error
+	detected int64 // Nanoseconds since 1970, 0: not known.
+	kind     Kind
+
+	confirmed bool
+	at        place
+	held      bool          // Delayed until a person has done something, or for long.
+	large     bool          // Holds one of the slots for large files.
+	retry     bool          // In the lane of retries, or in hand from there.
+	slot      int32         // Index in the heap of delayed items, -1 outside it.
+	due       time.Duration // placeDelayed: since the queue's epoch.
+	gen       uint64        // Barriers of the source when it was offered.
 
 	prev, next *item // All items of a source in the order of their first offer.
 
-	gen      uint64 // Barriers of the source when it was offered.
-	againGen uint64
-	tries    int // Failures in a row.
-	slot     int // Index in the heap of delayed items, -1 outside it.
-	at       place
-	held     bool // Delayed until a person has done something, or for long.
-	large    bool // Holds one of the slots for large files.
-	alone    bool // Its destination works, it alone is refused.
-	retry    bool // In the lane of retries, or in hand from there.
+	trouble *trouble // Its failures in a row, nil when there are none.
+	again   *repeat  // Offered while in flight.
+}
+
+// trouble is what few of the waiting paths have behind them.
+type trouble struct {
+	failed time.Time // First of the failures in a row.
+	parked time.Time // When it met an error that parks a destination, which a canary since has judged or will.
+	cause  string    // Of the refusal that held it: its class and code.
+	tries  int       // Failures in a row.
+	alone  bool      // It was taken to be refused alone, by a destination that works.
+}
+
+// repeat is an offer of a path that is in flight.
+type repeat struct {
+	job Job
+	gen uint64
+}
+
+// job is what the item asks for.
+func (it *item) job() Job {
+	j := Job{Source: it.s.name, Path: it.path, Kind: it.kind, Err: it.err, Trigger: it.trigger, Confirmed: it.confirmed}
+	if it.detected != 0 {
+		j.Detected = time.Unix(0, it.detected)
+	}
+	return j
+}
+
+// set makes the item ask for what j does, of the same path.
+func (it *item) set(j *Job) {
+	it.kind, it.err, it.trigger, it.confirmed, it.detected = j.Kind, j.Err, j.Trigger, j.Confirmed, 0
+	if !j.Detected.IsZero() {
+		it.detected = j.Detected.UnixNano()
+	}
+}
+
+// merge takes in what a later offer of the same path says.
+func (it *item) merge(later Job) {
+	j := it.job()
+	j.merge(later)
+	it.set(&j)
+}
+
+// tries is how many failures in a row the item has behind it.
+func (it *item) tries() int {
+	if it.trouble == nil {
+		return 0
+	}
+	return it.trouble.tries
+}
+
+// cause names the refusal that held the item, "" when there was none.
+func (it *item) cause() string {
+	if it.trouble == nil {
+		return ""
+	}
+	return it.trouble.cause
+}
+
+// troubles returns the item's trouble, to be changed.
+func (it *item) troubles() *trouble {
+	if it.trouble == nil {
+		it.trouble = &trouble{}
+	}
+	return it.trouble
 }
 
 // merge takes in what a later offer of the same path says.
@@ -100,13 +166,13 @@ type dueHeap []*item
 func (h *dueHeap) Len() int { return len(*h) }
 
 // Less is part of heap.Interface.
-func (h *dueHeap) Less(i, j int) bool { return (*h)[i].due.Before((*h)[j].due) }
+func (h *dueHeap) Less(i, j int) bool { return (*h)[i].due < (*h)[j].due }
 
 // Swap is part of heap.Interface.
 func (h *dueHeap) Swap(i, j int) {
 	s := *h
 	s[i], s[j] = s[j], s[i]
-	s[i].slot, s[j].slot = i, j
+	s[i].slot, s[j].slot = int32(i), int32(j)
 }
 
 // Push is part of heap.Interface.
@@ -115,7 +181,7 @@ func (h *dueHeap) Push(x any) {
 	if !ok {
 		return
 	}
-	it.slot = len(*h)
+	it.slot = int32(len(*h))
 	*h = append(*h, it)
 }
 

@@ -202,7 +202,8 @@ func (p *Pool) Parked(source string) map[state.Class]int64 {
 
 // handle looks at one item and ends it.
 func (p *Pool) handle(ctx context.Context, it *item) {
-	d := p.dests[it.job.Source]
+	job := it.job()
+	d := p.dests[job.Source]
 	if d == nil {
 		p.q.done(it)
 		return
@@ -212,18 +213,18 @@ func (p *Pool) handle(ctx context.Context, it *item) {
 		p.q.back(it)
 		return
 	}
-	f := &flight{source: d.Name, path: it.job.Path, started: time.Now()}
+	f := &flight{source: d.Name, path: job.Path, started: time.Now()}
 	f.enter(PhaseOpen)
 	p.mu.Lock()
 	p.flights[f] = struct{}{}
 	p.mu.Unlock()
-	l := &look{destination: d, p: p, it: it, job: it.job, f: f}
+	l := &look{destination: d, p: p, it: it, job: job, f: f}
 	err := d.hopeless()
 	if err == nil {
 		err = l.run(ctx)
 	} else {
 		err = fmt.Errorf("the destination was given up: %w", err)
-		l.key, _ = d.keyOf(&it.job) // A path without a key fails with the destination's error as well.
+		l.key, _ = d.keyOf(&job) // A path without a key fails with the destination's error as well.
 	}
 	p.mu.Lock()
 	delete(p.flights, f)

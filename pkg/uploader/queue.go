@@ -25,8 +25,9 @@ type Queue struct {
 	perSource int
 	order     []*subqueue
 	byName    map[string]*subqueue
-	next      int // Whose turn it is.
-	waiters   int // On room.
+	next      int       // Whose turn it is.
+	waiters   int       // On room.
+	epoch     time.Time // What delayed items' times are told from: a step of the clock does not move them.
 	timer     *time.Timer
 	timerAt   time.Time
 
@@ -64,7 +65,7 @@ type barrier struct {
 // NewQueue returns a queue that lets perSource paths of each source wait before
 // Offer blocks.
 func NewQueue(perSource int) *Queue {
-	q := &Queue{perSource: max(1, perSource), byName: map[string]*subqueue{}, workers: 1, largeMax: 1}
+	q := &Queue{epoch: time.Now(), perSource: max(1, perSource), byName: map[string]*subqueue{}, workers: 1, largeMax: 1}
 	q.work, q.room = sync.NewCond(&q.mu), sync.NewCond(&q.mu)
 	return q
 }
@@ -136,7 +137,8 @@ func (q *Queue) tryOffer(s *subqueue, j Job) bool {
 }
 
 func (q *Queue) insert(s *subqueue, j Job) {
-	it := &item{job: j, slot: -1, gen: s.gen}
+	it := &item{s: s, path: j.Path, slot: -1, gen: s.gen}
+	it.set(&j)
 	s.items[j.Path] = it
 	s.link(it)
 	s.ready.pushBack(it)
@@ -147,26 +149,26 @@ func (q *Queue) offerAgain(s *subqueue, it *item, j Job) {
 	switch it.at {
 	case placeFlight:
 		if it.again == nil {
-			it.again, it.againGen = &j, s.gen
+			it.again = &repeat{job: j, gen: s.gen}
 			return
 		}
-		it.again.merge(j)
+		it.again.job.merge(j)
 	case placeDelayed:
-		it.job.merge(j)
+		it.merge(j)
 		q.undelay(s, it)
 		q.work.Signal()
 	case placeReady, placeLarge:
-		it.job.merge(j)
+		it.merge(j)
 	}
 }
 
 // undelay moves a delayed item to the ready ones. One that has failed goes to the
 // lane of retries, which leaves workers to new paths.
 func (q *Queue) undelay(s *subqueue, it *item) {
-	heap.Remove(&s.delayed, it.slot)
+	heap.Remove(&s.delayed, int(it.slot))
 	s.unhold(it)
 	it.at = placeReady
-	if it.retry = it.tries > 0; it.retry {
+	if it.retry = it.tries() > 0; it.retry {
 		s.retries.pushBack(it)
 		return
 	}
@@ -212,7 +214,7 @@ func (q *Queue) waitingJob(source string) (j Job, ok bool) {
 	if s := q.byName[source]; s != nil {
 		for it := s.first; it != nil; it = it.next {
 			if !it.held && it.at != placeFlight {
-				return it.job, true
+				return it.job(), true
 			}
 		}
 	}
@@ -242,7 +244,7 @@ func (q *Queue) Oldest(source string) time.Time {
 	}
 	for it := s.first; it != nil; it = it.next {
 		if !it.held {
-			return it.job.Detected
+			return it.job().Detected
 		}
 	}
 	return time.Time{}

@@ -38,7 +38,7 @@ func TestSourcesTakeTurns(t *testing.T) {
 	var got []string
 	for range 6 {
 		it := q.pop(t.Context())
-		got = append(got, it.job.Path)
+		got = append(got, it.path)
 		q.done(it)
 	}
 	if want := []string{"1", "5", "2", "6", "3", "4"}; !slices.Equal(got, want) {
@@ -51,13 +51,13 @@ func TestPathOfferedInFlightIsLookedAtAgain(t *testing.T) {
 	mustTry(t, q, "a", "1", "1", "2")
 	it := q.pop(t.Context())
 	mustTry(t, q, "a", "1", "1")
-	if got := q.pop(t.Context()).job.Path; got != "2" {
+	if got := q.pop(t.Context()).path; got != "2" {
 		t.Fatalf("second pop = %q, want 2: a path is in hand once at a time", got)
 	}
 	q.done(it)
 	again := q.pop(t.Context())
-	if again.job.Path != "1" {
-		t.Fatalf("third pop = %q, want 1 again", again.job.Path)
+	if again.path != "1" {
+		t.Fatalf("third pop = %q, want 1 again", again.path)
 	}
 	q.done(again)
 	if queued, inFlight, _ := q.Depth("a"); queued != 0 || inFlight != 1 {
@@ -71,7 +71,7 @@ func TestMergedOfferKeepsEarliestTimeAndEvent(t *testing.T) {
 	q.TryOffer(Job{Source: "a", Path: "1", Trigger: state.TriggerRescan, Detected: late})
 	q.TryOffer(Job{Source: "a", Path: "1", Trigger: state.TriggerEvent, Detected: early})
 	q.TryOffer(Job{Source: "a", Path: "1", Trigger: state.TriggerPoll, Detected: late})
-	got := q.pop(t.Context()).job
+	got := q.pop(t.Context()).job()
 	if !got.Detected.Equal(early) || got.Trigger != state.TriggerEvent {
 		t.Errorf("merged job = %v %v, want %v event", got.Detected, got.Trigger, early)
 	}
@@ -120,8 +120,8 @@ func TestDelayedItemComesBackWhenDue(t *testing.T) {
 			after time.Duration
 		}{{"2", time.Second}, {"1", 3 * time.Second}} {
 			it := q.pop(t.Context())
-			if got := time.Since(start); it.job.Path != want.path || got != want.after {
-				t.Errorf("pop = %q after %v, want %q after %v", it.job.Path, got, want.path, want.after)
+			if got := time.Since(start); it.path != want.path || got != want.after {
+				t.Errorf("pop = %q after %v, want %q after %v", it.path, got, want.path, want.after)
 			}
 			q.done(it)
 		}
@@ -137,7 +137,7 @@ func TestBlockedSourceLosesNothing(t *testing.T) {
 		mustTry(t, q, "a", "1")
 		mustTry(t, q, "b", "2")
 		q.setBlocked("a", true)
-		if got := q.pop(t.Context()).job.Path; got != "2" {
+		if got := q.pop(t.Context()).path; got != "2" {
 			t.Fatalf("pop = %q, want 2", got)
 		}
 		got := make(chan *item, 1)
@@ -147,8 +147,8 @@ func TestBlockedSourceLosesNothing(t *testing.T) {
 			t.Fatal("pop took a path of a blocked source")
 		}
 		q.setBlocked("a", false)
-		if it := <-got; it.job.Path != "1" {
-			t.Errorf("pop = %q, want 1", it.job.Path)
+		if it := <-got; it.path != "1" {
+			t.Errorf("pop = %q, want 1", it.path)
 		}
 	})
 }
@@ -183,12 +183,12 @@ func TestLargeFilesLeaveWorkersForSmallOnes(t *testing.T) {
 	}
 	q.awaitSlot(two)
 	small := q.pop(t.Context())
-	if small.job.Path != "small" {
-		t.Fatalf("pop = %q, want small", small.job.Path)
+	if small.path != "small" {
+		t.Fatalf("pop = %q, want small", small.path)
 	}
 	q.done(one)
-	if it := q.pop(t.Context()); it.job.Path != "big2" || !q.takeSlot(it) {
-		t.Errorf("pop = %q, want big2 with a slot", it.job.Path)
+	if it := q.pop(t.Context()); it.path != "big2" || !q.takeSlot(it) {
+		t.Errorf("pop = %q, want big2 with a slot", it.path)
 	}
 }
 
@@ -210,7 +210,7 @@ func TestBarrierPassesWhileNewPathsCome(t *testing.T) {
 		}
 		for range 2 {
 			it := q.pop(t.Context())
-			if it.job.Path == "1" {
+			if it.path == "1" {
 				q.done(it)
 			}
 		}
@@ -239,8 +239,8 @@ func TestBarrierDoesNotWaitForWhatIsHeld(t *testing.T) {
 		q.release("a", true) // What is held is looked at again, and ends: it must not count.
 		for range 2 {
 			it := q.pop(t.Context())
-			if it.job.Path == "retried" {
-				t.Fatalf("pop = %q, want what is held first", it.job.Path)
+			if it.path == "retried" {
+				t.Fatalf("pop = %q, want what is held first", it.path)
 			}
 			q.done(it)
 		}

@@ -152,3 +152,122 @@ func TestEachCauseIsReleasedByItself(t *testing.T) {
 		}
 	})
 }
+
+// refusing is a store that refuses everything, its canary too, while code is set.
+type refusing struct {
+	*denying
+
+	code atomic.Value // string
+}
+
+func (r *refusing) refusal() error {
+	if c, _ := r.code.Load().(string); c != "" {
+		return remote(state.ClassConfiguration, c, 400, os.ErrPermission)
+	}
+	return nil
+}
+
+func (r *refusing) Put(ctx context.Context, p state.Put) (state.Object, error) {
+	if err := r.refusal(); err != nil {
+		return state.Object{}, err
+	}
+	return r.denying.Put(ctx, p)
+}
+
+func (r *refusing) Probe(ctx context.Context) error {
+	if err := r.refusal(); err != nil {
+		return err
+	}
+	return r.store.Probe(ctx)
+}
+
+// A key that is disabled right after the canary passed is not the fault of the
+// one file that changes: the destination is parked within minutes.
+func TestOneHotFileDoesNotHideThatTheKeyWasDisabled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		s := &refusing{denying: &denying{store: r.store}}
+		r.p.dests["data"].Objects = s
+		r.start()
+		r.until("the canary passed", func() bool { return r.p.Destination("data").State == HealthOK })
+		time.Sleep(20 * time.Second)
+		s.code.Store("KMS.DisabledException")
+		for i := range 20 {
+			r.write("hot", fmt.Appendf(nil, "%d", i))
+			r.offer(state.TriggerEvent, "hot")
+			time.Sleep(10 * time.Second)
+		}
+		if st := r.p.Destination("data"); st.State != HealthParked {
+			t.Errorf("three minutes after its key was disabled the destination is %s, want parked", st.State)
+		}
+		s.code.Store("")
+		time.Sleep(2 * time.Minute)
+		r.wantObject("hot", []byte("19"))
+		if st := r.p.Destination("data"); st.State != HealthOK {
+			t.Errorf("two minutes after its key was enabled the destination is %s, want ok", st.State)
+		}
+	})
+}
+
+// What a canary showed of one refusal says nothing of another: a file that a
+// policy refuses does not hide that the key is disabled later.
+func TestARefusedFileDoesNotHideAnotherRefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, d, _ := deniedRig(t, 1)
+		s := &refusing{denying: d}
+		r.p.dests["data"].Objects = s
+		r.start()
+		time.Sleep(time.Hour)
+		if st := r.p.Destination("data"); st.State != HealthOK || r.q.Held("data") != 1 {
+			t.Fatalf("the destination is %s with %d held files, want ok with one", st.State, r.q.Held("data"))
+		}
+		s.code.Store("KMS.DisabledException")
+		time.Sleep(3 * time.Minute)
+		if st := r.p.Destination("data"); st.State != HealthParked {
+			t.Errorf("three minutes after its key was disabled the destination is %s, want parked", st.State)
+		}
+	})
+}
+
+// A file that was taken to be refused alone because the canary had just passed
+// costs one more canary, not one for each time it is tried.
+func TestAFileRefusedAloneCostsOneMoreCanary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.p.dests["data"].Objects = &denying{store: r.store, prefix: "pre/denied/"}
+		r.start()
+		r.until("the canary passed", func() bool { return r.p.Destination("data").State == HealthOK })
+		r.write("denied/f", []byte("x"))
+		r.offer(state.TriggerEvent, "denied/f")
+		r.until("it is held", func() bool { return r.q.Held("data") == 1 })
+		if got := r.store.count("Probe"); got != 1 {
+			t.Errorf("%d canaries when the file was held, want the first only", got)
+		}
+		time.Sleep(6 * time.Hour)
+		if got := r.store.count("Probe"); got != 2 {
+			t.Errorf("%d canaries in six hours for one refused file, want one more", got)
+		}
+		if got := r.q.Held("data"); got != 1 {
+			t.Errorf("%d held, want one", got)
+		}
+	})
+}
+
+// Looks that are postponed are named once a minute, however many there are.
+func TestPostponedLooksCostALineAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const files = 200
+		r, _, logs := deniedRig(t, files)
+		r.p.dests["data"].Objects = &picky{r.store, func(context.Context, state.Put) error {
+			r.p.dests["data"].wrote()
+			r.p.dests["data"].observe(nil) // Others are taken: the destination is not away.
+			return remote(state.ClassTransient, "InternalError", 500, nil)
+		}}
+		r.start()
+		time.Sleep(time.Hour)
+		named := logs.FilterMessageSnippet("postponed").Len()
+		if named < 30 || named > 62 {
+			t.Errorf("%d warnings of %d files that are tried again for an hour, want about one a minute", named, files)
+		}
+	})
+}

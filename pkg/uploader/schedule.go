@@ -81,9 +81,10 @@ func (q *Queue) done(it *item) {
 		q.remove(s, it)
 		return
 	}
-	s.pass(it.gen, it.againGen)
-	it.job, it.again, it.gen = *it.again, nil, it.againGen
-	it.tries, it.failed, it.parked, it.alone, it.cause = 0, time.Time{}, time.Time{}, false, ""
+	s.pass(it.gen, it.again.gen)
+	it.set(&it.again.job)
+	it.gen, it.again = it.again.gen, nil
+	it.trouble = nil
 	q.ready(s, it)
 }
 
@@ -94,7 +95,7 @@ func (q *Queue) delay(it *item, due time.Time, held bool) {
 	defer q.mu.Unlock()
 	s := q.land(it)
 	if it.again != nil {
-		it.job.merge(*it.again)
+		it.merge(it.again.job)
 		it.again = nil
 		q.ready(s, it)
 		return
@@ -103,7 +104,7 @@ func (q *Queue) delay(it *item, due time.Time, held bool) {
 		q.remove(s, it)
 		return
 	}
-	it.at, it.due, it.held = placeDelayed, due, held
+	it.at, it.due, it.held = placeDelayed, due.Sub(q.epoch), held
 	if held {
 		s.held++
 		s.pass(it.gen, s.gen)
@@ -120,7 +121,7 @@ func (q *Queue) back(it *item) {
 	defer q.mu.Unlock()
 	s := q.land(it)
 	if it.again != nil {
-		it.job.merge(*it.again)
+		it.merge(it.again.job)
 		it.again = nil
 	}
 	it.at = placeReady
@@ -155,7 +156,7 @@ func (q *Queue) awaitSlot(it *item) {
 
 // land takes an item out of flight, and frees its slot.
 func (q *Queue) land(it *item) *subqueue {
-	s := q.byName[it.job.Source]
+	s := it.s
 	s.inFlight--
 	if it.large {
 		it.large = false
@@ -176,7 +177,7 @@ func (q *Queue) ready(s *subqueue, it *item) {
 }
 
 func (q *Queue) remove(s *subqueue, it *item) {
-	delete(s.items, it.job.Path)
+	delete(s.items, it.path)
 	if len(s.items) == 0 {
 		s.items = map[string]*item{} // A map never shrinks by itself.
 	}
@@ -195,8 +196,11 @@ func (q *Queue) signalRoom() {
 func (q *Queue) schedule() {
 	var at time.Time
 	for _, s := range q.order {
-		if len(s.delayed) > 0 && (at.IsZero() || s.delayed[0].due.Before(at)) {
-			at = s.delayed[0].due
+		if len(s.delayed) == 0 {
+			continue
+		}
+		if due := q.epoch.Add(s.delayed[0].due); at.IsZero() || due.Before(at) {
+			at = due
 		}
 	}
 	switch {
@@ -215,9 +219,9 @@ func (q *Queue) wakeDue() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.timerAt = time.Time{}
-	now := time.Now()
+	now := time.Since(q.epoch)
 	for _, s := range q.order {
-		for len(s.delayed) > 0 && !s.delayed[0].due.After(now) {
+		for len(s.delayed) > 0 && s.delayed[0].due <= now {
 			q.undelay(s, s.delayed[0])
 		}
 	}
@@ -239,7 +243,7 @@ func (q *Queue) release(source string, held bool) {
 			continue
 		}
 		if held {
-			it.tries, it.failed, it.alone, it.parked, it.cause = 0, time.Time{}, false, time.Time{}, ""
+			it.trouble = nil
 		}
 		q.undelay(s, it)
 	}
@@ -252,8 +256,8 @@ func (q *Queue) releaseCause(source, cause string) {
 	defer q.mu.Unlock()
 	s := q.byName[source]
 	for _, it := range slices.Clone(s.delayed) {
-		if it.held && it.cause == cause {
-			it.tries, it.failed, it.alone, it.parked, it.cause = 0, time.Time{}, false, time.Time{}, ""
+		if it.held && it.cause() == cause {
+			it.trouble = nil
 			q.undelay(s, it)
 		}
 	}
@@ -269,12 +273,13 @@ func (q *Queue) probeHeld(source string) map[string]int {
 	held := map[string]int{}
 	oldest := map[string]*item{}
 	for _, it := range s.delayed {
-		if !it.held || it.cause == "" {
+		cause := it.cause()
+		if !it.held || cause == "" {
 			continue
 		}
-		held[it.cause]++
-		if o := oldest[it.cause]; o == nil || it.due.Before(o.due) {
-			oldest[it.cause] = it
+		held[cause]++
+		if o := oldest[cause]; o == nil || it.due < o.due {
+			oldest[cause] = it
 		}
 	}
 	for _, it := range oldest {

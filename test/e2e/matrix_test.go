@@ -126,7 +126,7 @@ func TestSickServersLoseNothing(t *testing.T) {
 		m.Times, m.Skip = 3, 4
 		armed[kind+"lost"] = s.proxy.Lose(m)
 	}
-	d := s.daemon(t)
+	d, begin := s.daemon(t), time.Now()
 	s.hasten(t, "every fault has happened and every file is there", func() bool {
 		for _, f := range armed {
 			if s.proxy.Fired(f) == 0 {
@@ -137,6 +137,16 @@ func TestSickServersLoseNothing(t *testing.T) {
 	})
 	if code := d.stop(t); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
+	}
+	postponed := 0
+	for line := range strings.Lines(d.stderr.String()) {
+		if strings.Contains(line, "postponed") && strings.Contains(line, `"level":"warn"`) {
+			postponed++
+		}
+	}
+	// A line each of what failed here and there and of what was throttled.
+	if most := 4 * (int(time.Since(begin)/time.Minute) + 1); postponed < 1 || postponed > most {
+		t.Errorf("%d warnings of looks that are tried again, want one of each kind a minute, %d at most", postponed, most)
 	}
 	tr := s.wantOnce(t)
 	for _, r := range tr.records {
@@ -162,12 +172,13 @@ func (s *site) noUploads(t *testing.T) {
 	}
 }
 
-// hasten is eventually for what waits for backoffs: they are cut short by asking
-// for a rescan now and then.
+// hasten is eventually for what waits for many backoffs: they are cut short by
+// asking for a rescan now and then. It has longer: a dozen of them, one after the
+// other, and watchdogs of a minute add up where the processor is busy elsewhere.
 func (s *site) hasten(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	asked := time.Now()
-	eventually(t, what, func() bool {
+	within(t, 5*wait, what, func() bool {
 		if ok() {
 			return true
 		}

@@ -80,7 +80,7 @@ func TestAServerThatDiesAndComesBack(t *testing.T) {
 }
 
 // A hundred thousand paths wait in an outage: the memory is bounded by their
-// number, and they all go when it is over.
+// number, also while they all go when it is over.
 func TestAHundredThousandPathsWaitInAnOutage(t *testing.T) {
 	if !thorough {
 		t.Skip("part of make e2e: it writes 100,000 files")
@@ -118,6 +118,9 @@ func TestAHundredThousandPathsWaitInAnOutage(t *testing.T) {
 		}
 	})
 	t.Logf("RssAnon while they went was at most %d MiB", after>>20)
+	if after > limit {
+		t.Errorf("RssAnon rose to %d MiB while they went, want at most %d", after>>20, limit>>20)
+	}
 	if code := d.stop(t); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
