@@ -215,8 +215,10 @@ func (r *syncRun) scanAll(ctx context.Context) error {
 		wg.Go(func() {
 			res, err := s.watch.ScanOnce(ctx, string(state.TriggerSync))
 			r.held(s, res.Held)
-			err = errors.Join(err, res.Err)
-			if werr := r.queue.Wait(ctx, s.cfg.Name); werr != nil {
+			if err == nil {
+				err = res.Err
+			}
+			if werr := settled(ctx, r.queue, r.pool, s.cfg.Name); werr != nil {
 				err = errors.Join(err, werr)
 			}
 			if err != nil && ctx.Err() == nil {
@@ -226,6 +228,16 @@ func (r *syncRun) scanAll(ctx context.Context) error {
 	}
 	wg.Wait()
 	return errors.Join(errors.Join(errs...), r.err)
+}
+
+// settled waits until what is queued for source is done and its destination has
+// proven itself, or was given up: the trail of a run without a file to send needs
+// the canary as well, and nobody asks for it once the pool has ended.
+func settled(ctx context.Context, queue *uploader.Queue, pool *uploader.Pool, source string) error {
+	if err := queue.Wait(ctx, source); err != nil {
+		return err
+	}
+	return pool.Await(ctx, source)
 }
 
 // held takes in that the scan of s found more files gone than may be deleted.
