@@ -418,6 +418,36 @@ func TestAWaitForTheCanaryIsNoFailure(t *testing.T) {
 	}
 }
 
+func TestAnAbandonedStopDoesNotWaitForTheOutage(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.StopTimeout = time.Hour })
+	r.begin(state.Report{New: true})
+	tried := make(chan struct{}, 1)
+	r.bucket.set(func(string, string) error {
+		signal(tried)
+		return state.Classified(state.ClassTransient, "PutObject", errors.New("down"))
+	}, nil)
+	r.commit("a", 3)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	done := make(chan error, 1)
+	go func() { done <- r.f.Run(ctx) }()
+	<-tried
+	r.f.Abandon()
+	r.f.Abandon()
+	select {
+	case err := <-done:
+		r.must(err)
+	case <-time.After(time.Minute):
+		t.Fatal("Run goes on after Abandon")
+	}
+	r.bucket.set(nil, nil)
+	r.reopen()
+	r.begin(state.Report{})
+	r.flush(ReasonFlush)
+	_, paths := r.trail()
+	r.wantOnce(paths, map[string]int{"a": 3}, "a")
+}
+
 func TestStopInAnOutageLeavesTheOutbox(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.StopTimeout = 100 * time.Millisecond })
 	r.begin(state.Report{New: true})
