@@ -53,7 +53,7 @@ func historyCommand(ctx context.Context, args []string, io streams) error {
 		return fmt.Errorf("%w: history: --head is about --bundle FILE", errUsage)
 	}
 	o := app.HistoryOptions{File: names[0], Instance: from.instance, Bundle: *bundle, Head: *head, Stderr: io.err}
-	if o.At, err = parseTime("history", *at, time.Now()); err != nil {
+	if o.At, err = parseAt(fs, *at, time.Now()); err != nil {
 		return err
 	}
 	if o.Origin, err = from.origin(fs, io.env); err != nil {

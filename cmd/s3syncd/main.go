@@ -150,10 +150,11 @@ func usage(w io.Writer) {
 	var b strings.Builder
 	b.WriteString("s3syncd keeps directories archived in S3, encrypted under your KMS key, with an audit trail.\n\n")
 	for _, c := range commands() {
-		fmt.Fprintf(&b, "  s3syncd %-10s %s\n                   %s\n", c.name, c.args, c.about)
+		fmt.Fprintf(&b, "  %s\n                   %s\n", strings.TrimSpace(fmt.Sprintf("s3syncd %-10s %s", c.name, c.args)), c.about)
 	}
 	b.WriteString("\n's3syncd COMMAND --help' tells more. Exit codes: 0 done, 1 could not run, 2 wrong usage\n" +
-		"or configuration, 3 ran but some files failed, 130 interrupted.\n")
+		"or configuration, 3 ran, but not everything is as it should be (files failed, verify found\n" +
+		"faults, something is behind), 130 interrupted.\n")
 	_, _ = io.WriteString(w, b.String()) // Nowhere left to say so.
 }
 

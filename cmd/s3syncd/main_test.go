@@ -73,6 +73,8 @@ func TestACommandLineThatCannotBeUnderstoodIsWrongUsage(t *testing.T) {
 		{[]string{"restore", "--to", "d", "--bucket", "b", "--prefix", "p", "--source", "s"}, "--source names a source of -c FILE"},
 		{[]string{"restore", "--to", "d", "--bucket", "b", "--prefix", "p", "--at", "noon"}, `--at "noon" is not a time`},
 		{[]string{"restore", "--to", "d", "--bucket", "b", "--prefix", "p", "--at", "2999-01-01"}, "lies in the future"},
+		{[]string{"restore", "--to", "d", "--bucket", "b", "--prefix", "p", "--at", ""}, "--at is empty"},
+		{[]string{"history", "f", "--bucket", "b", "--prefix", "p", "--at", ""}, "--at is empty"},
 		{[]string{"restore", "--to", "d", "--bucket", "b", "--prefix", "p", "--workers", "0"}, "--workers 0"},
 		{[]string{"restore", "--to", "d", "--bucket", "b", "--prefix", "p", "--region", "r", "--include", "a\nb"}, "not one pattern"},
 		{[]string{"restore", "--to", "d", "--bucket", "b", "--prefix", "p", "--region", "r", "--path", "../x"}, "--path"},
@@ -164,12 +166,14 @@ func TestTimesThatPeopleGive(t *testing.T) {
 		"2026-03-02 09:14":              "2026-03-02T09:14:00Z",
 		"2026-03-02":                    "2026-03-02T00:00:00Z",
 		"90m":                           "2026-03-02T10:30:00Z",
+		"1d":                            "2026-03-01T12:00:00Z",
+		"30d":                           "2026-01-31T12:00:00Z",
 	} {
 		if got, err := parseTime("restore", text, now); err != nil || got.UTC().Format(time.RFC3339Nano) != want {
 			t.Errorf("parseTime(%q) = %v, %v, want %s", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"-90m", "tomorrow", "2026-13-01", "12:00", "2026-03-03"} {
+	for _, text := range []string{"-90m", "-1d", "d", "1.5d", "99999d", "tomorrow", "2026-13-01", "12:00", "2026-03-03"} {
 		if got, err := parseTime("restore", text, now); err == nil {
 			t.Errorf("parseTime(%q) = %v, want an error", text, got)
 		}

@@ -76,7 +76,7 @@ func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o app.RestoreOpti
 	case f.o.GiveUp <= 0:
 		return o, fmt.Errorf("%w: restore: --give-up %v: a duration above 0 is needed", errUsage, f.o.GiveUp)
 	}
-	if f.o.At, err = parseTime("restore", f.at, time.Now()); err != nil {
+	if f.o.At, err = parseAt(fs, f.at, time.Now()); err != nil {
 		return o, err
 	}
 	if f.o.Origin, err = f.from.origin(fs, io.env); err != nil {

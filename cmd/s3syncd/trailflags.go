@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -59,7 +60,16 @@ func (f *originFlags) origin(fs *pflag.FlagSet, env []string) (app.Origin, error
 }
 
 // timeForms is what parseTime accepts, for messages.
-const timeForms = "2006-01-02T15:04:05Z (or with an offset), 2006-01-02, 2006-01-02 15:04 or 2006-01-02 15:04:05 (UTC), or 90m (ago)"
+const timeForms = "2006-01-02T15:04:05Z (or with an offset), 2006-01-02, 2006-01-02 15:04 or 2006-01-02 15:04:05 (UTC), or 90m or 7d (ago)"
+
+// parseAt reads the flag --at of fs. Where it stands on the command line it must
+// say something: an empty variable of a script does not mean now.
+func parseAt(fs *pflag.FlagSet, text string, now time.Time) (time.Time, error) {
+	if text == "" && fs.Changed("at") {
+		return time.Time{}, fmt.Errorf("%w: %s: --at is empty; a time is needed: %s", errUsage, fs.Name(), timeForms)
+	}
+	return parseTime(fs.Name(), text, now)
+}
 
 // parseTime reads a time that a person gives: "" is the zero time.
 func parseTime(command, text string, now time.Time) (time.Time, error) {
@@ -69,6 +79,11 @@ func parseTime(command, text string, now time.Time) (time.Time, error) {
 	at, err := time.Time{}, error(nil)
 	if ago, derr := time.ParseDuration(text); derr == nil && ago >= 0 {
 		return now.Add(-ago), nil
+	}
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		if n, derr := strconv.ParseUint(days, 10, 16); derr == nil {
+			return now.Add(-time.Duration(n) * 24 * time.Hour), nil
+		}
 	}
 	for _, form := range []string{time.RFC3339Nano, time.DateTime, "2006-01-02 15:04", time.DateOnly} {
 		if at, err = time.Parse(form, text); err == nil {

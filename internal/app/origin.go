@@ -49,9 +49,9 @@ func OriginOf(cfg *config.Config, name string) (Origin, error) {
 			names[i] = s.Name
 		}
 		if name == "" {
-			return Origin{}, fmt.Errorf("%w: --source is needed: %s", ErrWrongUse, strings.Join(names, ", "))
+			return Origin{}, fmt.Errorf("%w: --source is needed; the sources are %s", ErrWrongUse, strings.Join(names, ", "))
 		}
-		return Origin{}, fmt.Errorf("%w: there is no source %q: %s", ErrWrongUse, name, strings.Join(names, ", "))
+		return Origin{}, fmt.Errorf("%w: there is no source %q; the sources are %s", ErrWrongUse, name, strings.Join(names, ", "))
 	}
 	s := cfg.Sources[i]
 	return Origin{
@@ -103,7 +103,7 @@ func (o Origin) below(path string) (string, error) {
 func (o Origin) pickInstance(ctx context.Context, trail *manifest.Trail, asked string) (string, error) {
 	chains, err := trail.Chains(ctx)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("read the trail under %s: %w", o.trail(), err)
 	}
 	var names []string
 	for i := range chains {

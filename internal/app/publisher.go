@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -19,14 +20,14 @@ type publisher struct {
 	source *source
 }
 
-// errUnproven: the destination's canary has not passed yet.
+// errUnproven: the destination's canary has not passed.
 var errUnproven = errors.New("the destination has not proven that it encrypts")
 
 // CreateDoc implements manifest.Publisher.
 func (p publisher) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, md5 [16]byte, sha [32]byte, contentType string) (state.Object, error) {
 	pool := p.source.pool.Load()
 	if pool == nil {
-		return state.Object{}, state.Classified(state.ClassTransient, "publish", errUnproven)
+		return state.Object{}, state.Classified(state.ClassTransient, "publish", manifest.ErrNotYet)
 	}
 	name := p.source.cfg.Name
 	if d := pool.Destination(name); !d.Proven {
@@ -42,7 +43,7 @@ func (p publisher) CreateDoc(ctx context.Context, key string, body io.ReadSeeker
 // unproven says why nothing is published to d.
 func unproven(d uploader.DestinationState) error {
 	if d.Err == nil {
-		return state.Classified(state.ClassTransient, "publish", errUnproven)
+		return state.Classified(state.ClassTransient, "publish", manifest.ErrNotYet)
 	}
 	return state.Classified(state.ClassOf(d.Err), "publish", errors.Join(errUnproven, d.Err))
 }

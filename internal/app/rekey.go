@@ -125,8 +125,9 @@ type rekeyRun struct {
 
 func (r *rekeyRun) run(ctx context.Context) error {
 	if err := r.open(ctx); err != nil {
-		return err
+		return interrupted(ctx, err)
 	}
+	defer hurryAtSignal(ctx, r.log, r.sources)()
 	err := runJob(ctx, r.grace.total(),
 		stage{"rekey", r.rekeyAll}, stage{"uploader", r.pool.Run}, stage{"manifest", func(ctx context.Context) error { return runFlushers(ctx, r.sources) }})
 	switch {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"syscall"
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
@@ -40,7 +41,8 @@ type RestoreOptions struct {
 
 // Restore rebuilds files from the audit trail, as manifest.Restore does. Beside
 // its errors it returns ErrWrongUse where the options do not say which files are
-// meant, and ErrInterrupted when ctx ended first.
+// meant, ErrNothingToRestore where they choose no file at all, and ErrInterrupted
+// when ctx ended first.
 func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, error) {
 	var none manifest.RestoreSummary
 	filter, err := watcher.NewFilter(o.Include)
@@ -73,8 +75,18 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 	if errors.Is(err, safefs.ErrTargetBusy) {
 		err = fmt.Errorf("%w: wait for it, or end it and run this one again", err)
 	}
+	if errors.Is(err, syscall.ENOSPC) {
+		err = fmt.Errorf("%w: make room in %s and run it again; what is restored is kept", err, o.To)
+	}
+	if err == nil && sum.Restored+sum.Kept+sum.Failed+sum.FaultCount == 0 && (dir != "" || len(o.Include) > 0 || !o.At.IsZero()) {
+		err = fmt.Errorf("%w under %s", ErrNothingToRestore, o.Origin.trail())
+	}
 	return sum, interrupted(ctx, err)
 }
+
+// ErrNothingToRestore: files were chosen by path, pattern or time, and the trail
+// has none of them.
+var ErrNothingToRestore = errors.New("nothing to restore: no file is as --path, --include and --at say")
 
 // interrupted makes ErrInterrupted of an error that only says that ctx ended.
 func interrupted(ctx context.Context, err error) error {

@@ -108,8 +108,9 @@ type syncRun struct {
 
 func (r *syncRun) run(ctx context.Context) error {
 	if err := r.open(ctx); err != nil {
-		return err
+		return interrupted(ctx, err)
 	}
+	defer hurryAtSignal(ctx, r.log, r.sources)()
 	err := runJob(ctx, r.grace.total(),
 		stage{"sync", r.scanAll}, stage{"uploader", r.pool.Run}, stage{"manifest", func(ctx context.Context) error { return runFlushers(ctx, r.sources) }})
 	switch {
@@ -121,8 +122,28 @@ func (r *syncRun) run(ctx context.Context) error {
 	return r.verdict(ctx)
 }
 
+// hurryAtSignal sees to it that a run whose ctx ends does not wait for an outage
+// any longer than a daemon that is stopped, and says what goes on until then.
+// The function that it returns ends that.
+func hurryAtSignal(ctx context.Context, log *zap.Logger, sources []*source) (end func()) {
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		log.Warn("interrupted: what is in flight is finished and the trail published; another signal ends it at once",
+			zap.Duration("at_most", StandardGrace().total()))
+		select {
+		case <-time.After(drainTime + publishTime):
+		case <-over:
+			return
+		}
+		for _, s := range sources {
+			s.flusher.Abandon()
+		}
+	})
+	return func() { stop(); close(over) }
+}
+
 // publishTime is how long the last manifests may take: an outage is waited for
-// as it is for a file. A second signal ends the wait at once.
+// as it is for a file. A signal shortens it, a second one ends the wait at once.
 func (r *syncRun) publishTime() time.Duration { return max(publishTime, r.opts.GiveUp) }
 
 // runJob runs the stages for as long as work does, then stops them in order. A
@@ -215,8 +236,10 @@ func (r *syncRun) scanAll(ctx context.Context) error {
 		wg.Go(func() {
 			res, err := s.watch.ScanOnce(ctx, string(state.TriggerSync))
 			r.held(s, res.Held)
-			err = errors.Join(err, res.Err)
-			if werr := r.queue.Wait(ctx, s.cfg.Name); werr != nil {
+			if err == nil {
+				err = res.Err
+			}
+			if werr := settled(ctx, r.queue, r.pool, s.cfg.Name); werr != nil {
 				err = errors.Join(err, werr)
 			}
 			if err != nil && ctx.Err() == nil {
@@ -226,6 +249,16 @@ func (r *syncRun) scanAll(ctx context.Context) error {
 	}
 	wg.Wait()
 	return errors.Join(errors.Join(errs...), r.err)
+}
+
+// settled waits until what is queued for source is done and its destination has
+// proven itself, or was given up: the trail of a run without a file to send needs
+// the canary as well, and nobody asks for it once the pool has ended.
+func settled(ctx context.Context, queue *uploader.Queue, pool *uploader.Pool, source string) error {
+	if err := queue.Wait(ctx, source); err != nil {
+		return err
+	}
+	return pool.Await(ctx, source)
 }
 
 // held takes in that the scan of s found more files gone than may be deleted.

@@ -43,6 +43,7 @@ type Flusher struct {
 	signerDown bool            // it gave no answer; guarded by publishing
 	unsignable map[string]bool // local digests that the bucket has otherwise; guarded by publishing
 	announced  bool            // the signing key is; guarded by publishing
+	abandoned  chan struct{}   // closed: nothing more is waited for
 	nudged     chan struct{}   // records grew
 	woken      chan struct{}   // documents were sealed, or a retry is worthwhile
 
@@ -83,7 +84,7 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 	f := &Flusher{
 		st: st, pub: pub, o: o, log: o.Log.With(zap.String("source", o.Source)),
 		m: o.Metrics.source(o.Source), started: o.Now(),
-		counted: map[string]Counts{}, unsignable: map[string]bool{}, publishing: make(chan struct{}, 1), nudged: make(chan struct{}, 1), woken: make(chan struct{}, 1),
+		counted: map[string]Counts{}, unsignable: map[string]bool{}, publishing: make(chan struct{}, 1), abandoned: make(chan struct{}), nudged: make(chan struct{}, 1), woken: make(chan struct{}, 1),
 	}
 	f.skips = newSkipWriter(st, o.LocalDir, o.MaxRecords, f.Nudge)
 	if err := f.removeTemporary(); err != nil {
@@ -107,6 +108,19 @@ func (f *Flusher) Nudge() { signal(f.nudged) }
 
 // Retry asks for a try to publish now, whatever the backoff. It never blocks.
 func (f *Flusher) Retry() { signal(f.woken) }
+
+// Abandon cuts what Run still waits for, once its ctx has ended, as StopTimeout
+// does: documents that are not acknowledged stay in the outbox. It never blocks
+// and may be called more than once.
+func (f *Flusher) Abandon() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	select {
+	case <-f.abandoned:
+	default:
+		close(f.abandoned)
+	}
+}
 
 func (f *Flusher) wake() { signal(f.woken) }
 
@@ -180,6 +194,15 @@ func (f *Flusher) Run(ctx context.Context) error {
 
 	deadline := time.AfterFunc(f.o.StopTimeout, cut)
 	defer deadline.Stop()
+	var hurry sync.WaitGroup
+	hurry.Go(func() {
+		select {
+		case <-f.abandoned:
+			cut()
+		case <-work.Done():
+		}
+	})
+	defer func() { cut(); hurry.Wait() }()
 	_, err = f.sealAll(context.WithoutCancel(ctx), ReasonStop)
 	wg.Wait()
 	if err != nil {

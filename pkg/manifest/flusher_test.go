@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -385,6 +387,65 @@ func (r *rig) poll(ok func() bool) {
 			r.Fatal("not within 10 s")
 		}
 	}
+}
+
+func TestAWaitForTheCanaryIsNoFailure(t *testing.T) {
+	logs, seen := observer.New(zap.WarnLevel)
+	r := newRig(t, func(o *Options) { o.Log = zap.New(logs) })
+	r.begin(state.Report{New: true})
+	var asked atomic.Int64
+	r.bucket.set(func(op, _ string) error {
+		if op == "PUT" && asked.Add(1) == 1 {
+			return state.Classified(state.ClassTransient, "publish", ErrNotYet)
+		}
+		return nil
+	}, nil)
+	r.commit("a", 3)
+	r.flush(ReasonFlush)
+	if asked.Load() < 2 {
+		t.Errorf("asked %d times, want again after the first", asked.Load())
+	}
+	if seen.Len() != 0 {
+		t.Errorf("logged %v, want nothing", seen.All())
+	}
+	if got := testutil.ToFloat64(r.f.m.failed); got != 0 {
+		t.Errorf("%v failures are counted, want 0", got)
+	}
+	digests, paths := r.trail()
+	r.wantOnce(paths, map[string]int{"a": 3}, "a")
+	if len(digests) != 1 {
+		t.Errorf("%d digests, want 1", len(digests))
+	}
+}
+
+func TestAnAbandonedStopDoesNotWaitForTheOutage(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.StopTimeout = time.Hour })
+	r.begin(state.Report{New: true})
+	tried := make(chan struct{}, 1)
+	r.bucket.set(func(string, string) error {
+		signal(tried)
+		return state.Classified(state.ClassTransient, "PutObject", errors.New("down"))
+	}, nil)
+	r.commit("a", 3)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	done := make(chan error, 1)
+	go func() { done <- r.f.Run(ctx) }()
+	<-tried
+	r.f.Abandon()
+	r.f.Abandon()
+	select {
+	case err := <-done:
+		r.must(err)
+	case <-time.After(time.Minute):
+		t.Fatal("Run goes on after Abandon")
+	}
+	r.bucket.set(nil, nil)
+	r.reopen()
+	r.begin(state.Report{})
+	r.flush(ReasonFlush)
+	_, paths := r.trail()
+	r.wantOnce(paths, map[string]int{"a": 3}, "a")
 }
 
 func TestStopInAnOutageLeavesTheOutbox(t *testing.T) {

@@ -14,11 +14,16 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
+// ErrNotYet is what a Publisher returns before it may send anything: a short
+// wait at a start, and no failure. It is tried again like a transient error.
+var ErrNotYet = errors.New("the destination has not been asked yet whether it encrypts")
+
 // Publisher is the bucket that the trail is published to. All methods may block
 // for as long as their context allows and are safe for concurrent use.
 type Publisher interface {
 	// CreateDoc stores body under key, encrypted, if nothing stands there yet.
-	// state.ErrPrecondition says that something does.
+	// state.ErrPrecondition says that something does, ErrNotYet that nothing was
+	// sent because the destination has not been asked yet whether it encrypts.
 	CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, md5 [16]byte, sha [32]byte, contentType string) (state.Object, error)
 	// Get returns the object's bytes and what the server said of it.
 	Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error)

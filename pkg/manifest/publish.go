@@ -323,9 +323,10 @@ func (f *Flusher) settled(sent bool) {
 	}
 }
 
-// failed notes that a try failed. It logs once a minute, not at each try.
+// failed notes that a try failed. It logs once a minute, not at each try. That
+// nothing may be sent yet is no failure.
 func (f *Flusher) failed(ctx context.Context, err error) {
-	if stopped(ctx, err) {
+	if stopped(ctx, err) || errors.Is(err, ErrNotYet) {
 		return
 	}
 	f.m.failed.Inc()

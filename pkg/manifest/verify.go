@@ -107,7 +107,8 @@ type verifier struct {
 // trail could not be checked; what is wrong with it are findings. Documents are
 // streamed: beside names, memory grows by 100 bytes a digest.
 //
-// CheckObjects and CheckSource go on from its result.
+// CheckObjects and CheckSource go on from its result. Without anything to check
+// it returns ErrNoTrail.
 func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, error) {
 	v := &verifier{t: t, o: o, ring: newKeyring(o.Keys), all: map[chainKey]*chainCheck{}, configs: map[string]bool{}}
 	var err error
@@ -118,7 +119,7 @@ func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, erro
 		v.index.Chains = slices.DeleteFunc(v.index.Chains, func(c ChainIndex) bool { return c.Instance != o.Instance })
 	}
 	if len(v.index.Chains) == 0 && len(o.Anchors) == 0 {
-		return nil, fmt.Errorf("%s holds no audit trail%s: %w", t.root(), ofInstance(o.Instance), fs.ErrNotExist)
+		return nil, fmt.Errorf("%w%s stands under %s: is it the right prefix?", ErrNoTrail, ofInstance(o.Instance), t.root())
 	}
 	for i := range v.index.Chains {
 		v.total += int64(len(v.index.Chains[i].Digests) + len(v.index.Chains[i].Manifests))
@@ -140,6 +141,9 @@ func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, erro
 	v.checkStrays()
 	return v.result(), nil
 }
+
+// ErrNoTrail: there is nothing to verify.
+var ErrNoTrail = errors.New("no audit trail")
 
 func ofInstance(instance string) string {
 	if instance == "" {

@@ -20,6 +20,7 @@ type destination struct {
 	metrics *sourceMetrics
 	giveUp  time.Duration
 	wake    chan struct{} // Capacity 1: the next probe's time has moved.
+	judged  chan struct{} // Closed once the canary has passed or the destination was given up.
 
 	slots    *semaphore.Weighted // Requests at once, of this destination.
 	allSlots *semaphore.Weighted // And of all.
@@ -70,6 +71,7 @@ func newDestination(s Source, q *Queue, o Options, most int) *destination {
 		log:     o.Log.With(zap.String("source", s.Name)),
 		metrics: o.Metrics.source(s.Name),
 		wake:    make(chan struct{}, 1),
+		judged:  make(chan struct{}),
 		window:  newWindow(ahead * most),
 		slots:   semaphore.NewWeighted(int64(most)),
 		open:    map[string]int{},
@@ -102,8 +104,14 @@ func (d *destination) state() DestinationState {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	st := d.st
-	st.Proven = st.State != HealthStopped && (d.Proven && d.stops == 0 || !d.proven.IsZero())
+	st.Proven = d.trusted()
 	return st
+}
+
+// trusted reports whether the canary has passed, and no answer without the key
+// came since. The caller holds d.mu.
+func (d *destination) trusted() bool {
+	return d.st.State != HealthStopped && (d.Proven && d.stops == 0 || !d.proven.IsZero())
 }
 
 // gate says whether a request may be sent now.
@@ -232,6 +240,18 @@ func (d *destination) leave(h Health, err error) {
 func (d *destination) publish() {
 	d.q.setBlocked(d.Name, d.st.State != HealthOK && !d.gaveUp)
 	d.metrics.health(d.st)
+	if d.gaveUp || d.trusted() {
+		d.judge()
+	}
+}
+
+// judge lets Await return. The caller holds d.mu.
+func (d *destination) judge() {
+	select {
+	case <-d.judged:
+	default:
+		close(d.judged)
+	}
 }
 
 // nudge makes tend look at the state again.

@@ -126,6 +126,23 @@ func (p *Pool) Run(ctx context.Context) error {
 	return nil
 }
 
+// Await blocks until the canary of source's destination has passed once, or the
+// destination was given up (Options.GiveUp). Run must be under way. A run that
+// found no file to send waits here: without the canary nothing of its trail may
+// be sent either. It returns ErrUnknownSource, or ctx's error when that ends first.
+func (p *Pool) Await(ctx context.Context, source string) error {
+	d := p.dests[source]
+	if d == nil {
+		return ErrUnknownSource
+	}
+	select {
+	case <-d.judged:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // InFlight lists the files in hand.
 func (p *Pool) InFlight() []InFlight {
 	p.mu.Lock()

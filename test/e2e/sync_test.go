@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -250,6 +251,22 @@ func TestAWrongDestinationFailsInOrder(t *testing.T) {
 				t.Errorf("keys = %q, want none", got)
 			}
 		})
+	}
+}
+
+func TestARunWithoutAFileToSendPublishesItsTrail(t *testing.T) {
+	s := newSite(t, "", "")
+	// The scan of an empty directory ends long before the canary's answer.
+	canary := s.proxy.Delay(s3test.Match{Op: "PutObject", Key: ".canary/"}, 300*time.Millisecond)
+	code, out, errs := s.sync(t) // It is ended long before an outage is given up.
+	if code != 0 || errs != "" {
+		t.Errorf("exit code %d, stderr %q, want 0 and nothing to say:\n%s", code, errs, out)
+	}
+	if s.proxy.Fired(canary) == 0 {
+		t.Error("no canary was sent")
+	}
+	if tr := s.bucket.readTrail(t); len(tr.digests) != 1 {
+		t.Errorf("digests: %d, want 1", len(tr.digests))
 	}
 }
 
