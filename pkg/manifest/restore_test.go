@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -157,16 +158,34 @@ func TestRestoreDoesNotReplaceWhatItWrote(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.onGet = func(key string) error { // On a file system that does not tell them apart, writing one writes the other.
-		if key == "p/a" {
-			return os.WriteFile(filepath.Join(dir, "b"), []byte("first"), 0o600)
+		if key != "p/a" {
+			return nil
 		}
-		return nil
+		// The clock of a file system goes in steps of some milliseconds.
+		for begun := writtenAt(t, filepath.Join(dir, "b")); ; {
+			if writtenAt(t, filepath.Join(dir, "b")) > begun {
+				return nil
+			}
+		}
 	}
 	said, _, err := a.restore(t, dir, func(o *RestoreOptions) { o.Overwrite = true })
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantSaid(t, said, map[string]string{"a": "restored", "b": "failed: it was written since this restore began"})
+}
+
+// writtenAt writes a file and returns its ctime.
+func writtenAt(t *testing.T, path string) int64 {
+	t.Helper()
+	if err := os.WriteFile(path, []byte("first"), 0o600); err != nil {
+		t.Error(err)
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(path, &st); err != nil {
+		t.Error(err)
+	}
+	return st.Ctim.Nano()
 }
 
 func TestRestoreChecksTheRoomFirst(t *testing.T) {
