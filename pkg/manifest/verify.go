@@ -142,7 +142,7 @@ func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, erro
 	return v.result(), nil
 }
 
-// ErrNoTrail: there is nothing to verify.
+// ErrNoTrail says that there is nothing to verify.
 var ErrNoTrail = errors.New("no audit trail")
 
 func ofInstance(instance string) string {
