@@ -180,7 +180,7 @@ func TestMixedTreeHasItsSizeAndChangesAreSeen(t *testing.T) {
 	}
 }
 
-const someResults = `{"work":"a","server":"null","program":"rclone","version":"v1.76.0","files":20000,"bytes":81920000,"wall_s":10,"cpu_s":8,"rss_mib":80,"anon_mib":30,"requests":{"HEAD":20000,"PUT":20000,"LIST":1}}
+const someResults = `{"work":"a","server":"null","program":"rclone","version":"v1.76.0","files":20000,"bytes":81920000,"load":2.5,"wall_s":10,"cpu_s":8,"rss_mib":80,"anon_mib":30,"requests":{"HEAD":20000,"PUT":20000,"LIST":1}}
 {"work":"a","server":"null","program":"s3syncd","version":"unknown","files":20000,"bytes":81920000,"wall_s":9,"cpu_s":4,"rss_mib":40,"anon_mib":20,"requests":{"PUT":20000,"trail":9}}
 {"work":"a","server":"null","program":"s3syncd","version":"unknown","files":20000,"bytes":81920000,"wall_s":7,"cpu_s":3,"rss_mib":40,"anon_mib":20,"requests":{"PUT":20000,"trail":9}}
 {"work":"a","server":"null","program":"s3syncd","version":"unknown","files":20000,"bytes":81920000,"wall_s":8,"cpu_s":5,"rss_mib":40,"anon_mib":20,"requests":{"PUT":20000,"trail":9}}
@@ -195,7 +195,7 @@ func TestReportSaysWhatWasMeasured(t *testing.T) {
 	}
 	got := render(groups)
 	for _, want := range []string{
-		"Beside s3syncd: rclone v1.76.0, aws 2.9.19.\nMissing: mc, s3cmd, script, lsyncd.\n",
+		"Beside s3syncd: rclone v1.76.0, aws 2.9.19.\nMissing: mc, s3cmd, script, lsyncd.\nLoad average of the machine at the end of each run, least, median and most: 2.5, 2.5, 2.5.\n",
 		"| (a), 20,000 files, null | wall time ≤ 0.8× the best peer's | 0.80× (8.00 s, rclone 10.00 s) | yes |\n",
 		"| (a), 20,000 files, null | processor time ≤ 0.5× the best peer's | 0.50× (4.00 s, rclone 8.00 s) | yes |\n",
 		"| (g), 100 files, null | median ≤ settle + 10 ms | settle + 11.0 ms | **no** |\n",

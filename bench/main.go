@@ -21,6 +21,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -34,6 +35,7 @@ type record struct {
 	Version string    `json:"version"`
 	When    time.Time `json:"when"`
 	Scale   float64   `json:"scale"`
+	Load    float64   `json:"load"` // the machine's load average of the last minute, when the run had ended
 	Files   int       `json:"files"`
 	Bytes   int64     `json:"bytes"`
 	usage
@@ -179,7 +181,7 @@ func (b *bench) say(format string, args ...any) {
 
 // save appends a result.
 func (b *bench) save(r record) error {
-	r.When, r.Scale = time.Now().UTC().Truncate(time.Second), b.o.scale
+	r.When, r.Scale, r.Load = time.Now().UTC().Truncate(time.Second), b.o.scale, loadAverage()
 	line, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("result: %w", err)
@@ -195,6 +197,20 @@ func (b *bench) save(r record) error {
 	b.say("  %-8s %-6s wall %8.3f s  cpu %8.3f s  rss %6.0f MiB  anon %6.0f MiB  %v %v %s",
 		r.Program, r.Server, r.Wall, r.CPU, r.RSS, r.Anon, r.Requests, r.Values, r.Failed)
 	return nil
+}
+
+// loadAverage is that of the last minute, 0 where the system does not tell.
+func loadAverage() float64 {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(b), " ")
+	v, err := strconv.ParseFloat(first, 64)
+	if err != nil {
+		return 0
+	}
+	return v
 }
 
 // scaled is n by the factor of the command line, at least 1.

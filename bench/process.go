@@ -57,7 +57,7 @@ func startChild(ctx context.Context, c command) (*child, error) {
 	cmd.Env = append(inherited(), c.env...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.dir, p.output, p.output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) } // What it started ends with it.
 	cmd.WaitDelay = stopGrace
 	p.begin = time.Now()
 	if err := cmd.Start(); err != nil {

@@ -232,7 +232,23 @@ func versions(groups []*group) string {
 	if len(without) > 0 {
 		s += "Missing: " + strings.Join(without, ", ") + ".\n"
 	}
-	return s
+	return s + loads(groups)
+}
+
+// loads says how busy the machine was, without which times say nothing.
+func loads(groups []*group) string {
+	var all []float64
+	for _, g := range groups {
+		for _, p := range g.programs {
+			all = append(all, p.sorted(func(r record) float64 { return r.Load })...)
+		}
+	}
+	slices.Sort(all)
+	all = slices.DeleteFunc(all, func(l float64) bool { return l == 0 })
+	if len(all) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("Load average of the machine at the end of each run, least, median and most: %.1f, %.1f, %.1f.\n", all[0], all[len(all)/2], all[len(all)-1])
 }
 
 func title(g *group) string {

@@ -316,6 +316,10 @@ func (b *bench) resident(ctx context.Context, c *contestant, s *nullServer, t *t
 // daemonWork names the results of the daemon over a million files.
 const daemonWork = "i-daemon"
 
+// probeEvery is how often awaitWatching writes another file: seldom enough for a
+// program that starts a process for each.
+const probeEvery = 10 * time.Second
+
 // awaitWatching writes probe files until one of them has become an object. It
 // returns how many it took.
 func (b *bench) awaitWatching(ctx context.Context, s *nullServer, p *child, t *tree, prefix string) (int, error) {
@@ -333,7 +337,7 @@ func (b *bench) awaitWatching(ctx context.Context, s *nullServer, p *child, t *t
 			}
 		}
 		if now := time.Now(); now.After(next) {
-			next = now.Add(2 * time.Second)
+			next = now.Add(probeEvery)
 			q := "probe-" + token()
 			probes = append(probes, q)
 			return false, os.WriteFile(filepath.Join(t.dir, q), []byte(q), 0o600)
