@@ -161,11 +161,10 @@ func (g *group) best(of func(record) float64) (name string, value float64, ok bo
 	return name, value, ok
 }
 
-// median of what of says of each run; of an even number, the larger one in the
-// middle.
+// median of what of says of each run.
 func (p *program) median(of func(record) float64) float64 {
 	v := p.sorted(of)
-	return v[len(v)/2]
+	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
 func (p *program) sorted(of func(record) float64) []float64 {
