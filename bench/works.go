@@ -161,7 +161,7 @@ func (b *bench) again(ctx context.Context, w work) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	ready, err := b.fill(ctx, s, t)
+	ready, err := b.fill(ctx, s, t, b.programs)
 	if err != nil {
 		return err
 	}
@@ -201,11 +201,11 @@ func (b *bench) changed(ctx context.Context, s *nullServer, t *tree, ready []*co
 	return nil
 }
 
-// fill has each program do its first run, which is saved as work "0", and
+// fill has each of the programs do its first run, which is saved as work "0", and
 // returns those that could.
-func (b *bench) fill(ctx context.Context, s *nullServer, t *tree) ([]*contestant, error) {
+func (b *bench) fill(ctx context.Context, s *nullServer, t *tree, programs []*contestant) ([]*contestant, error) {
 	var ready []*contestant
-	for _, c := range b.programs {
+	for _, c := range programs {
 		if c.once == nil {
 			continue
 		}
@@ -276,7 +276,7 @@ func (b *bench) million(ctx context.Context, w work) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	if ours, err = b.fill(ctx, s, t); err != nil || len(ours) == 0 {
+	if ours, err = b.fill(ctx, s, t, ours); err != nil || len(ours) == 0 {
 		return err
 	}
 	for range b.o.rounds {
