@@ -6,6 +6,7 @@ MINIO_VERSION         := v0.0.0-20260212201848-7aac2a2c5b7c
 GOLANGCI_LINT_VERSION := v2.15.0
 GOVULNCHECK_VERSION   := v1.9.0
 RCLONE_VERSION        := v1.76.0
+MC_VERSION            := v0.0.0-20250313080218-cf909e1063a9
 AXE_VERSION           := 4.14.1
 DUCKDB_VERSION        := 1.5.6-r.1
 NFPM_VERSION          := v2.45.2
@@ -33,6 +34,7 @@ MINIO         ?= $(BIN)/minio
 GOLANGCI_LINT ?= $(BIN)/golangci-lint
 GOVULNCHECK   ?= $(BIN)/govulncheck
 RCLONE        ?= $(BIN)/rclone
+MC            ?= $(BIN)/mc
 # Checks the accessibility of the status page; left out where there is no npm.
 AXE           ?= $(if $(shell command -v npm),$(BIN)/axe.min.js)
 # From npm, where that is installed: a directory with node_modules.
@@ -47,6 +49,7 @@ TEST_TIMEOUT ?= 45m
 E2E_TIMEOUT  ?= 80m
 FUZZTIME     ?= 30s
 BENCH        ?= .
+BENCHFLAGS   ?=
 DEMO_SECONDS ?=
 
 # What `make packages` builds, and where to.
@@ -124,7 +127,13 @@ bench: $(MINIO) ## Go benchmarks, a rescan beside find(1) among them (BENCH=patt
 	S3SYNCD_TEST_MINIO=$(MINIO) $(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./...
 
 .PHONY: bench-peers
-bench-peers: $(RCLONE) ## The rescan beside find, rclone and, where it is installed, restic (RESTIC=/path)
+bench-peers: build $(MINIO) $(RCLONE) $(MC) ## The same work beside rclone, mc and what is installed of aws, s3cmd, lsyncd (BENCHFLAGS; hours)
+	$(GO) run ./bench -path s3syncd=$(BIN)/s3syncd -path minio=$(MINIO) -path rclone=$(RCLONE) -path mc=$(MC) -path script=/usr/bin/python3 \
+	  -results $(BIN)/bench-results.jsonl $(BENCHFLAGS)
+	$(GO) run ./bench -results $(BIN)/bench-results.jsonl -report docs/BENCHMARKS.md -plot docs/benchmarks.svg
+
+.PHONY: bench-walkers
+bench-walkers: $(RCLONE) ## The rescan beside find, rclone and, where it is installed, restic (RESTIC=/path)
 	S3SYNCD_BENCH_RCLONE=$(RCLONE) S3SYNCD_BENCH_RESTIC=$(RESTIC) $(GO) test -run '^$$' -bench '^BenchmarkRescan100kBesidePeers$$' \
 	  -benchtime 5x -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./internal/app
 
@@ -195,6 +204,10 @@ $(BIN)/duckdb: $(BIN)/.duckdb-$(DUCKDB_VERSION)
 
 $(BIN)/rclone: $(BIN)/.rclone-$(RCLONE_VERSION)
 	GOBIN=$(BIN) $(GO) install github.com/rclone/rclone@$(RCLONE_VERSION)
+	@touch $@
+
+$(BIN)/mc: $(BIN)/.mc-$(MC_VERSION)
+	GOBIN=$(BIN) $(GO) install github.com/minio/mc@$(MC_VERSION)
 	@touch $@
 
 $(BIN)/axe.min.js: $(BIN)/.axe-$(AXE_VERSION)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"time"
 
@@ -20,6 +21,13 @@ import (
 const syncAbout = `One sync run: scans every source, uploads what is new or changed, publishes the
 manifests of the run, prints what it did and exits. It exits with 3 when files
 failed, and with 1 when no destination ever answered.`
+
+// heapFloor is a piece of the heap that is never touched, and so costs no
+// memory. Without it the collector, which waits for the heap to double, would
+// run for every few MiB of garbage: a tenth of the processor time of an upload
+// of small files. It lets at most twice its size of garbage lie. A daemon, which
+// is there for months, goes without.
+const heapFloor = 12 << 20
 
 // syncFlags are the flags of sync.
 type syncFlags struct {
@@ -74,6 +82,8 @@ func syncCommand(ctx context.Context, args []string, io streams) error {
 	if err != nil {
 		return err
 	}
+	floor := make([]byte, heapFloor)
+	defer runtime.KeepAlive(floor)
 	show := newProgress(io.out, io.err, isTerminal(io.err))
 	sum, err := app.Sync(ctx, app.SyncOptions{
 		Config:      cfg,
