@@ -72,19 +72,25 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 		Target: o.To, DryRun: o.DryRun, Overwrite: o.Overwrite, Owner: o.Owner, Unverified: o.Unverified, CheckSpace: o.CheckSpace,
 		Workers: o.Workers, GiveUp: o.GiveUp, TempDir: o.TempDir, Memory: sortMemory, Progress: o.Progress,
 	})
-	if errors.Is(err, safefs.ErrTargetBusy) {
-		err = fmt.Errorf("%w: wait for it, or end it and run this one again", err)
-	}
-	if errors.Is(err, syscall.ENOSPC) {
-		err = fmt.Errorf("%w: make room in %s and run it again; what is restored is kept", err, o.To)
-	}
-	if err == nil && sum.Restored+sum.Kept+sum.Failed+sum.FaultCount == 0 && (dir != "" || len(o.Include) > 0 || !o.At.IsZero()) {
+	err = restoreAdvice(err, o.To)
+	if chosen := dir != "" || len(o.Include) > 0 || !o.At.IsZero(); chosen && err == nil && sum.Restored+sum.Kept+sum.Failed+sum.FaultCount == 0 {
 		err = fmt.Errorf("%w under %s", ErrNothingToRestore, o.Origin.trail())
 	}
 	return sum, interrupted(ctx, err)
 }
 
-// ErrNothingToRestore: files were chosen by path, pattern or time, and the trail
+// restoreAdvice adds to err what a person can do about it.
+func restoreAdvice(err error, to string) error {
+	switch {
+	case errors.Is(err, safefs.ErrTargetBusy):
+		return fmt.Errorf("%w: wait for it, or end it and run this one again", err)
+	case errors.Is(err, syscall.ENOSPC):
+		return fmt.Errorf("%w: make room in %s and run it again; what is restored is kept", err, to)
+	}
+	return err
+}
+
+// ErrNothingToRestore says that files were chosen by path, pattern or time, and the trail
 // has none of them.
 var ErrNothingToRestore = errors.New("nothing to restore: no file is as --path, --include and --at say")
 
