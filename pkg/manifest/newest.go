@@ -182,13 +182,20 @@ func (c *collector) records(s *spooled, proven bool) error {
 	})
 }
 
-// recordTime returns when S3 held what r says: its s3_time where there is one,
-// else its timestamp; the zero time where neither can be read.
+// clockWrong is how far a timestamp may be from s3_time, which has whole seconds.
+const clockWrong = 5 * time.Second
+
+// recordTime returns when S3 held what r says: its timestamp, which tells two
+// writes within a second apart, unless s3_time says that the host's clock was
+// wrong. 1970 where neither can be read.
 func recordTime(r *state.Record) time.Time {
-	for _, s := range []string{r.S3Time, r.Timestamp} {
-		if at, err := time.Parse(time.RFC3339Nano, s); err == nil {
-			return at
-		}
+	at, err := time.Parse(time.RFC3339Nano, r.Timestamp)
+	s3, s3err := time.Parse(time.RFC3339Nano, r.S3Time)
+	switch {
+	case s3err == nil && (err != nil || at.Sub(s3).Abs() > clockWrong):
+		return s3
+	case err == nil:
+		return at
 	}
 	return time.Unix(0, 0)
 }

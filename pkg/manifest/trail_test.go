@@ -154,6 +154,17 @@ func TestNewestFoldsTheRecordsOfEachKey(t *testing.T) {
 	wantLines(t, newest(t, l, Query{Instance: "another"}))
 }
 
+// S3 dates its answers in whole seconds.
+func TestNewestTellsWritesWithinASecondApart(t *testing.T) {
+	l := newLibrary()
+	dated := func(r *state.Record) { r.S3Time = "2026-03-01T10:00:00Z" }
+	l.add(t, "app-01", "0a1b2c3d", 1, true, nil,
+		rec(state.StatusUploaded, "x", "2026-03-01T10:00:00.1Z", content("first ", ""), dated),
+		rec(state.StatusUploaded, "x", "2026-03-01T10:00:00.7Z", content("second ", ""), dated))
+	wantLines(t, newest(t, l, Query{At: time.Date(2026, 3, 1, 10, 0, 0, 500_000_000, time.UTC)}), "x uploaded first ")
+	wantLines(t, newest(t, l, Query{}), "x uploaded second ")
+}
+
 func TestNewestOrdersChainsBySuccessionAndInstancesByTime(t *testing.T) {
 	l := newLibrary()
 	// The second chain's clock is behind, and its name sorts first.

@@ -356,7 +356,7 @@ func wantDocumentedCommands(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	block := regexp.MustCompile("(?s)\n```\n(jq .*?)\n```\n").FindStringSubmatch(string(text))
+	block := regexp.MustCompile("(?s)\n```sh\n(jq .*?)\n```\n").FindStringSubmatch(string(text))
 	if block == nil {
 		t.Fatal("docs/QUERIES.md has no block that begins with jq")
 	}
