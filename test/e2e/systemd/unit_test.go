@@ -58,8 +58,8 @@ func (s *site) install(t *testing.T, path string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.write(t, "root/s3syncd.deb", string(b), 0o644)
-	return s.must(t, "dpkg", "-i", "/root/s3syncd.deb")
+	s.write(t, "var/s3syncd.deb", string(b), 0o644)
+	return s.must(t, "dpkg", "-i", "/var/s3syncd.deb")
 }
 
 // configure writes the configuration; extra is more YAML at its end.
