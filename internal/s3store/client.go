@@ -38,19 +38,26 @@ func (s *Store) connect(ctx context.Context) error {
 		return fmt.Errorf("s3store: unexpected HTTP client %T", cfg.HTTPClient)
 	}
 	s.transport = base.GetTransport()
+	s.watched = &watchdog{next: s.transport, stall: s.o.StallLimit, complete: s.o.CompleteLimit}
 	s.creds = &credentialSource{current: cfg.Credentials, metrics: s.o.Metrics, loaded: time.Now()}
 	s.creds.load = func(ctx context.Context) (aws.CredentialsProvider, error) {
 		cfg, err := s.loadConfig(ctx)
 		return cfg.Credentials, err
 	}
+	s.observer = &observer{metrics: s.o.Metrics, clock: s.clock, throttled: s.o.OnThrottled}
 	s.client = s3.NewFromConfig(cfg, s.configure)
-	return s.checkClient()
+	if err := s.checkClient(); err != nil {
+		return err
+	}
+	s.wire, err = s.newWire(ctx, s.client.Options())
+	return err
 }
 
 // loadConfig reads the AWS environment: variables, profile, AWS_CA_BUNDLE.
 func (s *Store) loadConfig(ctx context.Context) (aws.Config, error) {
 	idle := max(minIdleConns, s.o.Workers+s.o.Workers/2)
 	options := []func(*config.LoadOptions) error{
+		config.WithAppID(userAgent),
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 			t.MaxIdleConns = idle
 			t.MaxIdleConnsPerHost = idle
@@ -82,7 +89,7 @@ func (s *Store) configure(o *s3.Options) {
 	}
 	o.Credentials = s.creds
 	o.HTTPClient = &http.Client{
-		Transport: &watchdog{next: s.transport, stall: s.o.StallLimit, complete: s.o.CompleteLimit},
+		Transport: s.watched,
 		// A redirect would take the body and the key to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -93,7 +100,7 @@ func (s *Store) configure(o *s3.Options) {
 	// Readers compare hashes of their own, and the SDK would need more rights.
 	o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	o.APIOptions = append(o.APIOptions, func(stack *middleware.Stack) error {
-		return stack.Deserialize.Add(&observer{metrics: s.o.Metrics, clock: s.clock, throttled: s.o.OnThrottled}, middleware.Before)
+		return stack.Deserialize.Add(s.observer, middleware.Before)
 	})
 }
 

@@ -45,7 +45,8 @@ func classify(op, key string, err error) error {
 		return &state.Error{Class: b.class(), Op: op, Err: b}
 	}
 	a := answerOf(err)
-	if a.status == 0 {
+	// What a token service answered is no answer of S3.
+	if _, ours := errors.AsType[*credentialError](err); ours || a.status == 0 {
 		return &state.Error{Class: classOfSilence(err), Op: op, Err: trimmed(err)}
 	}
 	v := a.verdict(op, key)
@@ -69,6 +70,9 @@ type answer struct {
 }
 
 func answerOf(err error) answer {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return r.answer
+	}
 	var a answer
 	if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
 		a.status = e.HTTPStatusCode()

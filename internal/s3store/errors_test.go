@@ -99,6 +99,9 @@ func TestClassify(t *testing.T) {
 		{"plain HTTP for HTTPS", opPut, plain, unanswered(http.ErrSchemeMismatch), state.ClassConfiguration, nil},
 		{"no credentials", opPut, plain, &credentialError{errors.New("none")}, state.ClassCredentials, nil},
 		{"no instance role", opPut, plain, &credentialError{&smithy.OperationError{ServiceID: "ec2imds", Err: unanswered(io.EOF)}}, state.ClassCredentials, nil},
+		{"no role at the instance", opPut, plain, &credentialError{&smithy.OperationError{ServiceID: "ec2imds", Err: answered(403, "")}}, state.ClassCredentials, nil},
+		{"a role that is refused", opPut, plain, &credentialError{answered(403, "AccessDenied")}, state.ClassCredentials, nil},
+		{"a token service that fails", opPut, plain, &credentialError{answered(500, "InternalFailure")}, state.ClassTransient, nil},
 		{"a token service out of reach", opPut, plain, &credentialError{unanswered(io.EOF)}, state.ClassTransient, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -29,6 +29,8 @@ type oneAnswer struct {
 	header http.Header
 }
 
+func (a *oneAnswer) RoundTrip(r *http.Request) (*http.Response, error) { return a.Do(r) }
+
 func (a *oneAnswer) Do(r *http.Request) (*http.Response, error) {
 	body := a.body
 	if r.Method == http.MethodHead {
@@ -70,6 +72,7 @@ func FuzzAnswer(f *testing.F) {
 	client.HTTPClient, client.Retryer = said, aws.NopRetryer{}
 	client.Credentials = credentials.NewStaticCredentialsProvider("a", "b", "")
 	s.client = s3.New(client)
+	s.wire.next, s.wire.retryer, s.wire.creds = said, client.Retryer, client.Credentials
 	f.Fuzz(func(t *testing.T, status int, body []byte, sse, region, key string) {
 		if status < 100 || status > 999 || key == "" {
 			return

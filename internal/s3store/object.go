@@ -113,15 +113,15 @@ func (s *Store) putOnce(ctx context.Context, in *s3.PutObjectInput, p state.Put)
 	in.ChecksumSHA256 = aws.String(base64.StdEncoding.EncodeToString(p.SHA256[:]))
 	s.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
 	in.IfMatch, in.IfNoneMatch = conditions(p.If)
-	out, err := s.client.PutObject(ctx, in, unsignedPayload)
+	out, h, err := s.wire.put(ctx, in, body)
 	if err != nil {
 		return state.Object{}, s.fault(ctx, opPut, p.Key, err)
 	}
-	return stamp(state.Object{
+	return h.stamp(state.Object{
 		Key: p.Key, Size: p.Size, ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 		Metadata: p.Metadata,
-	}, out.ResultMetadata), nil
+	}), nil
 }
 
 // Delete removes one object; on a versioned bucket it becomes a noncurrent

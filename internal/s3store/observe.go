@@ -32,26 +32,53 @@ func (o *observer) HandleDeserialize(ctx context.Context, in middleware.Deserial
 	sent := time.Now()
 	out, md, err = next.HandleDeserialize(ctx, in)
 	received := time.Now()
+	var answer *http.Response
+	if resp, ok := out.RawResponse.(*smithyhttp.Response); ok && resp != nil {
+		answer = resp.Response
+	}
+	if h := o.observe(awsmiddleware.GetOperationName(ctx), sent, received, answer); !h.date.IsZero() {
+		md.Set(answeredKey{}, h.date)
+	}
+	return out, md, err
+}
+
+// observe takes in one attempt of op. Resp is nil, or has no status, where there was no answer.
+func (o *observer) observe(op string, sent, received time.Time, resp *http.Response) (h heard) {
 	status := 0
-	if resp, ok := out.RawResponse.(*smithyhttp.Response); ok && resp != nil && resp.Response != nil {
+	if resp != nil {
 		status = resp.StatusCode
-		if date, perr := http.ParseTime(resp.Header.Get("Date")); perr == nil {
+		h.requestID = resp.Header.Get(headerRequestID)
+		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 			o.clock.observe(sent, received, date)
-			md.Set(answeredKey{}, date)
+			h.date = date
 		}
 	}
 	if o.throttled != nil && (status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests) {
 		o.throttled()
 	}
-	o.metrics.request(awsmiddleware.GetOperationName(ctx), status, received.Sub(sent))
-	return out, md, err
+	o.metrics.request(op, status, received.Sub(sent))
+	return h
 }
 
-// stamp fills in what every answer carries outside its body.
-func stamp(o state.Object, md middleware.Metadata) state.Object {
-	if date, ok := md.Get(answeredKey{}).(time.Time); ok {
-		o.ServerTime = date.UTC()
+// heard is what every answer carries outside its body.
+type heard struct {
+	date      time.Time // zero: not told
+	requestID string
+}
+
+// stamp fills in what was heard with an answer.
+func (h heard) stamp(o state.Object) state.Object {
+	if !h.date.IsZero() {
+		o.ServerTime = h.date.UTC()
 	}
-	o.RequestID, _ = awsmiddleware.GetRequestIDMetadata(md)
+	o.RequestID = h.requestID
 	return o
+}
+
+// stamp fills in what was heard with an answer to the SDK.
+func stamp(o state.Object, md middleware.Metadata) state.Object {
+	var h heard
+	h.date, _ = md.Get(answeredKey{}).(time.Time)
+	h.requestID, _ = awsmiddleware.GetRequestIDMetadata(md)
+	return h.stamp(o)
 }

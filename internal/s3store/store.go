@@ -93,7 +93,10 @@ type ObjectLock struct {
 type Store struct {
 	o         Options
 	client    *s3.Client
+	wire      *wire // for PutObject
+	observer  *observer
 	transport *http.Transport
+	watched   *watchdog // around transport
 	creds     *credentialSource
 	enc       encryption
 	log       *zap.Logger

@@ -272,8 +272,9 @@ func TestProbe(t *testing.T) {
 
 func TestAbsentBucketIsConfiguration(t *testing.T) {
 	eachServer(t, func(on server) {
-		t, s := on.T, on.Store
-		s.o.Bucket = "no-such-bucket-here"
+		t, o := on.T, on.o
+		o.Bucket = "no-such-bucket-here"
+		s := openStore(t, o)
 		_, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{}))
 		if state.ClassOf(err) != state.ClassConfiguration || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Put: %v (class %s), want configuration and not fs.ErrNotExist", err, state.ClassOf(err))

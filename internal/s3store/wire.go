@@ -1,0 +1,326 @@
+package s3store
+
+import (
+	"cmp"
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go"
+	smithyauth "github.com/aws/smithy-go/auth"
+	smithytime "github.com/aws/smithy-go/time"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+)
+
+const (
+	userAgent      = "s3syncd"
+	maxAnswer      = 64 << 10        // what is read of an answer's body
+	expectContinue = 2 << 20         // bodies from this size on wait for the server's word, as the SDK's do
+	skewLimit      = 4 * time.Minute // S3 refuses signatures of another time than its own by 15 minutes
+)
+
+// wire sends PutObject, the one operation that runs for every file: the SDK's
+// layers take three times what the request itself does. What decides how a
+// request fares is the SDK's all the same: the credential chain, the rules for
+// endpoints, the retryer and the types of errors. It is safe for concurrent use.
+type wire struct {
+	next     http.RoundTripper
+	retryer  aws.Retryer
+	creds    aws.CredentialsProvider
+	observer *observer
+	signer   sigV4
+	scheme   string
+	host     string
+	path     string // of the bucket, without a slash at its end
+}
+
+// newWire finds out where requests to the bucket go.
+func (s *Store) newWire(ctx context.Context, o s3.Options) (*wire, error) {
+	region := cmp.Or(o.EndpointOptions.ResolvedRegion, o.Region)
+	e, err := o.EndpointResolverV2.ResolveEndpoint(ctx, s3.EndpointParameters{
+		Bucket: aws.String(s.o.Bucket), Region: aws.String(region), Endpoint: o.BaseEndpoint,
+		UseFIPS:        aws.Bool(o.EndpointOptions.UseFIPSEndpoint == aws.FIPSEndpointStateEnabled),
+		UseDualStack:   aws.Bool(o.EndpointOptions.UseDualStackEndpoint == aws.DualStackEndpointStateEnabled),
+		ForcePathStyle: aws.Bool(o.UsePathStyle), Accelerate: aws.Bool(o.UseAccelerate),
+		DisableMultiRegionAccessPoints: aws.Bool(o.DisableMultiRegionAccessPoints), UseArnRegion: aws.Bool(o.UseARNRegion),
+		DisableS3ExpressSessionAuth: o.DisableS3ExpressSessionAuth,
+	}.WithDefaults())
+	if err != nil {
+		return nil, fmt.Errorf("s3store: resolve the endpoint: %w", err)
+	}
+	schemes, _ := smithyauth.GetAuthOptions(&e.Properties)
+	if len(schemes) > 0 {
+		if id := strings.TrimPrefix(schemes[0].SchemeID, "aws.auth#"); id != signScheme {
+			return nil, fmt.Errorf("s3store: requests to bucket %s are signed with %s, only %s is supported", s.o.Bucket, id, signScheme)
+		}
+		if r, ok := smithyhttp.GetSigV4SigningRegion(&schemes[0].SignerProperties); ok {
+			region = r
+		}
+	}
+	return &wire{
+		next: s.watched, retryer: o.Retryer, creds: s.creds,
+		observer: s.observer, signer: sigV4{region: region},
+		scheme: e.URI.Scheme, host: e.URI.Host, path: strings.TrimSuffix(e.URI.EscapedPath(), "/"),
+	}, nil
+}
+
+// put sends in, whose body is b, in as many attempts as the retryer grants, and
+// returns what the server said. It blocks as long as bytes move.
+func (w *wire) put(ctx context.Context, in *s3.PutObjectInput, b *sizedBody) (*s3.PutObjectOutput, heard, error) {
+	for attempt := 1; ; attempt++ {
+		offset := w.observer.clock.offset()
+		out, h, err := w.try(ctx, in, b, offset)
+		if err == nil || attempt >= w.retryer.MaxAttempts() || ctx.Err() != nil {
+			return out, h, err
+		}
+		if !w.retryer.IsErrorRetryable(err) && !w.skewed(err, offset) {
+			return nil, h, err
+		}
+		if err := w.pause(ctx, attempt, err); err != nil {
+			return nil, h, err
+		}
+		if _, err := b.Seek(0, io.SeekStart); err != nil {
+			return nil, h, err
+		}
+	}
+}
+
+// skewed reports whether a request was signed for a time that the server does
+// not take, and its answer has told a better one.
+func (w *wire) skewed(err error, offset time.Duration) bool {
+	return answerOf(err).code == "RequestTimeTooSkewed" && (w.observer.clock.offset()-offset).Abs() > skewLimit
+}
+
+// pause waits before the next attempt.
+func (w *wire) pause(ctx context.Context, attempt int, err error) error {
+	d, derr := w.retryer.RetryDelay(attempt, err)
+	if derr != nil {
+		return errors.Join(err, derr)
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return &aws.RequestCanceledError{Err: ctx.Err()}
+	}
+}
+
+// try is one attempt.
+func (w *wire) try(ctx context.Context, in *s3.PutObjectInput, b *sizedBody, offset time.Duration) (*s3.PutObjectOutput, heard, error) {
+	c, err := w.creds.Retrieve(ctx)
+	if err != nil {
+		return nil, heard{}, err
+	}
+	body := &attemptBody{r: b}
+	req := w.request(in, c, time.Now().Add(offset)).WithContext(ctx)
+	if b.size > 0 {
+		req.Body = body
+	}
+	sent := time.Now()
+	resp, err := w.next.RoundTrip(req) //nolint:bodyclose // ReadAnswer does.
+	_ = body.Close()                   // Nothing reads it from here on, whatever the transport still does.
+	h := w.observer.observe(opPut, sent, time.Now(), resp)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, h, &smithy.CanceledError{Err: ctx.Err()}
+		}
+		return nil, h, &smithyhttp.RequestSendError{Err: &url.Error{Op: "Put", URL: req.URL.String(), Err: err}}
+	}
+	text, err := readAnswer(resp)
+	if err != nil {
+		return nil, h, err
+	}
+	if a, refused := refusalIn(resp, text); refused {
+		return nil, h, &refusal{a}
+	}
+	return putOutput(resp.Header), h, nil
+}
+
+// request builds a signed request without its body.
+func (w *wire) request(in *s3.PutObjectInput, c aws.Credentials, now time.Time) *http.Request {
+	key := aws.ToString(in.Key)
+	path := w.path + "/" + escapedPath(key)
+	fields := w.fields(in, c, now)
+	authorization := w.signer.sign(c, now, http.MethodPut, path, fields)
+
+	h := make(http.Header, len(fields)+4)
+	values := make([]string, len(fields)) // One allocation for all.
+	for i, f := range fields {
+		if f.name == headerHost || f.name == headerLength {
+			continue // Of the request itself.
+		}
+		values[i] = f.value
+		h[f.name] = values[i : i+1 : i+1]
+	}
+	h["Authorization"] = []string{authorization}
+	h["User-Agent"] = []string{userAgent}
+	h["Accept-Encoding"] = []string{"identity"} // Not signed: some proxies alter it.
+	if aws.ToInt64(in.ContentLength) >= expectContinue {
+		h["Expect"] = []string{"100-continue"}
+	}
+	return &http.Request{
+		Method: http.MethodPut, Host: w.host, Header: h, ContentLength: aws.ToInt64(in.ContentLength),
+		URL:   &url.URL{Scheme: w.scheme, Host: w.host, Path: unescaped(path), RawPath: path},
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody,
+	}
+}
+
+// unescaped undoes what this package has escaped itself.
+func unescaped(path string) string {
+	p, err := url.PathUnescape(path)
+	if err != nil {
+		return path
+	}
+	return p
+}
+
+// fields are the headers of a request that are signed, unordered.
+func (w *wire) fields(in *s3.PutObjectInput, c aws.Credentials, now time.Time) []field {
+	f := make([]field, 0, 32)
+	add := func(name, value string) {
+		if value != "" {
+			f = append(f, field{name, value})
+		}
+	}
+	add(headerHost, w.host)
+	if n := aws.ToInt64(in.ContentLength); n > 0 {
+		add(headerLength, strconv.FormatInt(n, 10))
+	}
+	add(headerAmzDate, now.UTC().Format(signTime))
+	add(headerBodyHash, unsignedBody)
+	add(headerToken, c.SessionToken)
+	add("content-type", aws.ToString(in.ContentType))
+	add("content-md5", aws.ToString(in.ContentMD5))
+	add("x-amz-checksum-sha256", aws.ToString(in.ChecksumSHA256))
+	add("x-amz-expected-bucket-owner", aws.ToString(in.ExpectedBucketOwner))
+	add("if-match", aws.ToString(in.IfMatch))
+	add("if-none-match", aws.ToString(in.IfNoneMatch))
+	add("x-amz-server-side-encryption", string(in.ServerSideEncryption))
+	add("x-amz-server-side-encryption-aws-kms-key-id", aws.ToString(in.SSEKMSKeyId))
+	add("x-amz-server-side-encryption-context", aws.ToString(in.SSEKMSEncryptionContext))
+	if in.BucketKeyEnabled != nil {
+		add("x-amz-server-side-encryption-bucket-key-enabled", strconv.FormatBool(*in.BucketKeyEnabled))
+	}
+	add("x-amz-storage-class", string(in.StorageClass))
+	add("x-amz-object-lock-mode", string(in.ObjectLockMode))
+	if in.ObjectLockRetainUntilDate != nil {
+		add("x-amz-object-lock-retain-until-date", smithytime.FormatDateTime(*in.ObjectLockRetainUntilDate))
+	}
+	for k, v := range in.Metadata {
+		add("x-amz-meta-"+strings.ToLower(k), v)
+	}
+	return f
+}
+
+// putOutput reads what the head of a success says.
+func putOutput(h http.Header) *s3.PutObjectOutput {
+	out := &s3.PutObjectOutput{
+		ETag: optional(h.Get("Etag")), VersionId: optional(h.Get("X-Amz-Version-Id")),
+		SSEKMSKeyId: optional(h.Get("X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id")),
+	}
+	out.ServerSideEncryption = types.ServerSideEncryption(h.Get("X-Amz-Server-Side-Encryption"))
+	if b, err := strconv.ParseBool(h.Get("X-Amz-Server-Side-Encryption-Bucket-Key-Enabled")); err == nil {
+		out.BucketKeyEnabled = aws.Bool(b)
+	}
+	return out
+}
+
+// readAnswer reads and closes the body of an answer, and no more than an answer
+// may have. A refusal whose body breaks off is one without a body; a success
+// that breaks off may be neither, because S3 can turn one into an error after
+// its head: https://repost.aws/knowledge-center/s3-resolve-200-internalerror
+func readAnswer(resp *http.Response) (text []byte, err error) {
+	defer func() { _ = resp.Body.Close() }() // It was only read.
+	if resp.ContentLength == 0 {
+		return nil, nil
+	}
+	text, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil && resp.StatusCode < http.StatusMultipleChoices {
+		return nil, &smithyhttp.RequestSendError{Err: fmt.Errorf("read the answer: %w", err)}
+	}
+	return text, nil
+}
+
+// refusalIn reads a refusal out of an answer, or an error that came with status 200.
+func refusalIn(resp *http.Response, text []byte) (a answer, refused bool) {
+	ok := resp.StatusCode >= http.StatusOK && resp.StatusCode < http.StatusMultipleChoices
+	if ok && len(text) == 0 {
+		return answer{}, false
+	}
+	var e struct {
+		XMLName   xml.Name `xml:"Error"`
+		Code      string   `xml:"Code"`
+		Message   string   `xml:"Message"`
+		RequestID string   `xml:"RequestId"`
+	}
+	if err := xml.Unmarshal(text, &e); err != nil {
+		if ok {
+			return answer{}, false
+		}
+		e.Code, e.Message = "", ""
+	}
+	a = answer{
+		status: resp.StatusCode, code: bounded(e.Code), message: e.Message,
+		requestID: cmp.Or(resp.Header.Get(headerRequestID), e.RequestID),
+		region:    resp.Header.Get("X-Amz-Bucket-Region"), location: resp.Header.Get("Location"),
+	}
+	if ok {
+		a.status = http.StatusInternalServerError
+	}
+	return a, true
+}
+
+const headerRequestID = "X-Amz-Request-Id"
+
+// refusal is an answer that is not a success. The SDK's retryer judges it by the
+// methods that it shares with the SDK's own errors.
+type refusal struct{ answer }
+
+func (r *refusal) Error() string {
+	return fmt.Sprintf("%s: status %d, request %s, %s: %s", opPut, r.status, r.requestID, r.code, bounded(r.message))
+}
+
+// HTTPStatusCode returns the status of the answer.
+func (r *refusal) HTTPStatusCode() int { return r.status }
+
+// ErrorCode returns S3's code, "" when the answer had none.
+func (r *refusal) ErrorCode() string { return r.code }
+
+// attemptBody is the body of one attempt. A transport may go on reading after it
+// has returned an answer: from Close on it reads nothing of what the next attempt
+// or the next file uses.
+type attemptBody struct {
+	mu     sync.Mutex
+	r      io.Reader
+	closed bool
+}
+
+func (b *attemptBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	return b.r.Read(p)
+}
+
+// Close waits for a Read that is under way.
+func (b *attemptBody) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	return nil
+}
