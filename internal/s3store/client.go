@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -24,6 +25,7 @@ const (
 	maxAttempts  = 3
 	maxBackoff   = 5 * time.Second
 	minIdleConns = 10
+	writeBuffer  = 16 << 10    // of a connection: a small file and its headers go out in one write
 	fallbackZone = "us-east-1" // For compatible servers, which sign with any region.
 )
 
@@ -62,6 +64,7 @@ func (s *Store) loadConfig(ctx context.Context) (aws.Config, error) {
 			t.MaxIdleConns = idle
 			t.MaxIdleConnsPerHost = idle
 			t.ForceAttemptHTTP2 = false
+			t.WriteBufferSize = writeBuffer
 		})),
 	}
 	if s.o.Region != "" {
@@ -86,6 +89,9 @@ func (s *Store) configure(o *s3.Options) {
 	o.UsePathStyle = s.o.PathStyle || s.o.EndpointURL == "" && o.BaseEndpoint != nil
 	if o.Region == "" && o.BaseEndpoint != nil {
 		o.Region = fallbackZone
+	}
+	if r := strings.NewReplacer("-fips-", "-", "fips-", "", "-fips", "").Replace(o.Region); r != o.Region {
+		o.Region, o.EndpointOptions.UseFIPSEndpoint = r, aws.FIPSEndpointStateEnabled // As the SDK reads such names.
 	}
 	o.Credentials = s.creds
 	o.HTTPClient = &http.Client{

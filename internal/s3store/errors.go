@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/http"
 	"strings"
+	"time"
 	"unicode"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
@@ -67,6 +68,8 @@ type answer struct {
 	requestID string
 	region    string // where the bucket is, when the server says so
 	location  string // of a redirect
+
+	retryAfter time.Duration // what the server asks for before another attempt, 0 for nothing
 }
 
 func answerOf(err error) answer {
@@ -82,7 +85,7 @@ func answerOf(err error) answer {
 		}
 	}
 	if e, ok := errors.AsType[*awshttp.ResponseError](err); ok {
-		a.requestID = e.ServiceRequestID()
+		a.requestID = bounded(e.ServiceRequestID())
 	}
 	if e, ok := errors.AsType[smithy.APIError](err); ok && a.status != 0 {
 		a.code, a.message = bounded(e.ErrorCode()), e.ErrorMessage()

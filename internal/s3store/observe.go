@@ -3,6 +3,7 @@ package s3store
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
@@ -47,10 +48,12 @@ func (o *observer) observe(op string, sent, received time.Time, resp *http.Respo
 	status := 0
 	if resp != nil {
 		status = resp.StatusCode
-		h.requestID = resp.Header.Get(headerRequestID)
+		h.requestID = requestID(resp.Header)
 		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-			o.clock.observe(sent, received, date)
 			h.date = date
+			if resp.Header.Get("Age") == "" { // Else it comes out of a cache, and so does its date.
+				o.clock.observe(sent, received, date)
+			}
 		}
 	}
 	if o.throttled != nil && (status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests) {
@@ -58,6 +61,15 @@ func (o *observer) observe(op string, sent, received time.Time, resp *http.Respo
 	}
 	o.metrics.request(op, status, received.Sub(sent))
 	return h
+}
+
+// requestID returns the server's name for a request.
+func requestID(h http.Header) string {
+	id := h.Get("X-Amz-Request-Id")
+	if len(id) > maxMessage || strings.ContainsFunc(id, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return bounded(id)
+	}
+	return id
 }
 
 // heard is what every answer carries outside its body.
@@ -80,5 +92,6 @@ func stamp(o state.Object, md middleware.Metadata) state.Object {
 	var h heard
 	h.date, _ = md.Get(answeredKey{}).(time.Time)
 	h.requestID, _ = awsmiddleware.GetRequestIDMetadata(md)
+	h.requestID = bounded(h.requestID)
 	return h.stamp(o)
 }

@@ -13,19 +13,18 @@ import (
 )
 
 const (
-	signAlgorithm   = "AWS4-HMAC-SHA256"
-	signScheme      = "sigv4"
-	signService     = "s3"
-	signDay         = "20060102"
-	signTime        = "20060102T150405Z"
-	unsignedBody    = "UNSIGNED-PAYLOAD"
-	headerAmzDate   = "x-amz-date"
-	headerBodyHash  = "x-amz-content-sha256"
-	headerToken     = "x-amz-security-token" //nolint:gosec // The name of a header.
-	headerHost      = "host"
-	headerLength    = "content-length"
-	canonicalGuess  = 2 << 10
-	canonicalSpaces = "  "
+	signAlgorithm  = "AWS4-HMAC-SHA256"
+	signScheme     = "sigv4"
+	signService    = "s3"
+	signDay        = "20060102"
+	signTime       = "20060102T150405Z"
+	unsignedBody   = "UNSIGNED-PAYLOAD"
+	headerAmzDate  = "x-amz-date"
+	headerBodyHash = "x-amz-content-sha256"
+	headerToken    = "x-amz-security-token" //nolint:gosec // The name of a header.
+	headerHost     = "host"
+	headerLength   = "content-length"
+	canonicalGuess = 2 << 10
 )
 
 // field is one header of a request: a name in lower case, and its value.
@@ -120,8 +119,8 @@ func mac(key, data []byte) []byte {
 // ones in it.
 func canonicalValue(v string) string {
 	v = strings.TrimSpace(v)
-	for strings.Contains(v, canonicalSpaces) {
-		v = strings.ReplaceAll(v, canonicalSpaces, " ")
+	for strings.Contains(v, "  ") {
+		v = strings.ReplaceAll(v, "  ", " ")
 	}
 	return v
 }

@@ -2,12 +2,17 @@ package s3store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -53,7 +58,7 @@ func FuzzSignatureIsTheSDKs(f *testing.F) {
 		if strings.ContainsAny(value, "\r\n\x00") || seconds < 0 || seconds > 1<<33 || size < 0 {
 			t.Skip()
 		}
-		w := &wire{signer: sigV4{region: "eu-central-1"}, scheme: "https", host: "b.s3.example.com:9000", path: "/x%20y"}
+		w := &wire{signer: sigV4{region: "eu-central-1"}, scheme: "https", address: "b.s3.example.com:9000", host: "b.s3.example.com:9000", plain: "/x y", path: "/x%20y"}
 		c := aws.Credentials{AccessKeyID: "AKID", SecretAccessKey: secret, SessionToken: token}
 		now := time.Unix(seconds, 0)
 		for range 2 { // The second time with the key that the first has derived.
@@ -74,7 +79,7 @@ func FuzzSignatureIsTheSDKs(f *testing.F) {
 // TestSigningKeyFollowsTheDayAndTheSecret signs on either side of midnight and
 // of a rotation.
 func TestSigningKeyFollowsTheDayAndTheSecret(t *testing.T) {
-	w := &wire{signer: sigV4{region: "us-east-1"}, scheme: "https", host: "h"}
+	w := &wire{signer: sigV4{region: "us-east-1"}, scheme: "https", address: "h", host: "h"}
 	late := time.Date(2026, 2, 28, 23, 59, 59, 0, time.UTC)
 	for _, now := range []time.Time{late, late.Add(time.Second), late} {
 		for _, secret := range []string{"a", "b"} {
@@ -106,6 +111,8 @@ func TestWhereRequestsGo(t *testing.T) {
 			"https://my-bucket.s3-fips.dualstack.us-east-1.amazonaws.com/a",
 		},
 		{"endpoint with a path", nil, func(o *Options) { o.EndpointURL = "https://gateway.example.com:8443/s3/" }, "https://gateway.example.com:8443/s3/my-bucket/a"},
+		{"pseudo-region", nil, func(o *Options) { o.EndpointURL, o.PathStyle, o.Region = "", false, "fips-us-east-1" }, "https://my-bucket.s3-fips.us-east-1.amazonaws.com/a"},
+		{"the scheme's own port", nil, func(o *Options) { o.EndpointURL = "https://gateway.example.com:443" }, "https://gateway.example.com:443/my-bucket/a"},
 		{"endpoint of the environment", map[string]string{"AWS_ENDPOINT_URL_S3": "https://gw.example.com"}, func(o *Options) { o.EndpointURL, o.PathStyle = "", false }, "https://gw.example.com/my-bucket/a"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -118,25 +125,92 @@ func TestWhereRequestsGo(t *testing.T) {
 			o.Region = "eu-central-1"
 			tc.o(&o)
 			s := openStore(t, o)
-			var theirs string
-			s.client = s3.New(s.client.Options(), func(o *s3.Options) { o.HTTPClient = seen(&theirs) })
-			_, _ = s.client.PutObject(t.Context(), &s3.PutObjectInput{Bucket: aws.String(o.Bucket), Key: aws.String("a")}) // It is not sent.
-			ours := s.wire.request(&s3.PutObjectInput{Key: aws.String("a")}, aws.Credentials{}, time.Now()).URL.String()
-			if theirs, _, _ = strings.Cut(theirs, "?"); ours != tc.want || ours != theirs {
-				t.Errorf("request to %s, the SDK's to %s, want %s", ours, theirs, tc.want)
+			in := &s3.PutObjectInput{Bucket: aws.String(o.Bucket), Key: aws.String("a")}
+			theirs := sdkRequest(t, s, in)
+			ours := s.wire.request(in, aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b"}, time.Now())
+			theirs.URL.RawQuery = "" // It only names the operation.
+			if ours.URL.String() != tc.want || ours.URL.String() != theirs.URL.String() {
+				t.Errorf("request to %s, the SDK's to %s, want %s", ours.URL, theirs.URL, tc.want)
+			}
+			if host := cmp.Or(theirs.Host, theirs.URL.Host); ours.Host != host {
+				t.Errorf("Host %s, the SDK's %s", ours.Host, host)
+			}
+			if got, want := scopeOf(ours), scopeOf(theirs); got != want {
+				t.Errorf("signed for %s, by the SDK for %s", got, want)
 			}
 		})
 	}
 }
 
-// seen is a client that notes where a request goes and sends nothing.
-func seen(to *string) doer {
-	return func(r *http.Request) (*http.Response, error) {
-		*to = r.URL.String()
-		return nil, errors.New("not sent")
+// scopeOf returns day, region and service of a signature.
+func scopeOf(r *http.Request) string {
+	scope, _, _ := strings.Cut(r.Header.Get("Authorization"), ",")
+	_, scope, _ = strings.Cut(scope, "/")
+	return scope
+}
+
+// sdkRequest returns what the SDK would send for in.
+func sdkRequest(t *testing.T, s *Store, in *s3.PutObjectInput) (sent *http.Request) {
+	t.Helper()
+	client := s3.New(s.client.Options(), func(o *s3.Options) {
+		o.Retryer = aws.NopRetryer{}
+		o.HTTPClient = doer(func(r *http.Request) (*http.Response, error) {
+			sent = r
+			return nil, errors.New("not sent")
+		})
+	})
+	if _, err := client.PutObject(t.Context(), in, unsignedPayload); err == nil || sent == nil {
+		t.Fatalf("the SDK sent nothing: %v", err)
+	}
+	return sent
+}
+
+// TestHeadersAreTheSDKs compares everything that a request of this package may
+// carry with what the SDK makes of it.
+func TestHeadersAreTheSDKs(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "a")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "b")
+	t.Setenv("AWS_SESSION_TOKEN", "c")
+	s := openStore(t, options("http://127.0.0.1:1", "bucket", s3test.FakeKeyARN))
+	for _, size := range []int64{0, 5, expectContinue - 1, expectContinue} {
+		in := &s3.PutObjectInput{
+			Bucket: aws.String("bucket"), Key: aws.String("a/é %"), ContentLength: aws.Int64(size), ContentType: aws.String(contentBinary),
+			Body: bytes.NewReader(make([]byte, size)), ContentMD5: aws.String("m"), ChecksumSHA256: aws.String("s"),
+			ExpectedBucketOwner: aws.String("1"), IfMatch: aws.String(quoted("e")), IfNoneMatch: aws.String(ifAbsent), StorageClass: "GLACIER_IR",
+			Metadata:                  map[string]string{"MD5": "0", "note": " é  x "},
+			SSEKMSEncryptionContext:   aws.String("e30="),
+			SSEKMSKeyId:               aws.String("k"),
+			ServerSideEncryption:      "aws:kms",
+			BucketKeyEnabled:          aws.Bool(true),
+			ObjectLockMode:            "GOVERNANCE",
+			ObjectLockRetainUntilDate: aws.Time(time.Date(2027, 1, 2, 3, 4, 5, 6e6, time.UTC)),
+		}
+		theirs := sdkRequest(t, s, in)
+		ours := s.wire.request(in, aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b", SessionToken: "c"}, time.Now())
+		if ours.ContentLength != size {
+			t.Errorf("length %d, want %d", ours.ContentLength, size)
+		}
+		want := theirs.Header.Clone()
+		for _, own := range []string{"Amz-Sdk-Invocation-Id", "Amz-Sdk-Request", "Authorization", "User-Agent", "X-Amz-Date", "Content-Length"} {
+			want.Del(own)
+		}
+		got := http.Header{}
+		for k, v := range ours.Header {
+			got[http.CanonicalHeaderKey(k)] = v
+		}
+		for _, own := range []string{"Authorization", "User-Agent", "X-Amz-Date"} {
+			if got.Get(own) == "" {
+				t.Errorf("%s is missing", own)
+			}
+			got.Del(own)
+		}
+		if !maps.EqualFunc(got, want, slices.Equal) {
+			t.Errorf("%d bytes: headers\n%v, the SDK's\n%v", size, got, want)
+		}
 	}
 }
 
+// doer is a client, and a transport, of one function.
 type doer func(*http.Request) (*http.Response, error)
 
 func (d doer) Do(r *http.Request) (*http.Response, error)        { return d(r) }
@@ -151,7 +225,7 @@ func wireTo(next http.RoundTripper) *wire {
 	creds.load = func(context.Context) (aws.CredentialsProvider, error) { return creds.current, nil }
 	return &wire{
 		next: next, retryer: newRetryer(creds), creds: creds, observer: &observer{metrics: m, clock: &clock{metrics: m}},
-		signer: sigV4{region: "us-east-1"}, scheme: "http", host: "127.0.0.1:1", path: "/bucket",
+		signer: sigV4{region: "us-east-1"}, scheme: "http", address: "127.0.0.1:1", host: "127.0.0.1:1", plain: "/bucket", path: "/bucket",
 	}
 }
 
@@ -178,6 +252,12 @@ func TestAttempts(t *testing.T) {
 		{"success", 200, http.Header{"Etag": {`"e"`}}, "", 1, ""},
 		{"internal error", 500, nil, fmt.Sprintf(errorXML, "InternalError"), maxAttempts, state.ClassTransient},
 		{"an error with status 200", 200, nil, fmt.Sprintf(errorXML, "InternalError"), maxAttempts, state.ClassTransient},
+		{"an error with status 200 that is bad XML", 200, nil, "<error><Code>InternalError</Code><Message>a & b</Message>", maxAttempts, state.ClassTransient},
+		{"an error with status 200 in another charset", 200, nil, `<?xml version="1.0" encoding="ISO-8859-1"?><Error><Code>SlowDown</Code></Error>`, maxAttempts, state.ClassThrottled},
+		{"a success with a text", 200, http.Header{"Etag": {`"e"`}}, "<html>thanks", 1, ""},
+		{"a code before bad XML", 400, nil, "<Error><Code>XMinioInvalidObjectName</Code><Key>a&#x1;</Key></Error>", 1, state.ClassFile},
+		{"a code below another root", 403, nil, "<ErrorResponse><Code>InvalidAccessKeyId</Code></ErrorResponse>", 1, state.ClassCredentials},
+		{"a time-out without a text", 408, nil, "", maxAttempts, state.ClassTransient},
 		{"slow down", 503, nil, fmt.Sprintf(errorXML, "SlowDown"), maxAttempts, state.ClassThrottled},
 		{"throttled by KMS", 400, nil, fmt.Sprintf(errorXML, "ThrottlingException"), maxAttempts, state.ClassThrottled},
 		{"denied", 403, nil, fmt.Sprintf(errorXML, "AccessDenied"), 1, state.ClassConfiguration},
@@ -213,6 +293,72 @@ func TestAttempts(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestAServerMayAskForMoreTime reads how long the next attempt is to wait.
+func TestAServerMayAskForMoreTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, tc := range []struct {
+			header      string
+			least, most time.Duration
+		}{
+			{"", 0, maxBackoff},
+			{"4000", 4 * time.Second, maxBackoff + 4*time.Second},
+			{"86400000", maxRetryAfter, maxBackoff + maxRetryAfter},
+			{"-1", 0, maxBackoff},
+		} {
+			var at []time.Time
+			w := wireTo(doer(func(*http.Request) (*http.Response, error) {
+				if at = append(at, time.Now()); len(at) > 1 {
+					return response(200, nil, ""), nil
+				}
+				return response(503, http.Header{"X-Amz-Retry-After": {tc.header}}, fmt.Sprintf(errorXML, "SlowDown")), nil
+			}))
+			b, err := newBody(strings.NewReader(""), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := w.put(t.Context(), &s3.PutObjectInput{Key: aws.String("k")}, b); err != nil {
+				t.Fatal(err)
+			}
+			if waited := at[1].Sub(at[0]); waited < tc.least || waited > tc.most {
+				t.Errorf("asked for %q ms the next attempt waited %v, want %v to %v", tc.header, waited, tc.least, tc.most)
+			}
+		}
+	})
+}
+
+// TestAnEarlyRefusalKeepsItsReason: the server answers before it has read the
+// body, and says why a moment later.
+func TestAnEarlyRefusalKeepsItsReason(t *testing.T) {
+	f := s3test.NewFake(t, "bucket")
+	f.Setenv(t)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text := fmt.Sprintf(errorXML, "KMS.DisabledException")
+		c := http.NewResponseController(w)
+		w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+		if err := c.EnableFullDuplex(); err != nil {
+			t.Error(err)
+		}
+		w.WriteHeader(http.StatusBadRequest)
+		if err := c.Flush(); err != nil {
+			t.Error(err)
+		}
+		for range 8 { // A part of the body goes meanwhile.
+			_, _ = io.CopyN(io.Discard, r.Body, 64<<10) // The client may be gone.
+		}
+		_, _ = io.WriteString(w, text)
+		_, _ = io.Copy(io.Discard, r.Body)
+	}))
+	t.Cleanup(srv.Close)
+	s := openStore(t, options(srv.URL, "bucket", s3test.FakeKeyARN))
+	s.caps.CheckedAt = time.Now()
+	for range 4 {
+		_, err := s.Put(t.Context(), put("data/a", make([]byte, 1<<20), state.Condition{}))
+		if e, ok := errors.AsType[*state.Error](err); !ok || e.Code != "KMS.DisabledException" {
+			t.Errorf("Put: %v, want the server's code", err)
+		}
 	}
 }
 
