@@ -13,8 +13,14 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 )
 
-// maxBatch is the number of callers that may share one transaction.
-const maxBatch = 1000
+const (
+	// MaxBatch is the number of callers that may share one transaction.
+	maxBatch = 1000
+	// Linger is the pause between transactions in which callers gather, and
+	// lingerBelow is how many make it worthless.
+	linger      = 2 * time.Millisecond
+	lingerBelow = 64
+)
 
 // request is one caller's change. Its outcome is sent on done exactly once.
 type request struct {
@@ -63,28 +69,50 @@ func (db *DB) enqueue(ctx context.Context, run func(*txn) error) error {
 
 // loop is the group committer: the one goroutine that writes. It ends when the
 // DB is closed; every request that it has taken is answered.
+//
+// A transaction costs two fsyncs however many share it. While a few callers are
+// about, the next one begins only after a pause, so that they gather; a caller
+// that is alone never waits, nor do many.
 func (db *DB) loop() {
 	defer close(db.ended)
+	var earliest time.Time
 	for {
 		select {
 		case <-db.closing:
 			return
 		case r := <-db.requests:
-			db.commitAll(db.gather(r))
+			batch := db.gather(r, earliest)
+			db.commitAll(batch)
+			if earliest = (time.Time{}); len(batch) > 1 && len(batch) < lingerBelow {
+				earliest = time.Now().Add(linger)
+			}
 		}
 	}
 }
 
-// gather returns first and all who wait at this moment.
-func (db *DB) gather(first *request) []*request {
+// gather returns first, all who wait at this moment, and who comes until then.
+func (db *DB) gather(first *request, until time.Time) []*request {
 	batch := []*request{first}
 	for len(batch) < maxBatch {
 		select {
 		case r := <-db.requests:
 			batch = append(batch, r)
+			continue
 		default:
+		}
+		left := time.Until(until)
+		if left <= 0 || len(batch) >= lingerBelow {
 			return batch
 		}
+		t := time.NewTimer(left)
+		select {
+		case r := <-db.requests:
+			batch = append(batch, r)
+		case <-t.C:
+		case <-db.closing:
+			until = time.Time{}
+		}
+		t.Stop()
 	}
 	return batch
 }
