@@ -2,10 +2,8 @@ package manifest
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,9 +13,13 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// blockSize is how many record numbers a SkipWriter reserves at a time: one
-// fsync for that many lines.
-const blockSize = 1000
+// A SkipWriter reserves blockFirst record numbers at first, then as many as it has
+// used, up to blockMost at a time: few transactions, and no more numbers without a
+// line than lines.
+const (
+	blockFirst = 1000
+	blockMost  = 64_000
+)
 
 // spoolHeader is the number and the length before each spooled line.
 const spoolHeader = 12
@@ -35,11 +37,11 @@ type SkipWriter struct {
 	nudge func() // asks for it; must not block
 
 	mu      sync.Mutex
-	buf     bytes.Buffer
-	enc     *json.Encoder
+	line    []byte // working space
 	chain   string
 	next    uint64 // the number of the next line
 	end     uint64 // the first number behind the reserved block
+	written uint64 // lines ever
 	spools  []*spool
 	waiting int64 // lines in spools that no seal has taken
 }
@@ -54,14 +56,11 @@ type spool struct {
 }
 
 func newSkipWriter(st *state.Source, dir string, many int, nudge func()) *SkipWriter {
-	w := &SkipWriter{st: st, dir: dir, many: many, nudge: nudge}
-	w.enc = json.NewEncoder(&w.buf)
-	w.enc.SetEscapeHTML(false)
-	return w
+	return &SkipWriter{st: st, dir: dir, many: many, nudge: nudge}
 }
 
 // Write adds r, whose Chain and ID it fills in. It blocks for a transaction of
-// the state once in a thousand lines. The next seal makes r durable.
+// the state now and then, at most once in a thousand lines. The next seal makes r durable.
 func (w *SkipWriter) Write(ctx context.Context, r state.Record) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -71,14 +70,12 @@ func (w *SkipWriter) Write(ctx context.Context, r state.Record) error {
 		}
 	}
 	r.Chain, r.ID = w.chain, state.RecordID(w.chain, w.next)
-	w.buf.Reset()
-	if err := w.enc.Encode(r); err != nil {
-		return fmt.Errorf("encode skip of %s: %w", r.LocalPath, err)
-	}
-	if err := w.spool(w.next, bytes.TrimSuffix(w.buf.Bytes(), []byte{'\n'})); err != nil {
+	w.line = r.AppendLine(w.line[:0])
+	if err := w.spool(w.next, w.line); err != nil {
 		return fmt.Errorf("spool skip of %s: %w", r.LocalPath, err)
 	}
 	w.next++
+	w.written++
 	w.waiting++
 	if w.waiting >= int64(w.many) {
 		w.nudge()
@@ -88,7 +85,8 @@ func (w *SkipWriter) Write(ctx context.Context, r state.Record) error {
 
 // reserve draws the next block of record numbers.
 func (w *SkipWriter) reserve(ctx context.Context) error {
-	first, err := w.st.ReserveRecords(ctx, blockSize)
+	n := min(max(w.written, blockFirst), blockMost)
+	first, err := w.st.ReserveRecords(ctx, n)
 	if err != nil {
 		return fmt.Errorf("reserve record numbers: %w", err)
 	}
@@ -96,7 +94,7 @@ func (w *SkipWriter) reserve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read chain: %w", err)
 	}
-	w.chain, w.next, w.end = ch.ID, first, first+blockSize
+	w.chain, w.next, w.end = ch.ID, first, first+n
 	return nil
 }
 

@@ -150,7 +150,7 @@ func (st *sourceTxn) line(number uint64, key, text []byte) ([]byte, error) {
 		return nil, damaged("record %x: %w", key, err)
 	}
 	r.Chain, r.ID = st.ID, RecordID(st.ID, number)
-	return marshalRecord(&r)
+	return r.AppendLine(nil), nil
 }
 
 // SealManifest puts a manifest into the outbox. In d.LastRecord is the number up

@@ -1,9 +1,7 @@
 package state
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -174,12 +172,8 @@ func (st *sourceTxn) addRecord(r *Record) error {
 	n := st.NextRecord
 	r.Chain, r.ID = st.ID, RecordID(st.ID, n)
 	st.stamp(r)
-	line, err := marshalRecord(r)
-	if err != nil {
-		return err
-	}
 	key := recordKey(st.Epoch, n)
-	value, err := encodeRecord(key, r.Status, line)
+	value, err := encodeRecord(key, r.Status, r.AppendLine(make([]byte, 0, lineGuess)))
 	if err != nil {
 		return err
 	}
@@ -199,17 +193,6 @@ func (st *sourceTxn) stamp(r *Record) {
 	if given, err := time.Parse(time.RFC3339Nano, r.Timestamp); err == nil {
 		st.LastStamp = later(st.LastStamp, given.UTC())
 	}
-}
-
-// marshalRecord renders a record as its line, without the newline.
-func marshalRecord(r *Record) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(r); err != nil {
-		return nil, fmt.Errorf("encode record: %w", err)
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
 // index stores or removes the entry of an outcome and keeps the totals.

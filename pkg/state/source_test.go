@@ -50,7 +50,7 @@ func TestCommitStoresEntryRecordAndIntentTogether(t *testing.T) {
 	if !reflect.DeepEqual(e, *o.Entry) || !ok || err != nil {
 		t.Errorf("Get = %+v, %v, %v, want %+v", e, ok, err, *o.Entry)
 	}
-	want := string(must(marshalRecord(o.Record))(t))
+	want := string(o.Record.AppendLine(nil))
 	if got := readAll(t, s); !reflect.DeepEqual(got, map[uint64]string{1: want}) {
 		t.Errorf("Records = %v, want %s", got, want)
 	}
