@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"strconv"
@@ -16,7 +17,7 @@ import (
 // progress shows a sync run: a bar on a terminal, a line an outcome elsewhere.
 // Its methods may be called from many goroutines.
 type progress struct {
-	out io.Writer
+	out *lines
 	bar *progressbar.ProgressBar // nil: lines
 
 	mu    sync.Mutex
@@ -26,7 +27,7 @@ type progress struct {
 }
 
 func newProgress(out, errs io.Writer, terminal bool) *progress {
-	p := &progress{out: out}
+	p := &progress{out: newLines(out)}
 	if terminal {
 		p.bar = newBar(errs, "scanning")
 	}
@@ -91,11 +92,45 @@ func (p *progress) describe() {
 	p.bar.Describe(fmt.Sprintf("%d of %d files", p.done, p.files))
 }
 
-// finish takes the bar off the screen.
+// finish takes the bar off the screen, or writes the lines that are left.
 func (p *progress) finish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.bar != nil {
 		_ = p.bar.Finish() // As above.
 	}
+	p.out.flush()
+}
+
+// lines gathers lines for a moment, so that a run over a million files does not
+// write a million times. Its methods may be called concurrently.
+type lines struct {
+	mu    sync.Mutex
+	w     *bufio.Writer
+	timer *time.Timer
+}
+
+// lineDelay is how long a line waits for others at most.
+const lineDelay = 100 * time.Millisecond
+
+func newLines(w io.Writer) *lines {
+	l := &lines{w: bufio.NewWriterSize(w, 32<<10)}
+	l.timer = time.AfterFunc(lineDelay, l.flush)
+	l.timer.Stop()
+	return l
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.w.Buffered() == 0 {
+		l.timer.Reset(lineDelay)
+	}
+	return l.w.Write(b)
+}
+
+func (l *lines) flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_ = l.w.Flush() // Nobody reads any more: that changes nothing.
 }
