@@ -86,7 +86,7 @@ func (b *bench) watchedBy(ctx context.Context, w work, c *contestant, fn func(co
 // time and for many a second.
 func (b *bench) events(ctx context.Context, w work) error {
 	return b.watched(ctx, w, func(ctx context.Context, v watching) error {
-		if v.c.name == "s3syncd" { // Its first scan is behind it once the tree has arrived.
+		if v.c.name == ours { // Its first scan is behind it once the tree has arrived.
 			if err := v.arrivedAll(ctx, v.t.files); err != nil {
 				return err
 			}

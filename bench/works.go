@@ -79,7 +79,7 @@ func (b *bench) first(ctx context.Context, w work) error {
 	for range b.o.rounds {
 		for _, name := range w.servers {
 			for _, c := range b.programs {
-				if c.once == nil {
+				if c.once == nil || c.again {
 					continue
 				}
 				if err := b.firstOf(ctx, w, t, name, c); err != nil {
@@ -260,11 +260,11 @@ func (b *bench) find(ctx context.Context, letter string, t *tree) error {
 	return b.save(record{Work: letter, Server: "none", Program: "find", usage: u, Files: len(t.files), Bytes: t.bytes})
 }
 
-// million is i: s3syncd alone. A first run, second runs beside find, and the
+// million is i: s3syncd alone, in both ways. A first run, second runs beside find, and the
 // daemon's memory from its start to the end of its first scans.
 func (b *bench) million(ctx context.Context, w work) (err error) {
-	ours := slices.DeleteFunc(slices.Clone(b.programs), func(c *contestant) bool { return c.name != "s3syncd" })
-	if len(ours) == 0 {
+	mine := slices.DeleteFunc(slices.Clone(b.programs), func(c *contestant) bool { return c.name != ours && c.name != oursCounting })
+	if len(mine) == 0 {
 		return nil
 	}
 	t, err := b.plant(w)
@@ -276,15 +276,18 @@ func (b *bench) million(ctx context.Context, w work) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	if ours, err = b.fill(ctx, s, t, ours); err != nil || len(ours) == 0 {
+	if mine, err = b.fill(ctx, s, t, mine); err != nil || len(mine) == 0 {
 		return err
 	}
 	for range b.o.rounds {
-		if err := errors.Join(b.find(ctx, w.letter, t), b.all(ctx, w.letter, s, t, ours)); err != nil {
+		if err := errors.Join(b.find(ctx, w.letter, t), b.all(ctx, w.letter, s, t, mine)); err != nil {
 			return err
 		}
 	}
-	return b.resident(ctx, ours[0], s, t)
+	if mine[0].watch == nil {
+		return nil
+	}
+	return b.resident(ctx, mine[0], s, t)
 }
 
 // resident starts the daemon over the archived tree and looks at its memory.
