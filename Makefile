@@ -123,11 +123,14 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s)
 	done
 
 .PHONY: bench
-bench: $(MINIO) ## Go benchmarks, a rescan beside find(1) among them (BENCH=pattern)
+bench: bench-go bench-peers ## Both of the next two: hours
+
+.PHONY: bench-go
+bench-go: $(MINIO) ## Go benchmarks, a rescan beside find(1) among them (BENCH=pattern)
 	S3SYNCD_TEST_MINIO=$(MINIO) $(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./...
 
 .PHONY: bench-peers
-bench-peers: build $(MINIO) $(RCLONE) $(MC) ## The same work beside rclone, mc and what is installed of aws, s3cmd, lsyncd (BENCHFLAGS; hours)
+bench-peers: build $(MINIO) $(RCLONE) $(MC) ## The same work beside rclone, mc and what is installed of aws, s3cmd, lsyncd (BENCHFLAGS)
 	$(GO) run ./bench -path s3syncd=$(BIN)/s3syncd -path minio=$(MINIO) -path rclone=$(RCLONE) -path mc=$(MC) -path script=/usr/bin/python3 \
 	  -results $(BIN)/bench-results.jsonl $(BENCHFLAGS)
 	$(GO) run ./bench -results $(BIN)/bench-results.jsonl -report docs/BENCHMARKS.md -plot docs/benchmarks.svg

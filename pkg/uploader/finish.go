@@ -33,6 +33,7 @@ func (l *look) finish(ctx context.Context, err error) {
 // event here, and those who learn of it leave a path in hand alone and do not
 // find one in the index that is not there yet.
 func (l *look) finished() {
+	l.letGoOthers()
 	if l.hasMoved() && (l.p.o.GiveUp == 0 || l.countMoved() < changedTries) {
 		l.outcome(nil, true)
 		l.requeue()
@@ -41,14 +42,21 @@ func (l *look) finished() {
 	l.mu.Lock()
 	delete(l.moved, l.job.Path)
 	l.mu.Unlock()
-	if cause := l.it.cause(); cause != "" {
-		l.it.trouble.cause = ""
-		if l.end.status == state.StatusUploaded {
-			l.q.releaseCause(l.Name, cause) // What was refused for the same cause is taken now, too.
-		}
-	}
 	l.outcome(nil, false)
 	l.q.done(l.it)
+}
+
+// letGoOthers ends the wait of what was refused for the same cause as this file,
+// which is taken now.
+func (l *look) letGoOthers() {
+	cause := l.it.cause()
+	if cause == "" {
+		return
+	}
+	l.it.trouble.cause = ""
+	if l.end.status == state.StatusUploaded {
+		l.q.releaseCause(l.Name, cause)
+	}
 }
 
 // failed decides what becomes of a path whose look failed.

@@ -121,6 +121,34 @@ func TestReleaseLetsRefusedFilesGoAtOnce(t *testing.T) {
 	})
 }
 
+// The first file that is taken lets the others go, although it has changed
+// meanwhile and is to be sent once more.
+func TestAFileThatMovesLetsTheOthersGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const files = 40
+		r, _, _ := deniedRig(t, files)
+		var granted, moved atomic.Bool
+		r.p.dests["data"].Requeue = func(string) {} // It comes back much later.
+		r.p.dests["data"].Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
+			if !granted.Load() {
+				return remote(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
+			}
+			if !moved.Swap(true) {
+				r.write(strings.TrimPrefix(p.Key, "pre/"), []byte("another"))
+			}
+			return nil
+		}}
+		r.start()
+		r.until("all are held", func() bool { return r.q.Held("data") == files })
+		granted.Store(true)
+		r.until("a file is taken", moved.Load)
+		time.Sleep(10 * time.Second)
+		if held := r.q.Held("data"); held != 0 {
+			t.Errorf("%d are held, want none", held)
+		}
+	})
+}
+
 // Where two things are refused for two causes, the end of one lets go what it
 // held, and costs the other nothing.
 func TestEachCauseIsReleasedByItself(t *testing.T) {
