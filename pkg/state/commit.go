@@ -16,10 +16,13 @@ import (
 const (
 	// MaxBatch is the number of callers that may share one transaction.
 	maxBatch = 1000
-	// Linger is the pause between transactions in which callers gather, and
-	// lingerBelow is how many make it worthless.
-	linger      = 2 * time.Millisecond
-	lingerBelow = 64
+	// Linger is the longest pause between transactions, in which callers gather;
+	// lingerBelow of them end it.
+	linger      = 4 * time.Millisecond
+	lingerBelow = 32
+	// LonelyAfter transactions in a row that had one caller each show that there
+	// is only one.
+	lonelyAfter = 8
 )
 
 // request is one caller's change. Its outcome is sent on done exactly once.
@@ -70,12 +73,14 @@ func (db *DB) enqueue(ctx context.Context, run func(*txn) error) error {
 // loop is the group committer: the one goroutine that writes. It ends when the
 // DB is closed; every request that it has taken is answered.
 //
-// A transaction costs two fsyncs however many share it. While a few callers are
-// about, the next one begins only after a pause, so that they gather; a caller
-// that is alone never waits, nor do many.
+// A transaction costs two fsyncs however many share it. While several callers are
+// about, the next one begins only after a pause, so that they gather: those who
+// send files have others under way meanwhile. A caller that is alone does not wait
+// for others.
 func (db *DB) loop() {
 	defer close(db.ended)
 	var earliest time.Time
+	lonely := lonelyAfter
 	for {
 		select {
 		case <-db.closing:
@@ -83,7 +88,10 @@ func (db *DB) loop() {
 		case r := <-db.requests:
 			batch := db.gather(r, earliest)
 			db.commitAll(batch)
-			if earliest = (time.Time{}); len(batch) > 1 && len(batch) < lingerBelow {
+			if lonely++; len(batch) > 1 {
+				lonely = 0
+			}
+			if earliest = (time.Time{}); lonely < lonelyAfter {
 				earliest = time.Now().Add(linger)
 			}
 		}
@@ -93,6 +101,7 @@ func (db *DB) loop() {
 // gather returns first, all who wait at this moment, and who comes until then.
 func (db *DB) gather(first *request, until time.Time) []*request {
 	batch := []*request{first}
+	var over <-chan time.Time
 	for len(batch) < maxBatch {
 		select {
 		case r := <-db.requests:
@@ -100,19 +109,22 @@ func (db *DB) gather(first *request, until time.Time) []*request {
 			continue
 		default:
 		}
-		left := time.Until(until)
-		if left <= 0 || len(batch) >= lingerBelow {
+		if len(batch) >= lingerBelow || !time.Now().Before(until) {
 			return batch
 		}
-		t := time.NewTimer(left)
+		if over == nil {
+			t := time.NewTimer(time.Until(until))
+			defer t.Stop()
+			over = t.C
+		}
 		select {
 		case r := <-db.requests:
 			batch = append(batch, r)
-		case <-t.C:
+		case <-over:
+			until = time.Time{}
 		case <-db.closing:
 			until = time.Time{}
 		}
-		t.Stop()
 	}
 	return batch
 }
