@@ -22,6 +22,17 @@ type cursor struct {
 	buf   []Known
 	i     int
 	end   bool
+
+	readAhead bool         // the next chunk is read while one is walked; close is needed
+	ahead     chan reading // what is being read; nil: nothing
+	aheadOf   string       // behind what it is read
+	spare     []Known
+}
+
+// reading is a chunk of the index.
+type reading struct {
+	buf []Known
+	err error
 }
 
 func newCursor(index Index, dir string) *cursor {
@@ -36,23 +47,73 @@ func newCursor(index Index, dir string) *cursor {
 // until the cursor moves.
 func (c *cursor) peek() (*Known, error) {
 	for c.i == len(c.buf) && !c.end {
-		buf, err := c.index.Range(c.after, c.n, c.buf[:0])
-		if err != nil {
+		if err := c.fill(); err != nil {
 			return nil, err
 		}
-		c.n = min(2*c.n, chunk)
-		c.buf, c.i = buf, 0
-		if len(buf) == 0 {
-			c.end = true
-			break
-		}
-		c.after = buf[len(buf)-1].Path
 	}
 	if c.end || !below(c.buf[c.i].Path, c.dir) {
 		c.end = true
 		return nil, nil
 	}
 	return &c.buf[c.i], nil
+}
+
+// fill reads the next chunk, or takes the one that was read meanwhile.
+func (c *cursor) fill() error {
+	r, ok := c.taken()
+	if !ok {
+		r.buf, r.err = c.index.Range(c.after, c.n, c.buf[:0])
+	}
+	if r.err != nil {
+		return r.err
+	}
+	full := len(r.buf) == c.n
+	c.n = min(2*c.n, chunk)
+	c.buf, c.i = r.buf, 0
+	if len(c.buf) == 0 {
+		c.end = true
+		return nil
+	}
+	c.after = c.buf[len(c.buf)-1].Path
+	if c.readAhead && full && c.n == chunk {
+		c.begin()
+	}
+	return nil
+}
+
+// begin reads the chunk behind the cursor's in the background. What changes in
+// the index meanwhile is what changes after any other chunk was read.
+func (c *cursor) begin() {
+	ahead, after, spare := make(chan reading, 1), c.after, c.spare
+	c.ahead, c.aheadOf, c.spare = ahead, after, nil
+	go func() { // Ends with one chunk; close waits for it.
+		buf, err := c.index.Range(after, chunk, spare[:0])
+		ahead <- reading{buf, err}
+	}()
+}
+
+// taken returns what was read ahead, if it is what comes next, and keeps the
+// memory of the other chunk.
+func (c *cursor) taken() (r reading, ok bool) {
+	if c.ahead == nil {
+		return r, false
+	}
+	r = <-c.ahead
+	c.ahead = nil
+	if c.aheadOf != c.after { // A directory was passed over.
+		c.spare = r.buf
+		return reading{}, false
+	}
+	c.spare = c.buf
+	return r, true
+}
+
+// close ends the cursor's use of the index.
+func (c *cursor) close() {
+	if c.ahead != nil {
+		<-c.ahead
+		c.ahead = nil
+	}
 }
 
 func (c *cursor) next() { c.i++ }

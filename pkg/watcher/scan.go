@@ -48,12 +48,15 @@ type scan struct {
 }
 
 func (w *Watcher) newScan(dir, trigger string, p policy) *scan {
-	return &scan{w: w, policy: p, trigger: trigger, cur: newCursor(w.index, dir), res: ScanResult{Trigger: trigger}}
+	s := &scan{w: w, policy: p, trigger: trigger, cur: newCursor(w.index, dir), res: ScanResult{Trigger: trigger}}
+	s.cur.readAhead = true
+	return s
 }
 
 // run scans. An error means that the scan is not complete; what it found until
 // then holds.
 func (s *scan) run(ctx context.Context) error {
+	defer s.cur.close()
 	s.res.Start = time.Now()
 	s.ancestors()
 	err := s.top(ctx)

@@ -464,6 +464,95 @@ func TestASmallDirectoryReadsLittleOfTheIndex(t *testing.T) {
 	}
 }
 
+// A cursor that reads ahead finds what one that does not finds, over chunks,
+// skipped directories and the end of its own.
+func TestReadingAheadFindsTheSame(t *testing.T) {
+	a := newArchive(t.TempDir())
+	for d := range 30 {
+		for i := range 1000 {
+			a.put(Known{Path: fmt.Sprintf("a/d%02d/%04d", d, i)})
+		}
+	}
+	for i := range 3 * chunk {
+		a.put(Known{Path: fmt.Sprintf("b/%05d", i)})
+	}
+	walk := func(dir string, ahead bool, skip int) (found []string, started bool) {
+		c := newCursor(a, dir)
+		c.readAhead = ahead
+		defer c.close()
+		for {
+			k, err := c.peek()
+			if err != nil {
+				t.Fatal(err)
+			}
+			started = started || c.ahead != nil
+			if k == nil {
+				return found, started
+			}
+			found = append(found, k.Path)
+			if skip > 0 && len(found)%skip == 0 && strings.HasPrefix(k.Path, "a/") {
+				c.skipDir(parentOf(k.Path))
+				continue
+			}
+			c.next()
+		}
+	}
+	for _, dir := range []string{"", "a", "a/d07", "b", "c"} {
+		for _, skip := range []int{0, 1, 300, 7001} {
+			want, _ := walk(dir, false, skip)
+			got, started := walk(dir, true, skip)
+			if !slices.Equal(got, want) {
+				t.Errorf("below %q, skipping after %d: %d entries, want %d", dir, skip, len(got), len(want))
+			}
+			if long := len(want) > 4*chunk; long && !started {
+				t.Errorf("below %q, skipping after %d: nothing was read ahead", dir, skip)
+			}
+		}
+	}
+}
+
+// An error of what was read ahead comes when its turn has come, not before.
+func TestReadingAheadKeepsErrorsForTheirTurn(t *testing.T) {
+	a := newArchive(t.TempDir())
+	for i := range 4 * chunk {
+		a.put(Known{Path: fmt.Sprintf("%05d", i)})
+	}
+	broken := &breaking{Index: a, after: fmt.Sprintf("%05d", 3*chunk)}
+	c := newCursor(broken, "")
+	c.readAhead = true
+	defer c.close()
+	n := 0
+	for ; ; n++ {
+		k, err := c.peek()
+		if errors.Is(err, errBroken) {
+			break
+		}
+		if k == nil || err != nil {
+			t.Fatalf("after %d entries: %v, %v, want the error", n, k, err)
+		}
+		c.next()
+	}
+	if n < 2*chunk {
+		t.Errorf("the error came after %d entries, want those before it first", n)
+	}
+}
+
+var errBroken = errors.New("broken")
+
+// breaking is an index that cannot be read behind a path.
+type breaking struct {
+	Index
+
+	after string
+}
+
+func (b *breaking) Range(after string, n int, buf []Known) ([]Known, error) {
+	if after >= b.after {
+		return nil, errBroken
+	}
+	return b.Index.Range(after, n, buf)
+}
+
 func TestSkipDir(t *testing.T) {
 	a := newArchive(t.TempDir())
 	for _, p := range []string{"a-", "a/b", "a/c/d", "a/\xff\xff", "a0", "ab"} {
