@@ -206,9 +206,7 @@ func (r *syncRun) watchSource(ctx context.Context, s *source) error {
 		}
 		o.OnSame = func(k watcher.Known, st safefs.Stat, _ string) { r.same(ctx, s, skips, k, st) }
 	} else {
-		o.OnSame = func(k watcher.Known, st safefs.Stat, _ string) {
-			r.note(Outcome{Source: s.cfg.Name, Path: k.Path, Status: Skipped, Size: st.Size})
-		}
+		o.OnSame = func(watcher.Known, safefs.Stat, string) { r.skipped() }
 	}
 	w, err := watcher.New(sink{source: s.cfg.Name, queue: r.queue, progress: r.opts.Progress.Found}, &index{state: s.state}, o)
 	s.watch = w
@@ -223,6 +221,12 @@ func (r *syncRun) same(ctx context.Context, s *source, skips *manifest.SkipWrite
 		r.err = errors.Join(r.err, fmt.Errorf("record a skip: %w", err))
 		return
 	}
+	r.skipped()
+}
+
+// skipped counts a file that the index alone shows as unchanged. There is no line
+// for it: there may be a million.
+func (r *syncRun) skipped() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.sum.Skipped++
