@@ -101,7 +101,7 @@ func (db *DB) loop() {
 // gather returns first, all who wait at this moment, and who comes until then.
 func (db *DB) gather(first *request, until time.Time) []*request {
 	batch := []*request{first}
-	var over <-chan time.Time
+	var timer *time.Timer
 	for len(batch) < maxBatch {
 		select {
 		case r := <-db.requests:
@@ -112,18 +112,17 @@ func (db *DB) gather(first *request, until time.Time) []*request {
 		if len(batch) >= lingerBelow || !time.Now().Before(until) {
 			return batch
 		}
-		if over == nil {
-			t := time.NewTimer(time.Until(until))
-			defer t.Stop()
-			over = t.C
+		if timer == nil {
+			timer = time.NewTimer(time.Until(until))
+			defer timer.Stop() //nolint:gocritic // Once.
 		}
 		select {
 		case r := <-db.requests:
 			batch = append(batch, r)
-		case <-over:
+		case <-timer.C:
 			until = time.Time{}
 		case <-db.closing:
-			until = time.Time{}
+			return batch
 		}
 	}
 	return batch
