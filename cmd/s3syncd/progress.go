@@ -123,6 +123,9 @@ func newLines(w io.Writer) *lines {
 func (l *lines) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.w.Available() < len(b) {
+		_ = l.w.Flush() // Whole lines only: others may write to the same terminal.
+	}
 	if l.w.Buffered() == 0 {
 		l.timer.Reset(lineDelay)
 	}

@@ -250,8 +250,8 @@ func putOutput(h http.Header) *s3.PutObjectOutput {
 }
 
 // readAnswer reads and closes the body of an answer, and no more than an answer
-// may have. A refusal whose body breaks off is one without a body; a success
-// that breaks off may be neither, because S3 can turn one into an error after
+// may have. A refusal whose body breaks off counts as far as it goes; a success
+// that breaks off may be none, because S3 can turn one into an error after
 // its head: https://repost.aws/knowledge-center/s3-resolve-200-internalerror
 func readAnswer(resp *http.Response) (text []byte, err error) {
 	defer func() { _ = resp.Body.Close() }() // It was only read.

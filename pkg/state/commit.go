@@ -41,7 +41,7 @@ func (r refusal) Unwrap() error { return r.error }
 func refuse(err error) error { return refusal{err} }
 
 // submit makes one change durable and returns once it is, or once it certainly
-// is not. A ctx that ends before the change's transaction has begun withdraws
+// is not. A ctx that ends before the committer has taken the change withdraws
 // it; after that submit waits, for as long as the disk takes, because a caller
 // that does not know the outcome could only guess. Safe for concurrent use.
 //

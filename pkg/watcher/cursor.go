@@ -104,7 +104,9 @@ func (c *cursor) taken() (r reading, ok bool) {
 		c.spare = r.buf
 		return reading{}, false
 	}
-	c.spare = c.buf
+	if r.err == nil {
+		c.spare = c.buf
+	}
 	return r, true
 }
 

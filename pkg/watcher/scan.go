@@ -48,14 +48,13 @@ type scan struct {
 }
 
 func (w *Watcher) newScan(dir, trigger string, p policy) *scan {
-	s := &scan{w: w, policy: p, trigger: trigger, cur: newCursor(w.index, dir), res: ScanResult{Trigger: trigger}}
-	s.cur.readAhead = true
-	return s
+	return &scan{w: w, policy: p, trigger: trigger, cur: newCursor(w.index, dir), res: ScanResult{Trigger: trigger}}
 }
 
 // run scans. An error means that the scan is not complete; what it found until
 // then holds.
 func (s *scan) run(ctx context.Context) error {
+	s.cur.readAhead = !s.flat // A flat one passes over what it would read.
 	defer s.cur.close()
 	s.res.Start = time.Now()
 	s.ancestors()
