@@ -360,7 +360,7 @@ func (f *Flusher) sealFull(ctx context.Context) error {
 		return err
 	}
 	f.gauges(ch)
-	stored := int64(ch.NextRecord) - 1 - int64(ch.SealedTo)
+	stored := int64(ch.NextRecord) - 1 - int64(ch.SealedTo) - f.skips.unused()
 	if max(stored, f.skips.lines()) < int64(f.o.MaxRecords) {
 		return nil
 	}

@@ -113,18 +113,15 @@ func (f *Flusher) dropConfig(ctx context.Context, d state.Doc, detail string) er
 // leaveChain begins another chain and moves over what the old one could not
 // publish. The caller holds f.sealing.
 func (f *Flusher) leaveChain(ctx context.Context, l leave) error {
-	dropped, err := f.skips.discard()
-	if err != nil {
-		return fmt.Errorf("drop spooled skips: %w", err)
-	}
-	if dropped > 0 {
-		f.log.Warn("skips that were not sealed are not listed", zap.Int64("records", dropped))
-	}
 	files, err := f.unnamed(l)
 	if err != nil {
 		return err
 	}
-	if err := f.beginChain(ctx, l.begins, l.old.ID, l.head, l.note); err != nil {
+	dropped, err := f.skips.restart(func() error { return f.beginChain(ctx, l.begins, l.old.ID, l.head, l.note) })
+	if dropped > 0 {
+		f.log.Warn("skips that were not sealed are not listed", zap.Int64("records", dropped))
+	}
+	if err != nil {
 		return err
 	}
 	return f.reissue(ctx, l, files)

@@ -66,8 +66,11 @@ func (f *Flusher) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur
 	defer m.discard()
 
 	more, err = m.merge(f.st, ch.SealedTo, upTo, cur)
-	if err != nil || m.enc == nil {
+	if err != nil {
 		return false, err
+	}
+	if m.enc == nil {
+		return false, f.sealUnused(ctx, ch, upTo)
 	}
 	if !more {
 		m.last = upTo // Numbers that were reserved and not used are done with, too.
@@ -86,6 +89,20 @@ func (f *Flusher) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur
 	ch.SealedTo, ch.LastNamed = m.last, named
 	ch.Manifests = append(ch.Manifests, ref)
 	return more, f.skips.sealed(cur)
+}
+
+// sealUnused ends numbers that were reserved by a run that died: they count as
+// unpublished, and no manifest would ever reach beyond them while that pauses the
+// uploads.
+func (f *Flusher) sealUnused(ctx context.Context, ch *state.Chain, upTo uint64) error {
+	if upTo == ch.SealedTo {
+		return nil
+	}
+	if err := f.st.SealUnused(ctx, upTo); err != nil {
+		return err
+	}
+	ch.SealedTo = upTo
+	return nil
 }
 
 // unseal removes a manifest whose transaction failed, unless it is sealed all

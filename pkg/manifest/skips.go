@@ -14,11 +14,11 @@ import (
 )
 
 // A SkipWriter reserves blockFirst record numbers at first, then as many as it has
-// used, up to blockMost at a time: few transactions, and no more numbers without a
-// line than lines.
+// used since the last seal, up to blockMost at a time: few transactions, and
+// hardly more numbers without a line than lines.
 const (
 	blockFirst = 1000
-	blockMost  = 64_000
+	blockMost  = 8000
 )
 
 // spoolHeader is the number and the length before each spooled line.
@@ -41,7 +41,7 @@ type SkipWriter struct {
 	chain   string
 	next    uint64 // the number of the next line
 	end     uint64 // the first number behind the reserved block
-	written uint64 // lines ever
+	written uint64 // lines since the last seal
 	spools  []*spool
 	waiting int64 // lines in spools that no seal has taken
 }
@@ -60,7 +60,7 @@ func newSkipWriter(st *state.Source, dir string, many int, nudge func()) *SkipWr
 }
 
 // Write adds r, whose Chain and ID it fills in. It blocks for a transaction of
-// the state now and then, at most once in a thousand lines. The next seal makes r durable.
+// the state once in a thousand lines at first, later more seldom. The next seal makes r durable.
 func (w *SkipWriter) Write(ctx context.Context, r state.Record) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -146,7 +146,7 @@ const spoolPrefix = ".spool-"
 func (w *SkipWriter) rotate(mark func() error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.next, w.end = 0, 0
+	w.next, w.end, w.written = 0, 0, 0
 	if n := len(w.spools); n > 0 && w.spools[n-1].w != nil {
 		if err := w.spools[n-1].w.Flush(); err != nil {
 			return fmt.Errorf("write spooled skips: %w", err)
@@ -188,8 +188,10 @@ func (w *SkipWriter) sealed(c *skipCursor) error {
 	return errors.Join(errs...)
 }
 
-// discard drops every line and returns how many it dropped.
-func (w *SkipWriter) discard() (int64, error) {
+// restart drops every line, returns how many it dropped, and has begin begin
+// another chain. Meanwhile no number is reserved: none of the old chain gets into
+// the new one.
+func (w *SkipWriter) restart(begin func() error) (dropped int64, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := w.waiting
@@ -197,8 +199,21 @@ func (w *SkipWriter) discard() (int64, error) {
 	for _, s := range w.spools {
 		errs = append(errs, s.f.Close())
 	}
-	w.spools, w.waiting, w.next, w.end = nil, 0, 0, 0
-	return n, errors.Join(errs...)
+	w.spools, w.waiting, w.next, w.end, w.written = nil, 0, 0, 0, 0
+	if err := errors.Join(errs...); err != nil {
+		return n, fmt.Errorf("drop spooled skips: %w", err)
+	}
+	return n, begin()
+}
+
+// discard drops every line and returns how many it dropped.
+func (w *SkipWriter) discard() (int64, error) { return w.restart(func() error { return nil }) }
+
+// unused returns how many numbers are reserved for lines to come.
+func (w *SkipWriter) unused() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return int64(w.end - w.next)
 }
 
 // lines returns how many lines wait for a seal.

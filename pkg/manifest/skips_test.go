@@ -127,8 +127,67 @@ func TestSkipsLeaveNothingBehind(t *testing.T) {
 	if got := r.files(); len(got) != 1 || got[0] != "notes.txt" {
 		t.Errorf("files = %v, want what is not ours alone", got)
 	}
+	if got := r.chain().Unpublished; got == 0 {
+		t.Error("no number was reserved by the run that died")
+	}
 	r.flush(ReasonFlush)
 	r.wantSkips(0)
+	if got := r.chain().Unpublished; got != 0 {
+		t.Errorf("%d numbers without a line count as unpublished for ever", got)
+	}
+	r.commit("a", 3)
+	r.flush(ReasonFlush)
+	if c := r.chain(); c.Unpublished != 0 || c.SealedTo != c.NextRecord-1 {
+		t.Errorf("%d unpublished, sealed to %d of %d", c.Unpublished, c.SealedTo, c.NextRecord-1)
+	}
+	_, paths := r.trail()
+	r.wantOnce(paths, map[string]int{"a": 3}, "a")
+}
+
+// A line that is written while another chain begins gets into that one, with its
+// id and its numbers.
+func TestNoSkipGetsBetweenTwoChains(t *testing.T) {
+	r := newRig(t, nil)
+	r.begin(state.Report{New: true})
+	r.skip(0, 5)
+	w, err := r.f.Skips()
+	r.must(err)
+	written := make(chan error, 1)
+	dropped, err := w.restart(func() error {
+		go func() { written <- w.Write(t.Context(), skip(7)) }()
+		select {
+		case err := <-written:
+			t.Errorf("a line was written into the chain that ends: %v", err)
+			written <- err
+		case <-time.After(50 * time.Millisecond): // It waits, as it should.
+		}
+		return r.st.BeginChain(t.Context(), "0badcafe", state.BeginsNew, "", "")
+	})
+	if err != nil || dropped != 5 {
+		t.Errorf("restart dropped %d lines, %v, want 5", dropped, err)
+	}
+	r.must(<-written)
+	if w.chain != "0badcafe" {
+		t.Errorf("the line is one of chain %s", w.chain)
+	}
+}
+
+// Numbers are reserved in blocks that grow with what is used, and begin small
+// again after a seal.
+func TestBlocksGrowWithWhatIsUsed(t *testing.T) {
+	r := newRig(t, nil)
+	r.begin(state.Report{New: true})
+	for range 2 {
+		before := r.chain().NextRecord
+		for n := range 20_000 {
+			r.must(r.f.skips.Write(t.Context(), skip(0)))
+			lines, drawn := uint64(n+1), r.chain().NextRecord-before
+			if spare := drawn - lines; spare > max(lines, blockFirst) || spare > blockMost {
+				t.Fatalf("%d numbers are drawn for %d lines", drawn, lines)
+			}
+		}
+		r.flush(ReasonFlush)
+	}
 }
 
 func TestSkipsFromManyGoroutines(t *testing.T) {

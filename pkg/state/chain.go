@@ -172,6 +172,31 @@ func (s *Source) SealManifest(ctx context.Context, d Doc, ref ManifestRef, named
 	})
 }
 
+// SealUnused ends numbers up to upTo that were reserved and have no line: a run
+// that reserved them did not come to its seal, or used fewer. Nothing waits for
+// them any more. ErrStale: a record is stored among them, or they are not drawn.
+func (s *Source) SealUnused(ctx context.Context, upTo uint64) error {
+	return s.update(ctx, "seal unused numbers", func(st *sourceTxn) error {
+		if upTo < st.SealedTo || upTo >= st.NextRecord {
+			return refuse(fmt.Errorf("numbers up to %d do not follow %d of %d: %w", upTo, st.SealedTo, st.NextRecord-1, ErrStale))
+		}
+		stored := false
+		_, err := st.scan(st.SealedTo, upTo, func(uint64, []byte, []byte) (bool, error) {
+			stored = true
+			return false, nil
+		})
+		switch {
+		case err != nil:
+			return err
+		case stored:
+			return refuse(fmt.Errorf("a record up to %d is not sealed: %w", upTo, ErrStale))
+		}
+		st.Unpublished -= int64(upTo - st.SealedTo)
+		st.SealedTo = upTo
+		return nil
+	})
+}
+
 // SealDigest puts a digest into the outbox and moves the chain's head to it.
 // The Chain that the digest was written from is sealed: what it had is taken
 // out of the chain, and what was added since stays for the next digest. Its

@@ -327,3 +327,34 @@ func TestTimestampsNeverGoBack(t *testing.T) {
 		t.Errorf("a given timestamp became %s", given.Record.Timestamp)
 	}
 }
+
+// SealUnused ends numbers without a line, and never a record.
+func TestSealUnusedNeverPassesARecord(t *testing.T) {
+	_, s := openTestSource(t, t.TempDir())
+	first, err := s.ReserveRecords(t.Context(), 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SealUnused(t.Context(), first+499); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Commit(t.Context(), uploaded("a", 1)); err != nil { // Number first + 1000.
+		t.Fatal(err)
+	}
+	if err := s.SealUnused(t.Context(), first+1000); !errors.Is(err, ErrStale) {
+		t.Errorf("sealed past a record: %v, want ErrStale", err)
+	}
+	if err := s.SealUnused(t.Context(), first+1001); !errors.Is(err, ErrStale) {
+		t.Errorf("sealed numbers that are not drawn: %v, want ErrStale", err)
+	}
+	if err := s.SealUnused(t.Context(), first+999); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SealUnused(t.Context(), first+499); !errors.Is(err, ErrStale) {
+		t.Errorf("went back: %v, want ErrStale", err)
+	}
+	c, err := s.Chain()
+	if err != nil || c.Unpublished != 1 || c.SealedTo != first+999 {
+		t.Errorf("%d unpublished, sealed to %d, %v, want 1 and %d", c.Unpublished, c.SealedTo, err, first+999)
+	}
+}

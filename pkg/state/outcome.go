@@ -264,7 +264,7 @@ func (s *Source) AddCounts(ctx context.Context, byStatus map[Status]int64, index
 
 // ReserveRecords draws n record numbers, from first on, for lines that are
 // streamed into a manifest and never stored. They count as unpublished until a
-// manifest that reaches beyond them is acknowledged.
+// manifest that reaches beyond them is acknowledged, or SealUnused ends them.
 func (s *Source) ReserveRecords(ctx context.Context, n uint64) (first uint64, err error) {
 	err = s.update(ctx, "reserve records", func(st *sourceTxn) error {
 		if st.ID == "" {
