@@ -24,7 +24,7 @@ type observer struct {
 // ID names the middleware.
 func (*observer) ID() string { return "s3syncd:observer" }
 
-type answeredKey struct{}
+type heardKey struct{}
 
 // HandleDeserialize runs once an attempt, around the transport.
 func (o *observer) HandleDeserialize(ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler) (
@@ -37,9 +37,7 @@ func (o *observer) HandleDeserialize(ctx context.Context, in middleware.Deserial
 	if resp, ok := out.RawResponse.(*smithyhttp.Response); ok && resp != nil {
 		answer = resp.Response
 	}
-	if h := o.observe(awsmiddleware.GetOperationName(ctx), sent, received, answer); !h.date.IsZero() {
-		md.Set(answeredKey{}, h.date)
-	}
+	md.Set(heardKey{}, o.observe(awsmiddleware.GetOperationName(ctx), sent, received, answer))
 	return out, md, err
 }
 
@@ -89,9 +87,6 @@ func (h heard) stamp(o state.Object) state.Object {
 
 // stamp fills in what was heard with an answer to the SDK.
 func stamp(o state.Object, md middleware.Metadata) state.Object {
-	var h heard
-	h.date, _ = md.Get(answeredKey{}).(time.Time)
-	h.requestID, _ = awsmiddleware.GetRequestIDMetadata(md)
-	h.requestID = bounded(h.requestID)
+	h, _ := md.Get(heardKey{}).(heard)
 	return h.stamp(o)
 }
