@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,7 +32,8 @@ func (b *bench) watched(ctx context.Context, w work, fn func(context.Context, wa
 			if c.watch == nil {
 				continue
 			}
-			if err := b.watchedBy(ctx, w, c, fn); err != nil {
+			err := b.onNull(w, func(s *nullServer, t *tree) error { return b.watchedBy(ctx, s, t, c, fn) })
+			if err != nil {
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
@@ -47,16 +47,8 @@ func (b *bench) watched(ctx context.Context, w work, fn func(context.Context, wa
 	return nil
 }
 
-func (b *bench) watchedBy(ctx context.Context, w work, c *contestant, fn func(context.Context, watching) error) (err error) {
-	t, err := b.plant(w)
-	if err != nil {
-		return err
-	}
-	s, err := newNullServer(0)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
+// watchedBy starts c over the tree and calls fn once it watches.
+func (b *bench) watchedBy(ctx context.Context, s *nullServer, t *tree, c *contestant, fn func(context.Context, watching) error) error {
 	s.watch()
 	if _, err := b.fresh("scratch-" + c.name); err != nil {
 		return err

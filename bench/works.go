@@ -147,11 +147,30 @@ func firstLine(s string) string {
 
 // again is e and f: every program has brought the tree to the server before.
 // When both are asked for, they are done on one tree.
-func (b *bench) again(ctx context.Context, w work) (err error) {
+func (b *bench) again(ctx context.Context, w work) error {
 	both := slices.Contains(b.o.works, "e") && slices.Contains(b.o.works, "f")
 	if both && w.letter == "f" {
 		return nil // Done with e.
 	}
+	return b.onNull(w, func(s *nullServer, t *tree) error {
+		ready, err := b.fill(ctx, s, t, b.programs)
+		if err != nil {
+			return err
+		}
+		if w.letter == "e" {
+			if err := b.unchanged(ctx, s, t, ready); err != nil {
+				return err
+			}
+		}
+		if both || w.letter == "f" {
+			return b.changed(ctx, s, t, ready)
+		}
+		return nil
+	})
+}
+
+// onNull calls fn with the tree of w and a null server that has nothing yet.
+func (b *bench) onNull(w work, fn func(s *nullServer, t *tree) error) (err error) {
 	t, err := b.plant(w)
 	if err != nil {
 		return err
@@ -161,19 +180,7 @@ func (b *bench) again(ctx context.Context, w work) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	ready, err := b.fill(ctx, s, t, b.programs)
-	if err != nil {
-		return err
-	}
-	if w.letter == "e" {
-		if err := b.unchanged(ctx, s, t, ready); err != nil {
-			return err
-		}
-	}
-	if both || w.letter == "f" {
-		return b.changed(ctx, s, t, ready)
-	}
-	return nil
+	return fn(s, t)
 }
 
 // unchanged is e.
@@ -262,32 +269,26 @@ func (b *bench) find(ctx context.Context, letter string, t *tree) error {
 
 // million is i: s3syncd alone, in both ways. A first run, second runs beside find, and the
 // daemon's memory from its start to the end of its first scans.
-func (b *bench) million(ctx context.Context, w work) (err error) {
+func (b *bench) million(ctx context.Context, w work) error {
 	mine := slices.DeleteFunc(slices.Clone(b.programs), func(c *contestant) bool { return c.name != ours && c.name != oursCounting })
 	if len(mine) == 0 {
 		return nil
 	}
-	t, err := b.plant(w)
-	if err != nil {
-		return err
-	}
-	s, err := newNullServer(0)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	if mine, err = b.fill(ctx, s, t, mine); err != nil || len(mine) == 0 {
-		return err
-	}
-	for range b.o.rounds {
-		if err := errors.Join(b.find(ctx, w.letter, t), b.all(ctx, w.letter, s, t, mine)); err != nil {
+	return b.onNull(w, func(s *nullServer, t *tree) error {
+		ready, err := b.fill(ctx, s, t, mine)
+		if err != nil || len(ready) == 0 {
 			return err
 		}
-	}
-	if mine[0].watch == nil {
-		return nil
-	}
-	return b.resident(ctx, mine[0], s, t)
+		for range b.o.rounds {
+			if err := errors.Join(b.find(ctx, w.letter, t), b.all(ctx, w.letter, s, t, ready)); err != nil {
+				return err
+			}
+		}
+		if ready[0].watch == nil {
+			return nil
+		}
+		return b.resident(ctx, ready[0], s, t)
+	})
 }
 
 // resident starts the daemon over the archived tree and looks at its memory.
