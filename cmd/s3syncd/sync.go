@@ -24,8 +24,8 @@ failed, and with 1 when no destination ever answered.`
 
 // heapFloor is a piece of the heap that is never touched, and so costs no
 // memory. Without it the collector, which waits for the heap to double, would
-// run for every few MiB of garbage: a tenth of the processor time of an upload
-// of small files. It lets at most twice its size of garbage lie. A daemon, which
+// run for every few MiB of garbage: 6% of the processor time of an upload of
+// small files, and 8% of its wall time. It lets at most twice its size of garbage lie. A daemon, which
 // is there for months, goes without.
 const heapFloor = 12 << 20
 
