@@ -23,7 +23,8 @@ the source, or an absolute path as it was on the host.
 the record, its manifest, the digests up to one that is signed or known elsewhere,
 and the public key. 's3syncd verify --offline FILE' checks it, anywhere.
 
-It exits with 3 when a document of the trail is not what its digest says.`
+A document that cannot be read, or is not what its digest says, is named; the
+rest is printed, and it exits with 3.`
 
 // historyLine is the form of --json: one line a record.
 type historyLine struct {
@@ -62,7 +63,7 @@ func historyCommand(ctx context.Context, args []string, io streams) error {
 	o.Show = func(it manifest.HistoryItem) error { return printRecord(io.out, it, *asJSON) }
 	sum, err := app.History(ctx, o)
 	for _, fault := range sum.Faults {
-		_, _ = fmt.Fprintf(io.err, "s3syncd: not believed: %s\n", admin.Plain(fault, messageLength)) // Nowhere left to say so.
+		_, _ = fmt.Fprintf(io.err, "s3syncd: %s\n", admin.Plain(fault, messageLength)) // Nowhere left to say so.
 	}
 	switch {
 	case err != nil:

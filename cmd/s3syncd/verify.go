@@ -31,7 +31,9 @@ The newest digest can only be checked against something outside the trail: the
 host's copies (with -c), --expect-head or --anchor. Without one the end of the
 trail may have been taken away; that is said (tail-unanchored) and is no fault.
 
-It exits with 3 when a claim did not hold, and with 1 when it could not check.`
+What could not be read is named and counted (unchecked) and does not end the
+rest. It exits with 3 when a claim did not hold or something could not be read,
+and with 1 when nothing could.`
 
 // shownOfKind bounds what the text names of one kind; --json has all.
 const shownOfKind = 20
@@ -235,9 +237,10 @@ func shown(s string) string { return admin.Plain(s, messageLength) }
 // printVerify prints what was found for a person.
 func printVerify(w io.Writer, results []app.VerifyResult) error {
 	var b strings.Builder
-	found, noted := int64(0), int64(0)
+	found, noted, unchecked := int64(0), int64(0), int64(0)
 	for _, r := range results {
 		printTrail(&b, r)
+		unchecked += r.Unchecked
 		for _, k := range r.FoundBy {
 			found += k.Count
 		}
@@ -245,7 +248,7 @@ func printVerify(w io.Writer, results []app.VerifyResult) error {
 			noted += k.Count
 		}
 	}
-	fmt.Fprintf(&b, "Findings: %d\nNotes: %d\n", found, noted)
+	fmt.Fprintf(&b, "Findings: %d\nNotes: %d\nUnchecked: %d\n", found, noted, unchecked)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -262,6 +265,19 @@ func printTrail(b *strings.Builder, r app.VerifyResult) {
 		fmt.Fprintf(b, "  objects: %d of %d compared, %d deleted", o.Compared, o.Records, o.Deleted)
 		if o.Deep > 0 {
 			fmt.Fprintf(b, ", %d downloaded and hashed (%s; %g%%, seed %d)", o.Downloaded, admin.Bytes(o.Bytes), o.Deep, o.Seed)
+		}
+		for _, part := range []struct {
+			n    int64
+			text string
+		}{
+			{o.Unproven, "with a content that only their metadata proves"}, {o.Foreign, "not written by s3syncd"}, {o.Unchecked, "unchecked"},
+		} {
+			if part.n > 0 {
+				fmt.Fprintf(b, ", %d %s", part.n, part.text)
+			}
+		}
+		if o.ChangedSince > 0 {
+			fmt.Fprintf(b, ", %d written since the trail was published (the oldest at %s)", o.ChangedSince, shown(o.OldestChange))
 		}
 		b.WriteString("\n")
 	}

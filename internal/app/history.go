@@ -34,7 +34,7 @@ type HistoryOptions struct {
 // HistorySummary is what a history found.
 type HistorySummary struct {
 	Records int64
-	Faults  []string // documents that were not believed, and why
+	Faults  []string // documents that were not read or not believed, and why
 	Proven  string   // the id of the record in the bundle
 	Digests int      // in the bundle
 }
@@ -73,6 +73,9 @@ func (h *history) run(ctx context.Context) error {
 		if h.sum.Records > 0 {
 			break
 		}
+	}
+	if n := len(h.sum.Faults); h.sum.Records == 0 && n > 0 {
+		return fmt.Errorf("no record of %q in what could be read under %s; documents that could not be: %d", h.o.File, h.o.Origin.trail(), n)
 	}
 	if h.sum.Records == 0 {
 		return fmt.Errorf("no record of %q under %s", h.o.File, h.o.Origin.trail())
@@ -122,7 +125,11 @@ func (h *history) read(ctx context.Context, match func(*state.Record) bool) erro
 	return h.trail.History(ctx, manifest.HistoryQuery{
 		Match: match, At: h.o.At, Instance: h.o.Instance,
 		Distrust: func(key string, err error) error {
-			h.sum.Faults = append(h.sum.Faults, key+": "+strings.TrimPrefix(err.Error(), key+": "))
+			why := "not read: "
+			if manifest.Unbelieved(err) {
+				why = "not believed: "
+			}
+			h.sum.Faults = append(h.sum.Faults, why+key+": "+strings.TrimPrefix(strings.TrimPrefix(err.Error(), "get "), key+": "))
 			return nil
 		},
 	}, func(it manifest.HistoryItem) error {

@@ -71,6 +71,7 @@ type verifyTarget struct {
 	bucket  string
 	prefix  string // as in manifest.Digest.Prefix
 	anchors []manifest.Anchor
+	copies  error // the host's copies could not be read
 }
 
 // verification is one run.
@@ -82,9 +83,9 @@ type verification struct {
 
 // Verify checks the audit trails that o names, one after the other, and what
 // they claim of S3 and of the tree where that was asked for. It changes nothing
-// but o.AnchorFile, and that only when every trail was clean. The results are
-// valid where the error is nil; an error says that something could not be
-// checked.
+// but o.AnchorFile, and that only when every trail was clean. What could not be
+// read is a finding in the results. They are valid where the error is nil; an
+// error says that nothing could be checked.
 func Verify(ctx context.Context, o VerifyOptions) ([]VerifyResult, error) {
 	v := &verification{o: o}
 	results, err := v.run(ctx)
@@ -104,17 +105,24 @@ func (v *verification) run(ctx context.Context) ([]VerifyResult, error) {
 	}
 	results := []VerifyResult{}
 	clean := true
+	var failed []error
 	for _, t := range targets {
 		r, err := v.check(ctx, t)
 		if t.reader != nil {
 			t.reader.CloseIdle()
 		}
+		if ctx.Err() != nil {
+			return results, err
+		}
 		if err != nil {
-			return results, fmt.Errorf("%s: %w", t.name(), err)
+			failed = append(failed, fmt.Errorf("%s: %w", t.name(), err))
 		}
 		results = append(results, r)
 		clean = clean && r.Clean
 		v.anchor(t, r)
+	}
+	if len(failed) == len(targets) {
+		return results, errors.Join(failed...)
 	}
 	if clean && v.o.AnchorFile != "" {
 		if err := v.anchors.Write(v.o.AnchorFile); err != nil {
@@ -180,9 +188,7 @@ func (v *verification) targets(ctx context.Context) ([]*verifyTarget, error) {
 		}
 		t.bucket, t.prefix = t.origin.Bucket, t.origin.mapper().Prefix()
 		t.trail = manifest.NewTrail(t.reader, t.prefix)
-		if t.anchors, err = v.localAnchors(ctx, t); err != nil {
-			return nil, err
-		}
+		t.anchors, t.copies = v.localAnchors(ctx, t)
 	}
 	return list, nil
 }
@@ -311,7 +317,7 @@ func (v *verification) waiting(ctx context.Context, t *verifyTarget) func(key st
 	return func(string) bool { return true }
 }
 
-// check checks one trail.
+// check checks one trail. An error says that nothing of it could be read.
 func (v *verification) check(ctx context.Context, t *verifyTarget) (VerifyResult, error) {
 	v.o.Progress.Trail(t.name())
 	r := VerifyResult{}
@@ -319,22 +325,29 @@ func (v *verification) check(ctx context.Context, t *verifyTarget) (VerifyResult
 		r.Source = t.source.Name
 	}
 	var err error
-	if r.Verification, err = manifest.Verify(ctx, t.trail, v.options(t)); err != nil {
+	o := v.options(t)
+	if r.Verification, err = manifest.Verify(ctx, t.trail, o); err != nil {
+		r.Verification = manifest.Unreadable(o, t.prefix, err)
 		return r, err
 	}
+	if t.copies != nil {
+		r.NotRead("", "the host's copies could not be read", t.copies)
+	}
 	if t.reader != nil && (v.o.Remote || v.o.Deep > 0) {
-		err = r.CheckObjects(ctx, t.trail, t.reader, manifest.ObjectOptions{
+		err := r.CheckObjects(ctx, t.trail, t.reader, manifest.ObjectOptions{
 			Instance: v.o.Instance, Deep: v.o.Deep, Seed: v.o.Seed, Workers: verifyWorkers,
 			TempDir: v.o.TempDir, Memory: sortMemory, Progress: v.o.Progress.Objects,
 		})
 		if err != nil {
-			return r, err
+			r.NotRead("", "the objects could not be compared to the end", err)
 		}
 	}
-	if !v.o.Source || t.source == nil {
-		return r, nil
+	if v.o.Source && t.source != nil {
+		if err := v.checkSource(ctx, t, r.Verification); err != nil {
+			r.NotRead("", "the directory could not be compared to the end", err)
+		}
 	}
-	return r, v.checkSource(ctx, t, r.Verification)
+	return r, ctx.Err()
 }
 
 // options returns what a trail is checked against.

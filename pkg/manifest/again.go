@@ -4,25 +4,82 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"sync"
+	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// readTries is how often a reader asks for one thing before it gives up: about
-// a minute of an outage.
-const readTries = 8
+const (
+	// A reader asks for one thing for so long after its first failure, and at
+	// least so often, before it gives up.
+	readPatience = time.Minute
+	readTries    = 4
+	// A server that has answered nothing for so long since a reader gave up is
+	// not asked any more.
+	readOutage = 5 * time.Minute
+)
 
-// again calls fn until it succeeds, fails with what waiting does not mend, or
-// has been tried readTries times.
-func again(ctx context.Context, fn func() error) error {
+// asker makes requests that only read again where they fail. All of one trail
+// share what they learn of an outage: once one of them has given up, the others
+// are made once each, until one succeeds. The zero value is ready to use.
+type asker struct {
+	mu    sync.Mutex
+	since time.Time // when the first one gave up; zero: the server answers
+	last  error
+}
+
+// again calls fn until it succeeds, or fails with what waiting does not mend,
+// or has failed for a minute.
+func (a *asker) again(ctx context.Context, fn func() error) error {
+	var first time.Time
 	for n := 0; ; n++ {
-		err := fn()
-		if err == nil || !passing(err) || n+1 == readTries {
+		down, err := a.outage()
+		if err != nil {
+			return err
+		}
+		if err = fn(); !passing(err) {
+			if err == nil {
+				a.note(nil)
+			}
+			return err
+		}
+		if first.IsZero() {
+			first = time.Now()
+		}
+		if down || n+1 >= readTries && time.Since(first) >= readPatience {
+			a.note(err)
 			return err
 		}
 		if !pause(ctx, backoff(n, state.ClassOf(err))) {
 			return errors.Join(err, ctx.Err())
 		}
+	}
+}
+
+// outage reports whether another reader has given up, and an error where the
+// server is not to be asked any more.
+func (a *asker) outage() (down bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.since.IsZero() {
+		return false, nil
+	}
+	if time.Since(a.since) >= readOutage {
+		return true, a.last
+	}
+	return true, nil
+}
+
+// note notes that a reader has given up with err, or got its answer.
+func (a *asker) note(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case err == nil:
+		a.since, a.last = time.Time{}, nil
+	case a.since.IsZero():
+		a.since, a.last = time.Now(), err
 	}
 }
 
@@ -42,8 +99,8 @@ func (e *callerError) Error() string { return e.err.Error() }
 
 // listAll lists like Library.List, and goes on behind the last key that it has
 // seen when the server fails in between.
-func listAll(ctx context.Context, lib Library, prefix, after string, fn func(state.Object) error) error {
-	err := again(ctx, func() error {
+func (a *asker) listAll(ctx context.Context, lib Library, prefix, after string, fn func(state.Object) error) error {
+	err := a.again(ctx, func() error {
 		return lib.List(ctx, prefix, after, func(o state.Object) error {
 			if err := fn(o); err != nil {
 				return &callerError{err}

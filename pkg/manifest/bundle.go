@@ -144,10 +144,7 @@ func (t *Trail) bundleKey(ctx context.Context, b *Bundle, signature []byte) erro
 
 // document reads one document of the trail whole.
 func (t *Trail) document(ctx context.Context, key string, limit int64) (d BundleDocument, err error) {
-	err = again(ctx, func() error {
-		d.Content, err = t.read(ctx, key, limit)
-		return err
-	})
+	d.Content, err = t.read(ctx, key, limit)
 	if err == nil && int64(len(d.Content)) > limit {
 		err = fmt.Errorf("%s is larger than %d bytes", key, limit)
 	}

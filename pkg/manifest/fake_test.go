@@ -35,6 +35,7 @@ type bucket struct {
 	sse      string
 	fault    func(op, key string) error
 	lose     func(op, key string) error
+	body     func(key string, data []byte) io.Reader // of a GET, where it is set
 }
 
 func newBucket() *bucket { return &bucket{objects: map[string][]byte{}, sse: "aws:kms"} }
@@ -80,6 +81,9 @@ func (b *bucket) Get(_ context.Context, key string) (io.ReadCloser, state.Object
 	data, ok := b.objects[key]
 	if !ok {
 		return nil, state.Object{}, fs.ErrNotExist
+	}
+	if b.body != nil {
+		return io.NopCloser(b.body(key, data)), state.Object{Key: key, SSE: b.sse}, nil
 	}
 	return io.NopCloser(bytes.NewReader(data)), state.Object{Key: key, SSE: b.sse}, nil
 }

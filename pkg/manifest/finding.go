@@ -43,6 +43,8 @@ const (
 	FindingObjectChain    FindingKind = "object-chain"      // written by a chain that is not there
 	FindingObjectUnlisted FindingKind = "object-unlisted"   // ours by its metadata, and in no record
 	FindingSource         FindingKind = "source"            // the tree has something else
+
+	FindingUnchecked FindingKind = "unchecked" // it could not be read: what it claims is not known
 )
 
 // Notes: what is no fault.
@@ -59,7 +61,7 @@ const (
 	NoteForeignObject    FindingKind = "foreign-file" // no document of this format
 	NoteElsewhere        FindingKind = "other-bucket" // the documents speak of another bucket
 	NoteUnpublished      FindingKind = "unpublished"  // the host has documents that wait
-	NoteUnchecked        FindingKind = "unchecked"    // something could not be asked
+	NoteUnchecked        FindingKind = "unchecked"    // there is nothing to check it with
 	NoteChangedSince     FindingKind = "changed-since"
 	NoteForeignData      FindingKind = "foreign-object" // under the prefix, and not ours
 )

@@ -14,8 +14,9 @@ type HistoryQuery struct {
 	At       time.Time                // up to then; zero: all
 	Instance string                   // "": of all
 	TempDir  string                   // for large manifests; "": the directory for temporary files
-	// Distrust is told each document that cannot be read or believed, and why;
-	// its error ends the query, nil goes on without the document.
+	// Distrust is told each document that cannot be read, after asking again for
+	// about a minute, or not be believed, and why; its error ends the query, nil
+	// goes on without the document.
 	Distrust func(key string, err error) error
 }
 
@@ -71,9 +72,6 @@ type historian struct {
 func (h *historian) distrust(ctx context.Context, key string, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
-	}
-	if passing(err) || refused(err) {
-		return err // The server said so, not the document.
 	}
 	return h.q.Distrust(key, err)
 }

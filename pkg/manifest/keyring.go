@@ -127,12 +127,16 @@ type keyring struct {
 	keys      map[string]*PublicKey
 	announced map[string][]string // by the announced key: those that announce it
 	trusted   map[string]bool
-	given     bool            // the caller named keys to trust
-	begun     map[string]bool // instances whose first key was taken for theirs, where none was named
+	given     bool             // the caller named keys to trust
+	unread    map[string]error // keys that are there and could not be read
+	begun     map[string]bool  // instances whose first key was taken for theirs, where none was named
 }
 
 func newKeyring(trusted []*PublicKey) *keyring {
-	r := &keyring{keys: map[string]*PublicKey{}, announced: map[string][]string{}, trusted: map[string]bool{}, begun: map[string]bool{}, given: len(trusted) > 0}
+	r := &keyring{
+		keys: map[string]*PublicKey{}, announced: map[string][]string{}, trusted: map[string]bool{},
+		unread: map[string]error{}, begun: map[string]bool{}, given: len(trusted) > 0,
+	}
 	for _, k := range trusted {
 		r.keys[k.fingerprint] = k
 		r.trusted[k.fingerprint] = true
@@ -141,8 +145,9 @@ func newKeyring(trusted []*PublicKey) *keyring {
 }
 
 // load reads the keys and announcements of a trail. What is wrong with one of
-// them goes to fault; an error is one of reading.
-func (r *keyring) load(ctx context.Context, t *Trail, entries []Entry, fault func(kind FindingKind, key, detail string)) error {
+// them goes to fault, one that cannot be read to unread. An error says that ctx
+// ended.
+func (r *keyring) load(ctx context.Context, t *Trail, entries []Entry, fault func(kind FindingKind, key, detail string), unread func(Finding, error)) error {
 	pems, sigs := map[string][]byte{}, []Entry{}
 	for _, e := range entries {
 		name := strings.TrimPrefix(e.Key, t.root()+keysDir+"/")
@@ -157,7 +162,9 @@ func (r *keyring) load(ctx context.Context, t *Trail, entries []Entry, fault fun
 		}
 		data, err := t.small(ctx, e.Key)
 		if err != nil {
-			return err
+			r.unread[m[1]] = err
+			unread(Finding{Key: e.Key}, err)
+			continue
 		}
 		k, err := ParsePublicKey(data)
 		switch {
@@ -173,11 +180,14 @@ func (r *keyring) load(ctx context.Context, t *Trail, entries []Entry, fault fun
 		}
 	}
 	for _, e := range sigs {
-		if err := r.announcement(ctx, t, e, pems, fault); err != nil {
-			return err
+		data, err := t.small(ctx, e.Key)
+		if err != nil {
+			unread(Finding{Key: e.Key}, err)
+			continue
 		}
+		r.announcement(t, e, data, pems, fault)
 	}
-	return nil
+	return ctx.Err()
 }
 
 // canonicalPEM reports whether data is one PEM block as it is written here.
@@ -186,18 +196,15 @@ func canonicalPEM(data []byte) bool {
 	return block != nil && bytes.Equal(encodePublic(block.Bytes), data)
 }
 
-// announcement reads one announcement.
-func (r *keyring) announcement(ctx context.Context, t *Trail, e Entry, pems map[string][]byte, fault func(kind FindingKind, key, detail string)) error {
+// announcement checks one announcement.
+func (r *keyring) announcement(t *Trail, e Entry, data []byte, pems map[string][]byte, fault func(kind FindingKind, key, detail string)) {
 	m := announcePattern.FindStringSubmatch(strings.TrimPrefix(e.Key, t.root()+keysDir+"/"))
 	fresh, old := m[1], m[2]
-	data, err := t.small(ctx, e.Key)
-	if err != nil {
-		return err
-	}
 	s, err := ParseSignature(data)
 	switch {
 	case err != nil:
 		fault(FindingKey, e.Key, err.Error())
+	case r.unread[fresh] != nil || r.unread[old] != nil: // That was found already.
 	case pems[fresh] == nil || r.keys[old] == nil:
 		fault(FindingKey, e.Key, "a key that it names is not under "+keysDir+"/")
 	case s.PublicKeyFingerprint != old:
@@ -205,11 +212,10 @@ func (r *keyring) announcement(ctx context.Context, t *Trail, e Entry, pems map[
 	default:
 		if err := r.keys[old].Verify(s, pems[fresh]); err != nil {
 			fault(FindingKey, e.Key, err.Error())
-			return nil
+			return
 		}
 		r.announced[fresh] = append(r.announced[fresh], old)
 	}
-	return nil
 }
 
 // trusts reports whether a key is trusted, or announced by one that is.
@@ -232,23 +238,18 @@ func (r *keyring) reaches(fingerprint string, seen map[string]bool) bool {
 }
 
 // small reads a document that is never large.
-func (t *Trail) small(ctx context.Context, key string) (data []byte, err error) {
-	err = again(ctx, func() error {
-		data, err = t.read(ctx, key, maxSignatureBytes)
-		return err
-	})
-	return data, err
+func (t *Trail) small(ctx context.Context, key string) ([]byte, error) {
+	return t.read(ctx, key, maxSignatureBytes)
 }
 
 // read returns the first bytes of a document, at most one more than limit.
-func (t *Trail) read(ctx context.Context, key string, limit int64) ([]byte, error) {
-	body, _, err := t.lib.Get(ctx, key)
+func (t *Trail) read(ctx context.Context, key string, limit int64) (data []byte, err error) {
+	err = t.get(ctx, key, func(body io.Reader) (err error) {
+		data, err = io.ReadAll(io.LimitReader(body, limit+1))
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", key, err)
-	}
-	data, err := io.ReadAll(io.LimitReader(body, limit+1))
-	if err = errors.Join(err, body.Close()); err != nil {
-		return nil, fmt.Errorf("get %s: %w", key, err)
+		return nil, err
 	}
 	return data, nil
 }

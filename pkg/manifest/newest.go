@@ -31,13 +31,29 @@ type Query struct {
 	// believed, and why; its error ends the query, nil goes on without the
 	// document. Where it is not set, the first such document ends the query.
 	Distrust func(key string, err error) error
+	// each, where set, is told every record before it is sorted.
+	each func(*state.Record)
+}
+
+// Held is what the records of one key come to.
+type Held struct {
+	// Record is the newest one that says what S3 holds: uploaded, rekeyed or
+	// deleted, with the attributes of later skips, or a skip where the trail tells
+	// of no upload. A rekeyed record has what the record before it says of the
+	// content. Its Basis is metadata where only the object's own metadata says
+	// what its content is.
+	Record state.Record
+	// Gone: no record says that the file is there. That is for uploaded, skipped
+	// and deleted to say; a rekeyed record is about the object alone.
+	Gone bool
+	// Kept is what S3 held when the file went, where its object was left there;
+	// Record is the deletion then.
+	Kept *state.Record
 }
 
 // Newest calls fn once for each key of the trail, in the order of the keys'
-// bytes, with the newest record that says what S3 holds of it: uploaded,
-// rekeyed or deleted, with the attributes of later skips, or a skip where the
-// trail tells of no upload. Failures say nothing of S3 and are left out. A
-// rekeyed record has what the record before it says of the content.
+// bytes, with what its records come to. Failures say nothing of S3 and are left
+// out.
 //
 // Records of one instance stand in the order of its chains, which follow one
 // another as abandons_chain says, and of their ids; those of different
@@ -48,7 +64,7 @@ type Query struct {
 // between digests nor signatures are checked: that is what verifying is for.
 // Memory does not grow with the number of records; the disk below q.TempDir
 // takes about as much as the trail's records that match.
-func (t *Trail) Newest(ctx context.Context, q Query, fn func(state.Record) error) error {
+func (t *Trail) Newest(ctx context.Context, q Query, fn func(Held) error) error {
 	if q.Memory <= 0 {
 		q.Memory = defaultQueryMemory
 	}
@@ -167,6 +183,9 @@ func (c *collector) records(s *spooled, proven bool) error {
 		}
 	}
 	return s.records(func(r *state.Record, raw []byte) error {
+		if c.q.each != nil {
+			c.q.each(r)
+		}
 		at := recordTime(r)
 		c.last = max(c.last, at.UnixNano())
 		if r.Status == state.StatusFailed || r.S3Key == "" || !strings.HasPrefix(r.S3Key, c.q.KeyPrefix) {
@@ -318,7 +337,7 @@ func (t *Trail) succession(ctx context.Context, chains []ChainIndex, distrust fu
 }
 
 // fold calls fn with what the records of each key come to.
-func fold(ctx context.Context, srt *sorter, fn func(state.Record) error) error {
+func fold(ctx context.Context, srt *sorter, fn func(Held) error) error {
 	var h holding
 	key, begun := "", false
 	tell := func() error {
@@ -328,7 +347,7 @@ func fold(ctx context.Context, srt *sorter, fn func(state.Record) error) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		return fn(h.record())
+		return fn(h.held())
 	}
 	err := srt.each(func(k, raw []byte) error {
 		if !begun || string(k) != key {
@@ -350,43 +369,62 @@ func fold(ctx context.Context, srt *sorter, fn func(state.Record) error) error {
 	return tell()
 }
 
-// holding is what S3 holds under one key, as its records say one by one.
+// holding is what S3 holds under one key, and whether the file is there, as its
+// records say one by one.
 type holding struct {
-	has  bool
-	rec  state.Record // what was stored last
-	gone *state.Record
+	has   bool
+	rec   state.Record // what was stored last
+	gone  *state.Record
+	alive bool
 }
 
 // add brings h up to date with the next record.
 func (h *holding) add(r *state.Record) {
 	switch r.Status {
 	case state.StatusDeleted:
-		h.gone = r
-	case state.StatusUploaded:
-		h.has, h.rec, h.gone = true, *r, nil
-	case state.StatusRekeyed:
-		next := *r
-		if h.has {
-			fillContent(&next, &h.rec)
+		h.gone, h.alive = r, false
+		if r.Attempt != 0 {
+			h.has, h.rec = false, state.Record{} // The object was deleted, too.
 		}
-		h.has, h.rec, h.gone = true, next, nil
+	case state.StatusUploaded:
+		h.has, h.rec, h.gone, h.alive = true, *r, nil, true
+	case state.StatusRekeyed:
+		h.rekeyed(*r)
 	case state.StatusSkipped:
 		if h.has && sameContent(&h.rec, r) {
 			observe(&h.rec, r)
 		} else {
 			h.has, h.rec = true, *r
 		}
-		h.gone = nil
+		h.gone, h.alive = nil, true
 	case state.StatusFailed:
 	}
 }
 
-// record returns what the records come to.
-func (h *holding) record() state.Record {
-	if h.gone != nil {
-		return *h.gone
+// rekeyed takes in a record of a rekey, which says nothing of the file. That
+// the content is the one before is known where the object is.
+func (h *holding) rekeyed(next state.Record) {
+	before := h.rec.ETag
+	switch {
+	case !h.has, before != "" && before != next.ReplacedETag && before != next.ETag:
+		next.Basis = state.BasisMetadata
+	default:
+		next.Basis = h.rec.Basis
+		fillContent(&next, &h.rec)
 	}
-	return h.rec
+	h.has, h.rec, h.gone = true, next, nil
+}
+
+// held returns what the records come to.
+func (h *holding) held() Held {
+	if h.gone == nil {
+		return Held{Record: h.rec, Gone: !h.alive}
+	}
+	held := Held{Record: *h.gone, Gone: true}
+	if h.has {
+		held.Kept = &h.rec
+	}
+	return held
 }
 
 // sameContent reports whether a skip says nothing else of the content than rec.
@@ -413,6 +451,10 @@ func observe(rec, skip *state.Record) {
 	if skip.ETag != "" && skip.ETag != rec.ETag {
 		// Someone stored the same content again: the object is not that upload's.
 		rec.ETag, rec.VersionID, rec.Attempt, rec.RequestID = skip.ETag, skip.VersionID, 0, ""
+		rec.Basis = skip.Basis
+	}
+	if skip.Basis == state.BasisETag {
+		rec.Basis = skip.Basis // What metadata said is proven.
 	}
 	replace(&rec.VersionID, skip.VersionID)
 	replace(&rec.KMSKeyID, skip.KMSKeyID)

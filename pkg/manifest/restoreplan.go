@@ -123,12 +123,14 @@ func refused(err error) bool {
 	return false
 }
 
-// consider takes the newest record of one key into the plan.
-func (p *planner) consider(rec state.Record) error {
+// consider takes the newest record of one key into the plan, unless its file was
+// gone.
+func (p *planner) consider(h Held) error {
+	rec := h.Record
 	if p.dir != "" && rec.S3Key != p.dir && !strings.HasPrefix(rec.S3Key, p.dir+"/") {
 		return nil
 	}
-	if rec.Status == state.StatusDeleted {
+	if h.Gone {
 		return nil
 	}
 	name, ok := p.mapper.Path(rec.S3Key)

@@ -27,10 +27,12 @@ const spoolInMemory = 1 << 20
 const fetchWidth = 8
 
 // Trail reads what stands under one prefix's _manifests/. It is safe for
-// concurrent use and keeps nothing.
+// concurrent use and keeps no document. A request that fails, or whose body
+// breaks off, is made again for about a minute.
 type Trail struct {
 	lib    Library
 	prefix string
+	asker  asker
 }
 
 // NewTrail returns the trail of prefix: as in Digest.Prefix, with a trailing
@@ -87,7 +89,7 @@ type indexer struct {
 // and keeps names only.
 func (t *Trail) Index(ctx context.Context) (Index, error) {
 	in := &indexer{root: t.root(), chains: map[chainKey]*ChainIndex{}}
-	err := listAll(ctx, t.lib, in.root, "", func(o state.Object) error {
+	err := t.asker.listAll(ctx, t.lib, in.root, "", func(o state.Object) error {
 		in.add(o)
 		return nil
 	})
@@ -215,21 +217,37 @@ func (c *ChainIndex) Tail() []Entry {
 // document that is no digest is ErrFormat or ErrNewerFormat, and still has its
 // hash.
 func (t *Trail) Digest(ctx context.Context, key string) (d Digest, sha string, err error) {
-	body, _, err := t.lib.Get(ctx, key)
+	var parse error
+	err = t.get(ctx, key, func(body io.Reader) error {
+		sum := newSums()
+		r := teeReader{r: body, s: sum}
+		d, parse = ParseDigest(r)
+		_, err := io.Copy(io.Discard, r) // What is too large to parse.
+		sha = sum.sha()
+		return err
+	})
 	if err != nil {
-		return d, "", fmt.Errorf("get %s: %w", key, err)
-	}
-	s := newSums()
-	r := teeReader{r: body, s: s}
-	d, parse := ParseDigest(r)
-	_, err = io.Copy(io.Discard, r) // What is too large to parse.
-	if err = errors.Join(err, body.Close()); err != nil {
-		return d, "", fmt.Errorf("get %s: %w", key, err)
+		return Digest{}, "", err
 	}
 	if parse != nil {
-		return d, s.sha(), fmt.Errorf("%s: %w", key, parse)
+		return d, sha, fmt.Errorf("%s: %w", key, parse)
 	}
-	return d, s.sha(), nil
+	return d, sha, nil
+}
+
+// get has fn read the document under key, from its start again where its body
+// breaks off.
+func (t *Trail) get(ctx context.Context, key string, fn func(body io.Reader) error) error {
+	return t.asker.again(ctx, func() error {
+		body, _, err := t.lib.Get(ctx, key)
+		if err == nil {
+			err = errors.Join(fn(body), body.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("get %s: %w", key, err)
+		}
+		return nil
+	})
 }
 
 // Records calls fn for each record of a manifest that a digest names, in order.
@@ -269,21 +287,20 @@ type spooled struct {
 }
 
 // A hash of "" is not checked, and tempDir may be "".
-func (t *Trail) fetch(ctx context.Context, key, sha, tempDir string) (s *spooled, err error) {
-	body, _, err := t.lib.Get(ctx, key)
+func (t *Trail) fetch(ctx context.Context, key, sha, tempDir string) (*spooled, error) {
+	s := &spooled{key: key}
+	var sum *sums
+	err := t.get(ctx, key, func(body io.Reader) error {
+		s.close()
+		s.data, s.file, sum = nil, nil, newSums()
+		return s.fill(teeReader{r: body, s: sum}, tempDir)
+	})
+	if err == nil && sha != "" && sum.sha() != sha {
+		err = fmt.Errorf("%s: %w: its SHA-256 is %s, its digest says %s", key, ErrHash, sum.sha(), sha)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", key, err)
-	}
-	sum := newSums()
-	s = &spooled{key: key}
-	err = s.fill(teeReader{r: body, s: sum}, tempDir)
-	if err = errors.Join(err, body.Close()); err != nil {
 		s.close()
-		return nil, fmt.Errorf("get %s: %w", key, err)
-	}
-	if sha != "" && sum.sha() != sha {
-		s.close()
-		return nil, fmt.Errorf("%s: %w: its SHA-256 is %s, its digest says %s", key, ErrHash, sum.sha(), sha)
+		return nil, err
 	}
 	return s, nil
 }

@@ -97,7 +97,8 @@ func rec(status state.Status, key, at string, change ...func(*state.Record)) sta
 func newest(t *testing.T, l Library, q Query) []string {
 	t.Helper()
 	var got []string
-	if err := NewTrail(l, "p/").Newest(t.Context(), q, func(r state.Record) error {
+	if err := NewTrail(l, "p/").Newest(t.Context(), q, func(h Held) error {
+		r := h.Record
 		got = append(got, fmt.Sprintf("%s %s %s%s%s", strings.TrimPrefix(r.S3Key, "p/"), r.Status, r.SHA256, r.Mode, r.VersionID))
 		return nil
 	}); err != nil {
@@ -188,7 +189,7 @@ func TestNewestBelievesNoManifestWithAnotherHash(t *testing.T) {
 	m, _ := l.add(t, "app-01", "0a1b2c3d", 2, true, nil, rec(state.StatusUploaded, "a", "", content("then ", "")))
 	l.objects[m] = []byte(strings.Replace(string(l.objects[m]), "then", "evil", 1))
 	tail, _ := l.add(t, "app-01", "0a1b2c3d", 3, false, nil, rec(state.StatusUploaded, "tail", ""))
-	err := NewTrail(l, "p/").Newest(t.Context(), Query{}, func(state.Record) error { return nil })
+	err := NewTrail(l, "p/").Newest(t.Context(), Query{}, func(Held) error { return nil })
 	if !errors.Is(err, ErrHash) {
 		t.Errorf("Newest = %v, want ErrHash", err)
 	}
@@ -374,8 +375,8 @@ func TestDirLibraryReadsWhatAFlusherKeeps(t *testing.T) {
 		t.Errorf("the copies are %v, the bucket has %v", got, want)
 	}
 	var paths []string
-	if err := NewTrail(lib, "p/").Newest(t.Context(), Query{}, func(rec state.Record) error {
-		paths = append(paths, rec.S3Key)
+	if err := NewTrail(lib, "p/").Newest(t.Context(), Query{}, func(h Held) error {
+		paths = append(paths, h.Record.S3Key)
 		return nil
 	}); err != nil || !slices.Equal(paths, []string{"p/a-0", "p/a-1", "p/a-2"}) {
 		t.Errorf("the copies tell of %v, %v", paths, err)

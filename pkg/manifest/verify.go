@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -77,7 +76,8 @@ type Verification struct {
 	Prefix    string         `json:"prefix"`
 	CheckedAt string         `json:"checked_at"`
 	Clean     bool           `json:"clean"`
-	First     *Finding       `json:"first"` // the claim that failed first, in the order of the trail
+	Unchecked int64          `json:"unchecked"` // of the findings: what could not be read
+	First     *Finding       `json:"first"`     // the claim that failed first, in the order of the trail
 	Findings  []Finding      `json:"findings"`
 	FoundBy   []KindCount    `json:"finding_counts"`
 	Notes     []Finding      `json:"notes"`
@@ -99,13 +99,15 @@ type verifier struct {
 	all          map[chainKey]*chainCheck
 	configs      map[string]bool // by SHA-256: they are there
 	done, total  int64
+	reading      readings
 }
 
 // Verify checks everything that the trail claims about itself: names, hashes,
 // links, sequence, counts, records, times, signatures and keys, and the anchors
-// that o names. It blocks until all documents were read. An error says that the
-// trail could not be checked; what is wrong with it are findings. Documents are
-// streamed: beside names, memory grows by 100 bytes a digest.
+// that o names. It blocks until all documents were read. What is wrong with the
+// trail are findings, and so is each document that could not be read. An error
+// says that nothing could be read. Documents are streamed: beside names, memory
+// grows by 100 bytes a digest.
 //
 // CheckObjects and CheckSource go on from its result. Without anything to check
 // it returns ErrNoTrail.
@@ -124,13 +126,16 @@ func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, erro
 	for i := range v.index.Chains {
 		v.total += int64(len(v.index.Chains[i].Digests) + len(v.index.Chains[i].Manifests))
 	}
-	if err := v.ring.load(ctx, t, v.index.Keys, v.fileFinding); err != nil {
+	if err := v.ring.load(ctx, t, v.index.Keys, v.fileFinding, v.unread); err != nil {
 		return nil, err
 	}
 	if err := v.checkConfigs(ctx); err != nil {
 		return nil, err
 	}
 	if err := v.checkInstances(ctx); err != nil {
+		return nil, err
+	}
+	if err := v.reading.nothing(); err != nil {
 		return nil, err
 	}
 	v.checkSuccession()
@@ -170,6 +175,7 @@ func (v *Verification) conclude(found, noted *findings) {
 	v.FoundBy = mergeCounts(v.FoundBy, found)
 	v.NotedBy = mergeCounts(v.NotedBy, noted)
 	v.Clean = len(v.Findings) == 0
+	v.Unchecked += found.counts[FindingUnchecked]
 	v.First = nil
 	if !v.Clean {
 		v.First = &v.Findings[0]
@@ -208,22 +214,17 @@ func (v *verifier) progress(n int64) {
 // checkConfigs compares the configuration objects with their names.
 func (v *verifier) checkConfigs(ctx context.Context) error {
 	list := v.index.Configs
-	fetch := func(ctx context.Context, i int) (data []byte, err error) {
-		err = again(ctx, func() error {
-			data, err = v.t.read(ctx, list[i].Key, maxDigestBytes)
-			return err
-		})
-		return data, err
-	}
+	fetch := func(ctx context.Context, i int) ([]byte, error) { return v.t.read(ctx, list[i].Key, maxDigestBytes) }
 	return inOrder(ctx, len(list), fetch, func([]byte) {}, func(i int, data []byte, err error) error {
-		if err != nil {
-			return err
-		}
-		s := newSums()
-		_, _ = s.Write(data) // It cannot fail.
 		name := strings.TrimSuffix(strings.TrimPrefix(list[i].Key, v.t.root()+"config_"), ".json")
-		if s.sha() != name {
-			v.fileFinding(FindingConfig, list[i].Key, "it has the SHA-256 "+s.sha())
+		if err != nil {
+			v.configs[name] = true // It was listed.
+			v.unread(Finding{Key: list[i].Key}, err)
+			return ctx.Err()
+		}
+		v.reading.read()
+		if sha := hashOf(data); sha != name {
+			v.fileFinding(FindingConfig, list[i].Key, "it has the SHA-256 "+sha)
 			return nil
 		}
 		v.configs[name] = true
@@ -239,11 +240,8 @@ func (v *verifier) checkInstances(ctx context.Context) error {
 		for n < len(list) && list[n].Instance == list[0].Instance {
 			n++
 		}
-		ignore := func(ctx context.Context, _ string, err error) error {
-			if errors.Is(err, ErrFormat) || errors.Is(err, ErrNewerFormat) || errors.Is(err, fs.ErrNotExist) {
-				return nil // It is found again when its chain is checked.
-			}
-			return errors.Join(err, ctx.Err())
+		ignore := func(ctx context.Context, _ string, _ error) error {
+			return ctx.Err() // The document is found again when its chain is checked.
 		}
 		ordered, err := v.t.succession(ctx, list[:n], ignore)
 		if err != nil {
@@ -278,6 +276,7 @@ func (v *verifier) checkSuccession() {
 		}
 		at, ok := left.hashes[c.leavesAt]
 		switch {
+		case !ok && len(left.unread) > 0: // It may be one of those.
 		case !ok:
 			c.fault(FindingChainMissing, 1, c.firstKey, fmt.Sprintf("it follows chain %s at the digest %s, which is not in that chain", left.sum.Chain, c.leavesAt))
 		case at < left.sum.LastSequence:
@@ -316,6 +315,8 @@ func (v *verifier) checkAnchor(a Anchor) {
 	switch {
 	case a.Local && c != nil && len(c.leftBy) > 0:
 		return
+	case c != nil && c.unread[a.Sequence]:
+		return // What the digest is was found to be unknown.
 	case a.Waiting && a.Sequence > last:
 		f.Kind, f.Detail = NoteUnpublished, fmt.Sprintf("%s: digest %d waits on the host", a.From, a.Sequence)
 		v.noted.add(f)
@@ -338,6 +339,12 @@ func (v *verifier) checkAnywhere(a Anchor) {
 	for _, c := range v.all {
 		if seq, ok := c.hashes[a.SHA256]; ok {
 			c.anchor(seq)
+			return
+		}
+	}
+	for _, c := range v.all {
+		if len(c.unread) > 0 {
+			v.found.add(Finding{Kind: FindingUnchecked, Detail: fmt.Sprintf("%s: no digest that could be read has the SHA-256 %s", a.From, a.SHA256)})
 			return
 		}
 	}

@@ -20,6 +20,7 @@ type chainCheck struct {
 	sum    ChainSummary
 	hashes map[string]uint64 // the digests that are there
 	named  map[string]bool   // manifests that a digest names
+	unread map[uint64]bool   // sequence numbers of digests that could not be read
 
 	// Of the digest before.
 	prev     *digestCheck
@@ -42,16 +43,18 @@ type digestCheck struct {
 	sha       string
 	fault     error // it is no digest
 	gone      bool
+	unread    error // it could not be read
 	manifests []manifestCheck
 	signature *Signature
 	sigFault  error // it is no signature, or it does not hold
+	sigUnread error // it, or its key, could not be read
 	keyThere  bool
 }
 
 // checkChain checks the digests of one chain and what they name.
 func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
 	c := &chainCheck{
-		v: v, index: x, hashes: map[string]uint64{}, named: map[string]bool{}, signers: map[string]bool{},
+		v: v, index: x, hashes: map[string]uint64{}, named: map[string]bool{}, unread: map[uint64]bool{}, signers: map[string]bool{},
 		sum: ChainSummary{Instance: x.Instance, Chain: x.ID, SignedBy: []string{}},
 	}
 	v.all[chainKey{x.Instance, x.ID}] = c
@@ -64,7 +67,7 @@ func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
 		n := 1 + int64(len(d.manifests))
 		c.digest(d)
 		v.progress(n)
-		return nil
+		return ctx.Err()
 	})
 	c.sum.SignedBy = append(c.sum.SignedBy, slices.Sorted(maps.Keys(c.signers))...)
 	return err
@@ -73,60 +76,51 @@ func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
 // read reads a digest, its signature and its manifests.
 func (v *verifier) read(ctx context.Context, x *ChainIndex, e Entry) (*digestCheck, error) {
 	c := &digestCheck{at: e}
-	var data []byte
-	err := again(ctx, func() (err error) {
-		data, err = v.t.read(ctx, e.Key, maxDigestBytes)
-		return err
-	})
+	data, err := v.t.read(ctx, e.Key, maxDigestBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		c.gone = true
 		return c, nil
 	}
 	if err != nil {
-		return nil, err
+		c.unread = err
+		return c, ctx.Err()
 	}
-	s := newSums()
-	_, _ = s.Write(data) // It cannot fail.
-	c.sha = s.sha()
+	c.sha = hashOf(data)
 	if sig, ok := x.Signatures[e.Key]; ok {
-		if err := v.readSignature(ctx, c, sig.Key, data); err != nil {
-			return nil, err
-		}
+		v.readSignature(ctx, c, sig.Key, data)
 	}
 	if c.d, c.fault = ParseDigest(bytes.NewReader(data)); c.fault != nil {
 		c.d = Digest{} // Nothing of it is believed.
 	}
 	c.manifests = make([]manifestCheck, len(c.d.Manifests))
-	fetch := func(ctx context.Context, i int) (m manifestCheck, err error) {
-		err = again(ctx, func() error {
-			m, err = v.t.scan(ctx, &c.d, c.d.Manifests[i])
-			return err
-		})
-		return m, err
-	}
+	fetch := func(ctx context.Context, i int) (manifestCheck, error) { return v.t.scan(ctx, &c.d, c.d.Manifests[i]) }
 	return c, inOrder(ctx, len(c.d.Manifests), fetch, func(manifestCheck) {}, func(i int, m manifestCheck, err error) error {
+		m.unread = err
 		c.manifests[i] = m
-		return err
+		return ctx.Err()
 	})
 }
 
 // readSignature reads and checks the signature of a digest.
-func (v *verifier) readSignature(ctx context.Context, c *digestCheck, key string, digest []byte) error {
+func (v *verifier) readSignature(ctx context.Context, c *digestCheck, key string, digest []byte) {
 	data, err := v.t.small(ctx, key)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // As if it had not been listed.
+		return // As if it had not been listed.
 	}
 	if err != nil {
-		return err
+		c.sigUnread = err
+		return
 	}
 	sig, sigFault := ParseSignature(data)
 	c.signature, c.sigFault = &sig, sigFault
 	k := v.ring.keys[sig.PublicKeyFingerprint]
 	c.keyThere = k != nil
-	if k != nil && sigFault == nil {
+	switch {
+	case k != nil && sigFault == nil:
 		c.sigFault = k.Verify(sig, digest)
+	case k == nil:
+		c.sigUnread = v.ring.unread[sig.PublicKeyFingerprint]
 	}
-	return nil
 }
 
 func (c *chainCheck) finding(kind FindingKind, seq uint64, key, detail string) Finding {
@@ -156,8 +150,13 @@ func (c *chainCheck) digest(d *digestCheck) {
 		c.fault(FindingDigestMissing, seq, d.at.Key, "it was listed, and is not there")
 		return
 	}
-	c.hashes[d.sha] = seq
 	c.sequence(d)
+	if d.unread != nil {
+		c.unreadable(d)
+		return
+	}
+	c.v.reading.read()
+	c.hashes[d.sha] = seq
 	if c.prev != nil && c.prev.at.Name.Sequence == seq {
 		for _, ref := range d.d.Manifests {
 			c.named[ref.S3Key] = true
@@ -233,7 +232,7 @@ func (c *chainCheck) link(d *digestCheck) {
 		c.fault(FindingLink, seq, key, "only the first digest of a chain has no predecessor")
 	case first != (d.d.Begins != ""):
 		c.fault(FindingLink, seq, key, "the first digest of a chain, and no other, says why it begins")
-	case first || c.prev == nil || c.prev.at.Name.Sequence+1 != seq:
+	case first || c.prev == nil || c.prev.at.Name.Sequence+1 != seq || c.prev.unread != nil:
 	case *d.d.PreviousDigestSHA256 != c.prev.sha:
 		c.fault(FindingDigestHash, seq-1, c.prev.at.Key, fmt.Sprintf("it has the SHA-256 %s, digest %d names %s", c.prev.sha, seq, *d.d.PreviousDigestSHA256))
 	case *d.d.PreviousDigestS3Key != c.prev.at.Key:
@@ -303,6 +302,8 @@ func (c *chainCheck) refs(d *digestCheck) {
 func (c *chainCheck) manifest(d *digestCheck, ref state.ManifestRef, m *manifestCheck) {
 	seq := d.at.Name.Sequence
 	switch {
+	case m.unread != nil:
+		c.unchecked(seq, ref.S3Key, m.unread)
 	case m.gone:
 		c.fault(FindingManifestMissing, seq, ref.S3Key, "its digest names it, and it is not there")
 	case m.sha != ref.SHA256:
@@ -338,6 +339,10 @@ func (c *chainCheck) events(d *digestCheck) {
 // that has one is not waiting for it.
 func (c *chainCheck) signatures(d *digestCheck) {
 	seq := d.at.Name.Sequence
+	if d.sigUnread != nil {
+		c.unchecked(seq, c.index.Signatures[d.at.Key].Key, d.sigUnread)
+		return
+	}
 	if d.signature == nil {
 		if len(c.unsigned) == 0 {
 			c.since = d.at.Name.Time
@@ -408,6 +413,7 @@ func (c *chainCheck) unnamed() {
 		switch {
 		case len(c.leftBy) > 0:
 			c.note(NoteLeftBehind, seq, e.Key, "no digest names it: its records are in chain "+c.leftBy[0])
+		case c.unread[seq]: // Its digest may name it.
 		case seq <= c.sum.LastSequence:
 			c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and the digest of its number is there")
 		case c.prev == nil && c.v.o.Now.Sub(e.Name.Time) > signatureGrace:

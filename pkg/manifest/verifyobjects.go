@@ -51,6 +51,13 @@ type ObjectSummary struct {
 	Deep       float64 `json:"deep_percent"`
 	Seed       uint64  `json:"seed"`
 	Foreign    int64   `json:"foreign"` // under the prefix, and in no record
+	// Unproven: only the object's own metadata says what its content is, and it
+	// was not hashed.
+	Unproven int64 `json:"unproven"`
+	// ChangedSince were written after what is published, as far as can be told.
+	ChangedSince int64  `json:"changed_since"`
+	OldestChange string `json:"oldest_changed_since,omitempty"`
+	Unchecked    int64  `json:"unchecked"` // could not be asked or read
 }
 
 // objectCheck compares objects with a trail.
@@ -59,55 +66,50 @@ type objectCheck struct {
 	t       *Trail
 	objects ObjectStore
 	o       ObjectOptions
-	chains  map[chainKey]time.Time // those that are there, and when their newest document was named
+	claims  *claims
+	blind   bool // a document that may tell of an object could not be read
 
 	mu           sync.Mutex
 	found, noted findings
 	sum          ObjectSummary
-	err          error
 }
 
 // CheckObjects compares the newest record of each key with what S3 says of the
 // object, downloads and hashes o.Deep percent of them, and lists what stands
 // under the prefix without a record, and what was deleted or replaced under the
-// trail. Findings and a summary are added to v. Like Newest it takes little
-// memory for any number of records. An error says that it did not get to its
-// end.
+// trail. Findings and a summary are added to v, and so is what could not be
+// asked. Like Newest it takes little memory for any number of records. An error
+// says that it did not get to its end; v has what was found until then.
 func (v *Verification) CheckObjects(ctx context.Context, t *Trail, objects ObjectStore, o ObjectOptions) error {
-	c := &objectCheck{v: v, t: t, objects: objects, o: o, chains: map[chainKey]time.Time{}}
+	c := &objectCheck{v: v, t: t, objects: objects, o: o, blind: v.Unchecked > 0}
 	c.sum.Deep, c.sum.Seed = o.Deep, o.Seed
-	x, err := t.Index(ctx)
-	if err != nil {
-		return err
-	}
-	for i := range x.Chains {
-		ch := &x.Chains[i]
-		newest := ch.first()
-		for _, list := range [][]Entry{ch.Digests, ch.Manifests} {
-			if n := len(list); n > 0 && list[n-1].Name.Time.After(newest) {
-				newest = list[n-1].Name.Time
-			}
-		}
-		c.chains[chainKey{ch.Instance, ch.ID}] = newest
-	}
-	if err := c.versions(ctx); err != nil {
-		return err
-	}
-	if err := c.compareAll(ctx); err != nil {
-		return err
-	}
+	err := c.run(ctx)
 	byKey := func(a, b Finding) int { return cmp.Or(strings.Compare(a.Key, b.Key), cmp.Compare(a.Kind, b.Kind)) }
 	slices.SortFunc(c.found.list, byKey)
 	slices.SortFunc(c.noted.list, byKey)
 	v.Objects = &c.sum
 	v.conclude(&c.found, &c.noted)
-	return nil
+	return err
+}
+
+func (c *objectCheck) run(ctx context.Context) error {
+	x, err := c.t.Index(ctx)
+	if err != nil {
+		return err
+	}
+	if c.claims, err = c.v.claims(ctx, c.t, &x); err != nil {
+		return err
+	}
+	if err := c.versions(ctx); err != nil {
+		return err
+	}
+	return c.compareAll(ctx)
 }
 
 // versions looks for delete markers and noncurrent versions under the trail.
 func (c *objectCheck) versions(ctx context.Context) error {
 	after := ""
-	err := again(ctx, func() error {
+	err := c.t.asker.again(ctx, func() error {
 		return c.objects.ListVersions(ctx, c.t.root(), after, func(v state.ObjectVersion) error {
 			if v.Key != after {
 				after = v.Key
@@ -131,6 +133,10 @@ func (c *objectCheck) versions(ctx context.Context) error {
 		c.noted.add(Finding{Kind: NoteUnchecked, Detail: "versions under the trail were not listed: " + err.Error()})
 		return nil
 	}
+	if err != nil && ctx.Err() == nil {
+		c.unchecked(c.t.root(), "its versions were not listed to the end", err)
+		return nil
+	}
 	return err
 }
 
@@ -138,6 +144,7 @@ func (c *objectCheck) versions(ctx context.Context) error {
 type objectJob struct {
 	key string
 	rec *state.Record // nil: the trail does not tell of it
+	may bool          // the object may be absent
 }
 
 // compareAll merges the newest records with a listing of the prefix.
@@ -149,10 +156,7 @@ func (c *objectCheck) compareAll(ctx context.Context) error {
 	for range max(1, c.o.Workers) {
 		wg.Go(func() {
 			for j := range jobs {
-				if err := c.compare(ctx, j); err != nil {
-					c.fail(err)
-					cancel()
-				}
+				c.compare(ctx, j)
 			}
 		})
 	}
@@ -167,34 +171,36 @@ func (c *objectCheck) compareAll(ctx context.Context) error {
 	err := c.merge(ctx, send)
 	close(jobs)
 	wg.Wait()
-	if c.err != nil {
-		return c.err
-	}
 	return err
-}
-
-func (c *objectCheck) fail(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err == nil {
-		c.err = err
-	}
 }
 
 // merge sends every key of the trail or of the listing once.
 func (c *objectCheck) merge(ctx context.Context, send func(objectJob) error) error {
 	l := c.list(ctx)
-	err := c.t.Newest(ctx, c.query(), func(r state.Record) error {
-		if err := l.before(r.S3Key, send); err != nil {
+	err := c.t.Newest(ctx, c.query(), func(h Held) error {
+		key := h.Record.S3Key
+		if err := l.before(key, send); err != nil {
 			return err
 		}
-		l.skip(r.S3Key)
-		return send(objectJob{key: r.S3Key, rec: &r})
+		listed := l.skip(key)
+		if h.Kept == nil {
+			return send(objectJob{key: key, rec: &h.Record})
+		}
+		c.count(func(s *ObjectSummary) { s.Records++; s.Deleted++ })
+		if !listed {
+			return nil // It was left there, and may have been removed since.
+		}
+		return send(objectJob{key: key, rec: h.Kept, may: true})
 	})
 	if err == nil {
 		err = l.before("", send)
 	}
-	return errors.Join(err, l.stop())
+	ended := l.stop()
+	if ended != nil && ctx.Err() == nil {
+		c.unchecked(c.t.prefix, "the objects under the prefix were not listed to the end", ended)
+		ended = nil
+	}
+	return errors.Join(err, ended)
 }
 
 // listing is the keys under a prefix, one at a time.
@@ -213,7 +219,7 @@ func (c *objectCheck) list(ctx context.Context) *listing {
 	l := &listing{root: c.t.root(), keys: make(chan string, 1024), cancel: cancel, done: make(chan error, 1)}
 	go func() {
 		defer close(l.keys)
-		l.done <- listAll(ctx, c.objects, c.t.prefix, "", func(o state.Object) error {
+		l.done <- c.t.asker.listAll(ctx, c.objects, c.t.prefix, "", func(o state.Object) error {
 			if strings.HasPrefix(o.Key, l.root) {
 				return nil
 			}
@@ -241,11 +247,13 @@ func (l *listing) before(key string, send func(objectJob) error) error {
 	return nil
 }
 
-// skip passes key, where it is the next.
-func (l *listing) skip(key string) {
-	if l.more && l.next == key {
-		l.advance()
+// skip passes key, where it is the next, and reports whether it was.
+func (l *listing) skip(key string) bool {
+	if !l.more || l.next != key {
+		return false
 	}
+	l.advance()
+	return true
 }
 
 // stop ends the listing and returns its error, once; one that was cut short is
@@ -267,59 +275,74 @@ func (l *listing) stop() error {
 	}
 }
 
-// query asks for the newest records; documents that cannot be believed were
-// found when the trail was checked.
+// query asks for the newest records. Documents that cannot be believed were
+// found when the trail was checked; one that cannot be read now may tell of any
+// object.
 func (c *objectCheck) query() Query {
 	return Query{
-		Instance: c.o.Instance, TempDir: c.o.TempDir, Memory: c.o.Memory,
-		Distrust: func(_ string, err error) error {
-			if errors.Is(err, ErrHash) || errors.Is(err, ErrFormat) || errors.Is(err, ErrNewerFormat) || errors.Is(err, fs.ErrNotExist) {
-				return nil
+		Instance: c.o.Instance, TempDir: c.o.TempDir, Memory: c.o.Memory, each: c.claims.record,
+		Distrust: func(key string, err error) error {
+			if !Unbelieved(err) {
+				c.blind = true
+				c.unchecked(key, "it could not be read", err)
 			}
-			return err
+			return nil
 		},
 	}
 }
 
+// Unbelieved reports whether err says that a document is missing or not what it
+// should be, as opposed to one that could not be read.
+func Unbelieved(err error) bool {
+	return errors.Is(err, ErrHash) || errors.Is(err, ErrFormat) || errors.Is(err, ErrNewerFormat) || errors.Is(err, fs.ErrNotExist)
+}
+
 // compare checks one key.
-func (c *objectCheck) compare(ctx context.Context, j objectJob) error {
+func (c *objectCheck) compare(ctx context.Context, j objectJob) {
 	gone := j.rec != nil && j.rec.Status == state.StatusDeleted
 	if gone {
 		c.count(func(s *ObjectSummary) { s.Records++; s.Deleted++ })
 		if j.rec.Attempt == 0 {
-			return nil // The object may stay.
+			return // The object may stay.
 		}
 	}
 	var o state.Object
-	err := again(ctx, func() (err error) {
+	err := c.t.asker.again(ctx, func() (err error) {
 		o, err = c.objects.Head(ctx, j.key)
 		return err
 	})
 	absent := errors.Is(err, fs.ErrNotExist)
 	switch {
 	case err != nil && !absent:
-		return err
+		c.unchecked(j.key, "the object could not be asked for", err)
 	case gone && !absent:
 		c.differ(j.rec, &o, FindingObjectContent, "the trail says that it was deleted in S3, and it is there")
 	case j.rec == nil && !absent:
 		c.unlisted(&o)
-	case j.rec != nil && !gone:
-		return c.present(ctx, j.rec, &o, absent)
+	case j.rec != nil && !gone && !(absent && j.may):
+		c.present(ctx, j, &o, absent)
 	}
-	return nil
 }
 
 // present checks an object that the trail says is there.
-func (c *objectCheck) present(ctx context.Context, r *state.Record, o *state.Object, absent bool) error {
-	c.count(func(s *ObjectSummary) { s.Records++; s.Compared++ })
+func (c *objectCheck) present(ctx context.Context, j objectJob, o *state.Object, absent bool) {
+	r := j.rec
+	c.count(func(s *ObjectSummary) {
+		s.Compared++
+		if !j.may {
+			s.Records++
+		}
+	})
 	if absent {
 		c.object(FindingObjectMissing, r, "the trail says that it is there")
-		return nil
+		return
 	}
-	if c.head(r, o) && c.chosen(r.S3Key) {
-		return c.download(ctx, r)
+	if !c.head(r, o) {
+		return
 	}
-	return nil
+	if !(c.chosen(r.S3Key) && c.download(ctx, r)) && r.Basis == state.BasisMetadata {
+		c.count(func(s *ObjectSummary) { s.Unproven++ })
+	}
 }
 
 // count changes the summary, and tells how far it is.
@@ -332,13 +355,41 @@ func (c *objectCheck) count(change func(s *ObjectSummary)) {
 	}
 }
 
+// unchecked adds what could not be asked or read.
+func (c *objectCheck) unchecked(key, what string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sum.Unchecked++
+	c.found.add(Finding{Kind: FindingUnchecked, Key: key, Detail: what + ": " + strings.TrimPrefix(err.Error(), "get "+key+": ")})
+}
+
+// changed adds an object that was written after what is published.
+func (c *objectCheck) changed(r *state.Record, o *state.Object, detail string) {
+	at := state.FormatTime(o.LastModified)
+	c.count(func(s *ObjectSummary) {
+		s.ChangedSince++
+		if s.OldestChange == "" || at < s.OldestChange {
+			s.OldestChange = at
+		}
+	})
+	age := c.claims.now.Sub(o.LastModified).Round(time.Second)
+	c.object(NoteChangedSince, r, fmt.Sprintf("it was written at %s, %v ago, after the newest record that is published%s", at, max(age, 0), detail))
+}
+
 func (c *objectCheck) object(kind FindingKind, r *state.Record, detail string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	f := Finding{Kind: kind, Instance: r.Instance, Chain: r.Chain, Key: r.S3Key, Detail: detail + " (record " + r.ID + ")"}
-	if kind == NoteChangedSince || kind == NoteUnchecked {
+	f := Finding{Kind: kind, Instance: r.Instance, Chain: r.Chain, Key: r.S3Key, Detail: detail}
+	if r.ID != "" {
+		f.Detail += " (record " + r.ID + ")"
+	}
+	switch {
+	case kind == NoteChangedSince || kind == NoteUnchecked:
 		c.noted.add(f)
 		return
+	case c.blind:
+		f.Kind, f.Detail = FindingUnchecked, f.Detail+"; a document that could not be read may tell of it"
+		c.sum.Unchecked++
 	}
 	c.found.add(f)
 }
@@ -347,7 +398,7 @@ func (c *objectCheck) object(kind FindingKind, r *state.Record, detail string) {
 // its content should be what the record says.
 func (c *objectCheck) head(r *state.Record, o *state.Object) bool {
 	if id, ok := state.ParseObjectID(o.Metadata[state.MetaID]); ok {
-		if _, known := c.chains[chainKey{id.Instance, id.Chain}]; !known {
+		if !c.claims.known(id) {
 			c.object(FindingObjectChain, r, fmt.Sprintf("it was written by %s, and that chain is not there", id))
 			return false
 		}
@@ -409,23 +460,25 @@ func writerDiffers(r *state.Record, o *state.Object) string {
 	return fmt.Sprintf("its metadata %s is %q, the record says %q", state.MetaID, got, want)
 }
 
-// differ adds a finding, unless a later attempt of a chain that is there has
-// written the object since the trail's last word.
+// differ adds a finding, unless a later attempt of a chain that goes on can have
+// written the object since its newest digest.
 func (c *objectCheck) differ(r *state.Record, o *state.Object, kind FindingKind, detail string) {
 	id, ok := state.ParseObjectID(o.Metadata[state.MetaID])
-	newest := c.chains[chainKey{id.Instance, id.Chain}]
-	if ok && id.Instance == r.Instance && id.Attempt > r.Attempt && !newest.IsZero() && !o.LastModified.Before(newest.Add(-time.Second)) {
-		c.object(NoteChangedSince, r, "it was written since the newest record that is published: "+detail)
+	if !ok || id.Instance != r.Instance || id.Chain == r.Chain && id.Attempt <= r.Attempt {
+		c.object(kind, r, detail)
 		return
 	}
-	c.object(kind, r, detail)
+	if why := c.claims.refuted(id, o); why != "" {
+		c.object(kind, r, fmt.Sprintf("%s; it claims to be written by %s, and cannot be: %s", detail, id, why))
+		return
+	}
+	c.changed(r, o, ": "+detail)
 }
 
 // unlisted looks at an object that no record tells of.
 func (c *objectCheck) unlisted(o *state.Object) {
 	id, ok := state.ParseObjectID(o.Metadata[state.MetaID])
-	newest, known := c.chains[chainKey{id.Instance, id.Chain}]
-	r := &state.Record{S3Key: o.Key, Instance: id.Instance, Chain: id.Chain, ID: "none"}
+	r := &state.Record{S3Key: o.Key, Instance: id.Instance, Chain: id.Chain}
 	switch {
 	case !ok:
 		c.mu.Lock()
@@ -433,12 +486,14 @@ func (c *objectCheck) unlisted(o *state.Object) {
 		c.sum.Foreign++
 		c.noted.add(Finding{Kind: NoteForeignData, Key: o.Key, Detail: "no record tells of it, and s3syncd did not write it"})
 	case c.o.Instance != "" && id.Instance != c.o.Instance:
-	case !known:
+	case !c.claims.known(id):
 		c.object(FindingObjectChain, r, fmt.Sprintf("it was written by %s, and that chain is not there", id))
-	case !o.LastModified.Before(newest.Add(-time.Second)):
-		c.object(NoteChangedSince, r, "it was written since the newest record that is published")
 	default:
-		c.object(FindingObjectUnlisted, r, fmt.Sprintf("it was written by %s, and no record tells of it", id))
+		if why := c.claims.refuted(id, o); why != "" {
+			c.object(FindingObjectUnlisted, r, fmt.Sprintf("it claims to be written by %s, and no record tells of it: %s", id, why))
+			return
+		}
+		c.changed(r, o, "")
 	}
 }
 
@@ -454,11 +509,12 @@ func (c *objectCheck) chosen(key string) bool {
 	return binary.BigEndian.Uint64(h.Sum(nil))%parts < uint64(c.o.Deep/100*parts)
 }
 
-// download hashes an object's content.
-func (c *objectCheck) download(ctx context.Context, r *state.Record) error {
+// download hashes an object's content, and reports whether a hash of the record
+// was compared with it.
+func (c *objectCheck) download(ctx context.Context, r *state.Record) bool {
 	var sum [2]string
 	var size int64
-	err := again(ctx, func() (err error) {
+	err := c.t.asker.again(ctx, func() error {
 		body, _, err := c.objects.Get(ctx, r.S3Key)
 		if err != nil {
 			return err
@@ -468,18 +524,21 @@ func (c *objectCheck) download(ctx context.Context, r *state.Record) error {
 	})
 	if errors.Is(err, fs.ErrNotExist) {
 		c.object(FindingObjectMissing, r, "it was there, and could not be downloaded")
-		return nil
+		return false
 	}
 	if err != nil {
-		return fmt.Errorf("get %s: %w", r.S3Key, err)
+		c.unchecked(r.S3Key, "its content could not be read", err)
+		return false
 	}
 	c.count(func(s *ObjectSummary) { s.Downloaded++; s.Bytes += size })
-	if text := bytesDiffer(r, sum); text != "" {
+	switch text := bytesDiffer(r, sum); {
+	case text != "":
 		c.object(FindingObjectContent, r, text)
-	} else if r.SHA256 == "" && r.MD5 == "" {
+	case r.SHA256 == "" && r.MD5 == "":
 		c.object(NoteUnchecked, r, "its content was read, and no record has a hash of it")
+		return false
 	}
-	return nil
+	return true
 }
 
 // hashBoth returns SHA-256 and MD5, in hex, of what r holds.

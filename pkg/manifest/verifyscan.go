@@ -23,6 +23,7 @@ const maxRecordFaults = 5
 // manifestCheck is what one manifest holds.
 type manifestCheck struct {
 	gone        bool
+	unread      error // it could not be read to its end
 	sha         string
 	size        int64
 	format      error // its bytes are no manifest
@@ -35,7 +36,7 @@ type manifestCheck struct {
 
 // sound reports whether the manifest's counts can be compared.
 func (m *manifestCheck) sound(ref state.ManifestRef) bool {
-	return !m.gone && m.sha == ref.SHA256 && m.format == nil
+	return !m.gone && m.unread == nil && m.sha == ref.SHA256 && m.format == nil
 }
 
 // sourceReader remembers the error of the reader below, which is not one of the bytes.
@@ -67,34 +68,30 @@ func (t *Trail) scan(ctx context.Context, d *Digest, ref state.ManifestRef) (man
 
 // scanWith is scan with a reader of records.
 func (t *Trail) scanWith(ctx context.Context, d *Digest, ref state.ManifestRef, read func(io.Reader, func(*state.Record) error) error) (m manifestCheck, err error) {
-	body, _, err := t.lib.Get(ctx, ref.S3Key)
+	err = t.get(ctx, ref.S3Key, func(body io.Reader) error {
+		m = manifestCheck{}
+		src := &sourceReader{r: body}
+		sum := newSHA()
+		r := io.TeeReader(src, sum)
+		rc := recordCheck{m: &m, d: d, prefix: "s3://" + d.Bucket + "/"}
+		m.format = read(r, func(rec *state.Record) error {
+			rc.record(rec)
+			return ctx.Err()
+		})
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		_, _ = io.Copy(io.Discard, r) // Its error is in src.
+		m.sha, m.size = sum.sha(), sum.size
+		return src.err
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return manifestCheck{gone: true}, nil
 	}
-	if err != nil {
-		return m, fmt.Errorf("get %s: %w", ref.S3Key, err)
-	}
-	defer func() { err = errors.Join(err, body.Close()) }()
-	src := &sourceReader{r: body}
-	sum := newSHA()
-	r := io.TeeReader(src, sum)
-	rc := recordCheck{m: &m, d: d, prefix: "s3://" + d.Bucket + "/"}
-	m.format = read(r, func(rec *state.Record) error {
-		rc.record(rec)
-		return ctx.Err()
-	})
-	if ctx.Err() != nil {
-		return m, ctx.Err()
-	}
-	_, _ = io.Copy(io.Discard, r) // Its error is in src.
-	if src.err != nil {
-		return m, fmt.Errorf("get %s: %w", ref.S3Key, src.err)
-	}
-	m.sha, m.size = sum.sha(), sum.size
 	if m.more > 0 {
 		m.faults = append(m.faults, fmt.Sprintf("%d more records like these", m.more))
 	}
-	return m, nil
+	return m, err
 }
 
 // errOtherForm says that a manifest is not written as this package writes them.

@@ -28,27 +28,34 @@ type SourceOptions struct {
 
 // CheckSource compares the newest record of each file with the tree below root:
 // the file is there and its content has the recorded hash. A file that changed
-// after its record is a note. What the tree has and the trail does not is not
-// looked for: a dry run of sync shows it. Every file is read; memory stays
-// small.
+// after its record is a note, one that cannot be read a finding. What the tree
+// has and the trail does not is not looked for: a dry run of sync shows it. Every
+// file is read; memory stays small. An error says that it did not get to its
+// end; v has what was found until then.
 func (v *Verification) CheckSource(ctx context.Context, t *Trail, root *safefs.Root, o SourceOptions) error {
 	var found, noted findings
 	sum := &SourceSummary{}
-	q := (&objectCheck{o: ObjectOptions{Instance: o.Instance, TempDir: o.TempDir, Memory: o.Memory}}).query()
-	err := t.Newest(ctx, q, func(r state.Record) error {
+	q := Query{Instance: o.Instance, TempDir: o.TempDir, Memory: o.Memory, Distrust: func(key string, err error) error {
+		if !Unbelieved(err) {
+			found.add(Finding{Kind: FindingUnchecked, Key: key, Detail: notRead(key, err)})
+		}
+		return nil
+	}}
+	err := t.Newest(ctx, q, func(h Held) error {
+		r := h.Record
 		path, ok := o.Mapper.Path(r.S3Key)
-		if !ok || r.Status == state.StatusDeleted {
+		if !ok || h.Gone {
 			return nil
 		}
 		sum.Files++
-		kind, detail, err := compareFile(root, path, &r, sum)
+		kind, detail, unread, err := compareFile(root, path, &r, sum)
 		if err != nil {
 			return err
 		}
 		f := Finding{Kind: kind, Instance: r.Instance, Chain: r.Chain, Key: r.S3Key, Detail: detail + " (record " + r.ID + ")"}
-		switch kind {
-		case "":
-		case FindingSource:
+		switch {
+		case kind == "":
+		case kind == FindingSource, unread:
 			found.add(f)
 		default:
 			noted.add(f)
@@ -58,33 +65,31 @@ func (v *Verification) CheckSource(ctx context.Context, t *Trail, root *safefs.R
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
 	v.Tree = sum
 	v.conclude(&found, &noted)
-	return nil
+	return err
 }
 
-// compareFile compares one file with its record; kind "" is no difference.
-func compareFile(root *safefs.Root, path string, r *state.Record, sum *SourceSummary) (kind FindingKind, detail string, err error) {
+// compareFile compares one file with its record; kind "" is no difference, and
+// unread says that it could not be compared.
+func compareFile(root *safefs.Root, path string, r *state.Record, sum *SourceSummary) (kind FindingKind, detail string, unread bool, err error) {
 	o, err := root.Open(path)
 	switch {
 	case errors.Is(err, safefs.ErrRootChanged):
-		return "", "", err
+		return "", "", false, err
 	case errors.Is(err, fs.ErrNotExist):
-		return FindingSource, "it is not in the tree, and the trail does not say that it was deleted", nil
+		return FindingSource, "it is not in the tree, and the trail does not say that it was deleted", false, nil
 	case err != nil:
-		return NoteUnchecked, "it could not be read: " + err.Error(), nil
+		return FindingUnchecked, "it could not be read: " + err.Error(), true, nil
 	}
 	defer func() { err = errors.Join(err, o.File.Close()) }()
 	hash, size, err := hashBoth(o.File)
 	if err != nil {
-		return NoteUnchecked, "it could not be read: " + err.Error(), nil
+		return FindingUnchecked, "it could not be read: " + err.Error(), true, nil
 	}
 	sum.Bytes += size
-	kind, detail = judgeFile(r, hash, size, time.Unix(0, max(o.Stat.MtimeNs, o.Stat.CtimeNs)))
-	return kind, detail, nil
+	kind, detail = judgeFile(r, hash, size, time.Unix(0, o.Stat.CtimeNs))
+	return kind, detail, false, nil
 }
 
 // judgeFile compares what a file holds with its record; kind "" is no
