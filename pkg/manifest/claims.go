@@ -113,6 +113,13 @@ func unnamedClaim(ch *ChainIndex) *chainClaim {
 	return &chainClaim{opens: at.Add(-signatureGrace), closes: at.Add(signatureGrace)}
 }
 
+// pending reports whether the chain of a manifest that no digest names yet can
+// have written it.
+func (c *claims) pending(e Entry) bool {
+	ch := c.chains[chainKey{e.Name.Instance, e.Name.Chain}]
+	return ch != nil && ch.ended == "" && !c.now.After(ch.closes.Add(silenceGrace))
+}
+
 // record notes the number that a record's attempt has drawn.
 func (c *claims) record(r *state.Record) {
 	if r.Attempt == 0 {

@@ -33,6 +33,8 @@ type Query struct {
 	Distrust func(key string, err error) error
 	// each, where set, is told every record before it is sorted.
 	each func(*state.Record)
+	// pending, where set, says whether a manifest that no digest names is used.
+	pending func(Entry) bool
 }
 
 // Held is what the records of one key come to.
@@ -138,11 +140,13 @@ func (c *collector) chain(ctx context.Context, ch *ChainIndex) error {
 	if err != nil || c.q.ProvenOnly {
 		return err
 	}
-	tail := ch.Tail()
-	refs := make([]state.ManifestRef, len(tail))
-	for i, e := range tail {
+	var refs []state.ManifestRef
+	for _, e := range ch.Tail() {
+		if c.q.pending != nil && !c.q.pending(e) {
+			continue
+		}
 		c.q.Unproven(e.Key)
-		refs[i] = state.ManifestRef{S3Key: e.Key}
+		refs = append(refs, state.ManifestRef{S3Key: e.Key})
 	}
 	return c.manifests(ctx, refs)
 }
@@ -422,7 +426,8 @@ func (h *holding) held() Held {
 	}
 	held := Held{Record: *h.gone, Gone: true}
 	if h.has {
-		held.Kept = &h.rec
+		kept := h.rec // h is used again.
+		held.Kept = &kept
 	}
 	return held
 }

@@ -418,10 +418,25 @@ func (c *chainCheck) unnamed() {
 			c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and the digest of its number is there")
 		case c.prev == nil && c.v.o.Now.Sub(e.Name.Time) > signatureGrace:
 			c.fault(FindingSilent, seq, e.Key, "no digest of its chain is there")
+		case c.over(e):
+			c.fault(FindingUnnamed, seq, e.Key, fmt.Sprintf("no digest names it, and the chain ended before it (%s)", c.prev.d.Reason))
 		default:
 			c.note(NotePending, seq, e.Key, "no digest names it yet: nothing proves it")
 		}
 	}
+}
+
+// over reports whether the chain had ended before a manifest was written, or has
+// stopped and said nothing of it for too long.
+func (c *chainCheck) over(e Entry) bool {
+	if c.prev == nil {
+		return false
+	}
+	at := e.LastModified
+	if at.IsZero() {
+		at = e.Name.Time
+	}
+	return c.prev.d.Reason == ReasonFinal || c.prev.d.Reason == ReasonStop && c.v.o.Now.Sub(at) > signatureGrace
 }
 
 // silence looks at how long the chain has said nothing.

@@ -280,7 +280,7 @@ func (l *listing) stop() error {
 // object.
 func (c *objectCheck) query() Query {
 	return Query{
-		Instance: c.o.Instance, TempDir: c.o.TempDir, Memory: c.o.Memory, each: c.claims.record,
+		Instance: c.o.Instance, TempDir: c.o.TempDir, Memory: c.o.Memory, each: c.claims.record, pending: c.claims.pending,
 		Distrust: func(key string, err error) error {
 			if !Unbelieved(err) {
 				c.blind = true
