@@ -13,13 +13,14 @@ ORDER BY instance, source;
 
 -- name: failed-and-never-recovered
 SELECT instance, source, local_path, error_class, error, recorded_at
-FROM s3syncd_newest
+FROM s3syncd_files
 WHERE status = 'failed'
 ORDER BY instance, source, local_path;
 
 -- name: keys-in-use
 SELECT kms_key_id, count(*) AS objects, sum(size_bytes) AS bytes, count(DISTINCT instance) AS hosts
 FROM s3syncd_archived
+WHERE NOT removed
 GROUP BY kms_key_id
 ORDER BY objects DESC, kms_key_id;
 
@@ -27,7 +28,7 @@ ORDER BY objects DESC, kms_key_id;
 SELECT sha256, count(*) AS copies, max(size_bytes) AS bytes_each, (count(*) - 1) * max(size_bytes) AS bytes_spare,
   min(s3_uri) AS one_of_them
 FROM s3syncd_archived
-WHERE NOT gone AND size_bytes > 0
+WHERE NOT gone AND size_bytes > 0 AND sha256 IS NOT NULL
 GROUP BY sha256
 HAVING count(*) > 1
 ORDER BY bytes_spare DESC, sha256;

@@ -14,19 +14,33 @@ FROM (
 )
 WHERE place = 1;
 
--- The newest record of each object that says what its bytes are, and whether the file is gone from the host since.
--- A skip that the index alone decided repeats an earlier record.
+-- The newest record of each file: whether it is there, and what became of it last. A record of a rekey is about the
+-- object alone.
+CREATE OR REPLACE VIEW s3syncd_files AS
+SELECT *
+FROM (
+  SELECT t.*, row_number() OVER (PARTITION BY s3_uri ORDER BY recorded_at DESC, number DESC) AS place
+  FROM s3syncd_trail t
+  WHERE status <> 'rekeyed'
+)
+WHERE place = 1;
+
+-- The newest record of each object that says what its bytes are; gone: no record says that the file is there; removed:
+-- the object was deleted with it. A skip that the index alone decided repeats an earlier record.
 CREATE OR REPLACE VIEW s3syncd_archived AS
-SELECT s.*, coalesce(d.deleted_at >= s.recorded_at, false) AS gone
+SELECT s.*,
+  f.status IS NULL OR f.status = 'deleted' AS gone,
+  coalesce(f.status = 'deleted' AND f.attempt IS NOT NULL
+    AND (f.recorded_at > s.recorded_at OR (f.recorded_at = s.recorded_at AND f.number > s.number)), false) AS removed
 FROM (
   SELECT t.*, row_number() OVER (PARTITION BY s3_uri ORDER BY recorded_at DESC, number DESC) AS place
   FROM s3syncd_trail t
   WHERE status IN ('uploaded', 'rekeyed') OR (status = 'skipped' AND sha256 IS NOT NULL)
 ) s
 LEFT JOIN (
-  SELECT s3_uri, max(recorded_at) AS deleted_at
+  SELECT s3_uri, status, attempt, recorded_at, number,
+    row_number() OVER (PARTITION BY s3_uri ORDER BY recorded_at DESC, number DESC) AS newest
   FROM s3syncd_trail
-  WHERE status = 'deleted'
-  GROUP BY s3_uri
-) d ON d.s3_uri = s.s3_uri
+  WHERE status IN ('uploaded', 'skipped', 'deleted')
+) f ON f.s3_uri = s.s3_uri AND f.newest = 1
 WHERE s.place = 1;

@@ -14,13 +14,13 @@ import (
 
 // shelf is a trail in memory with the objects that it tells of.
 type shelf struct {
-	*library
+	*archive
 
 	heads map[string]state.Object
 	heed  func(key string) error // before each HEAD, where it is set
 }
 
-func newShelf() *shelf { return &shelf{library: newLibrary(), heads: map[string]state.Object{}} }
+func newShelf() *shelf { return &shelf{archive: newArchive(), heads: map[string]state.Object{}} }
 
 func (s *shelf) Head(_ context.Context, key string) (state.Object, error) {
 	s.mu.Lock()
@@ -248,7 +248,9 @@ func TestContentThatMetadataAloneProves(t *testing.T) {
 func TestAnObjectThatOutlivesItsFile(t *testing.T) {
 	s := newShelf()
 	at := trailStart.Add(-time.Hour)
-	gone := func(key string) state.Record { return rec(state.StatusDeleted, key, state.FormatTime(at.Add(time.Minute))) }
+	gone := func(key string) state.Record {
+		return rec(state.StatusDeleted, key, state.FormatTime(at.Add(time.Minute)))
+	}
 	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(ReasonStop),
 		s.put("kept", "k", "app-01/0a1b2c3d/1", at), s.put("replaced", "r", "app-01/0a1b2c3d/2", at), s.put("expired", "e", "app-01/0a1b2c3d/3", at))
 	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(ReasonStop), gone("kept"), gone("replaced"), gone("expired"))

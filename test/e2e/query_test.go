@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -220,6 +221,96 @@ func wantFleet(t *testing.T, one, two *site, got map[string][]row) {
 	}
 	if r := got["silent-hosts"]; len(r) != 0 {
 		t.Errorf("silent hosts: %v, want none", r)
+	}
+}
+
+// The views come to what docs/FORMAT.md says, row by row and for each basis.
+func TestTheViewsComeToWhatTheFormatSays(t *testing.T) {
+	format, err := os.ReadFile(filepath.Join("..", "..", "docs", "FORMAT.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(format), "| records, oldest first |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	lines := strings.Split(table, "\n")
+	if len(lines) < 20 {
+		t.Fatalf("the table has %d rows", len(lines))
+	}
+	var manifest strings.Builder
+	want := map[string]string{}
+	failed := map[string]bool{}
+	number := 0
+	for i, line := range lines[2:] {
+		cells := strings.Split(strings.Trim(strings.ReplaceAll(line, "`", ""), "| "), " | ")
+		for _, basis := range []string{"index", "metadata", "etag", "attributes"} {
+			key := fmt.Sprintf("p/%02d-%s", i, basis)
+			want[key] = cells[len(cells)-1]
+			last := ""
+			for _, what := range strings.Split(cells[0], ", ") {
+				status, with, _ := strings.Cut(what, " ")
+				number++
+				r := map[string]any{
+					"local_path": "/data/" + key, "s3_key": key, "s3_uri": "s3://b/" + key, "status": status,
+					"timestamp": fmt.Sprintf("2026-03-01T10:00:00.%09dZ", number), "trigger": "event", "source": "app", "instance": "app-01",
+					"chain": "0a1b2c3d", "id": fmt.Sprintf("0a1b2c3d-%d", number), "size_bytes": 1,
+				}
+				switch {
+				case status == "uploaded", status == "skipped":
+					r["sha256"] = strings.Repeat("a", 64)
+				case status == "rekeyed", with != "":
+					r["attempt"] = number
+				}
+				if status == "skipped" {
+					r["basis"] = basis
+				}
+				if status != "rekeyed" {
+					last = status
+				}
+				line, err := json.Marshal(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				manifest.Write(append(line, '\n'))
+			}
+			failed["/data/"+key] = last == "failed"
+		}
+	}
+	dir := t.TempDir()
+	var packed bytes.Buffer
+	gz := gzip.NewWriter(&packed)
+	if _, err := gz.Write([]byte(manifest.String())); err != nil {
+		t.Fatal(err)
+	}
+	if err := gz.Close(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "backups/app-01/app/_manifests/dt=2026-03-01/instance=app-01/manifest_20260301_100000_app-01_0a1b2c3d_00000001.jsonl.gz"), packed.String())
+	statements := []string{fmt.Sprintf("SET VARIABLE manifests = '%s/backups/*/app/_manifests/dt=*/instance=*/*.jsonl.gz'", dir)}
+	statements = append(statements, sqlStatements(shipped(t, "duckdb", "tables.sql"))...)
+	statements = append(statements, sqlStatements(shipped(t, "athena", "views.sql"))...)
+	answers := duckDB(t, append(statements, "SELECT s3_key, gone, removed FROM s3syncd_archived")...)
+	got := map[string]string{}
+	for _, r := range answers[len(answers)-1] {
+		got[r.text("s3_key")] = map[string]string{"false false": "there", "true false": "gone", "true true": "removed"}[r.text("gone")+" "+r.text("removed")]
+	}
+	for key, w := range want {
+		if w == "–" {
+			w = ""
+		}
+		if got[key] != w {
+			t.Errorf("of %s s3syncd_archived says %q, docs/FORMAT.md %q", key, got[key], w)
+		}
+	}
+	for _, r := range fleet(t, dir, strings.NewReplacer())["failed-and-never-recovered"] {
+		if !failed[r.text("local_path")] {
+			t.Errorf("%s is no failure", r.text("local_path"))
+		}
+		delete(failed, r.text("local_path"))
+	}
+	for path, is := range failed {
+		if is {
+			t.Errorf("%s failed, and the query does not say so", path)
+		}
 	}
 }
 
