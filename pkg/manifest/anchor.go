@@ -52,6 +52,9 @@ func ReadAnchorFile(path string) (*AnchorFile, error) {
 	case f.Version != anchorVersion:
 		return nil, fmt.Errorf("%s: %w: it keeps no heads", path, ErrFormat)
 	}
+	if err := unambiguous(data); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", path, ErrFormat, err)
+	}
 	return f, nil
 }
 

@@ -247,6 +247,9 @@ func ReadBundle(r io.Reader) (*Bundle, error) {
 	case b.Version != BundleVersion:
 		return nil, fmt.Errorf("%w: no bundle", ErrFormat)
 	}
+	if err := unambiguous(data); err != nil {
+		return nil, fmt.Errorf("%w: bundle: %w", ErrFormat, err)
+	}
 	return b, nil
 }
 

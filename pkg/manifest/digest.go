@@ -155,7 +155,7 @@ func ParseDigest(r io.Reader) (Digest, error) {
 	if head.Version > DigestVersion {
 		return d, fmt.Errorf("%w: digest version %d, this release reads up to %d", ErrNewerFormat, head.Version, DigestVersion)
 	}
-	if err := json.Unmarshal(data, &d); err != nil {
+	if err := errors.Join(json.Unmarshal(data, &d), unambiguous(data)); err != nil {
 		return d, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	if err := d.check(); err != nil {

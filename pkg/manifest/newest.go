@@ -192,7 +192,7 @@ func (c *collector) records(s *spooled, proven bool) error {
 		}
 		at := recordTime(r)
 		c.last = max(c.last, at.UnixNano())
-		if r.Status == state.StatusFailed || r.S3Key == "" || !strings.HasPrefix(r.S3Key, c.q.KeyPrefix) {
+		if r.Status == state.StatusFailed || r.S3Key == "" || !strings.HasPrefix(r.S3Key, c.q.KeyPrefix) || strings.HasPrefix(r.S3Key, c.t.root()) {
 			return nil
 		}
 		if !c.q.At.IsZero() && at.After(c.q.At) {

@@ -41,11 +41,11 @@ func ReadManifest(r io.Reader, fn func(state.Record) error) error {
 func readManifest(r io.Reader, fn func(rec *state.Record, raw []byte) error) error {
 	br := bufio.NewReader(r)
 	if magic, err := br.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
-		gz, err := gzip.NewReader(br)
+		one, err := newMember(br)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrFormat, err)
 		}
-		br = bufio.NewReader(gz)
+		br = bufio.NewReader(one)
 	}
 	first, err := firstByte(br)
 	if errors.Is(err, io.EOF) {
@@ -54,18 +54,82 @@ func readManifest(r io.Reader, fn func(rec *state.Record, raw []byte) error) err
 	if err != nil {
 		return fmt.Errorf("read manifest: %w", err)
 	}
+	if first != '[' {
+		return readEachLine(br, fn)
+	}
 	lim := &budgetReader{r: br, left: 2 * maxRecordBytes}
 	d := recordReader{lim: lim, dec: json.NewDecoder(lim), fn: fn}
-	if first == '[' {
-		return d.array()
+	return d.array()
+}
+
+// member is the one gzip member that a manifest is. Whether another one counts
+// differs from reader to reader.
+type member struct {
+	gz   *gzip.Reader
+	rest *bufio.Reader
+}
+
+func newMember(br *bufio.Reader) (*member, error) {
+	gz, err := gzip.NewReader(br)
+	if err != nil {
+		return nil, err
 	}
-	return d.lines()
+	gz.Multistream(false)
+	return &member{gz: gz, rest: br}, nil
+}
+
+func (m *member) Read(p []byte) (int, error) {
+	n, err := m.gz.Read(p)
+	if errors.Is(err, io.EOF) {
+		if _, more := m.rest.Peek(1); more == nil {
+			return n, errors.New("bytes behind the gzip member")
+		}
+	}
+	return n, err
+}
+
+// readEachLine calls fn for each record of a manifest of lines.
+func readEachLine(r io.Reader, fn func(rec *state.Record, raw []byte) error) error {
+	s := bufio.NewScanner(r)
+	s.Buffer(make([]byte, 0, 1<<16), maxRecordBytes+1)
+	for s.Scan() {
+		line := bytes.TrimSpace(s.Bytes())
+		if len(line) == 0 {
+			continue
+		}
+		rec, err := readRecord(line)
+		if err != nil {
+			return err
+		}
+		if err := fn(rec, line); err != nil {
+			return err
+		}
+	}
+	if err := s.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	return nil
+}
+
+// readRecord reads the bytes of one record.
+func readRecord(raw []byte) (*state.Record, error) {
+	switch {
+	case raw[0] != '{':
+		return nil, fmt.Errorf("%w: a record is not an object", ErrFormat)
+	case len(raw) > maxRecordBytes:
+		return nil, fmt.Errorf("%w: a record is larger than %d bytes", ErrFormat, maxRecordBytes)
+	}
+	r := new(state.Record)
+	if err := errors.Join(json.Unmarshal(raw, r), unambiguous(raw)); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	return r, nil
 }
 
 // firstByte passes white space and returns the byte behind it without passing
 // that.
 func firstByte(br *bufio.Reader) (byte, error) {
-	for {
+	for range maxRecordBytes {
 		b, err := br.ReadByte()
 		if err != nil {
 			return 0, err
@@ -74,6 +138,7 @@ func firstByte(br *bufio.Reader) (byte, error) {
 			return b, br.UnreadByte()
 		}
 	}
+	return 0, fmt.Errorf("%w: white space alone", ErrFormat)
 }
 
 // recordReader decodes records one at a time.
@@ -105,17 +170,6 @@ func (d *recordReader) array() error {
 	return nil
 }
 
-func (d *recordReader) lines() error {
-	for {
-		switch err := d.record(); {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return err
-		}
-	}
-}
-
 // record decodes one record; io.EOF says that there is none.
 func (d *recordReader) record() error {
 	d.lim.left = 2 * maxRecordBytes
@@ -127,14 +181,11 @@ func (d *recordReader) record() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	if len(d.raw) == 0 || d.raw[0] != '{' {
-		return fmt.Errorf("%w: a record is not an object", ErrFormat)
+	r, err := readRecord(d.raw)
+	if err != nil {
+		return err
 	}
-	var r state.Record
-	if err := json.Unmarshal(d.raw, &r); err != nil {
-		return fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	return d.fn(&r, d.raw)
+	return d.fn(r, d.raw)
 }
 
 // noEOF keeps io.EOF inside, where it would read as the end of a good file.

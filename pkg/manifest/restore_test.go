@@ -191,7 +191,7 @@ func writtenAt(t *testing.T, path string) int64 {
 func TestRestoreChecksTheRoomFirst(t *testing.T) {
 	a := newArchive()
 	r := a.upload("huge", "x", atTen)
-	size := int64(1) << 60
+	size := int64(1) << 52
 	r.SizeBytes = &size
 	a.add(t, "h", "0a0a0a0a", 1, true, nil, r)
 	dir := t.TempDir()

@@ -228,6 +228,9 @@ func (v *verifier) checkConfigs(ctx context.Context) error {
 			return nil
 		}
 		v.configs[name] = true
+		if err := unambiguousConfig(data); err != nil {
+			v.fileFinding(FindingFormat, list[i].Key, err.Error())
+		}
 		return nil
 	})
 }

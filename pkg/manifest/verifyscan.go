@@ -3,7 +3,6 @@ package manifest
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -125,7 +124,7 @@ func readLines(r io.Reader, fn func(*state.Record) error) error {
 			return err
 		}
 		var c checkedRecord
-		if json.Unmarshal(line, &c) != nil {
+		if json.Unmarshal(line, &c) != nil || unambiguous(line) != nil {
 			return errOtherForm
 		}
 		rec := state.Record{S3Key: c.S3Key, S3URI: c.S3URI, Status: c.Status, Timestamp: c.Timestamp, Instance: c.Instance, Chain: c.Chain, ID: c.ID}
@@ -147,11 +146,11 @@ func newLines(r io.Reader) (*lines, error) {
 	br := bufio.NewReaderSize(r, 1<<16)
 	l := &lines{more: true}
 	if magic, err := br.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
-		gz, err := gzip.NewReader(br)
+		one, err := newMember(br)
 		if err != nil {
 			return nil, errOtherForm
 		}
-		br, l.hive = bufio.NewReaderSize(gz, 1<<16), true
+		br, l.hive = bufio.NewReaderSize(one, 1<<16), true
 	}
 	l.s = bufio.NewScanner(br)
 	l.s.Buffer(make([]byte, 0, 1<<16), maxRecordBytes+2)
@@ -222,6 +221,8 @@ func (c *recordCheck) judge(r *state.Record, number uint64, ok bool) string {
 		return fmt.Sprintf("it is of instance %q", r.Instance)
 	case !strings.HasPrefix(r.S3Key, c.d.Prefix) || !strings.HasPrefix(r.S3URI, c.prefix) || r.S3URI[len(c.prefix):] != r.S3Key:
 		return "its key is not below the digest's bucket and prefix"
+	case strings.HasPrefix(r.S3Key, c.d.Prefix+state.ReservedDir+"/"):
+		return "its key is one of the trail itself"
 	}
 	if _, err := time.Parse(time.RFC3339Nano, r.Timestamp); err != nil || !strings.HasSuffix(r.Timestamp, "Z") {
 		return "its timestamp is not a time in UTC"

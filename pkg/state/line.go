@@ -16,7 +16,7 @@ func (r *Record) AppendLine(b []byte) []byte {
 	b = appendField(b, '{', "local_path", r.LocalPath)
 	b = appendField(b, ',', "s3_key", r.S3Key)
 	b = appendField(b, ',', "s3_uri", r.S3URI)
-	if r.SizeBytes != nil {
+	if r.SizeBytes != nil && *r.SizeBytes <= MaxNumber {
 		b = strconv.AppendInt(append(b, `,"size_bytes":`...), *r.SizeBytes, 10)
 	}
 	b = appendField(b, ',', "status", string(r.Status))

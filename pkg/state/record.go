@@ -49,6 +49,10 @@ const (
 	TriggerPoll    Trigger = "poll"
 )
 
+// MaxNumber is the highest number in a document: other programs read numbers as
+// floating point, which has no other above it than even ones.
+const MaxNumber = 1 << 53
+
 // Record is one line of a manifest. The order of the fields is the order of
 // the keys: those of the first tool's manifests come first, so that its readers
 // keep working. Commit fills in Chain, ID and, when it is empty, Timestamp.
