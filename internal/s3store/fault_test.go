@@ -49,6 +49,25 @@ func TestListDenied(t *testing.T) {
 	}
 }
 
+// A server that does not say what stands there may ignore the condition, too.
+func TestNothingIsDeletedUnseen(t *testing.T) {
+	f, s := fakeStore(t, nil)
+	f.Behave(func(b *s3test.Behavior) { b.ListDenied = true })
+	if err := s.Probe(t.Context()); err != nil {
+		t.Fatalf("Probe: %v", err)
+	}
+	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{Absent: true})); err != nil {
+		t.Fatalf("Put: %v", err)
+	}
+	f.Answer(s3test.Match{Op: opHead, Key: "data/a", Times: -1}, 403, "")
+	if _, err := s.Delete(t.Context(), "data/a", state.Condition{ETag: "another"}); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("Delete = %v, want the refusal", err)
+	}
+	if n := f.Count(s3test.Match{Op: "DeleteObject", Key: "data/a"}); n != 0 {
+		t.Errorf("%d deletions were sent", n)
+	}
+}
+
 func TestRefusedHeadIsExplainedOnceAMinute(t *testing.T) {
 	f, s := fakeStore(t, nil)
 	f.Answer(s3test.Match{Op: opHead, Times: -1}, 403, "")

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/url"
 	"strings"
 	"time"
@@ -134,9 +133,7 @@ func (s *Store) Delete(ctx context.Context, key string, c state.Condition) (stat
 	}
 	if c.ETag != "" {
 		// MinIO honors If-Match on writes and ignores it here.
-		err := s.compare(ctx, opDelete, key, c)
-		unknown := errors.Is(err, fs.ErrPermission) && s.Capabilities().ListDenied
-		if err != nil && !unknown {
+		if err := s.compare(ctx, opDelete, key, c); err != nil {
 			return state.Object{}, err
 		}
 	}

@@ -93,7 +93,7 @@ func (l *look) mirror(ctx context.Context) error {
 	for range rounds {
 		if (l.entry.Attempt == 0 || l.entry.ETag == "" || l.entry.Doubted) && !now.asked {
 			var err error
-			if now, err = l.ask(ctx, false); err != nil {
+			if now, err = l.ask(ctx, true); err != nil {
 				return err
 			}
 		}
@@ -145,10 +145,11 @@ func (l *look) deleteObject(ctx context.Context, s standing) (done bool, now sta
 		}
 		return true, now, l.forget(ctx, in)
 	case errors.Is(err, state.ErrPrecondition):
-		if now, err = l.ask(ctx, false); err != nil {
+		if err := l.discard(ctx, in); err != nil {
 			return false, now, err
 		}
-		return false, now, l.discard(ctx, in)
+		now, err = l.ask(ctx, true)
+		return false, now, err
 	default:
 		return false, now, l.broken(ctx, in, err)
 	}

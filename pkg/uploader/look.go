@@ -264,7 +264,8 @@ func (l *look) mustAsk(s standing) bool {
 }
 
 // ask finds out what stands under the key. When something is known to stand
-// there a refusal is an error; otherwise it may mean absence.
+// there a refusal is an error; otherwise it may mean absence, which is enough for
+// a write that is conditional on it and for nothing else.
 func (l *look) ask(ctx context.Context, present bool) (standing, error) {
 	l.f.enter(PhaseAsk)
 	o, err := l.head(ctx, l.key)
@@ -274,6 +275,7 @@ func (l *look) ask(ctx context.Context, present bool) (standing, error) {
 		s.present, s.object, s.key = true, o, l.Accept(o)
 	case errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, fs.ErrPermission) && !present && l.forbiddenIsAbsent():
+		s.refused = true
 	default:
 		return s, err
 	}

@@ -225,3 +225,70 @@ func TestDoubtedObjectsArePutBack(t *testing.T) {
 	}
 	r.noIntents()
 }
+
+// Where listing is not granted a refused HEAD may mean that nothing is there, or
+// that the object may not be looked at. It is no proof that it is gone.
+func TestMirrorDoesNotTakeARefusalForADeletion(t *testing.T) {
+	forbidden := remote(state.ClassConfiguration, "", 403, os.ErrPermission)
+	unlisted := func(s *Source, o *Options) {
+		mirrors(s, o)
+		s.HeadForbiddenMeansUnknown = func() bool { return true }
+	}
+	for name, put := range map[string]func(r *rig){
+		"our object": func(*rig) {},
+		"another object": func(r *rig) {
+			r.foreignObject("a", []byte("theirs"), map[string]string{state.MetaID: "app-02/ffffffff/1"})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, unlisted)
+			r.start()
+			r.write("a", []byte("x"))
+			r.look(state.TriggerStartup, "a")
+			r.doubt("a")
+			r.remove("a")
+			put(r)
+			r.store.plan(fault{op: "Head", times: 2, err: forbidden})
+			r.confirmGone("a")
+			r.idle()
+			r.wantTrail("uploaded", "failed/configuration")
+			if _, _, there := r.store.object("pre/a"); !there || !r.entry("a").Stored {
+				t.Error("the object, or the index's entry, is gone")
+			}
+			r.noIntents()
+		})
+	}
+	t.Run("after a deletion that was interrupted and not done", func(t *testing.T) {
+		r := newRig(t, func(s *Source, o *Options) { unlisted(s, o); o.GiveUp = 0 })
+		r.start()
+		r.write("a", []byte("x"))
+		r.look(state.TriggerStartup, "a")
+		r.remove("a")
+		r.store.plan(fault{op: "Delete", times: 1, err: reset()})
+		r.confirmGone("a")
+		r.until("the request fails", func() bool { _, f, d := r.q.Depth("data"); return f == 0 && d == 1 })
+		r.store.plan(fault{op: "Head", times: 1, err: forbidden})
+		r.restart()
+		r.until("it is settled", func() bool { list, err := r.src.State.Intents(); return err == nil && len(list) == 0 })
+		r.idle()
+		if _, _, there := r.store.object("pre/a"); there && len(r.trail()) > 1 {
+			t.Errorf("the trail has %q, and the object is there", r.trail())
+		}
+	})
+	t.Run("after a precondition that did not hold", func(t *testing.T) {
+		r := newRig(t, unlisted)
+		r.start()
+		r.write("a", []byte("x"))
+		r.look(state.TriggerStartup, "a")
+		r.remove("a")
+		r.foreignObject("a", []byte("theirs"), map[string]string{state.MetaID: "app-02/ffffffff/1"})
+		r.store.plan(fault{op: "Head", times: 2, err: forbidden})
+		r.confirmGone("a")
+		r.idle()
+		r.wantTrail("uploaded", "failed/configuration")
+		if _, _, there := r.store.object("pre/a"); !there || !r.entry("a").Stored {
+			t.Error("the object, or the index's entry, is gone")
+		}
+		r.noIntents()
+	})
+}

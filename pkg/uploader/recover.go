@@ -109,7 +109,7 @@ func (l *look) settleKey(ctx context.Context) error {
 // settleOne settles one intent given what stands under its key.
 func (l *look) settleOne(ctx context.Context, in *state.Intent, s standing) (kept bool, err error) {
 	switch {
-	case in.Op == state.OpDelete && !s.present:
+	case in.Op == state.OpDelete && !s.present && !s.refused:
 		return false, l.commitDelete(ctx, in, state.Object{})
 	case in.Op == state.OpDelete:
 		return false, l.discard(ctx, in)
