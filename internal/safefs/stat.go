@@ -3,6 +3,7 @@ package safefs
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,7 +12,8 @@ import (
 type Stat struct {
 	Dev, Ino         uint64
 	Size             int64
-	MtimeNs, CtimeNs int64 // since the epoch
+	MtimeNs, CtimeNs int64 // since the epoch; before 1678 and behind 2261 they wrap around
+	MtimeSec         int64 // whole seconds where MtimeNs wraps around, else 0
 	Mode             uint32
 	UID, GID         uint32
 	Nlink            uint64
@@ -68,10 +70,27 @@ func fstatat(dirfd int, name string) (Stat, error) {
 func fromUnix(st *unix.Stat_t) Stat {
 	return Stat{
 		Dev: uint64(st.Dev), Ino: st.Ino, Size: st.Size, //nolint:unconvert // Dev's width differs between architectures.
-		MtimeNs: st.Mtim.Nano(), CtimeNs: st.Ctim.Nano(),
+		MtimeNs: st.Mtim.Nano(), CtimeNs: st.Ctim.Nano(), MtimeSec: farSeconds(time.Unix(st.Mtim.Unix())),
 		Mode: st.Mode, UID: st.Uid, GID: st.Gid,
 		Nlink: uint64(st.Nlink), //nolint:unconvert // Likewise Nlink's.
 	}
+}
+
+// farSeconds returns the whole seconds of a time that nanoseconds since the epoch
+// cannot hold, else 0.
+func farSeconds(t time.Time) int64 {
+	if time.Unix(0, t.UnixNano()).Equal(t) {
+		return 0
+	}
+	return t.Unix()
+}
+
+// Mtime returns the time of the last modification.
+func (s Stat) Mtime() time.Time {
+	if s.MtimeSec == 0 {
+		return time.Unix(0, s.MtimeNs)
+	}
+	return time.Unix(s.MtimeSec, s.MtimeNs-s.MtimeSec*int64(time.Second)) // Both wrap around alike.
 }
 
 // retry calls f again for as long as a signal interrupts it.

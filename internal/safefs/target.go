@@ -273,7 +273,7 @@ type Attributes struct {
 // Equal reports whether a file with st has the attributes.
 func (a Attributes) Equal(st Stat) bool {
 	return (a.Mode == nil || *a.Mode == st.Mode&0o7777) && (a.UID == nil || *a.UID == st.UID) &&
-		(a.GID == nil || *a.GID == st.GID) && (a.MTime == nil || a.MTime.UnixNano() == st.MtimeNs)
+		(a.GID == nil || *a.GID == st.GID) && (a.MTime == nil || a.MTime.Equal(st.Mtime()))
 }
 
 // Apply gives the open file f the attributes, in the order in which none undoes
@@ -321,8 +321,12 @@ func orKeep(id *uint32) int {
 // setTime sets the modification time of an open file, and leaves the access
 // time alone.
 func setTime(fd int, at time.Time) error {
-	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(at.UnixNano())}
-	err := retry(func() error { return unix.UtimesNanoAt(fd, "", ts, unix.AT_EMPTY_PATH) })
+	mtime, err := unix.TimeToTimespec(at)
+	if err != nil {
+		return err
+	}
+	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}
+	err = retry(func() error { return unix.UtimesNanoAt(fd, "", ts, unix.AT_EMPTY_PATH) })
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // Before Linux 5.8.
 		err = retry(func() error {
 			return unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), ts, 0)

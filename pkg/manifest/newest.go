@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -191,7 +192,7 @@ func (c *collector) records(s *spooled, proven bool) error {
 			c.q.each(r)
 		}
 		at := recordTime(r)
-		c.last = max(c.last, at.UnixNano())
+		c.last = max(c.last, sortTime(at))
 		if r.Status == state.StatusFailed || r.S3Key == "" || !strings.HasPrefix(r.S3Key, c.q.KeyPrefix) || strings.HasPrefix(r.S3Key, c.t.root()) {
 			return nil
 		}
@@ -221,6 +222,18 @@ func recordTime(r *state.Record) time.Time {
 		return at
 	}
 	return time.Unix(0, 0)
+}
+
+// sortTime returns a time in nanoseconds, or the nearest one that they can hold.
+func sortTime(t time.Time) int64 {
+	switch ns := t.UnixNano(); {
+	case time.Unix(0, ns).Equal(t):
+		return ns
+	case t.Unix() < 0:
+		return math.MinInt64
+	default:
+		return math.MaxInt64
+	}
 }
 
 // digests calls fn for each of some digests that are sorted by sequence. One

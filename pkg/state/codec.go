@@ -20,6 +20,9 @@ const checksumBytes = 4
 const (
 	jsonVersion  = 1
 	entryVersion = 1
+	// An entry with the seconds of a modification time that its nanoseconds cannot
+	// hold, at the end.
+	farEntryVersion = 2
 )
 
 var errShort = errors.New("value is cut short")
@@ -93,7 +96,11 @@ const (
 func encodeEntry(e *Entry) []byte {
 	etag, packed := packETag(e.ETag)
 	b := make([]byte, 0, 256)
-	b = append(b, entryVersion, entryFlags(e, packed))
+	version := byte(entryVersion)
+	if e.Fence.MtimeSec != 0 {
+		version = farEntryVersion
+	}
+	b = append(b, version, entryFlags(e, packed))
 	b = appendFence(b, e.Fence)
 	b = binary.AppendUvarint(b, uint64(e.Attributes.Mode))
 	b = binary.AppendUvarint(b, uint64(e.Attributes.UID))
@@ -116,6 +123,9 @@ func encodeEntry(e *Entry) []byte {
 	if failed(e) {
 		b = appendString(b, string(e.FailClass))
 		b = appendFence(b, e.FailFence)
+	}
+	if version == farEntryVersion {
+		b = binary.AppendVarint(b, e.Fence.MtimeSec)
 	}
 	return b
 }
@@ -165,8 +175,9 @@ func appendString(b []byte, s string) []byte {
 // keeps no reference to b.
 func decodeEntry(b []byte) (Entry, error) {
 	r := reader{rest: b, text: string(b)}
-	if v := r.byte(); v != entryVersion {
-		return Entry{}, damaged("entry: unknown encoding %d", v)
+	version := r.byte()
+	if version != entryVersion && version != farEntryVersion {
+		return Entry{}, damaged("entry: unknown encoding %d", version)
 	}
 	flags := r.byte()
 	if flags&^flagsKnown != 0 {
@@ -191,6 +202,11 @@ func decodeEntry(b []byte) (Entry, error) {
 	if flags&flagFailed != 0 {
 		e.FailClass = Class(r.string())
 		e.FailFence = r.fence()
+	}
+	if version == farEntryVersion {
+		if e.Fence.MtimeSec = r.varint(); e.Fence.MtimeSec == 0 {
+			r.fail() // There is one encoding of an entry.
+		}
 	}
 	if r.err == nil && len(r.rest) > 0 {
 		r.err = errors.New("bytes are left over")

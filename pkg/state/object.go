@@ -26,13 +26,42 @@ const (
 type Fence struct {
 	Dev, Ino         uint64
 	Size             int64
-	MtimeNs, CtimeNs int64
+	MtimeNs, CtimeNs int64 // since the epoch; before 1678 and behind 2261 they wrap around
+	MtimeSec         int64 // whole seconds where MtimeNs wraps around, else 0
+}
+
+// The first and last time of the trail: RFC 3339 has years of four digits.
+var (
+	firstTime = time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC)
+	lastTime  = time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
+)
+
+// Mtime returns the time of the last modification, or the nearest one that the
+// trail can hold.
+func (f Fence) Mtime() time.Time {
+	switch {
+	case f.MtimeSec == 0:
+		return time.Unix(0, f.MtimeNs)
+	case f.MtimeSec < firstTime.Unix():
+		return firstTime
+	case f.MtimeSec > lastTime.Unix():
+		return lastTime
+	}
+	return time.Unix(f.MtimeSec, f.MtimeNs-f.MtimeSec*int64(time.Second)) // Both wrap around alike.
+}
+
+// SetMtime sets the time of the last modification.
+func (f *Fence) SetMtime(t time.Time) {
+	f.MtimeNs, f.MtimeSec = t.UnixNano(), 0
+	if !time.Unix(0, f.MtimeNs).Equal(t) {
+		f.MtimeSec = t.Unix()
+	}
 }
 
 // SameContent reports whether two fences describe the same content of the same
 // inode. The device number is left out: it changes over a reboot or remount.
 func (f Fence) SameContent(g Fence) bool {
-	return f.Size == g.Size && f.MtimeNs == g.MtimeNs && f.CtimeNs == g.CtimeNs && f.Ino == g.Ino
+	return f.Size == g.Size && f.MtimeNs == g.MtimeNs && f.MtimeSec == g.MtimeSec && f.CtimeNs == g.CtimeNs && f.Ino == g.Ino
 }
 
 // Attributes are a file's attributes beside its content.

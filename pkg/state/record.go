@@ -105,7 +105,7 @@ func (r *Record) SetAttributes(f Fence, a Attributes) {
 	size := f.Size
 	uid, gid := a.UID, a.GID
 	r.SizeBytes = &size
-	r.MTime = FormatTime(time.Unix(0, f.MtimeNs))
+	r.MTime = FormatTime(f.Mtime())
 	r.Mode = fmt.Sprintf("%04o", a.Mode&0o7777)
 	r.UID, r.GID = &uid, &gid
 }

@@ -157,11 +157,12 @@ func TestFencesOfOneContent(t *testing.T) {
 		want bool
 	}{
 		"the same":       {f, true},
-		"another device": {Fence{9, 2, 3, 4, 5}, true},
-		"another inode":  {Fence{1, 9, 3, 4, 5}, false},
-		"another size":   {Fence{1, 2, 9, 4, 5}, false},
-		"another mtime":  {Fence{1, 2, 3, 9, 5}, false},
-		"another ctime":  {Fence{1, 2, 3, 4, 9}, false},
+		"another device": {Fence{9, 2, 3, 4, 5, 0}, true},
+		"another inode":  {Fence{1, 9, 3, 4, 5, 0}, false},
+		"another size":   {Fence{1, 2, 9, 4, 5, 0}, false},
+		"another mtime":  {Fence{1, 2, 3, 9, 5, 0}, false},
+		"another ctime":  {Fence{1, 2, 3, 4, 9, 0}, false},
+		"a far mtime":    {Fence{1, 2, 3, 4, 5, 9}, false},
 	} {
 		if got := f.SameContent(row.g); got != row.want {
 			t.Errorf("%s: SameContent = %v, want %v", name, got, row.want)

@@ -190,6 +190,7 @@ type fenceWire struct {
 	Size  int64  `json:"size"`
 	Mtime int64  `json:"mtime_ns,omitempty"`
 	Ctime int64  `json:"ctime_ns,omitempty"`
+	Far   int64  `json:"mtime_s,omitempty"`
 }
 
 // intentWire is an Intent in the file.
@@ -219,7 +220,7 @@ type intentWire struct {
 func toIntentWire(in *Intent) intentWire {
 	return intentWire{
 		Attempt: in.Attempt, Chain: in.Chain, Op: in.Op, Path: []byte(in.Path), Key: in.Key, Fence: fenceWire{
-			Dev: in.Fence.Dev, Ino: in.Fence.Ino, Size: in.Fence.Size, Mtime: in.Fence.MtimeNs, Ctime: in.Fence.CtimeNs,
+			Dev: in.Fence.Dev, Ino: in.Fence.Ino, Size: in.Fence.Size, Mtime: in.Fence.MtimeNs, Ctime: in.Fence.CtimeNs, Far: in.Fence.MtimeSec,
 		},
 		Mode: in.Attributes.Mode, UID: in.Attributes.UID, GID: in.Attributes.GID, Racy: in.Racy,
 		MD5: in.MD5[:], SHA256: in.SHA256[:], Trigger: in.Trigger, DetectedAt: in.DetectedAt,
@@ -231,7 +232,7 @@ func toIntentWire(in *Intent) intentWire {
 func (w *intentWire) intent() Intent {
 	in := Intent{
 		Attempt: w.Attempt, Chain: w.Chain, Op: w.Op, Path: string(w.Path), Key: w.Key, Fence: Fence{
-			Dev: w.Fence.Dev, Ino: w.Fence.Ino, Size: w.Fence.Size, MtimeNs: w.Fence.Mtime, CtimeNs: w.Fence.Ctime,
+			Dev: w.Fence.Dev, Ino: w.Fence.Ino, Size: w.Fence.Size, MtimeNs: w.Fence.Mtime, CtimeNs: w.Fence.Ctime, MtimeSec: w.Fence.Far,
 		},
 		Attributes: Attributes{Mode: w.Mode, UID: w.UID, GID: w.GID}, Racy: w.Racy,
 		Trigger: w.Trigger, DetectedAt: w.DetectedAt, Replaces: Object{VersionID: w.ReplacesVID, ETag: w.ReplacesTag},

@@ -18,7 +18,7 @@ type content struct {
 type standing struct {
 	asked   bool // The server said so just now.
 	present bool
-	refused bool // That it is absent is a guess: the server refused to say.
+	refused bool         // That it is absent is a guess: the server refused to say.
 	object  state.Object // ETag and VersionID only, unless asked.
 	key     KeyVerdict   // How object is encrypted, when asked.
 }

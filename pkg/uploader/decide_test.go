@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"testing"
+	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -105,11 +106,26 @@ func TestPartSizeKeepsBelowTheLimitOfParts(t *testing.T) {
 }
 
 func TestFormatMtime(t *testing.T) {
-	for ns, want := range map[int64]string{
-		0: "0.000000000", 1_700_000_000_123_456_789: "1700000000.123456789", -1_500_000_000: "-1.500000000",
+	for at, want := range map[time.Time]string{
+		time.Unix(0, 0): "0.000000000", time.Unix(0, 1_700_000_000_123_456_789): "1700000000.123456789", time.Unix(0, -1_500_000_000): "-1.500000000",
+		time.Unix(0, -1): "-0.000000001", time.Unix(-1, 0): "-1.000000000",
+		time.Date(2300, 1, 1, 0, 0, 0, 5, time.UTC): "10413792000.000000005", time.Date(1500, 1, 1, 0, 0, 0, 5e8, time.UTC): "-14831769599.500000000",
 	} {
-		if got := formatMtime(ns); got != want {
-			t.Errorf("formatMtime(%d) = %q, want %q", ns, got, want)
+		if got := formatMtime(at); got != want {
+			t.Errorf("formatMtime(%v) = %q, want %q", at, got, want)
+		}
+		if back, ok := parseMtime(want); !ok || !back.Equal(at) {
+			t.Errorf("parseMtime(%q) = %v, %v, want %v", want, back, ok, at)
+		}
+	}
+	for s, want := range map[string]int64{"5": 5e9, "5.5": 5_500_000_000, "-5": -5e9} {
+		if got, ok := parseMtime(s); !ok || got.UnixNano() != want {
+			t.Errorf("parseMtime(%q) = %v, %v", s, got, ok)
+		}
+	}
+	for _, s := range []string{"", "-", "--1", "1.x", "x", "1e9", "5h", "1.-5", "99999999999999999999"} {
+		if got, ok := parseMtime(s); ok {
+			t.Errorf("parseMtime(%q) = %v", s, got)
 		}
 	}
 }

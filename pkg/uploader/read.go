@@ -52,7 +52,7 @@ func partSizeFor(size, configured int64) int64 {
 
 // fenceOf is the fence of a file's stat.
 func fenceOf(st safefs.Stat) state.Fence {
-	return state.Fence{Dev: st.Dev, Ino: st.Ino, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs}
+	return state.Fence{Dev: st.Dev, Ino: st.Ino, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs, MtimeSec: st.MtimeSec}
 }
 
 // attributesOf are the attributes of a file's stat.

@@ -18,7 +18,7 @@ func (l *look) metadata(in *state.Intent) map[string]string {
 	return map[string]string{
 		state.MetaMD5:         hex.EncodeToString(in.MD5[:]),
 		state.MetaSHA256:      hex.EncodeToString(in.SHA256[:]),
-		state.MetaMtime:       formatMtime(in.Fence.MtimeNs),
+		state.MetaMtime:       formatMtime(in.Fence.Mtime()),
 		state.MetaPermissions: fmt.Sprintf("%04o", in.Attributes.Mode&0o7777),
 		state.MetaOwner:       strconv.FormatUint(uint64(in.Attributes.UID), 10),
 		state.MetaGroup:       strconv.FormatUint(uint64(in.Attributes.GID), 10),
@@ -26,13 +26,16 @@ func (l *look) metadata(in *state.Intent) map[string]string {
 	}
 }
 
-// formatMtime renders nanoseconds since 1970 as seconds with a fraction.
-func formatMtime(ns int64) string {
-	sign, abs := "", uint64(ns)
-	if ns < 0 {
-		sign, abs = "-", -abs
+// formatMtime renders a time as seconds since 1970 with a fraction.
+func formatMtime(t time.Time) string {
+	sign, sec, ns := "", t.Unix(), t.Nanosecond()
+	if sec < 0 {
+		if ns > 0 {
+			sec, ns = sec+1, 1e9-ns
+		}
+		sign, sec = "-", -sec
 	}
-	return fmt.Sprintf("%s%d.%09d", sign, abs/1e9, abs%1e9)
+	return fmt.Sprintf("%s%d.%09d", sign, sec, ns)
 }
 
 // record begins a record of the path.
@@ -167,7 +170,7 @@ func (l *look) listed() bool { return l.p.o.ListSkips || l.job.Trigger == state.
 func (l *look) skipAttributes(ctx context.Context) error {
 	e := l.entryOf(l.indexed())
 	e.Attempt = l.entry.Attempt
-	if e.Attributes != l.entry.Attributes || e.Fence.MtimeNs != l.entry.Fence.MtimeNs {
+	if e.Attributes != l.entry.Attributes || !e.Fence.Mtime().Equal(l.entry.Fence.Mtime()) {
 		return l.skip(ctx, e, l.indexed(), state.BasisAttributes, true)
 	}
 	return l.skip(ctx, e, l.indexed(), state.BasisIndex, l.listed() && l.end.status == "")

@@ -300,14 +300,21 @@ func archivedAttributes(meta map[string]string) (f state.Fence, a state.Attribut
 	if !okTime || errors.Join(merr, uerr, gerr) != nil {
 		return f, a, false
 	}
-	return state.Fence{MtimeNs: mtime}, state.Attributes{Mode: uint32(mode), UID: uint32(uid), GID: uint32(gid)}, true
+	f.SetMtime(mtime)
+	return f, state.Attributes{Mode: uint32(mode), UID: uint32(uid), GID: uint32(gid)}, true
 }
 
 // parseMtime reads what formatMtime wrote, or whole seconds.
-func parseMtime(s string) (ns int64, ok bool) {
-	d, err := time.ParseDuration(s + "s")
-	if err != nil || strings.Trim(s, "-.0123456789") != "" {
-		return 0, false
+func parseMtime(s string) (t time.Time, ok bool) {
+	unsigned, before := strings.CutPrefix(s, "-")
+	whole, fraction, _ := strings.Cut(unsigned, ".")
+	sec, err := strconv.ParseUint(whole, 10, 62)
+	if err != nil || strings.Trim(fraction, "0123456789") != "" {
+		return t, false
 	}
-	return int64(d), true
+	ns, err := strconv.ParseInt((fraction + "000000000")[:9], 10, 64)
+	if before {
+		return time.Unix(-int64(sec), -ns), err == nil
+	}
+	return time.Unix(int64(sec), ns), err == nil
 }

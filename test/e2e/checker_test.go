@@ -41,6 +41,7 @@ type record struct {
 	KMSKeyID   string `json:"kms_key_id"`
 	SSE        string `json:"sse"`
 	Basis      string `json:"basis"`
+	MTime      string `json:"mtime"`
 	Trigger    string `json:"trigger"`
 	Chain      string `json:"chain"`
 	Attempt    uint64 `json:"attempt"`
