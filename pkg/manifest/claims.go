@@ -11,9 +11,11 @@ import (
 )
 
 const (
-	// A server dates an object a little before the host dates the digest that
-	// does not name it yet.
-	writeGrace = time.Minute
+	// S3 dates an object in whole seconds, and so before the digest that the host
+	// wrote a moment earlier.
+	writeGrace = time.Second
+	// A digest that is due is published so soon, while its host lives.
+	publishGrace = time.Minute
 	// More numbers a second than any host draws for its attempts, and how many a
 	// chain may have drawn at once.
 	drawRate  = 10_000
@@ -117,7 +119,7 @@ func unnamedClaim(ch *ChainIndex) *chainClaim {
 // have written it.
 func (c *claims) pending(e Entry) bool {
 	ch := c.chains[chainKey{e.Name.Instance, e.Name.Chain}]
-	return ch != nil && ch.ended == "" && !c.now.After(ch.closes.Add(silenceGrace))
+	return ch != nil && ch.ended == "" && !c.now.After(ch.closes.Add(publishGrace))
 }
 
 // record notes the number that a record's attempt has drawn.
@@ -150,7 +152,7 @@ func (c *claims) refuted(id state.ObjectID, o *state.Object) string {
 		return fmt.Sprintf("its newest known attempt is %d", ch.drawn.last)
 	case o.LastModified.Before(ch.opens.Add(-writeGrace)):
 		return fmt.Sprintf("S3 has it since %s, and the digest that ends later does not name it", state.FormatTime(o.LastModified))
-	case c.now.After(ch.closes.Add(silenceGrace)):
+	case c.now.After(ch.closes.Add(publishGrace)):
 		return fmt.Sprintf("a digest that names it was due at %s", state.FormatTime(ch.closes))
 	}
 	return ""

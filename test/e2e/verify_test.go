@@ -22,10 +22,11 @@ import (
 type verification struct {
 	Clean  bool `json:"clean"`
 	Trails []struct {
-		First    *finding  `json:"first"`
-		Findings []finding `json:"findings"`
-		Notes    []finding `json:"notes"`
-		Chains   []struct {
+		Unchecked int64     `json:"unchecked"`
+		First     *finding  `json:"first"`
+		Findings  []finding `json:"findings"`
+		Notes     []finding `json:"notes"`
+		Chains    []struct {
 			HeadSHA256   string   `json:"head_sha256"`
 			Signed       int64    `json:"signed"`
 			AnchoredTo   uint64   `json:"anchored_to"`
