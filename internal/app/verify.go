@@ -103,8 +103,21 @@ func (v *verification) run(ctx context.Context) ([]VerifyResult, error) {
 	if v.o.ExpectHead != "" && len(targets) > 1 {
 		return nil, fmt.Errorf("%w: --expect-head is the head of one trail, and %d are meant: choose with --only", ErrWrongUse, len(targets))
 	}
+	results, err := v.checkAll(ctx, targets)
+	clean := !slices.ContainsFunc(results, func(r VerifyResult) bool { return !r.Clean })
+	if err != nil || !clean || v.o.AnchorFile == "" {
+		return results, err
+	}
+	if err := v.anchors.Write(v.o.AnchorFile); err != nil {
+		return results, fmt.Errorf("--anchor: %w", err)
+	}
+	return results, nil
+}
+
+// checkAll checks the trails one after the other. An error says that nothing of
+// any of them could be read.
+func (v *verification) checkAll(ctx context.Context, targets []*verifyTarget) ([]VerifyResult, error) {
 	results := []VerifyResult{}
-	clean := true
 	var failed []error
 	for _, t := range targets {
 		r, err := v.check(ctx, t)
@@ -118,16 +131,10 @@ func (v *verification) run(ctx context.Context) ([]VerifyResult, error) {
 			failed = append(failed, fmt.Errorf("%s: %w", t.name(), err))
 		}
 		results = append(results, r)
-		clean = clean && r.Clean
 		v.anchor(t, r)
 	}
 	if len(failed) == len(targets) {
 		return results, errors.Join(failed...)
-	}
-	if clean && v.o.AnchorFile != "" {
-		if err := v.anchors.Write(v.o.AnchorFile); err != nil {
-			return results, fmt.Errorf("--anchor: %w", err)
-		}
 	}
 	return results, nil
 }

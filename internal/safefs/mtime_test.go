@@ -59,9 +59,14 @@ func TestFarSecondsAreThoseThatNanosecondsCannotHold(t *testing.T) {
 		at  time.Time
 		far bool
 	}{
-		{time.Unix(0, 0), false}, {time.Unix(0, math.MaxInt64), false}, {time.Unix(0, math.MaxInt64).Add(1), true},
-		{time.Unix(0, math.MinInt64), false}, {time.Unix(0, math.MinInt64).Add(-1), true},
-		{time.Unix(math.MaxInt64, 999_999_999), true}, {time.Unix(math.MinInt64, 0), true}, {time.Unix(18446744073, 709551616), true},
+		{time.Unix(0, 0), false},
+		{time.Unix(0, math.MaxInt64), false},
+		{time.Unix(0, math.MaxInt64).Add(1), true},
+		{time.Unix(0, math.MinInt64), false},
+		{time.Unix(0, math.MinInt64).Add(-1), true},
+		{time.Unix(math.MaxInt64, 999_999_999), true},
+		{time.Unix(math.MinInt64, 0), true},
+		{time.Unix(18446744073, 709551616), true},
 	} {
 		sec := farSeconds(c.at)
 		s := Stat{MtimeNs: c.at.UnixNano(), MtimeSec: sec}

@@ -153,7 +153,7 @@ func (c *claims) refuted(id state.ObjectID, o *state.Object) string {
 	case o.LastModified.Before(ch.opens.Add(-writeGrace)):
 		return fmt.Sprintf("S3 has it since %s, and the digest that ends later does not name it", state.FormatTime(o.LastModified))
 	case c.now.After(ch.closes.Add(publishGrace)):
-		return fmt.Sprintf("a digest that names it was due at %s", state.FormatTime(ch.closes))
+		return "a digest that names it was due at " + state.FormatTime(ch.closes)
 	}
 	return ""
 }

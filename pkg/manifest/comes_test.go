@@ -159,7 +159,7 @@ func TestReadersComeToWhatTheFormatSays(t *testing.T) {
 
 	for key, w := range want {
 		got := []string{"unknown", "–", "–", "–", "–"}
-		if f, ok := files[key]; ok && !(w[0] == "unknown" && f == "gone") {
+		if f, ok := files[key]; ok && (w[0] != "unknown" || f != "gone") {
 			got[0] = f
 		}
 		if planned["p/"+key] == string(FileRestored) {

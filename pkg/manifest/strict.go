@@ -24,7 +24,7 @@ const maxDepth = 32
 // unambiguous returns an error for JSON that other programs read as something
 // else than this one does: keys that repeat or differ only in case, a key of
 // this format in another case, numbers beyond state.MaxNumber, text that is not
-// Unicode, and deep nesting. data must be valid JSON otherwise.
+// Unicode, and deep nesting. Whether it is JSON at all is for the caller to check.
 func unambiguous(data []byte) error {
 	if !utf8.Valid(data) {
 		return errors.New("it is not UTF-8")
@@ -54,7 +54,16 @@ func (s *jsonScan) step() error {
 		return s.text()
 	case c == '-' || c >= '0' && c <= '9':
 		return s.number()
-	case c == '{' || c == '[':
+	default:
+		s.at++
+		return s.structure(c)
+	}
+}
+
+// structure takes in what stands between values.
+func (s *jsonScan) structure(c byte) error {
+	switch c {
+	case '{', '[':
 		if len(s.open) == maxDepth {
 			return fmt.Errorf("it nests deeper than %d", maxDepth)
 		}
@@ -63,16 +72,13 @@ func (s *jsonScan) step() error {
 			from = len(s.keys)
 		}
 		s.open, s.atKey = append(s.open, from), c == '{'
-	case c == '}' || c == ']':
-		if err := s.close(); err != nil {
-			return err
-		}
-	case c == ':':
+	case '}', ']':
+		return s.close()
+	case ':':
 		s.atKey = false
-	case c == ',':
+	case ',':
 		s.atKey = len(s.open) > 0 && s.open[len(s.open)-1] >= 0
 	}
-	s.at++
 	return nil
 }
 
@@ -213,7 +219,8 @@ func foldRune(r rune) rune {
 }
 
 // formatKeys are the names of all keys of this format.
-var formatKeys = sync.OnceValue(func() map[string]struct{} {
+var formatKeys = //nolint:gochecknoglobals // It is a function that remembers its result.
+sync.OnceValue(func() map[string]struct{} {
 	names := map[string]struct{}{}
 	seen := map[reflect.Type]bool{}
 	var add func(t reflect.Type)

@@ -44,7 +44,7 @@ func everyKey(string) bool { return true }
 func TestVerifyNamesWhatItCouldNotRead(t *testing.T) {
 	s := publishTrail(t, 3, func(o *Options) { o.MaxRecords = 2 })
 	for key := range s.objects {
-		for name, break_ := range map[string]func(b *bucket){
+		for name, spoil := range map[string]func(b *bucket){
 			"refused": func(b *bucket) {
 				b.fault = func(op, k string) error {
 					if op == "GET" && k == key {
@@ -57,7 +57,7 @@ func TestVerifyNamesWhatItCouldNotRead(t *testing.T) {
 		} {
 			synctest.Test(t, func(t *testing.T) {
 				b, _ := s.library(nil).(*bucket)
-				break_(b)
+				spoil(b)
 				v := s.verify(t, b, nil)
 				if !slices.ContainsFunc(v.Findings, func(f Finding) bool { return f.Key == key }) || v.Clean || v.Unchecked != int64(len(v.Findings)) {
 					t.Errorf("%s, %s: found %+v, %d unchecked", key, name, v.Findings, v.Unchecked)

@@ -297,10 +297,18 @@ func (v *verifier) checkAnchors() {
 		switch {
 		case a.Instance == "":
 			v.checkAnywhere(a)
-		case v.o.Instance == "" || a.Instance == v.o.Instance:
+		case v.o.Instance != "" && a.Instance != v.o.Instance, v.unknowable(a):
+		default:
 			v.checkAnchor(a)
 		}
 	}
+}
+
+// unknowable reports whether the digest of an anchor could not be read, which is
+// a finding already.
+func (v *verifier) unknowable(a Anchor) bool {
+	c := v.all[chainKey{a.Instance, a.Chain}]
+	return c != nil && c.unread[a.Sequence]
 }
 
 // checkAnchor compares one digest with what is known of it.
@@ -318,8 +326,6 @@ func (v *verifier) checkAnchor(a Anchor) {
 	switch {
 	case a.Local && c != nil && len(c.leftBy) > 0:
 		return
-	case c != nil && c.unread[a.Sequence]:
-		return // What the digest is was found to be unknown.
 	case a.Waiting && a.Sequence > last:
 		f.Kind, f.Detail = NoteUnpublished, fmt.Sprintf("%s: digest %d waits on the host", a.From, a.Sequence)
 		v.noted.add(f)

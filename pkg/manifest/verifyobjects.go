@@ -306,27 +306,37 @@ func (c *objectCheck) compare(ctx context.Context, j objectJob) {
 			return // The object may stay.
 		}
 	}
-	var o state.Object
-	err := c.t.asker.again(ctx, func() (err error) {
-		o, err = c.objects.Head(ctx, j.key)
-		return err
-	})
-	absent := errors.Is(err, fs.ErrNotExist)
+	o, absent, err := c.ask(ctx, j.key)
 	switch {
-	case err != nil && !absent:
+	case err != nil:
 		c.unchecked(j.key, "the object could not be asked for", err)
 	case gone && !absent:
 		c.differ(j.rec, &o, FindingObjectContent, "the trail says that it was deleted in S3, and it is there")
 	case j.rec == nil && !absent:
 		c.unlisted(&o)
-	case j.rec != nil && !gone && !(absent && j.may):
+	case j.rec != nil && !gone:
 		c.present(ctx, j, &o, absent)
 	}
+}
+
+// ask asks for one object.
+func (c *objectCheck) ask(ctx context.Context, key string) (o state.Object, absent bool, err error) {
+	err = c.t.asker.again(ctx, func() (err error) {
+		o, err = c.objects.Head(ctx, key)
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return o, true, nil
+	}
+	return o, false, err
 }
 
 // present checks an object that the trail says is there.
 func (c *objectCheck) present(ctx context.Context, j objectJob, o *state.Object, absent bool) {
 	r := j.rec
+	if absent && j.may {
+		return
+	}
 	c.count(func(s *ObjectSummary) {
 		s.Compared++
 		if !j.may {
@@ -340,7 +350,8 @@ func (c *objectCheck) present(ctx context.Context, j objectJob, o *state.Object,
 	if !c.head(r, o) {
 		return
 	}
-	if !(c.chosen(r.S3Key) && c.download(ctx, r)) && r.Basis == state.BasisMetadata {
+	hashed := c.chosen(r.S3Key) && c.download(ctx, r)
+	if !hashed && r.Basis == state.BasisMetadata {
 		c.count(func(s *ObjectSummary) { s.Unproven++ })
 	}
 }

@@ -203,11 +203,7 @@ func decodeEntry(b []byte) (Entry, error) {
 		e.FailClass = Class(r.string())
 		e.FailFence = r.fence()
 	}
-	if version == farEntryVersion {
-		if e.Fence.MtimeSec = r.varint(); e.Fence.MtimeSec == 0 {
-			r.fail() // There is one encoding of an entry.
-		}
-	}
+	e.Fence.MtimeSec = r.far(version)
 	if r.err == nil && len(r.rest) > 0 {
 		r.err = errors.New("bytes are left over")
 	}
@@ -285,6 +281,18 @@ func (r *reader) string() string {
 		return ""
 	}
 	return r.text[from : from+int(n)]
+}
+
+// far returns the seconds at the end of an entry of that version.
+func (r *reader) far(version byte) int64 {
+	if version != farEntryVersion {
+		return 0
+	}
+	sec := r.varint()
+	if sec == 0 {
+		r.fail() // There is one encoding of an entry.
+	}
+	return sec
 }
 
 func (r *reader) fence() Fence {

@@ -27,8 +27,7 @@ var farTimes = map[string]time.Time{
 // intent.
 func TestTimesBeyondNanosecondsStayWhatTheyAre(t *testing.T) {
 	for want, at := range farTimes {
-		f := Fence{Dev: 1, Ino: 2, Size: 3, CtimeNs: 5}
-		f.SetMtime(at)
+		f := Fence{Dev: 1, Ino: 2, Size: 3, CtimeNs: 5}.WithMtime(at)
 		if !f.Mtime().Equal(at) {
 			t.Errorf("%s: Mtime = %v", want, f.Mtime())
 		}

@@ -30,10 +30,11 @@ type Fence struct {
 	MtimeSec         int64 // whole seconds where MtimeNs wraps around, else 0
 }
 
-// The first and last time of the trail: RFC 3339 has years of four digits.
-var (
-	firstTime = time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC)
-	lastTime  = time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
+// The first and last second of the trail: RFC 3339 has years of four digits, and
+// this is that of the years 1 to 9999.
+const (
+	firstSecond = -62_135_596_800
+	lastSecond  = 253_402_300_799
 )
 
 // Mtime returns the time of the last modification, or the nearest one that the
@@ -42,20 +43,21 @@ func (f Fence) Mtime() time.Time {
 	switch {
 	case f.MtimeSec == 0:
 		return time.Unix(0, f.MtimeNs)
-	case f.MtimeSec < firstTime.Unix():
-		return firstTime
-	case f.MtimeSec > lastTime.Unix():
-		return lastTime
+	case f.MtimeSec < firstSecond:
+		return time.Unix(firstSecond, 0)
+	case f.MtimeSec > lastSecond:
+		return time.Unix(lastSecond, 999_999_999)
 	}
 	return time.Unix(f.MtimeSec, f.MtimeNs-f.MtimeSec*int64(time.Second)) // Both wrap around alike.
 }
 
-// SetMtime sets the time of the last modification.
-func (f *Fence) SetMtime(t time.Time) {
+// WithMtime returns f with another time of the last modification.
+func (f Fence) WithMtime(t time.Time) Fence {
 	f.MtimeNs, f.MtimeSec = t.UnixNano(), 0
 	if !time.Unix(0, f.MtimeNs).Equal(t) {
 		f.MtimeSec = t.Unix()
 	}
+	return f
 }
 
 // SameContent reports whether two fences describe the same content of the same

@@ -300,8 +300,7 @@ func archivedAttributes(meta map[string]string) (f state.Fence, a state.Attribut
 	if !okTime || errors.Join(merr, uerr, gerr) != nil {
 		return f, a, false
 	}
-	f.SetMtime(mtime)
-	return f, state.Attributes{Mode: uint32(mode), UID: uint32(uid), GID: uint32(gid)}, true
+	return f.WithMtime(mtime), state.Attributes{Mode: uint32(mode), UID: uint32(uid), GID: uint32(gid)}, true
 }
 
 // parseMtime reads what formatMtime wrote, or whole seconds.

@@ -246,7 +246,7 @@ func TestTheViewsComeToWhatTheFormatSays(t *testing.T) {
 			key := fmt.Sprintf("p/%02d-%s", i, basis)
 			want[key] = cells[len(cells)-1]
 			last := ""
-			for _, what := range strings.Split(cells[0], ", ") {
+			for what := range strings.SplitSeq(cells[0], ", ") {
 				status, with, _ := strings.Cut(what, " ")
 				number++
 				r := map[string]any{
@@ -284,7 +284,7 @@ func TestTheViewsComeToWhatTheFormatSays(t *testing.T) {
 	if err := gz.Close(); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "backups/app-01/app/_manifests/dt=2026-03-01/instance=app-01/manifest_20260301_100000_app-01_0a1b2c3d_00000001.jsonl.gz"), packed.String())
+	write(t, dir+"/backups/app-01/app/_manifests/dt=2026-03-01/instance=app-01/manifest_20260301_100000_app-01_0a1b2c3d_00000001.jsonl.gz", packed.String())
 	statements := []string{fmt.Sprintf("SET VARIABLE manifests = '%s/backups/*/app/_manifests/dt=*/instance=*/*.jsonl.gz'", dir)}
 	statements = append(statements, sqlStatements(shipped(t, "duckdb", "tables.sql"))...)
 	statements = append(statements, sqlStatements(shipped(t, "athena", "views.sql"))...)
