@@ -158,6 +158,8 @@ type ScanNote struct {
 	Unreadable int64     `json:"unreadable"`
 	Special    int64     `json:"special"`
 
+	// Hardlinks is how many files the policy for hard links refused or skipped.
+	Hardlinks int64 `json:"hardlinks,omitempty"`
 	// DeletesHeld: so many files of a mirrored source are gone that nothing is
 	// deleted until a person confirms it.
 	DeletesHeld int64 `json:"deletes_held,omitempty"`

@@ -126,7 +126,12 @@ func (l *look) lookFile(ctx context.Context) error {
 	l.file = opened
 	l.fence, l.attrs = fenceOf(opened.Stat), attributesOf(opened.Stat)
 	l.f.size.Store(l.fence.Size)
-	if !l.linksAllowed() || l.job.Kind == settle && !l.resume.Fence.SameContent(l.fence) {
+	if err := l.checkLinks(); errors.Is(err, safefs.ErrLinkSkipped) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if l.job.Kind == settle && !l.resume.Fence.SameContent(l.fence) {
 		return nil
 	}
 	if l.unchanged() {
@@ -184,19 +189,14 @@ func (l *look) partSize() int64 {
 	}
 }
 
-// linksAllowed applies the policy for files with several names.
-func (l *look) linksAllowed() bool {
-	if l.file.Stat.Nlink <= 1 {
-		return true
+// checkLinks applies the policy for files with several names.
+func (l *look) checkLinks() error {
+	e := &l.entry
+	archived := l.known && e.Stored && e.Fence.Ino == l.fence.Ino && e.Attributes.UID == l.attrs.UID
+	if err := l.Hardlinks.Check(l.file.Stat, l.file.Dir, archived); err != nil {
+		return local(state.ClassFile, "open", err)
 	}
-	switch l.Hardlinks {
-	case HardlinksAllow:
-		return true
-	case HardlinksSkip:
-		return false
-	default:
-		return l.file.Stat.UID == l.file.DirUID
-	}
+	return nil
 }
 
 // unchanged reports whether the index alone shows that S3 holds the file.

@@ -81,13 +81,10 @@ const (
 	KeyOK                        // Encrypted under the configured or an accepted key.
 )
 
-// Policies of Source.Hardlinks and Source.Deletes, as the configuration spells them.
+// Values of Source.Deletes, as the configuration spells them.
 const (
-	HardlinksSameOwner = "same-owner"
-	HardlinksAllow     = "allow"
-	HardlinksSkip      = "skip"
-	DeletesKeep        = "keep"
-	DeletesMirror      = "mirror"
+	DeletesKeep   = "keep"
+	DeletesMirror = "mirror"
 )
 
 // Source is one directory and its destination. The functions are called from
@@ -126,7 +123,7 @@ type Source struct {
 	OnProven  func()
 	OnStopped func()
 
-	Hardlinks string
+	Hardlinks safefs.LinkPolicy
 	Deletes   string
 	// ShortLife is how soon after its last change a file must be gone for its
 	// upload to count as wasted. 0: none is counted.

@@ -263,9 +263,12 @@ func (s *scan) entry(ctx context.Context, d *safefs.Dir, e *safefs.Entry) error 
 		return nil // Changed since it was listed: an event tells.
 	}
 	if st.Nlink > 1 {
-		if s.w.skipLink(st, s.above[len(s.above)-1].UID) {
-			s.res.Hardlinks++
-			return s.keep(path)
+		refused, err := s.checkLinks(path, st)
+		if err != nil {
+			return err
+		}
+		if refused != nil {
+			return s.refuseLink(ctx, path, refused)
 		}
 		s.w.links.see(path, st)
 	}
@@ -337,16 +340,24 @@ func (s *scan) keepDir(ctx context.Context, dir string) error {
 	return nil
 }
 
-// skipLink reports whether policy leaves out a file with more than one link in
-// a directory of the given owner.
-func (w *Watcher) skipLink(st safefs.Stat, dirUID uint32) bool {
-	switch w.o.Hardlinks {
-	case HardlinksAllow:
-		return false
-	case HardlinksSkip:
-		return st.Nlink > 1
+// checkLinks returns why the policy refuses path, a file with several names.
+func (s *scan) checkLinks(path string, st safefs.Stat) (refused, err error) {
+	k, err := s.cur.peek()
+	if err != nil {
+		return nil, err
 	}
-	return st.Nlink > 1 && st.UID != dirUID
+	archived := k != nil && k.Path == path && k.Stored && k.Ino == st.Ino && k.UID == st.UID
+	return s.w.o.Hardlinks.Check(st, s.above[len(s.above)-1], archived), nil
+}
+
+// refuseLink counts a file that the policy for hard links refuses. What the
+// configuration asks for is no fault.
+func (s *scan) refuseLink(ctx context.Context, path string, refused error) error {
+	s.res.Hardlinks++
+	if err := s.keep(path); err != nil || errors.Is(refused, safefs.ErrLinkSkipped) {
+		return err
+	}
+	return s.policy.refuse(ctx, s, path, refused)
 }
 
 // reserved reports whether path is the directory of the audit trail.
