@@ -152,6 +152,7 @@ func (g *generation) run(ctx context.Context) (next *config.Config, err error) {
 		stage{"departed", g.closeDeparted},
 		stage{"credentials", g.keepCredentials},
 		stage{"remote", g.each(g.followRemote)},
+		stage{"reread", g.each(g.reread)},
 		stage{"watcher", g.each(func(ctx context.Context, s *source) error { return s.watch.Run(ctx) })},
 		stage{"uploader", g.pool.Run},
 		stage{"manifest", g.each(g.publish)},

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -134,9 +136,14 @@ func (l *look) lookFile(ctx context.Context) error {
 	if l.job.Kind == settle && !l.resume.Fence.SameContent(l.fence) {
 		return nil
 	}
-	if l.unchanged() {
+	if l.unchanged() && l.job.Kind != Reread {
 		return l.skipByIndex(ctx)
 	}
+	return l.compare(ctx)
+}
+
+// compare reads the file and sends what the index does not have of it.
+func (l *look) compare(ctx context.Context) error {
 	if l.fence.Size > l.p.o.SinglePutMax && !l.q.takeSlot(l.it) {
 		return errNoSlot
 	}
@@ -147,10 +154,31 @@ func (l *look) lookFile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if l.job.Kind == Reread {
+		l.countReread()
+	}
 	if l.sameAsIndex() {
 		return l.skipAttributes(ctx)
 	}
 	return l.send(ctx)
+}
+
+// changedUnseen reports whether a file that is read again has another content
+// although size and times are those of the index.
+func (l *look) changedUnseen() bool {
+	e := &l.entry
+	return l.job.Kind == Reread && l.known && e.Stored && !e.Doubted && e.Fence.SameContent(l.fence) && !l.sameAsIndex()
+}
+
+// countReread counts a file that was read again although its times say that it
+// is unchanged.
+func (l *look) countReread() {
+	changed := l.changedUnseen()
+	l.metrics.reread(changed)
+	if changed {
+		l.log.Warn("content changed although size and times did not: a store through a mapping, or a failing disk; the file is uploaded as it is now",
+			zap.String("path", l.job.Path))
+	}
 }
 
 // hash reads the file. The caller returns the buffer, if there is one.

@@ -574,7 +574,7 @@ func TestSecondNameElsewhereDoesNotEndArchiving(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.look(state.TriggerStartup, "d/f")
-	if err := os.Link(filepath.Join(r.dir, "d/f"), filepath.Join(t.TempDir(), "backup")); err != nil {
+	if err := os.Link(r.dir+"/d/f", filepath.Join(t.TempDir(), "backup")); err != nil {
 		t.Fatal(err)
 	}
 	r.write("d/f", []byte("second"))
@@ -600,10 +600,10 @@ func TestForeignHardLinkIsAFailureOnRecord(t *testing.T) {
 				r.look(state.TriggerStartup, "d/x")
 				want = []string{"uploaded", "failed/file"}
 			}
-			if err := os.Remove(filepath.Join(r.dir, "d/x")); err != nil {
+			if err := os.Remove(r.dir + "/d/x"); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.Link(secret, filepath.Join(r.dir, "d/x")); err != nil {
+			if err := os.Link(secret, r.dir+"/d/x"); err != nil {
 				t.Fatal(err)
 			}
 			r.offer(state.TriggerEvent, "d/x")
@@ -616,5 +616,47 @@ func TestForeignHardLinkIsAFailureOnRecord(t *testing.T) {
 				t.Errorf("the object is %q, want %q", body, before)
 			}
 		})
+	}
+}
+
+func TestRereadFindsContentThatChangedWithoutItsTimes(t *testing.T) {
+	r := newRig(t, func(s *Source, _ *Options) { s.Proven = true })
+	r.start()
+	r.write("same", []byte("one"))
+	r.write("f", []byte("one"))
+	r.look(state.TriggerStartup, "f", "same")
+	old := r.wantObject("f", []byte("one"))
+
+	// As a store through a mapping leaves it: the index has the times of now.
+	r.write("f", []byte("two"))
+	e := r.entry("f")
+	st, err := r.src.Root.Lstat("f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Fence = fenceOf(st)
+	if _, err := r.src.State.Commit(t.Context(), state.Outcome{Path: "f", Entry: &e}); err != nil {
+		t.Fatal(err)
+	}
+	r.look(state.TriggerRescan, "f")
+	r.wantObject("f", []byte("one")) // That is why files are read again.
+
+	for _, p := range []string{"f", "same"} {
+		r.offerJob(Job{Source: "data", Path: p, Kind: Reread, Trigger: state.TriggerRescan})
+	}
+	r.idle()
+	r.wantObject("f", []byte("two"))
+	r.wantTrail("uploaded", "uploaded", "uploaded/reread")
+	if rec := r.records()[2]; rec.ReplacedETag != old.ETag || rec.Trigger != state.TriggerRescan {
+		t.Errorf("replaced_etag %q, trigger %q, want %q, rescan", rec.ReplacedETag, rec.Trigger, old.ETag)
+	}
+	want := `
+# HELP s3syncd_rereads_total Files read again although their times did not change, by what was found.
+# TYPE s3syncd_rereads_total counter
+s3syncd_rereads_total{result="changed",source="data"} 1
+s3syncd_rereads_total{result="same",source="data"} 1
+`
+	if err := testutil.GatherAndCompare(r.reg, strings.NewReader(want), "s3syncd_rereads_total"); err != nil {
+		t.Error(err)
 	}
 }

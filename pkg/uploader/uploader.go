@@ -23,6 +23,10 @@ const (
 	// Rekey brings the object under the configured key. The content stays: the
 	// file is sent only where it is the same, and the index stays the file's.
 	Rekey
+	// Reread compares the content of a file whose times did not change, and
+	// uploads it where it is another: a store through a mapping may leave the
+	// times as they are, and so does a disk that decays.
+	Reread
 
 	settle // An interrupted write of the path is to be settled.
 )

@@ -263,14 +263,7 @@ func (s *scan) entry(ctx context.Context, d *safefs.Dir, e *safefs.Entry) error 
 		return nil // Changed since it was listed: an event tells.
 	}
 	if st.Nlink > 1 {
-		refused, err := s.checkLinks(path, st)
-		if err != nil {
-			return err
-		}
-		if refused != nil {
-			return s.refuseLink(ctx, path, refused)
-		}
-		s.w.links.see(path, st)
+		return s.linked(ctx, path, st)
 	}
 	return s.file(ctx, path, st)
 }
@@ -340,19 +333,19 @@ func (s *scan) keepDir(ctx context.Context, dir string) error {
 	return nil
 }
 
-// checkLinks returns why the policy refuses path, a file with several names.
-func (s *scan) checkLinks(path string, st safefs.Stat) (refused, err error) {
+// linked decides about a regular file with several names. What the policy
+// refuses is a fault, unless skipping is what the configuration asks for.
+func (s *scan) linked(ctx context.Context, path string, st safefs.Stat) error {
 	k, err := s.cur.peek()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	archived := k != nil && k.Path == path && k.Stored && k.Ino == st.Ino && k.UID == st.UID
-	return s.w.o.Hardlinks.Check(st, s.above[len(s.above)-1], archived), nil
-}
-
-// refuseLink counts a file that the policy for hard links refuses. What the
-// configuration asks for is no fault.
-func (s *scan) refuseLink(ctx context.Context, path string, refused error) error {
+	refused := s.w.o.Hardlinks.Check(st, s.above[len(s.above)-1], archived)
+	if refused == nil {
+		s.w.links.see(path, st)
+		return s.file(ctx, path, st)
+	}
 	s.res.Hardlinks++
 	if err := s.keep(path); err != nil || errors.Is(refused, safefs.ErrLinkSkipped) {
 		return err
