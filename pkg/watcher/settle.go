@@ -305,7 +305,9 @@ func (g *settling) offerGone(ctx context.Context, it *item, k *Known) error {
 		w.told.add(k.Path, true)
 		g.removed = true
 		return nil
-	case w.sink.Pending(k.Path):
+	case k.Stored && w.sink.Pending(k.Path):
+		return nil // A failure waits there for as long as nothing else is offered.
+	case !k.Stored && w.stillRefused(k.Path):
 		return nil
 	}
 	return g.offer(ctx, Change{Path: k.Path, Trigger: it.trigger, Detected: it.first, Kind: Gone})
