@@ -149,7 +149,7 @@ func TestVerifyFindsNothingInWhatAFlusherPublished(t *testing.T) {
 	for _, layout := range []Layout{LayoutFlat, LayoutHive} {
 		s := publishTrail(t, 3, func(o *Options) { o.Layout, o.MaxRecords = layout, 2 })
 		v := s.verify(t, s.library(nil), nil)
-		wantKinds(t, v, nil)
+		wantKinds(t, v, nil, "stopped")
 		c := v.Chains[0]
 		if len(v.Chains) != 1 || c.Digests != 4 || c.Manifests != 6 || c.Records != 12 || c.Counts.Uploaded != 12 || c.Signed != 4 ||
 			c.SignedTo != 4 || c.AnchoredTo != 4 || c.HeadReason != ReasonStop || !slices.Equal(c.SignedBy, []string{s.key.Fingerprint()}) {
@@ -158,7 +158,7 @@ func TestVerifyFindsNothingInWhatAFlusherPublished(t *testing.T) {
 		if heads := v.Heads(); len(heads) != 1 || heads[0].SHA256 != s.head().SHA256 {
 			t.Errorf("heads %v", heads)
 		}
-		wantKinds(t, s.verify(t, s.library(nil), func(o *VerifyOptions) { o.Anchors, o.Keys = nil, nil }), nil, "key-untrusted", "tail-unanchored")
+		wantKinds(t, s.verify(t, s.library(nil), func(o *VerifyOptions) { o.Anchors, o.Keys = nil, nil }), nil, "key-untrusted", "stopped", "tail-unanchored")
 		var shown [][2]int64
 		s.verify(t, s.library(nil), func(o *VerifyOptions) {
 			o.Progress = func(done, total int64) { shown = append(shown, [2]int64{done, total}) }
@@ -184,8 +184,15 @@ func TestVerifyNamesTheChainThatFellSilent(t *testing.T) {
 	stale := func(o *VerifyOptions) { o.Anchors, o.MaxAge = nil, time.Second }
 	wantKinds(t, s.verify(t, l, stale), []string{"stale"}, "tail-unanchored")
 	wantKinds(t, s.verify(t, l, nil), []string{"anchor"}, "tail-unanchored")
-	// One that stopped may be as old as it likes.
-	wantKinds(t, s.verify(t, s.library(nil), func(o *VerifyOptions) { o.MaxAge, o.Now = time.Hour, s.now.AddDate(1, 0, 0) }), nil)
+	// One that stopped may be as old as nobody asks.
+	l = s.library(nil)
+	wantKinds(t, s.verify(t, l, func(o *VerifyOptions) { o.Now = s.now.AddDate(1, 0, 0) }), nil, "stopped")
+	wantKinds(t, s.verify(t, l, func(o *VerifyOptions) { o.MaxAge, o.Now = 2*time.Hour, s.now.Add(time.Hour) }), nil, "stopped")
+	v := s.verify(t, l, func(o *VerifyOptions) { o.MaxAge, o.Now = time.Hour, s.now.AddDate(1, 0, 0) })
+	wantKinds(t, v, []string{"stopped"})
+	if !strings.HasPrefix(v.Findings[0].Detail, "stopped since 2026-01-20T10:33:00Z, ") {
+		t.Errorf("it says %q", v.Findings[0].Detail)
+	}
 }
 
 func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
@@ -197,10 +204,11 @@ func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 	follow := func(d *Digest) {
 		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsForked, "aaaaaaaa", sha
 		d.Events = []state.Note{{Kind: state.NoteGap, Time: trailStart, Detail: "forked"}}
+		d.NextDigestDue = timeOrNull(trailStart.Add(10 * time.Hour))
 	}
 	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(state.StatusUploaded, "left", ""))
 	l.add(t, "app-01", "bbbbbbbb", 2, false, nil, rec(state.StatusUploaded, "next", ""))
-	o := VerifyOptions{Now: trailStart.Add(2 * time.Hour)}
+	o := VerifyOptions{Now: trailStart.Add(3 * time.Hour), Anchors: []Anchor{{SHA256: l.heads["bbbbbbbb"][:64], From: "--expect-head"}}}
 	check := func(o VerifyOptions, found []string, noted ...string) {
 		t.Helper()
 		v, err := Verify(t.Context(), NewTrail(l, "p/"), o)
@@ -209,14 +217,21 @@ func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 		}
 		wantKinds(t, v, found, noted...)
 	}
-	check(o, []string{"config"}, "gap", "left-behind", "manifest-pending", "tail-unanchored", "unsigned")
+	check(o, []string{"config"}, "gap", "left-behind", "manifest-pending", "unsigned")
 	l.set("p/_manifests/config_"+hexSHA(nil)+".json", nil)
-	check(o, nil, "gap", "left-behind", "manifest-pending", "tail-unanchored", "unsigned")
+	check(o, nil, "gap", "left-behind", "manifest-pending", "unsigned")
+	// Nothing vouches for the one that follows: the one that it leaves goes on.
+	own := VerifyOptions{Now: o.Now}
+	check(own, nil, "abandoned-chain", "gap", "manifest-pending", "tail-unanchored", "unsigned")
+	own.Now = trailStart.Add(4 * time.Hour)
+	check(own, []string{"silent"}, "abandoned-chain", "gap", "manifest-pending", "tail-unanchored", "unsigned")
 	sha = strings.Repeat("0", 64)
 	l.heads["bbbbbbbb"] = ""
 	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(state.StatusUploaded, "left", ""))
+	o.Anchors[0].SHA256 = l.heads["bbbbbbbb"][:64]
 	check(o, []string{"chain-missing"}, "gap", "left-behind", "manifest-pending", "tail-unanchored", "unsigned")
 	o.Instance = "app-02"
+	o.Anchors = nil
 	if _, err := Verify(t.Context(), NewTrail(l, "p/"), o); err == nil || !strings.Contains(err.Error(), "no audit trail of instance app-02") {
 		t.Errorf("another instance: %v", err)
 	}
