@@ -33,6 +33,8 @@ type Anchor struct {
 	Local bool `json:"-"`
 	// Current: it is of the chain that the host goes on with.
 	Current bool `json:"-"`
+	// Written is when the host wrote it, zero: not known.
+	Written time.Time `json:"-"`
 	// From says who knows it, for people.
 	From string `json:"-"`
 }

@@ -90,7 +90,7 @@ func (c *chainCheck) signedEnd() {
 	case c.mustBeSigned() && late > 0:
 		c.fault(FindingSignatureGone, first, "", fmt.Sprintf("%d digests are neither signed nor followed by a signed one, %d of them for more than %v, since %s",
 			n, late, signatureGrace, state.FormatTime(since)))
-	case c.mustBeSigned() || c.began:
+	case c.v.ring.given || c.began:
 		c.note(NoteSignaturePending, first, "", fmt.Sprintf("%d digests are not signed yet, since %s", n, state.FormatTime(since)))
 	default:
 		c.note(NoteUnsigned, first, "", "no digest of the chain is signed")
