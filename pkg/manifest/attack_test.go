@@ -206,6 +206,12 @@ func chainAttacks() []attack {
 		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.Timestamp = "2099-01-01T00:00:00Z" }) }, FindingTime},
 		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.S3Time = "2099-01-01T00:00:00Z" }) }, FindingTime},
 		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.DetectedAt = "2099-01-01T00:00:00Z" }) }, FindingTime},
+		{"put something under the name of a signature or a key before it is written", func(a *attacked) {
+			a.b.objects[sigOf(a.digests()[1])] = []byte("x")
+		}, FindingSignature},
+		{"put something under the name of a signature or a key before it is written", func(a *attacked) {
+			a.b.objects["p/_manifests/keys/"+a.s.key.Fingerprint()+".pem"] = []byte("x")
+		}, FindingKey},
 		{"write manifests behind the end of a chain", func(a *attacked) {
 			a.follow(a.s.now, func(d *Digest) { d.Reason, d.NextDigestDue = ReasonFinal, nil })
 			_, d := a.last()

@@ -111,7 +111,7 @@ type verifier struct {
 	chains       []chainKey // in the order of the trail
 	all          map[chainKey]*chainCheck
 	vouched      *Vouched
-	known        []Anchor // what the host knew in the end, where it was asked again
+	known        []Anchor        // what the host knew in the end, where it was asked again
 	configs      map[string]bool // by SHA-256: they are there
 	done, total  int64
 }

@@ -236,3 +236,90 @@ func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 		t.Errorf("another instance: %v", err)
 	}
 }
+
+// Where the configuration signs, what is not signed may wait for a day, by the
+// server's time, whatever the digests say.
+func TestVerifyMissesSignaturesThatAreConfigured(t *testing.T) {
+	s := publishTrail(t, 2, nil)
+	unsigned := func(o *VerifyOptions) { o.Keys, o.Signing = nil, "app-01" }
+	from := func(first int, modified time.Time) Library {
+		b := newBucket()
+		b.objects, b.modified = maps.Clone(s.objects), map[string]time.Time{}
+		for i, key := range s.documents("digest_") {
+			b.modified[key] = modified
+			if i >= first {
+				delete(b.objects, sigOf(key))
+			}
+		}
+		return b
+	}
+	day := 24 * time.Hour
+	for _, row := range []struct {
+		name  string
+		first int // that is not signed
+		age   time.Duration
+		found []string
+		noted []string
+	}{
+		{"none, young", 0, day, nil, []string{"stopped", "unsigned"}},
+		{"none, old", 0, day + time.Second, []string{"signature-missing"}, []string{"stopped"}},
+		{"the last, young", 2, day, nil, []string{"key-untrusted", "signature-pending", "stopped"}},
+		{"the last, old", 2, day + time.Second, []string{"signature-missing"}, []string{"key-untrusted", "stopped"}},
+		{"all", 3, 100 * day, nil, []string{"key-untrusted", "stopped"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			wantKinds(t, s.verify(t, from(row.first, s.now.Add(-row.age)), unsigned), row.found, row.noted...)
+		})
+	}
+	// Another host's chains are not what this configuration is about, and without
+	// any key or configuration nothing has to be signed.
+	for _, signing := range []string{"", "app-02"} {
+		v := s.verify(t, from(0, s.now.Add(-9*day)), func(o *VerifyOptions) { o.Keys, o.Signing = nil, signing })
+		wantKinds(t, v, nil, "stopped", "unsigned")
+	}
+	// A chain that was signed from some digest on is covered to its beginning.
+	b := from(3, s.now.Add(-9*day)).(*bucket)
+	delete(b.objects, sigOf(s.documents("digest_")[0]))
+	wantKinds(t, s.verify(t, b, nil), nil, "stopped", "unsigned")
+}
+
+// Two hosts that archive as one instance show as a chain that goes on after
+// another one left it.
+func TestVerifyFindsAChainThatGoesOnAfterItWasLeft(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		ends  string // the chain that ended with final
+		found []string
+		noted []string
+	}{
+		{"both go on", "", []string{"abandoned-chain"}, nil},
+		{"the one that was left has ended", "aaaaaaaa", nil, []string{"abandoned-chain"}},
+		{"the one that follows has ended", "bbbbbbbb", nil, []string{"abandoned-chain"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			l := newLibrary()
+			l.set("p/_manifests/config_"+hexSHA(nil)+".json", nil)
+			end := func(d *Digest) {
+				if d.Chain == row.ends {
+					d.Reason, d.NextDigestDue = ReasonFinal, nil
+				}
+			}
+			l.add(t, "app-01", "aaaaaaaa", 1, true, nil)
+			sha := l.heads["aaaaaaaa"][:64]
+			l.add(t, "app-01", "aaaaaaaa", 2, true, end)
+			l.add(t, "app-01", "bbbbbbbb", 1, true, func(d *Digest) {
+				d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsHostChanged, "aaaaaaaa", sha
+			})
+			l.add(t, "app-01", "bbbbbbbb", 2, true, end)
+			o := VerifyOptions{Now: trailStart.Add(2 * time.Hour)}
+			for _, id := range []string{"aaaaaaaa", "bbbbbbbb"} {
+				o.Anchors = append(o.Anchors, Anchor{SHA256: l.heads[id][:64]})
+			}
+			v, err := Verify(t.Context(), NewTrail(l, "p/"), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantKinds(t, v, row.found, append(row.noted, "unsigned")...)
+		})
+	}
+}
