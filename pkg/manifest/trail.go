@@ -175,10 +175,13 @@ func (in *indexer) index() Index {
 	for _, c := range in.chains {
 		in.x.Chains = append(in.x.Chains, *c)
 	}
-	slices.SortFunc(in.x.Chains, func(a, b ChainIndex) int {
-		return cmp.Or(strings.Compare(a.Instance, b.Instance), a.first().Compare(b.first()), strings.Compare(a.ID, b.ID))
-	})
+	slices.SortFunc(in.x.Chains, ChainIndex.compare)
 	return in.x
+}
+
+// compare orders chains by instance, then by the time in their first name.
+func (c ChainIndex) compare(o ChainIndex) int {
+	return cmp.Or(strings.Compare(c.Instance, o.Instance), c.first().Compare(o.first()), strings.Compare(c.ID, o.ID))
 }
 
 // first returns the time in the first name of c.
@@ -215,13 +218,17 @@ func (c *ChainIndex) Tail() []Entry {
 // document that is no digest is ErrFormat or ErrNewerFormat, and still has its
 // hash.
 func (t *Trail) Digest(ctx context.Context, key string) (d Digest, sha string, err error) {
-	body, _, err := t.lib.Get(ctx, key)
+	body, o, err := t.lib.Get(ctx, key)
 	if err != nil {
 		return d, "", fmt.Errorf("get %s: %w", key, err)
 	}
 	s := newSums()
 	r := teeReader{r: body, s: s}
-	d, parse := ParseDigest(r)
+	data, err := readUpTo(r, o.Size, maxDigestBytes)
+	if err != nil {
+		return d, "", fmt.Errorf("get %s: %w", key, errors.Join(err, body.Close()))
+	}
+	d, parse := parseDigest(data)
 	_, err = io.Copy(io.Discard, r) // What is too large to parse.
 	if err = errors.Join(err, body.Close()); err != nil {
 		return d, "", fmt.Errorf("get %s: %w", key, err)
@@ -352,6 +359,18 @@ type fetched[T any] struct {
 // next ones are fetched already: at most fetchWidth at once. It ends with the
 // first error of use; what was fetched in vain is dropped.
 func inOrder[T any](ctx context.Context, n int, fetch func(ctx context.Context, i int) (T, error), drop func(T), use func(i int, v T, err error) error) error {
+	return inOrderBut(ctx, n, func(int) bool { return false }, fetch, drop, use)
+}
+
+// eachEntry is inOrder for documents of the trail: a large one is fetched when
+// its turn comes, so that only one is in memory.
+func eachEntry[T any](ctx context.Context, list []Entry, fetch func(ctx context.Context, i int) (T, error), drop func(T), use func(i int, v T, err error) error) error {
+	return inOrderBut(ctx, len(list), func(i int) bool { return list[i].Size >= largeDocument }, fetch, drop, use)
+}
+
+// inOrderBut is inOrder, and fetches those for which late reports true when
+// their turn comes.
+func inOrderBut[T any](ctx context.Context, n int, late func(i int) bool, fetch func(ctx context.Context, i int) (T, error), drop func(T), use func(i int, v T, err error) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ahead := make([]chan fetched[T], 0, min(n, fetchWidth))
@@ -360,23 +379,35 @@ func inOrder[T any](ctx context.Context, n int, fetch func(ctx context.Context, 
 		if next == n {
 			return
 		}
-		c, i := make(chan fetched[T], 1), next
+		i := next
+		next++
+		if late(i) {
+			ahead = append(ahead, nil)
+			return
+		}
+		c := make(chan fetched[T], 1)
 		go func() {
 			v, err := fetch(ctx, i)
 			c <- fetched[T]{v, err}
 		}()
 		ahead = append(ahead, c)
-		next++
 	}
 	for range min(n, fetchWidth) {
 		more()
 	}
 	var err error
 	for i := 0; len(ahead) > 0; i++ {
-		f := <-ahead[0]
+		c := ahead[0]
 		ahead = ahead[1:]
+		var f fetched[T]
+		switch {
+		case c != nil:
+			f = <-c
+		case err == nil:
+			f.value, f.err = fetch(ctx, i)
+		}
 		if err != nil {
-			if f.err == nil {
+			if c != nil && f.err == nil {
 				drop(f.value)
 			}
 			continue

@@ -1,7 +1,7 @@
 package manifest
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,8 +59,8 @@ func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
 	v.all[c.key] = c
 	v.chains = append(v.chains, c.key)
 	c.names()
-	fetch := func(ctx context.Context, i int) (*digestCheck, error) { return v.read(ctx, x, x.Digests[i]) }
-	err := inOrder(ctx, len(x.Digests), fetch, func(*digestCheck) {}, func(_ int, d *digestCheck, err error) error {
+	fetch := func(ctx context.Context, i int) (*digestCheck, error) { return v.read(ctx, x, i) }
+	err := eachEntry(ctx, x.Digests, fetch, func(*digestCheck) {}, func(_ int, d *digestCheck, err error) error {
 		if err != nil {
 			return err
 		}
@@ -74,7 +74,8 @@ func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
 }
 
 // read reads a digest, its signature and its manifests.
-func (v *verifier) read(ctx context.Context, x *ChainIndex, e Entry) (*digestCheck, error) {
+func (v *verifier) read(ctx context.Context, x *ChainIndex, i int) (*digestCheck, error) {
+	e := x.Digests[i]
 	c := &digestCheck{at: e}
 	var data []byte
 	err := again(ctx, func() (err error) {
@@ -96,11 +97,17 @@ func (v *verifier) read(ctx context.Context, x *ChainIndex, e Entry) (*digestChe
 			return nil, err
 		}
 	}
-	if c.d, c.fault = ParseDigest(bytes.NewReader(data)); c.fault != nil {
+	if c.d, c.fault = parseDigest(data); c.fault != nil {
 		c.d = Digest{} // Nothing of it is believed.
+	}
+	if i > 0 && x.Digests[i-1].Name.Sequence == e.Name.Sequence {
+		return c, nil // A fork: its manifests are not followed.
 	}
 	c.manifests = make([]manifestCheck, len(c.d.Manifests))
 	fetch := func(ctx context.Context, i int) (m manifestCheck, err error) {
+		if !v.worth(x, c, i) {
+			return manifestCheck{gone: true}, nil
+		}
 		err = again(ctx, func() error {
 			m, err = v.t.scan(ctx, &c.d, c.d.Manifests[i])
 			return err
@@ -111,6 +118,32 @@ func (v *verifier) read(ctx context.Context, x *ChainIndex, e Entry) (*digestChe
 		c.manifests[i] = m
 		return err
 	})
+}
+
+// worth reports whether to ask for a manifest that a digest names: it is listed,
+// or has not been asked for too often. One that belongs to another digest is not
+// asked for: a made-up digest could name a large one as often as it likes.
+func (v *verifier) worth(x *ChainIndex, c *digestCheck, i int) bool {
+	n, ok := v.manifestOf(&c.d, i)
+	if !ok {
+		return false
+	}
+	at, found := slices.BinarySearchFunc(x.Manifests, n, func(e Entry, n Name) int {
+		return cmp.Or(cmp.Compare(e.Name.Sequence, n.Sequence), cmp.Compare(e.Name.N, n.N))
+	})
+	for ; found && at < len(x.Manifests) && x.Manifests[at].Name.N == n.N && x.Manifests[at].Name.Sequence == n.Sequence; at++ {
+		if x.Manifests[at].Key == c.d.Manifests[i].S3Key {
+			return true
+		}
+	}
+	return v.unlisted.Add(1) <= maxUnlisted
+}
+
+// manifestOf reads the name of the manifest i of d, and reports whether it is
+// the name of one of d.
+func (v *verifier) manifestOf(d *Digest, i int) (Name, bool) {
+	n, ok := documentAt(trimRoot(d.Manifests[i].S3Key, v.t.root()))
+	return n, ok && !n.Digest && n.Instance == d.Instance && n.Chain == d.Chain && n.Sequence == d.Sequence && n.N == i+1
 }
 
 // readSignature reads and checks the signature of a digest.
@@ -174,6 +207,7 @@ func (c *chainCheck) digest(d *digestCheck) {
 	c.sum.LastSequence, c.sum.HeadKey, c.sum.HeadSHA256 = seq, d.at.Key, d.sha
 	c.sum.HeadTime, c.sum.HeadReason = d.d.EndTime, d.d.Reason
 	d.manifests = nil
+	d.d.Manifests, d.d.Scans, d.d.Events = nil, nil, nil
 	c.prev = d
 }
 
@@ -243,16 +277,17 @@ func (c *chainCheck) refs(d *digestCheck) {
 	var records int64
 	known := true
 	for i, ref := range d.d.Manifests {
-		n, ok := documentAt(trimRoot(ref.S3Key, c.v.t.root()))
-		if !ok || n.Digest || n.Instance != d.d.Instance || n.Chain != d.d.Chain || n.Sequence != d.d.Sequence || n.N != i+1 {
-			c.fault(FindingName, seq, d.at.Key, fmt.Sprintf("it names %s as its manifest %d", ref.S3Key, i+1))
-		}
+		records += ref.Records
 		c.named[ref.S3Key] = true
+		if _, ok := c.v.manifestOf(&d.d, i); !ok {
+			c.fault(FindingName, seq, d.at.Key, fmt.Sprintf("it names %s as its manifest %d", ref.S3Key, i+1))
+			known = false
+			continue
+		}
 		m := &d.manifests[i]
 		c.manifest(d, ref, m)
 		known = known && m.sound(ref)
 		counts.plus(m.counts)
-		records += ref.Records
 	}
 	c.sum.Manifests += int64(len(d.d.Manifests))
 	c.sum.Records += records

@@ -39,7 +39,8 @@ func (c *chainCheck) judge(d *digestCheck, key string) {
 		c.fault(FindingForeignKey, seq, key, fmt.Sprintf("its key %s is not there", fingerprint))
 		return
 	case !ring.given && !ring.begun[c.sum.Instance]:
-		ring.begun[c.sum.Instance], ring.trusted[fingerprint] = true, true
+		ring.begun[c.sum.Instance] = true
+		ring.trust(fingerprint)
 		c.note(NoteKeyUntrusted, seq, key, fmt.Sprintf("signed by the key %s: compare it with what you know of it, or give it as --public-key", fingerprint))
 	}
 	if !ring.trusts(fingerprint) {
