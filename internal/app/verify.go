@@ -257,6 +257,9 @@ func (v *verification) options(ctx context.Context, t *verifyTarget) (manifest.V
 	if v.o.Config != nil && v.o.Config.Manifest.Sign != "none" {
 		o.Signing = v.o.Config.Instance
 	}
+	if t.host != nil && (v.o.Remote || v.o.Deep > 0 || v.o.Source) {
+		o.Waits = t.host.flush(ctx)
+	}
 	if t.host != nil {
 		known, err := t.host.anchors(ctx)
 		if err != nil {

@@ -56,6 +56,9 @@ type VerifyOptions struct {
 	// Signing is the instance whose configuration signs: its digests must be
 	// signed though no key was given. "": none is known to.
 	Signing string
+	// Waits is why the host has not published everything that it has seen; "": it
+	// has.
+	Waits string
 	// Progress is told how many documents of how many were read; nil: nobody.
 	// It is called from one goroutine at a time.
 	Progress func(done, total int64)
@@ -78,6 +81,7 @@ type ChainSummary struct {
 	HeadSHA256    string       `json:"head_sha256,omitempty"`
 	HeadTime      string       `json:"head_end_time,omitempty"`
 	HeadReason    string       `json:"head_reason,omitempty"`
+	NextDigestDue string       `json:"next_digest_due,omitempty"`
 	Signed        int64        `json:"signed"` // digests with a signature that holds
 	SignedTo      uint64       `json:"signed_to"`
 	SignedBy      []string     `json:"signed_by"`   // fingerprints
@@ -166,6 +170,9 @@ func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, erro
 		v.checkEnd(v.all[k])
 	}
 	v.checkStrays()
+	if o.Waits != "" {
+		v.noted.add(Finding{Kind: NoteUnpublished, Detail: "the daemon has not published all that changed: " + o.Waits})
+	}
 	return v.result(), nil
 }
 

@@ -205,7 +205,10 @@ func (c *chainCheck) digest(d *digestCheck) {
 	}
 	c.sum.Digests++
 	c.sum.LastSequence, c.sum.HeadKey, c.sum.HeadSHA256 = seq, d.at.Key, d.sha
-	c.sum.HeadTime, c.sum.HeadReason = d.d.EndTime, d.d.Reason
+	c.sum.HeadTime, c.sum.HeadReason, c.sum.NextDigestDue = d.d.EndTime, d.d.Reason, ""
+	if d.d.NextDigestDue != nil {
+		c.sum.NextDigestDue = *d.d.NextDigestDue
+	}
 	d.manifests = nil
 	d.d.Manifests, d.d.Scans, d.d.Events = nil, nil, nil
 	c.prev = d
