@@ -58,6 +58,7 @@ const (
 	NoteLeftBehind       FindingKind = "left-behind"       // belongs to a chain that was left
 	NoteAbandoned        FindingKind = "abandoned-chain"
 	NoteStopped          FindingKind = "stopped"      // it ended with a clean stop, and nobody has started it again
+	NoteClock            FindingKind = "clock"        // the server's and the verifier's differ
 	NoteLate             FindingKind = "late"         // silence in the past
 	NoteGap              FindingKind = "gap"          // the host said so itself
 	NoteForeignObject    FindingKind = "foreign-file" // no document of this format

@@ -48,6 +48,15 @@ type Entry struct {
 	LastModified time.Time
 }
 
+// since returns since when a server has it, or what its name says where no
+// server does.
+func (e *Entry) since() time.Time {
+	if e.LastModified.IsZero() {
+		return e.Name.Time
+	}
+	return e.LastModified
+}
+
 // ChainIndex is one chain by the names of its documents. Digests and manifests
 // are sorted by sequence, then number, then key; two digests of one sequence are
 // a fork. An instance and an id together are one chain.

@@ -29,6 +29,9 @@ type Anchor struct {
 	Chain    string `json:"chain,omitempty"`
 	Sequence uint64 `json:"sequence,omitempty"` // 0: not known
 	SHA256   string `json:"sha256"`
+	// Unvouched: it was there, and nothing vouched for its chain. It has to be
+	// there still, and vouches for nothing.
+	Unvouched bool `json:"unvouched,omitempty"`
 	// Waiting: it may not be published yet.
 	Waiting bool `json:"-"`
 	// Local: it is what the host knows, which for a chain that was left may be a
@@ -44,9 +47,9 @@ type Anchor struct {
 
 // VerifyOptions are what the trail is checked against.
 type VerifyOptions struct {
-	Bucket   string // where it was read from; "": not known
-	Instance string // this instance alone; "": all
-	Now      time.Time
+	Bucket   string        // where it was read from; "": not known
+	Instance string        // this instance alone; "": all
+	Now      time.Time     // by the verifier's clock
 	MaxAge   time.Duration // the oldest head of a chain that goes on; 0: any
 	Keys     []*PublicKey  // that signatures must lead to; none: the first of each instance
 	Anchors  []Anchor
@@ -56,6 +59,9 @@ type VerifyOptions struct {
 	// Signing is the instance whose configuration signs: its digests must be
 	// signed though no key was given. "": none is known to.
 	Signing string
+	// Server returns the time by the server's clock, once it has answered; nil: no
+	// server is asked.
+	Server func() time.Time
 	// Waits is why the host has not published everything that it has seen; "": it
 	// has.
 	Waits string
@@ -141,6 +147,7 @@ func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, erro
 	if v.index, err = t.Index(ctx); err != nil {
 		return nil, err
 	}
+	v.setNow()
 	if o.Instance != "" {
 		v.index.Chains = slices.DeleteFunc(v.index.Chains, func(c ChainIndex) bool { return c.Instance != o.Instance })
 	}
@@ -352,7 +359,10 @@ func (v *Verification) Heads() []Anchor {
 	heads := []Anchor{}
 	for i := range v.Chains {
 		if c := &v.Chains[i]; c.HeadSHA256 != "" {
-			heads = append(heads, Anchor{Instance: c.Instance, Chain: c.Chain, Sequence: c.LastSequence, SHA256: c.HeadSHA256})
+			heads = append(heads, Anchor{
+				Instance: c.Instance, Chain: c.Chain, Sequence: c.LastSequence, SHA256: c.HeadSHA256,
+				Unvouched: v.Vouched.to(chainKey{c.Instance, c.Chain}, ByKey|ByAnchor) == 0,
+			})
 		}
 	}
 	return heads

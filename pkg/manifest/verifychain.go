@@ -25,6 +25,7 @@ type chainCheck struct {
 	// Of the digest before.
 	prev     *digestCheck
 	end, due time.Time
+	firstEnd time.Time // of the first digest
 	lastID   uint64
 
 	firstKey, leavesAt string
@@ -369,10 +370,12 @@ func (c *chainCheck) unnamed() {
 			c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and its chain has ended")
 		case seq <= c.sum.LastSequence:
 			c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and the digest of its number is there")
-		case c.prev == nil && c.v.o.Now.Sub(e.Name.Time) > signatureGrace:
+		case c.prev == nil && c.v.o.Now.Sub(e.since()) > signatureGrace:
 			c.fault(FindingSilent, seq, e.Key, "no digest of its chain is there")
-		case c.mustBeSigned() && !e.LastModified.IsZero() && c.v.o.Now.Sub(e.LastModified) > signatureGrace:
-			c.fault(FindingUnnamed, seq, e.Key, fmt.Sprintf("no digest names it since %s: nothing proves it", state.FormatTime(e.LastModified)))
+		case c.prev != nil && c.sum.HeadReason == ReasonStop && c.v.o.Now.Sub(e.since()) > signatureGrace:
+			c.fault(FindingSilent, seq, e.Key, fmt.Sprintf("it was started again after its stop, and no digest followed since %s", state.FormatTime(e.since())))
+		case c.mustBeSigned() && c.v.o.Now.Sub(e.since()) > signatureGrace:
+			c.fault(FindingUnnamed, seq, e.Key, fmt.Sprintf("no digest names it since %s: nothing proves it", state.FormatTime(e.since())))
 		default:
 			c.note(NotePending, seq, e.Key, "no digest names it yet: nothing proves it")
 		}

@@ -18,6 +18,8 @@ const (
 	// byOwnKey: like ByKey, where no key was given: the first key of the instance
 	// signed it. That proves order, and vouches for nothing.
 	byOwnKey
+	// seen: like ByAnchor, where nothing vouched for the chain when it was seen.
+	seen
 )
 
 // Vouched says which digests of a trail something outside of it vouches for. A
@@ -121,6 +123,9 @@ func (w *Vouched) vouch(k chainKey, sha string, by Voucher) {
 		}
 		d.by |= by
 		if d.leaves != (chainKey{}) {
+			if by == seen {
+				return
+			}
 			k = d.leaves
 		}
 		raw = d.follows
