@@ -152,8 +152,10 @@ func (h *hostTrail) state(ctx context.Context) hostState {
 	}
 	for i := range st.Sources {
 		if s := &st.Sources[i]; s.Name == h.source.Name {
-			return hostState{known: true, chain: s.Trail.Chain, sequence: s.Trail.Sequence, sha: s.Trail.LastDigestSHA256,
-				waiting: s.Trail.WaitingDocuments, pending: s.Trail.WaitingDocuments > 0}
+			return hostState{
+				known: true, chain: s.Trail.Chain, sequence: s.Trail.Sequence, sha: s.Trail.LastDigestSHA256,
+				waiting: s.Trail.WaitingDocuments, pending: s.Trail.WaitingDocuments > 0,
+			}
 		}
 	}
 	return hostState{}

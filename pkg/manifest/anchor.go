@@ -100,9 +100,9 @@ func (f *AnchorFile) Write(path string) error {
 }
 
 // LocalAnchors returns the digests that a host has copies of, and the ones that
-// these say are before them. waits is given the keys of all manifests and
-// digests in the order in which they were written, and returns those that may
-// not be published yet.
+// these say are before them. The keys of all manifests and digests, in the order
+// in which they were written, go to waits, which returns those that may not be
+// published yet.
 func LocalAnchors(ctx context.Context, local *Trail, waits func(keys []string) map[string]bool) ([]Anchor, error) {
 	chains, err := local.Chains(ctx)
 	if err != nil {

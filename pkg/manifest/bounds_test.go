@@ -169,13 +169,13 @@ func TestManyForgedChainsDoNotHideTheRealOne(t *testing.T) {
 // ask without end for what is not there.
 func TestForgedDigestsAskForLittle(t *testing.T) {
 	s := publishTrail(t, 1, nil)
-	real := s.documents("manifest_")[0]
+	own := s.documents("manifest_")[0]
 	b := newBucket()
 	b.objects = maps.Clone(s.objects)
 	d := mustDigest(t, s.objects[s.documents("digest_")[0]])
 	d.Chain, d.Manifests = "ffffffff", nil
 	for i := range 3000 {
-		key := real
+		key := own
 		if i > 1000 {
 			key = "p/_manifests/" + Name{Time: s.now, Instance: d.Instance, Chain: d.Chain, Sequence: 1, N: i + 1}.Path()
 		}
@@ -194,8 +194,8 @@ func TestForgedDigestsAskForLittle(t *testing.T) {
 	for _, r := range b.asked() {
 		asked[r]++
 	}
-	if len(asked) > maxUnlisted+20 || asked["GET "+real] != 1 {
-		t.Errorf("%d requests; the manifest of another chain was read %d times", len(asked), asked["GET "+real])
+	if len(asked) > maxUnlisted+20 || asked["GET "+own] != 1 {
+		t.Errorf("%d requests; the manifest of another chain was read %d times", len(asked), asked["GET "+own])
 	}
 	missing := slices.IndexFunc(v.FoundBy, func(k KindCount) bool { return k.Kind == FindingManifestMissing })
 	if missing < 0 || v.FoundBy[missing].Count != 1999 {

@@ -14,7 +14,7 @@ import (
 // newest digest of a chain that goes on.
 func TestWhatIsGoneSinceTheNewestDigestIsANote(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "a/b"), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, "a", "b"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	at := time.Date(2026, 5, 6, 7, 0, 0, 0, time.UTC)

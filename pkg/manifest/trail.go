@@ -184,13 +184,13 @@ func (in *indexer) index() Index {
 	for _, c := range in.chains {
 		in.x.Chains = append(in.x.Chains, *c)
 	}
-	slices.SortFunc(in.x.Chains, ChainIndex.compare)
+	slices.SortFunc(in.x.Chains, byBeginning)
 	return in.x
 }
 
-// compare orders chains by instance, then by the time in their first name.
-func (c ChainIndex) compare(o ChainIndex) int {
-	return cmp.Or(strings.Compare(c.Instance, o.Instance), c.first().Compare(o.first()), strings.Compare(c.ID, o.ID))
+// byBeginning orders chains by instance, then by the time in their first name.
+func byBeginning(a, b ChainIndex) int {
+	return cmp.Or(strings.Compare(a.Instance, b.Instance), a.first().Compare(b.first()), strings.Compare(a.ID, b.ID))
 }
 
 // first returns the time in the first name of c.

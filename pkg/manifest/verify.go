@@ -307,7 +307,7 @@ func (v *verifier) limitChains() {
 	})
 	v.found.add(Finding{Kind: FindingLimit, Detail: fmt.Sprintf("%d chains are there, and %d of them were not checked: no more than %d are", len(list), len(list)-maxChains, maxChains)})
 	v.index.Chains = slices.Clone(list[:maxChains])
-	slices.SortFunc(v.index.Chains, ChainIndex.compare)
+	slices.SortFunc(v.index.Chains, byBeginning)
 }
 
 // checkInstances checks the chains of one instance after the other.

@@ -242,7 +242,7 @@ func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 func TestVerifyMissesSignaturesThatAreConfigured(t *testing.T) {
 	s := publishTrail(t, 2, nil)
 	unsigned := func(o *VerifyOptions) { o.Keys, o.Signing = nil, "app-01" }
-	from := func(first int, modified time.Time) Library {
+	from := func(first int, modified time.Time) *bucket {
 		b := newBucket()
 		b.objects, b.modified = maps.Clone(s.objects), map[string]time.Time{}
 		for i, key := range s.documents("digest_") {
@@ -278,7 +278,7 @@ func TestVerifyMissesSignaturesThatAreConfigured(t *testing.T) {
 		wantKinds(t, v, nil, "stopped", "unsigned")
 	}
 	// A chain that was signed from some digest on is covered to its beginning.
-	b := from(3, s.now.Add(-9*day)).(*bucket)
+	b := from(3, s.now.Add(-9*day))
 	delete(b.objects, sigOf(s.documents("digest_")[0]))
 	wantKinds(t, s.verify(t, b, nil), nil, "stopped", "unsigned")
 }

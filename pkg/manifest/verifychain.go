@@ -358,26 +358,33 @@ func (v *verifier) checkEnd(c *chainCheck) {
 
 // unnamed looks at manifests that no digest names.
 func (c *chainCheck) unnamed() {
-	for _, e := range c.index.Manifests {
-		if c.named[e.Key] {
-			continue
+	for i := range c.index.Manifests {
+		if e := &c.index.Manifests[i]; !c.named[e.Key] {
+			c.pending(e)
 		}
-		seq := e.Name.Sequence
-		switch {
-		case len(c.leftBy) > 0:
-			c.note(NoteLeftBehind, seq, e.Key, "no digest names it: its records are in chain "+c.leftBy[0])
-		case c.sum.HeadReason == ReasonFinal:
-			c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and its chain has ended")
-		case seq <= c.sum.LastSequence:
-			c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and the digest of its number is there")
-		case c.prev == nil && c.v.o.Now.Sub(e.since()) > signatureGrace:
-			c.fault(FindingSilent, seq, e.Key, "no digest of its chain is there")
-		case c.prev != nil && c.sum.HeadReason == ReasonStop && c.v.o.Now.Sub(e.since()) > signatureGrace:
-			c.fault(FindingSilent, seq, e.Key, fmt.Sprintf("it was started again after its stop, and no digest followed since %s", state.FormatTime(e.since())))
-		case c.mustBeSigned() && c.v.o.Now.Sub(e.since()) > signatureGrace:
-			c.fault(FindingUnnamed, seq, e.Key, fmt.Sprintf("no digest names it since %s: nothing proves it", state.FormatTime(e.since())))
-		default:
-			c.note(NotePending, seq, e.Key, "no digest names it yet: nothing proves it")
-		}
+	}
+}
+
+// pending looks at a manifest that no digest names.
+func (c *chainCheck) pending(e *Entry) {
+	seq, since := e.Name.Sequence, state.FormatTime(e.since())
+	young := c.v.o.Now.Sub(e.since()) <= signatureGrace
+	switch {
+	case len(c.leftBy) > 0:
+		c.note(NoteLeftBehind, seq, e.Key, "no digest names it: its records are in chain "+c.leftBy[0])
+	case c.sum.HeadReason == ReasonFinal:
+		c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and its chain has ended")
+	case seq <= c.sum.LastSequence:
+		c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and the digest of its number is there")
+	case young:
+		c.note(NotePending, seq, e.Key, "no digest names it yet: nothing proves it")
+	case c.prev == nil:
+		c.fault(FindingSilent, seq, e.Key, "no digest of its chain is there, since "+since)
+	case c.sum.HeadReason == ReasonStop:
+		c.fault(FindingSilent, seq, e.Key, "it was started again after its stop, and no digest followed since "+since)
+	case c.mustBeSigned():
+		c.fault(FindingUnnamed, seq, e.Key, "no digest names it, since "+since+": nothing proves it")
+	default:
+		c.note(NotePending, seq, e.Key, "no digest names it yet: nothing proves it")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -248,7 +249,7 @@ func TestAForgedChainExcusesNothing(t *testing.T) {
 	anchor := filepath.Join(filepath.Dir(s.file), "anchor.json")
 	var digests []string
 	for i := range 3 {
-		write(t, s.path(fmt.Sprint(i)), "x")
+		write(t, s.path(strconv.Itoa(i)), "x")
 		s.mustSync(t, 1, i, 0)
 	}
 	s.verify(t, 0, s.fromBucket("--anchor", anchor)...)
