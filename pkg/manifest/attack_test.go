@@ -189,6 +189,12 @@ func chainAttacks() []attack {
 			a.follow(a.s.now, nil)
 			a.keysAlone()
 		}, FindingSignatureGone},
+		{"write digests behind the newest signed one", func(a *attacked) {
+			a.cut(len(a.digests()) - 1) // The stop: the chain goes on.
+			a.keysAlone()
+			a.o.Now = a.s.now.Add(26 * time.Hour)
+			a.b.modified[a.follow(a.o.Now, nil)] = a.o.Now // Written again each day.
+		}, FindingSignatureGone},
 		{"date a digest ahead, so that it is never late", func(a *attacked) {
 			a.follow(time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC), nil)
 			a.keysAlone()

@@ -12,6 +12,12 @@ const (
 	// Chains that are checked: those that something outside names, then those
 	// with the most digests.
 	maxChains = 10_000
+	// Digests and manifests, and objects of each other kind, that are kept of a
+	// listing: some hundred bytes each.
+	maxDocuments = 5_000_000
+	maxAside     = 10_000
+	// A configuration object.
+	maxConfigBytes = 64 << 20
 	// Manifests that a digest names and the listing does not have are asked for
 	// one by one, up to so many in a trail.
 	maxUnlisted = 1000

@@ -214,3 +214,35 @@ func TestFindingsQuoteLittle(t *testing.T) {
 		t.Errorf("a short one is kept as %+v", x)
 	}
 }
+
+// Objects that somebody puts under a trail by the thousand are counted, not
+// kept.
+func TestAListingKeepsLittleOfWhatIsMadeUp(t *testing.T) {
+	s := publishTrail(t, 1, nil)
+	b := newBucket()
+	b.objects = maps.Clone(s.objects)
+	for i := range maxAside + 3 {
+		sha := fmt.Sprintf("%064x", i)
+		b.objects["p/_manifests/junk/"+sha] = nil
+		b.objects["p/_manifests/keys/"+sha+".pem"] = nil
+	}
+	v, err := Verify(t.Context(), NewTrail(b, "p/"), VerifyOptions{Now: s.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range v.Findings {
+		if f.Kind == FindingLimit {
+			got = append(got, f.Detail)
+		}
+	}
+	want := []string{"there are 3 other objects more than are checked", "there are 4 public keys and announcements more than are checked"}
+	if !slices.Equal(got, want) || v.Chains[0].Digests != 2 {
+		t.Errorf("limits %q, want %q; %+v", got, want, v.Chains)
+	}
+	in := &indexer{root: "p/_manifests/", chains: map[chainKey]*ChainIndex{}, documents: maxDocuments}
+	in.add(state.Object{Key: s.documents("digest_")[0]})
+	if x := in.index(); len(x.Chains) != 0 || x.Omitted[omittedDocuments] != 1 {
+		t.Errorf("beyond the limit: %+v", x)
+	}
+}

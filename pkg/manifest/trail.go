@@ -74,11 +74,19 @@ type Index struct {
 	Keys       []Entry      // public keys and their announcements
 	Signatures []Entry      // signatures without a digest
 	Others     []Entry      // what no release of this format has written
+	// Omitted counts what is under the trail beyond what is kept of each kind.
+	Omitted map[string]int64
 }
+
+// ErrTooMany says that more documents are under a trail than can be read.
+var ErrTooMany = errors.New("there are more documents than can be read")
 
 // Chains lists the chains. It makes one LIST and keeps names only.
 func (t *Trail) Chains(ctx context.Context) ([]ChainIndex, error) {
 	x, err := t.Index(ctx)
+	if n := x.Omitted[omittedDocuments]; err == nil && n > 0 {
+		err = fmt.Errorf("%s: %w: %d, and %d more", t.root(), ErrTooMany, maxDocuments, n)
+	}
 	return x.Chains, err
 }
 
@@ -90,6 +98,39 @@ type indexer struct {
 	x      Index
 	chains map[chainKey]*ChainIndex
 	sigs   []Entry
+
+	documents int // digests and manifests
+}
+
+// What an Index may omit.
+const (
+	omittedDocuments = "digests and manifests"
+	omittedConfigs   = "configuration objects"
+	omittedKeys      = "public keys and announcements"
+	omittedOthers    = "other objects"
+)
+
+// full reports whether no more of what is at rel is kept, and counts it.
+func (in *indexer) full(known, isSig bool, rel string) bool {
+	kind, have, most := omittedOthers, len(in.x.Others), maxAside
+	switch {
+	case known && isSig:
+		kind, have, most = omittedDocuments, len(in.sigs), maxDocuments
+	case known:
+		kind, have, most = omittedDocuments, in.documents, maxDocuments
+	case configPattern.MatchString(rel):
+		kind, have = omittedConfigs, len(in.x.Configs)
+	case strings.HasPrefix(rel, keysDir+"/"):
+		kind, have = omittedKeys, len(in.x.Keys)
+	}
+	if have < most {
+		return false
+	}
+	if in.x.Omitted == nil {
+		in.x.Omitted = map[string]int64{}
+	}
+	in.x.Omitted[kind]++
+	return true
 }
 
 // Index lists everything under the trail but the canaries. It makes one LIST
@@ -117,7 +158,9 @@ func (in *indexer) add(o state.Object) {
 	e.Name = name
 	switch {
 	case strings.HasPrefix(rel, canaryDir):
+	case in.full(known, isSig, rel):
 	case known && !isSig:
+		in.documents++
 		c := in.chain(name)
 		if name.Digest {
 			c.Digests = append(c.Digests, e)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -154,6 +155,9 @@ func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, erro
 	if len(v.index.Chains) == 0 && len(o.Anchors) == 0 {
 		return nil, fmt.Errorf("%w%s stands under %s: is it the right prefix?", ErrNoTrail, ofInstance(o.Instance), t.root())
 	}
+	for _, kind := range slices.Sorted(maps.Keys(v.index.Omitted)) {
+		v.found.add(Finding{Kind: FindingLimit, Detail: fmt.Sprintf("there are %d %s more than are checked", v.index.Omitted[kind], kind)})
+	}
 	v.limitChains()
 	for i := range v.index.Chains {
 		v.total += int64(len(v.index.Chains[i].Digests) + len(v.index.Chains[i].Manifests))
@@ -250,6 +254,9 @@ func (v *verifier) progress(n int64) {
 func (v *verifier) checkConfigs(ctx context.Context) error {
 	list := v.index.Configs
 	fetch := func(ctx context.Context, i int) (sha string, err error) {
+		if list[i].Size > maxConfigBytes {
+			return fmt.Sprintf("of %d bytes, which are not read", list[i].Size), nil
+		}
 		err = again(ctx, func() error {
 			sha, err = v.t.hash(ctx, list[i].Key)
 			return err

@@ -34,8 +34,15 @@ type chainCheck struct {
 	claims             []string // chains that say so, and are not vouched for
 
 	signers  map[string]bool
-	unsigned []uint64 // since the last signed digest
-	began    bool     // a digest before was signed
+	signedAt digestEnd // the newest digest that is signed
+	unsigned []uint64  // since the last signed digest
+	began    bool      // a digest before was signed
+}
+
+// digestEnd is what a digest says of its end.
+type digestEnd struct {
+	sequence uint64
+	end, due time.Time
 }
 
 // digestCheck is what was read for one digest.
@@ -49,6 +56,7 @@ type digestCheck struct {
 	signature *Signature
 	sigFault  error // it is no signature, or it does not hold
 	keyThere  bool
+	trusted   bool // the signature holds, and its key is trusted
 }
 
 // checkChain checks the digests of one chain and what they name.
@@ -203,6 +211,9 @@ func (c *chainCheck) digest(d *digestCheck) {
 		c.content(d)
 		c.refs(d)
 		c.events(d)
+	}
+	if d.trusted {
+		c.signedAt = digestEnd{seq, c.end, c.due}
 	}
 	c.sum.Digests++
 	c.sum.LastSequence, c.sum.HeadKey, c.sum.HeadSHA256 = seq, d.at.Key, d.sha

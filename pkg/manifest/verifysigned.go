@@ -51,6 +51,7 @@ func (c *chainCheck) judge(d *digestCheck, key string) {
 	c.sum.SignedTo = seq
 	c.signers[fingerprint] = true
 	c.signed = append(c.signed, d.sha)
+	d.trusted = true
 }
 
 // mustBeSigned reports whether every digest of the chain has to be signed: keys
@@ -99,6 +100,9 @@ func (c *chainCheck) signedEnd() {
 	since := state.FormatTime(u.since)
 	switch {
 	case u.n == 0:
+	case c.mustBeSigned() && !c.signedAt.due.IsZero() && c.v.o.Now.Sub(c.signedAt.due) > signatureGrace:
+		// A digest that is written again each day is young for ever.
+		c.fault(FindingSignatureGone, u.first, "", fmt.Sprintf("the newest signed digest is %d, the one behind it was due at %s, and no signature covers what is there", c.signedAt.sequence, state.FormatTime(c.signedAt.due)))
 	case c.mustBeSigned() && u.late > 0:
 		c.fault(FindingSignatureGone, u.first, "", fmt.Sprintf("%d digests are neither signed nor followed by a signed one, %d of them for more than %v, since %s", u.n, u.late, signatureGrace, since))
 	case c.v.ring.given || c.began:

@@ -292,6 +292,17 @@ func TestAForgedChainExcusesNothing(t *testing.T) {
 			t.Errorf("%v: %+v", args, v.Trails[0].Findings)
 		}
 	}
+	// The state alone knows it as well.
+	copies := filepath.Join(s.state, "manifests")
+	if err := os.Rename(copies, copies+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if v := s.verify(t, 3, "-c", s.file); !slices.Contains(kinds(v.Trails[0].Findings), "anchor") {
+		t.Errorf("without copies: %+v", v.Trails[0].Findings)
+	}
+	if err := os.Rename(copies+".away", copies); err != nil {
+		t.Fatal(err)
+	}
 	if v := s.verify(t, 0, s.fromBucket()...); !slices.Contains(kinds(v.Trails[0].Notes), "abandoned-chain") {
 		t.Errorf("without anything that knows better: %+v", v.Trails[0].Notes)
 	}
