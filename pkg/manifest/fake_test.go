@@ -31,6 +31,7 @@ type bucket struct {
 	mu       sync.Mutex
 	objects  map[string][]byte
 	order    []string // keys as they were created
+	modified map[string]time.Time
 	requests []string
 	sse      string
 	fault    func(op, key string) error
@@ -83,9 +84,9 @@ func (b *bucket) Get(_ context.Context, key string) (io.ReadCloser, state.Object
 		return nil, state.Object{}, fs.ErrNotExist
 	}
 	if b.body != nil {
-		return io.NopCloser(b.body(key, data)), state.Object{Key: key, SSE: b.sse}, nil
+		return io.NopCloser(b.body(key, data)), state.Object{Key: key, Size: int64(len(data)), SSE: b.sse}, nil
 	}
-	return io.NopCloser(bytes.NewReader(data)), state.Object{Key: key, SSE: b.sse}, nil
+	return io.NopCloser(bytes.NewReader(data)), state.Object{Key: key, Size: int64(len(data)), SSE: b.sse}, nil
 }
 
 func (b *bucket) List(_ context.Context, prefix, after string, fn func(state.Object) error) error {
@@ -103,7 +104,7 @@ func (b *bucket) List(_ context.Context, prefix, after string, fn func(state.Obj
 	})
 	for _, k := range keys {
 		if strings.HasPrefix(k, prefix) && k > after {
-			if err := fn(state.Object{Key: k}); err != nil {
+			if err := fn(state.Object{Key: k, Size: int64(len(b.objects[k])), LastModified: b.modified[k]}); err != nil {
 				return err
 			}
 		}

@@ -16,6 +16,8 @@ import (
 	"io"
 	"regexp"
 	"strings"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // AlgorithmECDSA names ECDSA with SHA-256 over a digest's bytes, in DER form.
@@ -125,8 +127,9 @@ func announcementName(fresh, old string) string {
 // keyring is the public keys of a trail, and which of them are trusted.
 type keyring struct {
 	keys      map[string]*PublicKey
-	announced map[string][]string // by the announced key: those that announce it
-	trusted   map[string]bool
+	announces map[string][]string // by the announcing key: those that it announces
+	trusted   map[string]bool     // and those that they announce
+	named     []*PublicKey
 	given     bool             // the caller named keys to trust
 	unread    map[string]error // keys that are there and could not be read
 	begun     map[string]bool  // instances whose first key was taken for theirs, where none was named
@@ -134,12 +137,11 @@ type keyring struct {
 
 func newKeyring(trusted []*PublicKey) *keyring {
 	r := &keyring{
-		keys: map[string]*PublicKey{}, announced: map[string][]string{}, trusted: map[string]bool{},
-		unread: map[string]error{}, begun: map[string]bool{}, given: len(trusted) > 0,
+		keys: map[string]*PublicKey{}, announces: map[string][]string{}, trusted: map[string]bool{},
+		unread: map[string]error{}, begun: map[string]bool{}, named: trusted, given: len(trusted) > 0,
 	}
 	for _, k := range trusted {
 		r.keys[k.fingerprint] = k
-		r.trusted[k.fingerprint] = true
 	}
 	return r
 }
@@ -187,6 +189,9 @@ func (r *keyring) load(ctx context.Context, t *Trail, entries []Entry, fault fun
 		}
 		r.announcement(t, e, data, pems, fault)
 	}
+	for _, k := range r.named {
+		r.trust(k.fingerprint)
+	}
 	return ctx.Err()
 }
 
@@ -214,27 +219,21 @@ func (r *keyring) announcement(t *Trail, e Entry, data []byte, pems map[string][
 			fault(FindingKey, e.Key, err.Error())
 			return
 		}
-		r.announced[fresh] = append(r.announced[fresh], old)
+		r.announces[old] = append(r.announces[old], fresh)
 	}
 }
 
 // trusts reports whether a key is trusted, or announced by one that is.
-func (r *keyring) trusts(fingerprint string) bool { return r.reaches(fingerprint, map[string]bool{}) }
+func (r *keyring) trusts(fingerprint string) bool { return r.trusted[fingerprint] }
 
-func (r *keyring) reaches(fingerprint string, seen map[string]bool) bool {
-	if r.trusted[fingerprint] {
-		return true
-	}
-	if seen[fingerprint] {
-		return false
-	}
-	seen[fingerprint] = true
-	for _, by := range r.announced[fingerprint] {
-		if r.reaches(by, seen) {
-			return true
+// trust trusts a key, and those that it announces.
+func (r *keyring) trust(fingerprint string) {
+	for todo := []string{fingerprint}; len(todo) > 0; todo = todo[1:] {
+		if k := todo[0]; !r.trusted[k] {
+			r.trusted[k] = true
+			todo = append(todo, r.announces[k]...)
 		}
 	}
-	return false
 }
 
 // small reads a document that is never large.
@@ -244,12 +243,20 @@ func (t *Trail) small(ctx context.Context, key string) ([]byte, error) {
 
 // read returns the first bytes of a document, at most one more than limit.
 func (t *Trail) read(ctx context.Context, key string, limit int64) (data []byte, err error) {
-	err = t.get(ctx, key, func(body io.Reader) (err error) {
-		data, err = io.ReadAll(io.LimitReader(body, limit+1))
+	err = t.get(ctx, key, func(body io.Reader, o state.Object) (err error) {
+		data, err = readUpTo(body, o.Size, limit)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return data, nil
+}
+
+// readUpTo reads at most one byte more than limit. Where size is right it takes
+// no more memory than that.
+func readUpTo(r io.Reader, size, limit int64) ([]byte, error) {
+	b := bytes.NewBuffer(make([]byte, 0, max(0, min(size, limit))+bytes.MinRead))
+	_, err := b.ReadFrom(io.LimitReader(r, limit+1))
+	return b.Bytes(), err
 }

@@ -17,9 +17,9 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// maxDepth is how deep the documents of this format may nest, with what later
+// deepest is how deep the documents of this format may nest, with what later
 // releases may add.
-const maxDepth = 32
+const deepest = 32
 
 // unambiguous returns an error for JSON that other programs read as something
 // else than this one does: keys that repeat or differ only in case, a key of
@@ -64,8 +64,8 @@ func (s *jsonScan) step() error {
 func (s *jsonScan) structure(c byte) error {
 	switch c {
 	case '{', '[':
-		if len(s.open) == maxDepth {
-			return fmt.Errorf("it nests deeper than %d", maxDepth)
+		if len(s.open) == deepest {
+			return fmt.Errorf("it nests deeper than %d", deepest)
 		}
 		from := -1
 		if c == '{' {

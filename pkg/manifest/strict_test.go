@@ -202,7 +202,7 @@ func TestVerifyFindsAmbiguousDocuments(t *testing.T) {
 	}
 	config := []byte(`{"instance":"app-01","Instance":"app-02"}`)
 	v = s.verify(t, s.library(func(o map[string][]byte) { o["p/_manifests/"+configName(hexSHA(config))] = config }), nil)
-	wantKinds(t, v, []string{"format"})
+	wantKinds(t, v, []string{"format"}, "stopped")
 }
 
 // A size beyond what others read exactly is left out.

@@ -81,7 +81,7 @@ func TestVerifyReadsABrokenBodyAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := s.library(nil).(*bucket)
 		b.body = breaking(3, everyKey)
-		wantKinds(t, s.verify(t, b, nil), nil)
+		wantKinds(t, s.verify(t, b, nil), nil, "stopped")
 	})
 }
 

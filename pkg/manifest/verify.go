@@ -1,11 +1,14 @@
 package manifest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -14,8 +17,8 @@ import (
 const (
 	// A digest may be published so much later than its predecessor promised.
 	silenceGrace = 5 * time.Minute
-	// A chain's newest digests may stay unsigned for so long once keys are
-	// known, and its first manifests without a digest.
+	// A digest that has to be signed may wait for so long, and the first
+	// manifests of a chain for their digest.
 	signatureGrace = 24 * time.Hour
 )
 
@@ -23,25 +26,44 @@ const (
 type Anchor struct {
 	Instance string `json:"instance,omitempty"` // "": of whatever chain has it
 	Chain    string `json:"chain,omitempty"`
-	Sequence uint64 `json:"sequence,omitempty"`
+	Sequence uint64 `json:"sequence,omitempty"` // 0: not known
 	SHA256   string `json:"sha256"`
+	// Unvouched: it was there, and nothing vouched for its chain. It has to be
+	// there still, and vouches for nothing.
+	Unvouched bool `json:"unvouched,omitempty"`
 	// Waiting: it may not be published yet.
 	Waiting bool `json:"-"`
-	// Local: it is the host's copy, which for a chain that was left may be one
-	// that was never published.
+	// Local: it is what the host knows, which for a chain that was left may be a
+	// digest that was never published.
 	Local bool `json:"-"`
+	// Current: it is of the chain that the host goes on with.
+	Current bool `json:"-"`
+	// Written is when the host wrote it, zero: not known.
+	Written time.Time `json:"-"`
 	// From says who knows it, for people.
 	From string `json:"-"`
 }
 
 // VerifyOptions are what the trail is checked against.
 type VerifyOptions struct {
-	Bucket   string // where it was read from; "": not known
-	Instance string // this instance alone; "": all
-	Now      time.Time
+	Bucket   string        // where it was read from; "": not known
+	Instance string        // this instance alone; "": all
+	Now      time.Time     // by the verifier's clock
 	MaxAge   time.Duration // the oldest head of a chain that goes on; 0: any
 	Keys     []*PublicKey  // that signatures must lead to; none: the first of each instance
 	Anchors  []Anchor
+	// Again returns what the host knows once everything was read: the trail may
+	// have grown since Anchors were. nil: the same.
+	Again func(ctx context.Context) ([]Anchor, error)
+	// Signing is the instance whose configuration signs: its digests must be
+	// signed though no key was given. "": none is known to.
+	Signing string
+	// Server returns the time by the server's clock, once it has answered; nil: no
+	// server is asked.
+	Server func() time.Time
+	// Waits is why the host has not published everything that it has seen; "": it
+	// has.
+	Waits string
 	// Progress is told how many documents of how many were read; nil: nobody.
 	// It is called from one goroutine at a time.
 	Progress func(done, total int64)
@@ -64,6 +86,7 @@ type ChainSummary struct {
 	HeadSHA256    string       `json:"head_sha256,omitempty"`
 	HeadTime      string       `json:"head_end_time,omitempty"`
 	HeadReason    string       `json:"head_reason,omitempty"`
+	NextDigestDue string       `json:"next_digest_due,omitempty"`
 	Signed        int64        `json:"signed"` // digests with a signature that holds
 	SignedTo      uint64       `json:"signed_to"`
 	SignedBy      []string     `json:"signed_by"`   // fingerprints
@@ -85,6 +108,9 @@ type Verification struct {
 	Chains    []ChainSummary `json:"chains"`
 	Objects   *ObjectSummary `json:"objects"`   // null: objects were not asked for
 	Tree      *SourceSummary `json:"directory"` // null: the tree was not asked for
+
+	// Vouched says which digests may be believed.
+	Vouched *Vouched `json:"-"`
 }
 
 // verifier checks one trail.
@@ -97,6 +123,9 @@ type verifier struct {
 	found, noted findings
 	chains       []chainKey // in the order of the trail
 	all          map[chainKey]*chainCheck
+	vouched      *Vouched
+	known        []Anchor        // what the host knew in the end, where it was asked again
+	unlisted     atomic.Int64    // manifests that were asked for though the listing does not have them
 	configs      map[string]bool // by SHA-256: they are there
 	done, total  int64
 	reading      readings
@@ -112,17 +141,25 @@ type verifier struct {
 // CheckObjects and CheckSource go on from its result. Without anything to check
 // it returns ErrNoTrail.
 func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, error) {
-	v := &verifier{t: t, o: o, ring: newKeyring(o.Keys), all: map[chainKey]*chainCheck{}, configs: map[string]bool{}}
+	v := &verifier{
+		t: t, o: o, ring: newKeyring(o.Keys), all: map[chainKey]*chainCheck{}, configs: map[string]bool{},
+		vouched: newVouched(len(o.Keys) > 0, len(o.Anchors) > 0),
+	}
 	var err error
 	if v.index, err = t.Index(ctx); err != nil {
 		return nil, err
 	}
+	v.setNow()
 	if o.Instance != "" {
 		v.index.Chains = slices.DeleteFunc(v.index.Chains, func(c ChainIndex) bool { return c.Instance != o.Instance })
 	}
 	if len(v.index.Chains) == 0 && len(o.Anchors) == 0 {
 		return nil, fmt.Errorf("%w%s stands under %s: is it the right prefix?", ErrNoTrail, ofInstance(o.Instance), t.root())
 	}
+	for _, kind := range slices.Sorted(maps.Keys(v.index.Omitted)) {
+		v.found.add(Finding{Kind: FindingLimit, Detail: fmt.Sprintf("there are %d %s more than are checked", v.index.Omitted[kind], kind)})
+	}
+	v.limitChains()
 	for i := range v.index.Chains {
 		v.total += int64(len(v.index.Chains[i].Digests) + len(v.index.Chains[i].Manifests))
 	}
@@ -138,12 +175,19 @@ func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, erro
 	if err := v.reading.nothing(); err != nil {
 		return nil, err
 	}
+	if err := v.vouch(ctx); err != nil {
+		return nil, err
+	}
 	v.checkSuccession()
 	v.checkAnchors()
+	v.checkBeyond()
 	for _, k := range v.chains {
 		v.checkEnd(v.all[k])
 	}
 	v.checkStrays()
+	if o.Waits != "" {
+		v.noted.add(Finding{Kind: NoteUnpublished, Detail: "the daemon has not published all that changed: " + o.Waits})
+	}
 	return v.result(), nil
 }
 
@@ -159,7 +203,7 @@ func ofInstance(instance string) string {
 
 func (v *verifier) result() *Verification {
 	r := &Verification{
-		Bucket: v.o.Bucket, Prefix: v.t.prefix, CheckedAt: state.FormatTime(v.o.Now), Chains: []ChainSummary{},
+		Bucket: v.o.Bucket, Prefix: v.t.prefix, CheckedAt: state.FormatTime(v.o.Now), Chains: []ChainSummary{}, Vouched: v.vouched,
 	}
 	for _, k := range v.chains {
 		r.Chains = append(r.Chains, v.all[k].sum)
@@ -214,8 +258,13 @@ func (v *verifier) progress(n int64) {
 // checkConfigs compares the configuration objects with their names.
 func (v *verifier) checkConfigs(ctx context.Context) error {
 	list := v.index.Configs
-	fetch := func(ctx context.Context, i int) ([]byte, error) { return v.t.read(ctx, list[i].Key, maxDigestBytes) }
-	return inOrder(ctx, len(list), fetch, func([]byte) {}, func(i int, data []byte, err error) error {
+	fetch := func(ctx context.Context, i int) ([]byte, error) {
+		if list[i].Size > maxConfigBytes {
+			return nil, nil
+		}
+		return v.t.read(ctx, list[i].Key, maxConfigBytes)
+	}
+	return eachEntry(ctx, list, fetch, func([]byte) {}, func(i int, data []byte, err error) error {
 		name := strings.TrimSuffix(strings.TrimPrefix(list[i].Key, v.t.root()+"config_"), ".json")
 		if err != nil {
 			v.configs[name] = true // It was listed.
@@ -223,6 +272,10 @@ func (v *verifier) checkConfigs(ctx context.Context) error {
 			return ctx.Err()
 		}
 		v.reading.read()
+		if list[i].Size > maxConfigBytes {
+			v.fileFinding(FindingConfig, list[i].Key, fmt.Sprintf("it has %d bytes, which are not read", list[i].Size))
+			return nil
+		}
 		if sha := hashOf(data); sha != name {
 			v.fileFinding(FindingConfig, list[i].Key, "it has the SHA-256 "+sha)
 			return nil
@@ -233,6 +286,32 @@ func (v *verifier) checkConfigs(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// limitChains leaves out chains beyond maxChains. A host begins one per loss of
+// its state: so many are made up.
+func (v *verifier) limitChains() {
+	list := v.index.Chains
+	if len(list) <= maxChains {
+		return
+	}
+	named := map[chainKey]bool{}
+	for _, a := range v.o.Anchors {
+		named[chainKey{a.Instance, a.Chain}] = true
+	}
+	slices.SortStableFunc(list, func(a, b ChainIndex) int {
+		x, y := named[chainKey{a.Instance, a.ID}], named[chainKey{b.Instance, b.ID}]
+		switch {
+		case x && !y:
+			return -1
+		case y && !x:
+			return 1
+		}
+		return cmp.Compare(len(b.Digests), len(a.Digests))
+	})
+	v.found.add(Finding{Kind: FindingLimit, Detail: fmt.Sprintf("%d chains are there, and %d of them were not checked: no more than %d are", len(list), len(list)-maxChains, maxChains)})
+	v.index.Chains = slices.Clone(list[:maxChains])
+	slices.SortFunc(v.index.Chains, byBeginning)
 }
 
 // checkInstances checks the chains of one instance after the other.
@@ -260,106 +339,6 @@ func (v *verifier) checkInstances(ctx context.Context) error {
 	return nil
 }
 
-// checkSuccession checks that every chain that is said to be left is there, up
-// to the digest at which it was left.
-func (v *verifier) checkSuccession() {
-	for _, k := range v.chains {
-		c := v.all[k]
-		if c.sum.AbandonsChain == "" {
-			continue
-		}
-		left := v.all[chainKey{c.sum.Instance, c.sum.AbandonsChain}]
-		if left == nil || left == c {
-			c.fault(FindingChainMissing, 1, c.firstKey, fmt.Sprintf("it follows chain %s, which is not there", c.sum.AbandonsChain))
-			continue
-		}
-		left.leftBy = append(left.leftBy, c.sum.Chain)
-		if c.leavesAt == "" {
-			continue
-		}
-		at, ok := left.hashes[c.leavesAt]
-		switch {
-		case !ok && len(left.unread) > 0: // It may be one of those.
-		case !ok:
-			c.fault(FindingChainMissing, 1, c.firstKey, fmt.Sprintf("it follows chain %s at the digest %s, which is not in that chain", left.sum.Chain, c.leavesAt))
-		case at < left.sum.LastSequence:
-			left.anchor(at)
-			left.note(NoteAbandoned, at, "", fmt.Sprintf("chain %s left it here (%s), and it went on to digest %d", c.sum.Chain, c.sum.Begins, left.sum.LastSequence))
-		default:
-			left.anchor(at)
-		}
-	}
-}
-
-// checkAnchors compares the trail with what is known of it elsewhere.
-func (v *verifier) checkAnchors() {
-	for _, a := range v.o.Anchors {
-		switch {
-		case a.Instance == "":
-			v.checkAnywhere(a)
-		case v.o.Instance != "" && a.Instance != v.o.Instance, v.unknowable(a):
-		default:
-			v.checkAnchor(a)
-		}
-	}
-}
-
-// unknowable reports whether the digest of an anchor could not be read, which is
-// a finding already.
-func (v *verifier) unknowable(a Anchor) bool {
-	c := v.all[chainKey{a.Instance, a.Chain}]
-	return c != nil && c.unread[a.Sequence]
-}
-
-// checkAnchor compares one digest with what is known of it.
-func (v *verifier) checkAnchor(a Anchor) {
-	c := v.all[chainKey{a.Instance, a.Chain}]
-	last := uint64(0)
-	if c != nil {
-		last = c.sum.LastSequence
-		if c.has(a.SHA256, a.Sequence) {
-			c.anchor(a.Sequence)
-			return
-		}
-	}
-	f := Finding{Kind: FindingAnchor, Instance: a.Instance, Chain: a.Chain, Sequence: a.Sequence}
-	switch {
-	case a.Local && c != nil && len(c.leftBy) > 0:
-		return
-	case a.Waiting && a.Sequence > last:
-		f.Kind, f.Detail = NoteUnpublished, fmt.Sprintf("%s: digest %d waits on the host", a.From, a.Sequence)
-		v.noted.add(f)
-		if c != nil {
-			c.anchor(last)
-		}
-		return
-	case c == nil:
-		f.Kind, f.Detail = FindingChainMissing, fmt.Sprintf("%s: the chain had %d digests; it is not there", a.From, a.Sequence)
-	case a.Sequence > last:
-		f.Detail = fmt.Sprintf("%s: the chain had %d digests, the newest that is there is %d: its end was removed", a.From, a.Sequence, last)
-	default:
-		f.Detail = fmt.Sprintf("%s: digest %d has the SHA-256 %s; the one that is there has another", a.From, a.Sequence, a.SHA256)
-	}
-	v.found.add(f)
-}
-
-// checkAnywhere looks for a digest of which only the hash is known.
-func (v *verifier) checkAnywhere(a Anchor) {
-	for _, c := range v.all {
-		if seq, ok := c.hashes[a.SHA256]; ok {
-			c.anchor(seq)
-			return
-		}
-	}
-	for _, c := range v.all {
-		if len(c.unread) > 0 {
-			v.found.add(Finding{Kind: FindingUnchecked, Detail: fmt.Sprintf("%s: no digest that could be read has the SHA-256 %s", a.From, a.SHA256)})
-			return
-		}
-	}
-	v.found.add(Finding{Kind: FindingAnchor, Detail: fmt.Sprintf("%s: no digest has the SHA-256 %s", a.From, a.SHA256)})
-}
-
 // checkStrays looks at what belongs to no chain.
 func (v *verifier) checkStrays() {
 	for _, e := range v.index.Signatures {
@@ -381,7 +360,10 @@ func (v *Verification) Heads() []Anchor {
 	heads := []Anchor{}
 	for i := range v.Chains {
 		if c := &v.Chains[i]; c.HeadSHA256 != "" {
-			heads = append(heads, Anchor{Instance: c.Instance, Chain: c.Chain, Sequence: c.LastSequence, SHA256: c.HeadSHA256})
+			heads = append(heads, Anchor{
+				Instance: c.Instance, Chain: c.Chain, Sequence: c.LastSequence, SHA256: c.HeadSHA256,
+				Unvouched: v.Vouched.to(chainKey{c.Instance, c.Chain}, ByKey|ByAnchor) == 0,
+			})
 		}
 	}
 	return heads

@@ -1,7 +1,7 @@
 package manifest
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,22 +18,32 @@ type chainCheck struct {
 	v      *verifier
 	index  *ChainIndex
 	sum    ChainSummary
-	hashes map[string]uint64 // the digests that are there
-	named  map[string]bool   // manifests that a digest names
-	unread map[uint64]bool   // sequence numbers of digests that could not be read
+	key    chainKey
+	named  map[string]bool // manifests that a digest names
+	unread map[uint64]bool // sequence numbers of digests that could not be read
+	signed []string        // digests with a signature that holds, by SHA-256
 
 	// Of the digest before.
 	prev     *digestCheck
 	end, due time.Time
+	firstEnd time.Time // of the first digest
 	lastID   uint64
 
 	firstKey, leavesAt string
-	leftBy             []string // chains that follow this one
+	leftBy             []string // chains that follow this one, and are vouched for
+	leftAt             uint64   // the digest at which they left it; 0: not known
+	claims             []string // chains that say so, and are not vouched for
 
 	signers  map[string]bool
-	unsigned []uint64 // since the last signed digest
-	since    time.Time
-	began    bool // a digest before was signed
+	signedAt digestEnd // the newest digest that is signed
+	unsigned []uint64  // since the last signed digest
+	began    bool      // a digest before was signed
+}
+
+// digestEnd is what a digest says of its end.
+type digestEnd struct {
+	sequence uint64
+	end, due time.Time
 }
 
 // digestCheck is what was read for one digest.
@@ -49,18 +59,20 @@ type digestCheck struct {
 	sigFault  error // it is no signature, or it does not hold
 	sigUnread error // it, or its key, could not be read
 	keyThere  bool
+	trusted   bool // the signature holds, and its key is trusted
 }
 
 // checkChain checks the digests of one chain and what they name.
 func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
 	c := &chainCheck{
-		v: v, index: x, hashes: map[string]uint64{}, named: map[string]bool{}, unread: map[uint64]bool{}, signers: map[string]bool{},
+		v: v, index: x, key: chainKey{x.Instance, x.ID}, named: map[string]bool{}, unread: map[uint64]bool{}, signers: map[string]bool{},
 		sum: ChainSummary{Instance: x.Instance, Chain: x.ID, SignedBy: []string{}},
 	}
-	v.all[chainKey{x.Instance, x.ID}] = c
-	v.chains = append(v.chains, chainKey{x.Instance, x.ID})
-	fetch := func(ctx context.Context, i int) (*digestCheck, error) { return v.read(ctx, x, x.Digests[i]) }
-	err := inOrder(ctx, len(x.Digests), fetch, func(*digestCheck) {}, func(_ int, d *digestCheck, err error) error {
+	v.all[c.key] = c
+	v.chains = append(v.chains, c.key)
+	c.names()
+	fetch := func(ctx context.Context, i int) (*digestCheck, error) { return v.read(ctx, x, i) }
+	err := eachEntry(ctx, x.Digests, fetch, func(*digestCheck) {}, func(_ int, d *digestCheck, err error) error {
 		if err != nil {
 			return err
 		}
@@ -74,7 +86,8 @@ func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
 }
 
 // read reads a digest, its signature and its manifests.
-func (v *verifier) read(ctx context.Context, x *ChainIndex, e Entry) (*digestCheck, error) {
+func (v *verifier) read(ctx context.Context, x *ChainIndex, i int) (*digestCheck, error) {
+	e := x.Digests[i]
 	c := &digestCheck{at: e}
 	data, err := v.t.read(ctx, e.Key, maxDigestBytes)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -89,16 +102,50 @@ func (v *verifier) read(ctx context.Context, x *ChainIndex, e Entry) (*digestChe
 	if sig, ok := x.Signatures[e.Key]; ok {
 		v.readSignature(ctx, c, sig.Key, data)
 	}
-	if c.d, c.fault = ParseDigest(bytes.NewReader(data)); c.fault != nil {
+	if c.d, c.fault = parseDigest(data); c.fault != nil {
 		c.d = Digest{} // Nothing of it is believed.
 	}
+	if i > 0 && x.Digests[i-1].Name.Sequence == e.Name.Sequence {
+		return c, nil // A fork: its manifests are not followed.
+	}
 	c.manifests = make([]manifestCheck, len(c.d.Manifests))
-	fetch := func(ctx context.Context, i int) (manifestCheck, error) { return v.t.scan(ctx, &c.d, c.d.Manifests[i]) }
+	fetch := func(ctx context.Context, i int) (manifestCheck, error) {
+		if !v.worth(x, c, i) {
+			return manifestCheck{gone: true}, nil
+		}
+		return v.t.scan(ctx, &c.d, c.d.Manifests[i])
+	}
 	return c, inOrder(ctx, len(c.d.Manifests), fetch, func(manifestCheck) {}, func(i int, m manifestCheck, err error) error {
 		m.unread = err
 		c.manifests[i] = m
 		return ctx.Err()
 	})
+}
+
+// worth reports whether to ask for a manifest that a digest names: it is listed,
+// or has not been asked for too often. One that belongs to another digest is not
+// asked for: a made-up digest could name a large one as often as it likes.
+func (v *verifier) worth(x *ChainIndex, c *digestCheck, i int) bool {
+	n, ok := v.manifestOf(&c.d, i)
+	if !ok {
+		return false
+	}
+	at, found := slices.BinarySearchFunc(x.Manifests, n, func(e Entry, n Name) int {
+		return cmp.Or(cmp.Compare(e.Name.Sequence, n.Sequence), cmp.Compare(e.Name.N, n.N))
+	})
+	for ; found && at < len(x.Manifests) && x.Manifests[at].Name.N == n.N && x.Manifests[at].Name.Sequence == n.Sequence; at++ {
+		if x.Manifests[at].Key == c.d.Manifests[i].S3Key {
+			return true
+		}
+	}
+	return v.unlisted.Add(1) <= maxUnlisted
+}
+
+// manifestOf reads the name of the manifest i of d, and reports whether it is
+// the name of one of d.
+func (v *verifier) manifestOf(d *Digest, i int) (Name, bool) {
+	n, ok := documentAt(trimRoot(d.Manifests[i].S3Key, v.t.root()))
+	return n, ok && !n.Digest && n.Instance == d.Instance && n.Chain == d.Chain && n.Sequence == d.Sequence && n.N == i+1
 }
 
 // readSignature reads and checks the signature of a digest.
@@ -135,14 +182,6 @@ func (c *chainCheck) note(kind FindingKind, seq uint64, key, detail string) {
 	c.v.noted.add(c.finding(kind, seq, key, detail))
 }
 
-// anchor notes that something outside knows the digest of a sequence number.
-func (c *chainCheck) anchor(seq uint64) { c.sum.AnchoredTo = max(c.sum.AnchoredTo, seq) }
-
-func (c *chainCheck) has(sha string, seq uint64) bool {
-	at, ok := c.hashes[sha]
-	return ok && at == seq
-}
-
 // digest checks the next digest.
 func (c *chainCheck) digest(d *digestCheck) {
 	seq := d.at.Name.Sequence
@@ -150,13 +189,14 @@ func (c *chainCheck) digest(d *digestCheck) {
 		c.fault(FindingDigestMissing, seq, d.at.Key, "it was listed, and is not there")
 		return
 	}
-	c.sequence(d)
 	if d.unread != nil {
+		c.sequence(d)
 		c.unreadable(d)
 		return
 	}
 	c.v.reading.read()
-	c.hashes[d.sha] = seq
+	c.know(d)
+	c.sequence(d)
 	if c.prev != nil && c.prev.at.Name.Sequence == seq {
 		for _, ref := range d.d.Manifests {
 			c.named[ref.S3Key] = true
@@ -174,10 +214,17 @@ func (c *chainCheck) digest(d *digestCheck) {
 		c.refs(d)
 		c.events(d)
 	}
+	if d.trusted {
+		c.signedAt = digestEnd{seq, c.end, c.due}
+	}
 	c.sum.Digests++
 	c.sum.LastSequence, c.sum.HeadKey, c.sum.HeadSHA256 = seq, d.at.Key, d.sha
-	c.sum.HeadTime, c.sum.HeadReason = d.d.EndTime, d.d.Reason
+	c.sum.HeadTime, c.sum.HeadReason, c.sum.NextDigestDue = d.d.EndTime, d.d.Reason, ""
+	if d.d.NextDigestDue != nil {
+		c.sum.NextDigestDue = *d.d.NextDigestDue
+	}
 	d.manifests = nil
+	d.d.Manifests, d.d.Scans, d.d.Events = nil, nil, nil
 	c.prev = d
 }
 
@@ -240,38 +287,6 @@ func (c *chainCheck) link(d *digestCheck) {
 	}
 }
 
-// times checks that time goes on, and notes past silence.
-func (c *chainCheck) times(d *digestCheck) {
-	seq, key := d.at.Name.Sequence, d.at.Key
-	start, err1 := time.Parse(time.RFC3339Nano, d.d.StartTime)
-	end, err2 := time.Parse(time.RFC3339Nano, d.d.EndTime)
-	var due time.Time
-	var err3 error
-	if d.d.NextDigestDue != nil {
-		due, err3 = time.Parse(time.RFC3339Nano, *d.d.NextDigestDue)
-	}
-	switch {
-	case err1 != nil || err2 != nil || err3 != nil:
-		c.fault(FindingTime, seq, key, "a time in it is none")
-	case end.Before(start):
-		c.fault(FindingTime, seq, key, "it ends before it starts")
-	case c.prev != nil && c.prev.at.Name.Sequence+1 == seq && c.prev.fault == nil:
-		c.follows(d, start, end)
-	}
-	c.end, c.due = end, due
-}
-
-// follows checks that d begins where its predecessor ends.
-func (c *chainCheck) follows(d *digestCheck, start, end time.Time) {
-	seq, key := d.at.Name.Sequence, d.at.Key
-	if !start.Equal(c.end) {
-		c.fault(FindingTime, seq, key, fmt.Sprintf("it starts at %s, its predecessor ends at %s", d.d.StartTime, state.FormatTime(c.end)))
-	}
-	if !c.due.IsZero() && end.After(c.due.Add(silenceGrace)) {
-		c.note(NoteLate, seq, key, fmt.Sprintf("it was due at %s and ends at %s", state.FormatTime(c.due), d.d.EndTime))
-	}
-}
-
 // refs checks the manifests that a digest names.
 func (c *chainCheck) refs(d *digestCheck) {
 	seq := d.at.Name.Sequence
@@ -279,16 +294,17 @@ func (c *chainCheck) refs(d *digestCheck) {
 	var records int64
 	known := true
 	for i, ref := range d.d.Manifests {
-		n, ok := documentAt(trimRoot(ref.S3Key, c.v.t.root()))
-		if !ok || n.Digest || n.Instance != d.d.Instance || n.Chain != d.d.Chain || n.Sequence != d.d.Sequence || n.N != i+1 {
-			c.fault(FindingName, seq, d.at.Key, fmt.Sprintf("it names %s as its manifest %d", ref.S3Key, i+1))
-		}
+		records += ref.Records
 		c.named[ref.S3Key] = true
+		if _, ok := c.v.manifestOf(&d.d, i); !ok {
+			c.fault(FindingName, seq, d.at.Key, fmt.Sprintf("it names %s as its manifest %d", ref.S3Key, i+1))
+			known = false
+			continue
+		}
 		m := &d.manifests[i]
 		c.manifest(d, ref, m)
 		known = known && m.sound(ref)
 		counts.plus(m.counts)
-		records += ref.Records
 	}
 	c.sum.Manifests += int64(len(d.d.Manifests))
 	c.sum.Records += records
@@ -316,6 +332,9 @@ func (c *chainCheck) manifest(d *digestCheck, ref state.ManifestRef, m *manifest
 		if m.records != ref.Records {
 			c.fault(FindingCounts, seq, ref.S3Key, fmt.Sprintf("it holds %d records, its digest names %d", m.records, ref.Records))
 		}
+		if _, latest := c.v.latest(); m.newest > latest {
+			c.fault(FindingTime, seq, ref.S3Key, fmt.Sprintf("a record in it is dated %s, which has not come yet", m.newest))
+		}
 		if m.first != 0 && m.first <= c.lastID {
 			c.fault(FindingRecord, seq, ref.S3Key, fmt.Sprintf("its first record has the number %d, after %d", m.first, c.lastID))
 		}
@@ -333,57 +352,6 @@ func (c *chainCheck) events(d *digestCheck) {
 			c.note(NoteGap, d.at.Name.Sequence, d.at.Key, e.Detail)
 		}
 	}
-}
-
-// The signatures of a chain are made in order: a digest without one before one
-// that has one is not waiting for it.
-func (c *chainCheck) signatures(d *digestCheck) {
-	seq := d.at.Name.Sequence
-	if d.sigUnread != nil {
-		c.unchecked(seq, c.index.Signatures[d.at.Key].Key, d.sigUnread)
-		return
-	}
-	if d.signature == nil {
-		if len(c.unsigned) == 0 {
-			c.since = d.at.Name.Time
-		}
-		c.unsigned = append(c.unsigned, seq)
-		return
-	}
-	for _, missing := range c.unsigned {
-		if c.began {
-			c.fault(FindingSignatureGone, missing, "", "digests before and behind it are signed, and it is not")
-		}
-	}
-	if n := len(c.unsigned); n > 0 && !c.began {
-		c.note(NoteUnsigned, c.unsigned[n-1], "", fmt.Sprintf("signatures begin with digest %d", seq))
-	}
-	c.unsigned, c.began = nil, true
-	c.judge(d, c.index.Signatures[d.at.Key].Key)
-}
-
-// judge checks the signature that a digest has.
-func (c *chainCheck) judge(d *digestCheck, key string) {
-	seq, ring := d.at.Name.Sequence, c.v.ring
-	fingerprint := d.signature.PublicKeyFingerprint
-	switch {
-	case d.sigFault != nil:
-		c.fault(FindingSignature, seq, key, d.sigFault.Error())
-		return
-	case !d.keyThere:
-		c.fault(FindingForeignKey, seq, key, fmt.Sprintf("its key %s is not there", fingerprint))
-		return
-	case !ring.given && !ring.begun[c.sum.Instance]:
-		ring.begun[c.sum.Instance], ring.trusted[fingerprint] = true, true
-		c.note(NoteKeyUntrusted, seq, key, fmt.Sprintf("signed by the key %s: compare it with what you know of it, or give it as --public-key", fingerprint))
-	}
-	if !ring.trusts(fingerprint) {
-		c.fault(FindingForeignKey, seq, key, fmt.Sprintf("signed by the key %s, which no trusted key has announced", fingerprint))
-		return
-	}
-	c.sum.Signed++
-	c.sum.SignedTo = seq
-	c.signers[fingerprint] = true
 }
 
 // checkEnd looks at where a chain ends, once all chains and anchors are known.
@@ -405,72 +373,34 @@ func (v *verifier) checkEnd(c *chainCheck) {
 
 // unnamed looks at manifests that no digest names.
 func (c *chainCheck) unnamed() {
-	for _, e := range c.index.Manifests {
-		if c.named[e.Key] {
-			continue
-		}
-		seq := e.Name.Sequence
-		switch {
-		case len(c.leftBy) > 0:
-			c.note(NoteLeftBehind, seq, e.Key, "no digest names it: its records are in chain "+c.leftBy[0])
-		case c.unread[seq]: // Its digest may name it.
-		case seq <= c.sum.LastSequence:
-			c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and the digest of its number is there")
-		case c.prev == nil && c.v.o.Now.Sub(e.Name.Time) > signatureGrace:
-			c.fault(FindingSilent, seq, e.Key, "no digest of its chain is there")
-		case c.over(e):
-			c.fault(FindingUnnamed, seq, e.Key, fmt.Sprintf("no digest names it, and the chain ended before it (%s)", c.prev.d.Reason))
-		default:
-			c.note(NotePending, seq, e.Key, "no digest names it yet: nothing proves it")
+	for i := range c.index.Manifests {
+		if e := &c.index.Manifests[i]; !c.named[e.Key] {
+			c.pending(e)
 		}
 	}
 }
 
-// over reports whether the chain had ended before a manifest was written, or has
-// stopped and said nothing of it for too long.
-func (c *chainCheck) over(e Entry) bool {
-	if c.prev == nil {
-		return false
-	}
-	at := e.LastModified
-	if at.IsZero() {
-		at = e.Name.Time
-	}
-	return c.prev.d.Reason == ReasonFinal || c.prev.d.Reason == ReasonStop && c.v.o.Now.Sub(at) > signatureGrace
-}
-
-// silence looks at how long the chain has said nothing.
-func (c *chainCheck) silence() {
-	if c.prev.fault != nil || len(c.leftBy) > 0 || c.prev.d.Reason == ReasonStop || c.prev.d.Reason == ReasonFinal {
-		return
-	}
-	now := c.v.o.Now
-	if !c.due.IsZero() && now.After(c.due.Add(silenceGrace)) {
-		c.fault(FindingSilent, c.sum.LastSequence, c.sum.HeadKey,
-			fmt.Sprintf("the next digest was due at %s; the chain neither stopped nor ended", state.FormatTime(c.due)))
-	}
-	if age := now.Sub(c.end); c.v.o.MaxAge > 0 && age > c.v.o.MaxAge {
-		c.fault(FindingStale, c.sum.LastSequence, c.sum.HeadKey,
-			fmt.Sprintf("its newest digest ends at %s, %v ago", state.FormatTime(c.end), age.Round(time.Second)))
-	}
-}
-
-// signedEnd looks at the digests behind the last signature.
-func (c *chainCheck) signedEnd() {
-	n := len(c.unsigned)
-	if n == 0 {
-		return
-	}
-	first := c.unsigned[0]
-	late := c.v.ring.given && c.v.o.Now.Sub(c.since) > signatureGrace
+// pending looks at a manifest that no digest names.
+func (c *chainCheck) pending(e *Entry) {
+	seq, since := e.Name.Sequence, state.FormatTime(e.since())
+	young := c.v.o.Now.Sub(e.since()) <= signatureGrace
 	switch {
-	case late && !c.began:
-		c.fault(FindingSignatureGone, first, "", fmt.Sprintf("none of its %d digests is signed", n))
-	case late:
-		c.fault(FindingSignatureGone, first, "", fmt.Sprintf("its last %d digests are not signed, since %s", n, state.FormatTime(c.since)))
-	case c.began:
-		c.note(NoteSignaturePending, first, "", fmt.Sprintf("its last %d digests are not signed yet", n))
+	case len(c.leftBy) > 0:
+		c.note(NoteLeftBehind, seq, e.Key, "no digest names it: its records are in chain "+c.leftBy[0])
+	case c.unread[seq]: // Its digest may name it.
+	case c.sum.HeadReason == ReasonFinal:
+		c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and its chain has ended")
+	case seq <= c.sum.LastSequence:
+		c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and the digest of its number is there")
+	case young:
+		c.note(NotePending, seq, e.Key, "no digest names it yet: nothing proves it")
+	case c.prev == nil:
+		c.fault(FindingSilent, seq, e.Key, "no digest of its chain is there, since "+since)
+	case c.sum.HeadReason == ReasonStop:
+		c.fault(FindingSilent, seq, e.Key, "it was started again after its stop, and no digest followed since "+since)
+	case c.mustBeSigned():
+		c.fault(FindingUnnamed, seq, e.Key, "no digest names it, since "+since+": nothing proves it")
 	default:
-		c.note(NoteUnsigned, first, "", "no digest of the chain is signed")
+		c.note(NotePending, seq, e.Key, "no digest names it yet: nothing proves it")
 	}
 }

@@ -29,6 +29,7 @@ type manifestCheck struct {
 	records     int64
 	counts      Counts
 	first, last uint64 // record numbers
+	newest      string // the latest time that a record gives for what s3syncd did
 	faults      []string
 	more        int // faults that are not named
 }
@@ -67,7 +68,7 @@ func (t *Trail) scan(ctx context.Context, d *Digest, ref state.ManifestRef) (man
 
 // scanWith is scan with a reader of records.
 func (t *Trail) scanWith(ctx context.Context, d *Digest, ref state.ManifestRef, read func(io.Reader, func(*state.Record) error) error) (m manifestCheck, err error) {
-	err = t.get(ctx, ref.S3Key, func(body io.Reader) error {
+	err = t.get(ctx, ref.S3Key, func(body io.Reader, _ state.Object) error {
 		m = manifestCheck{}
 		src := &sourceReader{r: body}
 		sum := newSHA()
@@ -105,6 +106,9 @@ type checkedRecord struct {
 	Instance  string       `json:"instance"`
 	Chain     string       `json:"chain"`
 	ID        string       `json:"id"`
+
+	S3Time     string `json:"s3_time"`
+	DetectedAt string `json:"detected_at"`
 }
 
 // readLines calls fn for each record of a manifest that is written as this
@@ -127,7 +131,7 @@ func readLines(r io.Reader, fn func(*state.Record) error) error {
 		if json.Unmarshal(line, &c) != nil || unambiguous(line) != nil {
 			return errOtherForm
 		}
-		rec := state.Record{S3Key: c.S3Key, S3URI: c.S3URI, Status: c.Status, Timestamp: c.Timestamp, Instance: c.Instance, Chain: c.Chain, ID: c.ID}
+		rec := state.Record{S3Key: c.S3Key, S3URI: c.S3URI, Status: c.Status, Timestamp: c.Timestamp, Instance: c.Instance, Chain: c.Chain, ID: c.ID, S3Time: c.S3Time, DetectedAt: c.DetectedAt}
 		if err := fn(&rec); err != nil {
 			return err
 		}
@@ -198,6 +202,7 @@ type recordCheck struct {
 func (c *recordCheck) record(r *state.Record) {
 	c.m.records++
 	c.m.counts.add(r.Status)
+	c.m.newest = max(c.m.newest, r.Timestamp, r.S3Time, r.DetectedAt) // Times of one form have the order of their bytes.
 	number, ok := recordNumber(r)
 	if text := c.judge(r, number, ok); text != "" {
 		c.fault(r, text)
