@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -27,8 +28,13 @@ owner. What is there already and right is kept, so that an interrupted run is
 simply run again; what is there and different is replaced with --overwrite only.
 
 Nothing is written outside --to, and no symbolic link in it is followed.
-Empty directories, links and extended attributes are not archived; a directory
-gets the permissions (as root also the owner) of the one above it.
+Empty directories, links and extended attributes are not archived. What a
+directory allowed is not known either: one that is made gets --dir-mode (0700,
+which keeps others out), and as root the owner of the one above it.
+
+What is there already is kept if nobody else can change it: neither by its mode
+or its directory's, nor by another name, nor by having owned it. Otherwise it is
+written again.
 
 It exits with 3 when a file could not be rebuilt or a document of the trail is
 not what its digest says.`
@@ -43,6 +49,7 @@ const messageLength = 500
 type restoreFlags struct {
 	from     originFlags
 	at       string
+	dirMode  string
 	json     bool
 	noSpace  bool
 	progress *restoreProgress
@@ -58,6 +65,7 @@ func (f *restoreFlags) set(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.o.DryRun, "dry-run", false, "write nothing; print what would be restored")
 	fs.BoolVar(&f.o.Overwrite, "overwrite", false, "replace what stands in the way of a file and is not a directory")
 	fs.BoolVar(&f.o.Owner, "owner", isRoot(), "restore owner and group (default: as root)")
+	fs.StringVar(&f.dirMode, "dir-mode", "0700", "`mode` of directories that are made, in octal")
 	fs.BoolVar(&f.o.Unverified, "unverified", false, "where an object is not the one that the trail names (no versions, or no record yet), restore it nevertheless")
 	fs.BoolVar(&f.noSpace, "no-space-check", false, "begin although the file system seems to have too little room")
 	fs.IntVar(&f.o.Workers, "workers", 16, "files that are restored at once")
@@ -76,6 +84,11 @@ func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o app.RestoreOpti
 	case f.o.GiveUp <= 0:
 		return o, fmt.Errorf("%w: restore: --give-up %v: a duration above 0 is needed", errUsage, f.o.GiveUp)
 	}
+	dirMode, err := strconv.ParseUint(f.dirMode, 8, 32)
+	if err != nil || dirMode > 0o777 || dirMode&0o700 != 0o700 {
+		return o, fmt.Errorf("%w: restore: --dir-mode %q: 0700 to 0777 in octal are possible", errUsage, f.dirMode)
+	}
+	f.o.DirMode = iofs.FileMode(dirMode)
 	if f.o.At, err = parseAt(fs, f.at, time.Now()); err != nil {
 		return o, err
 	}
@@ -150,6 +163,8 @@ func (f *restoreFlags) notes(sum manifest.RestoreSummary) []string {
 	note(sum.Current, "files from the current object, for lack of a version in the trail or the bucket: #; each had the recorded hash, unless said otherwise")
 	note(sum.Unverified, "files that are NOT proven by the trail, because of --unverified: #")
 	note(sum.OwnersLeft, "files whose owner was not restored: #; run as root, or with --owner")
+	note(sum.NewDirs, "directories that were made: #, with mode "+f.dirMode+"; the trail does not say what they allowed, see --dir-mode")
+	note(sum.OwnersOut, "files whose owner cannot enter their directory: #; give the new directories their owners and modes")
 	note(sum.LeftOut, "half-written files of an earlier restore that had been archived, left out: #")
 	return notes
 }
@@ -164,6 +179,8 @@ type restoreResult struct {
 	Current    int64            `json:"from_current_objects"`
 	Unverified int64            `json:"unverified"`
 	OwnersLeft int64            `json:"owners_not_restored"`
+	NewDirs    int64            `json:"directories_made"`
+	OwnersOut  int64            `json:"owners_kept_out"`
 	LeftOut    int64            `json:"left_out"`
 	Unproven   int64            `json:"unproven_manifests"`
 	Faults     []string         `json:"not_believed"`
@@ -182,7 +199,8 @@ func (f *restoreFlags) printJSON(w io.Writer, sum manifest.RestoreSummary) error
 	enc.SetIndent("", "  ")
 	return enc.Encode(restoreResult{
 		Restored: sum.Restored, Kept: sum.Kept, Failed: sum.Failed, Bytes: sum.Bytes, DryRun: f.o.DryRun, Current: sum.Current,
-		Unverified: sum.Unverified, OwnersLeft: sum.OwnersLeft, LeftOut: sum.LeftOut, Unproven: sum.Unproven,
+		Unverified: sum.Unverified, OwnersLeft: sum.OwnersLeft,
+		NewDirs: sum.NewDirs, OwnersOut: sum.OwnersOut, LeftOut: sum.LeftOut, Unproven: sum.Unproven,
 		Faults: append([]string{}, sum.Faults...), FaultCount: sum.FaultCount, Failures: append([]restoreFailure{}, f.progress.failures...),
 	})
 }

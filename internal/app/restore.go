@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"syscall"
 	"time"
 
@@ -21,10 +22,11 @@ type RestoreOptions struct {
 	Origin   Origin
 	Instance string // whose files, "": there is only one, or the configuration's own
 
-	To      string    // the directory to write below
-	Path    string    // this directory or file alone, "": everything
-	At      time.Time // zero: what the trail has last
-	Include []string  // gitignore patterns, "": everything
+	To      string      // the directory to write below
+	DirMode fs.FileMode // of the directories that are made
+	Path    string      // this directory or file alone, "": everything
+	At      time.Time   // zero: what the trail has last
+	Include []string    // gitignore patterns, "": everything
 
 	Workers    int
 	Overwrite  bool
@@ -69,7 +71,7 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 	}
 	sum, err := manifest.Restore(ctx, trail, store, manifest.RestoreOptions{
 		Prefix: o.Origin.mapper().Prefix(), At: o.At, Instance: instance, Dir: dir, Wants: filter.Wants,
-		Target: o.To, DryRun: o.DryRun, Overwrite: o.Overwrite, Owner: o.Owner, Unverified: o.Unverified, CheckSpace: o.CheckSpace,
+		Target: o.To, DirMode: o.DirMode, DryRun: o.DryRun, Overwrite: o.Overwrite, Owner: o.Owner, Unverified: o.Unverified, CheckSpace: o.CheckSpace,
 		Workers: o.Workers, GiveUp: o.GiveUp, TempDir: o.TempDir, Memory: sortMemory, Progress: o.Progress,
 	})
 	err = restoreAdvice(err, o.To)

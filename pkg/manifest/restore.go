@@ -65,8 +65,9 @@ type RestoreOptions struct {
 	// Wants says whether a path below the source is wanted; nil: all are.
 	Wants func(path string) bool
 
-	Target string // the directory to write below
-	DryRun bool   // write nothing
+	Target  string      // the directory to write below
+	DirMode fs.FileMode // of the directories that are made
+	DryRun  bool        // write nothing
 	// Overwrite: what stands in the way of a file and is not a directory makes
 	// way. Otherwise such a file fails.
 	Overwrite bool
@@ -93,6 +94,8 @@ type RestoreSummary struct {
 	Unverified             int64    // of Restored: not the bytes that the trail names
 	Current                int64    // of Restored: from the current object, for lack of versions
 	OwnersLeft             int64    // files whose recorded owner was not restored
+	NewDirs                int64    // directories that were made, with DirMode
+	OwnersOut              int64    // files in directories that their owner cannot enter
 	LeftOut                int64    // what an earlier restore had left half-written when it was archived
 	Bytes                  int64    // of the files to restore, as planned
 	Unproven               int64    // manifests that were used though no digest names them yet
@@ -132,8 +135,11 @@ func Restore(ctx context.Context, trail *Trail, objects Objects, o RestoreOption
 		o.Progress.Planned(r.files, r.sum.Bytes)
 		err = r.work(ctx)
 	}
-	if err == nil && r.target != nil && !o.DryRun {
-		err = r.target.Sync()
+	if r.target != nil && !o.DryRun {
+		r.sum.NewDirs = r.target.Made()
+		if err == nil {
+			err = r.target.Sync()
+		}
 	}
 	return r.sum, err
 }
@@ -165,7 +171,7 @@ func (r *restorer) open() error {
 			r.target, err = nil, nil
 		}
 	} else {
-		r.target, err = safefs.OpenTarget(r.o.Target)
+		r.target, err = safefs.OpenTarget(r.o.Target, r.o.DirMode)
 	}
 	if err != nil {
 		return err
@@ -346,6 +352,9 @@ func (r *restorer) count(done RestoredFile, f *file) {
 	}
 	if f.ownerLeft {
 		r.sum.OwnersLeft++
+	}
+	if f.ownerOut {
+		r.sum.OwnersOut++
 	}
 }
 

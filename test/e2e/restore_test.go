@@ -242,8 +242,8 @@ func TestRestoreByAUserWithoutRights(t *testing.T) {
 	if st.Mode&0o7777 != 0o755 || st.Uid != nobody {
 		t.Errorf("the file has mode %o and owner %d, want 755 and %d: no setuid for another owner", st.Mode&0o7777, st.Uid, nobody)
 	}
-	if dir.Mode&0o777 != 0o750 {
-		t.Errorf("the new directory has mode %o, want that of the one above, 750", dir.Mode&0o777)
+	if dir.Mode&0o777 != 0o700 {
+		t.Errorf("the new directory has mode %o, want 700", dir.Mode&0o777)
 	}
 }
 
