@@ -115,7 +115,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.Is(err, errUsage), errors.Is(err, errConfig), errors.Is(err, app.ErrWrongUse), errors.As(err, &faults):
+	case errors.Is(err, errUsage), errors.Is(err, errConfig), errors.Is(err, app.ErrWrongUse), errors.Is(err, app.ErrRefused), errors.As(err, &faults):
 		return exitUsage
 	case errors.Is(err, app.ErrInterrupted):
 		return exitInterrupted

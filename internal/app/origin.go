@@ -21,6 +21,10 @@ import (
 // know.
 var ErrWrongUse = errors.New("usage")
 
+// ErrRefused is what a configuration says, or the AWS environment, and no store
+// can be opened with. Another try would not help.
+var ErrRefused = s3store.ErrOptions
+
 // Origin is where an archived source stands, for a command that reads it.
 type Origin struct {
 	Bucket              string

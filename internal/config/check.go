@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/s3syncd/s3syncd/internal/loopback"
 )
 
 // check judges settings against each other. What was refused on its own is left
@@ -40,7 +42,7 @@ func (l *loader) checkServer() {
 		return
 	}
 	u, err := url.Parse(l.cfg.S3.EndpointURL)
-	if err == nil && u.Scheme == "http" && !isLoopback(u.Hostname()) && !l.cfg.S3.AllowInsecureEndpoint {
+	if err == nil && u.Scheme == "http" && !loopback.Host(u.Hostname()) && !l.cfg.S3.AllowInsecureEndpoint {
 		l.fault(key, quote(l.cfg.S3.EndpointURL), "would send data and signatures in clear text to another host",
 			endpointForm+", or s3.allow_insecure_endpoint: true")
 	}

@@ -12,8 +12,9 @@
 package config
 
 import (
-	"net"
 	"time"
+
+	"github.com/s3syncd/s3syncd/internal/loopback"
 )
 
 // Config is the effective configuration.
@@ -128,8 +129,7 @@ func (a *Admin) DerivedSocket() bool { return a.defaultSocket }
 
 // Loopback reports whether only this machine reaches Listen.
 func (a *Admin) Loopback() bool {
-	host, _, err := net.SplitHostPort(a.Listen)
-	return err == nil && isLoopback(host)
+	return loopback.Address(a.Listen)
 }
 
 // SocketTooLong reports whether Socket was derived and is too long for one.
