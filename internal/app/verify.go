@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
-	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
@@ -22,22 +19,16 @@ import (
 // verifyWorkers is how many requests a verification makes at once.
 const verifyWorkers = 16
 
-// statusWait is how long a daemon is waited for that might tell what it has not
-// published yet.
-const statusWait = 5 * time.Second
-
 // VerifyOptions are what a verification needs from outside.
 type VerifyOptions struct {
 	Config *config.Config // nil: Origin
 	Only   []string       // names of sources of Config; none: all
 	Origin Origin         // without Config; its Bucket "" is none: Offline alone
 
-	Offline    string // the directory of copies to read instead of the bucket
-	Instance   string
-	ExpectHead string
-	AnchorFile string
-	PublicKeys []string // files
-	MaxAge     time.Duration
+	Offline  string // the directory of copies to read instead of the bucket
+	Instance string
+	MaxAge   time.Duration
+	Vouchers
 
 	Remote   bool
 	Deep     float64 // percent
@@ -64,21 +55,17 @@ type VerifyResult struct {
 
 // verifyTarget is one trail to check.
 type verifyTarget struct {
-	source  *config.Source // nil: without a configuration
-	origin  Origin
-	trail   *manifest.Trail
-	reader  *s3store.Reader // nil: offline
-	bucket  string
-	prefix  string // as in manifest.Digest.Prefix
-	anchors []manifest.Anchor
+	source *config.Source // nil: without a configuration
+	origin Origin
+	trail  *manifest.Trail
+	reader *s3store.Reader // nil: offline
+	bucket string
+	prefix string     // as in manifest.Digest.Prefix
+	host   *hostTrail // nil: not the host's own, or offline
 }
 
 // verification is one run.
-type verification struct {
-	o       VerifyOptions
-	keys    []*manifest.PublicKey
-	anchors *manifest.AnchorFile
-}
+type verification struct{ o VerifyOptions }
 
 // Verify checks the audit trails that o names, one after the other, and what
 // they claim of S3 and of the tree where that was asked for. It changes nothing
@@ -92,7 +79,7 @@ func Verify(ctx context.Context, o VerifyOptions) ([]VerifyResult, error) {
 }
 
 func (v *verification) run(ctx context.Context) ([]VerifyResult, error) {
-	if err := v.load(); err != nil {
+	if err := v.o.load(); err != nil {
 		return nil, err
 	}
 	targets, err := v.targets(ctx)
@@ -114,44 +101,12 @@ func (v *verification) run(ctx context.Context) ([]VerifyResult, error) {
 		}
 		results = append(results, r)
 		clean = clean && r.Clean
-		v.anchor(t, r)
+		v.o.note(t.bucket, t.prefix, r.Heads(), v.now(t))
 	}
-	if clean && v.o.AnchorFile != "" {
-		if err := v.anchors.Write(v.o.AnchorFile); err != nil {
-			return results, fmt.Errorf("--anchor: %w", err)
-		}
+	if !clean {
+		return results, nil
 	}
-	return results, nil
-}
-
-// load reads the files that the options name.
-func (v *verification) load() error {
-	for _, file := range v.o.PublicKeys {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return fmt.Errorf("--public-key: %w", err)
-		}
-		k, err := manifest.ParsePublicKey(data)
-		if err != nil {
-			return fmt.Errorf("%w: --public-key %s: %w", ErrWrongUse, file, err)
-		}
-		v.keys = append(v.keys, k)
-	}
-	if v.o.AnchorFile == "" {
-		return nil
-	}
-	var err error
-	if v.anchors, err = manifest.ReadAnchorFile(v.o.AnchorFile); err != nil {
-		return fmt.Errorf("--anchor: %w", err)
-	}
-	return nil
-}
-
-// anchor takes in the heads of a trail that was found clean.
-func (v *verification) anchor(t *verifyTarget, r VerifyResult) {
-	if v.anchors != nil {
-		v.anchors.Note(t.bucket, t.prefix, r.Heads(), v.now(t))
-	}
+	return results, v.o.save()
 }
 
 func (v *verification) now(t *verifyTarget) time.Time {
@@ -180,8 +135,8 @@ func (v *verification) targets(ctx context.Context) ([]*verifyTarget, error) {
 		}
 		t.bucket, t.prefix = t.origin.Bucket, t.origin.mapper().Prefix()
 		t.trail = manifest.NewTrail(t.reader, t.prefix)
-		if t.anchors, err = v.localAnchors(ctx, t); err != nil {
-			return nil, err
+		if t.source != nil {
+			t.host = &hostTrail{cfg: v.o.Config, source: t.source}
 		}
 	}
 	return list, nil
@@ -264,53 +219,6 @@ func (t *verifyTarget) name() string {
 	return trail
 }
 
-// localAnchors returns the digests that this host has copies of, where it is the
-// host that archives the source.
-func (v *verification) localAnchors(ctx context.Context, t *verifyTarget) ([]manifest.Anchor, error) {
-	if t.source == nil {
-		return nil, nil
-	}
-	dir := filepath.Join(v.o.Config.Manifest.LocalDir, t.source.Name)
-	lib, err := manifest.DirLibrary(dir, t.prefix+state.ReservedDir+"/")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	waiting := v.waiting(ctx, t)
-	anchors, err := manifest.LocalAnchors(ctx, manifest.NewTrail(lib, t.prefix), waiting)
-	if err != nil {
-		return nil, fmt.Errorf("local copies in %s: %w", dir, err)
-	}
-	return anchors, nil
-}
-
-// waiting returns which documents may not be published yet: those in the state's
-// outbox; none where the daemon says that none waits; all where neither can be
-// asked.
-func (v *verification) waiting(ctx context.Context, t *verifyTarget) func(key string) bool {
-	docs, err := state.Peek(v.o.Config.StateDir, state.SourceKey{Bucket: t.source.Bucket, Prefix: t.source.Prefix, RealPath: realPath(t.source.Path)})
-	if err == nil {
-		keys := map[string]bool{}
-		for _, d := range docs {
-			keys[d.Key] = true
-		}
-		return func(key string) bool { return keys[key] }
-	}
-	ask, cancel := context.WithTimeout(ctx, statusWait)
-	defer cancel()
-	st, _, err := admin.NewClient(v.o.Config.Admin.Socket).StatusJSON(ask)
-	if err == nil {
-		for i := range st.Sources {
-			if s := &st.Sources[i]; s.Name == t.source.Name && s.Trail.WaitingDocuments == 0 {
-				return func(string) bool { return false }
-			}
-		}
-	}
-	return func(string) bool { return true }
-}
-
 // check checks one trail.
 func (v *verification) check(ctx context.Context, t *verifyTarget) (VerifyResult, error) {
 	v.o.Progress.Trail(t.name())
@@ -318,8 +226,11 @@ func (v *verification) check(ctx context.Context, t *verifyTarget) (VerifyResult
 	if t.source != nil {
 		r.Source = t.source.Name
 	}
-	var err error
-	if r.Verification, err = manifest.Verify(ctx, t.trail, v.options(t)); err != nil {
+	o, err := v.options(ctx, t)
+	if err != nil {
+		return r, err
+	}
+	if r.Verification, err = manifest.Verify(ctx, t.trail, o); err != nil {
 		return r, err
 	}
 	if t.reader != nil && (v.o.Remote || v.o.Deep > 0) {
@@ -338,21 +249,22 @@ func (v *verification) check(ctx context.Context, t *verifyTarget) (VerifyResult
 }
 
 // options returns what a trail is checked against.
-func (v *verification) options(t *verifyTarget) manifest.VerifyOptions {
+func (v *verification) options(ctx context.Context, t *verifyTarget) (manifest.VerifyOptions, error) {
 	o := manifest.VerifyOptions{
-		Bucket: t.bucket, Instance: v.o.Instance, Now: v.now(t), MaxAge: v.o.MaxAge, Keys: v.keys,
-		Anchors: t.anchors, Progress: v.o.Progress.Documents,
+		Bucket: t.bucket, Instance: v.o.Instance, Now: v.now(t), MaxAge: v.o.MaxAge, Keys: v.o.keys,
+		Anchors: v.o.heads(t.bucket, t.prefix), Progress: v.o.Progress.Documents,
 	}
-	if v.o.ExpectHead != "" {
-		o.Anchors = append(o.Anchors, manifest.Anchor{SHA256: v.o.ExpectHead, From: "--expect-head"})
+	if v.o.Config != nil && v.o.Config.Manifest.Sign != "none" {
+		o.Signing = v.o.Config.Instance
 	}
-	if v.anchors != nil {
-		o.Anchors = append(o.Anchors, v.anchors.Of(t.bucket, t.prefix)...)
+	if t.host != nil {
+		known, err := t.host.anchors(ctx)
+		if err != nil {
+			return o, err
+		}
+		o.Anchors, o.Again = append(o.Anchors, known...), t.host.anchors
 	}
-	if v.o.Instance != "" {
-		o.Anchors = slices.DeleteFunc(o.Anchors, func(a manifest.Anchor) bool { return a.Instance != "" && a.Instance != v.o.Instance })
-	}
-	return o
+	return o, nil
 }
 
 // checkSource compares the tree of a source with its trail.
@@ -374,15 +286,14 @@ func (v *verification) checkSource(ctx context.Context, t *verifyTarget, r *mani
 
 // VerifyBundle checks what one bundle of a history proves.
 func VerifyBundle(o VerifyOptions) (manifest.BundleReport, error) {
-	v := &verification{o: o}
-	if err := v.load(); err != nil {
+	if err := o.load(); err != nil {
 		return manifest.BundleReport{}, err
 	}
 	file, err := os.Open(o.Offline)
 	if err != nil {
 		return manifest.BundleReport{}, fmt.Errorf("--offline: %w", err)
 	}
-	report, err := manifest.VerifyBundle(file, manifest.BundleCheck{ExpectHead: o.ExpectHead, Trusted: v.keys})
+	report, err := manifest.VerifyBundle(file, manifest.BundleCheck{ExpectHead: o.ExpectHead, Trusted: o.keys})
 	if err = errors.Join(err, file.Close()); err != nil {
 		return report, fmt.Errorf("--offline %s: %w", o.Offline, err)
 	}

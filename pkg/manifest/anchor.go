@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -94,32 +95,44 @@ func (f *AnchorFile) Write(path string) error {
 	return safefs.WriteFile(path, append(data, '\n'), fileMode)
 }
 
-// LocalAnchors returns the digests that a host has copies of. The document under
-// a key of which waiting reports true may not be published yet.
-func LocalAnchors(ctx context.Context, local *Trail, waiting func(key string) bool) ([]Anchor, error) {
+// LocalAnchors returns the digests that a host has copies of, and the ones that
+// these say are before them. waits is given the keys of all manifests and
+// digests in the order in which they were written, and returns those that may
+// not be published yet.
+func LocalAnchors(ctx context.Context, local *Trail, waits func(keys []string) map[string]bool) ([]Anchor, error) {
 	chains, err := local.Chains(ctx)
 	if err != nil {
 		return nil, err
 	}
+	waiting := waits(written(chains))
 	var anchors []Anchor
 	for i := range chains {
 		list := chains[i].Digests
-		fetch := func(ctx context.Context, i int) (string, error) {
-			_, sha, err := local.Digest(ctx, list[i].Key)
+		type copied struct {
+			d   Digest
+			sha string
+		}
+		fetch := func(ctx context.Context, i int) (c copied, err error) {
+			c.d, c.sha, err = local.Digest(ctx, list[i].Key)
 			if errors.Is(err, ErrFormat) || errors.Is(err, ErrNewerFormat) {
 				err = nil // Its hash alone is compared.
 			}
-			return sha, err
+			return c, err
 		}
-		err := inOrder(ctx, len(list), fetch, func(string) {}, func(i int, sha string, err error) error {
+		err := inOrder(ctx, len(list), fetch, func(copied) {}, func(i int, c copied, err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
-				return nil // Swept meanwhile.
+				return nil // Swept by now.
 			}
 			n := list[i].Name
-			anchors = append(anchors, Anchor{
-				Instance: n.Instance, Chain: n.Chain, Sequence: n.Sequence, SHA256: sha,
-				Waiting: waiting(list[i].Key), Local: true, From: "the host's copy",
-			})
+			a := Anchor{Instance: n.Instance, Chain: n.Chain, Local: true, From: "the host's copy", Written: n.Time}
+			if i == 0 && c.d.PreviousDigestSHA256 != nil && n.says(&c.d) == nil {
+				before := a
+				before.Sequence, before.SHA256 = n.Sequence-1, *c.d.PreviousDigestSHA256
+				before.Waiting = waiting[*c.d.PreviousDigestS3Key]
+				anchors = append(anchors, before)
+			}
+			a.Sequence, a.SHA256, a.Waiting = n.Sequence, c.sha, waiting[list[i].Key]
+			anchors = append(anchors, a)
 			return err
 		})
 		if err != nil {
@@ -127,6 +140,29 @@ func LocalAnchors(ctx context.Context, local *Trail, waiting func(key string) bo
 		}
 	}
 	return anchors, nil
+}
+
+// written lists the documents of some chains in the order in which a host wrote
+// them.
+func written(chains []ChainIndex) []string {
+	var all []Entry
+	for i := range chains {
+		all = append(append(all, chains[i].Digests...), chains[i].Manifests...)
+	}
+	slices.SortFunc(all, func(a, b Entry) int {
+		if order := cmp.Or(a.Name.Time.Compare(b.Name.Time), strings.Compare(a.Name.Chain, b.Name.Chain)); order != 0 {
+			return order
+		}
+		if a.Name.before(b.Name) {
+			return -1
+		}
+		return 1
+	})
+	keys := make([]string, len(all))
+	for i := range all {
+		keys[i] = all[i].Key
+	}
+	return keys
 }
 
 // Copies is a directory of copies, and where it says that it was copied from.

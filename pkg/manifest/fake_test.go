@@ -31,6 +31,7 @@ type bucket struct {
 	mu       sync.Mutex
 	objects  map[string][]byte
 	order    []string // keys as they were created
+	modified map[string]time.Time
 	requests []string
 	sse      string
 	fault    func(op, key string) error
@@ -99,7 +100,7 @@ func (b *bucket) List(_ context.Context, prefix, after string, fn func(state.Obj
 	})
 	for _, k := range keys {
 		if strings.HasPrefix(k, prefix) && k > after {
-			if err := fn(state.Object{Key: k}); err != nil {
+			if err := fn(state.Object{Key: k, LastModified: b.modified[k]}); err != nil {
 				return err
 			}
 		}

@@ -33,6 +33,8 @@ const (
 	FindingAnchor          FindingKind = "anchor"        // the trail is not what was seen or kept elsewhere
 	FindingSilent          FindingKind = "silent"        // past next_digest_due without a word
 	FindingStale           FindingKind = "stale"         // the head is older than was asked for
+	FindingStopped         FindingKind = "stopped"       // it stopped longer ago than was asked for
+	FindingAbandoned       FindingKind = "abandoned-chain"
 	FindingDeleted         FindingKind = "delete-marker" // under _manifests/
 	FindingReplaced        FindingKind = "noncurrent-version"
 
@@ -54,6 +56,7 @@ const (
 	NotePending          FindingKind = "manifest-pending"  // behind the last digest
 	NoteLeftBehind       FindingKind = "left-behind"       // belongs to a chain that was left
 	NoteAbandoned        FindingKind = "abandoned-chain"
+	NoteStopped          FindingKind = "stopped"      // it ended with a clean stop, and nobody has started it again
 	NoteLate             FindingKind = "late"         // silence in the past
 	NoteGap              FindingKind = "gap"          // the host said so itself
 	NoteForeignObject    FindingKind = "foreign-file" // no document of this format

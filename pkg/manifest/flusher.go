@@ -41,6 +41,8 @@ type Flusher struct {
 	publishing chan struct{}   // a lock that a context can give up on
 	signAgain  time.Time       // when the signer is asked again; guarded by publishing
 	signerDown bool            // it gave no answer; guarded by publishing
+	keyTaken   bool            // something else stands under the public key's name; guarded by publishing
+	occupied   map[string]bool // local digests of whose signature this is true; guarded by publishing
 	unsignable map[string]bool // local digests that the bucket has otherwise; guarded by publishing
 	announced  bool            // the signing key is; guarded by publishing
 	abandoned  chan struct{}   // closed: nothing more is waited for
@@ -84,7 +86,7 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 	f := &Flusher{
 		st: st, pub: pub, o: o, log: o.Log.With(zap.String("source", o.Source)),
 		m: o.Metrics.source(o.Source), started: o.Now(),
-		counted: map[string]Counts{}, unsignable: map[string]bool{}, publishing: make(chan struct{}, 1), abandoned: make(chan struct{}), nudged: make(chan struct{}, 1), woken: make(chan struct{}, 1),
+		counted: map[string]Counts{}, unsignable: map[string]bool{}, occupied: map[string]bool{}, publishing: make(chan struct{}, 1), abandoned: make(chan struct{}), nudged: make(chan struct{}, 1), woken: make(chan struct{}, 1),
 	}
 	f.skips = newSkipWriter(st, o.LocalDir, o.MaxRecords, f.Nudge)
 	if err := f.removeTemporary(); err != nil {

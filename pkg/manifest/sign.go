@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/ed25519"
@@ -129,15 +130,22 @@ func (f *Flusher) signAll(ctx context.Context) error {
 		return fmt.Errorf("look for unsigned digests: %w", err)
 	}
 	for i, file := range files {
-		if err := f.sign(ctx, file); err != nil {
-			f.setUnsigned(len(files) - i)
+		err := f.sign(ctx, file)
+		if _, taken := errors.AsType[*occupiedError](err); taken {
+			// A signature of a later digest leads to this one.
+			f.occupied[file] = true
+			f.log.Error("a digest stays without its signature", zap.Error(err))
+			continue
+		}
+		if err != nil {
+			f.setUnsigned(len(f.occupied) + len(files) - i)
 			// The signer is no reason to call the digests unpublished.
 			f.signLater(err)
 			f.failed(ctx, fmt.Errorf("sign %s: %w", filepath.Base(file), err))
 			return nil
 		}
 	}
-	f.setUnsigned(0)
+	f.setUnsigned(len(f.occupied))
 	f.announce(ctx)
 	return nil
 }
@@ -194,7 +202,7 @@ func (f *Flusher) unsigned(ctx context.Context) ([]string, error) {
 		}
 		return nil
 	})
-	files = slices.DeleteFunc(files, func(p string) bool { return signed[p] || f.unsignable[p] })
+	files = slices.DeleteFunc(files, func(p string) bool { return signed[p] || f.unsignable[p] || f.occupied[p] })
 	slices.SortFunc(files, func(a, b string) int {
 		x, _ := ParseName(a)
 		y, _ := ParseName(b)
@@ -278,8 +286,13 @@ func (f *Flusher) announceKey(ctx context.Context) error {
 	for _, doc := range []struct {
 		rel  string
 		data []byte
-	}{{keysDir + "/" + old.fingerprint + ".pem", before}, {keysDir + "/" + k.fingerprint + ".pem", fresh}, {rel, data}} {
-		if err := f.publishOnce(ctx, doc.rel, doc.data); err != nil {
+		same func([]byte) bool
+	}{
+		{keysDir + "/" + old.fingerprint + ".pem", before, nil},
+		{keysDir + "/" + k.fingerprint + ".pem", fresh, nil},
+		{rel, data, signedBy(ctx, f.o.SignBefore, fresh)},
+	} {
+		if err := f.publishOnce(ctx, doc.rel, doc.data, doc.same); err != nil {
 			return err
 		}
 	}
@@ -308,37 +321,88 @@ func (f *Flusher) sign(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	return f.publishOnce(ctx, filepath.ToSlash(rel), data)
+	// One whose answer was lost is there, with other bytes.
+	return f.publishOnce(ctx, filepath.ToSlash(rel), data, signedBy(ctx, f.o.Sign, digest))
 }
 
-// publishKey publishes the public key, once.
+// signedBy returns what reports whether something is a signature of s over data.
+func signedBy(ctx context.Context, s Signer, data []byte) func(seen []byte) bool {
+	return func(seen []byte) bool {
+		sig, err := ParseSignature(seen)
+		if err != nil {
+			return false
+		}
+		public, err := s.PublicKey(ctx)
+		if err != nil {
+			return false
+		}
+		k, err := ParsePublicKey(public)
+		return err == nil && k.Verify(sig, data) == nil
+	}
+}
+
+// publishKey publishes the public key, once. Where something else stands under
+// its name, readers have to be given the key: that is no reason not to sign.
 func (f *Flusher) publishKey(ctx context.Context, fingerprint string) error {
 	rel := keysDir + "/" + fingerprint + ".pem"
-	if _, err := os.Stat(f.localPath(rel)); err == nil {
+	if _, err := os.Stat(f.localPath(rel)); err == nil || f.keyTaken {
 		return nil
 	}
 	public, err := f.o.Sign.PublicKey(ctx)
 	if err != nil {
 		return &signerError{err}
 	}
-	return f.publishOnce(ctx, rel, public)
+	err = f.publishOnce(ctx, rel, public, nil)
+	if _, taken := errors.AsType[*occupiedError](err); taken {
+		f.keyTaken = true
+		f.log.Error("the public key is not published; readers must be given it", zap.Error(err))
+		return nil
+	}
+	return err
+}
+
+// occupiedError says that something else stands under the name of a document,
+// which is never overwritten.
+type occupiedError struct{ key string }
+
+func (e *occupiedError) Error() string {
+	return "something that s3syncd did not write stands under " + e.key + ", and is never overwritten"
 }
 
 // publishOnce publishes a document that is outside the chain and then keeps its
-// local copy. One that is there already is left as it is: a signature or key
-// proves itself.
-func (f *Flusher) publishOnce(ctx context.Context, rel string, data []byte) error {
+// local copy. What is there already counts where it has these bytes or where
+// same says that it means the same; anything else is an occupiedError.
+func (f *Flusher) publishOnce(ctx context.Context, rel string, data []byte, same func(seen []byte) bool) error {
 	s := newSums()
 	if _, err := s.Write(data); err != nil {
 		return err
 	}
 	key := f.o.Mapper.TrailPrefix() + rel
-	_, err := f.pub.CreateDoc(ctx, key, strings.NewReader(string(data)), s.size, s.md5sum(), [sha256.Size]byte(s.sha256.Sum(nil)), contentTypeOf(key))
-	if err != nil && !errors.Is(err, state.ErrPrecondition) {
+	_, err := f.pub.CreateDoc(ctx, key, bytes.NewReader(data), s.size, s.md5sum(), [sha256.Size]byte(s.sha256.Sum(nil)), contentTypeOf(key))
+	if errors.Is(err, state.ErrPrecondition) {
+		data, err = f.there(ctx, key, data, same)
+	}
+	if err != nil {
 		return err
 	}
 	if err := safefs.MkdirAll(filepath.Dir(f.localPath(rel)), dirMode); err != nil {
 		return err
 	}
 	return safefs.WriteFile(f.localPath(rel), data, fileMode)
+}
+
+// there returns what stands under key where it may take the place of data.
+func (f *Flusher) there(ctx context.Context, key string, data []byte, same func(seen []byte) bool) ([]byte, error) {
+	body, _, err := f.pub.Get(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("compare: %w", err)
+	}
+	seen, err := io.ReadAll(io.LimitReader(body, maxSignatureBytes+1))
+	if err = errors.Join(err, body.Close()); err != nil {
+		return nil, fmt.Errorf("compare: %w", err)
+	}
+	if bytes.Equal(seen, data) || same != nil && same(seen) {
+		return seen, nil
+	}
+	return nil, &occupiedError{key}
 }

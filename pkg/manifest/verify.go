@@ -15,8 +15,8 @@ import (
 const (
 	// A digest may be published so much later than its predecessor promised.
 	silenceGrace = 5 * time.Minute
-	// A chain's newest digests may stay unsigned for so long once keys are
-	// known, and its first manifests without a digest.
+	// A digest that has to be signed may wait for so long, and the first
+	// manifests of a chain for their digest.
 	signatureGrace = 24 * time.Hour
 )
 
@@ -24,13 +24,17 @@ const (
 type Anchor struct {
 	Instance string `json:"instance,omitempty"` // "": of whatever chain has it
 	Chain    string `json:"chain,omitempty"`
-	Sequence uint64 `json:"sequence,omitempty"`
+	Sequence uint64 `json:"sequence,omitempty"` // 0: not known
 	SHA256   string `json:"sha256"`
 	// Waiting: it may not be published yet.
 	Waiting bool `json:"-"`
-	// Local: it is the host's copy, which for a chain that was left may be one
-	// that was never published.
+	// Local: it is what the host knows, which for a chain that was left may be a
+	// digest that was never published.
 	Local bool `json:"-"`
+	// Current: it is of the chain that the host goes on with.
+	Current bool `json:"-"`
+	// Written is when the host wrote it, zero: not known.
+	Written time.Time `json:"-"`
 	// From says who knows it, for people.
 	From string `json:"-"`
 }
@@ -43,6 +47,12 @@ type VerifyOptions struct {
 	MaxAge   time.Duration // the oldest head of a chain that goes on; 0: any
 	Keys     []*PublicKey  // that signatures must lead to; none: the first of each instance
 	Anchors  []Anchor
+	// Again returns what the host knows once everything was read: the trail may
+	// have grown since Anchors were. nil: the same.
+	Again func(ctx context.Context) ([]Anchor, error)
+	// Signing is the instance whose configuration signs: its digests must be
+	// signed though no key was given. "": none is known to.
+	Signing string
 	// Progress is told how many documents of how many were read; nil: nobody.
 	// It is called from one goroutine at a time.
 	Progress func(done, total int64)
@@ -85,6 +95,9 @@ type Verification struct {
 	Chains    []ChainSummary `json:"chains"`
 	Objects   *ObjectSummary `json:"objects"`   // null: objects were not asked for
 	Tree      *SourceSummary `json:"directory"` // null: the tree was not asked for
+
+	// Vouched says which digests may be believed.
+	Vouched *Vouched `json:"-"`
 }
 
 // verifier checks one trail.
@@ -97,6 +110,8 @@ type verifier struct {
 	found, noted findings
 	chains       []chainKey // in the order of the trail
 	all          map[chainKey]*chainCheck
+	vouched      *Vouched
+	known        []Anchor        // what the host knew in the end, where it was asked again
 	configs      map[string]bool // by SHA-256: they are there
 	done, total  int64
 }
@@ -110,7 +125,10 @@ type verifier struct {
 // CheckObjects and CheckSource go on from its result. Without anything to check
 // it returns ErrNoTrail.
 func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, error) {
-	v := &verifier{t: t, o: o, ring: newKeyring(o.Keys), all: map[chainKey]*chainCheck{}, configs: map[string]bool{}}
+	v := &verifier{
+		t: t, o: o, ring: newKeyring(o.Keys), all: map[chainKey]*chainCheck{}, configs: map[string]bool{},
+		vouched: newVouched(len(o.Keys) > 0, len(o.Anchors) > 0),
+	}
 	var err error
 	if v.index, err = t.Index(ctx); err != nil {
 		return nil, err
@@ -133,8 +151,12 @@ func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, erro
 	if err := v.checkInstances(ctx); err != nil {
 		return nil, err
 	}
+	if err := v.vouch(ctx); err != nil {
+		return nil, err
+	}
 	v.checkSuccession()
 	v.checkAnchors()
+	v.checkBeyond()
 	for _, k := range v.chains {
 		v.checkEnd(v.all[k])
 	}
@@ -154,7 +176,7 @@ func ofInstance(instance string) string {
 
 func (v *verifier) result() *Verification {
 	r := &Verification{
-		Bucket: v.o.Bucket, Prefix: v.t.prefix, CheckedAt: state.FormatTime(v.o.Now), Chains: []ChainSummary{},
+		Bucket: v.o.Bucket, Prefix: v.t.prefix, CheckedAt: state.FormatTime(v.o.Now), Chains: []ChainSummary{}, Vouched: v.vouched,
 	}
 	for _, k := range v.chains {
 		r.Chains = append(r.Chains, v.all[k].sum)
@@ -257,91 +279,6 @@ func (v *verifier) checkInstances(ctx context.Context) error {
 		list = list[n:]
 	}
 	return nil
-}
-
-// checkSuccession checks that every chain that is said to be left is there, up
-// to the digest at which it was left.
-func (v *verifier) checkSuccession() {
-	for _, k := range v.chains {
-		c := v.all[k]
-		if c.sum.AbandonsChain == "" {
-			continue
-		}
-		left := v.all[chainKey{c.sum.Instance, c.sum.AbandonsChain}]
-		if left == nil || left == c {
-			c.fault(FindingChainMissing, 1, c.firstKey, fmt.Sprintf("it follows chain %s, which is not there", c.sum.AbandonsChain))
-			continue
-		}
-		left.leftBy = append(left.leftBy, c.sum.Chain)
-		if c.leavesAt == "" {
-			continue
-		}
-		at, ok := left.hashes[c.leavesAt]
-		switch {
-		case !ok:
-			c.fault(FindingChainMissing, 1, c.firstKey, fmt.Sprintf("it follows chain %s at the digest %s, which is not in that chain", left.sum.Chain, c.leavesAt))
-		case at < left.sum.LastSequence:
-			left.anchor(at)
-			left.note(NoteAbandoned, at, "", fmt.Sprintf("chain %s left it here (%s), and it went on to digest %d", c.sum.Chain, c.sum.Begins, left.sum.LastSequence))
-		default:
-			left.anchor(at)
-		}
-	}
-}
-
-// checkAnchors compares the trail with what is known of it elsewhere.
-func (v *verifier) checkAnchors() {
-	for _, a := range v.o.Anchors {
-		switch {
-		case a.Instance == "":
-			v.checkAnywhere(a)
-		case v.o.Instance == "" || a.Instance == v.o.Instance:
-			v.checkAnchor(a)
-		}
-	}
-}
-
-// checkAnchor compares one digest with what is known of it.
-func (v *verifier) checkAnchor(a Anchor) {
-	c := v.all[chainKey{a.Instance, a.Chain}]
-	last := uint64(0)
-	if c != nil {
-		last = c.sum.LastSequence
-		if c.has(a.SHA256, a.Sequence) {
-			c.anchor(a.Sequence)
-			return
-		}
-	}
-	f := Finding{Kind: FindingAnchor, Instance: a.Instance, Chain: a.Chain, Sequence: a.Sequence}
-	switch {
-	case a.Local && c != nil && len(c.leftBy) > 0:
-		return
-	case a.Waiting && a.Sequence > last:
-		f.Kind, f.Detail = NoteUnpublished, fmt.Sprintf("%s: digest %d waits on the host", a.From, a.Sequence)
-		v.noted.add(f)
-		if c != nil {
-			c.anchor(last)
-		}
-		return
-	case c == nil:
-		f.Kind, f.Detail = FindingChainMissing, fmt.Sprintf("%s: the chain had %d digests; it is not there", a.From, a.Sequence)
-	case a.Sequence > last:
-		f.Detail = fmt.Sprintf("%s: the chain had %d digests, the newest that is there is %d: its end was removed", a.From, a.Sequence, last)
-	default:
-		f.Detail = fmt.Sprintf("%s: digest %d has the SHA-256 %s; the one that is there has another", a.From, a.Sequence, a.SHA256)
-	}
-	v.found.add(f)
-}
-
-// checkAnywhere looks for a digest of which only the hash is known.
-func (v *verifier) checkAnywhere(a Anchor) {
-	for _, c := range v.all {
-		if seq, ok := c.hashes[a.SHA256]; ok {
-			c.anchor(seq)
-			return
-		}
-	}
-	v.found.add(Finding{Kind: FindingAnchor, Detail: fmt.Sprintf("%s: no digest has the SHA-256 %s", a.From, a.SHA256)})
 }
 
 // checkStrays looks at what belongs to no chain.

@@ -149,7 +149,7 @@ func TestVerifyFindsNothingInWhatAFlusherPublished(t *testing.T) {
 	for _, layout := range []Layout{LayoutFlat, LayoutHive} {
 		s := publishTrail(t, 3, func(o *Options) { o.Layout, o.MaxRecords = layout, 2 })
 		v := s.verify(t, s.library(nil), nil)
-		wantKinds(t, v, nil)
+		wantKinds(t, v, nil, "stopped")
 		c := v.Chains[0]
 		if len(v.Chains) != 1 || c.Digests != 4 || c.Manifests != 6 || c.Records != 12 || c.Counts.Uploaded != 12 || c.Signed != 4 ||
 			c.SignedTo != 4 || c.AnchoredTo != 4 || c.HeadReason != ReasonStop || !slices.Equal(c.SignedBy, []string{s.key.Fingerprint()}) {
@@ -158,7 +158,7 @@ func TestVerifyFindsNothingInWhatAFlusherPublished(t *testing.T) {
 		if heads := v.Heads(); len(heads) != 1 || heads[0].SHA256 != s.head().SHA256 {
 			t.Errorf("heads %v", heads)
 		}
-		wantKinds(t, s.verify(t, s.library(nil), func(o *VerifyOptions) { o.Anchors, o.Keys = nil, nil }), nil, "key-untrusted", "tail-unanchored")
+		wantKinds(t, s.verify(t, s.library(nil), func(o *VerifyOptions) { o.Anchors, o.Keys = nil, nil }), nil, "key-untrusted", "stopped", "tail-unanchored")
 		var shown [][2]int64
 		s.verify(t, s.library(nil), func(o *VerifyOptions) {
 			o.Progress = func(done, total int64) { shown = append(shown, [2]int64{done, total}) }
@@ -184,8 +184,15 @@ func TestVerifyNamesTheChainThatFellSilent(t *testing.T) {
 	stale := func(o *VerifyOptions) { o.Anchors, o.MaxAge = nil, time.Second }
 	wantKinds(t, s.verify(t, l, stale), []string{"stale"}, "tail-unanchored")
 	wantKinds(t, s.verify(t, l, nil), []string{"anchor"}, "tail-unanchored")
-	// One that stopped may be as old as it likes.
-	wantKinds(t, s.verify(t, s.library(nil), func(o *VerifyOptions) { o.MaxAge, o.Now = time.Hour, s.now.AddDate(1, 0, 0) }), nil)
+	// One that stopped may be as old as nobody asks.
+	l = s.library(nil)
+	wantKinds(t, s.verify(t, l, func(o *VerifyOptions) { o.Now = s.now.AddDate(1, 0, 0) }), nil, "stopped")
+	wantKinds(t, s.verify(t, l, func(o *VerifyOptions) { o.MaxAge, o.Now = 2*time.Hour, s.now.Add(time.Hour) }), nil, "stopped")
+	v := s.verify(t, l, func(o *VerifyOptions) { o.MaxAge, o.Now = time.Hour, s.now.AddDate(1, 0, 0) })
+	wantKinds(t, v, []string{"stopped"})
+	if !strings.HasPrefix(v.Findings[0].Detail, "stopped since 2026-01-20T10:33:00Z, ") {
+		t.Errorf("it says %q", v.Findings[0].Detail)
+	}
 }
 
 func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
@@ -197,10 +204,11 @@ func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 	follow := func(d *Digest) {
 		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsForked, "aaaaaaaa", sha
 		d.Events = []state.Note{{Kind: state.NoteGap, Time: trailStart, Detail: "forked"}}
+		d.NextDigestDue = timeOrNull(trailStart.Add(10 * time.Hour))
 	}
 	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(state.StatusUploaded, "left", ""))
 	l.add(t, "app-01", "bbbbbbbb", 2, false, nil, rec(state.StatusUploaded, "next", ""))
-	o := VerifyOptions{Now: trailStart.Add(2 * time.Hour)}
+	o := VerifyOptions{Now: trailStart.Add(3 * time.Hour), Anchors: []Anchor{{SHA256: l.heads["bbbbbbbb"][:64], From: "--expect-head"}}}
 	check := func(o VerifyOptions, found []string, noted ...string) {
 		t.Helper()
 		v, err := Verify(t.Context(), NewTrail(l, "p/"), o)
@@ -209,15 +217,109 @@ func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 		}
 		wantKinds(t, v, found, noted...)
 	}
-	check(o, []string{"config"}, "gap", "left-behind", "manifest-pending", "tail-unanchored", "unsigned")
+	check(o, []string{"config"}, "gap", "left-behind", "manifest-pending", "unsigned")
 	l.set("p/_manifests/config_"+hexSHA(nil)+".json", nil)
-	check(o, nil, "gap", "left-behind", "manifest-pending", "tail-unanchored", "unsigned")
+	check(o, nil, "gap", "left-behind", "manifest-pending", "unsigned")
+	// Nothing vouches for the one that follows: the one that it leaves goes on.
+	own := VerifyOptions{Now: o.Now}
+	check(own, nil, "abandoned-chain", "gap", "manifest-pending", "tail-unanchored", "unsigned")
+	own.Now = trailStart.Add(4 * time.Hour)
+	check(own, []string{"silent"}, "abandoned-chain", "gap", "manifest-pending", "tail-unanchored", "unsigned")
 	sha = strings.Repeat("0", 64)
 	l.heads["bbbbbbbb"] = ""
 	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(state.StatusUploaded, "left", ""))
+	o.Anchors[0].SHA256 = l.heads["bbbbbbbb"][:64]
 	check(o, []string{"chain-missing"}, "gap", "left-behind", "manifest-pending", "tail-unanchored", "unsigned")
 	o.Instance = "app-02"
+	o.Anchors = nil
 	if _, err := Verify(t.Context(), NewTrail(l, "p/"), o); err == nil || !strings.Contains(err.Error(), "no audit trail of instance app-02") {
 		t.Errorf("another instance: %v", err)
+	}
+}
+
+// Where the configuration signs, what is not signed may wait for a day, by the
+// server's time, whatever the digests say.
+func TestVerifyMissesSignaturesThatAreConfigured(t *testing.T) {
+	s := publishTrail(t, 2, nil)
+	unsigned := func(o *VerifyOptions) { o.Keys, o.Signing = nil, "app-01" }
+	from := func(first int, modified time.Time) Library {
+		b := newBucket()
+		b.objects, b.modified = maps.Clone(s.objects), map[string]time.Time{}
+		for i, key := range s.documents("digest_") {
+			b.modified[key] = modified
+			if i >= first {
+				delete(b.objects, sigOf(key))
+			}
+		}
+		return b
+	}
+	day := 24 * time.Hour
+	for _, row := range []struct {
+		name  string
+		first int // that is not signed
+		age   time.Duration
+		found []string
+		noted []string
+	}{
+		{"none, young", 0, day, nil, []string{"stopped", "unsigned"}},
+		{"none, old", 0, day + time.Second, []string{"signature-missing"}, []string{"stopped"}},
+		{"the last, young", 2, day, nil, []string{"key-untrusted", "signature-pending", "stopped"}},
+		{"the last, old", 2, day + time.Second, []string{"signature-missing"}, []string{"key-untrusted", "stopped"}},
+		{"all", 3, 100 * day, nil, []string{"key-untrusted", "stopped"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			wantKinds(t, s.verify(t, from(row.first, s.now.Add(-row.age)), unsigned), row.found, row.noted...)
+		})
+	}
+	// Another host's chains are not what this configuration is about, and without
+	// any key or configuration nothing has to be signed.
+	for _, signing := range []string{"", "app-02"} {
+		v := s.verify(t, from(0, s.now.Add(-9*day)), func(o *VerifyOptions) { o.Keys, o.Signing = nil, signing })
+		wantKinds(t, v, nil, "stopped", "unsigned")
+	}
+	// A chain that was signed from some digest on is covered to its beginning.
+	b := from(3, s.now.Add(-9*day)).(*bucket)
+	delete(b.objects, sigOf(s.documents("digest_")[0]))
+	wantKinds(t, s.verify(t, b, nil), nil, "stopped", "unsigned")
+}
+
+// Two hosts that archive as one instance show as a chain that goes on after
+// another one left it.
+func TestVerifyFindsAChainThatGoesOnAfterItWasLeft(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		ends  string // the chain that ended with final
+		found []string
+		noted []string
+	}{
+		{"both go on", "", []string{"abandoned-chain"}, nil},
+		{"the one that was left has ended", "aaaaaaaa", nil, []string{"abandoned-chain"}},
+		{"the one that follows has ended", "bbbbbbbb", nil, []string{"abandoned-chain"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			l := newLibrary()
+			l.set("p/_manifests/config_"+hexSHA(nil)+".json", nil)
+			end := func(d *Digest) {
+				if d.Chain == row.ends {
+					d.Reason, d.NextDigestDue = ReasonFinal, nil
+				}
+			}
+			l.add(t, "app-01", "aaaaaaaa", 1, true, nil)
+			sha := l.heads["aaaaaaaa"][:64]
+			l.add(t, "app-01", "aaaaaaaa", 2, true, end)
+			l.add(t, "app-01", "bbbbbbbb", 1, true, func(d *Digest) {
+				d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsHostChanged, "aaaaaaaa", sha
+			})
+			l.add(t, "app-01", "bbbbbbbb", 2, true, end)
+			o := VerifyOptions{Now: trailStart.Add(2 * time.Hour)}
+			for _, id := range []string{"aaaaaaaa", "bbbbbbbb"} {
+				o.Anchors = append(o.Anchors, Anchor{SHA256: l.heads[id][:64]})
+			}
+			v, err := Verify(t.Context(), NewTrail(l, "p/"), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantKinds(t, v, row.found, append(row.noted, "unsigned")...)
+		})
 	}
 }

@@ -18,8 +18,9 @@ type chainCheck struct {
 	v      *verifier
 	index  *ChainIndex
 	sum    ChainSummary
-	hashes map[string]uint64 // the digests that are there
-	named  map[string]bool   // manifests that a digest names
+	key    chainKey
+	named  map[string]bool // manifests that a digest names
+	signed []string        // digests with a signature that holds, by SHA-256
 
 	// Of the digest before.
 	prev     *digestCheck
@@ -27,12 +28,13 @@ type chainCheck struct {
 	lastID   uint64
 
 	firstKey, leavesAt string
-	leftBy             []string // chains that follow this one
+	leftBy             []string // chains that follow this one, and are vouched for
+	leftAt             uint64   // the digest at which they left it; 0: not known
+	claims             []string // chains that say so, and are not vouched for
 
 	signers  map[string]bool
 	unsigned []uint64 // since the last signed digest
-	since    time.Time
-	began    bool // a digest before was signed
+	began    bool     // a digest before was signed
 }
 
 // digestCheck is what was read for one digest.
@@ -51,11 +53,12 @@ type digestCheck struct {
 // checkChain checks the digests of one chain and what they name.
 func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
 	c := &chainCheck{
-		v: v, index: x, hashes: map[string]uint64{}, named: map[string]bool{}, signers: map[string]bool{},
+		v: v, index: x, key: chainKey{x.Instance, x.ID}, named: map[string]bool{}, signers: map[string]bool{},
 		sum: ChainSummary{Instance: x.Instance, Chain: x.ID, SignedBy: []string{}},
 	}
-	v.all[chainKey{x.Instance, x.ID}] = c
-	v.chains = append(v.chains, chainKey{x.Instance, x.ID})
+	v.all[c.key] = c
+	v.chains = append(v.chains, c.key)
+	c.names()
 	fetch := func(ctx context.Context, i int) (*digestCheck, error) { return v.read(ctx, x, x.Digests[i]) }
 	err := inOrder(ctx, len(x.Digests), fetch, func(*digestCheck) {}, func(_ int, d *digestCheck, err error) error {
 		if err != nil {
@@ -141,14 +144,6 @@ func (c *chainCheck) note(kind FindingKind, seq uint64, key, detail string) {
 	c.v.noted.add(c.finding(kind, seq, key, detail))
 }
 
-// anchor notes that something outside knows the digest of a sequence number.
-func (c *chainCheck) anchor(seq uint64) { c.sum.AnchoredTo = max(c.sum.AnchoredTo, seq) }
-
-func (c *chainCheck) has(sha string, seq uint64) bool {
-	at, ok := c.hashes[sha]
-	return ok && at == seq
-}
-
 // digest checks the next digest.
 func (c *chainCheck) digest(d *digestCheck) {
 	seq := d.at.Name.Sequence
@@ -156,7 +151,7 @@ func (c *chainCheck) digest(d *digestCheck) {
 		c.fault(FindingDigestMissing, seq, d.at.Key, "it was listed, and is not there")
 		return
 	}
-	c.hashes[d.sha] = seq
+	c.know(d)
 	c.sequence(d)
 	if c.prev != nil && c.prev.at.Name.Sequence == seq {
 		for _, ref := range d.d.Manifests {
@@ -241,38 +236,6 @@ func (c *chainCheck) link(d *digestCheck) {
 	}
 }
 
-// times checks that time goes on, and notes past silence.
-func (c *chainCheck) times(d *digestCheck) {
-	seq, key := d.at.Name.Sequence, d.at.Key
-	start, err1 := time.Parse(time.RFC3339Nano, d.d.StartTime)
-	end, err2 := time.Parse(time.RFC3339Nano, d.d.EndTime)
-	var due time.Time
-	var err3 error
-	if d.d.NextDigestDue != nil {
-		due, err3 = time.Parse(time.RFC3339Nano, *d.d.NextDigestDue)
-	}
-	switch {
-	case err1 != nil || err2 != nil || err3 != nil:
-		c.fault(FindingTime, seq, key, "a time in it is none")
-	case end.Before(start):
-		c.fault(FindingTime, seq, key, "it ends before it starts")
-	case c.prev != nil && c.prev.at.Name.Sequence+1 == seq && c.prev.fault == nil:
-		c.follows(d, start, end)
-	}
-	c.end, c.due = end, due
-}
-
-// follows checks that d begins where its predecessor ends.
-func (c *chainCheck) follows(d *digestCheck, start, end time.Time) {
-	seq, key := d.at.Name.Sequence, d.at.Key
-	if !start.Equal(c.end) {
-		c.fault(FindingTime, seq, key, fmt.Sprintf("it starts at %s, its predecessor ends at %s", d.d.StartTime, state.FormatTime(c.end)))
-	}
-	if !c.due.IsZero() && end.After(c.due.Add(silenceGrace)) {
-		c.note(NoteLate, seq, key, fmt.Sprintf("it was due at %s and ends at %s", state.FormatTime(c.due), d.d.EndTime))
-	}
-}
-
 // refs checks the manifests that a digest names.
 func (c *chainCheck) refs(d *digestCheck) {
 	seq := d.at.Name.Sequence
@@ -315,6 +278,9 @@ func (c *chainCheck) manifest(d *digestCheck, ref state.ManifestRef, m *manifest
 		if m.records != ref.Records {
 			c.fault(FindingCounts, seq, ref.S3Key, fmt.Sprintf("it holds %d records, its digest names %d", m.records, ref.Records))
 		}
+		if _, latest := c.v.latest(); m.newest > latest {
+			c.fault(FindingTime, seq, ref.S3Key, fmt.Sprintf("a record in it is dated %s, which has not come yet", m.newest))
+		}
 		if m.first != 0 && m.first <= c.lastID {
 			c.fault(FindingRecord, seq, ref.S3Key, fmt.Sprintf("its first record has the number %d, after %d", m.first, c.lastID))
 		}
@@ -332,53 +298,6 @@ func (c *chainCheck) events(d *digestCheck) {
 			c.note(NoteGap, d.at.Name.Sequence, d.at.Key, e.Detail)
 		}
 	}
-}
-
-// The signatures of a chain are made in order: a digest without one before one
-// that has one is not waiting for it.
-func (c *chainCheck) signatures(d *digestCheck) {
-	seq := d.at.Name.Sequence
-	if d.signature == nil {
-		if len(c.unsigned) == 0 {
-			c.since = d.at.Name.Time
-		}
-		c.unsigned = append(c.unsigned, seq)
-		return
-	}
-	for _, missing := range c.unsigned {
-		if c.began {
-			c.fault(FindingSignatureGone, missing, "", "digests before and behind it are signed, and it is not")
-		}
-	}
-	if n := len(c.unsigned); n > 0 && !c.began {
-		c.note(NoteUnsigned, c.unsigned[n-1], "", fmt.Sprintf("signatures begin with digest %d", seq))
-	}
-	c.unsigned, c.began = nil, true
-	c.judge(d, c.index.Signatures[d.at.Key].Key)
-}
-
-// judge checks the signature that a digest has.
-func (c *chainCheck) judge(d *digestCheck, key string) {
-	seq, ring := d.at.Name.Sequence, c.v.ring
-	fingerprint := d.signature.PublicKeyFingerprint
-	switch {
-	case d.sigFault != nil:
-		c.fault(FindingSignature, seq, key, d.sigFault.Error())
-		return
-	case !d.keyThere:
-		c.fault(FindingForeignKey, seq, key, fmt.Sprintf("its key %s is not there", fingerprint))
-		return
-	case !ring.given && !ring.begun[c.sum.Instance]:
-		ring.begun[c.sum.Instance], ring.trusted[fingerprint] = true, true
-		c.note(NoteKeyUntrusted, seq, key, fmt.Sprintf("signed by the key %s: compare it with what you know of it, or give it as --public-key", fingerprint))
-	}
-	if !ring.trusts(fingerprint) {
-		c.fault(FindingForeignKey, seq, key, fmt.Sprintf("signed by the key %s, which no trusted key has announced", fingerprint))
-		return
-	}
-	c.sum.Signed++
-	c.sum.SignedTo = seq
-	c.signers[fingerprint] = true
 }
 
 // checkEnd looks at where a chain ends, once all chains and anchors are known.
@@ -408,48 +327,16 @@ func (c *chainCheck) unnamed() {
 		switch {
 		case len(c.leftBy) > 0:
 			c.note(NoteLeftBehind, seq, e.Key, "no digest names it: its records are in chain "+c.leftBy[0])
+		case c.sum.HeadReason == ReasonFinal:
+			c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and its chain has ended")
 		case seq <= c.sum.LastSequence:
 			c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and the digest of its number is there")
 		case c.prev == nil && c.v.o.Now.Sub(e.Name.Time) > signatureGrace:
 			c.fault(FindingSilent, seq, e.Key, "no digest of its chain is there")
+		case c.mustBeSigned() && !e.LastModified.IsZero() && c.v.o.Now.Sub(e.LastModified) > signatureGrace:
+			c.fault(FindingUnnamed, seq, e.Key, fmt.Sprintf("no digest names it since %s: nothing proves it", state.FormatTime(e.LastModified)))
 		default:
 			c.note(NotePending, seq, e.Key, "no digest names it yet: nothing proves it")
 		}
-	}
-}
-
-// silence looks at how long the chain has said nothing.
-func (c *chainCheck) silence() {
-	if c.prev.fault != nil || len(c.leftBy) > 0 || c.prev.d.Reason == ReasonStop || c.prev.d.Reason == ReasonFinal {
-		return
-	}
-	now := c.v.o.Now
-	if !c.due.IsZero() && now.After(c.due.Add(silenceGrace)) {
-		c.fault(FindingSilent, c.sum.LastSequence, c.sum.HeadKey,
-			fmt.Sprintf("the next digest was due at %s; the chain neither stopped nor ended", state.FormatTime(c.due)))
-	}
-	if age := now.Sub(c.end); c.v.o.MaxAge > 0 && age > c.v.o.MaxAge {
-		c.fault(FindingStale, c.sum.LastSequence, c.sum.HeadKey,
-			fmt.Sprintf("its newest digest ends at %s, %v ago", state.FormatTime(c.end), age.Round(time.Second)))
-	}
-}
-
-// signedEnd looks at the digests behind the last signature.
-func (c *chainCheck) signedEnd() {
-	n := len(c.unsigned)
-	if n == 0 {
-		return
-	}
-	first := c.unsigned[0]
-	late := c.v.ring.given && c.v.o.Now.Sub(c.since) > signatureGrace
-	switch {
-	case late && !c.began:
-		c.fault(FindingSignatureGone, first, "", fmt.Sprintf("none of its %d digests is signed", n))
-	case late:
-		c.fault(FindingSignatureGone, first, "", fmt.Sprintf("its last %d digests are not signed, since %s", n, state.FormatTime(c.since)))
-	case c.began:
-		c.note(NoteSignaturePending, first, "", fmt.Sprintf("its last %d digests are not signed yet", n))
-	default:
-		c.note(NoteUnsigned, first, "", "no digest of the chain is signed")
 	}
 }

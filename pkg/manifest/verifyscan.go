@@ -29,6 +29,7 @@ type manifestCheck struct {
 	records     int64
 	counts      Counts
 	first, last uint64 // record numbers
+	newest      string // the latest time that a record gives for what s3syncd did
 	faults      []string
 	more        int // faults that are not named
 }
@@ -109,6 +110,9 @@ type checkedRecord struct {
 	Instance  string       `json:"instance"`
 	Chain     string       `json:"chain"`
 	ID        string       `json:"id"`
+
+	S3Time     string `json:"s3_time"`
+	DetectedAt string `json:"detected_at"`
 }
 
 // readLines calls fn for each record of a manifest that is written as this
@@ -131,7 +135,7 @@ func readLines(r io.Reader, fn func(*state.Record) error) error {
 		if json.Unmarshal(line, &c) != nil {
 			return errOtherForm
 		}
-		rec := state.Record{S3Key: c.S3Key, S3URI: c.S3URI, Status: c.Status, Timestamp: c.Timestamp, Instance: c.Instance, Chain: c.Chain, ID: c.ID}
+		rec := state.Record{S3Key: c.S3Key, S3URI: c.S3URI, Status: c.Status, Timestamp: c.Timestamp, Instance: c.Instance, Chain: c.Chain, ID: c.ID, S3Time: c.S3Time, DetectedAt: c.DetectedAt}
 		if err := fn(&rec); err != nil {
 			return err
 		}
@@ -202,6 +206,7 @@ type recordCheck struct {
 func (c *recordCheck) record(r *state.Record) {
 	c.m.records++
 	c.m.counts.add(r.Status)
+	c.m.newest = max(c.m.newest, r.Timestamp, r.S3Time, r.DetectedAt) // Times of one form have the order of their bytes.
 	number, ok := recordNumber(r)
 	if text := c.judge(r, number, ok); text != "" {
 		c.fault(r, text)

@@ -14,15 +14,20 @@ import (
 // state.
 const peekWait = time.Second
 
-// Peek returns the documents of the source with key k that are sealed and not
-// yet acknowledged, without changing the state in any way: for someone who looks
-// at a host from beside its daemon. While another process has the state open it
-// is a LockedError; io/fs.ErrNotExist says that there is no state, or no such
-// source in it.
-func Peek(dir string, k SourceKey) (docs []Doc, err error) {
+// Peeked is what a state says of one source's trail.
+type Peeked struct {
+	Chain  Chain
+	Outbox []Doc // sealed, and not yet acknowledged
+}
+
+// Peek reads what the state in dir says of the trail of the source with key k,
+// without changing it in any way: for someone who looks at a host from beside
+// its daemon. While another process has the state open it is a LockedError;
+// io/fs.ErrNotExist says that there is no state, or no such source in it.
+func Peek(dir string, k SourceKey) (p Peeked, err error) {
 	b, err := boltOpen(filepath.Join(dir, fileName), &bolt.Options{ReadOnly: true, Timeout: peekWait})
 	if err != nil {
-		return nil, err
+		return p, err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
 	err = guard(func() error {
@@ -39,9 +44,14 @@ func Peek(dir string, k SourceKey) (docs []Doc, err error) {
 			if outbox == nil {
 				return damaged("bucket %s is missing", bucketOutbox)
 			}
-			docs, err = readOutbox(outbox)
+			h, err := loadHead(root)
+			if err != nil {
+				return err
+			}
+			p.Chain = h.chain()
+			p.Outbox, err = readOutbox(outbox)
 			return err
 		})
 	})
-	return docs, err
+	return p, err
 }

@@ -126,12 +126,12 @@ func TestVerifyChecksTrailObjectsAndTree(t *testing.T) {
 	v := s.verify(t, 0, "-c", s.file, "--remote", "--deep", "all", "--source")
 	s.wantFindings(t, v)
 	tr := v.Trails[0]
-	if !slices.Equal(kinds(tr.Notes), []string{"unsigned"}) || tr.Objects.Compared != 13 || tr.Objects.Downloaded != 13 || tr.Directory.Files != 13 || tr.Chains[0].AnchoredTo != tr.Chains[0].LastSequence {
+	if !slices.Equal(kinds(tr.Notes), []string{"stopped", "unsigned"}) || tr.Objects.Compared != 13 || tr.Objects.Downloaded != 13 || tr.Directory.Files != 13 || tr.Chains[0].AnchoredTo != tr.Chains[0].LastSequence {
 		t.Errorf("with everything: %+v", tr)
 	}
 	// From the bucket alone nothing knows the newest digest, until it is named.
 	v = s.verify(t, 0, s.fromBucket()...)
-	if got := kinds(v.Trails[0].Notes); !slices.Equal(got, []string{"tail-unanchored", "unsigned"}) {
+	if got := kinds(v.Trails[0].Notes); !slices.Equal(got, []string{"stopped", "tail-unanchored", "unsigned"}) {
 		t.Errorf("from the bucket alone: notes %+v", v.Trails[0].Notes)
 	}
 	head := v.Trails[0].Chains[0].HeadSHA256
@@ -164,7 +164,7 @@ func (s *site) breakThings(t *testing.T) {
 	if err := os.Chtimes(s.path("dir/more"), old, old); err != nil {
 		t.Fatal(err)
 	}
-	if v := s.verify(t, 0, "-c", s.file, "--source"); !slices.Equal(kinds(v.Trails[0].Notes), []string{"changed-since", "unsigned"}) {
+	if v := s.verify(t, 0, "-c", s.file, "--source"); !slices.Equal(kinds(v.Trails[0].Notes), []string{"changed-since", "stopped", "unsigned"}) {
 		t.Errorf("a changed file: %+v", v.Trails[0].Notes)
 	}
 	if err := os.Remove(s.path("dir/more")); err != nil {
@@ -250,7 +250,7 @@ func TestKMSSignsAndAnnouncesANewKey(t *testing.T) {
 	write(t, s.path("a"), "a")
 	s.mustSync(t, 1, 0, 0)
 	v := s.verify(t, 0, "-c", s.file)
-	if !slices.Equal(kinds(v.Trails[0].Notes), []string{"unsigned"}) {
+	if !slices.Equal(kinds(v.Trails[0].Notes), []string{"stopped", "unsigned"}) {
 		t.Errorf("without signatures: %+v", v.Trails[0].Notes)
 	}
 	f.Fail(nil)

@@ -1,0 +1,264 @@
+package manifest
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// attack is something that whoever can write the bucket does to a chain. Each
+// stands in a row of docs/FORMAT.md, "What is proven, and against whom".
+type attack struct {
+	row   string // of the table, as it stands there
+	do    func(a *attacked)
+	found FindingKind
+}
+
+// attacked is a trail under attack, and what it is checked against.
+type attacked struct {
+	t *testing.T
+	s *signedTrail
+	b *bucket
+	o VerifyOptions
+}
+
+func (s *signedTrail) attacked(t *testing.T) *attacked {
+	t.Helper()
+	b := newBucket()
+	b.modified = map[string]time.Time{}
+	for key, data := range s.objects {
+		b.objects[key] = data
+		b.modified[key] = s.now
+	}
+	head := s.head()
+	head.Local, head.Current, head.From = true, true, "the host's copy"
+	return &attacked{t: t, s: s, b: b, o: VerifyOptions{Bucket: "b", Now: s.now, Anchors: []Anchor{head}}}
+}
+
+func (a *attacked) verify() *Verification {
+	a.t.Helper()
+	v, err := Verify(a.t.Context(), NewTrail(a.b, "p/"), a.o)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return v
+}
+
+// digests are the keys of the chain's digests.
+func (a *attacked) digests() []string { return a.s.documents("digest_") }
+
+// cut takes away the newest digests, their signatures and manifests.
+func (a *attacked) cut(from int) {
+	digests := a.digests()
+	n, _ := ParseName(digests[from])
+	for key := range a.b.objects {
+		if m, ok := ParseName(strings.TrimSuffix(key, sigSuffix) + ".json"); ok && m.Sequence >= n.Sequence {
+			delete(a.b.objects, key)
+		}
+		if m, ok := ParseName(key); ok && m.Sequence >= n.Sequence {
+			delete(a.b.objects, key)
+		}
+	}
+}
+
+// last returns the newest digest that is there.
+func (a *attacked) last() (key string, d Digest) {
+	for _, k := range a.digests() {
+		if data, ok := a.b.objects[k]; ok {
+			key, d = k, mustDigest(a.t, data)
+		}
+	}
+	return key, d
+}
+
+func mustDigest(t *testing.T, data []byte) Digest {
+	t.Helper()
+	d, err := ParseDigest(strings.NewReader(string(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// put writes a forged digest, which the server has since at.
+func (a *attacked) put(d Digest, named, at time.Time) string {
+	a.t.Helper()
+	data, err := d.Encode()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	key := "p/_manifests/" + Name{Digest: true, Time: named, Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence}.Path()
+	a.b.objects[key], a.b.modified[key] = data, at
+	return key
+}
+
+// chain forges a chain of one digest that says that it leaves the real one.
+func (a *attacked) chain(id, leavesAt string) {
+	_, d := a.last()
+	d.Chain, d.Sequence, d.PreviousDigestS3Key, d.PreviousDigestSHA256 = id, 1, nil, nil
+	d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsStateLost, a.s.chain, leavesAt
+	d.Reason, d.Manifests, d.Counts = ReasonStop, nil, Counts{}
+	a.put(d, a.s.now, a.s.now)
+}
+
+// follow forges a digest behind the newest one.
+func (a *attacked) follow(end time.Time, change func(*Digest)) string {
+	key, d := a.last()
+	sha := hexSHA(a.b.objects[key])
+	d.PreviousDigestS3Key, d.PreviousDigestSHA256 = &key, &sha
+	d.Sequence++
+	d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = "", "", ""
+	d.StartTime, d.EndTime = d.EndTime, state.FormatTime(end)
+	d.Reason, d.Manifests, d.Counts = ReasonInterval, nil, Counts{}
+	d.NextDigestDue = timeOrNull(end.Add(time.Hour))
+	if change != nil {
+		change(&d)
+	}
+	return a.put(d, end, a.s.now)
+}
+
+func (a *attacked) lastSHA() string {
+	key, _ := a.last()
+	return hexSHA(a.b.objects[key])
+}
+
+// keysAlone checks against the key, days after the end of the trail.
+func (a *attacked) keysAlone() {
+	a.o.Keys, a.o.Anchors = []*PublicKey{a.s.key}, nil
+	a.o.Now = a.s.now.Add(25 * time.Hour)
+}
+
+func chainAttacks() []attack {
+	return []attack{
+		{"remove the newest digests", func(a *attacked) { a.cut(2) }, FindingAnchor},
+		{"remove the newest digests, and add a chain that says it follows what is left", func(a *attacked) {
+			a.cut(2)
+			a.chain("ffffffff", a.lastSHA())
+		}, FindingAnchor},
+		{"remove the newest digests, and add a chain that says it follows what is left", func(a *attacked) {
+			a.cut(2)
+			a.chain("ffffffff", "") // At no digest.
+		}, FindingAnchor},
+		{"remove the newest digests, and add a chain that says it follows what is left", func(a *attacked) {
+			a.cut(1)
+			a.chain("00000000", a.lastSHA()) // Its id stands first.
+			a.o.Anchors[0].Local = false     // As --anchor has it.
+		}, FindingAnchor},
+		{"remove a whole chain, and leave one that says it follows it", func(a *attacked) {
+			_, d := a.last()
+			a.chain("ffffffff", "")
+			for key := range a.b.objects {
+				if n, ok := ParseName(key); ok && n.Chain == d.Chain {
+					delete(a.b.objects, key)
+					delete(a.b.objects, sigOf(key))
+				}
+			}
+		}, FindingChainMissing},
+		{"add a chain that says it follows the one that goes on", func(a *attacked) {
+			a.chain("ffffffff", a.lastSHA())
+		}, FindingAbandoned},
+		{"add a chain that says it follows the one that goes on", func(a *attacked) {
+			a.chain("ffffffff", hexSHA(a.b.objects[a.digests()[1]])) // An older digest of it.
+		}, FindingAbandoned},
+		{"end a silent chain with one that says it follows it", func(a *attacked) {
+			a.cut(len(a.digests()) - 1)
+			a.chain("ffffffff", a.lastSHA())
+			a.keysAlone()
+		}, FindingSilent},
+		{"write digests behind the newest one", func(a *attacked) { a.follow(a.s.now, nil) }, FindingAnchor},
+		{"write digests behind the newest signed one", func(a *attacked) {
+			a.follow(a.s.now, nil)
+			a.keysAlone()
+		}, FindingSignatureGone},
+		{"date a digest ahead, so that it is never late", func(a *attacked) {
+			a.follow(time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC), nil)
+			a.keysAlone()
+			a.o.Now = a.s.now
+		}, FindingTime},
+		{"date a digest ahead, so that it is never late", func(a *attacked) {
+			a.follow(a.s.now, func(d *Digest) { d.NextDigestDue = timeOrNull(a.s.now.AddDate(50, 0, 0)) })
+			a.o.Anchors = nil
+		}, FindingTime},
+		{"date a digest ahead, so that it is never late", func(a *attacked) {
+			// Old by its own word, new by the server's.
+			key := a.follow(a.s.now, nil)
+			a.b.modified[key] = a.s.now.Add(-48 * time.Hour)
+			a.keysAlone()
+			a.o.Now = a.s.now
+		}, FindingSignatureGone},
+		{"date events, scans or waiting paths ahead", func(a *attacked) {
+			a.follow(a.s.now, func(d *Digest) { d.Events = []state.Note{{Kind: "start", Time: a.s.now.Add(time.Hour)}} })
+			a.o.Anchors = nil
+		}, FindingTime},
+		{"date events, scans or waiting paths ahead", func(a *attacked) {
+			a.follow(a.s.now, func(d *Digest) { d.Scans = []state.ScanNote{{Start: a.s.now, End: a.s.now.Add(6 * time.Minute)}} })
+			a.o.Anchors = nil
+		}, FindingTime},
+		{"date the name of a manifest ahead", func(a *attacked) {
+			_, d := a.last()
+			key := "p/_manifests/" + Name{Time: a.s.now.Add(time.Hour), Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence + 1, N: 1}.Path()
+			a.b.objects[key] = encode(a.t, LayoutFlat, []state.Record{rec(state.StatusUploaded, "a", "")})
+		}, FindingTime},
+		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.Timestamp = "2099-01-01T00:00:00Z" }) }, FindingTime},
+		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.S3Time = "2099-01-01T00:00:00Z" }) }, FindingTime},
+		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.DetectedAt = "2099-01-01T00:00:00Z" }) }, FindingTime},
+		{"put something under the name of a signature or a key before it is written", func(a *attacked) {
+			a.b.objects[sigOf(a.digests()[1])] = []byte("x")
+		}, FindingSignature},
+		{"put something under the name of a signature or a key before it is written", func(a *attacked) {
+			a.b.objects["p/_manifests/keys/"+a.s.key.Fingerprint()+".pem"] = []byte("x")
+		}, FindingKey},
+		{"write manifests behind the end of a chain", func(a *attacked) {
+			a.follow(a.s.now, func(d *Digest) { d.Reason, d.NextDigestDue = ReasonFinal, nil })
+			_, d := a.last()
+			key := "p/_manifests/" + Name{Time: a.s.now, Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence + 2, N: 1}.Path()
+			a.b.objects[key] = encode(a.t, LayoutFlat, []state.Record{rec(state.StatusUploaded, "a", "")})
+			a.o.Anchors = nil
+		}, FindingUnnamed},
+	}
+}
+
+// record forges a digest with one record.
+func (a *attacked) record(change func(*state.Record)) {
+	_, last := a.last()
+	r := rec(state.StatusUploaded, "a", state.FormatTime(a.s.now), change)
+	r.Instance, r.Source, r.Chain, r.ID, r.S3URI = last.Instance, "data", last.Chain, state.RecordID(last.Chain, 100000), "s3://b/"+r.S3Key
+	data := encode(a.t, LayoutFlat, []state.Record{r})
+	key := "p/_manifests/" + Name{Time: a.s.now, Instance: last.Instance, Chain: last.Chain, Sequence: last.Sequence + 1, N: 1}.Path()
+	a.b.objects[key] = data
+	a.follow(a.s.now, func(d *Digest) {
+		d.Manifests = []state.ManifestRef{{S3Key: key, SHA256: hexSHA(data), SizeBytes: int64(len(data)), Records: 1}}
+		d.Counts = Counts{Uploaded: 1}
+	})
+	a.o.Anchors = nil
+}
+
+// Every attack on a chain that docs/FORMAT.md names is found, by what it names.
+func TestAttacksOnChainsAreFound(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/FORMAT.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := publishTrail(t, 4, nil)
+	if v := s.attacked(t).verify(); !v.Clean {
+		t.Fatalf("before any attack: %+v", v.Findings)
+	}
+	for _, x := range chainAttacks() {
+		a := s.attacked(t)
+		x.do(a)
+		v := a.verify()
+		if !slices.ContainsFunc(v.Findings, func(f Finding) bool { return f.Kind == x.found }) {
+			t.Errorf("%s: found %+v, noted %+v; want %s", x.row, v.Findings, v.Notes, x.found)
+		}
+		row := "| " + x.row + " | "
+		_, rest, ok := strings.Cut(string(doc), row)
+		says, _, _ := strings.Cut(rest, "\n")
+		if !ok || !strings.Contains(says, "`"+string(x.found)+"`") {
+			t.Errorf("docs/FORMAT.md has no row %q that names %q: %q", row, x.found, says)
+		}
+	}
+}
