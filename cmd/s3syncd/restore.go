@@ -36,8 +36,12 @@ What is there already is kept if nobody else can change it: neither by its mode
 or its directory's, nor by another name, nor by having owned it. Otherwise it is
 written again.
 
-It exits with 3 when a file could not be rebuilt or a document of the trail is
-not what its digest says.`
+The trail is verified before the first byte is written. With --public-key,
+--anchor, --expect-head, or -c on the host itself (its own copies), only what they
+vouch for is restored; without any of them the first line says so.
+
+It exits with 3 when a file could not be rebuilt, or a document of the trail is
+missing or cannot be believed.`
 
 // maxFailures bounds the files that --json names.
 const maxFailures = 10_000
@@ -58,6 +62,9 @@ type restoreFlags struct {
 
 func (f *restoreFlags) set(fs *pflag.FlagSet) {
 	f.from.set(fs)
+	fs.StringVar(&f.o.ExpectHead, "expect-head", "", "believe what the digest with this `SHA-256` leads to")
+	fs.StringVar(&f.o.AnchorFile, "anchor", "", "believe what the heads in this `file` of 's3syncd verify' lead to")
+	fs.StringArrayVar(&f.o.PublicKeys, "public-key", nil, "believe only what this PEM `file`'s key has signed, or a signed digest leads to; may be repeated")
 	fs.StringVar(&f.o.To, "to", "", "`directory` to restore below; it is made where it is missing")
 	fs.StringVar(&f.o.Path, "path", "", "only this `directory` or file of the source")
 	fs.StringVar(&f.at, "at", "", "as S3 held the files at this `time`: "+timeForms)
@@ -83,6 +90,8 @@ func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o app.RestoreOpti
 		return o, fmt.Errorf("%w: restore: --workers %d: 1 to 1024 are possible", errUsage, f.o.Workers)
 	case f.o.GiveUp <= 0:
 		return o, fmt.Errorf("%w: restore: --give-up %v: a duration above 0 is needed", errUsage, f.o.GiveUp)
+	case fs.Changed("expect-head") && !headForm.MatchString(f.o.ExpectHead):
+		return o, fmt.Errorf("%w: restore: --expect-head %q: a SHA-256 of 64 hex digits is needed", errUsage, f.o.ExpectHead)
 	}
 	dirMode, err := strconv.ParseUint(f.dirMode, 8, 32)
 	if err != nil || dirMode > 0o777 || dirMode&0o700 != 0o700 {
@@ -158,7 +167,9 @@ func (f *restoreFlags) notes(sum manifest.RestoreSummary) []string {
 		}
 	}
 	note(sum.FaultCount-int64(len(sum.Faults)), "# more documents of the trail are not believed")
-	note(sum.FaultCount, "what those documents say is missing here: 's3syncd verify' tells more")
+	note(sum.FaultCount, "what those documents say may be missing here: 's3syncd verify' tells more")
+	note(sum.NotVouched, "documents that nothing vouches for, left out: #; where what you gave, or this host's copies, are older than the trail,"+
+		" --bucket and --prefix without them believe the bucket alone")
 	note(sum.Unproven, "manifests that no digest names yet: #; they were written shortly before the host ended, and used")
 	note(sum.Current, "files from the current object, for lack of a version in the trail or the bucket: #; each had the recorded hash, unless said otherwise")
 	note(sum.Unverified, "files that are NOT proven by the trail, because of --unverified: #")
@@ -182,6 +193,8 @@ type restoreResult struct {
 	NewDirs    int64            `json:"directories_made"`
 	OwnersOut  int64            `json:"owners_kept_out"`
 	LeftOut    int64            `json:"left_out"`
+	Anchored   bool             `json:"anchored"`
+	NotVouched int64            `json:"not_vouched"`
 	Unproven   int64            `json:"unproven_manifests"`
 	Faults     []string         `json:"not_believed"`
 	FaultCount int64            `json:"not_believed_count"`
@@ -200,7 +213,7 @@ func (f *restoreFlags) printJSON(w io.Writer, sum manifest.RestoreSummary) error
 	return enc.Encode(restoreResult{
 		Restored: sum.Restored, Kept: sum.Kept, Failed: sum.Failed, Bytes: sum.Bytes, DryRun: f.o.DryRun, Current: sum.Current,
 		Unverified: sum.Unverified, OwnersLeft: sum.OwnersLeft,
-		NewDirs: sum.NewDirs, OwnersOut: sum.OwnersOut, LeftOut: sum.LeftOut, Unproven: sum.Unproven,
+		Anchored: f.progress.anchored, NewDirs: sum.NewDirs, OwnersOut: sum.OwnersOut, LeftOut: sum.LeftOut, NotVouched: sum.NotVouched, Unproven: sum.Unproven,
 		Faults: append([]string{}, sum.Faults...), FaultCount: sum.FaultCount, Failures: append([]restoreFailure{}, f.progress.failures...),
 	})
 }
@@ -214,6 +227,7 @@ type restoreProgress struct {
 	bar      *progressbar.ProgressBar // nil: lines
 
 	mu          sync.Mutex
+	anchored    bool // something vouches for the trail
 	files, done int64
 	failures    []restoreFailure
 }
@@ -224,6 +238,22 @@ func newRestoreProgress(io streams, quiet, dryRun bool) *restoreProgress {
 		p.bar = newBar(io.err, "reading the trail")
 	}
 	return p
+}
+
+// Anchored implements manifest.RestoreProgress: what it prints is the first line.
+func (p *restoreProgress) Anchored(keys, heads int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.anchored = keys+heads > 0
+	if p.bar != nil {
+		_ = p.bar.Clear() // The bar is decoration: a terminal that is gone changes nothing.
+	}
+	if !p.anchored {
+		_, _ = fmt.Fprintln(p.err, "s3syncd: note: unanchored: nothing outside the bucket vouches for this trail, whoever can write it may have made it up;"+
+			" give --public-key, --anchor or --expect-head where you can") // Nowhere left to say so.
+		return
+	}
+	_, _ = fmt.Fprintf(p.err, "s3syncd: note: only what is vouched for is restored: public keys given: %d, digests known: %d\n", keys, heads) // As above.
 }
 
 // Planned implements manifest.RestoreProgress.

@@ -190,3 +190,25 @@ func (s *hostState) add(list []manifest.Anchor, instance string) []manifest.Anch
 	}
 	return list
 }
+
+// keys returns the public half of the key in a file that the host signs with,
+// none where it signs with none, or with one that cannot be read.
+func (h *hostTrail) keys(ctx context.Context) []*manifest.PublicKey {
+	file, ok := strings.CutPrefix(h.cfg.Manifest.Sign, "ed25519:")
+	if !ok {
+		return nil
+	}
+	signer, err := manifest.LoadEd25519(file)
+	if err != nil {
+		return nil
+	}
+	data, err := signer.PublicKey(ctx)
+	if err != nil {
+		return nil
+	}
+	key, err := manifest.ParsePublicKey(data)
+	if err != nil {
+		return nil
+	}
+	return []*manifest.PublicKey{key}
+}

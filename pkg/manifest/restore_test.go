@@ -56,6 +56,8 @@ type outcomes struct {
 	files map[string]string
 }
 
+func (*outcomes) Anchored(int, int) {}
+
 func (*outcomes) Planned(int64, int64) {}
 
 func (*outcomes) Received(int64) {}
