@@ -72,7 +72,13 @@ type Source struct {
 	Region              string
 	ExpectedBucketOwner string
 	Profile             string // of the shared AWS configuration; "": the AWS environment decides
+
+	prefix string // as it was written, with {instance} in it
 }
+
+// PrefixOf returns the Prefix that the source has on the host of this name, with
+// the same configuration.
+func (s *Source) PrefixOf(instance string) string { return prefixOf(s.prefix, instance) }
 
 // Watch is when changes are looked for. An interval of 0 is off.
 type Watch struct {
