@@ -88,7 +88,7 @@ func benchWatcher(b *testing.B, dir string, src *state.Source) *watcher.Watcher 
 	b.Helper()
 	w, err := watcher.New(sink{source: "bench", queue: uploader.NewQueue(1)}, &index{state: src}, watcher.Options{
 		Source: "bench", Root: safefs.NewRoot(dir, safefs.RootOptions{CrossMounts: true}),
-		Settle: time.Second, MaxDelay: time.Second, Hardlinks: watcher.HardlinksSameOwner, Reserved: state.ReservedDir,
+		Settle: time.Second, MaxDelay: time.Second, Hardlinks: safefs.LinksSameOwner, Reserved: state.ReservedDir,
 		Log: zap.NewNop(), Metrics: watcher.NewMetrics(prometheus.NewRegistry()),
 	})
 	if err != nil {

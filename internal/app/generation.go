@@ -13,6 +13,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
@@ -128,7 +129,7 @@ func (e *environment) watchOptions(s *source) watcher.Options {
 		Source: s.cfg.Name, Root: s.root, Settle: s.cfg.Settle, MaxDelay: s.cfg.MaxDelay,
 		RescanInterval: w.RescanInterval, PollInterval: w.PollInterval,
 		Include: s.cfg.Include, Exclude: s.cfg.Exclude, IgnoreFiles: s.cfg.IgnoreFiles,
-		Hardlinks: s.cfg.Hardlinks, Reserved: state.ReservedDir,
+		Hardlinks: safefs.LinkPolicy(s.cfg.Hardlinks), Reserved: state.ReservedDir,
 		Mirror: s.cfg.Deletes == uploader.DeletesMirror, MaxDeletes: s.cfg.MaxDeletes,
 		OnScan: s.onScan, OnAvailable: s.onAvailable, OnMounts: s.rememberMounts, Mounts: s.knownMounts(),
 		Log: e.log, Metrics: e.metrics.watcher,
@@ -151,6 +152,7 @@ func (g *generation) run(ctx context.Context) (next *config.Config, err error) {
 		stage{"departed", g.closeDeparted},
 		stage{"credentials", g.keepCredentials},
 		stage{"remote", g.each(g.followRemote)},
+		stage{"reread", g.each(g.reread)},
 		stage{"watcher", g.each(func(ctx context.Context, s *source) error { return s.watch.Run(ctx) })},
 		stage{"uploader", g.pool.Run},
 		stage{"manifest", g.each(g.publish)},

@@ -66,7 +66,7 @@ func BenchmarkUploadOverLatency(b *testing.B) {
 			Name: "s", Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: state.NewMapper(prefix),
 			Root: safefs.NewRoot(dir, safefs.RootOptions{}), Objects: store, Multipart: store, State: st,
 			Accept: func(o state.Object) uploader.KeyVerdict { return uploader.KeyVerdict(store.KeyVerdict(o)) },
-			Proven: true, ProvenAt: time.Now(), Hardlinks: uploader.HardlinksAllow, Deletes: uploader.DeletesKeep,
+			Proven: true, ProvenAt: time.Now(), Hardlinks: safefs.LinksAllow, Deletes: uploader.DeletesKeep,
 		}}, uploader.Options{
 			Workers: workers, PartSize: 16 << 20, SinglePutMax: 64 << 20, MemoryLimit: 128 << 20, Drain: time.Second,
 			Log: zap.NewNop(), Metrics: uploader.NewMetrics(reg),

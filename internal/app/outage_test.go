@@ -188,7 +188,7 @@ func newStation(t *testing.T, base string, c *cloud) *station {
 		Name: "data", Instance: "i", Bucket: "b", RealPath: s.dir, Mapper: state.NewMapper("p"),
 		Root: safefs.NewRoot(s.dir, safefs.RootOptions{}), Objects: c, Multipart: noMultipart{}, State: s.st,
 		Accept: func(state.Object) uploader.KeyVerdict { return uploader.KeyOK }, Proven: true, ProvenAt: time.Now(),
-		OnProven: flusher.Retry, Hardlinks: uploader.HardlinksAllow, Deletes: uploader.DeletesKeep,
+		OnProven: flusher.Retry, Hardlinks: safefs.LinksAllow, Deletes: uploader.DeletesKeep,
 	}}, uploader.Options{
 		Workers: 16, PartSize: 16 << 20, SinglePutMax: 64 << 20, MemoryLimit: 64 << 20, Drain: 25 * time.Second,
 		Log: zap.NewNop(), Metrics: uploader.NewMetrics(reg), OnOutcome: func(uploader.Outcome) { flusher.Nudge() },

@@ -198,7 +198,7 @@ func (s *source) uploaderSource(instance string) uploader.Source {
 		ProvenAt:                  s.provenAt,
 		OnProven:                  s.onProven,
 		OnStopped:                 s.forgetCapabilities,
-		Hardlinks:                 s.cfg.Hardlinks,
+		Hardlinks:                 safefs.LinkPolicy(s.cfg.Hardlinks),
 		Deletes:                   s.cfg.Deletes,
 		ShortLife:                 max(shortLifeLeast, shortLifeSettles*s.cfg.Settle),
 		Intact:                    func(id safefs.Identity) bool { return s.watch != nil && s.watch.Intact(id) },

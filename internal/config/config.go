@@ -87,6 +87,7 @@ type Watch struct {
 	RescanInterval      time.Duration
 	PollInterval        time.Duration
 	RemoteCheckInterval time.Duration
+	Reread              time.Duration // within which every file is read again, 0: never
 }
 
 // Upload bounds the uploads of all sources together. Sizes are bytes.
@@ -168,6 +169,7 @@ func defaults() *Config {
 		Watch: Watch{
 			Settle: 2 * time.Second, MaxDelay: 15 * time.Minute,
 			RescanInterval: time.Hour, PollInterval: time.Minute, RemoteCheckInterval: 24 * time.Hour,
+			Reread: 30 * day,
 		},
 		Upload: Upload{Workers: 16, PartSize: 16 * mib, SinglePutMax: 64 * mib, MemoryLimit: 128 * mib},
 		Manifest: Manifest{

@@ -56,7 +56,7 @@ func TestParseFillsInEveryDefault(t *testing.T) {
 		}},
 		Watch: Watch{
 			Settle: 2 * time.Second, MaxDelay: 15 * time.Minute, RescanInterval: time.Hour,
-			PollInterval: time.Minute, RemoteCheckInterval: 24 * time.Hour,
+			PollInterval: time.Minute, RemoteCheckInterval: 24 * time.Hour, Reread: 30 * day,
 		},
 		Upload: Upload{Workers: 16, PartSize: 16 << 20, SinglePutMax: 64 << 20, MemoryLimit: 128 << 20},
 		Manifest: Manifest{
@@ -113,7 +113,7 @@ sources:
     prefix: backups/host-77
     kms_key_id: minio-key
     accept_kms_keys: *keys
-watch: {settle: 1m30s, max_delay: 2h, rescan_interval: 0, poll_interval: 1d12h, remote_check_interval: 1s}
+watch: {settle: 1m30s, max_delay: 2h, rescan_interval: 0, poll_interval: 1d12h, remote_check_interval: 1s, reread: 1d}
 upload: {workers: 256, part_size: 5MiB, single_put_max: 5GiB, memory_limit: 13631488, bandwidth_limit: 500KiB}
 manifest:
   flush_interval: 1s
@@ -153,7 +153,7 @@ func TestParseReadsEveryKey(t *testing.T) {
 			MaxDeletes: 100, CrossMounts: true, Settle: 90 * time.Second, MaxDelay: 2 * time.Hour,
 			Region: "eu-central-1", ExpectedBucketOwner: "012345678901",
 		}},
-		Watch:  Watch{Settle: 90 * time.Second, MaxDelay: 2 * time.Hour, PollInterval: 36 * time.Hour, RemoteCheckInterval: time.Second},
+		Watch:  Watch{Settle: 90 * time.Second, MaxDelay: 2 * time.Hour, PollInterval: 36 * time.Hour, RemoteCheckInterval: time.Second, Reread: day},
 		Upload: Upload{Workers: 256, PartSize: 5 << 20, SinglePutMax: 5 << 30, MemoryLimit: 13 << 20, BandwidthLimit: 500 << 10},
 		Manifest: Manifest{
 			FlushInterval: time.Second, MaxUnpublished: 100, MaxRecords: 10, Layout: "hive", ListSkipped: "all",

@@ -65,6 +65,7 @@ func (w *Watch) options() []option {
 		{key: "rescan_interval", value: interval(&w.RescanInterval)},
 		{key: "poll_interval", value: interval(&w.PollInterval)},
 		{key: "remote_check_interval", value: interval(&w.RemoteCheckInterval)},
+		{key: "reread", value: interval(&w.Reread)},
 	}
 }
 

@@ -5,15 +5,16 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
 // Opened is a regular file of a source. The caller closes File.
 type Opened struct {
-	File   *os.File
-	Stat   Stat   // of File, after it was opened
-	DirUID uint32 // the owner of the directory that holds it
+	File *os.File
+	Stat Stat // of File, after it was opened
+	Dir  Stat // of the directory that holds it
 }
 
 // Open opens the regular file at rel for reading. Anything else is refused
@@ -36,26 +37,50 @@ func (c *cursor) openFile(rel, name string) (*Opened, error) {
 	if name == "" {
 		return nil, ErrNotRegular
 	}
-	st, err := fstatat(c.fd, name)
-	if err != nil {
-		return nil, err
-	}
-	if err := regular(st); err != nil {
-		return nil, err
-	}
 	dir, err := fstat(c.fd)
 	if err != nil {
 		return nil, err
 	}
-	fd, err := openat(c.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
+	fd, err := c.openRegular(name)
 	if err != nil {
 		return nil, openError(err)
 	}
-	if st, err = c.checkFile(fd); err != nil {
+	st, err := c.checkFile(fd)
+	if err != nil {
 		closeFD(fd)
 		return nil, err
 	}
-	return &Opened{File: os.NewFile(uintptr(fd), rel), Stat: st, DirUID: dir.UID}, nil
+	return &Opened{File: os.NewFile(uintptr(fd), rel), Stat: st, Dir: dir}, nil
+}
+
+// openRegular opens name for reading without ever opening anything but a
+// regular file: opening a FIFO that was put there between a stat and the open
+// would let its writer go on. An O_PATH descriptor opens nothing; what it holds
+// cannot be exchanged any more and is opened through /proc (proc_pid_fd(5)).
+func (c *cursor) openRegular(name string) (int, error) {
+	held, err := openat(c.fd, name, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return -1, err
+	}
+	defer closeFD(held)
+	st, err := fstat(held)
+	if err != nil {
+		return -1, err
+	}
+	if err := regular(st); err != nil {
+		return -1, err
+	}
+	const flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
+	fd, err := openat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(held), flags)
+	if errors.Is(err, unix.ENOENT) && !procMounted() {
+		return openat(c.fd, name, flags|unix.O_NOFOLLOW) // checkFile sees what it is.
+	}
+	return fd, err
+}
+
+// procMounted reports whether this process has a /proc.
+func procMounted() bool {
+	return unix.Access("/proc/self/fd", unix.F_OK) == nil
 }
 
 // openError names what stands at the last component when it changed between

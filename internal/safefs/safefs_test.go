@@ -3,6 +3,7 @@ package safefs
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -347,8 +348,8 @@ func TestStatAgreesWithTheKernel(t *testing.T) {
 	if o.Stat != again || o.Stat != l {
 		t.Errorf("three stats of one file differ: %+v, %+v, %+v", o.Stat, again, l)
 	}
-	if l.Size != 4 || l.Nlink != 2 || o.DirUID != uint32(os.Getuid()) {
-		t.Errorf("got size %d, nlink %d, directory owner %d", l.Size, l.Nlink, o.DirUID)
+	if l.Size != 4 || l.Nlink != 2 || o.Dir.UID != uint32(os.Getuid()) {
+		t.Errorf("got size %d, nlink %d, directory owner %d", l.Size, l.Nlink, o.Dir.UID)
 	}
 }
 
@@ -484,4 +485,64 @@ func BenchmarkLstatDepth3(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// A FIFO that takes the place of a file between two calls must not be opened:
+// that would let whoever waits to write to it go on.
+func TestFIFOInAFilesPlaceIsNeverOpened(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "f")
+	spare, fifo := filepath.Join(dir, "spare"), filepath.Join(dir, "fifo")
+	if err := os.WriteFile(name, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root := NewRoot(dir, RootOptions{CrossMounts: true})
+	// A writer that waits is let go by whoever opens the FIFO for reading, and
+	// stays let go however soon that one closes it (fifo(7)).
+	held, err := openat(unix.AT_FDCWD, fifo, unix.O_PATH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFD(held)
+	path := fmt.Sprintf("/proc/self/fd/%d", held)
+	var letGo atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if fd, err := openat(unix.AT_FDCWD, path, unix.O_WRONLY); err == nil {
+			letGo.Store(true)
+			closeFD(fd)
+		}
+	})
+	stop := make(chan struct{})
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := errors.Join(os.Rename(name, spare), os.Rename(fifo, name), os.Rename(name, fifo), os.Rename(spare, name)); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 200_000 {
+		if o, err := root.Open("f"); err == nil {
+			o.File.Close()
+		}
+	}
+	if letGo.Load() {
+		t.Error("the FIFO was opened")
+	}
+	close(stop)
+	reader, err := openat(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFD(reader)
+	wg.Wait()
 }

@@ -98,6 +98,7 @@ type Digest struct {
 	Excluded   *int64           `json:"excluded"`
 	Unreadable *int64           `json:"unreadable"`
 	Special    *int64           `json:"special"`
+	Hardlinks  int64            `json:"hardlinks,omitempty"`
 	Scans      []state.ScanNote `json:"scans"`
 	Events     []state.Note     `json:"events"`
 
@@ -219,6 +220,7 @@ func (f *Flusher) newDigest(ch state.Chain, counts Counts, reason string, extra 
 	if n := len(d.Scans); n > 0 {
 		last := d.Scans[n-1]
 		d.Excluded, d.Unreadable, d.Special = &last.Excluded, &last.Unreadable, &last.Special
+		d.Hardlinks = last.Hardlinks
 	}
 	if ch.PrevKey == "" {
 		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = ch.Begins, ch.AbandonsChain, ch.AbandonsSHA256

@@ -66,7 +66,9 @@ type Intent struct {
 	Unresolved bool   // settled without an answer: held until the next acknowledged write of Key
 	// Rekey: the content stays as it is, only its encryption changes. The record
 	// is a `rekeyed` one.
-	Rekey    bool
+	Rekey bool
+	// Reread: the content changed and the times of the file did not.
+	Reread   bool
 	UploadID string // OpMultipart, OpCopy in parts: set once the server has opened the upload
 	PartSize int64  // OpMultipart
 }
@@ -158,6 +160,8 @@ type ScanNote struct {
 	Unreadable int64     `json:"unreadable"`
 	Special    int64     `json:"special"`
 
+	// Hardlinks is how many files the policy for hard links refused or skipped.
+	Hardlinks int64 `json:"hardlinks,omitempty"`
 	// DeletesHeld: so many files of a mirrored source are gone that nothing is
 	// deleted until a person confirms it.
 	DeletesHeld int64 `json:"deletes_held,omitempty"`

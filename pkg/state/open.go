@@ -15,6 +15,8 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
 const (
@@ -75,10 +77,7 @@ func makeDir(dir string) error {
 	if _, err := os.Stat(dir); err == nil {
 		return nil
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(dir))
+	return safefs.MkdirAll(dir, 0o700) // Each new level of it is synced.
 }
 
 // open brings the file into a state in which it can be used, and uses it.

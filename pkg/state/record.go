@@ -25,7 +25,7 @@ func Statuses() []Status {
 	return []Status{StatusUploaded, StatusSkipped, StatusFailed, StatusDeleted, StatusRekeyed}
 }
 
-// Basis says what decided a skip.
+// Basis says what decided a skip, or found a change that nothing told of.
 type Basis string
 
 // The bases of spec sections 5 and 8.
@@ -34,6 +34,7 @@ const (
 	BasisMetadata   Basis = "metadata"
 	BasisETag       Basis = "etag"
 	BasisAttributes Basis = "attributes" // content known, only mode, owner or times changed
+	BasisReread     Basis = "reread"     // the content was read again although the times did not change
 )
 
 // Trigger says why a path was looked at.

@@ -212,6 +212,7 @@ type intentWire struct {
 	ReplacesTag string    `json:"replaces_etag,omitempty"`
 	Unresolved  bool      `json:"unresolved,omitempty"`
 	Rekey       bool      `json:"rekey,omitempty"`
+	Reread      bool      `json:"reread,omitempty"`
 	UploadID    string    `json:"upload_id,omitempty"`
 	PartSize    int64     `json:"part_size,omitempty"`
 }
@@ -224,7 +225,7 @@ func toIntentWire(in *Intent) intentWire {
 		Mode: in.Attributes.Mode, UID: in.Attributes.UID, GID: in.Attributes.GID, Racy: in.Racy,
 		MD5: in.MD5[:], SHA256: in.SHA256[:], Trigger: in.Trigger, DetectedAt: in.DetectedAt,
 		ReplacesVID: in.Replaces.VersionID, ReplacesTag: in.Replaces.ETag,
-		Unresolved: in.Unresolved, Rekey: in.Rekey, UploadID: in.UploadID, PartSize: in.PartSize,
+		Unresolved: in.Unresolved, Rekey: in.Rekey, Reread: in.Reread, UploadID: in.UploadID, PartSize: in.PartSize,
 	}
 }
 
@@ -235,7 +236,7 @@ func (w *intentWire) intent() Intent {
 		},
 		Attributes: Attributes{Mode: w.Mode, UID: w.UID, GID: w.GID}, Racy: w.Racy,
 		Trigger: w.Trigger, DetectedAt: w.DetectedAt, Replaces: Object{VersionID: w.ReplacesVID, ETag: w.ReplacesTag},
-		Unresolved: w.Unresolved, Rekey: w.Rekey, UploadID: w.UploadID, PartSize: w.PartSize,
+		Unresolved: w.Unresolved, Rekey: w.Rekey, Reread: w.Reread, UploadID: w.UploadID, PartSize: w.PartSize,
 	}
 	copy(in.MD5[:], w.MD5)
 	copy(in.SHA256[:], w.SHA256)

@@ -22,6 +22,8 @@ func (l *look) gone(ctx context.Context) error {
 	}
 	st, err := l.Root.Stat(l.job.Path)
 	switch {
+	case err == nil && st.IsRegular() && l.Root.Misnamed(l.job.Path):
+		// Another name that differs in case is found by this one.
 	case err == nil && st.IsRegular():
 		if l.job.Kind == Gone {
 			l.job.Kind, l.job.Confirmed = Look, false

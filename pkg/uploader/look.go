@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -126,12 +128,22 @@ func (l *look) lookFile(ctx context.Context) error {
 	l.file = opened
 	l.fence, l.attrs = fenceOf(opened.Stat), attributesOf(opened.Stat)
 	l.f.size.Store(l.fence.Size)
-	if !l.linksAllowed() || l.job.Kind == settle && !l.resume.Fence.SameContent(l.fence) {
+	if err := l.checkLinks(); errors.Is(err, safefs.ErrLinkSkipped) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if l.job.Kind == settle && !l.resume.Fence.SameContent(l.fence) {
 		return nil
 	}
-	if l.unchanged() {
+	if l.unchanged() && l.job.Kind != Reread {
 		return l.skipByIndex(ctx)
 	}
+	return l.compare(ctx)
+}
+
+// compare reads the file and sends what the index does not have of it.
+func (l *look) compare(ctx context.Context) error {
 	if l.fence.Size > l.p.o.SinglePutMax && !l.q.takeSlot(l.it) {
 		return errNoSlot
 	}
@@ -142,10 +154,31 @@ func (l *look) lookFile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if l.job.Kind == Reread {
+		l.countReread()
+	}
 	if l.sameAsIndex() {
 		return l.skipAttributes(ctx)
 	}
 	return l.send(ctx)
+}
+
+// changedUnseen reports whether a file that is read again has another content
+// although size and times are those of the index.
+func (l *look) changedUnseen() bool {
+	e := &l.entry
+	return l.job.Kind == Reread && l.known && e.Stored && !e.Doubted && e.Fence.SameContent(l.fence) && !l.sameAsIndex()
+}
+
+// countReread counts a file that was read again although its times say that it
+// is unchanged.
+func (l *look) countReread() {
+	changed := l.changedUnseen()
+	l.metrics.reread(changed)
+	if changed {
+		l.log.Warn("content changed although size and times did not: a store through a mapping, or a failing disk; the file is uploaded as it is now",
+			zap.String("path", l.job.Path))
+	}
 }
 
 // hash reads the file. The caller returns the buffer, if there is one.
@@ -184,19 +217,14 @@ func (l *look) partSize() int64 {
 	}
 }
 
-// linksAllowed applies the policy for files with several names.
-func (l *look) linksAllowed() bool {
-	if l.file.Stat.Nlink <= 1 {
-		return true
+// checkLinks applies the policy for files with several names.
+func (l *look) checkLinks() error {
+	e := &l.entry
+	archived := l.known && e.Stored && e.Fence.Ino == l.fence.Ino && e.Attributes.UID == l.attrs.UID
+	if err := l.Hardlinks.Check(l.file.Stat, l.file.Dir, archived); err != nil {
+		return local(state.ClassFile, "open", err)
 	}
-	switch l.Hardlinks {
-	case HardlinksAllow:
-		return true
-	case HardlinksSkip:
-		return false
-	default:
-		return l.file.Stat.UID == l.file.DirUID
-	}
+	return nil
 }
 
 // unchanged reports whether the index alone shows that S3 holds the file.

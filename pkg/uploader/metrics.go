@@ -15,6 +15,7 @@ type Metrics struct {
 	bytes, hashed            *prometheus.CounterVec
 	mismatches, conflicts    *prometheus.CounterVec
 	repaired, shortLived     *prometheus.CounterVec
+	rereads                  *prometheus.CounterVec
 	health, parked, blocked  *prometheus.GaugeVec
 	last, unresolved         *prometheus.GaugeVec
 	durable                  *prometheus.HistogramVec
@@ -39,6 +40,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		conflicts:  counter("conflicts_total", "Files under whose key stands an object of another instance."),
 		repaired:   counter("remote_repaired_files_total", "Objects that were missing or replaced in S3 and were put back."),
 		shortLived: counter("short_lived_files_total", "Files that were gone shortly after they had been written, and uploaded in between."),
+		rereads:    counter("rereads_total", "Files read again although their times did not change, by what was found.", "result"),
 		health:     gauge("destination_state", "1 for the state that the destination is in.", "state"),
 		parked:     gauge("parked_files", "Paths with a failure that needs a person, by error class.", "class"),
 		blocked:    gauge("blocked_since_timestamp_seconds", "When the destination went out of service, by error class, 0 if it is not.", "class"),
@@ -62,7 +64,7 @@ func (m *Metrics) AddUnchanged(source string, n int64) {
 func (m *Metrics) Forget(source string) {
 	name := prometheus.Labels{"source": source}
 	for _, c := range []*prometheus.CounterVec{
-		m.files, m.failures, m.retries, m.bytes, m.hashed, m.mismatches, m.conflicts, m.repaired, m.shortLived,
+		m.files, m.failures, m.retries, m.bytes, m.hashed, m.mismatches, m.conflicts, m.repaired, m.shortLived, m.rereads,
 	} {
 		c.DeletePartialMatch(name)
 	}
@@ -101,6 +103,9 @@ func (m *Metrics) source(name string) *sourceMetrics {
 		m.health.WithLabelValues(name, string(h))
 	}
 	m.unresolved.WithLabelValues(name)
+	for _, result := range []string{rereadSame, rereadChanged} {
+		m.rereads.WithLabelValues(name, result)
+	}
 	return &sourceMetrics{
 		m: m, name: name,
 		mismatches: m.mismatches.WithLabelValues(name),
@@ -116,6 +121,21 @@ func (m *Metrics) source(name string) *sourceMetrics {
 
 func healths() []Health {
 	return []Health{HealthOK, HealthWaiting, HealthParked, HealthStopped}
+}
+
+// The results of rereads_total.
+const (
+	rereadSame    = "same"
+	rereadChanged = "changed"
+)
+
+// reread counts a file that was read again although its times did not change.
+func (m *sourceMetrics) reread(changed bool) {
+	result := rereadSame
+	if changed {
+		result = rereadChanged
+	}
+	m.m.rereads.WithLabelValues(m.name, result).Inc()
 }
 
 func (m *sourceMetrics) file(s state.Status) { m.m.files.WithLabelValues(m.name, string(s)).Inc() }

@@ -77,7 +77,7 @@ func (s *Source) check() error {
 	switch {
 	case s.Root == nil, s.Objects == nil, s.Multipart == nil, s.State == nil, s.Accept == nil:
 		return errors.New("root, objects, multipart, state and accept must be given")
-	case !slices.Contains([]string{HardlinksSameOwner, HardlinksAllow, HardlinksSkip}, s.Hardlinks):
+	case !s.Hardlinks.Valid():
 		return fmt.Errorf("unknown hard link policy %q", s.Hardlinks)
 	case !slices.Contains([]string{DeletesKeep, DeletesMirror}, s.Deletes):
 		return fmt.Errorf("unknown deletion policy %q", s.Deletes)

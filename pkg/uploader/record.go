@@ -98,6 +98,9 @@ func (l *look) commitUpload(ctx context.Context, in *state.Intent, o state.Objec
 	r.SetAttributes(in.Fence, in.Attributes)
 	describe(r, o, in.MD5, in.SHA256)
 	r.Attempt, r.Recovered = in.Attempt, recovered
+	if in.Reread {
+		r.Basis = state.BasisReread
+	}
 	r.ReplacedVID, r.ReplacedETag = in.Replaces.VersionID, in.Replaces.ETag
 	if r.DetectedAt = ""; !in.DetectedAt.IsZero() {
 		r.DetectedAt = state.FormatTime(in.DetectedAt)
@@ -170,14 +173,26 @@ func (l *look) skipAttributes(ctx context.Context) error {
 	if e.Attributes != l.entry.Attributes || e.Fence.MtimeNs != l.entry.Fence.MtimeNs {
 		return l.skip(ctx, e, l.indexed(), state.BasisAttributes, true)
 	}
+	if l.job.Kind == Reread && l.unchanged() {
+		return l.skipReread(ctx, e)
+	}
 	return l.skip(ctx, e, l.indexed(), state.BasisIndex, l.listed() && l.end.status == "")
+}
+
+// skipReread ends a look at a file whose content was read again and is what the
+// index says. Nothing has to be kept of it unless skips are listed.
+func (l *look) skipReread(ctx context.Context, e state.Entry) error {
+	if !l.p.o.ListSkips && l.entry.FailClass == "" {
+		return nil
+	}
+	return l.skip(ctx, e, l.indexed(), state.BasisReread, l.p.o.ListSkips)
 }
 
 // skip records that nothing had to be sent, and brings the index up to date.
 // Without listed the skip is only counted.
 func (l *look) skip(ctx context.Context, e state.Entry, o state.Object, basis state.Basis, listed bool) error {
 	l.f.enter(PhaseCommit)
-	out := state.Outcome{Path: l.job.Path, Entry: &e, Unasked: basis == state.BasisIndex || basis == state.BasisAttributes}
+	out := state.Outcome{Path: l.job.Path, Entry: &e, Unasked: basis == state.BasisIndex || basis == state.BasisAttributes || basis == state.BasisReread}
 	if listed {
 		r := l.record(state.StatusSkipped)
 		r.Basis = basis

@@ -101,7 +101,7 @@ func (l *look) resend(ctx context.Context, s standing) (sent, finished bool, now
 	defer func() { _ = opened.File.Close() }() // It was only read.
 	l.file = opened
 	l.fence, l.attrs = fenceOf(opened.Stat), attributesOf(opened.Stat)
-	if l.fence.Size != s.object.Size || !l.linksAllowed() {
+	if l.fence.Size != s.object.Size || l.checkLinks() != nil {
 		return false, false, now, nil
 	}
 	if l.fence.Size > l.p.o.SinglePutMax && !l.q.takeSlot(l.it) {

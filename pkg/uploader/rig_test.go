@@ -64,7 +64,7 @@ func newRig(tb testing.TB, change func(*Source, *Options)) *rig {
 			}
 			return KeyOK
 		},
-		Hardlinks: HardlinksSameOwner, Deletes: DeletesKeep,
+		Hardlinks: safefs.LinksSameOwner, Deletes: DeletesKeep,
 	}
 	if change != nil {
 		change(&r.src, &r.o)

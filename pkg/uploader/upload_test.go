@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -524,8 +525,8 @@ func TestMirrorDeletesOnlyWhenConfirmed(t *testing.T) {
 	r.noIntents()
 }
 
-func TestHardLinksOfOthersAreLeftAlone(t *testing.T) {
-	r := newRig(t, func(s *Source, _ *Options) { s.Proven, s.Hardlinks = true, HardlinksSkip })
+func TestHardLinksAreSkippedWhereTheConfigurationSaysSo(t *testing.T) {
+	r := newRig(t, func(s *Source, _ *Options) { s.Proven, s.Hardlinks = true, safefs.LinksSkip })
 	r.start()
 	r.write("a", []byte("x"))
 	if err := os.Link(filepath.Join(r.dir, "a"), filepath.Join(r.dir, "b")); err != nil {
@@ -550,5 +551,112 @@ func TestNewRejectsWhatCannotWork(t *testing.T) {
 		if _, err := New(NewQueue(1), []Source{s}, o); err == nil {
 			t.Errorf("New with bad %s = nil, want an error", name)
 		}
+	}
+}
+
+// giveAway makes path, relative to the source, another user's.
+func (r *rig) giveAway(path string) {
+	r.t.Helper()
+	if os.Getuid() != 0 {
+		r.t.Skip("only root can give a file away")
+	}
+	if err := os.Lchown(filepath.Join(r.dir, path), 4711, 4711); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func TestSecondNameElsewhereDoesNotEndArchiving(t *testing.T) {
+	r := newRig(t, func(s *Source, _ *Options) { s.Proven = true })
+	r.start()
+	r.write("d/f", []byte("one"))
+	r.giveAway("d/f")
+	if err := os.Chmod(filepath.Join(r.dir, "d"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	r.look(state.TriggerStartup, "d/f")
+	if err := os.Link(r.dir+"/d/f", filepath.Join(t.TempDir(), "backup")); err != nil {
+		t.Fatal(err)
+	}
+	r.write("d/f", []byte("second"))
+	r.look(state.TriggerEvent, "d/f")
+	r.wantObject("d/f", []byte("second"))
+	r.wantTrail("uploaded", "uploaded")
+}
+
+func TestForeignHardLinkIsAFailureOnRecord(t *testing.T) {
+	for name, before := range map[string]string{"new name": "", "in the place of an archived file": "mine"} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, func(s *Source, _ *Options) { s.Proven = true })
+			r.start()
+			secret := filepath.Join(r.dir, "secret")
+			r.write("secret", []byte("not for everybody"))
+			r.giveAway("secret")
+			want := []string{"failed/file"}
+			r.write("d/x", []byte(before))
+			if err := os.Chmod(filepath.Join(r.dir, "d"), 0o777); err != nil {
+				t.Fatal(err)
+			}
+			if before != "" {
+				r.look(state.TriggerStartup, "d/x")
+				want = []string{"uploaded", "failed/file"}
+			}
+			if err := os.Remove(r.dir + "/d/x"); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Link(secret, r.dir+"/d/x"); err != nil {
+				t.Fatal(err)
+			}
+			r.offer(state.TriggerEvent, "d/x")
+			r.until("the failure is on record", func() bool { return len(r.records()) == len(want) })
+			r.wantTrail(want...)
+			if rec := r.records()[len(want)-1]; !strings.Contains(rec.Error, "hardlinks: allow") {
+				t.Errorf("error = %q, want what to do", rec.Error)
+			}
+			if _, body, _ := r.store.object("pre/d/x"); string(body) != before {
+				t.Errorf("the object is %q, want %q", body, before)
+			}
+		})
+	}
+}
+
+func TestRereadFindsContentThatChangedWithoutItsTimes(t *testing.T) {
+	r := newRig(t, func(s *Source, _ *Options) { s.Proven = true })
+	r.start()
+	r.write("same", []byte("one"))
+	r.write("f", []byte("one"))
+	r.look(state.TriggerStartup, "f", "same")
+	old := r.wantObject("f", []byte("one"))
+
+	// As a store through a mapping leaves it: the index has the times of now.
+	r.write("f", []byte("two"))
+	e := r.entry("f")
+	st, err := r.src.Root.Lstat("f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Fence = fenceOf(st)
+	if _, err := r.src.State.Commit(t.Context(), state.Outcome{Path: "f", Entry: &e}); err != nil {
+		t.Fatal(err)
+	}
+	r.look(state.TriggerRescan, "f")
+	r.wantObject("f", []byte("one")) // That is why files are read again.
+
+	for _, p := range []string{"f", "same"} {
+		r.offerJob(Job{Source: "data", Path: p, Kind: Reread, Trigger: state.TriggerRescan})
+	}
+	r.idle()
+	r.wantObject("f", []byte("two"))
+	r.wantTrail("uploaded", "uploaded", "uploaded/reread")
+	if rec := r.records()[2]; rec.ReplacedETag != old.ETag || rec.Trigger != state.TriggerRescan {
+		t.Errorf("replaced_etag %q, trigger %q, want %q, rescan", rec.ReplacedETag, rec.Trigger, old.ETag)
+	}
+	want := `
+# HELP s3syncd_rereads_total Files read again although their times did not change, by what was found.
+# TYPE s3syncd_rereads_total counter
+s3syncd_rereads_total{result="changed",source="data"} 1
+s3syncd_rereads_total{result="same",source="data"} 1
+`
+	if err := testutil.GatherAndCompare(r.reg, strings.NewReader(want), "s3syncd_rereads_total"); err != nil {
+		t.Error(err)
 	}
 }

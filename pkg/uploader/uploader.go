@@ -23,6 +23,10 @@ const (
 	// Rekey brings the object under the configured key. The content stays: the
 	// file is sent only where it is the same, and the index stays the file's.
 	Rekey
+	// Reread compares the content of a file whose times did not change, and
+	// uploads it where it is another: a store through a mapping may leave the
+	// times as they are, and so does a disk that decays.
+	Reread
 
 	settle // An interrupted write of the path is to be settled.
 )
@@ -81,13 +85,10 @@ const (
 	KeyOK                        // Encrypted under the configured or an accepted key.
 )
 
-// Policies of Source.Hardlinks and Source.Deletes, as the configuration spells them.
+// Values of Source.Deletes, as the configuration spells them.
 const (
-	HardlinksSameOwner = "same-owner"
-	HardlinksAllow     = "allow"
-	HardlinksSkip      = "skip"
-	DeletesKeep        = "keep"
-	DeletesMirror      = "mirror"
+	DeletesKeep   = "keep"
+	DeletesMirror = "mirror"
 )
 
 // Source is one directory and its destination. The functions are called from
@@ -126,7 +127,7 @@ type Source struct {
 	OnProven  func()
 	OnStopped func()
 
-	Hardlinks string
+	Hardlinks safefs.LinkPolicy
 	Deletes   string
 	// ShortLife is how soon after its last change a file must be gone for its
 	// upload to count as wasted. 0: none is counted.

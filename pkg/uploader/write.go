@@ -55,7 +55,7 @@ func (l *look) announce(ctx context.Context, d decision) (*state.Intent, error) 
 	in := &state.Intent{
 		Op: state.OpPut, Path: l.job.Path, Key: l.key, Fence: l.fence, Attributes: l.attrs, Racy: l.racy,
 		MD5: l.read.md5, SHA256: l.read.sha256, Trigger: l.job.Trigger, DetectedAt: l.job.Detected,
-		Replaces: d.replaces, Rekey: l.job.Kind == Rekey,
+		Replaces: d.replaces, Rekey: l.job.Kind == Rekey, Reread: l.changedUnseen(),
 	}
 	if l.read.partSize > 0 {
 		in.Op, in.PartSize = state.OpMultipart, l.read.partSize

@@ -213,7 +213,23 @@ func unreadableSource(r *rig) {
 	if n := len(r.sink.refused); n != 1 || r.sink.refused[0].Path != "d" {
 		r.tb.Errorf("refused: got %+v, want d alone", r.sink.refused)
 	}
+	// The failure is in the index, and waits in the sink to be tried again.
+	r.sink.mu.Lock()
+	r.sink.put(Known{Path: "d"})
+	r.sink.mu.Unlock()
+	r.sink.hold("d")
+	gone := func() bool { return r.offers() == "[gone d]" }
+	r.must(os.Chmod(r.path("d"), 0o100)) // Still not readable.
+	r.eventually("the event is worked off", func() bool { return r.Dirty() == 0 })
+	if gone() {
+		r.tb.Error("the failure of a directory that cannot be read is taken back")
+	}
 	r.must(os.Chmod(r.path("d"), 0o755))
+	r.eventually("the failure is taken back", gone)
+	r.sink.hold("")
+	r.sink.mu.Lock()
+	r.sink.remove("d")
+	r.sink.mu.Unlock()
 	r.eventually("d is watched", func() bool { return r.metric("watched_directories") == 2 })
 	r.write("d/g", "y")
 	r.agrees()

@@ -8,12 +8,18 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
 // ignoreName is the file in a directory whose patterns apply below it.
 const ignoreName = ".s3syncignore"
+
+// fileBudget bounds the steps that all ignore files together may take for one
+// path: whoever may write to the source writes them. Beyond it the path is
+// archived, because leaving it out is what would lose something.
+const fileBudget = 100_000
 
 // maxIgnoreFile bounds the size of an ignore file; a larger one is refused.
 const maxIgnoreFile = 1 << 20
@@ -94,6 +100,13 @@ func parsePatterns(content string) []pattern {
 
 // matches reports whether p matches the path rel, relative to where p stands.
 func (p *pattern) matches(rel string, isDir bool) bool {
+	budget := wildBudget
+	return p.matchesWithin(rel, isDir, &budget)
+}
+
+// matchesWithin is matches, and takes the steps that it needs off budget.
+func (p *pattern) matchesWithin(rel string, isDir bool, budget *int) bool {
+	*budget--
 	if p.dirOnly && !isDir {
 		return false
 	}
@@ -102,7 +115,7 @@ func (p *pattern) matches(rel string, isDir bool) bool {
 		if p.literal == len(p.text) {
 			return name == p.text
 		}
-		return wildmatch(p.text, name, false)
+		return p.wild(p.text, name, false, budget)
 	}
 	if !strings.HasPrefix(rel, p.text[:p.literal]) {
 		return false
@@ -110,13 +123,30 @@ func (p *pattern) matches(rel string, isDir bool) bool {
 	if p.literal == len(p.text) {
 		return len(rel) == p.literal
 	}
-	return wildmatch(p.text[p.literal:], rel[p.literal:], true)
+	return p.wild(p.text[p.literal:], rel[p.literal:], true, budget)
 }
 
-// lastMatch returns the last pattern that matches, nil for none.
+func (p *pattern) wild(text, name string, path bool, budget *int) bool {
+	matched, steps := wildmatchWithin(text, name, path, max(0, min(*budget, wildBudget)))
+	*budget -= steps
+	return matched
+}
+
+// lastMatch returns the last pattern that matches, nil for none. The patterns
+// are an operator's: each may take its steps.
 func lastMatch(patterns []pattern, rel string, isDir bool) *pattern {
 	for i := len(patterns) - 1; i >= 0; i-- {
 		if patterns[i].matches(rel, isDir) {
+			return &patterns[i]
+		}
+	}
+	return nil
+}
+
+// lastMatchWithin is lastMatch as far as budget goes.
+func lastMatchWithin(patterns []pattern, rel string, isDir bool, budget *int) *pattern {
+	for i := len(patterns) - 1; i >= 0 && *budget > 0; i-- {
+		if patterns[i].matchesWithin(rel, isDir, budget) {
 			return &patterns[i]
 		}
 	}
@@ -135,6 +165,8 @@ type ignorer struct {
 
 	mu   sync.RWMutex
 	dirs map[string]ignoreFile // by directory
+
+	costly atomic.Int64 // paths that were archived because fileBudget was used up
 }
 
 func newIgnorer(include, exclude []string, files bool) (*ignorer, error) {
@@ -193,7 +225,8 @@ func (g *ignorer) byFile(path string, isDir bool) bool {
 	if len(g.dirs) == 0 {
 		return false
 	}
-	for dir := path; dir != ""; {
+	budget := fileBudget
+	for dir := path; dir != "" && budget > 0; {
 		dir = parentOf(dir)
 		f, ok := g.dirs[dir]
 		if !ok {
@@ -203,9 +236,12 @@ func (g *ignorer) byFile(path string, isDir bool) bool {
 		if dir != "" {
 			rel = path[len(dir)+1:]
 		}
-		if p := lastMatch(f.patterns, rel, isDir); p != nil {
+		if p := lastMatchWithin(f.patterns, rel, isDir, &budget); p != nil {
 			return !p.negated
 		}
+	}
+	if budget <= 0 {
+		g.costly.Add(1)
 	}
 	return false
 }

@@ -165,6 +165,41 @@ func TestWildmatchIsBounded(t *testing.T) {
 	}
 }
 
+func TestIgnoreFilesMadeToHurtAreBounded(t *testing.T) {
+	deep := strings.Repeat("a/", 100) + "a"
+	for _, line := range []string{"*a*a*a*a*a*a*b", "**/a*/**/a*/**/b*", "[a-", "x", "!**/x/**"} {
+		g, err := newIgnorer(nil, nil, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		patterns := parsePatterns(strings.Repeat(line+"\n", maxIgnoreFile/(len(line)+1)))
+		for dir := range strings.SplitSeq("//a//a/a", "//") {
+			g.dirs[dir] = ignoreFile{patterns: patterns}
+		}
+		budget := fileBudget
+		lastMatchWithin(patterns, deep, false, &budget)
+		if budget > 0 || budget < -2 {
+			t.Errorf("%q: %d steps are left of %d, want none, and none beyond", line, budget, fileBudget)
+		}
+		if g.excluded(deep, false) {
+			t.Errorf("%q: the path is left out", line)
+		}
+		if g.costly.Load() == 0 {
+			t.Errorf("%q: nothing tells that the patterns took too long", line)
+		}
+	}
+	if !func() bool { // What an ordinary file asks for is not touched by the bound.
+		g, err := newIgnorer(nil, nil, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.dirs[""] = ignoreFile{patterns: parsePatterns("*.log\n" + strings.Repeat("cache-*/tmp?\n", 2000))}
+		return g.excluded("a/b/c.log", false)
+	}() {
+		t.Error("the first of 2,001 patterns was not asked")
+	}
+}
+
 func FuzzWildmatch(f *testing.F) {
 	f.Add("a/**/[!b]*", "a/b/c")
 	f.Fuzz(func(_ *testing.T, pattern, text string) {

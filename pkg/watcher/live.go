@@ -209,6 +209,10 @@ func (w *Watcher) report(res *ScanResult) {
 	} else {
 		w.log.Warn("scan ended early, the next one does it again", append(fields, zap.Error(res.Err))...)
 	}
+	if n := w.ign.costly.Swap(0); n > 0 {
+		w.log.Warn("the patterns of the ignore files take too long, the paths are archived without asking the rest of them",
+			zap.Int64("paths", n), zap.Int("steps", fileBudget))
+	}
 	if w.o.OnScan != nil {
 		w.o.OnScan(*res)
 	}

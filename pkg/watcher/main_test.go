@@ -232,7 +232,7 @@ func rigAt(tb testing.TB, dir string, change func(*Options)) *rig {
 	o := Options{
 		Source: "src", Root: safefs.NewRoot(dir, safefs.RootOptions{CrossMounts: true}),
 		Settle: 20 * time.Millisecond, MaxDelay: 10 * time.Second, PollInterval: 100 * time.Millisecond,
-		Hardlinks: HardlinksAllow, Reserved: "_manifests",
+		Hardlinks: safefs.LinksAllow, Reserved: "_manifests",
 		OnScan: func(s ScanResult) { r.scans <- s },
 		Log:    zap.New(core), Metrics: NewMetrics(r.reg),
 	}

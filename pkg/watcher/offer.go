@@ -184,7 +184,7 @@ func (p *offerer) missing(ctx context.Context, s *scan, k Known) error {
 	switch {
 	case errors.Is(err, safefs.ErrRootChanged):
 		return err
-	case err == nil && st.IsRegular():
+	case err == nil && st.IsRegular() && !p.w.root.Misnamed(k.Path):
 		return p.differs(ctx, s, k.Path, st, &k) // It came while the scan went by.
 	case err == nil && !k.Stored && p.w.stillRefused(k.Path):
 		return nil // What the index has of it is that it was refused.

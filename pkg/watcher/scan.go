@@ -263,11 +263,7 @@ func (s *scan) entry(ctx context.Context, d *safefs.Dir, e *safefs.Entry) error 
 		return nil // Changed since it was listed: an event tells.
 	}
 	if st.Nlink > 1 {
-		if s.w.skipLink(st, s.above[len(s.above)-1].UID) {
-			s.res.Hardlinks++
-			return s.keep(path)
-		}
-		s.w.links.see(path, st)
+		return s.linked(ctx, path, st)
 	}
 	return s.file(ctx, path, st)
 }
@@ -337,16 +333,24 @@ func (s *scan) keepDir(ctx context.Context, dir string) error {
 	return nil
 }
 
-// skipLink reports whether policy leaves out a file with more than one link in
-// a directory of the given owner.
-func (w *Watcher) skipLink(st safefs.Stat, dirUID uint32) bool {
-	switch w.o.Hardlinks {
-	case HardlinksAllow:
-		return false
-	case HardlinksSkip:
-		return st.Nlink > 1
+// linked decides about a regular file with several names. What the policy
+// refuses is a fault, unless skipping is what the configuration asks for.
+func (s *scan) linked(ctx context.Context, path string, st safefs.Stat) error {
+	k, err := s.cur.peek()
+	if err != nil {
+		return err
 	}
-	return st.Nlink > 1 && st.UID != dirUID
+	archived := k != nil && k.Path == path && k.Stored && k.Ino == st.Ino && k.UID == st.UID
+	refused := s.w.o.Hardlinks.Check(st, s.above[len(s.above)-1], archived)
+	if refused == nil {
+		s.w.links.see(path, st)
+		return s.file(ctx, path, st)
+	}
+	s.res.Hardlinks++
+	if err := s.keep(path); err != nil || errors.Is(refused, safefs.ErrLinkSkipped) {
+		return err
+	}
+	return s.policy.refuse(ctx, s, path, refused)
 }
 
 // reserved reports whether path is the directory of the audit trail.

@@ -81,7 +81,7 @@ func TestScanFindsWhatDiffers(t *testing.T) {
 
 func TestScanLeavesOut(t *testing.T) {
 	r := newRig(t, func(o *Options) {
-		o.Exclude, o.IgnoreFiles, o.Hardlinks = []string{"*.tmp", "/cache/"}, true, HardlinksSkip
+		o.Exclude, o.IgnoreFiles, o.Hardlinks = []string{"*.tmp", "/cache/"}, true, safefs.LinksSkip
 	})
 	for _, f := range []string{"f", "x.tmp", "cache/y", "d/cache/y", "d/skipped", "_manifests/m", "d/_manifests/n", "l1"} {
 		r.write(f, "x")
@@ -114,6 +114,40 @@ func TestScanLeavesOut(t *testing.T) {
 		if got := r.metric("skipped_files", reason); got != want {
 			t.Errorf("skipped_files{reason=%q}: got %v, want %v", reason, got, want)
 		}
+	}
+}
+
+func TestScanReportsForeignHardLinksOnceTheyAreNotArchived(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give a file away")
+	}
+	r := newRig(t, func(o *Options) { o.Hardlinks = safefs.LinksSameOwner })
+	for _, f := range []string{"d/foreign", "d/archived", "d/other"} {
+		r.write(f, "x")
+		r.must(os.Lchown(r.path(f), 4711, 4711))
+	}
+	r.must(os.Chmod(r.path("d"), 0o777))
+	for _, f := range []string{"d/archived", "d/other"} {
+		st, err := r.root.Lstat(f)
+		r.must(err)
+		k := knownOf(f, st)
+		if f == "d/other" {
+			k.Ino++ // Another file was archived under this name.
+		}
+		r.sink.put(k)
+	}
+	for _, f := range []string{"d/foreign", "d/archived", "d/other"} {
+		r.must(os.Link(r.path(f), filepath.Join(t.TempDir(), "elsewhere")))
+	}
+	s := r.once()
+	if got, want := r.offers(), "[look d/archived refused d/foreign refused d/other]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if s.Hardlinks != 2 {
+		t.Errorf("counted %d hard links, want 2", s.Hardlinks)
+	}
+	if !errors.Is(r.sink.refused[0].Err, safefs.ErrForeignLink) {
+		t.Errorf("refused for %v", r.sink.refused[0].Err)
 	}
 }
 
@@ -600,7 +634,7 @@ func TestEverySeriesExistsFromTheStart(t *testing.T) {
 
 func TestOptionsAreChecked(t *testing.T) {
 	good := Options{
-		Root: safefs.NewRoot("/", safefs.RootOptions{}), Settle: 1, MaxDelay: 1, Hardlinks: HardlinksSkip,
+		Root: safefs.NewRoot("/", safefs.RootOptions{}), Settle: 1, MaxDelay: 1, Hardlinks: safefs.LinksSkip,
 		Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewRegistry()),
 	}
 	for name, change := range map[string]func(*Options){

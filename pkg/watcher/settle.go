@@ -212,7 +212,7 @@ func (g *settling) path(ctx context.Context, it *item, now time.Time) (time.Time
 		return time.Time{}, g.goneItself(ctx, it, path)
 	}
 	// What is unreadable or leads out of the source is for the scans to report.
-	if err == nil && !w.left(path) && (st.Nlink == 1 || !g.skipsLink(path, st)) {
+	if err == nil && !w.left(path) {
 		return g.file(ctx, it, st, now)
 	}
 	return time.Time{}, nil
@@ -244,11 +244,6 @@ func (g *settling) file(ctx context.Context, it *item, st safefs.Stat, now time.
 		return now.Add(w.o.Settle), nil
 	}
 	return time.Time{}, nil
-}
-
-func (g *settling) skipsLink(path string, st safefs.Stat) bool {
-	dir, err := g.w.root.Stat(parentOf(path))
-	return err != nil || g.w.skipLink(st, dir.UID)
 }
 
 // changedIgnoreFile has the source watched and scanned anew by patterns that
@@ -310,7 +305,9 @@ func (g *settling) offerGone(ctx context.Context, it *item, k *Known) error {
 		w.told.add(k.Path, true)
 		g.removed = true
 		return nil
-	case w.sink.Pending(k.Path):
+	case k.Stored && w.sink.Pending(k.Path):
+		return nil // A failure waits there for as long as nothing else is offered.
+	case !k.Stored && w.stillRefused(k.Path):
 		return nil
 	}
 	return g.offer(ctx, Change{Path: k.Path, Trigger: it.trigger, Detected: it.first, Kind: Gone})

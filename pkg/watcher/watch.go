@@ -45,13 +45,6 @@ const (
 	TriggerPoll    = "poll"
 )
 
-// Values of Options.Hardlinks.
-const (
-	HardlinksSameOwner = "same-owner" // skip a link whose owner is not its directory's
-	HardlinksAllow     = "allow"
-	HardlinksSkip      = "skip" // skip every file with more than one link
-)
-
 // ErrReserved is the Err of the Refused change for the reserved directory.
 var ErrReserved = errors.New("the name is reserved for the audit trail")
 
@@ -110,7 +103,7 @@ type Options struct {
 	Include        []string      // gitignore patterns; if any, only files that match are archived
 	Exclude        []string      // gitignore patterns; they win over everything else
 	IgnoreFiles    bool          // .s3syncignore files are honored
-	Hardlinks      string
+	Hardlinks      safefs.LinkPolicy
 	Reserved       string // a directory of this name at the top is refused; "": none
 	// Mirror: the sink deletes what is Gone. Stored files are then offered as gone
 	// by complete scans of the whole source alone, and by none that finds more
@@ -256,11 +249,10 @@ func (o Options) check() error {
 	case o.RescanInterval < 0 || o.PollInterval < 0:
 		return fmt.Errorf("watcher: intervals must not be negative, got %v and %v", o.RescanInterval, o.PollInterval)
 	}
-	switch o.Hardlinks {
-	case HardlinksSameOwner, HardlinksAllow, HardlinksSkip:
-		return nil
+	if !o.Hardlinks.Valid() {
+		return fmt.Errorf("watcher: hardlinks must be %s, %s or %s, got %q", safefs.LinksSameOwner, safefs.LinksAllow, safefs.LinksSkip, o.Hardlinks)
 	}
-	return fmt.Errorf("watcher: hardlinks must be %s, %s or %s, got %q", HardlinksSameOwner, HardlinksAllow, HardlinksSkip, o.Hardlinks)
+	return nil
 }
 
 // Run watches the source until ctx ends, through every fault of the source. It

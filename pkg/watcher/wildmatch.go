@@ -22,12 +22,20 @@ const wildBudget = 100_000
 type wild struct {
 	pattern, text string
 	path          bool
-	steps         int
+	steps, budget int
 }
 
 func wildmatch(pattern, text string, path bool) bool {
-	w := wild{pattern: pattern, text: text, path: path}
-	return w.from(0, 0) == match
+	matched, _ := wildmatchWithin(pattern, text, path, wildBudget)
+	return matched
+}
+
+// wildmatchWithin is wildmatch in at most budget steps, beyond which nothing
+// matches. It returns how many it took.
+func wildmatchWithin(pattern, text string, path bool, budget int) (matched bool, steps int) {
+	w := wild{pattern: pattern, text: text, path: path, budget: budget}
+	matched = w.from(0, 0) == match
+	return matched, w.steps
 }
 
 // at returns the byte of s at i, 0 behind its end: neither patterns nor names
@@ -42,7 +50,7 @@ func at(s string, i int) byte {
 func (w *wild) from(p, t int) verdict {
 	begin := p
 	for ; p < len(w.pattern); p, t = p+1, t+1 {
-		if w.steps++; w.steps > wildBudget {
+		if w.steps++; w.steps > w.budget {
 			return abortAll
 		}
 		pc, tc := w.pattern[p], at(w.text, t)

@@ -371,3 +371,49 @@ func TestRescanRemoteWorksWithoutARegularCheck(t *testing.T) {
 		t.Errorf("%d uploaded records, want 2", n)
 	}
 }
+
+// A store through a mapping moves the times of a file at the first fault of a
+// page alone: the next one, before the page is written back, leaves them.
+func TestALateStoreThroughAMappingIsFoundByReadingAgain(t *testing.T) {
+	s := newSite(t, "", "")
+	b, err := os.ReadFile(s.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, s.file, strings.Replace(string(b), "poll_interval: 1s}", "poll_interval: 1s, reread: 1s}", 1))
+	f, err := os.OpenFile(s.path("mapped"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	truncate(t, s.path("mapped"), 3)
+	m, err := unix.Mmap(int(f.Fd()), 0, 3, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(m) }()
+	copy(m, "one")
+	d := s.daemon(t)
+	s.holds(t, "mapped", "one")
+	s.mustFlush(t)
+	before, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(m, "two")
+	after, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.holds(t, "mapped", "two")
+	tr := s.stopAndCompare(t, d)
+	if !after.ModTime().Equal(before.ModTime()) {
+		t.Skip("this file system tells of each store through a mapping")
+	}
+	for _, r := range tr.records {
+		if r.Status == "uploaded" && r.Basis == "reread" {
+			return
+		}
+	}
+	t.Errorf("no upload with the basis reread in %+v", tr.records)
+}
