@@ -294,6 +294,7 @@ func refusesABadFile(t *testing.T, s *site) {
 	if !strings.Contains(s.journal(), "no_such_key") {
 		t.Errorf("the journal does not name the key:\n%s", tail(s.journal(), 1000))
 	}
+	eventually(t, "the daemon's own refusal", func() bool { return strings.Contains(s.journal(), "the new configuration is refused") })
 	s.archives(t)
 	s.configure(t, "")
 	s.must(t, "systemctl", "reload", "s3syncd")
