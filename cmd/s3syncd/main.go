@@ -146,6 +146,13 @@ func complain(w io.Writer, err error) {
 	}
 }
 
+// warn prints what is legal and probably not meant.
+func warn(w io.Writer, warnings []string) {
+	for _, text := range warnings {
+		_, _ = fmt.Fprintf(w, "s3syncd: warning: %s\n", text) // Nowhere left to say so.
+	}
+}
+
 func usage(w io.Writer) {
 	var b strings.Builder
 	b.WriteString("s3syncd keeps directories archived in S3, encrypted under your KMS key, with an audit trail.\n\n")

@@ -36,6 +36,7 @@ func preflightCommand(ctx context.Context, args []string, io streams) error {
 	if err != nil {
 		return err
 	}
+	warn(io.err, cfg.Warnings)
 	report, err := app.Preflight(ctx, app.PreflightOptions{Config: cfg, Stderr: io.err})
 	if len(report.Sources) == 0 {
 		return err

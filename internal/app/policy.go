@@ -67,7 +67,7 @@ func Policy(o PolicyOptions) (doc []byte, notes []string, err error) {
 		if region == "" && keyRegion(c.KMSKeyID) == "" {
 			region = o.Region
 		}
-		b.addSource(c, region)
+		b.addSource(i, region)
 	}
 	switch o.Kind {
 	case PolicyRole:
@@ -86,14 +86,15 @@ func Policy(o PolicyOptions) (doc []byte, notes []string, err error) {
 }
 
 // addSource adds a source as each of the instances has it.
-func (b *policyBuilder) addSource(c *config.Source, region string) {
+func (b *policyBuilder) addSource(i int, region string) {
+	c := &b.o.Config.Sources[i]
 	if len(b.o.Instances) == 0 {
 		b.sources = append(b.sources, policySource{Source: c, arns: arnsOf(c, region)})
 		return
 	}
 	for n, instance := range b.o.Instances {
 		of := *c
-		of.Prefix = c.PrefixOf(instance)
+		of.Prefix = b.o.Config.PrefixOf(i, instance)
 		if n > 0 && of.Prefix == b.sources[len(b.sources)-1].Prefix {
 			b.note("the prefix of source " + c.Name + " does not have {instance} in it: hosts that share it would overwrite each other's files")
 			return

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/loopback"
+	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
 // check judges settings against each other. What was refused on its own is left
@@ -111,6 +112,14 @@ func (l *loader) checkSource(key string, s *Source) {
 	}
 	if l.cfg.S3.EndpointURL == "" {
 		l.checkOnAWS(key, s)
+	}
+	l.checkPatterns(join(key, "include"), s.Include, s.Path)
+	l.checkPatterns(join(key, "exclude"), s.Exclude, s.Path)
+}
+
+func (l *loader) checkPatterns(key string, lines []string, root string) {
+	for _, w := range watcher.PatternWarnings(lastKey(key), lines, root) {
+		l.warn(key, w)
 	}
 }
 

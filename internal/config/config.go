@@ -33,7 +33,8 @@ type Config struct {
 	// meant. They are not part of Canonical.
 	Warnings []string
 
-	at func(key string) origin // where a setting was written
+	at       func(key string) origin // where a setting was written
+	prefixes []string                // of the sources, as they were written: with {instance}
 }
 
 // S3 is what all sources share about the server.
@@ -72,13 +73,11 @@ type Source struct {
 	Region              string
 	ExpectedBucketOwner string
 	Profile             string // of the shared AWS configuration; "": the AWS environment decides
-
-	prefix string // as it was written, with {instance} in it
 }
 
-// PrefixOf returns the Prefix that the source has on the host of this name, with
+// PrefixOf returns the Prefix that source i has on the host of this name, with
 // the same configuration.
-func (s *Source) PrefixOf(instance string) string { return prefixOf(s.prefix, instance) }
+func (c *Config) PrefixOf(i int, instance string) string { return prefixOf(c.prefixes[i], instance) }
 
 // Watch is when changes are looked for. An interval of 0 is off.
 type Watch struct {

@@ -65,8 +65,8 @@ func (l *loader) fillSource(key string, s *Source) {
 			l.fault(key+".name", "", "is required: the base name of the path "+problem, nameForm)
 		}
 	}
-	s.prefix = s.Prefix
-	s.Prefix = prefixOf(s.prefix, c.Instance)
+	c.prefixes = append(c.prefixes, s.Prefix)
+	s.Prefix = prefixOf(s.Prefix, c.Instance)
 	if len(s.Prefix) > maxPrefixBytes {
 		l.fault(key+".prefix", quote(s.Prefix), "is longer than "+strconv.Itoa(maxPrefixBytes)+" bytes", prefixForm)
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
 // The accepted forms, as faults name them.
@@ -267,7 +269,7 @@ func checkPattern(s string) string {
 	if slices.Contains([]string{"", "!", "/", "!/"}, strings.TrimSpace(s)) {
 		return "matches nothing"
 	}
-	return ""
+	return watcher.PatternFault(s)
 }
 
 func checkContextKey(s string) string {
