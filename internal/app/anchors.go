@@ -198,7 +198,7 @@ func (h *hostTrail) keys(ctx context.Context) []*manifest.PublicKey {
 	if !ok {
 		return nil
 	}
-	signer, err := manifest.LoadEd25519(file)
+	signer, err := loadKey(file, h.cfg)
 	if err != nil {
 		return nil
 	}
