@@ -25,7 +25,7 @@ func checkCommand(ctx context.Context, args []string, io streams) error {
 		return err
 	}
 	warn(io.err, cfg.Warnings)
-	warn(io.err, app.StateWarnings(cfg))
+	warn(io.err, app.HostWarnings(cfg))
 	warn(io.err, app.IncludeWarnings(ctx, cfg))
 	_, err = fmt.Fprintf(io.out, "%s: no faults; sources: %d\n", *file, len(cfg.Sources))
 	return err

@@ -37,7 +37,7 @@ func preflightCommand(ctx context.Context, args []string, io streams) error {
 		return err
 	}
 	warn(io.err, cfg.Warnings)
-	warn(io.err, app.StateWarnings(cfg))
+	warn(io.err, app.HostWarnings(cfg))
 	report, err := app.Preflight(ctx, app.PreflightOptions{Config: cfg, Stderr: io.err})
 	if len(report.Sources) == 0 {
 		return err

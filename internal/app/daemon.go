@@ -70,7 +70,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	d.level = level
-	for _, w := range append(slices.Clone(cfg.Warnings), StateWarnings(cfg)...) {
+	for _, w := range append(slices.Clone(cfg.Warnings), HostWarnings(cfg)...) {
 		log.Warn("configuration", zap.String("warning", w))
 	}
 	err = d.run(ctx)

@@ -6,6 +6,7 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/s3syncd/s3syncd/internal/config"
@@ -14,6 +15,12 @@ import (
 
 // serviceUser is the user that the packages make, and the service runs as.
 const serviceUser = "s3syncd"
+
+// The users that systemd draws for services with DynamicUser=yes.
+const (
+	dynamicFirst = 61184
+	dynamicLast  = 65519
+)
 
 // trustedUsers are the users beside this one and root that may own what the
 // service relies on: root checks a configuration for it.
@@ -63,9 +70,24 @@ func StateWarnings(c *config.Config) (warnings []string) {
 		case !ok:
 		case perm&0o022 != 0:
 			warnings = append(warnings, fmt.Sprintf("%s: others than its owner may write to %s (mode %04o)%s; chmod 700", dir.key, dir.path, perm, follows))
-		case !slices.Contains(own, uid):
+		case !slices.Contains(own, uid) && !(uid >= dynamicFirst && uid <= dynamicLast):
 			warnings = append(warnings, fmt.Sprintf("%s: %s belongs to the user %s, who may write to it%s; chown it to the user of the service", dir.key, dir.path, userName(uid), follows))
 		}
+	}
+	return warnings
+}
+
+// exampleInstance is the one that the example of a configuration shows.
+const exampleInstance = "app-01"
+
+// HostWarnings says what of c is not as one might think on this host: the
+// directories that others can change, and the name of another host.
+func HostWarnings(c *config.Config) []string {
+	warnings := StateWarnings(c)
+	host, err := os.Hostname()
+	if short, _, _ := strings.Cut(host, "."); err == nil && c.Instance == exampleInstance && short != exampleInstance {
+		warnings = append(warnings, fmt.Sprintf("instance: %s is that of the example, and this host is called %s: "+
+			"two hosts with one instance overwrite each other's files; leave it out, or set a name that no other host has", exampleInstance, host))
 	}
 	return warnings
 }

@@ -47,3 +47,16 @@ func TestAStateThatOthersCanChangeIsWarnedOf(t *testing.T) {
 		}
 	}
 }
+
+func TestTheInstanceOfTheExampleIsWarnedOf(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for instance, want := range map[string]bool{exampleInstance: host != exampleInstance, host: false, "app-02": false} {
+		got := HostWarnings(&config.Config{Instance: instance, StateDir: "/no/such/dir"})
+		if (len(got) == 1) != want || want && !strings.Contains(got[0], host) {
+			t.Errorf("HostWarnings() of %s = %q, want one: %v", instance, got, want)
+		}
+	}
+}
