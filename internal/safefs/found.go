@@ -52,7 +52,7 @@ func (f *Found) Sole(a Attributes) bool {
 	}
 	trusted := func(uid uint32) bool { return uid == self || uid == owner }
 	switch {
-	case !trusted(f.UID), f.Nlink != 1:
+	case !trusted(f.UID), f.Nlink > 1:
 		return false
 	case !trusted(f.dir.UID), openToOthers(f.dir, f.dirACL):
 		return false

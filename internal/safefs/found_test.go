@@ -111,23 +111,35 @@ func TestAFileWithAnAccessControlListIsNotSole(t *testing.T) {
 	}
 }
 
-func TestAFileThatGotASecondNameIsNotMadeSetuid(t *testing.T) {
-	dir := t.TempDir()
-	target := openTarget(t, dir)
-	in, err := target.Create("f", DirOwnerSelf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	if err := os.Link(filepath.Join(dir, names(t, dir)[0]), filepath.Join(dir, "second")); err != nil {
-		t.Fatal(err)
-	}
-	mode := uint32(0o4755)
-	if err := in.Commit(Attributes{Mode: &mode}, false); !errors.Is(err, ErrShared) {
-		t.Errorf("Commit = %v, want ErrShared", err)
-	}
-	if st, err := os.Stat(filepath.Join(dir, "second")); err != nil || st.Mode()&os.ModeSetuid != 0 {
-		t.Errorf("the second name has %v, %v, want no setuid", st.Mode(), err)
+// Somebody who can write the directory links the file that is written, or puts
+// another one in its place: neither becomes setuid, and it is said.
+func TestAFileThatSomebodyElseMovesIsNotMadeSetuid(t *testing.T) {
+	for name, meddle := range map[string]func(temp, other string) error{
+		"a second name": os.Link,
+		"another file in its place": func(temp, other string) error {
+			return errors.Join(os.Rename(temp, other), os.WriteFile(temp, []byte("evil"), 0o600))
+		},
+	} {
+		dir := t.TempDir()
+		target := openTarget(t, dir)
+		in, err := target.Create("f", DirOwnerSelf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		other := filepath.Join(dir, "other")
+		if err := meddle(filepath.Join(dir, names(t, dir)[0]), other); err != nil {
+			t.Fatal(err)
+		}
+		mode := uint32(0o4755)
+		if err := in.Commit(Attributes{Mode: &mode}, false); !errors.Is(err, ErrMeddled) {
+			t.Errorf("%s: Commit = %v, want ErrMeddled", name, err)
+		}
+		for _, path := range []string{other, filepath.Join(dir, "f")} {
+			if st, err := os.Stat(path); err == nil && st.Mode()&os.ModeSetuid != 0 {
+				t.Errorf("%s: %s is setuid", name, path)
+			}
+		}
 	}
 }
 

@@ -397,9 +397,10 @@ func (in *Incoming) Write(b []byte) (int, error) {
 
 // Commit gives the file its attributes and puts it in its place. With replace,
 // whatever is not a directory makes way for it, else ErrNotReplaced says that
-// something stands there. When it returns nil, the content survives a power cut
-// and so do, after Sync, the name and the attributes; after an error nothing of
-// the write is left.
+// something stands there. The setuid and setgid bits come last, when the file has
+// its name. When it returns nil, the content survives a power cut and so do,
+// after Sync, the name and the attributes; after an error nothing of the write is
+// left, or the whole file without these bits.
 func (in *Incoming) Commit(a Attributes, replace bool) error {
 	if in.f == nil {
 		return &fs.PathError{Op: "commit", Path: in.rel, Err: fs.ErrClosed}
@@ -410,16 +411,19 @@ func (in *Incoming) Commit(a Attributes, replace bool) error {
 	if err == nil {
 		err = in.f.Sync()
 	}
-	if err == nil && special.Mode != nil {
-		err = in.runAs(special)
-	}
 	if err == nil {
 		err = in.rename(replace)
+	}
+	if err == nil {
+		in.temp = ""
+		err = in.own()
+	}
+	if err == nil && special.Mode != nil {
+		err = special.Apply(in.f)
 	}
 	if err != nil {
 		return &fs.PathError{Op: "commit", Path: in.rel, Err: err}
 	}
-	in.temp = ""
 	return nil
 }
 
@@ -439,21 +443,24 @@ func (in *Incoming) OwnerEnters(a Attributes) (bool, error) {
 	return st.Mode&0o001 != 0, nil
 }
 
-// ErrShared: a file that would run with its owner's rights got another name while
-// it was written, so somebody else can reach it.
-var ErrShared = errors.New("somebody gave it another name while it was written")
+// ErrMeddled: whoever can write the directory has put another file in the place of
+// the one that was written, or given it a second name.
+var ErrMeddled = errors.New("somebody else changed the directory while it was written")
 
-// runAs gives the file its setuid and setgid bits, when its content is complete
-// and on disk. Until then nobody but its owner could open it.
-func (in *Incoming) runAs(a Attributes) error {
-	st, err := Fstat(in.f)
+// own checks that the file stands under its name, and under no other.
+func (in *Incoming) own() error {
+	mine, err := Fstat(in.f)
 	if err != nil {
 		return err
 	}
-	if st.Nlink != 1 {
-		return ErrShared
+	there, err := fstatat(in.dir, in.name)
+	if err != nil {
+		return err
 	}
-	return a.Apply(in.f)
+	if mine.Nlink > 1 || there.Ino != mine.Ino || there.Dev != mine.Dev {
+		return ErrMeddled
+	}
+	return nil
 }
 
 func (in *Incoming) rename(replace bool) error {
