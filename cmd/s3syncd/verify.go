@@ -28,8 +28,11 @@ signatures and keys of every document under the prefix. --remote compares what i
 says with the objects, --deep downloads and hashes them, --source reads the tree.
 
 The newest digest can only be checked against something outside the trail: the
-host's copies (with -c), --expect-head or --anchor. Without one the end of the
-trail may have been taken away; that is said (tail-unanchored) and is no fault.
+host's state and copies (with -c), --expect-head or --anchor. Without one the end
+of the trail may have been taken away; that is said (tail-unanchored) and is no
+fault. With --public-key nothing counts but what its signatures cover.
+
+With -c, --remote, --deep and --source have a running daemon publish first.
 
 It exits with 3 when a claim did not hold, and with 1 when it could not check.`
 
@@ -58,7 +61,7 @@ func (f *verifyFlags) set(fs *pflag.FlagSet) {
 	fs.StringVar(&f.o.ExpectHead, "expect-head", "", "a digest with this `SHA-256` must be there")
 	fs.StringVar(&f.o.AnchorFile, "anchor", "", "`file` of heads seen earlier, which must be there; brought up to date when all is clean")
 	fs.StringArrayVar(&f.o.PublicKeys, "public-key", nil, "PEM `file` of a key that signatures must lead to; may be repeated")
-	fs.DurationVar(&f.o.MaxAge, "max-age", 0, "a chain that goes on must have a digest younger than this (default: any age)")
+	fs.DurationVar(&f.o.MaxAge, "max-age", 0, "every chain that has not ended must have a digest younger than this, also one that was stopped (default: any age)")
 	fs.BoolVar(&f.o.Remote, "remote", false, "compare the newest record of each key with its object")
 	fs.StringVar(&f.deep, "deep", "", "also download and hash this `share` of the objects: 5%, or all")
 	fs.Uint64Var(&f.o.Seed, "seed", 0, "chooses what --deep downloads (default: drawn and printed)")

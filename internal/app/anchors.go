@@ -92,6 +92,33 @@ type hostTrail struct {
 	source *config.Source
 }
 
+// flushWait is how long a daemon may take to publish what has changed.
+const flushWait = time.Minute
+
+// flush has a running daemon publish what has changed, so that what it has not
+// told yet is no finding. It returns why that was not done; "" where it was, or
+// where no daemon runs.
+func (h *hostTrail) flush(ctx context.Context) string {
+	client := admin.NewClient(h.cfg.Admin.Socket)
+	ask, cancel := context.WithTimeout(ctx, statusWait)
+	defer cancel()
+	if _, err := client.Status(ask); err != nil {
+		return ""
+	}
+	ask, cancel = context.WithTimeout(ctx, flushWait+statusWait)
+	defer cancel()
+	a, err := client.Flush(ask, []string{h.source.Name}, flushWait)
+	if err != nil {
+		return err.Error()
+	}
+	for _, s := range a.Sources {
+		if !s.Done {
+			return strings.Join(s.Reasons, "; ")
+		}
+	}
+	return ""
+}
+
 // hostState is what the state says of a source's chain.
 type hostState struct {
 	known    bool // it could be asked
@@ -125,8 +152,10 @@ func (h *hostTrail) state(ctx context.Context) hostState {
 	}
 	for i := range st.Sources {
 		if s := &st.Sources[i]; s.Name == h.source.Name {
-			return hostState{known: true, chain: s.Trail.Chain, sequence: s.Trail.Sequence, sha: s.Trail.LastDigestSHA256,
-				waiting: s.Trail.WaitingDocuments, pending: s.Trail.WaitingDocuments > 0}
+			return hostState{
+				known: true, chain: s.Trail.Chain, sequence: s.Trail.Sequence, sha: s.Trail.LastDigestSHA256,
+				waiting: s.Trail.WaitingDocuments, pending: s.Trail.WaitingDocuments > 0,
+			}
 		}
 	}
 	return hostState{}

@@ -251,11 +251,17 @@ func (v *verification) check(ctx context.Context, t *verifyTarget) (VerifyResult
 // options returns what a trail is checked against.
 func (v *verification) options(ctx context.Context, t *verifyTarget) (manifest.VerifyOptions, error) {
 	o := manifest.VerifyOptions{
-		Bucket: t.bucket, Instance: v.o.Instance, Now: v.now(t), MaxAge: v.o.MaxAge, Keys: v.o.keys,
+		Bucket: t.bucket, Instance: v.o.Instance, Now: time.Now(), MaxAge: v.o.MaxAge, Keys: v.o.keys,
 		Anchors: v.o.heads(t.bucket, t.prefix), Progress: v.o.Progress.Documents,
+	}
+	if t.reader != nil {
+		o.Server = t.reader.Now
 	}
 	if v.o.Config != nil && v.o.Config.Manifest.Sign != "none" {
 		o.Signing = v.o.Config.Instance
+	}
+	if t.host != nil && (v.o.Remote || v.o.Deep > 0 || v.o.Source) {
+		o.Waits = t.host.flush(ctx)
 	}
 	if t.host != nil {
 		known, err := t.host.anchors(ctx)

@@ -38,6 +38,7 @@ func TestFaultsNamePlaceKeyAndForm(t *testing.T) {
 		{"settle 0", source("settle: 0"), "c.yaml:6:13: sources[0].settle: 0 is too short"},
 		{"short max_delay", source("max_delay: 99ms"), `c.yaml:6:16: sources[0].max_delay: "99ms" is too short`},
 		{"short interval", minimal + "watch: {poll_interval: 999ms}", `c.yaml:6:24: watch.poll_interval: "999ms" is too short`},
+		{"long digest_interval", minimal + "manifest: {digest_interval: 32d}", `c.yaml:6:29: manifest.digest_interval: "32d" is too long; accepted: a duration such as 500ms, 2s, 5m, 1h or 30d, from 1s to 31d, or 0`},
 		{"flush_interval 0", minimal + "manifest: {flush_interval: 0}", "c.yaml:6:28: manifest.flush_interval: 0 is too short"},
 		{"number as duration", minimal + "watch: {settle: 5}", "c.yaml:6:17: watch.settle: 5 has no unit"},
 		{"negative duration", minimal + "watch: {settle: -5s}", `c.yaml:6:17: watch.settle: "-5s" is not a duration`},

@@ -82,7 +82,7 @@ func (u *Upload) options() []option {
 func (m *Manifest) options() []option {
 	return []option{
 		{key: "flush_interval", value: duration{p: &m.FlushInterval, min: time.Second}},
-		{key: "digest_interval", value: interval(&m.DigestInterval)},
+		{key: "digest_interval", value: duration{p: &m.DigestInterval, min: time.Second, max: 31 * day, zero: true}}, // No reader believes a longer promise.
 		{key: "max_unpublished", value: integer[int64]{&m.MaxUnpublished, 1, 1_000_000_000}},
 		{key: "max_records", value: integer[int]{&m.MaxRecords, 1, 10_000_000}},
 		{key: "layout", value: enum{&m.Layout, []string{"flat", "hive"}}},

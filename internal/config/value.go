@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -201,8 +202,12 @@ func (v size) get() any { return *v.p }
 type duration struct {
 	p    *time.Duration
 	min  time.Duration
-	zero bool // 0 is accepted below min
+	max  time.Duration // 0: maxDuration
+	zero bool          // 0 is accepted below min
 }
+
+// most returns the longest that is accepted.
+func (v duration) most() time.Duration { return cmp.Or(v.max, maxDuration) }
 
 func (v duration) set(s scalar) string {
 	if !s.is(kindString, kindInteger) {
@@ -214,7 +219,7 @@ func (v duration) set(s scalar) string {
 		return problem
 	case d < v.min && (!v.zero || d != 0):
 		return "is too short"
-	case d > maxDuration:
+	case d > v.most():
 		return "is too long"
 	}
 	*v.p = d
@@ -222,7 +227,7 @@ func (v duration) set(s scalar) string {
 }
 
 func (v duration) accepted() string {
-	form := "a duration such as 500ms, 2s, 5m, 1h or 30d, from " + formatDuration(v.min) + " to " + formatDuration(maxDuration)
+	form := "a duration such as 500ms, 2s, 5m, 1h or 30d, from " + formatDuration(v.min) + " to " + formatDuration(v.most())
 	if v.zero {
 		form += ", or 0"
 	}

@@ -71,16 +71,20 @@ func (f *AnchorFile) Of(bucket, prefix string) []Anchor {
 }
 
 // Note takes in the heads of a clean verification. Heads of chains that it did
-// not look at stay.
+// not look at stay. The first time that a trail is seen its heads are taken for
+// what they are; later on, a chain that nothing vouches for does not come to
+// vouch for others by having been seen.
 func (f *AnchorFile) Note(bucket, prefix string, heads []Anchor, now time.Time) {
 	i := slices.IndexFunc(f.Trails, func(t TrailHeads) bool { return t.Bucket == bucket && t.Prefix == prefix })
-	if i < 0 {
+	first := i < 0
+	if first {
 		i = len(f.Trails)
 		f.Trails = append(f.Trails, TrailHeads{Bucket: bucket, Prefix: prefix})
 	}
 	t := &f.Trails[i]
 	t.SeenAt = state.FormatTime(now)
 	for _, h := range heads {
+		h.Unvouched = h.Unvouched && !first
 		t.Heads = slices.DeleteFunc(t.Heads, func(o Anchor) bool { return o.Instance == h.Instance && o.Chain == h.Chain })
 		t.Heads = append(t.Heads, h)
 	}
@@ -96,9 +100,9 @@ func (f *AnchorFile) Write(path string) error {
 }
 
 // LocalAnchors returns the digests that a host has copies of, and the ones that
-// these say are before them. waits is given the keys of all manifests and
-// digests in the order in which they were written, and returns those that may
-// not be published yet.
+// these say are before them. The keys of all manifests and digests, in the order
+// in which they were written, go to waits, which returns those that may not be
+// published yet.
 func LocalAnchors(ctx context.Context, local *Trail, waits func(keys []string) map[string]bool) ([]Anchor, error) {
 	chains, err := local.Chains(ctx)
 	if err != nil {

@@ -164,6 +164,21 @@ func chainAttacks() []attack {
 		{"add a chain that says it follows the one that goes on", func(a *attacked) {
 			a.chain("ffffffff", hexSHA(a.b.objects[a.digests()[1]])) // An older digest of it.
 		}, FindingAbandoned},
+		{"have a chain of their own seen by a clean `--anchor` run, so that it counts later", func(a *attacked) {
+			a.cut(len(a.digests()) - 1)
+			f := &AnchorFile{}
+			for range 2 { // The second time with the made-up chain.
+				a.o.Anchors = f.Of("b", "p/")
+				v := a.verify()
+				if !v.Clean {
+					a.t.Fatalf("found %+v", v.Findings)
+				}
+				f.Note("b", "p/", v.Heads(), a.s.now)
+				a.chain("ffffffff", a.lastSHA())
+			}
+			a.o.Anchors = f.Of("b", "p/")
+			a.o.Now = a.s.now.Add(3 * time.Hour)
+		}, FindingSilent},
 		{"end a silent chain with one that says it follows it", func(a *attacked) {
 			a.cut(len(a.digests()) - 1)
 			a.chain("ffffffff", a.lastSHA())
@@ -173,6 +188,12 @@ func chainAttacks() []attack {
 		{"write digests behind the newest signed one", func(a *attacked) {
 			a.follow(a.s.now, nil)
 			a.keysAlone()
+		}, FindingSignatureGone},
+		{"write digests behind the newest signed one", func(a *attacked) {
+			a.cut(len(a.digests()) - 1) // The stop: the chain goes on.
+			a.keysAlone()
+			a.o.Now = a.s.now.Add(26 * time.Hour)
+			a.b.modified[a.follow(a.o.Now, nil)] = a.o.Now // Written again each day.
 		}, FindingSignatureGone},
 		{"date a digest ahead, so that it is never late", func(a *attacked) {
 			a.follow(time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC), nil)
@@ -212,6 +233,18 @@ func chainAttacks() []attack {
 		{"put something under the name of a signature or a key before it is written", func(a *attacked) {
 			a.b.objects["p/_manifests/keys/"+a.s.key.Fingerprint()+".pem"] = []byte("x")
 		}, FindingKey},
+		{"add a chain that says it follows the one that goes on", func(a *attacked) {
+			a.chain("ffffffff", "") // At no digest; long before the end of the other.
+			for key := range a.b.objects {
+				if n, ok := ParseName(key); ok && n.Chain == "ffffffff" {
+					d := mustDigest(a.t, a.b.objects[key])
+					d.EndTime = state.FormatTime(a.s.now.Add(-8 * time.Minute))
+					d.StartTime = d.EndTime
+					a.put(d, a.s.now, a.s.now)
+				}
+			}
+			a.o.Anchors = nil
+		}, FindingAbandoned},
 		{"write manifests behind the end of a chain", func(a *attacked) {
 			a.follow(a.s.now, func(d *Digest) { d.Reason, d.NextDigestDue = ReasonFinal, nil })
 			_, d := a.last()

@@ -144,8 +144,16 @@ func ParseDigest(r io.Reader) (Digest, error) {
 	if err != nil {
 		return d, fmt.Errorf("read digest: %w", err)
 	}
+	return parseDigest(data)
+}
+
+// parseDigest is ParseDigest of bytes that were read.
+func parseDigest(data []byte) (d Digest, err error) {
 	if len(data) > maxDigestBytes {
 		return d, fmt.Errorf("%w: a digest larger than %d bytes", ErrFormat, maxDigestBytes)
+	}
+	if n := elements(data); n > maxDigestElements {
+		return d, fmt.Errorf("%w: a digest whose lists have more than %d elements", ErrFormat, maxDigestElements)
 	}
 	var head struct {
 		Version int `json:"version"`
@@ -169,6 +177,8 @@ func ParseDigest(r io.Reader) (Digest, error) {
 func (d *Digest) check() error {
 	first := d.PreviousDigestS3Key == nil && d.PreviousDigestSHA256 == nil
 	switch {
+	case d.longest() > maxTextBytes:
+		return fmt.Errorf("a text of %d bytes", d.longest())
 	case d.Version < 1:
 		return fmt.Errorf("version %d", d.Version)
 	case !chainPattern.MatchString(d.Chain):
@@ -185,8 +195,27 @@ func (d *Digest) check() error {
 	return checkRefs(d.Manifests)
 }
 
+// longest returns the length of the longest text that is no list's.
+func (d *Digest) longest() (n int) {
+	for _, s := range []string{
+		d.Instance, d.Source, d.Bucket, d.Prefix, d.Chain, d.StartTime, d.EndTime, d.ConfigSHA256, d.S3syncdVersion,
+		string(d.Begins), d.AbandonsChain, d.AbandonsDigestSHA256, d.Reason,
+	} {
+		n = max(n, len(s))
+	}
+	for _, s := range []*string{d.PreviousDigestS3Key, d.PreviousDigestSHA256, d.NextDigestDue, d.OldestPendingSince} {
+		if s != nil {
+			n = max(n, len(*s))
+		}
+	}
+	return n
+}
+
 func checkRefs(refs []state.ManifestRef) error {
 	for _, m := range refs {
+		if len(m.S3Key) > maxTextBytes {
+			return fmt.Errorf("a manifest with a key of %d bytes", len(m.S3Key))
+		}
 		if m.S3Key == "" || !shaPattern.MatchString(m.SHA256) || m.SizeBytes < 0 || m.Records < 0 {
 			return fmt.Errorf("manifest %q", m.S3Key)
 		}

@@ -82,7 +82,7 @@ func (b *bucket) Get(_ context.Context, key string) (io.ReadCloser, state.Object
 	if !ok {
 		return nil, state.Object{}, fs.ErrNotExist
 	}
-	return io.NopCloser(bytes.NewReader(data)), state.Object{Key: key, SSE: b.sse}, nil
+	return io.NopCloser(bytes.NewReader(data)), state.Object{Key: key, Size: int64(len(data)), SSE: b.sse}, nil
 }
 
 func (b *bucket) List(_ context.Context, prefix, after string, fn func(state.Object) error) error {
@@ -100,7 +100,7 @@ func (b *bucket) List(_ context.Context, prefix, after string, fn func(state.Obj
 	})
 	for _, k := range keys {
 		if strings.HasPrefix(k, prefix) && k > after {
-			if err := fn(state.Object{Key: k, LastModified: b.modified[k]}); err != nil {
+			if err := fn(state.Object{Key: k, Size: int64(len(b.objects[k])), LastModified: b.modified[k]}); err != nil {
 				return err
 			}
 		}

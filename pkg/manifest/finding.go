@@ -33,6 +33,7 @@ const (
 	FindingAnchor          FindingKind = "anchor"        // the trail is not what was seen or kept elsewhere
 	FindingSilent          FindingKind = "silent"        // past next_digest_due without a word
 	FindingStale           FindingKind = "stale"         // the head is older than was asked for
+	FindingLimit           FindingKind = "limit"         // there is more than is checked
 	FindingStopped         FindingKind = "stopped"       // it stopped longer ago than was asked for
 	FindingAbandoned       FindingKind = "abandoned-chain"
 	FindingDeleted         FindingKind = "delete-marker" // under _manifests/
@@ -57,6 +58,7 @@ const (
 	NoteLeftBehind       FindingKind = "left-behind"       // belongs to a chain that was left
 	NoteAbandoned        FindingKind = "abandoned-chain"
 	NoteStopped          FindingKind = "stopped"      // it ended with a clean stop, and nobody has started it again
+	NoteClock            FindingKind = "clock"        // the server's and the verifier's differ
 	NoteLate             FindingKind = "late"         // silence in the past
 	NoteGap              FindingKind = "gap"          // the host said so itself
 	NoteForeignObject    FindingKind = "foreign-file" // no document of this format
@@ -93,6 +95,7 @@ func (f *findings) add(x Finding) {
 	}
 	f.counts[x.Kind]++
 	if len(f.list) < maxFindings {
+		x.Key, x.Detail = clipped(x.Key), clipped(x.Detail)
 		f.list = append(f.list, x)
 	}
 }

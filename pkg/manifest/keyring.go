@@ -125,17 +125,17 @@ func announcementName(fresh, old string) string {
 // keyring is the public keys of a trail, and which of them are trusted.
 type keyring struct {
 	keys      map[string]*PublicKey
-	announced map[string][]string // by the announced key: those that announce it
-	trusted   map[string]bool
+	announces map[string][]string // by the announcing key: those that it announces
+	trusted   map[string]bool     // and those that they announce
+	named     []*PublicKey
 	given     bool            // the caller named keys to trust
 	begun     map[string]bool // instances whose first key was taken for theirs, where none was named
 }
 
 func newKeyring(trusted []*PublicKey) *keyring {
-	r := &keyring{keys: map[string]*PublicKey{}, announced: map[string][]string{}, trusted: map[string]bool{}, begun: map[string]bool{}, given: len(trusted) > 0}
+	r := &keyring{keys: map[string]*PublicKey{}, announces: map[string][]string{}, trusted: map[string]bool{}, begun: map[string]bool{}, named: trusted, given: len(trusted) > 0}
 	for _, k := range trusted {
 		r.keys[k.fingerprint] = k
-		r.trusted[k.fingerprint] = true
 	}
 	return r
 }
@@ -177,6 +177,9 @@ func (r *keyring) load(ctx context.Context, t *Trail, entries []Entry, fault fun
 			return err
 		}
 	}
+	for _, k := range r.named {
+		r.trust(k.fingerprint)
+	}
 	return nil
 }
 
@@ -207,28 +210,22 @@ func (r *keyring) announcement(ctx context.Context, t *Trail, e Entry, pems map[
 			fault(FindingKey, e.Key, err.Error())
 			return nil
 		}
-		r.announced[fresh] = append(r.announced[fresh], old)
+		r.announces[old] = append(r.announces[old], fresh)
 	}
 	return nil
 }
 
 // trusts reports whether a key is trusted, or announced by one that is.
-func (r *keyring) trusts(fingerprint string) bool { return r.reaches(fingerprint, map[string]bool{}) }
+func (r *keyring) trusts(fingerprint string) bool { return r.trusted[fingerprint] }
 
-func (r *keyring) reaches(fingerprint string, seen map[string]bool) bool {
-	if r.trusted[fingerprint] {
-		return true
-	}
-	if seen[fingerprint] {
-		return false
-	}
-	seen[fingerprint] = true
-	for _, by := range r.announced[fingerprint] {
-		if r.reaches(by, seen) {
-			return true
+// trust trusts a key, and those that it announces.
+func (r *keyring) trust(fingerprint string) {
+	for todo := []string{fingerprint}; len(todo) > 0; todo = todo[1:] {
+		if k := todo[0]; !r.trusted[k] {
+			r.trusted[k] = true
+			todo = append(todo, r.announces[k]...)
 		}
 	}
-	return false
 }
 
 // small reads a document that is never large.
@@ -242,13 +239,21 @@ func (t *Trail) small(ctx context.Context, key string) (data []byte, err error) 
 
 // read returns the first bytes of a document, at most one more than limit.
 func (t *Trail) read(ctx context.Context, key string, limit int64) ([]byte, error) {
-	body, _, err := t.lib.Get(ctx, key)
+	body, o, err := t.lib.Get(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("get %s: %w", key, err)
 	}
-	data, err := io.ReadAll(io.LimitReader(body, limit+1))
+	data, err := readUpTo(body, o.Size, limit)
 	if err = errors.Join(err, body.Close()); err != nil {
 		return nil, fmt.Errorf("get %s: %w", key, err)
 	}
 	return data, nil
+}
+
+// readUpTo reads at most one byte more than limit. Where size is right it takes
+// no more memory than that.
+func readUpTo(r io.Reader, size, limit int64) ([]byte, error) {
+	b := bytes.NewBuffer(make([]byte, 0, max(0, min(size, limit))+bytes.MinRead))
+	_, err := b.ReadFrom(io.LimitReader(r, limit+1))
+	return b.Bytes(), err
 }

@@ -263,7 +263,7 @@ func (t *Trail) digests(ctx context.Context, list []Entry, believe believer, fn 
 		prev = best.sha
 		return fn(best.at, &best.d, best.sha, nil)
 	}
-	err := inOrder(ctx, len(list), fetch, func(*candidate) {}, func(i int, c *candidate, err error) error {
+	err := eachEntry(ctx, list, fetch, func(*candidate) {}, func(i int, c *candidate, err error) error {
 		if err != nil {
 			c = &candidate{at: list[i], err: err}
 		}
@@ -327,35 +327,43 @@ func (t *Trail) succession(ctx context.Context, chains []ChainIndex, distrust fu
 	if len(chains) < 2 {
 		return chains, nil
 	}
-	leaves := map[string]string{}
+	at, leaves := map[string]int{}, map[string]string{}
+	var firsts []Entry
 	for i := range chains {
-		c := &chains[i]
-		if len(c.Digests) == 0 || c.Digests[0].Name.Sequence != 1 {
-			continue
+		at[chains[i].ID] = i
+		if d := chains[i].Digests; len(d) > 0 && d[0].Name.Sequence == 1 {
+			firsts = append(firsts, d[0])
 		}
-		d, _, err := t.Digest(ctx, c.Digests[0].Key)
+	}
+	fetch := func(ctx context.Context, i int) (string, error) {
+		d, _, err := t.Digest(ctx, firsts[i].Key)
+		return d.AbandonsChain, err
+	}
+	err := eachEntry(ctx, firsts, fetch, func(string) {}, func(i int, left string, err error) error {
 		if err != nil {
-			if err := distrust(ctx, c.Digests[0].Key, err); err != nil {
-				return nil, err
-			}
-			continue
+			return distrust(ctx, firsts[i].Key, err)
 		}
-		leaves[c.ID] = d.AbandonsChain
+		leaves[firsts[i].Name.Chain] = left
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	ordered := make([]ChainIndex, 0, len(chains))
 	placed := map[string]bool{}
-	var place func(id string)
-	place = func(id string) {
-		i := slices.IndexFunc(chains, func(c ChainIndex) bool { return c.ID == id })
-		if i < 0 || placed[id] {
-			return
-		}
-		placed[id] = true
-		place(leaves[id])
-		ordered = append(ordered, chains[i])
-	}
 	for i := range chains {
-		place(chains[i].ID)
+		var before []int // the chain, the one that it leaves, and so on
+		for id := chains[i].ID; !placed[id]; id = leaves[id] {
+			j, ok := at[id]
+			if !ok {
+				break
+			}
+			placed[id] = true
+			before = append(before, j)
+		}
+		for _, j := range slices.Backward(before) {
+			ordered = append(ordered, chains[j])
+		}
 	}
 	return ordered, nil
 }

@@ -48,6 +48,15 @@ type Entry struct {
 	LastModified time.Time
 }
 
+// since returns since when a server has it, or what its name says where no
+// server does.
+func (e *Entry) since() time.Time {
+	if e.LastModified.IsZero() {
+		return e.Name.Time
+	}
+	return e.LastModified
+}
+
 // ChainIndex is one chain by the names of its documents. Digests and manifests
 // are sorted by sequence, then number, then key; two digests of one sequence are
 // a fork. An instance and an id together are one chain.
@@ -65,11 +74,19 @@ type Index struct {
 	Keys       []Entry      // public keys and their announcements
 	Signatures []Entry      // signatures without a digest
 	Others     []Entry      // what no release of this format has written
+	// Omitted counts what is under the trail beyond what is kept of each kind.
+	Omitted map[string]int64
 }
+
+// ErrTooMany says that more documents are under a trail than can be read.
+var ErrTooMany = errors.New("there are more documents than can be read")
 
 // Chains lists the chains. It makes one LIST and keeps names only.
 func (t *Trail) Chains(ctx context.Context) ([]ChainIndex, error) {
 	x, err := t.Index(ctx)
+	if n := x.Omitted[omittedDocuments]; err == nil && n > 0 {
+		err = fmt.Errorf("%s: %w: %d, and %d more", t.root(), ErrTooMany, maxDocuments, n)
+	}
 	return x.Chains, err
 }
 
@@ -81,6 +98,39 @@ type indexer struct {
 	x      Index
 	chains map[chainKey]*ChainIndex
 	sigs   []Entry
+
+	documents int // digests and manifests
+}
+
+// What an Index may omit.
+const (
+	omittedDocuments = "digests and manifests"
+	omittedConfigs   = "configuration objects"
+	omittedKeys      = "public keys and announcements"
+	omittedOthers    = "other objects"
+)
+
+// full reports whether no more of what is at rel is kept, and counts it.
+func (in *indexer) full(known, isSig bool, rel string) bool {
+	kind, have, most := omittedOthers, len(in.x.Others), maxAside
+	switch {
+	case known && isSig:
+		kind, have, most = omittedDocuments, len(in.sigs), maxDocuments
+	case known:
+		kind, have, most = omittedDocuments, in.documents, maxDocuments
+	case configPattern.MatchString(rel):
+		kind, have = omittedConfigs, len(in.x.Configs)
+	case strings.HasPrefix(rel, keysDir+"/"):
+		kind, have = omittedKeys, len(in.x.Keys)
+	}
+	if have < most {
+		return false
+	}
+	if in.x.Omitted == nil {
+		in.x.Omitted = map[string]int64{}
+	}
+	in.x.Omitted[kind]++
+	return true
 }
 
 // Index lists everything under the trail but the canaries. It makes one LIST
@@ -108,7 +158,9 @@ func (in *indexer) add(o state.Object) {
 	e.Name = name
 	switch {
 	case strings.HasPrefix(rel, canaryDir):
+	case in.full(known, isSig, rel):
 	case known && !isSig:
+		in.documents++
 		c := in.chain(name)
 		if name.Digest {
 			c.Digests = append(c.Digests, e)
@@ -175,10 +227,13 @@ func (in *indexer) index() Index {
 	for _, c := range in.chains {
 		in.x.Chains = append(in.x.Chains, *c)
 	}
-	slices.SortFunc(in.x.Chains, func(a, b ChainIndex) int {
-		return cmp.Or(strings.Compare(a.Instance, b.Instance), a.first().Compare(b.first()), strings.Compare(a.ID, b.ID))
-	})
+	slices.SortFunc(in.x.Chains, byBeginning)
 	return in.x
+}
+
+// byBeginning orders chains by instance, then by the time in their first name.
+func byBeginning(a, b ChainIndex) int {
+	return cmp.Or(strings.Compare(a.Instance, b.Instance), a.first().Compare(b.first()), strings.Compare(a.ID, b.ID))
 }
 
 // first returns the time in the first name of c.
@@ -215,13 +270,17 @@ func (c *ChainIndex) Tail() []Entry {
 // document that is no digest is ErrFormat or ErrNewerFormat, and still has its
 // hash.
 func (t *Trail) Digest(ctx context.Context, key string) (d Digest, sha string, err error) {
-	body, _, err := t.lib.Get(ctx, key)
+	body, o, err := t.lib.Get(ctx, key)
 	if err != nil {
 		return d, "", fmt.Errorf("get %s: %w", key, err)
 	}
 	s := newSums()
 	r := teeReader{r: body, s: s}
-	d, parse := ParseDigest(r)
+	data, err := readUpTo(r, o.Size, maxDigestBytes)
+	if err != nil {
+		return d, "", fmt.Errorf("get %s: %w", key, errors.Join(err, body.Close()))
+	}
+	d, parse := parseDigest(data)
 	_, err = io.Copy(io.Discard, r) // What is too large to parse.
 	if err = errors.Join(err, body.Close()); err != nil {
 		return d, "", fmt.Errorf("get %s: %w", key, err)
@@ -352,6 +411,18 @@ type fetched[T any] struct {
 // next ones are fetched already: at most fetchWidth at once. It ends with the
 // first error of use; what was fetched in vain is dropped.
 func inOrder[T any](ctx context.Context, n int, fetch func(ctx context.Context, i int) (T, error), drop func(T), use func(i int, v T, err error) error) error {
+	return inOrderBut(ctx, n, func(int) bool { return false }, fetch, drop, use)
+}
+
+// eachEntry is inOrder for documents of the trail: a large one is fetched when
+// its turn comes, so that only one is in memory.
+func eachEntry[T any](ctx context.Context, list []Entry, fetch func(ctx context.Context, i int) (T, error), drop func(T), use func(i int, v T, err error) error) error {
+	return inOrderBut(ctx, len(list), func(i int) bool { return list[i].Size >= largeDocument }, fetch, drop, use)
+}
+
+// inOrderBut is inOrder, and fetches those for which late reports true when
+// their turn comes.
+func inOrderBut[T any](ctx context.Context, n int, late func(i int) bool, fetch func(ctx context.Context, i int) (T, error), drop func(T), use func(i int, v T, err error) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ahead := make([]chan fetched[T], 0, min(n, fetchWidth))
@@ -360,23 +431,35 @@ func inOrder[T any](ctx context.Context, n int, fetch func(ctx context.Context, 
 		if next == n {
 			return
 		}
-		c, i := make(chan fetched[T], 1), next
+		i := next
+		next++
+		if late(i) {
+			ahead = append(ahead, nil)
+			return
+		}
+		c := make(chan fetched[T], 1)
 		go func() {
 			v, err := fetch(ctx, i)
 			c <- fetched[T]{v, err}
 		}()
 		ahead = append(ahead, c)
-		next++
 	}
 	for range min(n, fetchWidth) {
 		more()
 	}
 	var err error
 	for i := 0; len(ahead) > 0; i++ {
-		f := <-ahead[0]
+		c := ahead[0]
 		ahead = ahead[1:]
+		var f fetched[T]
+		switch {
+		case c != nil:
+			f = <-c
+		case err == nil:
+			f.value, f.err = fetch(ctx, i)
+		}
 		if err != nil {
-			if f.err == nil {
+			if c != nil && f.err == nil {
 				drop(f.value)
 			}
 			continue

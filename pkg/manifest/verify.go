@@ -1,12 +1,16 @@
 package manifest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -26,6 +30,9 @@ type Anchor struct {
 	Chain    string `json:"chain,omitempty"`
 	Sequence uint64 `json:"sequence,omitempty"` // 0: not known
 	SHA256   string `json:"sha256"`
+	// Unvouched: it was there, and nothing vouched for its chain. It has to be
+	// there still, and vouches for nothing.
+	Unvouched bool `json:"unvouched,omitempty"`
 	// Waiting: it may not be published yet.
 	Waiting bool `json:"-"`
 	// Local: it is what the host knows, which for a chain that was left may be a
@@ -41,9 +48,9 @@ type Anchor struct {
 
 // VerifyOptions are what the trail is checked against.
 type VerifyOptions struct {
-	Bucket   string // where it was read from; "": not known
-	Instance string // this instance alone; "": all
-	Now      time.Time
+	Bucket   string        // where it was read from; "": not known
+	Instance string        // this instance alone; "": all
+	Now      time.Time     // by the verifier's clock
 	MaxAge   time.Duration // the oldest head of a chain that goes on; 0: any
 	Keys     []*PublicKey  // that signatures must lead to; none: the first of each instance
 	Anchors  []Anchor
@@ -53,6 +60,12 @@ type VerifyOptions struct {
 	// Signing is the instance whose configuration signs: its digests must be
 	// signed though no key was given. "": none is known to.
 	Signing string
+	// Server returns the time by the server's clock, once it has answered; nil: no
+	// server is asked.
+	Server func() time.Time
+	// Waits is why the host has not published everything that it has seen; "": it
+	// has.
+	Waits string
 	// Progress is told how many documents of how many were read; nil: nobody.
 	// It is called from one goroutine at a time.
 	Progress func(done, total int64)
@@ -75,6 +88,7 @@ type ChainSummary struct {
 	HeadSHA256    string       `json:"head_sha256,omitempty"`
 	HeadTime      string       `json:"head_end_time,omitempty"`
 	HeadReason    string       `json:"head_reason,omitempty"`
+	NextDigestDue string       `json:"next_digest_due,omitempty"`
 	Signed        int64        `json:"signed"` // digests with a signature that holds
 	SignedTo      uint64       `json:"signed_to"`
 	SignedBy      []string     `json:"signed_by"`   // fingerprints
@@ -112,6 +126,7 @@ type verifier struct {
 	all          map[chainKey]*chainCheck
 	vouched      *Vouched
 	known        []Anchor        // what the host knew in the end, where it was asked again
+	unlisted     atomic.Int64    // manifests that were asked for though the listing does not have them
 	configs      map[string]bool // by SHA-256: they are there
 	done, total  int64
 }
@@ -133,12 +148,17 @@ func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, erro
 	if v.index, err = t.Index(ctx); err != nil {
 		return nil, err
 	}
+	v.setNow()
 	if o.Instance != "" {
 		v.index.Chains = slices.DeleteFunc(v.index.Chains, func(c ChainIndex) bool { return c.Instance != o.Instance })
 	}
 	if len(v.index.Chains) == 0 && len(o.Anchors) == 0 {
 		return nil, fmt.Errorf("%w%s stands under %s: is it the right prefix?", ErrNoTrail, ofInstance(o.Instance), t.root())
 	}
+	for _, kind := range slices.Sorted(maps.Keys(v.index.Omitted)) {
+		v.found.add(Finding{Kind: FindingLimit, Detail: fmt.Sprintf("there are %d %s more than are checked", v.index.Omitted[kind], kind)})
+	}
+	v.limitChains()
 	for i := range v.index.Chains {
 		v.total += int64(len(v.index.Chains[i].Digests) + len(v.index.Chains[i].Manifests))
 	}
@@ -161,6 +181,9 @@ func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, erro
 		v.checkEnd(v.all[k])
 	}
 	v.checkStrays()
+	if o.Waits != "" {
+		v.noted.add(Finding{Kind: NoteUnpublished, Detail: "the daemon has not published all that changed: " + o.Waits})
+	}
 	return v.result(), nil
 }
 
@@ -230,27 +253,68 @@ func (v *verifier) progress(n int64) {
 // checkConfigs compares the configuration objects with their names.
 func (v *verifier) checkConfigs(ctx context.Context) error {
 	list := v.index.Configs
-	fetch := func(ctx context.Context, i int) (data []byte, err error) {
+	fetch := func(ctx context.Context, i int) (sha string, err error) {
+		if list[i].Size > maxConfigBytes {
+			return fmt.Sprintf("of %d bytes, which are not read", list[i].Size), nil
+		}
 		err = again(ctx, func() error {
-			data, err = v.t.read(ctx, list[i].Key, maxDigestBytes)
+			sha, err = v.t.hash(ctx, list[i].Key)
 			return err
 		})
-		return data, err
+		return sha, err
 	}
-	return inOrder(ctx, len(list), fetch, func([]byte) {}, func(i int, data []byte, err error) error {
+	return inOrder(ctx, len(list), fetch, func(string) {}, func(i int, sha string, err error) error {
 		if err != nil {
 			return err
 		}
-		s := newSums()
-		_, _ = s.Write(data) // It cannot fail.
 		name := strings.TrimSuffix(strings.TrimPrefix(list[i].Key, v.t.root()+"config_"), ".json")
-		if s.sha() != name {
-			v.fileFinding(FindingConfig, list[i].Key, "it has the SHA-256 "+s.sha())
+		if sha != name {
+			v.fileFinding(FindingConfig, list[i].Key, "it has the SHA-256 "+sha)
 			return nil
 		}
 		v.configs[name] = true
 		return nil
 	})
+}
+
+// hash returns the SHA-256 of a document.
+func (t *Trail) hash(ctx context.Context, key string) (string, error) {
+	body, _, err := t.lib.Get(ctx, key)
+	if err != nil {
+		return "", fmt.Errorf("get %s: %w", key, err)
+	}
+	s := newSHA()
+	_, err = io.Copy(s, body)
+	if err = errors.Join(err, body.Close()); err != nil {
+		return "", fmt.Errorf("get %s: %w", key, err)
+	}
+	return s.sha(), nil
+}
+
+// limitChains leaves out chains beyond maxChains. A host begins one per loss of
+// its state: so many are made up.
+func (v *verifier) limitChains() {
+	list := v.index.Chains
+	if len(list) <= maxChains {
+		return
+	}
+	named := map[chainKey]bool{}
+	for _, a := range v.o.Anchors {
+		named[chainKey{a.Instance, a.Chain}] = true
+	}
+	slices.SortStableFunc(list, func(a, b ChainIndex) int {
+		x, y := named[chainKey{a.Instance, a.ID}], named[chainKey{b.Instance, b.ID}]
+		switch {
+		case x && !y:
+			return -1
+		case y && !x:
+			return 1
+		}
+		return cmp.Compare(len(b.Digests), len(a.Digests))
+	})
+	v.found.add(Finding{Kind: FindingLimit, Detail: fmt.Sprintf("%d chains are there, and %d of them were not checked: no more than %d are", len(list), len(list)-maxChains, maxChains)})
+	v.index.Chains = slices.Clone(list[:maxChains])
+	slices.SortFunc(v.index.Chains, byBeginning)
 }
 
 // checkInstances checks the chains of one instance after the other.
@@ -302,7 +366,10 @@ func (v *Verification) Heads() []Anchor {
 	heads := []Anchor{}
 	for i := range v.Chains {
 		if c := &v.Chains[i]; c.HeadSHA256 != "" {
-			heads = append(heads, Anchor{Instance: c.Instance, Chain: c.Chain, Sequence: c.LastSequence, SHA256: c.HeadSHA256})
+			heads = append(heads, Anchor{
+				Instance: c.Instance, Chain: c.Chain, Sequence: c.LastSequence, SHA256: c.HeadSHA256,
+				Unvouched: v.Vouched.to(chainKey{c.Instance, c.Chain}, ByKey|ByAnchor) == 0,
+			})
 		}
 	}
 	return heads

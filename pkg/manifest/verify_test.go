@@ -242,7 +242,7 @@ func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 func TestVerifyMissesSignaturesThatAreConfigured(t *testing.T) {
 	s := publishTrail(t, 2, nil)
 	unsigned := func(o *VerifyOptions) { o.Keys, o.Signing = nil, "app-01" }
-	from := func(first int, modified time.Time) Library {
+	from := func(first int, modified time.Time) *bucket {
 		b := newBucket()
 		b.objects, b.modified = maps.Clone(s.objects), map[string]time.Time{}
 		for i, key := range s.documents("digest_") {
@@ -278,7 +278,7 @@ func TestVerifyMissesSignaturesThatAreConfigured(t *testing.T) {
 		wantKinds(t, v, nil, "stopped", "unsigned")
 	}
 	// A chain that was signed from some digest on is covered to its beginning.
-	b := from(3, s.now.Add(-9*day)).(*bucket)
+	b := from(3, s.now.Add(-9*day))
 	delete(b.objects, sigOf(s.documents("digest_")[0]))
 	wantKinds(t, s.verify(t, b, nil), nil, "stopped", "unsigned")
 }
@@ -321,5 +321,52 @@ func TestVerifyFindsAChainThatGoesOnAfterItWasLeft(t *testing.T) {
 			}
 			wantKinds(t, v, row.found, append(row.noted, "unsigned")...)
 		})
+	}
+}
+
+// What is dated after the server's now is not accepted, nor what only a server
+// far ahead of this machine's clock would accept.
+func TestVerifyJudgesDatesByTheServersClock(t *testing.T) {
+	s := publishTrail(t, 1, nil)
+	for _, row := range []struct {
+		name     string
+		verifier time.Duration // from the truth
+		server   time.Duration
+		found    []string
+		noted    []string
+	}{
+		{"both right", 0, 0, nil, []string{"stopped"}},
+		{"the verifier is slow", -14 * time.Minute, 0, nil, []string{"clock", "stopped"}},
+		{"the verifier is fast", 9000 * time.Hour, 0, nil, []string{"clock", "stopped"}},
+		{"the server is slow", 0, -9000 * time.Hour, []string{"time"}, []string{"clock", "stopped"}},
+		{"the server lies, the verifier is slow", -20 * time.Minute, 9000 * time.Hour, []string{"time"}, []string{"clock", "stopped"}},
+		{"the server lies", 0, 9000 * time.Hour, nil, []string{"clock", "stopped"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			v := s.verify(t, s.library(nil), func(o *VerifyOptions) {
+				o.Now, o.Server = s.now.Add(row.verifier), func() time.Time { return s.now.Add(row.server) }
+			})
+			wantKinds(t, v, row.found, row.noted...)
+		})
+	}
+}
+
+// A chain that was started again after its stop and then fell silent has
+// manifests behind the stop, and no digest.
+func TestVerifyFindsAStartThatNoDigestFollowed(t *testing.T) {
+	l := newLibrary()
+	l.set("p/_manifests/config_"+hexSHA(nil)+".json", nil)
+	l.add(t, "app-01", "aaaaaaaa", 1, true, func(d *Digest) { d.Reason, d.NextDigestDue = ReasonStop, nil })
+	l.add(t, "app-01", "aaaaaaaa", 2, false, nil, rec(state.StatusUploaded, "a", ""))
+	for age, found := range map[time.Duration][]string{24 * time.Hour: nil, 24*time.Hour + time.Second: {"silent"}} {
+		v, err := Verify(t.Context(), NewTrail(l, "p/"), VerifyOptions{Now: trailStart.Add(2*time.Hour + age)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		noted := []string{"manifest-pending", "stopped", "tail-unanchored", "unsigned"}
+		if found != nil {
+			noted = noted[1:]
+		}
+		wantKinds(t, v, found, noted...)
 	}
 }

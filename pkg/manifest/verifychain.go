@@ -1,7 +1,7 @@
 package manifest
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +25,7 @@ type chainCheck struct {
 	// Of the digest before.
 	prev     *digestCheck
 	end, due time.Time
+	firstEnd time.Time // of the first digest
 	lastID   uint64
 
 	firstKey, leavesAt string
@@ -33,8 +34,15 @@ type chainCheck struct {
 	claims             []string // chains that say so, and are not vouched for
 
 	signers  map[string]bool
-	unsigned []uint64 // since the last signed digest
-	began    bool     // a digest before was signed
+	signedAt digestEnd // the newest digest that is signed
+	unsigned []uint64  // since the last signed digest
+	began    bool      // a digest before was signed
+}
+
+// digestEnd is what a digest says of its end.
+type digestEnd struct {
+	sequence uint64
+	end, due time.Time
 }
 
 // digestCheck is what was read for one digest.
@@ -48,6 +56,7 @@ type digestCheck struct {
 	signature *Signature
 	sigFault  error // it is no signature, or it does not hold
 	keyThere  bool
+	trusted   bool // the signature holds, and its key is trusted
 }
 
 // checkChain checks the digests of one chain and what they name.
@@ -59,8 +68,8 @@ func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
 	v.all[c.key] = c
 	v.chains = append(v.chains, c.key)
 	c.names()
-	fetch := func(ctx context.Context, i int) (*digestCheck, error) { return v.read(ctx, x, x.Digests[i]) }
-	err := inOrder(ctx, len(x.Digests), fetch, func(*digestCheck) {}, func(_ int, d *digestCheck, err error) error {
+	fetch := func(ctx context.Context, i int) (*digestCheck, error) { return v.read(ctx, x, i) }
+	err := eachEntry(ctx, x.Digests, fetch, func(*digestCheck) {}, func(_ int, d *digestCheck, err error) error {
 		if err != nil {
 			return err
 		}
@@ -74,7 +83,8 @@ func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
 }
 
 // read reads a digest, its signature and its manifests.
-func (v *verifier) read(ctx context.Context, x *ChainIndex, e Entry) (*digestCheck, error) {
+func (v *verifier) read(ctx context.Context, x *ChainIndex, i int) (*digestCheck, error) {
+	e := x.Digests[i]
 	c := &digestCheck{at: e}
 	var data []byte
 	err := again(ctx, func() (err error) {
@@ -96,11 +106,17 @@ func (v *verifier) read(ctx context.Context, x *ChainIndex, e Entry) (*digestChe
 			return nil, err
 		}
 	}
-	if c.d, c.fault = ParseDigest(bytes.NewReader(data)); c.fault != nil {
+	if c.d, c.fault = parseDigest(data); c.fault != nil {
 		c.d = Digest{} // Nothing of it is believed.
+	}
+	if i > 0 && x.Digests[i-1].Name.Sequence == e.Name.Sequence {
+		return c, nil // A fork: its manifests are not followed.
 	}
 	c.manifests = make([]manifestCheck, len(c.d.Manifests))
 	fetch := func(ctx context.Context, i int) (m manifestCheck, err error) {
+		if !v.worth(x, c, i) {
+			return manifestCheck{gone: true}, nil
+		}
 		err = again(ctx, func() error {
 			m, err = v.t.scan(ctx, &c.d, c.d.Manifests[i])
 			return err
@@ -111,6 +127,32 @@ func (v *verifier) read(ctx context.Context, x *ChainIndex, e Entry) (*digestChe
 		c.manifests[i] = m
 		return err
 	})
+}
+
+// worth reports whether to ask for a manifest that a digest names: it is listed,
+// or has not been asked for too often. One that belongs to another digest is not
+// asked for: a made-up digest could name a large one as often as it likes.
+func (v *verifier) worth(x *ChainIndex, c *digestCheck, i int) bool {
+	n, ok := v.manifestOf(&c.d, i)
+	if !ok {
+		return false
+	}
+	at, found := slices.BinarySearchFunc(x.Manifests, n, func(e Entry, n Name) int {
+		return cmp.Or(cmp.Compare(e.Name.Sequence, n.Sequence), cmp.Compare(e.Name.N, n.N))
+	})
+	for ; found && at < len(x.Manifests) && x.Manifests[at].Name.N == n.N && x.Manifests[at].Name.Sequence == n.Sequence; at++ {
+		if x.Manifests[at].Key == c.d.Manifests[i].S3Key {
+			return true
+		}
+	}
+	return v.unlisted.Add(1) <= maxUnlisted
+}
+
+// manifestOf reads the name of the manifest i of d, and reports whether it is
+// the name of one of d.
+func (v *verifier) manifestOf(d *Digest, i int) (Name, bool) {
+	n, ok := documentAt(trimRoot(d.Manifests[i].S3Key, v.t.root()))
+	return n, ok && !n.Digest && n.Instance == d.Instance && n.Chain == d.Chain && n.Sequence == d.Sequence && n.N == i+1
 }
 
 // readSignature reads and checks the signature of a digest.
@@ -170,10 +212,17 @@ func (c *chainCheck) digest(d *digestCheck) {
 		c.refs(d)
 		c.events(d)
 	}
+	if d.trusted {
+		c.signedAt = digestEnd{seq, c.end, c.due}
+	}
 	c.sum.Digests++
 	c.sum.LastSequence, c.sum.HeadKey, c.sum.HeadSHA256 = seq, d.at.Key, d.sha
-	c.sum.HeadTime, c.sum.HeadReason = d.d.EndTime, d.d.Reason
+	c.sum.HeadTime, c.sum.HeadReason, c.sum.NextDigestDue = d.d.EndTime, d.d.Reason, ""
+	if d.d.NextDigestDue != nil {
+		c.sum.NextDigestDue = *d.d.NextDigestDue
+	}
 	d.manifests = nil
+	d.d.Manifests, d.d.Scans, d.d.Events = nil, nil, nil
 	c.prev = d
 }
 
@@ -243,16 +292,17 @@ func (c *chainCheck) refs(d *digestCheck) {
 	var records int64
 	known := true
 	for i, ref := range d.d.Manifests {
-		n, ok := documentAt(trimRoot(ref.S3Key, c.v.t.root()))
-		if !ok || n.Digest || n.Instance != d.d.Instance || n.Chain != d.d.Chain || n.Sequence != d.d.Sequence || n.N != i+1 {
-			c.fault(FindingName, seq, d.at.Key, fmt.Sprintf("it names %s as its manifest %d", ref.S3Key, i+1))
-		}
+		records += ref.Records
 		c.named[ref.S3Key] = true
+		if _, ok := c.v.manifestOf(&d.d, i); !ok {
+			c.fault(FindingName, seq, d.at.Key, fmt.Sprintf("it names %s as its manifest %d", ref.S3Key, i+1))
+			known = false
+			continue
+		}
 		m := &d.manifests[i]
 		c.manifest(d, ref, m)
 		known = known && m.sound(ref)
 		counts.plus(m.counts)
-		records += ref.Records
 	}
 	c.sum.Manifests += int64(len(d.d.Manifests))
 	c.sum.Records += records
@@ -319,24 +369,33 @@ func (v *verifier) checkEnd(c *chainCheck) {
 
 // unnamed looks at manifests that no digest names.
 func (c *chainCheck) unnamed() {
-	for _, e := range c.index.Manifests {
-		if c.named[e.Key] {
-			continue
+	for i := range c.index.Manifests {
+		if e := &c.index.Manifests[i]; !c.named[e.Key] {
+			c.pending(e)
 		}
-		seq := e.Name.Sequence
-		switch {
-		case len(c.leftBy) > 0:
-			c.note(NoteLeftBehind, seq, e.Key, "no digest names it: its records are in chain "+c.leftBy[0])
-		case c.sum.HeadReason == ReasonFinal:
-			c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and its chain has ended")
-		case seq <= c.sum.LastSequence:
-			c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and the digest of its number is there")
-		case c.prev == nil && c.v.o.Now.Sub(e.Name.Time) > signatureGrace:
-			c.fault(FindingSilent, seq, e.Key, "no digest of its chain is there")
-		case c.mustBeSigned() && !e.LastModified.IsZero() && c.v.o.Now.Sub(e.LastModified) > signatureGrace:
-			c.fault(FindingUnnamed, seq, e.Key, fmt.Sprintf("no digest names it since %s: nothing proves it", state.FormatTime(e.LastModified)))
-		default:
-			c.note(NotePending, seq, e.Key, "no digest names it yet: nothing proves it")
-		}
+	}
+}
+
+// pending looks at a manifest that no digest names.
+func (c *chainCheck) pending(e *Entry) {
+	seq, since := e.Name.Sequence, state.FormatTime(e.since())
+	young := c.v.o.Now.Sub(e.since()) <= signatureGrace
+	switch {
+	case len(c.leftBy) > 0:
+		c.note(NoteLeftBehind, seq, e.Key, "no digest names it: its records are in chain "+c.leftBy[0])
+	case c.sum.HeadReason == ReasonFinal:
+		c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and its chain has ended")
+	case seq <= c.sum.LastSequence:
+		c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and the digest of its number is there")
+	case young:
+		c.note(NotePending, seq, e.Key, "no digest names it yet: nothing proves it")
+	case c.prev == nil:
+		c.fault(FindingSilent, seq, e.Key, "no digest of its chain is there, since "+since)
+	case c.sum.HeadReason == ReasonStop:
+		c.fault(FindingSilent, seq, e.Key, "it was started again after its stop, and no digest followed since "+since)
+	case c.mustBeSigned():
+		c.fault(FindingUnnamed, seq, e.Key, "no digest names it, since "+since+": nothing proves it")
+	default:
+		c.note(NotePending, seq, e.Key, "no digest names it yet: nothing proves it")
 	}
 }

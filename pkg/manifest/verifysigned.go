@@ -39,7 +39,8 @@ func (c *chainCheck) judge(d *digestCheck, key string) {
 		c.fault(FindingForeignKey, seq, key, fmt.Sprintf("its key %s is not there", fingerprint))
 		return
 	case !ring.given && !ring.begun[c.sum.Instance]:
-		ring.begun[c.sum.Instance], ring.trusted[fingerprint] = true, true
+		ring.begun[c.sum.Instance] = true
+		ring.trust(fingerprint)
 		c.note(NoteKeyUntrusted, seq, key, fmt.Sprintf("signed by the key %s: compare it with what you know of it, or give it as --public-key", fingerprint))
 	}
 	if !ring.trusts(fingerprint) {
@@ -50,6 +51,7 @@ func (c *chainCheck) judge(d *digestCheck, key string) {
 	c.sum.SignedTo = seq
 	c.signers[fingerprint] = true
 	c.signed = append(c.signed, d.sha)
+	d.trusted = true
 }
 
 // mustBeSigned reports whether every digest of the chain has to be signed: keys
@@ -58,41 +60,54 @@ func (c *chainCheck) mustBeSigned() bool {
 	return c.v.ring.given || c.v.o.Signing != "" && c.v.o.Signing == c.sum.Instance
 }
 
-// signedEnd looks at the digests that no signature covers, neither one of their
-// own nor one of a digest that leads to them. How long one waits for a signature
-// is what the server says, not the digest.
-func (c *chainCheck) signedEnd() {
-	by := byOwnKey
-	if c.v.ring.given {
-		by = ByKey
-	}
-	var n, late int
-	var first uint64
-	var since time.Time
+// uncovered is the digests of a chain that no signature covers, neither one of
+// their own nor one of a digest that leads to them.
+type uncovered struct {
+	n, late int    // late: for longer than they may be
+	first   uint64 // the lowest number
+	since   time.Time
+}
+
+// uncovered counts the digests that none of by covers. How long one waits for a
+// signature is what the server says, not the digest.
+func (c *chainCheck) uncovered(by Voucher) (u uncovered) {
 	x := c.v.vouched.chains[c.key]
 	for _, sha := range x.order {
 		d := x.digests[sha]
 		if d.by&by != 0 {
 			continue
 		}
-		if n++; n == 1 || d.sequence < first {
-			first = d.sequence
+		if u.n++; u.n == 1 || d.sequence < u.first {
+			u.first = d.sequence
 		}
-		if since.IsZero() || d.since.Before(since) {
-			since = d.since
+		if u.since.IsZero() || d.since.Before(u.since) {
+			u.since = d.since
 		}
 		if c.v.o.Now.Sub(d.since) > signatureGrace {
-			late++
+			u.late++
 		}
 	}
+	return u
+}
+
+// signedEnd looks at the digests that no signature covers.
+func (c *chainCheck) signedEnd() {
+	by := byOwnKey
+	if c.v.ring.given {
+		by = ByKey
+	}
+	u := c.uncovered(by)
+	since := state.FormatTime(u.since)
 	switch {
-	case n == 0:
-	case c.mustBeSigned() && late > 0:
-		c.fault(FindingSignatureGone, first, "", fmt.Sprintf("%d digests are neither signed nor followed by a signed one, %d of them for more than %v, since %s",
-			n, late, signatureGrace, state.FormatTime(since)))
+	case u.n == 0:
+	case c.mustBeSigned() && !c.signedAt.due.IsZero() && c.v.o.Now.Sub(c.signedAt.due) > signatureGrace:
+		// A digest that is written again each day is young for ever.
+		c.fault(FindingSignatureGone, u.first, "", fmt.Sprintf("the newest signed digest is %d, the one behind it was due at %s, and no signature covers what is there", c.signedAt.sequence, state.FormatTime(c.signedAt.due)))
+	case c.mustBeSigned() && u.late > 0:
+		c.fault(FindingSignatureGone, u.first, "", fmt.Sprintf("%d digests are neither signed nor followed by a signed one, %d of them for more than %v, since %s", u.n, u.late, signatureGrace, since))
 	case c.v.ring.given || c.began:
-		c.note(NoteSignaturePending, first, "", fmt.Sprintf("%d digests are not signed yet, since %s", n, state.FormatTime(since)))
+		c.note(NoteSignaturePending, u.first, "", fmt.Sprintf("%d digests are not signed yet, since %s", u.n, since))
 	default:
-		c.note(NoteUnsigned, first, "", "no digest of the chain is signed")
+		c.note(NoteUnsigned, u.first, "", "no digest of the chain is signed")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
@@ -15,6 +16,8 @@ import (
 type SourceSummary struct {
 	Files int64 `json:"files"` // that the trail says are there
 	Bytes int64 `json:"bytes"` // of them that were read
+
+	since time.Time // what is gone since then may not have been published yet
 }
 
 // SourceOptions say how a tree is compared with the trail.
@@ -33,7 +36,7 @@ type SourceOptions struct {
 // small.
 func (v *Verification) CheckSource(ctx context.Context, t *Trail, root *safefs.Root, o SourceOptions) error {
 	var found, noted findings
-	sum := &SourceSummary{}
+	sum := &SourceSummary{since: v.toldTo(o.Instance)}
 	q := (&objectCheck{o: ObjectOptions{Instance: o.Instance, TempDir: o.TempDir, Memory: o.Memory}}).query()
 	err := t.Newest(ctx, q, func(r state.Record) error {
 		path, ok := o.Mapper.Path(r.S3Key)
@@ -73,7 +76,8 @@ func compareFile(root *safefs.Root, path string, r *state.Record, sum *SourceSum
 	case errors.Is(err, safefs.ErrRootChanged):
 		return "", "", err
 	case errors.Is(err, fs.ErrNotExist):
-		return FindingSource, "it is not in the tree, and the trail does not say that it was deleted", nil
+		kind, detail := judgeGone(root, path, sum.since)
+		return kind, detail, nil
 	case err != nil:
 		return NoteUnchecked, "it could not be read: " + err.Error(), nil
 	}
@@ -102,6 +106,44 @@ func judgeFile(r *state.Record, hash [2]string, size int64, changed time.Time) (
 		return "", ""
 	case err == nil && changed.After(recorded):
 		return NoteChangedSince, "it changed after its record: " + detail
+	}
+	return FindingSource, detail
+}
+
+// toldTo returns when the newest digest ends of a chain of instance that goes on
+// and is not late; zero where there is none.
+func (v *Verification) toldTo(instance string) (end time.Time) {
+	for i := range v.Chains {
+		c := &v.Chains[i]
+		at, err := parseUTC(c.HeadTime)
+		due, none := parseUTC(c.NextDigestDue)
+		now, never := parseUTC(v.CheckedAt)
+		if c.Instance == instance && errors.Join(err, none, never) == nil && !now.After(due.Add(silenceGrace)) && at.After(end) {
+			end = at
+		}
+	}
+	return end
+}
+
+// judgeGone says what it means that a file is not in the tree: where the
+// directory that held it has changed since a digest told the state of things,
+// the next one may tell that the file is gone.
+func judgeGone(root *safefs.Root, path string, since time.Time) (FindingKind, string) {
+	detail := "it is not in the tree, and the trail does not say that it was deleted"
+	if since.IsZero() {
+		return FindingSource, detail
+	}
+	for dir := path; dir != ""; {
+		i := strings.LastIndexByte(dir, '/')
+		dir = dir[:max(i, 0)]
+		st, err := root.Stat(dir)
+		if errors.Is(err, fs.ErrNotExist) && dir != "" {
+			continue
+		}
+		if err == nil && time.Unix(0, st.MtimeNs).After(since) {
+			return NoteChangedSince, fmt.Sprintf("it is not in the tree, whose directory changed at %s, after the newest digest", state.FormatTime(time.Unix(0, st.MtimeNs)))
+		}
+		break
 	}
 	return FindingSource, detail
 }

@@ -11,9 +11,27 @@ import (
 const (
 	// Clocks may differ by so much.
 	clockGrace = 5 * time.Minute
+	// A server that is further ahead of the verifier is not believed.
+	clocksApart = 15 * time.Minute
 	// The longest promise that a digest may make of the next one.
 	longestPromise = 31 * 24 * time.Hour
 )
+
+// setNow takes the server's clock for the right one, where it is not far ahead
+// of the verifier's: what has not come yet by both is never believed.
+func (v *verifier) setNow() {
+	if v.o.Server == nil {
+		return
+	}
+	server := v.o.Server()
+	ahead := server.Sub(v.o.Now)
+	if ahead.Abs() > clockGrace {
+		v.noted.add(Finding{Kind: NoteClock, Detail: fmt.Sprintf("the server's clock says %s, this machine's %s", state.FormatTime(server), state.FormatTime(v.o.Now))})
+	}
+	if ahead <= clocksApart {
+		v.o.Now = server
+	}
+}
 
 // latest returns the last moment that a document may be dated, and the same as
 // times are written.
@@ -54,6 +72,9 @@ func (c *chainCheck) times(d *digestCheck) {
 	}
 	c.ahead(d, end, due)
 	c.end, c.due = end, due
+	if c.prev == nil {
+		c.firstEnd = end
+	}
 }
 
 // parseUTC reads a time as the documents write it.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // know takes in what a digest vouches for, where it stands in its place.
@@ -12,11 +14,7 @@ func (c *chainCheck) know(d *digestCheck) {
 	if d.fault != nil || d.at.Name.says(says) != nil || says.Prefix != c.v.t.prefix {
 		says = &Digest{}
 	}
-	since := d.at.LastModified
-	if since.IsZero() {
-		since = d.at.Name.Time // No server says better.
-	}
-	c.v.vouched.add(c.key, d.at.Name.Sequence, d.sha, since, says)
+	c.v.vouched.add(c.key, d.at.Name.Sequence, d.sha, d.at.since(), says)
 }
 
 // vouch finds out what signatures and anchors vouch for. The chains are known.
@@ -40,7 +38,7 @@ func (v *verifier) vouch(ctx context.Context) error {
 		v.vouchFor(more)
 	}
 	for _, k := range v.chains {
-		v.all[k].sum.AnchoredTo = v.vouched.to(k, ByAnchor)
+		v.all[k].sum.AnchoredTo = v.vouched.to(k, ByAnchor|seen)
 	}
 	return nil
 }
@@ -48,7 +46,11 @@ func (v *verifier) vouch(ctx context.Context) error {
 func (v *verifier) vouchFor(anchors []Anchor) {
 	for _, a := range anchors {
 		if c := v.holder(a); c != nil {
-			v.vouched.vouch(c.key, a.SHA256, ByAnchor)
+			by := ByAnchor
+			if a.Unvouched {
+				by = seen
+			}
+			v.vouched.vouch(c.key, a.SHA256, by)
 		}
 	}
 }
@@ -143,18 +145,29 @@ func (c *chainCheck) leave(left *chainCheck, at uint64, current bool) {
 	} else {
 		left.claims = append(left.claims, c.sum.Chain)
 	}
-	last := left.sum.LastSequence
 	switch {
-	case at != 0 && at < last && left.sum.HeadReason != ReasonFinal && c.sum.HeadReason != ReasonFinal:
-		left.fault(FindingAbandoned, at, "", fmt.Sprintf("chain %s left it here (%s), and it went on to digest %d: two hosts archive as one instance, or one of the chains is forged", c.sum.Chain, c.sum.Begins, last))
-	case at != 0 && at < last:
-		left.note(NoteAbandoned, at, "", fmt.Sprintf("chain %s left it here (%s), and it went on to digest %d; one of them has ended", c.sum.Chain, c.sum.Begins, last))
+	case c.wentOn(left, at):
 	case vouched:
 	case current:
 		c.fault(FindingAbandoned, 1, c.firstKey, fmt.Sprintf("it says that it follows chain %s, which this host goes on with; the host did not write it", left.sum.Chain))
 	default:
 		c.note(NoteAbandoned, 1, c.firstKey, fmt.Sprintf("it says that it follows chain %s; nothing outside the trail vouches for it, so that chain counts as one that goes on", left.sum.Chain))
 	}
+}
+
+// wentOn looks at whether the chain left has digests behind the one where c left
+// it, or where that is not named, later than c's first.
+func (c *chainCheck) wentOn(left *chainCheck, at uint64) bool {
+	if at == 0 && (c.leavesAt != "" || !left.end.After(c.firstEnd.Add(clockGrace))) || at >= left.sum.LastSequence {
+		return false
+	}
+	detail := fmt.Sprintf("chain %s left it here (%s), and it went on to digest %d, until %s", c.sum.Chain, c.sum.Begins, left.sum.LastSequence, state.FormatTime(left.end))
+	if left.sum.HeadReason == ReasonFinal || c.sum.HeadReason == ReasonFinal {
+		left.note(NoteAbandoned, at, "", detail+"; one of them has ended")
+	} else {
+		left.fault(FindingAbandoned, at, "", detail+": two hosts archive as one instance, or one of the chains is forged")
+	}
+	return true
 }
 
 // numberOf returns the number of the digest with a SHA-256.

@@ -10,14 +10,16 @@ import (
 type Voucher uint8
 
 const (
-	// ByKey: a trusted key has signed it, or a digest that leads to it.
+	// ByKey says that a trusted key has signed it, or a digest that leads to it.
 	ByKey Voucher = 1 << iota
-	// ByAnchor: the host, --expect-head or --anchor knows it, or a digest that
+	// ByAnchor says that the host, --expect-head or --anchor knows it, or a digest that
 	// leads to it.
 	ByAnchor
-	// byOwnKey: like ByKey, where no key was given: the first key of the instance
+	// Like ByKey, where no key was given: the first key of the instance
 	// signed it. That proves order, and vouches for nothing.
 	byOwnKey
+	// Like ByAnchor, where nothing vouched for the chain when it was seen.
+	seen
 )
 
 // Vouched says which digests of a trail something outside of it vouches for. A
@@ -87,8 +89,8 @@ func rawSHA(s string) (raw [32]byte, ok bool) {
 	return raw, err == nil && n == len(raw) && len(s) == 2*len(raw)
 }
 
-// add takes in a digest as it stands in the trail. d is empty where its bytes
-// are no digest.
+// add takes in a digest as it stands in the trail. Where its bytes are no digest
+// of its place, d is empty.
 func (w *Vouched) add(k chainKey, sequence uint64, sha string, since time.Time, d *Digest) {
 	c := w.chains[k]
 	if c == nil {
@@ -121,6 +123,9 @@ func (w *Vouched) vouch(k chainKey, sha string, by Voucher) {
 		}
 		d.by |= by
 		if d.leaves != (chainKey{}) {
+			if by == seen {
+				return
+			}
 			k = d.leaves
 		}
 		raw = d.follows

@@ -2,11 +2,13 @@ package e2e_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +18,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
+	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // verification is the part of verify --json that the tests look at.
@@ -236,6 +240,109 @@ func TestAnAnchorNoticesThatTheEndIsGone(t *testing.T) {
 	}
 	// The host itself knows, too: its state says that nothing waits.
 	s.wantFindings(t, s.verify(t, 3, "-c", s.file), "anchor")
+}
+
+// Whoever can write the bucket takes the newest digest away and adds a chain
+// that says it follows what is left, or digests from the future.
+func TestAForgedChainExcusesNothing(t *testing.T) {
+	s := newSite(t, "", "")
+	anchor := filepath.Join(filepath.Dir(s.file), "anchor.json")
+	var digests []string
+	for i := range 3 {
+		write(t, s.path(strconv.Itoa(i)), "x")
+		s.mustSync(t, 1, i, 0)
+	}
+	s.verify(t, 0, s.fromBucket("--anchor", anchor)...)
+	for _, k := range s.bucket.keys(t, true) {
+		if strings.Contains(k, "/digest_") {
+			digests = append(digests, k)
+		}
+	}
+	slices.Sort(digests)
+	last := digests[len(digests)-1]
+	newest, _ := s.bucket.get(t, last)
+	left, _ := s.bucket.get(t, digests[len(digests)-2])
+	s.remove(t, last)
+
+	var d manifest.Digest
+	if err := json.Unmarshal(left, &d); err != nil {
+		t.Fatal(err)
+	}
+	forge := func(chain string, change func(*manifest.Digest)) string {
+		f := d
+		f.Chain, f.Sequence, f.PreviousDigestS3Key, f.PreviousDigestSHA256 = chain, 1, nil, nil
+		f.Manifests, f.Counts, f.Begins, f.AbandonsChain = nil, manifest.Counts{}, state.BeginsStateLost, d.Chain
+		f.AbandonsDigestSHA256 = fmt.Sprintf("%x", sha256.Sum256(left))
+		if change != nil {
+			change(&f)
+		}
+		data, err := f.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, _ := manifest.ParseName(last)
+		n.Chain, n.Sequence = chain, 1
+		key := last[:strings.LastIndexByte(last, '/')+1] + n.String()
+		s.put(t, key, data, nil)
+		return key
+	}
+	forged := forge("0badc0de", nil)
+	for _, args := range [][]string{{"-c", s.file}, s.fromBucket("--anchor", anchor)} {
+		if v := s.verify(t, 3, args...); !slices.Contains(kinds(v.Trails[0].Findings), "anchor") {
+			t.Errorf("%v: %+v", args, v.Trails[0].Findings)
+		}
+	}
+	// The state alone knows it as well.
+	copies := filepath.Join(s.state, "manifests")
+	if err := os.Rename(copies, copies+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if v := s.verify(t, 3, "-c", s.file); !slices.Contains(kinds(v.Trails[0].Findings), "anchor") {
+		t.Errorf("without copies: %+v", v.Trails[0].Findings)
+	}
+	if err := os.Rename(copies+".away", copies); err != nil {
+		t.Fatal(err)
+	}
+	if v := s.verify(t, 0, s.fromBucket()...); !slices.Contains(kinds(v.Trails[0].Notes), "abandoned-chain") {
+		t.Errorf("without anything that knows better: %+v", v.Trails[0].Notes)
+	}
+	// The end is back: the chain that says it follows it is found by the host.
+	s.put(t, last, newest, nil)
+	if v := s.verify(t, 3, "-c", s.file); !slices.Contains(kinds(v.Trails[0].Findings), "abandoned-chain") {
+		t.Errorf("a made-up chain: %+v", v.Trails[0].Findings)
+	}
+	s.remove(t, forged)
+	s.wantFindings(t, s.verify(t, 0, "-c", s.file))
+	forge("0badc0de", func(f *manifest.Digest) {
+		due := "2099-01-01T01:00:00Z"
+		f.AbandonsChain, f.AbandonsDigestSHA256, f.Begins = "", "", state.BeginsNew
+		f.EndTime, f.NextDigestDue, f.Reason = "2099-01-01T00:00:00Z", &due, manifest.ReasonInterval
+	})
+	s.wantFindings(t, s.verify(t, 3, s.fromBucket()...), "time")
+}
+
+// What changed a moment ago is no finding, though the daemon publishes once an
+// hour: it is asked to do it before anything is compared.
+func TestVerifyBesideADaemonFindsNothingInWhatJustChanged(t *testing.T) {
+	s := newSite(t, "", "manifest: {flush_interval: 1h, digest_interval: 1h}")
+	for i := range 5 {
+		write(t, s.path(fmt.Sprintf("dir/%d", i)), "old")
+	}
+	d := s.daemon(t)
+	s.mustFlush(t)
+	for round := range 3 {
+		write(t, s.path("dir/0"), fmt.Sprint("changed ", round))
+		write(t, s.path(fmt.Sprint("new/", round)), "new")
+		if err := os.Remove(s.path(fmt.Sprint("dir/", round+1))); err != nil {
+			t.Fatal(err)
+		}
+		v := s.verify(t, 0, "-c", s.file, "--remote", "--deep", "all", "--source")
+		s.wantFindings(t, v)
+		if got := kinds(v.Trails[0].Notes); !slices.Equal(got, []string{"unsigned"}) {
+			t.Errorf("round %d: noted %+v", round, v.Trails[0].Notes)
+		}
+	}
+	d.stop(t)
 }
 
 func TestKMSSignsAndAnnouncesANewKey(t *testing.T) {
