@@ -74,7 +74,7 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 	if err != nil {
 		return none, interrupted(ctx, err)
 	}
-	check, err := o.check(ctx, instance, store.Now())
+	check, err := o.check(ctx, instance, store.Now)
 	if err != nil {
 		return none, interrupted(ctx, err)
 	}
@@ -94,11 +94,11 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 // check returns what the trail is checked against: what the options name, what
 // this host knows of its own trail, and, where that is nothing, the key that its
 // configuration signs with.
-func (o *RestoreOptions) check(ctx context.Context, instance string, now time.Time) (*manifest.VerifyOptions, error) {
+func (o *RestoreOptions) check(ctx context.Context, instance string, server func() time.Time) (*manifest.VerifyOptions, error) {
 	from := &o.Origin
 	other := func(a manifest.Anchor) bool { return a.Instance != "" && a.Instance != instance }
 	v := &manifest.VerifyOptions{
-		Bucket: from.Bucket, Instance: instance, Now: now, Keys: o.keys,
+		Bucket: from.Bucket, Instance: instance, Now: time.Now(), Server: server, Keys: o.keys,
 		Anchors: slices.DeleteFunc(o.heads(from.Bucket, from.mapper().Prefix()), other),
 	}
 	if o.AnchorFile != "" && !slices.ContainsFunc(v.Anchors, func(a manifest.Anchor) bool { return a.Instance != "" }) {

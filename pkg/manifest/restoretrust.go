@@ -51,7 +51,11 @@ func (r *restorer) verify(ctx context.Context) (*trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &trust{checked: v, latest: r.o.Verify.Now.Add(clockGrace), refuted: map[digestPlace]bool{}}
+	at, err := time.Parse(time.RFC3339Nano, v.CheckedAt) // By the server's clock, where it is the earlier one.
+	if err != nil {
+		return nil, fmt.Errorf("the time of the check: %w", err)
+	}
+	t := &trust{checked: v, latest: at.Add(clockGrace), refuted: map[digestPlace]bool{}}
 	for _, f := range v.Findings {
 		if f.Kind == FindingSignature || f.Kind == FindingForeignKey {
 			t.refuted[digestPlace{f.Instance, f.Chain, f.Sequence}] = true

@@ -614,6 +614,35 @@ func TestRestoreBelievesOnlyWhatIsVouchedFor(t *testing.T) {
 	}
 }
 
+func TestRestoreBelievesOnlyWhatTheKeyCovers(t *testing.T) {
+	s := newSite(t, "", "")
+	key := s.signingKey(t)
+	write(t, s.path("good"), "good")
+	s.mustSync(t, 1, 0, 0)
+	pem, _ := s.bucket.get(t, s.bucket.prefix+"/_manifests/keys/"+key.Fingerprint()+".pem")
+	file := filepath.Join(t.TempDir(), "key.pem")
+	write(t, file, string(pem))
+	if _, errs := s.mustRestore(t, filepath.Join(t.TempDir(), "clean"), 1, 0, 0, "--public-key", file); !strings.Contains(errs, "public keys given: 1") {
+		t.Errorf("the key is not named:\n%s", errs)
+	}
+	s.forge(t, "evil")
+	s.forge(t, "evil2") // Behind the forged one.
+	to := filepath.Join(t.TempDir(), "to")
+	code, out, errs := s.restore(t, to, "--public-key", file)
+	if got := slices.Collect(maps.Keys(snapshot(t, to, false))); code != 3 || !slices.Equal(got, []string{"good"}) || !strings.Contains(errs, "not believed: ") {
+		t.Errorf("restore = %d, there is %q\n%s%s", code, got, out, errs)
+	}
+	// Without state and copies the key that the configuration signs with is used.
+	if err := os.RemoveAll(s.state); err != nil {
+		t.Fatal(err)
+	}
+	to = filepath.Join(t.TempDir(), "to")
+	code, out, errs = command(t, s.env, "restore", "-c", s.file, "--to", to)
+	if got := slices.Collect(maps.Keys(snapshot(t, to, false))); code != 3 || !slices.Equal(got, []string{"good"}) {
+		t.Errorf("restore -c = %d, there is %q\n%s%s", code, got, out, errs)
+	}
+}
+
 func TestRestoreOfMissingAndDamagedObjects(t *testing.T) {
 	s := newSite(t, "", "").versioned(t)
 	for _, rel := range []string{"fine", "expired", "copied", "deleted"} {
