@@ -65,6 +65,9 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admin.listen: %w", err)
 	}
+	if o.Page != nil && o.WebConfig == "" && !loopback.Address(l.Addr().String()) {
+		return nil, errors.Join(fmt.Errorf("admin.page: shows file names to whoever reaches %s, which is where admin.listen leads", l.Addr()), l.Close())
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{
 		ErrorHandling: promhttp.ContinueOnError,

@@ -89,6 +89,9 @@ func (p *pattern) never(root string) string {
 			return fmt.Sprintf("can never match: a path has no component %q, %s", c, relative)
 		}
 	}
+	if open := strings.IndexByte(p.text, '{'); open >= 0 && strings.Contains(p.text[open:], ",") && strings.Contains(p.text[open:], "}") {
+		return "matches names with these braces in them only: write a pattern for each of the alternatives"
+	}
 	if inside, ok := strings.CutPrefix("/"+p.text, strings.TrimSuffix(root, "/")+"/"); ok && !p.base && root != "/" && root != "" {
 		return fmt.Sprintf("does not match what lies in the source: %s, as in %q", relative, "/"+inside)
 	}

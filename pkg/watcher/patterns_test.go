@@ -39,6 +39,7 @@ func TestPatternsThatCannotMatchAreWarnedOf(t *testing.T) {
 		{"exclude", []string{"/opt/app/data/"}, "does not match the source"},
 		{"exclude", []string{"/opt/app/"}, "does not match the source"},
 		{"exclude", []string{"!keep"}, "takes back"},
+		{"exclude", []string{"*.{tmp,log}"}, "braces"},
 		{"exclude", []string{"   "}, "is blank"},
 		{"include", []string{"./logs", "*.csv"}, `no component "."`},
 		{"exclude", []string{"*.tmp", "!keep.tmp", "/cache/", "a/**/b", "\\#x", "...", ".hidden/", "**", "/opt", "opt/app/x", ".", "#x"}[:10], ""},
@@ -121,5 +122,17 @@ func TestUnusedIncludesLooksIntoTheDirectory(t *testing.T) {
 	}
 	if _, err := UnusedIncludes(t.Context(), filepath.Join(dir, "none"), include, nil, 2); err == nil {
 		t.Error("UnusedIncludes of no directory: no error")
+	}
+}
+
+func TestAFilterOfNoPatternIsRefused(t *testing.T) {
+	for _, line := range []string{"[a-", "#x", "", "  "} {
+		if _, err := NewFilter([]string{"*.csv", line}); err == nil {
+			t.Errorf("NewFilter of %q: no error", line)
+		}
+	}
+	f, err := NewFilter([]string{"*.csv", "!old.csv"})
+	if err != nil || !f.Wants("a/b.csv") || f.Wants("old.csv") || f.Wants("x") {
+		t.Errorf("NewFilter of patterns: %v", err)
 	}
 }
