@@ -37,23 +37,9 @@ func policyCommand(_ context.Context, args []string, io streams) error {
 	if err := parseFlags(fs, args); err != nil {
 		return err
 	}
-	kinds := []string{string(app.PolicyRole), string(app.PolicyBucket), string(app.PolicyKey)}
-	if !slices.Contains(kinds, *kind) {
-		return fmt.Errorf("%w: iam-policy: --kind %q: one of %s is needed", errUsage, *kind, strings.Join(kinds, ", "))
-	}
-	for _, c := range *with {
-		if known := []string{app.PolicyForRekey, app.PolicyForRestore, app.PolicyForVerify}; !slices.Contains(known, c) {
-			return fmt.Errorf("%w: iam-policy: --with %q: only %s need more than a daemon", errUsage, c, strings.Join(known, ", "))
-		}
-	}
-	if err := checkInstances(*instances); err != nil {
+	o := app.PolicyOptions{Kind: app.PolicyKind(*kind), Source: *source, With: *with, Region: environmentRegion(io.env), Instances: *instances}
+	if err := checkPolicy(o, *file, *present); err != nil {
 		return err
-	}
-	switch {
-	case *file == "":
-		return fmt.Errorf("%w: iam-policy: -c FILE is needed", errUsage)
-	case *present != "" && *kind != string(app.PolicyBucket):
-		return fmt.Errorf("%w: iam-policy: --merge needs --kind bucket", errUsage)
 	}
 	cfg, err := loadConfig(*file, io.env)
 	if err != nil {
@@ -62,9 +48,7 @@ func policyCommand(_ context.Context, args []string, io streams) error {
 	if err := knownSource(cfg, "iam-policy", *source); err != nil {
 		return err
 	}
-	o := app.PolicyOptions{
-		Config: cfg, Kind: app.PolicyKind(*kind), Source: *source, With: *with, Region: environmentRegion(io.env), Instances: *instances,
-	}
+	o.Config = cfg
 	if *present != "" {
 		if o.Merge, err = os.ReadFile(*present); err != nil {
 			return fmt.Errorf("--merge: %w", err)
@@ -86,9 +70,24 @@ func policyCommand(_ context.Context, args []string, io streams) error {
 
 var instancePattern = regexp.MustCompile(`^[A-Za-z0-9._*-]{1,128}$`)
 
-// checkInstances refuses what no host can be called.
-func checkInstances(names []string) error {
-	for _, n := range names {
+// checkPolicy refuses what cannot be meant.
+func checkPolicy(o app.PolicyOptions, file, present string) error {
+	kinds := []string{string(app.PolicyRole), string(app.PolicyBucket), string(app.PolicyKey)}
+	if !slices.Contains(kinds, string(o.Kind)) {
+		return fmt.Errorf("%w: iam-policy: --kind %q: one of %s is needed", errUsage, o.Kind, strings.Join(kinds, ", "))
+	}
+	for _, c := range o.With {
+		if known := []string{app.PolicyForRekey, app.PolicyForRestore, app.PolicyForVerify}; !slices.Contains(known, c) {
+			return fmt.Errorf("%w: iam-policy: --with %q: only %s need more than a daemon", errUsage, c, strings.Join(known, ", "))
+		}
+	}
+	switch {
+	case file == "":
+		return fmt.Errorf("%w: iam-policy: -c FILE is needed", errUsage)
+	case present != "" && o.Kind != app.PolicyBucket:
+		return fmt.Errorf("%w: iam-policy: --merge needs --kind bucket", errUsage)
+	}
+	for _, n := range o.Instances {
 		if !instancePattern.MatchString(n) {
 			return fmt.Errorf("%w: iam-policy: --instance %q: letters, digits, dots, underscores and hyphens are possible, and * for any text", errUsage, n)
 		}

@@ -81,23 +81,30 @@ func (f *restoreFlags) set(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.json, "json", false, "print the summary as JSON, with the files that failed")
 }
 
-// options returns what the flags come to.
-func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o app.RestoreOptions, err error) {
+// check refuses what cannot be meant.
+func (f *restoreFlags) check(fs *pflag.FlagSet) error {
+	dirMode, err := strconv.ParseUint(f.dirMode, 8, 32)
+	f.o.DirMode = iofs.FileMode(dirMode)
 	switch {
 	case f.o.To == "":
-		return o, fmt.Errorf("%w: restore: --to DIR is needed", errUsage)
+		return fmt.Errorf("%w: restore: --to DIR is needed", errUsage)
 	case f.o.Workers < 1 || f.o.Workers > 1024:
-		return o, fmt.Errorf("%w: restore: --workers %d: 1 to 1024 are possible", errUsage, f.o.Workers)
+		return fmt.Errorf("%w: restore: --workers %d: 1 to 1024 are possible", errUsage, f.o.Workers)
 	case f.o.GiveUp <= 0:
-		return o, fmt.Errorf("%w: restore: --give-up %v: a duration above 0 is needed", errUsage, f.o.GiveUp)
+		return fmt.Errorf("%w: restore: --give-up %v: a duration above 0 is needed", errUsage, f.o.GiveUp)
 	case fs.Changed("expect-head") && !headForm.MatchString(f.o.ExpectHead):
-		return o, fmt.Errorf("%w: restore: --expect-head %q: a SHA-256 of 64 hex digits is needed", errUsage, f.o.ExpectHead)
+		return fmt.Errorf("%w: restore: --expect-head %q: a SHA-256 of 64 hex digits is needed", errUsage, f.o.ExpectHead)
+	case err != nil || dirMode > 0o777 || dirMode&0o700 != 0o700:
+		return fmt.Errorf("%w: restore: --dir-mode %q: 0700 to 0777 in octal are possible", errUsage, f.dirMode)
 	}
-	dirMode, err := strconv.ParseUint(f.dirMode, 8, 32)
-	if err != nil || dirMode > 0o777 || dirMode&0o700 != 0o700 {
-		return o, fmt.Errorf("%w: restore: --dir-mode %q: 0700 to 0777 in octal are possible", errUsage, f.dirMode)
+	return nil
+}
+
+// options returns what the flags come to.
+func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o app.RestoreOptions, err error) {
+	if err := f.check(fs); err != nil {
+		return o, err
 	}
-	f.o.DirMode = iofs.FileMode(dirMode)
 	if f.o.At, err = parseAt(fs, f.at, time.Now()); err != nil {
 		return o, err
 	}

@@ -49,6 +49,11 @@ func (f *originFlags) origin(fs *pflag.FlagSet, env []string) (app.Origin, error
 			EndpointURL: f.endpoint, PathStyle: f.endpoint != "", AllowInsecure: f.insecure,
 		}, nil
 	}
+	return f.configured(env)
+}
+
+// configured returns what the configuration and --instance name.
+func (f *originFlags) configured(env []string) (app.Origin, error) {
 	own, err := loadConfig(f.config, env)
 	if f.instance == "" || err == nil && own.Instance == f.instance {
 		if err != nil {

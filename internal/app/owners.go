@@ -70,7 +70,7 @@ func StateWarnings(c *config.Config) (warnings []string) {
 		case !ok:
 		case perm&0o022 != 0:
 			warnings = append(warnings, fmt.Sprintf("%s: others than its owner may write to %s (mode %04o)%s; chmod 700", dir.key, dir.path, perm, follows))
-		case !slices.Contains(own, uid) && !(uid >= dynamicFirst && uid <= dynamicLast):
+		case !slices.Contains(own, uid) && (uid < dynamicFirst || uid > dynamicLast):
 			warnings = append(warnings, fmt.Sprintf("%s: %s belongs to the user %s, who may write to it%s; chown it to the user of the service", dir.key, dir.path, userName(uid), follows))
 		}
 	}

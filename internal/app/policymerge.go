@@ -2,6 +2,7 @@ package app
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"regexp"
@@ -39,12 +40,12 @@ func readPolicy(data []byte) (*policyDocument, error) {
 		for _, one := range s {
 			statement, ok := one.(map[string]any)
 			if !ok {
-				return nil, fmt.Errorf("not a policy: a statement is no object")
+				return nil, errors.New("not a policy: a statement is no object")
 			}
 			m.statements = append(m.statements, statement)
 		}
 	default:
-		return nil, fmt.Errorf("not a policy: it has no Statement")
+		return nil, errors.New("not a policy: it has no Statement")
 	}
 	return m, nil
 }

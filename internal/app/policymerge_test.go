@@ -25,10 +25,10 @@ func denied(t *testing.T, policy, sid string) map[string][]string {
 	t.Helper()
 	var p struct {
 		Statement []struct {
-			Sid, Effect string
-			Resource    any
-			Condition   any
-		}
+			Sid       string `json:"Sid"`
+			Resource  any    `json:"Resource"`
+			Condition any    `json:"Condition"`
+		} `json:"Statement"`
 	}
 	if err := json.Unmarshal([]byte(policy), &p); err != nil {
 		t.Fatal(err)

@@ -49,13 +49,9 @@ type RestoreOptions struct {
 // when ctx ended first.
 func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, error) {
 	var none manifest.RestoreSummary
-	filter, err := watcher.NewFilter(o.Include)
+	filter, dir, err := o.chosen()
 	if err != nil {
-		return none, fmt.Errorf("%w: --include: %w", ErrWrongUse, err)
-	}
-	dir, err := o.Origin.below(o.Path)
-	if err != nil {
-		return none, fmt.Errorf("--path: %w", err)
+		return none, err
 	}
 	log, err := plainLogger(o.Stderr)
 	if err != nil {
@@ -89,6 +85,19 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 		err = fmt.Errorf("%w under %s", ErrNothingToRestore, o.Origin.trail())
 	}
 	return sum, interrupted(ctx, err)
+}
+
+// chosen returns which files are meant, and the directory that they are below.
+func (o *RestoreOptions) chosen() (*watcher.Filter, string, error) {
+	filter, err := watcher.NewFilter(o.Include)
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: --include: %w", ErrWrongUse, err)
+	}
+	dir, err := o.Origin.below(o.Path)
+	if err != nil {
+		return nil, "", fmt.Errorf("--path: %w", err)
+	}
+	return filter, dir, nil
 }
 
 // check returns what the trail is checked against: what the options name, what

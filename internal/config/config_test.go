@@ -202,7 +202,7 @@ func TestExampleParsesAndDocumentsEachKey(t *testing.T) {
 			t.Errorf("the example differs from the defaults in %v", d)
 		}
 	}
-	for _, line := range strings.Split(string(data), "\n") {
+	for line := range strings.SplitSeq(string(data), "\n") {
 		key, _, _ := strings.Cut(strings.TrimLeft(line, " -"), ":")
 		if strings.HasPrefix(line, "#") || line == "" || slices.Contains([]string{"s3", "region", "sources", "name", "path", "bucket", "prefix", "kms_key_id"}, key) {
 			continue

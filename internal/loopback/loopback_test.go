@@ -32,7 +32,7 @@ func TestNoNameServerIsAskedForLocalNames(t *testing.T) {
 	} {
 		dial := Dialer(func(_ context.Context, _, address string) (net.Conn, error) {
 			if address != want {
-				t.Errorf("dialled %q, want %q", address, want)
+				t.Errorf("dialed %q, want %q", address, want)
 			}
 			return nil, net.ErrClosed
 		})

@@ -12,7 +12,7 @@ var ErrOptions = errors.New("refused options")
 // optionError is an ErrOptions with a text of its own.
 type optionError struct{ error }
 
-func (optionError) Is(target error) bool { return target == ErrOptions } //nolint:errorlint // What Is is for.
+func (optionError) Is(target error) bool { return target == ErrOptions }
 
 func (r optionError) Unwrap() error { return r.error }
 

@@ -126,7 +126,7 @@ func TestAFileThatSomebodyElseMovesIsNotMadeSetuid(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer in.Close()
+		t.Cleanup(in.Close)
 		other := filepath.Join(dir, "other")
 		if err := meddle(filepath.Join(dir, names(t, dir)[0]), other); err != nil {
 			t.Fatal(err)
@@ -152,7 +152,7 @@ func TestNewDirectoriesGetTheModeThatWasAskedFor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer target.Close()
+		t.Cleanup(target.Close)
 		if err := deliver(target, "a/b/f", "content", Attributes{}, false); err != nil {
 			t.Fatal(err)
 		}

@@ -443,8 +443,8 @@ func (in *Incoming) OwnerEnters(a Attributes) (bool, error) {
 	return st.Mode&0o001 != 0, nil
 }
 
-// ErrMeddled: whoever can write the directory has put another file in the place of
-// the one that was written, or given it a second name.
+// ErrMeddled says that whoever can write the directory has put another file in
+// the place of the one that was written, or given it a second name.
 var ErrMeddled = errors.New("somebody else changed the directory while it was written")
 
 // own checks that the file stands under its name, and under no other.

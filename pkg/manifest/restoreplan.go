@@ -115,7 +115,7 @@ func (p *planner) ask(ctx context.Context) error {
 		q.Believe = p.trust.believe
 		q.pending = func(e Entry) bool {
 			err := p.trust.unnamed(e)
-			if err != nil {
+			if err != nil && !p.trust.again[e.Key] {
 				p.fault(e.Key, err)
 			}
 			return err == nil

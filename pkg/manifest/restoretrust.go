@@ -22,6 +22,7 @@ type trust struct {
 	checked *Verification
 	latest  time.Time // what is dated later has not been written by a host
 	refuted map[digestPlace]bool
+	again   map[string]bool // manifests whose records another chain has
 }
 
 // digestPlace is where a digest stands.
@@ -55,7 +56,12 @@ func (r *restorer) verify(ctx context.Context) (*trust, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the time of the check: %w", err)
 	}
-	t := &trust{checked: v, latest: at.Add(clockGrace), refuted: map[digestPlace]bool{}}
+	t := &trust{checked: v, latest: at.Add(clockGrace), refuted: map[digestPlace]bool{}, again: map[string]bool{}}
+	for _, f := range v.Notes {
+		if f.Kind == NoteLeftBehind {
+			t.again[f.Key] = true
+		}
+	}
 	for _, f := range v.Findings {
 		if f.Kind == FindingSignature || f.Kind == FindingForeignKey {
 			t.refuted[digestPlace{f.Instance, f.Chain, f.Sequence}] = true

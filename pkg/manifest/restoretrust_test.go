@@ -2,10 +2,8 @@ package manifest
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/x509"
 	"encoding/base64"
-	"encoding/pem"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -55,21 +53,12 @@ func (a *vouchedArchive) key() {
 func (a *vouchedArchive) sign(key string) {
 	a.t.Helper()
 	if a.signer == nil {
-		_, private, err := ed25519.GenerateKey(nil)
+		path, _ := writeKey(a.t, 0o600)
+		signer, err := LoadEd25519(path)
 		if err != nil {
 			a.t.Fatal(err)
 		}
-		der, err := x509.MarshalPKCS8PrivateKey(private)
-		if err != nil {
-			a.t.Fatal(err)
-		}
-		file := filepath.Join(a.t.TempDir(), "key")
-		if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
-			a.t.Fatal(err)
-		}
-		if a.signer, err = LoadEd25519(file); err != nil {
-			a.t.Fatal(err)
-		}
+		a.signer = signer
 		a.set("p/_manifests/keys/"+a.signer.fingerprint+".pem", a.signer.public)
 	}
 	algorithm, fingerprint, sig, err := a.signer.Sign(context.Background(), a.objects[key])
@@ -113,9 +102,9 @@ func (a *vouchedArchive) evil(rel string) state.Record {
 
 // claim is a record of other content than the object has.
 func (a *vouchedArchive) claim(rel string) state.Record {
-	real := a.objects["p/"+rel+"?"]
+	good := a.objects["p/"+rel+"?"]
 	r := a.evil(rel)
-	a.set("p/"+rel+"?", real)
+	a.set("p/"+rel+"?", good)
 	return r
 }
 
@@ -141,16 +130,11 @@ func forgeries() map[string]func(a *vouchedArchive) {
 			a.add(a.t, "h", vouchedChain0, 2, true, func(d *Digest) { d.Reason = ReasonFlush }, a.evil("evil"))
 		},
 		"a second first digest": func(a *vouchedArchive) {
-			real := map[string][]byte{}
-			for k, v := range a.objects {
-				real[k] = v
-			}
+			before := maps.Clone(a.objects)
 			delete(a.heads, vouchedChain0)
 			_, key := a.add(a.t, "h", vouchedChain0, 1, true, func(d *Digest) { d.AbandonsChain = "00000000" }, a.evil("evil"))
 			forged := a.objects[key]
-			for k, v := range real {
-				a.objects[k] = v
-			}
+			maps.Copy(a.objects, before)
 			a.set(strings.Replace(key, "_1", "_0", 1), forged) // Dated earlier, so that it is listed first.
 		},
 	}
@@ -286,5 +270,23 @@ func TestRestoreOrdersChainsByDigestsThatAreVouchedFor(t *testing.T) {
 	})
 	if got, rerr := os.ReadFile(filepath.Join(dir, "f")); err != nil || string(got) != "new" || sum.FaultCount == 0 {
 		t.Errorf("the file holds %q (%v), Restore = %+v, %v; want the newer content, and a fault", got, rerr, sum, err)
+	}
+}
+
+// Where a chain was left, what it had not named yet is in the chain that follows
+// it: that is no fault.
+func TestRestoreOfAChainThatWasLeftIsNoFault(t *testing.T) {
+	a := &vouchedArchive{archive: newArchive(), t: t}
+	_, old := a.add(t, "h", vouchedChain0, 1, true, nil, a.upload("one", "first", atTen))
+	a.add(t, "h", vouchedChain0, 2, false, nil, a.upload("two", "second", atTen))
+	_, head := a.add(t, "h", "0b0b0b0b", 1, true, func(d *Digest) {
+		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsStateLost, vouchedChain0, hexSHA(a.objects[old])
+	}, a.upload("two", "second", atEleven))
+	a.options = VerifyOptions{
+		Bucket: "b", Instance: "h", Now: trailStart.Add(3 * time.Hour),
+		Anchors: []Anchor{{Instance: "h", Chain: "0b0b0b0b", Sequence: 1, SHA256: hexSHA(a.objects[head]), From: "--anchor"}},
+	}
+	if files, sum := a.run(); !slices.Equal(files, []string{"one", "two"}) || sum.FaultCount > 0 {
+		t.Errorf("there is %q, with the faults %q", files, sum.Faults)
 	}
 }

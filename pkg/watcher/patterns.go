@@ -43,60 +43,78 @@ func PatternFault(line string) string {
 // option, include or exclude, of a source that stands at root. The file system
 // is not asked.
 func PatternWarnings(option string, lines []string, root string) (warnings []string) {
-	warn := func(line, text string) {
-		warnings = append(warnings, fmt.Sprintf("%q %s", line, text))
-	}
-	positive := 0
+	patterns, positive := 0, 0
 	for _, line := range lines {
 		p, ok := parsePattern(line)
+		text := ""
 		switch {
-		case !ok && strings.HasPrefix(line, "#"):
-			warn(line, "is a comment and matches nothing; for a name that begins with # write \\#")
 		case !ok:
-			warn(line, "is blank and matches nothing")
+			text = noPattern(line)
 		case p.negated && positive == 0:
-			warn(line, "takes back what no pattern before it has matched")
+			text = "takes back what no pattern before it has matched"
 		default:
-			if text := p.never(root); text != "" {
-				warn(line, text)
-			}
+			text = p.never(root)
+		}
+		if text != "" {
+			warnings = append(warnings, fmt.Sprintf("%q %s", line, text))
+		}
+		if ok {
+			patterns++
 		}
 		if ok && !p.negated {
 			positive++
 		}
 	}
-	if option == "include" && len(lines) > 0 && positive == 0 {
-		if slices.ContainsFunc(lines, func(l string) bool { _, ok := parsePattern(l); return ok }) {
-			warnings = append(warnings, "no pattern includes anything: nothing is archived")
-		} else {
-			warnings = append(warnings, "there is no pattern in it: everything is archived")
-		}
+	switch {
+	case option != "include" || len(lines) == 0 || positive > 0:
+	case patterns > 0:
+		warnings = append(warnings, "no pattern includes anything: nothing is archived")
+	default:
+		warnings = append(warnings, "there is no pattern in it: everything is archived")
 	}
 	return warnings
 }
 
+// noPattern says why a line is none.
+func noPattern(line string) string {
+	if strings.HasPrefix(line, "#") {
+		return "is a comment and matches nothing; for a name that begins with # write \\#"
+	}
+	return "is blank and matches nothing"
+}
+
 // never says why no path below root can match p, "" if one can.
 func (p *pattern) never(root string) string {
-	const relative = "patterns are relative to the source"
-	if p.text == "" {
-		return "matches nothing: " + relative
+	if text := impossible(p.text); text != "" {
+		return text
 	}
-	for c := range strings.SplitSeq(p.text, "/") {
+	if _, list, ok := strings.Cut(p.text, "{"); ok && strings.Contains(list, ",") && strings.Contains(list, "}") {
+		return "matches names with these braces in them only: write a pattern for each of the alternatives"
+	}
+	if p.base || root == "/" || root == "" {
+		return ""
+	}
+	if inside, ok := strings.CutPrefix("/"+p.text, strings.TrimSuffix(root, "/")+"/"); ok {
+		return fmt.Sprintf("does not match what lies in the source: patterns are relative to it, as in %q", "/"+inside)
+	}
+	if strings.HasPrefix(root+"/", "/"+p.text+"/") && strings.Contains(p.text, "/") {
+		return "does not match the source: patterns are relative to it"
+	}
+	return ""
+}
+
+// impossible says which component of a pattern no path has, "" for none.
+func impossible(text string) string {
+	if text == "" {
+		return "matches nothing: patterns are relative to the source"
+	}
+	for c := range strings.SplitSeq(text, "/") {
 		switch c {
 		case "":
 			return "can never match: a path has no empty component"
 		case ".", "..":
-			return fmt.Sprintf("can never match: a path has no component %q, %s", c, relative)
+			return fmt.Sprintf("can never match: a path has no component %q, patterns are relative to the source", c)
 		}
-	}
-	if open := strings.IndexByte(p.text, '{'); open >= 0 && strings.Contains(p.text[open:], ",") && strings.Contains(p.text[open:], "}") {
-		return "matches names with these braces in them only: write a pattern for each of the alternatives"
-	}
-	if inside, ok := strings.CutPrefix("/"+p.text, strings.TrimSuffix(root, "/")+"/"); ok && !p.base && root != "/" && root != "" {
-		return fmt.Sprintf("does not match what lies in the source: %s, as in %q", relative, "/"+inside)
-	}
-	if strings.HasPrefix(root+"/", "/"+p.text+"/") && strings.Contains(p.text, "/") {
-		return "does not match the source: " + relative
 	}
 	return ""
 }
@@ -155,30 +173,36 @@ func UnusedIncludes(ctx context.Context, root string, include, exclude []string,
 	}
 	for dirs := []string{""}; len(dirs) > 0 && g.use.left.Load() > 0; {
 		dir := dirs[len(dirs)-1]
-		dirs = dirs[:len(dirs)-1]
-		err := eachEntryOf(filepath.Join(root, dir), func(e fs.DirEntry) error {
-			path := join(dir, e.Name())
-			limit--
-			switch {
-			case ctx.Err() != nil:
-				return ctx.Err()
-			case limit < 0:
-				return errTooMany
-			case e.Type().IsRegular():
-				g.excludedHere(path, false) // It notes what is included.
-			case e.IsDir() && !g.excludedHere(path, true):
-				dirs = append(dirs, path)
-			}
-			return nil
-		})
-		if errors.Is(err, errTooMany) || ctx.Err() != nil {
+		below, err := g.look(ctx, root, dir, &limit)
+		if ctx.Err() != nil || errors.Is(err, errTooMany) {
 			return nil, ctx.Err()
 		}
 		if err != nil && dir == "" {
 			return nil, err
 		}
+		dirs = append(dirs[:len(dirs)-1], below...)
 	}
 	return g.use.list(), nil
+}
+
+// look notes the files of a directory, and returns its subdirectories that are
+// not excluded. It takes the entries off limit.
+func (g *ignorer) look(ctx context.Context, root, dir string, limit *int) (below []string, err error) {
+	err = eachEntryOf(filepath.Join(root, dir), func(e fs.DirEntry) error {
+		path := join(dir, e.Name())
+		switch *limit--; {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case *limit < 0:
+			return errTooMany
+		case e.Type().IsRegular():
+			g.excludedHere(path, false) // It notes what is included.
+		case e.IsDir() && !g.excludedHere(path, true):
+			below = append(below, path)
+		}
+		return nil
+	})
+	return below, err
 }
 
 var errTooMany = errors.New("too many entries")
