@@ -215,7 +215,10 @@ func (s *hostState) add(list []manifest.Anchor, instance string) []manifest.Anch
 		current = newest.Chain
 	}
 	for i := range list {
-		list[i].Current = list[i].Instance == instance && list[i].Chain == current
+		a := &list[i]
+		a.Current = a.Instance == instance && a.Chain == current
+		// What was sealed since the state was asked may wait as well.
+		a.Waiting = a.Waiting || s.known && a.Current && a.Sequence > s.sequence
 	}
 	return list
 }

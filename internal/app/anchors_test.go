@@ -135,6 +135,13 @@ func TestTheCurrentChainIsMarked(t *testing.T) {
 			}
 		}
 	}
+	// What was sealed behind the state's head, once it was asked, may wait.
+	s := hostState{known: true, chain: otherChain, sequence: 6, sha: "c"}
+	for _, a := range s.add(copies(), "app-01") {
+		if a.Waiting != (a.Sequence == 7) {
+			t.Errorf("sealed since: %+v", a)
+		}
+	}
 	if list := (&hostState{}).add(nil, "app-01"); len(list) != 0 {
 		t.Errorf("nothing known: %+v", list)
 	}
