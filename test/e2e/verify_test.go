@@ -216,6 +216,7 @@ func TestAnAnchorNoticesThatTheEndIsGone(t *testing.T) {
 	s.mustSync(t, 1, 0, 0)
 	anchor := filepath.Join(filepath.Dir(s.file), "anchor.json")
 	s.verify(t, 0, s.fromBucket("--anchor", anchor)...)
+	s.wantFindings(t, s.verify(t, 3, s.fromBucket("--max-age", "1ns")...), "stopped")
 	before, err := os.ReadFile(anchor)
 	if err != nil {
 		t.Fatal(err)
