@@ -8,7 +8,7 @@ import (
 )
 
 // checkCommand reads the configuration and prints every fault.
-func checkCommand(_ context.Context, args []string, io streams) error {
+func checkCommand(ctx context.Context, args []string, io streams) error {
 	fs := newFlags("check", "-c FILE", "Reads the configuration only and names every fault with file, line and key.", io)
 	file := fs.StringP("config", "c", "", "configuration `file`")
 	if err := parseFlags(fs, args); err != nil {
@@ -24,9 +24,9 @@ func checkCommand(_ context.Context, args []string, io streams) error {
 	if err := app.Supported(cfg); err != nil {
 		return err
 	}
-	for _, w := range cfg.Warnings {
-		_, _ = fmt.Fprintf(io.err, "s3syncd: warning: %s\n", w) // Nowhere left to say so.
-	}
+	warn(io.err, cfg.Warnings)
+	warn(io.err, app.HostWarnings(cfg))
+	warn(io.err, app.IncludeWarnings(ctx, cfg))
 	_, err = fmt.Fprintf(io.out, "%s: no faults; sources: %d\n", *file, len(cfg.Sources))
 	return err
 }

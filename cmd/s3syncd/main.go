@@ -115,7 +115,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.Is(err, errUsage), errors.Is(err, errConfig), errors.Is(err, app.ErrWrongUse), errors.As(err, &faults):
+	case errors.Is(err, errUsage), errors.Is(err, errConfig), errors.Is(err, app.ErrWrongUse), errors.Is(err, app.ErrRefused), errors.As(err, &faults):
 		return exitUsage
 	case errors.Is(err, app.ErrInterrupted):
 		return exitInterrupted
@@ -143,6 +143,13 @@ func complain(w io.Writer, err error) {
 	}
 	for line := range strings.Lines(err.Error()) {
 		_, _ = fmt.Fprintf(w, "s3syncd: %s\n", strings.TrimRight(line, "\n")) // Nowhere left to say so.
+	}
+}
+
+// warn prints what is legal and probably not meant.
+func warn(w io.Writer, warnings []string) {
+	for _, text := range warnings {
+		_, _ = fmt.Fprintf(w, "s3syncd: warning: %s\n", text) // Nowhere left to say so.
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -17,7 +19,11 @@ what to fill in where an ARN cannot be known. It makes no request.
            --with rekey,restore,verify adds what those commands need beside it
   bucket   what nobody may do in the bucket: write under another key or
            algorithm, speak without TLS
-  kms-key  who may use the key`
+  kms-key  who may use the key
+
+A bucket has one policy for all hosts that write to it. --instance prints it for
+several hosts, and --merge puts it into the policy that the bucket has: the
+prefixes of other hosts and what others have written stay.`
 
 // policyCommand prints one policy.
 func policyCommand(_ context.Context, args []string, io streams) error {
@@ -25,21 +31,15 @@ func policyCommand(_ context.Context, args []string, io streams) error {
 	file := fs.StringP("config", "c", "", "configuration `file`")
 	kind := fs.String("kind", string(app.PolicyRole), "`kind` of policy: role, bucket or kms-key")
 	source := fs.String("source", "", "only the source of this `name`")
+	instances := fs.StringSlice("instance", nil, "`names` of the hosts, with * for any text: '*', 'app-*' (default: the configuration's own); may be repeated")
+	present := fs.String("merge", "", "`file` with the bucket's present policy, or empty, to put this one into (with --kind bucket)")
 	with := fs.StringSlice("with", nil, "`commands` that the role is to allow as well: rekey, restore, verify")
 	if err := parseFlags(fs, args); err != nil {
 		return err
 	}
-	kinds := []string{string(app.PolicyRole), string(app.PolicyBucket), string(app.PolicyKey)}
-	if !slices.Contains(kinds, *kind) {
-		return fmt.Errorf("%w: iam-policy: --kind %q: one of %s is needed", errUsage, *kind, strings.Join(kinds, ", "))
-	}
-	for _, c := range *with {
-		if known := []string{app.PolicyForRekey, app.PolicyForRestore, app.PolicyForVerify}; !slices.Contains(known, c) {
-			return fmt.Errorf("%w: iam-policy: --with %q: only %s need more than a daemon", errUsage, c, strings.Join(known, ", "))
-		}
-	}
-	if *file == "" {
-		return fmt.Errorf("%w: iam-policy: -c FILE is needed", errUsage)
+	o := app.PolicyOptions{Kind: app.PolicyKind(*kind), Source: *source, With: *with, Region: environmentRegion(io.env), Instances: *instances}
+	if err := checkPolicy(o, *file, *present); err != nil {
+		return err
 	}
 	cfg, err := loadConfig(*file, io.env)
 	if err != nil {
@@ -48,9 +48,13 @@ func policyCommand(_ context.Context, args []string, io streams) error {
 	if err := knownSource(cfg, "iam-policy", *source); err != nil {
 		return err
 	}
-	doc, notes, err := app.Policy(app.PolicyOptions{
-		Config: cfg, Kind: app.PolicyKind(*kind), Source: *source, With: *with, Region: environmentRegion(io.env),
-	})
+	o.Config = cfg
+	if *present != "" {
+		if o.Merge, err = os.ReadFile(*present); err != nil {
+			return fmt.Errorf("--merge: %w", err)
+		}
+	}
+	doc, notes, err := app.Policy(o)
 	if errors.Is(err, app.ErrPolicyChoice) {
 		return fmt.Errorf("%w: iam-policy: %w", errUsage, err)
 	}
@@ -62,6 +66,33 @@ func policyCommand(_ context.Context, args []string, io streams) error {
 	}
 	_, err = io.out.Write(doc)
 	return err
+}
+
+var instancePattern = regexp.MustCompile(`^[A-Za-z0-9._*-]{1,128}$`)
+
+// checkPolicy refuses what cannot be meant.
+func checkPolicy(o app.PolicyOptions, file, present string) error {
+	kinds := []string{string(app.PolicyRole), string(app.PolicyBucket), string(app.PolicyKey)}
+	if !slices.Contains(kinds, string(o.Kind)) {
+		return fmt.Errorf("%w: iam-policy: --kind %q: one of %s is needed", errUsage, o.Kind, strings.Join(kinds, ", "))
+	}
+	for _, c := range o.With {
+		if known := []string{app.PolicyForRekey, app.PolicyForRestore, app.PolicyForVerify}; !slices.Contains(known, c) {
+			return fmt.Errorf("%w: iam-policy: --with %q: only %s need more than a daemon", errUsage, c, strings.Join(known, ", "))
+		}
+	}
+	switch {
+	case file == "":
+		return fmt.Errorf("%w: iam-policy: -c FILE is needed", errUsage)
+	case present != "" && o.Kind != app.PolicyBucket:
+		return fmt.Errorf("%w: iam-policy: --merge needs --kind bucket", errUsage)
+	}
+	for _, n := range o.Instances {
+		if !instancePattern.MatchString(n) {
+			return fmt.Errorf("%w: iam-policy: --instance %q: letters, digits, dots, underscores and hyphens are possible, and * for any text", errUsage, n)
+		}
+	}
+	return nil
 }
 
 // environmentRegion is the region that the AWS environment names in a variable.

@@ -36,6 +36,8 @@ func preflightCommand(ctx context.Context, args []string, io streams) error {
 	if err != nil {
 		return err
 	}
+	warn(io.err, cfg.Warnings)
+	warn(io.err, app.HostWarnings(cfg))
 	report, err := app.Preflight(ctx, app.PreflightOptions{Config: cfg, Stderr: io.err})
 	if len(report.Sources) == 0 {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -27,11 +28,20 @@ owner. What is there already and right is kept, so that an interrupted run is
 simply run again; what is there and different is replaced with --overwrite only.
 
 Nothing is written outside --to, and no symbolic link in it is followed.
-Empty directories, links and extended attributes are not archived; a directory
-gets the permissions (as root also the owner) of the one above it.
+Empty directories, links and extended attributes are not archived. What a
+directory allowed is not known either: one that is made gets --dir-mode (0700,
+which keeps others out), and as root the owner of the one above it.
 
-It exits with 3 when a file could not be rebuilt or a document of the trail is
-not what its digest says.`
+What is there already is kept if nobody else can change it: neither by its mode
+or its directory's, nor by another name, nor by having owned it. Otherwise it is
+written again.
+
+The trail is verified before the first byte is written. With --public-key,
+--anchor, --expect-head, or -c on the host itself (its own copies), only what they
+vouch for is restored; without any of them the first line says so.
+
+It exits with 3 when a file could not be rebuilt, or a document of the trail is
+missing or cannot be believed.`
 
 // maxFailures bounds the files that --json names.
 const maxFailures = 10_000
@@ -43,6 +53,7 @@ const messageLength = 500
 type restoreFlags struct {
 	from     originFlags
 	at       string
+	dirMode  string
 	json     bool
 	noSpace  bool
 	progress *restoreProgress
@@ -51,6 +62,9 @@ type restoreFlags struct {
 
 func (f *restoreFlags) set(fs *pflag.FlagSet) {
 	f.from.set(fs)
+	fs.StringVar(&f.o.ExpectHead, "expect-head", "", "believe what the digest with this `SHA-256` leads to")
+	fs.StringVar(&f.o.AnchorFile, "anchor", "", "believe what the heads in this `file` of 's3syncd verify' lead to")
+	fs.StringArrayVar(&f.o.PublicKeys, "public-key", nil, "believe only what this PEM `file`'s key has signed, or a signed digest leads to; may be repeated")
 	fs.StringVar(&f.o.To, "to", "", "`directory` to restore below; it is made where it is missing")
 	fs.StringVar(&f.o.Path, "path", "", "only this `directory` or file of the source")
 	fs.StringVar(&f.at, "at", "", "as S3 held the files at this `time`: "+timeForms)
@@ -58,6 +72,7 @@ func (f *restoreFlags) set(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.o.DryRun, "dry-run", false, "write nothing; print what would be restored")
 	fs.BoolVar(&f.o.Overwrite, "overwrite", false, "replace what stands in the way of a file and is not a directory")
 	fs.BoolVar(&f.o.Owner, "owner", isRoot(), "restore owner and group (default: as root)")
+	fs.StringVar(&f.dirMode, "dir-mode", "0700", "`mode` of directories that are made, in octal")
 	fs.BoolVar(&f.o.Unverified, "unverified", false, "where an object is not the one that the trail names (no versions, or no record yet), restore it nevertheless")
 	fs.BoolVar(&f.noSpace, "no-space-check", false, "begin although the file system seems to have too little room")
 	fs.IntVar(&f.o.Workers, "workers", 16, "files that are restored at once")
@@ -66,15 +81,29 @@ func (f *restoreFlags) set(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.json, "json", false, "print the summary as JSON, with the files that failed")
 }
 
-// options returns what the flags come to.
-func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o app.RestoreOptions, err error) {
+// check refuses what cannot be meant.
+func (f *restoreFlags) check(fs *pflag.FlagSet) error {
+	dirMode, err := strconv.ParseUint(f.dirMode, 8, 32)
+	f.o.DirMode = iofs.FileMode(dirMode)
 	switch {
 	case f.o.To == "":
-		return o, fmt.Errorf("%w: restore: --to DIR is needed", errUsage)
+		return fmt.Errorf("%w: restore: --to DIR is needed", errUsage)
 	case f.o.Workers < 1 || f.o.Workers > 1024:
-		return o, fmt.Errorf("%w: restore: --workers %d: 1 to 1024 are possible", errUsage, f.o.Workers)
+		return fmt.Errorf("%w: restore: --workers %d: 1 to 1024 are possible", errUsage, f.o.Workers)
 	case f.o.GiveUp <= 0:
-		return o, fmt.Errorf("%w: restore: --give-up %v: a duration above 0 is needed", errUsage, f.o.GiveUp)
+		return fmt.Errorf("%w: restore: --give-up %v: a duration above 0 is needed", errUsage, f.o.GiveUp)
+	case fs.Changed("expect-head") && !headForm.MatchString(f.o.ExpectHead):
+		return fmt.Errorf("%w: restore: --expect-head %q: a SHA-256 of 64 hex digits is needed", errUsage, f.o.ExpectHead)
+	case err != nil || dirMode > 0o777 || dirMode&0o700 != 0o700:
+		return fmt.Errorf("%w: restore: --dir-mode %q: 0700 to 0777 in octal are possible", errUsage, f.dirMode)
+	}
+	return nil
+}
+
+// options returns what the flags come to.
+func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o app.RestoreOptions, err error) {
+	if err := f.check(fs); err != nil {
+		return o, err
 	}
 	if f.o.At, err = parseAt(fs, f.at, time.Now()); err != nil {
 		return o, err
@@ -145,11 +174,15 @@ func (f *restoreFlags) notes(sum manifest.RestoreSummary) []string {
 		}
 	}
 	note(sum.FaultCount-int64(len(sum.Faults)), "# more documents of the trail are not believed")
-	note(sum.FaultCount, "what those documents say is missing here: 's3syncd verify' tells more")
+	note(sum.FaultCount, "what those documents say may be missing here: 's3syncd verify' tells more")
+	note(sum.NotVouched, "documents that nothing vouches for, left out: #; where what you gave, or this host's copies, are older than the trail,"+
+		" --bucket and --prefix without them believe the bucket alone")
 	note(sum.Unproven, "manifests that no digest names yet: #; they were written shortly before the host ended, and used")
 	note(sum.Current, "files from the current object, for lack of a version in the trail or the bucket: #; each had the recorded hash, unless said otherwise")
 	note(sum.Unverified, "files that are NOT proven by the trail, because of --unverified: #")
 	note(sum.OwnersLeft, "files whose owner was not restored: #; run as root, or with --owner")
+	note(sum.NewDirs, "directories that were made: #, with mode "+f.dirMode+"; the trail does not say what they allowed, see --dir-mode")
+	note(sum.OwnersOut, "files whose owner cannot enter their directory: #; give the new directories their owners and modes")
 	note(sum.LeftOut, "half-written files of an earlier restore that had been archived, left out: #")
 	return notes
 }
@@ -164,7 +197,11 @@ type restoreResult struct {
 	Current    int64            `json:"from_current_objects"`
 	Unverified int64            `json:"unverified"`
 	OwnersLeft int64            `json:"owners_not_restored"`
+	NewDirs    int64            `json:"directories_made"`
+	OwnersOut  int64            `json:"owners_kept_out"`
 	LeftOut    int64            `json:"left_out"`
+	Anchored   bool             `json:"anchored"`
+	NotVouched int64            `json:"not_vouched"`
 	Unproven   int64            `json:"unproven_manifests"`
 	Faults     []string         `json:"not_believed"`
 	FaultCount int64            `json:"not_believed_count"`
@@ -182,7 +219,8 @@ func (f *restoreFlags) printJSON(w io.Writer, sum manifest.RestoreSummary) error
 	enc.SetIndent("", "  ")
 	return enc.Encode(restoreResult{
 		Restored: sum.Restored, Kept: sum.Kept, Failed: sum.Failed, Bytes: sum.Bytes, DryRun: f.o.DryRun, Current: sum.Current,
-		Unverified: sum.Unverified, OwnersLeft: sum.OwnersLeft, LeftOut: sum.LeftOut, Unproven: sum.Unproven,
+		Unverified: sum.Unverified, OwnersLeft: sum.OwnersLeft,
+		Anchored: f.progress.anchored, NewDirs: sum.NewDirs, OwnersOut: sum.OwnersOut, LeftOut: sum.LeftOut, NotVouched: sum.NotVouched, Unproven: sum.Unproven,
 		Faults: append([]string{}, sum.Faults...), FaultCount: sum.FaultCount, Failures: append([]restoreFailure{}, f.progress.failures...),
 	})
 }
@@ -196,6 +234,7 @@ type restoreProgress struct {
 	bar      *progressbar.ProgressBar // nil: lines
 
 	mu          sync.Mutex
+	anchored    bool // something vouches for the trail
 	files, done int64
 	failures    []restoreFailure
 }
@@ -206,6 +245,22 @@ func newRestoreProgress(io streams, quiet, dryRun bool) *restoreProgress {
 		p.bar = newBar(io.err, "reading the trail")
 	}
 	return p
+}
+
+// Anchored implements manifest.RestoreProgress: what it prints is the first line.
+func (p *restoreProgress) Anchored(keys, heads int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.anchored = keys+heads > 0
+	if p.bar != nil {
+		_ = p.bar.Clear() // The bar is decoration: a terminal that is gone changes nothing.
+	}
+	if !p.anchored {
+		_, _ = fmt.Fprintln(p.err, "s3syncd: note: unanchored: nothing outside the bucket vouches for this trail, whoever can write it may have made it up;"+
+			" give --public-key, --anchor or --expect-head where you can") // Nowhere left to say so.
+		return
+	}
+	_, _ = fmt.Fprintf(p.err, "s3syncd: note: only what is vouched for is restored: public keys given: %d, digests known: %d\n", keys, heads) // As above.
 }
 
 // Planned implements manifest.RestoreProgress.

@@ -82,6 +82,7 @@ func syncCommand(ctx context.Context, args []string, io streams) error {
 	if err != nil {
 		return err
 	}
+	warn(io.err, app.HostWarnings(cfg))
 	floor := make([]byte, heapFloor)
 	defer runtime.KeepAlive(floor)
 	show := newProgress(io.out, io.err, isTerminal(io.err))

@@ -49,14 +49,24 @@ func (f *originFlags) origin(fs *pflag.FlagSet, env []string) (app.Origin, error
 			EndpointURL: f.endpoint, PathStyle: f.endpoint != "", AllowInsecure: f.insecure,
 		}, nil
 	}
-	if f.instance != "" {
-		env = append(slices.Clone(env), "S3SYNCD_INSTANCE="+f.instance)
+	return f.configured(env)
+}
+
+// configured returns what the configuration and --instance name.
+func (f *originFlags) configured(env []string) (app.Origin, error) {
+	own, err := loadConfig(f.config, env)
+	if f.instance == "" || err == nil && own.Instance == f.instance {
+		if err != nil {
+			return app.Origin{}, err
+		}
+		return app.OriginOf(own, f.source)
 	}
-	cfg, err := loadConfig(f.config, env)
+	other, err := loadConfig(f.config, append(slices.Clone(env), "S3SYNCD_INSTANCE="+f.instance))
 	if err != nil {
 		return app.Origin{}, err
 	}
-	return app.OriginOf(cfg, f.source)
+	origin, err := app.OriginOf(other, f.source)
+	return origin.OfAnother(), err
 }
 
 // timeForms is what parseTime accepts, for messages.

@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +18,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
 	"golang.org/x/net/netutil"
+
+	"github.com/s3syncd/s3syncd/internal/loopback"
 )
 
 // Options are what the server shows and asks.
@@ -65,6 +65,9 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admin.listen: %w", err)
 	}
+	if o.Page != nil && o.WebConfig == "" && !loopback.Address(l.Addr().String()) {
+		return nil, errors.Join(fmt.Errorf("admin.page: shows file names to whoever reaches %s, which is where admin.listen leads", l.Addr()), l.Close())
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{
 		ErrorHandling: promhttp.ContinueOnError,
@@ -76,7 +79,7 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 		mux.Handle("GET /page/", o.Page)
 	}
 	var handler http.Handler = mux
-	if o.WebConfig == "" && isLoopback(l.Addr()) {
+	if o.WebConfig == "" && loopback.Address(l.Addr().String()) {
 		handler = onlyLocalNames(handler)
 	}
 	return &Server{
@@ -204,28 +207,11 @@ func secure(next http.Handler) http.Handler {
 // answers.
 func onlyLocalNames(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !isLocalName(r.Host) {
+		if !loopback.Address(r.Host) {
 			http.Error(w, "this listener answers to localhost, 127.0.0.1 and [::1] only: "+
 				"reach it through 'ssh -L', have the proxy send such a Host header, or set admin.web_config", http.StatusMisdirectedRequest)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-func isLocalName(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Unmap().IsLoopback()
-}
-
-func isLoopback(a net.Addr) bool {
-	t, ok := a.(*net.TCPAddr)
-	return ok && t.IP.IsLoopback()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -69,7 +70,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	d.level = level
-	for _, w := range cfg.Warnings {
+	for _, w := range append(slices.Clone(cfg.Warnings), HostWarnings(cfg)...) {
 		log.Warn("configuration", zap.String("warning", w))
 	}
 	err = d.run(ctx)

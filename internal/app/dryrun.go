@@ -48,9 +48,10 @@ func dryRun(ctx context.Context, o SyncOptions, log *zap.Logger) (Summary, error
 
 // planner is the sink of a dry run.
 type planner struct {
-	opts SyncOptions
-	mu   sync.Mutex
-	sum  Summary
+	opts   SyncOptions
+	mu     sync.Mutex
+	sum    Summary
+	unused []string // patterns of include without files
 }
 
 func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger, m *watcher.Metrics) error {
@@ -80,6 +81,7 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 		return err
 	}
 	res, err := scanner.ScanOnce(ctx, string(state.TriggerSync))
+	p.unused = append(p.unused, res.UnusedIncludes...)
 	return errors.Join(err, res.Err)
 }
 

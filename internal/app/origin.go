@@ -21,6 +21,10 @@ import (
 // know.
 var ErrWrongUse = errors.New("usage")
 
+// ErrRefused is what a configuration says, or the AWS environment, and no store
+// can be opened with. Another try would not help.
+var ErrRefused = s3store.ErrOptions
+
 // Origin is where an archived source stands, for a command that reads it.
 type Origin struct {
 	Bucket              string
@@ -34,6 +38,15 @@ type Origin struct {
 
 	Path     string // the source's directory, "": not known
 	Instance string // of the configuration, "": not known
+
+	host *hostTrail // what this host may know of the trail, nil: nothing
+}
+
+// OfAnother returns o for what another host archived: this one knows nothing of
+// its trail.
+func (o Origin) OfAnother() Origin {
+	o.host = nil
+	return o
 }
 
 // OriginOf returns where the source of this name is archived. With an empty
@@ -57,7 +70,7 @@ func OriginOf(cfg *config.Config, name string) (Origin, error) {
 	return Origin{
 		Bucket: s.Bucket, Prefix: s.Prefix, Region: s.Region, EndpointURL: cfg.S3.EndpointURL, PathStyle: cfg.S3.PathStyle,
 		AllowInsecure: cfg.S3.AllowInsecureEndpoint, ExpectedBucketOwner: s.ExpectedBucketOwner, Profile: s.Profile,
-		Path: s.Path, Instance: cfg.Instance,
+		Path: s.Path, Instance: cfg.Instance, host: &hostTrail{cfg: cfg, source: &cfg.Sources[i]},
 	}, nil
 }
 

@@ -37,6 +37,12 @@ type PolicyOptions struct {
 	Source string   // "": all sources
 	With   []string // PolicyFor…: commands that a role is to allow as well
 	Region string   // of the environment, for sources without one of their own
+	// Instances are the hosts that the policy is for, with * for any text; none:
+	// the configuration's own.
+	Instances []string
+	// Merge is the bucket's present policy, which a PolicyBucket is put into; nil:
+	// there is none.
+	Merge []byte
 }
 
 // ErrPolicyChoice says that one policy cannot be meant: there are several
@@ -61,7 +67,7 @@ func Policy(o PolicyOptions) (doc []byte, notes []string, err error) {
 		if region == "" && keyRegion(c.KMSKeyID) == "" {
 			region = o.Region
 		}
-		b.sources = append(b.sources, policySource{Source: c, arns: arnsOf(c, region)})
+		b.addSource(i, region)
 	}
 	switch o.Kind {
 	case PolicyRole:
@@ -77,6 +83,27 @@ func Policy(o PolicyOptions) (doc []byte, notes []string, err error) {
 		return nil, nil, err
 	}
 	return b.document()
+}
+
+// addSource adds a source as each of the instances has it.
+func (b *policyBuilder) addSource(i int, region string) {
+	c := &b.o.Config.Sources[i]
+	if len(b.o.Instances) == 0 {
+		b.sources = append(b.sources, policySource{Source: c, arns: arnsOf(c, region)})
+		return
+	}
+	for n, instance := range b.o.Instances {
+		of := *c
+		of.Prefix = b.o.Config.PrefixOf(i, instance)
+		if n > 0 && of.Prefix == b.sources[len(b.sources)-1].Prefix {
+			b.note("the prefix of source " + c.Name + " does not have {instance} in it: hosts that share it would overwrite each other's files")
+			return
+		}
+		b.sources = append(b.sources, policySource{Source: &of, arns: arnsOf(&of, region)})
+		if strings.Contains(of.Prefix, "*") && b.o.Kind == PolicyRole {
+			b.note("a host with this role may write under the prefix of each host that " + instance + " stands for; a role a host keeps them apart")
+		}
+	}
 }
 
 // policySource is a source with its names in policies.
@@ -139,18 +166,32 @@ func (b *policyBuilder) add(s statement) {
 
 // document renders what was added.
 func (b *policyBuilder) document() ([]byte, []string, error) {
+	var doc any = struct {
+		Version   string      `json:"Version"`
+		Statement []statement `json:"Statement"`
+	}{"2012-10-17", b.statements}
+	if b.o.Merge != nil {
+		m, err := b.merge(b.o.Merge)
+		if err != nil {
+			return nil, nil, err
+		}
+		doc = m.doc
+	}
 	var out bytes.Buffer
 	enc := json.NewEncoder(&out)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	err := enc.Encode(struct {
-		Version   string      `json:"Version"`
-		Statement []statement `json:"Statement"`
-	}{"2012-10-17", b.statements})
-	if err != nil {
+	if err := enc.Encode(doc); err != nil {
 		return nil, nil, err
 	}
 	text := out.String()
+	b.fills(text)
+	b.limits(len(strings.Join(strings.Fields(text), "")))
+	return out.Bytes(), b.notes, nil
+}
+
+// fills notes what stands in the policy where an ARN is not known.
+func (b *policyBuilder) fills(text string) {
 	for _, fill := range []struct{ word, text string }{
 		{fillAccount, "replace ACCOUNT_ID by the number of the account that the key is in (configure the key's ARN, and it is known)"},
 		{fillRegion, "replace REGION by the bucket's region (configure s3.region, and it is known)"},
@@ -160,10 +201,16 @@ func (b *policyBuilder) document() ([]byte, []string, error) {
 			b.note(fill.text)
 		}
 	}
-	if n := len(strings.Join(strings.Fields(text), "")); b.o.Kind == PolicyRole && n > managedLimit {
+}
+
+// limits notes that the policy, of n characters without white space, is too long.
+func (b *policyBuilder) limits(n int) {
+	switch {
+	case b.o.Kind == PolicyRole && n > managedLimit:
 		b.note(fmt.Sprintf("the policy has %d characters, a managed one may have %d: attach one policy a source, with --source", n, managedLimit))
+	case b.o.Kind == PolicyBucket && n > bucketLimit:
+		b.note(fmt.Sprintf("the policy has %d characters, a bucket's may have %d: name the hosts by a pattern, as in --instance 'app-*'", n, bucketLimit))
 	}
-	return out.Bytes(), b.notes, nil
 }
 
 // one returns v itself where it is alone, as policies are usually written.
@@ -285,7 +332,11 @@ func (b *policyBuilder) keys() {
 		b.addOnce(use)
 		for _, k := range s.AcceptKMSKeys {
 			arn, alias := s.keyARN(k)
-			b.addOnce(statement{Sid: "OlderKey", Effect: "Allow", Action: "kms:Decrypt", Resource: arn, Condition: s.viaS3(alias)})
+			older := statement{Sid: "OlderKey", Effect: "Allow", Action: "kms:Decrypt", Resource: arn, Condition: s.viaS3(alias)}
+			if len(b.o.Instances) > 0 { // Hosts that have not changed over yet write under it.
+				older.Action = use.Action
+			}
+			b.addOnce(older)
 		}
 		if s.alias != "" {
 			b.note("policies cannot name a key by its alias: the statement is for every key of the account that has " + s.alias)
@@ -353,8 +404,13 @@ func (b *policyBuilder) bucket() error {
 		const algorithm, key = "s3:x-amz-server-side-encryption", "s3:x-amz-server-side-encryption-aws-kms-key-id"
 		b.deny("OnlyKMS", s.objects, algorithm, []string{s.SSE})
 		b.deny("OnlyThisKey", s.objects, key, s.spellings())
-		if s.alias != "" {
-			b.note("replace KEY_ARN by the ARN of the key behind " + s.alias)
+		for _, k := range append([]string{s.KMSKeyID}, s.AcceptKMSKeys...) {
+			if _, alias := s.keyARN(k); alias != "" {
+				b.note("replace " + s.fill(k) + " by the ARN of the key behind " + alias)
+			}
+		}
+		if len(s.AcceptKMSKeys) > 0 {
+			b.note("OnlyThisKey also allows the keys in accept_kms_keys: hosts that have not changed over yet write under them. Print it again when they are taken out")
 		}
 	}
 	objects := b.each(func(s *policySource) []string { return []string{s.objects} })
@@ -372,14 +428,31 @@ func (b *policyBuilder) bucket() error {
 // fillKey stands where only the key's ARN will do.
 const fillKey = "KEY_ARN"
 
-// spellings are the ways in which a request may name the configured key.
-func (s *policySource) spellings() []string {
-	all := []string{s.KMSKeyID}
-	switch {
-	case s.alias != "":
-		all = append(all, fillKey)
-	case s.key != s.KMSKeyID:
-		all = append(all, s.key)
+// fill stands for the ARN of a key that is named by an alias: there may be one
+// for the configured key and one for each accepted key.
+func (s *policySource) fill(key string) string {
+	if i := slices.Index(s.AcceptKMSKeys, key); i >= 0 && key != s.KMSKeyID {
+		return fmt.Sprintf("OLDER_%s_%d", fillKey, i+1)
+	}
+	return fillKey
+}
+
+// spellings are the ways in which a request may name a key that is written
+// under: the configured one, and while keys change those that are accepted.
+func (s *policySource) spellings() (all []string) {
+	for _, k := range append([]string{s.KMSKeyID}, s.AcceptKMSKeys...) {
+		names := []string{k}
+		switch arn, alias := s.keyARN(k); {
+		case alias != "":
+			names = append(names, s.fill(k))
+		case arn != k:
+			names = append(names, arn)
+		}
+		for _, n := range names {
+			if !slices.Contains(all, n) {
+				all = append(all, n)
+			}
+		}
 	}
 	return all
 }

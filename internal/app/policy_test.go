@@ -46,6 +46,10 @@ sources:
 	unknownSource = `sources:
   - {path: /opt/app/data, bucket: whole, kms_key_id: 1234abcd-12ab-34cd-56ef-1234567890ab}
 `
+	rotatingSource = `s3: {region: us-east-1}
+sources:
+  - {path: /opt/app/data, bucket: my-company-data, prefix: "backups/{instance}/data", kms_key_id: "arn:aws:kms:us-east-1:123456789012:key/new", accept_kms_keys: ["arn:aws:kms:us-east-1:123456789012:key/old", alias/older]}
+`
 	minioSource = `s3: {region: us-east-1, endpoint_url: "https://minio.example.com"}
 sources:
   - {path: /opt/app/data, bucket: data, prefix: p, kms_key_id: app-key}
@@ -67,6 +71,11 @@ func TestPoliciesAreTheGoldenOnes(t *testing.T) {
 		{"role-of-a-key-id", unknownSource, PolicyOptions{Kind: PolicyRole, Region: "us-gov-west-1"}},
 		{"bucket-of-a-key-id", unknownSource, PolicyOptions{Kind: PolicyBucket}},
 		{"role-of-minio", minioSource, PolicyOptions{Kind: PolicyRole}},
+		{"bucket-of-a-fleet", plainSource, PolicyOptions{Kind: PolicyBucket, Instances: []string{"*"}}},
+		{"bucket-of-two-hosts", plainSource, PolicyOptions{Kind: PolicyBucket, Instances: []string{"app-01", "app-02"}}},
+		{"role-of-a-fleet", plainSource, PolicyOptions{Kind: PolicyRole, Instances: []string{"app-*"}}},
+		{"role-of-a-fleet-while-a-key-changes", rotatingSource, PolicyOptions{Kind: PolicyRole, Instances: []string{"*"}}},
+		{"bucket-while-a-key-changes", rotatingSource, PolicyOptions{Kind: PolicyBucket}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.o.Config = policyConfig(t, c.config)

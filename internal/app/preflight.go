@@ -185,7 +185,10 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 	if sign := signCheck(ctx, &env, c); sign != nil {
 		out.Checks = append(out.Checks, *sign)
 	}
-	out.Plan = p.plan(ctx, i)
+	var unused []string
+	if out.Plan, unused = p.plan(ctx, i); len(unused) > 0 {
+		out.Checks = append(out.Checks, PreflightCheck{Check: "include", Verdict: VerdictNote, Detail: unusedText(unused)})
+	}
 	return out, nil
 }
 
@@ -236,17 +239,17 @@ func signCheck(ctx context.Context, env *environment, c config.Source) *Prefligh
 }
 
 // plan counts what the next run of one source would do, nil where its directory
-// cannot be read.
-func (p *preflight) plan(ctx context.Context, i int) *PreflightPlan {
+// cannot be read, and returns the patterns of its include that match no file.
+func (p *preflight) plan(ctx context.Context, i int) (*PreflightPlan, []string) {
 	one := &planner{opts: SyncOptions{Config: p.opts.Config, Progress: noProgress{}}}
 	if err := one.scan(ctx, i, p.db, p.log, watcher.NewMetrics(prometheus.NewRegistry())); err != nil {
-		return nil
+		return nil, nil
 	}
 	one.finish(1)
 	s := one.sum
 	return &PreflightPlan{
 		Files: s.Uploaded, Bytes: s.Bytes, Unchanged: s.Skipped, Run: s.Plan.Run, Day: s.Plan.Day, FlushesDay: s.Plan.FlushesDay, Indexed: p.db != nil,
-	}
+	}, one.unused
 }
 
 // noProgress shows nothing.

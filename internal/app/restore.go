@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"slices"
 	"syscall"
 	"time"
 
@@ -18,13 +20,15 @@ const sortMemory = 64 << 20
 
 // RestoreOptions are what a restore needs from outside.
 type RestoreOptions struct {
+	Vouchers
 	Origin   Origin
 	Instance string // whose files, "": there is only one, or the configuration's own
 
-	To      string    // the directory to write below
-	Path    string    // this directory or file alone, "": everything
-	At      time.Time // zero: what the trail has last
-	Include []string  // gitignore patterns, "": everything
+	To      string      // the directory to write below
+	DirMode fs.FileMode // of the directories that are made
+	Path    string      // this directory or file alone, "": everything
+	At      time.Time   // zero: what the trail has last
+	Include []string    // gitignore patterns, "": everything
 
 	Workers    int
 	Overwrite  bool
@@ -45,16 +49,15 @@ type RestoreOptions struct {
 // when ctx ended first.
 func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, error) {
 	var none manifest.RestoreSummary
-	filter, err := watcher.NewFilter(o.Include)
+	filter, dir, err := o.chosen()
 	if err != nil {
-		return none, fmt.Errorf("%w: --include: %w", ErrWrongUse, err)
-	}
-	dir, err := o.Origin.below(o.Path)
-	if err != nil {
-		return none, fmt.Errorf("--path: %w", err)
+		return none, err
 	}
 	log, err := plainLogger(o.Stderr)
 	if err != nil {
+		return none, err
+	}
+	if err := o.load(); err != nil {
 		return none, err
 	}
 	store, err := o.Origin.open(ctx, o.Workers, log)
@@ -67,9 +70,14 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 	if err != nil {
 		return none, interrupted(ctx, err)
 	}
+	check, err := o.check(ctx, instance, store.Now)
+	if err != nil {
+		return none, interrupted(ctx, err)
+	}
 	sum, err := manifest.Restore(ctx, trail, store, manifest.RestoreOptions{
+		Verify: check,
 		Prefix: o.Origin.mapper().Prefix(), At: o.At, Instance: instance, Dir: dir, Wants: filter.Wants,
-		Target: o.To, DryRun: o.DryRun, Overwrite: o.Overwrite, Owner: o.Owner, Unverified: o.Unverified, CheckSpace: o.CheckSpace,
+		Target: o.To, DirMode: o.DirMode, DryRun: o.DryRun, Overwrite: o.Overwrite, Owner: o.Owner, Unverified: o.Unverified, CheckSpace: o.CheckSpace,
 		Workers: o.Workers, GiveUp: o.GiveUp, TempDir: o.TempDir, Memory: sortMemory, Progress: o.Progress,
 	})
 	err = restoreAdvice(err, o.To)
@@ -77,6 +85,48 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 		err = fmt.Errorf("%w under %s", ErrNothingToRestore, o.Origin.trail())
 	}
 	return sum, interrupted(ctx, err)
+}
+
+// chosen returns which files are meant, and the directory that they are below.
+func (o *RestoreOptions) chosen() (*watcher.Filter, string, error) {
+	filter, err := watcher.NewFilter(o.Include)
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: --include: %w", ErrWrongUse, err)
+	}
+	dir, err := o.Origin.below(o.Path)
+	if err != nil {
+		return nil, "", fmt.Errorf("--path: %w", err)
+	}
+	return filter, dir, nil
+}
+
+// check returns what the trail is checked against: what the options name, what
+// this host knows of its own trail, and, where that is nothing, the key that its
+// configuration signs with.
+func (o *RestoreOptions) check(ctx context.Context, instance string, server func() time.Time) (*manifest.VerifyOptions, error) {
+	from := &o.Origin
+	other := func(a manifest.Anchor) bool { return a.Instance != "" && a.Instance != instance }
+	v := &manifest.VerifyOptions{
+		Bucket: from.Bucket, Instance: instance, Now: time.Now(), Server: server, Keys: o.keys,
+		Anchors: slices.DeleteFunc(o.heads(from.Bucket, from.mapper().Prefix()), other),
+	}
+	if o.AnchorFile != "" && !slices.ContainsFunc(v.Anchors, func(a manifest.Anchor) bool { return a.Instance != "" }) {
+		return nil, fmt.Errorf("--anchor: %s has no head of instance %s under %s", o.AnchorFile, instance, from.trail())
+	}
+	if h := from.host; h != nil && h.cfg.Instance == instance {
+		known, err := h.anchors(ctx)
+		if err != nil {
+			return nil, err
+		}
+		v.Anchors, v.Again = append(v.Anchors, slices.DeleteFunc(known, other)...), h.anchors
+		if h.cfg.Manifest.Sign != "none" {
+			v.Signing = instance
+		}
+		if len(v.Keys)+len(v.Anchors) == 0 {
+			v.Keys = h.keys(ctx)
+		}
+	}
+	return v, nil
 }
 
 // restoreAdvice adds to err what a person can do about it.

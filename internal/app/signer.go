@@ -68,7 +68,7 @@ func (e *environment) rememberSigner(ctx context.Context, spec string) (signersF
 // for none.
 func (e *environment) openSigner(ctx context.Context, spec string, c config.Source) (manifest.Signer, error) {
 	if file, ok := strings.CutPrefix(spec, "ed25519:"); ok {
-		s, err := manifest.LoadEd25519(file)
+		s, err := loadKey(file, e.cfg)
 		if err != nil {
 			return nil, err
 		}

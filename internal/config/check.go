@@ -6,6 +6,9 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/s3syncd/s3syncd/internal/loopback"
+	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
 // check judges settings against each other. What was refused on its own is left
@@ -40,7 +43,7 @@ func (l *loader) checkServer() {
 		return
 	}
 	u, err := url.Parse(l.cfg.S3.EndpointURL)
-	if err == nil && u.Scheme == "http" && !isLoopback(u.Hostname()) && !l.cfg.S3.AllowInsecureEndpoint {
+	if err == nil && u.Scheme == "http" && !loopback.Host(u.Hostname()) && !l.cfg.S3.AllowInsecureEndpoint {
 		l.fault(key, quote(l.cfg.S3.EndpointURL), "would send data and signatures in clear text to another host",
 			endpointForm+", or s3.allow_insecure_endpoint: true")
 	}
@@ -109,6 +112,14 @@ func (l *loader) checkSource(key string, s *Source) {
 	}
 	if l.cfg.S3.EndpointURL == "" {
 		l.checkOnAWS(key, s)
+	}
+	l.checkPatterns(join(key, "include"), s.Include, s.Path)
+	l.checkPatterns(join(key, "exclude"), s.Exclude, s.Path)
+}
+
+func (l *loader) checkPatterns(key string, lines []string, root string) {
+	for _, w := range watcher.PatternWarnings(lastKey(key), lines, root) {
+		l.warn(key, w)
 	}
 }
 

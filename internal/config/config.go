@@ -12,8 +12,9 @@
 package config
 
 import (
-	"net"
 	"time"
+
+	"github.com/s3syncd/s3syncd/internal/loopback"
 )
 
 // Config is the effective configuration.
@@ -32,7 +33,8 @@ type Config struct {
 	// meant. They are not part of Canonical.
 	Warnings []string
 
-	at func(key string) origin // where a setting was written
+	at       func(key string) origin // where a setting was written
+	prefixes []string                // of the sources, as they were written: with {instance}
 }
 
 // S3 is what all sources share about the server.
@@ -72,6 +74,10 @@ type Source struct {
 	ExpectedBucketOwner string
 	Profile             string // of the shared AWS configuration; "": the AWS environment decides
 }
+
+// PrefixOf returns the Prefix that source i has on the host of this name, with
+// the same configuration.
+func (c *Config) PrefixOf(i int, instance string) string { return prefixOf(c.prefixes[i], instance) }
 
 // Watch is when changes are looked for. An interval of 0 is off.
 type Watch struct {
@@ -129,8 +135,7 @@ func (a *Admin) DerivedSocket() bool { return a.defaultSocket }
 
 // Loopback reports whether only this machine reaches Listen.
 func (a *Admin) Loopback() bool {
-	host, _, err := net.SplitHostPort(a.Listen)
-	return err == nil && isLoopback(host)
+	return loopback.Address(a.Listen)
 }
 
 // SocketTooLong reports whether Socket was derived and is too long for one.

@@ -73,6 +73,7 @@ func (l *loader) applyEnv() {
 		o := origin{variable: name}
 		key, known := byName[name]
 		switch {
+		case !known && isServiceVariable(name, l.env[name]):
 		case !known:
 			l.unknownVariable(name, byName)
 		case index[key].value == nil:

@@ -31,6 +31,7 @@ func TestFaultsNamePlaceKeyAndForm(t *testing.T) {
 		{"too many workers", minimal + "upload: {workers: 257}", "c.yaml:6:19: upload.workers: 257 is out of range"},
 		{"no workers", minimal + "upload: {workers: 0}", "c.yaml:6:19: upload.workers: 0 is out of range"},
 		{"small part", minimal + "upload: {part_size: 5242879}", "c.yaml:6:21: upload.part_size: 5242879 is out of range; accepted: a size such as 500KiB, 16MiB, 1GiB or plain bytes, from 5MiB to 5GiB"},
+		{"no put", minimal + "upload: {single_put_max: 0}", `c.yaml:6:26: upload.single_put_max: 0 is out of range`},
 		{"large put", minimal + "upload: {single_put_max: 6GiB}", `c.yaml:6:26: upload.single_put_max: "6GiB" is out of range`},
 		{"no room for a part", minimal + "upload: {part_size: 64MiB, memory_limit: 70MiB}", "c.yaml:6:42: upload.memory_limit: leaves no room: memory_limit is 70MiB, and one part of 64MiB"},
 		{"a part above the default memory", minimal + "upload: {part_size: 121MiB}", "c.yaml:6:21: upload.part_size: leaves no room"},

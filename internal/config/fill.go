@@ -65,7 +65,8 @@ func (l *loader) fillSource(key string, s *Source) {
 			l.fault(key+".name", "", "is required: the base name of the path "+problem, nameForm)
 		}
 	}
-	s.Prefix = strings.TrimSuffix(strings.ReplaceAll(s.Prefix, instanceMark, c.Instance), "/")
+	c.prefixes = append(c.prefixes, s.Prefix)
+	s.Prefix = prefixOf(s.Prefix, c.Instance)
 	if len(s.Prefix) > maxPrefixBytes {
 		l.fault(key+".prefix", quote(s.Prefix), "is longer than "+strconv.Itoa(maxPrefixBytes)+" bytes", prefixForm)
 	}
@@ -76,6 +77,11 @@ func (l *loader) fillSource(key string, s *Source) {
 		}
 		s.BucketKey = false
 	}
+}
+
+// prefixOf returns a prefix as it was written for one instance.
+func prefixOf(written, instance string) string {
+	return strings.TrimSuffix(strings.ReplaceAll(written, instanceMark, instance), "/")
 }
 
 // inherit gives a source what stands in watch and s3 for all.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
 // The accepted forms, as faults name them.
@@ -230,15 +232,6 @@ func isPort(s string) bool {
 	return err == nil && strconv.FormatUint(n, 10) == s
 }
 
-// isLoopback reports whether host can only be this machine.
-func isLoopback(host string) bool {
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Unmap().IsLoopback()
-}
-
 func checkSign(s string) string {
 	if s == "none" {
 		return ""
@@ -276,7 +269,7 @@ func checkPattern(s string) string {
 	if slices.Contains([]string{"", "!", "/", "!/"}, strings.TrimSpace(s)) {
 		return "matches nothing"
 	}
-	return ""
+	return watcher.PatternFault(s)
 }
 
 func checkContextKey(s string) string {

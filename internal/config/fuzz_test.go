@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"testing"
+
+	"github.com/s3syncd/s3syncd/internal/help"
 )
 
 // FuzzParse: nothing panics, every fault has a place, and what parses is what
@@ -14,7 +16,7 @@ func FuzzParse(f *testing.F) {
 		f.Fatal(err)
 	}
 	for _, seed := range []string{
-		minimal, full, string(example), "", "sources: [*a]", "a: &a [*a]\nsources: *a", "{", "? [a]\n: b\n", "sources:\n- &x {path: /a, path: *x}\n",
+		minimal, full, string(example), help.Uncomment(string(example)), "", "sources: [*a]", "a: &a [*a]\nsources: *a", "{", "? [a]\n: b\n", "sources:\n- &x {path: /a, path: *x}\n",
 		minimal + "    prefix: \"\\u2028\\U0001F600\\\\\"\n", minimal + "    include: ['- a: b', '\"', '{x}']\n    name: \"a].b\"\n",
 		minimal + "    encryption_context: {\"a: b\": \"#\", '': x}\n", "<<: {}\n", "!!map {}\n", "log: {level: !x y}\n", "sources: {0: a}\n", "\xef\xbb\xbf" + minimal,
 	} {

@@ -73,7 +73,7 @@ func (u *Upload) options() []option {
 	return []option{
 		{key: "workers", value: integer[int]{&u.Workers, 1, 256}},
 		{key: "part_size", value: size{&u.PartSize, 5 * mib, 5 * gib}},
-		{key: "single_put_max", value: size{&u.SinglePutMax, 0, 5 * gib}},
+		{key: "single_put_max", value: size{&u.SinglePutMax, 1, 5 * gib}},
 		{key: "memory_limit", value: size{&u.MemoryLimit, 5*mib + BufferSize, math.MaxInt64}},
 		{key: "bandwidth_limit", value: size{&u.BandwidthLimit, 0, math.MaxInt64}},
 	}

@@ -25,9 +25,18 @@ type Key struct {
 // where it belongs to the block above.
 var exampleLine = regexp.MustCompile(`^(  (?:  |- )?)?([a-z0-9_]+):(?: ([^#\s].*?)??)? *(?: # (.*))?$`)
 
+// Uncomment returns the example with the defaults that its comments show: each
+// is a # right before a key, or before its spaces. One space behind a # begins a
+// sentence.
+func Uncomment(text string) string {
+	return commentedKey.ReplaceAllString(text, "$1")
+}
+
+var commentedKey = regexp.MustCompile(`(?m)^#((?:  +)?[a-z0-9_]+:)`)
+
 // ParseReference reads the annotated example: a head of comments, then a line a
-// key with its comment, in blocks that hold no blocks. A line of another form is
-// an error that names it.
+// key with its comment, in blocks that hold no blocks; defaults are comments, as
+// for Uncomment. A line of another form is an error that names it.
 func ParseReference(text string) (*Reference, error) {
 	r := &Reference{}
 	block := ""
@@ -39,6 +48,7 @@ func ParseReference(text string) (*Reference, error) {
 		if strings.TrimSpace(l) == "" {
 			continue
 		}
+		l = Uncomment(l)
 		m := exampleLine.FindStringSubmatch(l)
 		if len(m) == 0 || (m[1] != "" && block == "") {
 			return nil, fmt.Errorf("line %d of the example is not a key with a comment: %q", number+1, l)

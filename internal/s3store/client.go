@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go/middleware"
 
+	"github.com/s3syncd/s3syncd/internal/loopback"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -65,6 +65,7 @@ func (s *Store) loadConfig(ctx context.Context) (aws.Config, error) {
 			t.MaxIdleConnsPerHost = idle
 			t.ForceAttemptHTTP2 = false
 			t.WriteBufferSize = writeBuffer
+			t.DialContext = loopback.Dialer(t.DialContext)
 		})),
 	}
 	if s.o.Region != "" {
@@ -152,7 +153,7 @@ func neverRetry(err error) aws.Ternary {
 func (s *Store) checkClient() error {
 	o := s.client.Options()
 	if o.Region == "" {
-		return errors.New("s3store: no region is configured, and the AWS environment has none")
+		return invalid("no region is configured, and the AWS environment has none")
 	}
 	return checkEndpoint(aws.ToString(o.BaseEndpoint), s.o.AllowInsecure)
 }
@@ -171,16 +172,11 @@ func checkEndpoint(endpoint string, allowInsecure bool) error {
 	u, err := url.Parse(endpoint)
 	switch {
 	case err != nil:
-		return fmt.Errorf("s3store: endpoint: %w", err)
+		return invalid("endpoint: %w", err)
 	case u.Host == "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http":
-		return errors.New("s3store: endpoint must be https://host or http://host, without a user")
-	case u.Scheme == "http" && !allowInsecure && !loopback(u.Hostname()):
-		return fmt.Errorf("s3store: endpoint %s is not encrypted and not on this host", u.Redacted())
+		return invalid("endpoint must be https://host or http://host, without a user")
+	case u.Scheme == "http" && !allowInsecure && !loopback.Host(u.Hostname()):
+		return invalid("endpoint %s is not encrypted and not on this host", u.Redacted())
 	}
 	return nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

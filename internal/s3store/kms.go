@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
+	"github.com/s3syncd/s3syncd/internal/loopback"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -64,10 +65,12 @@ type KMSSigner struct {
 // OpenKMS prepares signing. It makes no request.
 func OpenKMS(ctx context.Context, o KMSOptions) (*KMSSigner, error) {
 	if o.Metrics == nil || o.KeyID == "" {
-		return nil, errors.New("s3store: a signer needs a key and metrics")
+		return nil, invalid("a signer needs a key and metrics")
 	}
 	load := func(ctx context.Context) (aws.Config, error) {
-		options := []func(*config.LoadOptions) error{config.WithHTTPClient(awshttp.NewBuildableClient())}
+		options := []func(*config.LoadOptions) error{config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+			t.DialContext = loopback.Dialer(t.DialContext)
+		}))}
 		if r := keyRegion(o.KeyID, o.Region); r != "" {
 			options = append(options, config.WithRegion(r))
 		}
@@ -107,7 +110,7 @@ func OpenKMS(ctx context.Context, o KMSOptions) (*KMSSigner, error) {
 	})
 	final := s.client.Options()
 	if final.Region == "" {
-		return nil, errors.New("s3store: no region is configured for the signing key, and the AWS environment has none")
+		return nil, invalid("no region is configured for the signing key, and the AWS environment has none")
 	}
 	return s, checkEndpoint(aws.ToString(final.BaseEndpoint), o.AllowInsecure)
 }

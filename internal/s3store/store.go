@@ -10,7 +10,6 @@ package s3store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -176,15 +175,15 @@ func (s *Store) Now() time.Time { return time.Now().Add(s.clock.offset()) }
 func (o Options) validate() error {
 	switch {
 	case o.Log == nil || o.Metrics == nil:
-		return errors.New("s3store: a logger and metrics are required")
+		return invalid("a logger and metrics are required")
 	case o.Bucket == "":
-		return errors.New("s3store: a bucket is required")
+		return invalid("a bucket is required")
 	case o.Instance == "":
-		return errors.New("s3store: an instance is required")
+		return invalid("an instance is required")
 	case o.KMSKeyID == "":
-		return errors.New("s3store: a KMS key is required")
+		return invalid("a KMS key is required")
 	case o.SSE != string(types.ServerSideEncryptionAwsKms) && o.SSE != string(types.ServerSideEncryptionAwsKmsDsse):
-		return fmt.Errorf("s3store: sse must be aws:kms or aws:kms:dsse, got %q", o.SSE)
+		return invalid("sse must be aws:kms or aws:kms:dsse, got %q", o.SSE)
 	}
 	if err := o.ObjectLock.validate(); err != nil {
 		return err
@@ -195,9 +194,9 @@ func (o Options) validate() error {
 func (l ObjectLock) validate() error {
 	switch {
 	case l.Days < 0 || (l.Mode == "") != (l.Days == 0):
-		return fmt.Errorf("s3store: object lock needs a mode and days, got %q and %d", l.Mode, l.Days)
+		return invalid("object lock needs a mode and days, got %q and %d", l.Mode, l.Days)
 	case l.Mode != "" && !slices.Contains(types.ObjectLockMode("").Values(), types.ObjectLockMode(l.Mode)):
-		return fmt.Errorf("s3store: object lock mode must be GOVERNANCE or COMPLIANCE, got %q", l.Mode)
+		return invalid("object lock mode must be GOVERNANCE or COMPLIANCE, got %q", l.Mode)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,22 +46,27 @@ func IsTargetTemp(name string) bool { return targetTemp.MatchString(name) }
 // directory is followed, and attributes are set on descriptors, never on names.
 // All methods but Close may be called concurrently.
 type Target struct {
-	fd   int
-	path string
+	fd      int
+	path    string
+	dirMode uint32       // of new directories
+	made    atomic.Int64 // new directories
 }
 
 // OpenTarget opens the directory at path, which it makes first where it is
-// missing, and locks it against other processes' Targets: ErrTargetBusy. A
+// missing, and locks it against other processes' Targets: ErrTargetBusy. Every
+// directory that it and Create make gets dirMode: what the directories of an
+// archived tree allowed is not known, and they may have kept others out. A
 // symbolic link at path itself is followed. The lock ends with Close, or with
 // the process.
-func OpenTarget(dir string) (*Target, error) {
-	if err := MkdirAll(dir, 0o777); err != nil { // As the umask says, like mkdir.
+func OpenTarget(dir string, dirMode fs.FileMode) (*Target, error) {
+	if err := MkdirAll(dir, dirMode); err != nil {
 		return nil, err
 	}
 	t, err := LookAtTarget(dir)
 	if err != nil {
 		return nil, err
 	}
+	t.dirMode = uint32(dirMode.Perm())
 	err = retry(func() error { return unix.Flock(t.fd, unix.LOCK_EX|unix.LOCK_NB) })
 	switch {
 	case err == nil, errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.ENOLCK): // Some network file systems have no locks.
@@ -133,22 +139,6 @@ func (t *Target) Lstat(rel string) (Stat, error) {
 	return st, nil
 }
 
-// Open opens the regular file at rel for reading. What else may stand there is
-// refused: a symbolic link by ErrSymlink, a directory by ErrIsDirectory, other
-// things by ErrNotRegular; none of them is opened.
-func (t *Target) Open(rel string) (*os.File, Stat, error) {
-	dir, name, err := t.enter(rel, nil)
-	if err != nil {
-		return nil, Stat{}, &fs.PathError{Op: "open", Path: rel, Err: err}
-	}
-	defer closeFD(dir)
-	fd, st, err := openRegular(dir, name)
-	if err != nil {
-		return nil, Stat{}, &fs.PathError{Op: "open", Path: rel, Err: err}
-	}
-	return os.NewFile(uintptr(fd), rel), st, nil
-}
-
 func openRegular(dir int, name string) (int, Stat, error) {
 	st, err := fstatat(dir, name)
 	if err == nil {
@@ -205,7 +195,7 @@ func (t *Target) enter(rel string, makeFor *DirOwner) (dir int, name string, err
 	for _, p := range parts[:len(parts)-1] {
 		next, err := openat(dir, p, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 		if makeFor != nil && errors.Is(err, unix.ENOENT) {
-			next, err = makeDir(dir, p, *makeFor)
+			next, err = t.makeDir(dir, p, *makeFor)
 		}
 		closeFD(dir)
 		if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
@@ -219,9 +209,11 @@ func (t *Target) enter(rel string, makeFor *DirOwner) (dir int, name string, err
 	return dir, parts[len(parts)-1], nil
 }
 
-// makeDir makes the directory name in dir, with the permissions of dir itself,
-// and opens it.
-func makeDir(dir int, name string, owner DirOwner) (int, error) {
+// Made returns how many directories Create has made.
+func (t *Target) Made() int64 { return t.made.Load() }
+
+// makeDir makes the directory name in dir and opens it.
+func (t *Target) makeDir(dir int, name string, owner DirOwner) (int, error) {
 	above, err := fstat(dir)
 	if err != nil {
 		return -1, err
@@ -238,17 +230,17 @@ func makeDir(dir int, name string, owner DirOwner) (int, error) {
 	if !made { // Another worker has made it, and gives it its attributes.
 		return fd, nil
 	}
-	if err := inherit(fd, above, owner); err != nil {
+	if err := t.dress(fd, above, owner); err != nil {
 		closeFD(fd)
 		return -1, err
 	}
+	t.made.Add(1)
 	return fd, nil
 }
 
-// inherit gives the new directory fd the permissions, and where asked the owner,
-// of the one above. A directory that was put in its place meanwhile is left
-// alone.
-func inherit(fd int, above Stat, owner DirOwner) error {
+// dress gives the new directory fd its permissions, and where asked the owner of
+// the one above. A directory that was put in its place since is left alone.
+func (t *Target) dress(fd int, above Stat, owner DirOwner) error {
 	st, err := fstat(fd)
 	if err != nil || st.UID != uint32(os.Geteuid()) {
 		return err
@@ -258,7 +250,7 @@ func inherit(fd int, above Stat, owner DirOwner) error {
 			return err
 		}
 	}
-	mode := above.Mode&0o777 | st.Mode&unix.S_ISGID
+	mode := t.dirMode | st.Mode&unix.S_ISGID
 	return retry(func() error { return unix.Fchmod(fd, mode) })
 }
 
@@ -274,6 +266,23 @@ type Attributes struct {
 func (a Attributes) Equal(st Stat) bool {
 	return (a.Mode == nil || *a.Mode == st.Mode&0o7777) && (a.UID == nil || *a.UID == st.UID) &&
 		(a.GID == nil || *a.GID == st.GID) && (a.MTime == nil || a.MTime.Equal(st.Mtime()))
+}
+
+// RunsAs reports whether the file would run with its owner's or group's rights.
+func (a Attributes) RunsAs() bool {
+	return a.Mode != nil && *a.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
+}
+
+// split takes the setuid and setgid bits out of a. The second part has them with
+// the permissions, or no mode where there are none.
+func (a Attributes) split() (plain, special Attributes) {
+	if !a.RunsAs() {
+		return a, Attributes{}
+	}
+	special.Mode = a.Mode
+	mode := *a.Mode &^ (unix.S_ISUID | unix.S_ISGID)
+	a.Mode = &mode
+	return a, special
 }
 
 // Apply gives the open file f the attributes, in the order in which none undoes
@@ -392,24 +401,69 @@ func (in *Incoming) Write(b []byte) (int, error) {
 
 // Commit gives the file its attributes and puts it in its place. With replace,
 // whatever is not a directory makes way for it, else ErrNotReplaced says that
-// something stands there. When it returns nil, the content survives a power cut
-// and so does, after Sync, the name; after an error nothing of the write is left.
+// something stands there. The setuid and setgid bits come last, when the file has
+// its name. When it returns nil, the content survives a power cut and so do,
+// after Sync, the name and the attributes; after an error nothing of the write is
+// left, or the whole file without these bits.
 func (in *Incoming) Commit(a Attributes, replace bool) error {
 	if in.f == nil {
 		return &fs.PathError{Op: "commit", Path: in.rel, Err: fs.ErrClosed}
 	}
 	defer in.Close()
-	err := a.Apply(in.f)
+	plain, special := a.split()
+	err := plain.Apply(in.f)
 	if err == nil {
 		err = in.f.Sync()
 	}
 	if err == nil {
 		err = in.rename(replace)
 	}
+	if err == nil {
+		in.temp = ""
+		err = in.own()
+	}
+	if err == nil && special.Mode != nil {
+		err = special.Apply(in.f)
+	}
 	if err != nil {
 		return &fs.PathError{Op: "commit", Path: in.rel, Err: err}
 	}
-	in.temp = ""
+	return nil
+}
+
+// OwnerEnters reports whether the owner that a gives the file can enter the
+// directory that it is in. Whoever has the right to enter any can.
+func (in *Incoming) OwnerEnters(a Attributes) (bool, error) {
+	st, err := fstat(in.dir)
+	if err != nil || a.UID == nil || *a.UID == 0 {
+		return true, err
+	}
+	switch {
+	case st.UID == *a.UID:
+		return st.Mode&0o100 != 0, nil
+	case a.GID != nil && st.GID == *a.GID:
+		return st.Mode&0o010 != 0, nil
+	}
+	return st.Mode&0o001 != 0, nil
+}
+
+// ErrMeddled says that whoever can write the directory has put another file in
+// the place of the one that was written, or given it a second name.
+var ErrMeddled = errors.New("somebody else changed the directory while it was written")
+
+// own checks that the file stands under its name, and under no other.
+func (in *Incoming) own() error {
+	mine, err := Fstat(in.f)
+	if err != nil {
+		return err
+	}
+	there, err := fstatat(in.dir, in.name)
+	if err != nil {
+		return err
+	}
+	if mine.Nlink > 1 || there.Ino != mine.Ino || there.Dev != mine.Dev {
+		return ErrMeddled
+	}
 	return nil
 }
 

@@ -81,7 +81,7 @@ func (h *historian) chain(ctx context.Context, ch *ChainIndex) error {
 	for i := range ch.Digests {
 		at[ch.Digests[i].Key] = i
 	}
-	err := h.t.digests(ctx, ch.Digests, func(e Entry, d *Digest, _ string, err error) error {
+	err := h.t.digests(ctx, ch.Digests, nil, func(e Entry, d *Digest, _ string, err error) error {
 		if err != nil {
 			return h.distrust(ctx, e.Key, err)
 		}

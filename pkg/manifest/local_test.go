@@ -210,6 +210,20 @@ func TestDigestsAreSignedWhenTheSignerAnswers(t *testing.T) {
 	}
 }
 
+func TestASigningKeyOfAnotherUserIsRefused(t *testing.T) {
+	needRoot(t)
+	path, _ := writeKey(t, 0o600)
+	if err := os.Chown(path, 1000, 1000); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadEd25519(path); err == nil || !strings.Contains(err.Error(), "belongs to user 1000") {
+		t.Errorf("LoadEd25519 = %v, want a refusal", err)
+	}
+	if _, err := LoadEd25519(path, 1000); err != nil {
+		t.Errorf("LoadEd25519 of a key of a user that is trusted = %v", err)
+	}
+}
+
 func TestASigningKeyThatOthersCanReadIsRefused(t *testing.T) {
 	path, _ := writeKey(t, 0o640)
 	if _, err := LoadEd25519(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {

@@ -23,6 +23,9 @@ type Query struct {
 	TempDir   string    // for runs of the sort, in unnamed files; "": the directory for temporary files
 	Memory    int64     // bytes for the sort, about; 0: 64 MiB
 
+	// Believe, where set, says why a digest that is one is not to be believed, nil
+	// if it is. What only such a digest names is left out.
+	Believe func(e Entry, d *Digest, sha string) error
 	// ProvenOnly leaves out the manifests that no digest names yet.
 	ProvenOnly bool
 	// Unproven, where set, is told the key of each manifest that is used though
@@ -64,7 +67,8 @@ type Held struct {
 //
 // A manifest whose hash differs from its digest's is never used. Manifests
 // behind the last digest are, unless q.ProvenOnly is set. Neither the links
-// between digests nor signatures are checked: that is what verifying is for.
+// between digests nor signatures are checked: that is what verifying is for, and
+// q.Believe knows what it found.
 // Memory does not grow with the number of records; the disk below q.TempDir
 // takes about as much as the trail's records that match.
 func (t *Trail) Newest(ctx context.Context, q Query, fn func(Held) error) error {
@@ -110,6 +114,13 @@ type collector struct {
 // instance collects the records of the chains of one instance.
 func (c *collector) instance(ctx context.Context, chains []ChainIndex) error {
 	c.last = 0
+	if c.q.Believe != nil {
+		for i := range chains {
+			if err := c.first(ctx, &chains[i]); err != nil {
+				return err
+			}
+		}
+	}
 	ordered, err := c.t.succession(ctx, chains, c.distrust)
 	if err != nil {
 		return err
@@ -122,6 +133,26 @@ func (c *collector) instance(ctx context.Context, chains []ChainIndex) error {
 	return nil
 }
 
+// first leaves one first digest of ch, where there are several: the one that is
+// believed says which chain ch follows.
+func (c *collector) first(ctx context.Context, ch *ChainIndex) error {
+	n := 0
+	for n < len(ch.Digests) && ch.Digests[n].Name.Sequence == 1 {
+		n++
+	}
+	if n < 2 {
+		return nil
+	}
+	list := ch.Digests[:n]
+	return c.t.digests(ctx, list, c.q.Believe, func(e Entry, _ *Digest, _ string, err error) error {
+		if err != nil {
+			return c.distrust(ctx, e.Key, err)
+		}
+		ch.Digests = append([]Entry{e}, ch.Digests[n:]...)
+		return nil
+	})
+}
+
 // distrust asks whether to go on without a document. That the query was
 // interrupted, or that a server gave no answer, is no fault of the document.
 func (c *collector) distrust(ctx context.Context, key string, err error) error {
@@ -132,7 +163,7 @@ func (c *collector) distrust(ctx context.Context, key string, err error) error {
 }
 
 func (c *collector) chain(ctx context.Context, ch *ChainIndex) error {
-	err := c.t.digests(ctx, ch.Digests, func(e Entry, d *Digest, _ string, err error) error {
+	err := c.t.digests(ctx, ch.Digests, c.q.Believe, func(e Entry, d *Digest, _ string, err error) error {
 		if err != nil {
 			return c.distrust(ctx, e.Key, err)
 		}
@@ -238,12 +269,16 @@ func sortTime(t time.Time) int64 {
 
 // digests calls fn for each of some digests that are sorted by sequence. One
 // that is not what its name says is ErrFormat. Of several with one sequence,
-// only the one that follows its predecessor is shown, else the first.
-func (t *Trail) digests(ctx context.Context, list []Entry, fn func(e Entry, d *Digest, sha string, err error) error) error {
+// only the one that follows its predecessor is shown, else the first; believe,
+// where it is set, says which are not to be believed.
+func (t *Trail) digests(ctx context.Context, list []Entry, believe believer, fn func(e Entry, d *Digest, sha string, err error) error) error {
 	fetch := func(ctx context.Context, i int) (*candidate, error) {
 		d, sha, err := t.Digest(ctx, list[i].Key)
 		if err == nil {
 			err = list[i].Name.says(&d)
+		}
+		if err == nil && believe != nil {
+			err = believe(list[i], &d, sha)
 		}
 		return &candidate{at: list[i], d: d, sha: sha}, err
 	}
@@ -279,6 +314,9 @@ func (t *Trail) digests(ctx context.Context, list []Entry, fn func(e Entry, d *D
 	}
 	return tell()
 }
+
+// believer says why a digest is not to be believed, as Query.Believe does.
+type believer = func(e Entry, d *Digest, sha string) error
 
 // candidate is a digest that may be the one of its sequence number.
 type candidate struct {

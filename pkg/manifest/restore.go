@@ -51,6 +51,9 @@ type RestoredFile struct {
 // RestoreProgress is told what a restore does. Its methods are called from many
 // goroutines and must not block for long.
 type RestoreProgress interface {
+	// Anchored is called first, and once: what vouches for the trail, nothing where
+	// both are 0.
+	Anchored(keys, heads int)
 	Planned(files, bytes int64) // once, before the first file
 	Received(bytes int64)       // of the files' content
 	Done(f RestoredFile)
@@ -58,15 +61,19 @@ type RestoreProgress interface {
 
 // RestoreOptions are what a restore needs beside the trail and the objects.
 type RestoreOptions struct {
-	Prefix   string    // of the trail
+	Prefix string // of the trail
+	// Verify is what the trail is checked against before anything is planned; nil:
+	// it is believed as it stands.
+	Verify   *VerifyOptions
 	At       time.Time // what S3 held then; zero: what the trail has last
 	Instance string    // whose files; "": there is only one
 	Dir      string    // this directory or file alone, below the source; "": everything
 	// Wants says whether a path below the source is wanted; nil: all are.
 	Wants func(path string) bool
 
-	Target string // the directory to write below
-	DryRun bool   // write nothing
+	Target  string      // the directory to write below
+	DirMode fs.FileMode // of the directories that are made
+	DryRun  bool        // write nothing
 	// Overwrite: what stands in the way of a file and is not a directory makes
 	// way. Otherwise such a file fails.
 	Overwrite bool
@@ -93,8 +100,11 @@ type RestoreSummary struct {
 	Unverified             int64    // of Restored: not the bytes that the trail names
 	Current                int64    // of Restored: from the current object, for lack of versions
 	OwnersLeft             int64    // files whose recorded owner was not restored
+	NewDirs                int64    // directories that were made, with DirMode
+	OwnersOut              int64    // files in directories that their owner cannot enter
 	LeftOut                int64    // what an earlier restore had left half-written when it was archived
 	Bytes                  int64    // of the files to restore, as planned
+	NotVouched             int64    // documents left out because nothing that is known from elsewhere vouches for them
 	Unproven               int64    // manifests that were used though no digest names them yet
 	Faults                 []string // documents that were not believed, and why; at most maxFaults
 	FaultCount             int64    // all of them
@@ -124,6 +134,9 @@ func Restore(ctx context.Context, trail *Trail, objects Objects, o RestoreOption
 		return r.sum, err
 	}
 	defer r.close()
+	if o.Verify != nil {
+		o.Progress.Anchored(len(o.Verify.Keys), len(o.Verify.Anchors))
+	}
 	err := r.plan(ctx)
 	if err == nil {
 		err = r.checkSpace()
@@ -132,8 +145,11 @@ func Restore(ctx context.Context, trail *Trail, objects Objects, o RestoreOption
 		o.Progress.Planned(r.files, r.sum.Bytes)
 		err = r.work(ctx)
 	}
-	if err == nil && r.target != nil && !o.DryRun {
-		err = r.target.Sync()
+	if r.target != nil && !o.DryRun {
+		r.sum.NewDirs = r.target.Made()
+		if err == nil {
+			err = r.target.Sync()
+		}
 	}
 	return r.sum, err
 }
@@ -148,7 +164,9 @@ type restorer struct {
 	spool   *os.File       // the plan, unnamed
 	begun   int64          // the file system's time when the restore began, ns
 
-	files    int64 // in the plan
+	trust    *trust          // nil: all is believed
+	doubted  map[string]bool // keys of documents that verifying has found fault with
+	files    int64           // in the plan
 	excluded map[string]string
 
 	lastAnswer atomic.Int64 // of S3, in nanoseconds since 1970
@@ -165,7 +183,7 @@ func (r *restorer) open() error {
 			r.target, err = nil, nil
 		}
 	} else {
-		r.target, err = safefs.OpenTarget(r.o.Target)
+		r.target, err = safefs.OpenTarget(r.o.Target, r.o.DirMode)
 	}
 	if err != nil {
 		return err
@@ -347,10 +365,19 @@ func (r *restorer) count(done RestoredFile, f *file) {
 	if f.ownerLeft {
 		r.sum.OwnersLeft++
 	}
+	if f.ownerOut {
+		r.sum.OwnersOut++
+	}
 }
 
 // fault notes a document that is not believed.
 func (r *restorer) fault(key string, err error) {
+	if errors.Is(err, errNotVouched) || errors.Is(err, errUnnamed) {
+		r.sum.NotVouched++
+	}
+	if r.doubted[key] {
+		return // Verifying has said so.
+	}
 	text := err.Error()
 	if !strings.Contains(text, key) {
 		text = key + ": " + text

@@ -56,6 +56,8 @@ type outcomes struct {
 	files map[string]string
 }
 
+func (*outcomes) Anchored(int, int) {}
+
 func (*outcomes) Planned(int64, int64) {}
 
 func (*outcomes) Received(int64) {}
@@ -73,7 +75,7 @@ func (o *outcomes) Done(f RestoredFile) {
 func (a *archive) restore(t *testing.T, dir string, change func(*RestoreOptions)) (map[string]string, RestoreSummary, error) {
 	t.Helper()
 	said := &outcomes{files: map[string]string{}}
-	o := RestoreOptions{Prefix: "p/", Target: dir, Workers: 1, GiveUp: time.Minute, CheckSpace: true, Progress: said}
+	o := RestoreOptions{Prefix: "p/", Target: dir, DirMode: 0o700, Workers: 1, GiveUp: time.Minute, CheckSpace: true, Progress: said}
 	if change != nil {
 		change(&o)
 	}

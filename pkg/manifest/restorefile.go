@@ -44,6 +44,7 @@ type file struct {
 	current    bool // it comes from the current object, for lack of a version
 	unverified bool // its bytes are not those that the trail names
 	ownerLeft  bool
+	ownerOut   bool // its owner cannot enter its directory
 }
 
 // restore makes the file what the record says, or finds that it is.
@@ -73,9 +74,15 @@ func (f *file) restore(ctx context.Context) (RestoreStatus, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := in.Commit(f.allowed(f.attributes(obj.Metadata)), replace); err != nil {
+	a := f.allowed(f.attributes(obj.Metadata))
+	enters, err := in.OwnerEnters(a)
+	if err == nil {
+		err = in.Commit(a, replace)
+	}
+	if err != nil {
 		return "", clearer(err)
 	}
+	f.ownerOut = !enters
 	return FileRestored, nil
 }
 
@@ -85,21 +92,21 @@ func (f *file) keep(ctx context.Context) (kept, replace bool, err error) {
 	if f.target == nil {
 		return false, false, nil
 	}
-	there, st, err := f.target.Open(f.path)
+	there, err := f.target.Open(f.path)
 	if err != nil {
-		replace, err := f.inTheWay(st, err)
+		replace, err := f.inTheWay(there.Stat, err)
 		return false, replace, err
 	}
 	defer func() { _ = there.Close() }() // Only read.
-	same, err := f.sameContent(ctx, there, st)
+	same, err := f.sameContent(ctx, there, there.Stat)
 	switch {
 	case err != nil:
 		return false, false, err
 	case same:
-		return f.keepAttributes(there, st)
+		return f.keepAttributes(&there)
 	case !f.o.Overwrite:
 		return false, false, errDiffers
-	case st.CtimeNs > f.begun && f.begun != 0 && !f.o.DryRun:
+	case there.CtimeNs > f.begun && f.begun != 0 && !f.o.DryRun:
 		return false, false, errTwice
 	}
 	return false, true, nil
@@ -122,17 +129,19 @@ func (f *file) inTheWay(st safefs.Stat, err error) (replace bool, _ error) {
 	return false, clearer(err)
 }
 
-// keepAttributes gives a file of the right content its attributes. One with
-// several names is written anew, lest another file changes with it.
-func (f *file) keepAttributes(there *os.File, st safefs.Stat) (kept, replace bool, err error) {
+// keepAttributes gives a file of the right content its attributes. One that
+// somebody else could change, now or through what they have open of it, is
+// written anew, and so is one that has yet to become setuid or setgid.
+func (f *file) keepAttributes(there *safefs.Found) (kept, replace bool, err error) {
 	a := f.allowed(f.attributes(nil))
+	equal := a.Equal(there.Stat)
 	switch {
-	case a.Equal(st), f.o.DryRun:
-		return true, false, nil
-	case st.Nlink > 1:
+	case !there.Sole(a), !equal && a.RunsAs():
 		return false, true, nil
+	case equal, f.o.DryRun:
+		return true, false, nil
 	}
-	if err := a.Apply(there); err != nil {
+	if err := a.Apply(there.File); err != nil {
 		return false, false, fmt.Errorf("the content is right already, its attributes cannot be: %w", err)
 	}
 	return true, false, nil
@@ -174,16 +183,16 @@ func (u *untilDone) Read(p []byte) (int, error) {
 	return u.r.Read(p)
 }
 
-// allowed takes out of a what this restore does not set: without the owner, a
-// file that runs with its owner's rights must not run with ours.
+// allowed takes out of a what this restore does not set. A file that runs with
+// its owner's or its group's rights must run with no others: these bits stay only
+// where the file gets the owner and the group that the trail names.
 func (f *file) allowed(a safefs.Attributes) safefs.Attributes {
-	if f.o.Owner {
-		return a
+	known := a.UID != nil && a.GID != nil
+	if !f.o.Owner {
+		f.ownerLeft = a.UID != nil && *a.UID != uint32(os.Geteuid()) || a.GID != nil && *a.GID != uint32(os.Getegid())
+		a.UID, a.GID = nil, nil
 	}
-	uid, gid := uint32(os.Geteuid()), uint32(os.Getegid())
-	f.ownerLeft = a.UID != nil && *a.UID != uid || a.GID != nil && *a.GID != gid
-	a.UID, a.GID = nil, nil
-	if f.ownerLeft && a.Mode != nil {
+	if a.RunsAs() && (!known || f.ownerLeft) {
 		mode := *a.Mode &^ 0o6000
 		a.Mode = &mode
 	}

@@ -77,6 +77,9 @@ func (r *restorer) planOnce(ctx context.Context) error {
 	w := bufio.NewWriterSize(r.spool, 1<<16)
 	p := &planner{restorer: r, enc: json.NewEncoder(w)}
 	r.excluded, r.files, r.sum = map[string]string{}, 0, RestoreSummary{}
+	if err := r.check(ctx); err != nil {
+		return err
+	}
 	if r.o.Dir != "" {
 		key, err := r.mapper.Key(r.o.Dir)
 		if err != nil && !errors.Is(err, state.ErrKeyTooLong) {
@@ -107,6 +110,16 @@ func (p *planner) ask(ctx context.Context) error {
 			p.fault(key, err)
 			return nil
 		},
+	}
+	if p.trust != nil {
+		q.Believe = p.trust.believe
+		q.pending = func(e Entry) bool {
+			err := p.trust.unnamed(e)
+			if err != nil && !p.trust.again[e.Key] {
+				p.fault(e.Key, err)
+			}
+			return err == nil
+		}
 	}
 	if p.dir != "" {
 		q.KeyPrefix = p.dir

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -56,9 +57,10 @@ type Ed25519Signer struct {
 }
 
 // LoadEd25519 reads a PKCS #8 private key in PEM form. A file that others than
-// its owner can read or write is refused.
-func LoadEd25519(path string) (*Ed25519Signer, error) {
-	data, err := readPrivate(path)
+// its owner can read or write is refused, and so is one of another owner than
+// this process's user, root and those that are named.
+func LoadEd25519(path string, owners ...uint32) (*Ed25519Signer, error) {
+	data, err := readPrivate(path, append(owners, 0, uint32(os.Geteuid())))
 	if err != nil {
 		return nil, fmt.Errorf("signing key %s: %w", path, err)
 	}
@@ -81,10 +83,10 @@ func LoadEd25519(path string) (*Ed25519Signer, error) {
 	return &Ed25519Signer{key: key, fingerprint: fingerprintOf(der), public: encodePublic(der)}, nil
 }
 
-// readPrivate reads a small file that only its owner can read, and checks that
-// on the open file.
-func readPrivate(path string) (data []byte, err error) {
-	file, err := os.Open(path)
+// readPrivate reads a small file that only its owner, one of owners, can read,
+// and checks that on the open file.
+func readPrivate(path string, owners []uint32) (data []byte, err error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // A FIFO must not block.
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +97,13 @@ func readPrivate(path string) (data []byte, err error) {
 	}
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("its mode is %v; it must be a file that only its owner can read (chmod 600)", info.Mode())
+	}
+	st, err := safefs.Fstat(file)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(owners, st.UID) {
+		return nil, fmt.Errorf("it belongs to user %d, who can replace it; it must belong to the user of the service or to root (chown)", st.UID)
 	}
 	return io.ReadAll(io.LimitReader(file, maxKeyBytes))
 }

@@ -161,6 +161,7 @@ type ignoreFile struct {
 // ignorer knows what is not archived. It may be used concurrently.
 type ignorer struct {
 	include, exclude []pattern
+	use              *includeUse
 	files            bool
 
 	mu   sync.RWMutex
@@ -170,7 +171,7 @@ type ignorer struct {
 }
 
 func newIgnorer(include, exclude []string, files bool) (*ignorer, error) {
-	g := &ignorer{files: files, dirs: make(map[string]ignoreFile)}
+	g := &ignorer{files: files, dirs: make(map[string]ignoreFile), use: newIncludeUse(include)}
 	var err error
 	if g.include, err = compile("include", include); err != nil {
 		return nil, err
@@ -247,6 +248,7 @@ func (g *ignorer) byFile(path string, isDir bool) bool {
 }
 
 func (g *ignorer) included(path string) bool {
+	g.use.note(path)
 	for i := range len(path) {
 		if path[i] != '/' {
 			continue

@@ -205,6 +205,12 @@ func (w *Watcher) report(res *ScanResult) {
 		zap.Int64("excluded", res.Excluded), zap.Int64("unreadable", res.Unreadable), zap.Int64("special", res.Special),
 	}
 	if res.Complete {
+		res.UnusedIncludes = w.ign.use.list()
+	}
+	if len(res.UnusedIncludes) > 0 {
+		fields = append(fields, zap.Strings("include_without_files", res.UnusedIncludes))
+	}
+	if res.Complete {
 		w.log.Info("scanned", fields...)
 	} else {
 		w.log.Warn("scan ended early, the next one does it again", append(fields, zap.Error(res.Err))...)

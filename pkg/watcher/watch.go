@@ -151,6 +151,7 @@ type ScanResult struct {
 	Symlinks, Hardlinks     int64 // skipped by policy
 	Reserved                int64
 	ConfigFiles             []IgnoreFile
+	UnusedIncludes          []string // patterns of Include that no file has matched so far
 
 	directories int64
 }

@@ -98,6 +98,7 @@ func newReader(t *testing.T) *reader {
 	r.env = append(append(environ(), srv.Root.Environ()...), "AWS_ENDPOINT_URL="+srv.URL, "HOME="+r.home, "GORACE=atexit_sleep_ms=0",
 		"XDG_STATE_HOME="+filepath.Join(root, "user-state"), "PATH="+filepath.Join(root, "bin")+":"+os.Getenv("PATH"))
 	write(t, filepath.Join(root, "opt", "app", "data", "orders", "2026-01.csv"), "1;2\n")
+	write(t, filepath.Join(r.home, "present.json"), "") // What aws says of a bucket without a policy.
 	r.configure(t, srv.URL)
 	return r
 }

@@ -6,8 +6,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -242,8 +244,8 @@ func TestRestoreByAUserWithoutRights(t *testing.T) {
 	if st.Mode&0o7777 != 0o755 || st.Uid != nobody {
 		t.Errorf("the file has mode %o and owner %d, want 755 and %d: no setuid for another owner", st.Mode&0o7777, st.Uid, nobody)
 	}
-	if dir.Mode&0o777 != 0o750 {
-		t.Errorf("the new directory has mode %o, want that of the one above, 750", dir.Mode&0o777)
+	if dir.Mode&0o777 != 0o700 {
+		t.Errorf("the new directory has mode %o, want 700", dir.Mode&0o777)
 	}
 }
 
@@ -520,6 +522,124 @@ func TestRestoreBelievesNoChangedManifest(t *testing.T) {
 	code, out, errs := s.restore(t, to)
 	if code != 3 || !strings.Contains(out, "Restored: 1\n") || !strings.Contains(errs, "not believed: "+keys[i]) || !strings.Contains(errs, "SHA-256") {
 		t.Errorf("restore = %d, want 3 and the manifest's name\n%s%s", code, out, errs)
+	}
+}
+
+// newest returns the key of the newest document of a kind, by its name.
+func (s *site) newest(t *testing.T, kind string) string {
+	t.Helper()
+	keys := slices.DeleteFunc(s.bucket.keys(t, true), func(k string) bool {
+		return !strings.Contains(k, "/"+kind+"_") || !strings.HasSuffix(k, ".json")
+	})
+	if len(keys) == 0 {
+		t.Fatalf("there is no %s", kind)
+	}
+	return slices.Max(keys)
+}
+
+// forge adds a digest with one record behind the newest one, as somebody who can
+// write the bucket could, and the object that it names.
+func (s *site) forge(t *testing.T, rel string) {
+	t.Helper()
+	last := s.newest(t, "digest")
+	head, _ := s.bucket.get(t, last)
+	body, _ := s.bucket.get(t, s.newest(t, "manifest"))
+	var records []map[string]any
+	var digest map[string]any
+	if err := errors.Join(json.Unmarshal(body, &records), json.Unmarshal(head, &digest)); err != nil {
+		t.Fatal(err)
+	}
+	s.bucket.put(t, s.bucket.prefix+"/"+rel, "evil")
+	r := records[0]
+	for _, k := range []string{"version_id", "md5", "etag"} {
+		delete(r, k)
+	}
+	r["s3_key"], r["size_bytes"], r["sha256"] = s.bucket.prefix+"/"+rel, 4, sha256Of([]byte("evil"))
+	r["mode"], r["uid"], r["gid"], r["id"] = "4755", 0, 0, fmt.Sprintf("%s-1000", digest["chain"])
+	body, err := json.Marshal([]any{r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sequence, _ := digest["sequence"].(float64)
+	key := strings.Replace(last, fmt.Sprintf("_%08.0f", sequence), fmt.Sprintf("_%08.0f", sequence+1), 1)
+	name := strings.Replace(key, "/digest_", "/manifest_", 1)
+	s.bucket.put(t, name, string(body))
+	digest["sequence"], digest["previous_digest_s3_key"], digest["previous_digest_sha256"] = sequence+1, last, sha256Of(head)
+	delete(digest, "begins")
+	digest["manifests"] = []any{map[string]any{"s3_key": name, "sha256": sha256Of(body), "size_bytes": len(body), "records": 1}}
+	body, err = json.Marshal(digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.bucket.put(t, key, string(body))
+}
+
+func TestRestoreBelievesOnlyWhatIsVouchedFor(t *testing.T) {
+	s := newSite(t, "", "")
+	write(t, s.path("good"), "good")
+	s.mustSync(t, 1, 0, 0)
+	head, _ := s.bucket.get(t, s.newest(t, "digest"))
+	anchor := filepath.Join(t.TempDir(), "anchor")
+	s.verify(t, 0, s.fromBucket("--anchor", anchor)...)
+	s.forge(t, "evil")
+	for _, c := range []struct {
+		name  string
+		args  []string
+		code  int
+		first string // line, in part
+		files []string
+	}{
+		{"nothing", s.fromBucket(), 3, "unanchored", []string{"evil", "good"}},
+		{"the host's own copies", []string{"-c", s.file}, 3, "vouched", []string{"good"}},
+		{"--expect-head", s.fromBucket("--expect-head", sha256Of(head)), 3, "vouched", []string{"good"}},
+		{"--anchor", s.fromBucket("--anchor", anchor), 3, "vouched", []string{"good"}},
+		{"a head that is not there", s.fromBucket("--expect-head", strings.Repeat("0", 64)), 3, "vouched", nil},
+		{"no head in the file", s.fromBucket("--anchor", anchor+"-none"), 1, "has no head", nil},
+	} {
+		to := filepath.Join(t.TempDir(), "to")
+		code, out, errs := command(t, s.env, append([]string{"restore", "--to", to}, c.args...)...)
+		if first, _, _ := strings.Cut(errs, "\n"); code != c.code || !strings.Contains(first, c.first) {
+			t.Errorf("%s: restore = %d, its first line is %q; want %d and %q\n%s%s", c.name, code, first, c.code, c.first, out, errs)
+		}
+		if code == 3 && !strings.Contains(errs, "not believed: ") {
+			t.Errorf("%s: nothing is said of what is not believed:\n%s", c.name, errs)
+		}
+		var files []string
+		if _, err := os.Stat(to); err == nil {
+			files = slices.Sorted(maps.Keys(snapshot(t, to, false)))
+		}
+		if !slices.Equal(files, c.files) {
+			t.Errorf("%s: there is %q, want %q", c.name, files, c.files)
+		}
+	}
+}
+
+func TestRestoreBelievesOnlyWhatTheKeyCovers(t *testing.T) {
+	s := newSite(t, "", "")
+	key := s.signingKey(t)
+	write(t, s.path("good"), "good")
+	s.mustSync(t, 1, 0, 0)
+	pem, _ := s.bucket.get(t, s.bucket.prefix+"/_manifests/keys/"+key.Fingerprint()+".pem")
+	file := filepath.Join(t.TempDir(), "key.pem")
+	write(t, file, string(pem))
+	if _, errs := s.mustRestore(t, filepath.Join(t.TempDir(), "clean"), 1, 0, 0, "--public-key", file); !strings.Contains(errs, "public keys given: 1") {
+		t.Errorf("the key is not named:\n%s", errs)
+	}
+	s.forge(t, "evil")
+	s.forge(t, "evil2") // Behind the forged one.
+	to := filepath.Join(t.TempDir(), "to")
+	code, out, errs := s.restore(t, to, "--public-key", file)
+	if got := slices.Collect(maps.Keys(snapshot(t, to, false))); code != 3 || !slices.Equal(got, []string{"good"}) || !strings.Contains(errs, "not believed: ") {
+		t.Errorf("restore = %d, there is %q\n%s%s", code, got, out, errs)
+	}
+	// Without state and copies the key that the configuration signs with is used.
+	if err := os.RemoveAll(s.state); err != nil {
+		t.Fatal(err)
+	}
+	to = filepath.Join(t.TempDir(), "to")
+	code, out, errs = command(t, s.env, "restore", "-c", s.file, "--to", to)
+	if got := slices.Collect(maps.Keys(snapshot(t, to, false))); code != 3 || !slices.Equal(got, []string{"good"}) {
+		t.Errorf("restore -c = %d, there is %q\n%s%s", code, got, out, errs)
 	}
 }
 

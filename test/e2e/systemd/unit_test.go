@@ -197,7 +197,8 @@ func installs(t *testing.T, s *site, pkg string) {
 	for path, want := range map[string]string{
 		configuration: "640 root:s3syncd", "/etc/s3syncd": "750 root:s3syncd", "/usr/bin/s3syncd": "755 root:root",
 		"/usr/share/man/man1/s3syncd-run.1.gz": "644 root:root", "/usr/share/doc/s3syncd/examples/s3syncd.yaml": "644 root:root",
-		"/usr/share/doc/s3syncd/OPERATIONS.md": "644 root:root", "/usr/share/s3syncd/prometheus/s3syncd.rules.yml": "644 root:root",
+		"/usr/share/s3syncd/s3syncd.example.yaml": "644 root:root",
+		"/usr/share/doc/s3syncd/OPERATIONS.md":    "644 root:root", "/usr/share/s3syncd/prometheus/s3syncd.rules.yml": "644 root:root",
 	} {
 		if got := s.must(t, "stat", "-c", "%a %U:%G", path); got != want {
 			t.Errorf("%s is %s, want %s", path, got, want)
@@ -294,6 +295,7 @@ func refusesABadFile(t *testing.T, s *site) {
 	if !strings.Contains(s.journal(), "no_such_key") {
 		t.Errorf("the journal does not name the key:\n%s", tail(s.journal(), 1000))
 	}
+	eventually(t, "the daemon's own refusal", func() bool { return strings.Contains(s.journal(), "the new configuration is refused") })
 	s.archives(t)
 	s.configure(t, "")
 	s.must(t, "systemctl", "reload", "s3syncd")
