@@ -18,6 +18,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 )
 
@@ -228,10 +229,11 @@ func (f *restoreFlags) printJSON(w io.Writer, sum manifest.RestoreSummary) error
 // restoreProgress shows a restore: a bar on a terminal, a line a file elsewhere.
 // Its methods may be called from many goroutines.
 type restoreProgress struct {
-	out, err io.Writer
-	quiet    bool // --json: no lines on stdout
-	dryRun   bool
-	bar      *progressbar.ProgressBar // nil: lines
+	out    *logsink.Sink // A restore does not wait for who reads its lines.
+	err    io.Writer
+	quiet  bool // --json: no lines on stdout
+	dryRun bool
+	bar    *progressbar.ProgressBar // nil: lines
 
 	mu          sync.Mutex
 	anchored    bool // something vouches for the trail
@@ -240,7 +242,7 @@ type restoreProgress struct {
 }
 
 func newRestoreProgress(io streams, quiet, dryRun bool) *restoreProgress {
-	p := &restoreProgress{out: io.out, err: io.err, quiet: quiet, dryRun: dryRun}
+	p := &restoreProgress{out: logsink.New(io.out), err: io.err, quiet: quiet, dryRun: dryRun}
 	if isTerminal(io.err) {
 		p.bar = newBar(io.err, "reading the trail")
 	}
@@ -330,11 +332,12 @@ func (p *restoreProgress) line(f manifest.RestoredFile, name string) {
 	_, _ = fmt.Fprintf(p.out, "%s %s (%s%s)\n", verb, name, admin.Bytes(max(f.Size, 0)), mark) // As above.
 }
 
-// finish takes the bar off the screen.
+// finish takes the bar off the screen, or writes the lines that are left.
 func (p *restoreProgress) finish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.bar != nil {
 		_ = p.bar.Finish() // As above.
 	}
+	p.out.Close(logsink.Forever)
 }

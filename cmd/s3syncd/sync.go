@@ -16,6 +16,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/logsink"
 )
 
 const syncAbout = `One sync run: scans every source, uploads what is new or changed, publishes the
@@ -130,6 +131,9 @@ func requests(n app.RequestCount) string {
 
 // isTerminal reports whether w is a terminal that a progress bar fits on.
 func isTerminal(w io.Writer) bool {
+	if s, ok := w.(*logsink.Sink); ok {
+		w = s.Behind()
+	}
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }

@@ -42,7 +42,7 @@ func (n notifier) reloading() {
 
 // watch pings the watchdog for as long as alive says that the pipeline makes
 // progress or has nothing to do. It blocks until ctx ends.
-func (n notifier) watch(ctx context.Context, alive func(context.Context) error) {
+func (n notifier) watch(ctx context.Context, alive func() error) {
 	limit, err := sd.SdWatchdogEnabled(false)
 	if err != nil || limit == 0 {
 		<-ctx.Done()
@@ -51,15 +51,9 @@ func (n notifier) watch(ctx context.Context, alive func(context.Context) error) 
 	tick := time.NewTicker(limit / 3)
 	defer tick.Stop()
 	for {
-		check, cancel := context.WithTimeout(ctx, limit/3)
-		err := alive(check)
-		cancel()
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
+		if err := alive(); err != nil {
 			n.log.Error("no progress, the watchdog is not fed", zap.Error(err))
-		default:
+		} else {
 			n.watchdog()
 		}
 		select {
