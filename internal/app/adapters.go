@@ -99,6 +99,7 @@ type sourceCounters struct {
 	unlisted      atomic.Int64 // skips of a scan under way that could not be listed
 	goneAt        atomic.Int64 // Unix nanoseconds of when it was seen to be away, 0: it is there
 	lastScan      atomic.Pointer[watcher.ScanResult]
+	hungAt        atomic.Int64 // Unix nanoseconds of when the look began that does not end, 0: it answers
 	ended         atomic.Int64 // looks whose outcome was reported
 }
 

@@ -68,6 +68,10 @@ func Run(ctx context.Context, o Options) error {
 		sink = logsink.New(o.Stderr)
 		defer sink.Close(lastLines)
 	}
+	looks := &places{}
+	if _, err := looks.placed(cfg); err != nil {
+		return err // Before anything is written, which might be inside a source.
+	}
 	log, level, err := newLogger(cfg.Log, sink)
 	if err != nil {
 		return err
@@ -79,7 +83,7 @@ func Run(ctx context.Context, o Options) error {
 	promauto.With(d.reg).NewCounterFunc(prometheus.CounterOpts{
 		Name: "s3syncd_log_lines_lost_total", Help: "Lines of the log that could not be written: nobody read them, or writing failed.",
 	}, func() float64 { return float64(sink.Lost()) })
-	d.level = level
+	d.level, d.places = level, looks
 	for _, w := range append(slices.Clone(cfg.Warnings), HostWarnings(cfg)...) {
 		log.Warn("configuration", zap.String("warning", w))
 	}
@@ -113,6 +117,8 @@ type daemon struct {
 	ready   atomic.Bool
 	clock   *clock
 	pulse   pulse
+	places  *places
+	reloads reloads
 
 	// settling is set while a start or a reload has not said READY=1 yet.
 	settling atomic.Bool
@@ -198,40 +204,85 @@ func (d *daemon) run(ctx context.Context) error {
 	return err
 }
 
-// pipeline runs one generation after another until ctx ends.
+// pipeline runs one generation after another until ctx ends. Only the first must
+// be able to begin: where a later one cannot, the configuration before it goes
+// on, and that is tried for as long as it takes.
 func (d *daemon) pipeline(ctx context.Context) error {
-	cfg, trigger := d.cfg, state.TriggerStartup
-	var last *config.Config // the one that worked before
-	for ctx.Err() == nil {
+	next, trigger := plan{cfg: d.cfg, at: d.places.all(d.cfg)}, state.TriggerStartup
+	var last *plan // the one that worked before
+	for wait := time.Second; ctx.Err() == nil; {
 		d.settling.Store(true)
-		g, err := newGeneration(ctx, d, cfg, trigger)
-		if err != nil && last != nil {
-			d.metrics.reloaded(false, time.Now())
+		g, err := d.begin(ctx, next, trigger, last)
+		switch {
+		case err != nil && (last == nil || ctx.Err() != nil):
+			return stopping(ctx, err)
+		case err != nil && next.cfg != last.cfg:
 			d.log.Error("the new configuration cannot be put to work, the old one goes on", zap.Error(err))
-			g, err = newGeneration(ctx, d, last, trigger)
+			d.reloaded(err)
+			next = *last
+			continue
+		case err != nil:
+			d.log.Error("the pipeline does not begin, it is tried again", zap.Duration("retry_in", wait), zap.Error(err))
+			pauseFor(ctx, wait)
+			wait = min(2*wait, time.Minute)
+			continue
 		}
-		if err != nil {
-			return err
+		if wait = time.Second; last != nil && next.cfg != last.cfg {
+			d.reloaded(nil)
 		}
-		if last != nil {
-			g.changed = config.Diff(last, g.cfg)
-		}
-		if err := d.level.UnmarshalText([]byte(g.cfg.Log.Level)); err != nil {
-			d.log.Warn("the log level stays", zap.Error(err))
-		}
-		d.current.Store(g)
-		d.metrics.only(g.cfg)
-		next, err := g.run(ctx)
+		this := next
+		last = &this
+		after, err := g.run(ctx)
 		g.close()
-		if err != nil {
+		switch {
+		case after == nil:
 			return err
+		case err != nil:
+			d.log.Error("the pipeline did not end well, the next one begins all the same", zap.Error(err))
 		}
-		if next == nil {
-			break
-		}
-		last, cfg, trigger = g.cfg, next, state.TriggerHangup
+		next, trigger = *after, state.TriggerHangup
 	}
 	return nil
+}
+
+// begin makes the generation of p and begins its chains. Status shows it from
+// then on.
+func (d *daemon) begin(ctx context.Context, p plan, trigger state.Trigger, last *plan) (*generation, error) {
+	g, err := newGeneration(ctx, d, p, trigger)
+	if err != nil {
+		return nil, err
+	}
+	if last != nil {
+		g.changed = config.Diff(last.cfg, g.cfg)
+	}
+	if err := g.beginChains(ctx); err != nil {
+		g.close()
+		return nil, err
+	}
+	if err := d.level.UnmarshalText([]byte(g.cfg.Log.Level)); err != nil {
+		d.log.Warn("the log level stays", zap.Error(err))
+	}
+	d.current.Store(g)
+	d.metrics.only(g.cfg)
+	return g, nil
+}
+
+// stopping is err, nil where it only says that ctx ended.
+func stopping(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
+}
+
+// pauseFor waits, until ctx ends at the latest.
+func pauseFor(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 func (d *daemon) isReady() error {

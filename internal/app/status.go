@@ -30,6 +30,7 @@ func (d *daemon) Status() admin.Status {
 		Format: admin.StatusFormat, Time: now.UTC(), Instance: d.cfg.Instance, Version: d.build.Version, Revision: d.build.Revision,
 		PID: os.Getpid(), StartedAt: d.started.UTC(), State: "starting", Sources: []admin.SourceStatus{},
 	}
+	st.LastReload = d.reloads.get()
 	switch {
 	case d.stopping.Load():
 		st.State = "stopping"
@@ -60,6 +61,7 @@ func (g *generation) sourceStatus(s *source, flights []uploader.InFlight, now ti
 	ss := admin.SourceStatus{
 		Name: name, Path: s.cfg.Path, Bucket: s.cfg.Bucket, Prefix: s.cfg.Prefix,
 		Available: s.watch.Available(), UnavailableReason: admin.Plain(s.watch.Away(), errorText), DeletesWithheld: s.withholds(),
+		HungSince:   instant(s.counters.hungSince()),
 		Destination: destinationStatus(dest),
 		Queue: admin.Queue{
 			Settling: work.settling, Queued: work.queued, InFlight: work.inFlight, Delayed: work.delayed,
@@ -105,6 +107,8 @@ func (s *source) withholds() bool {
 // verdict returns what is in the way of s, an empty state for nothing.
 func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState) (st, reason string, since time.Time) {
 	switch {
+	case ss.HungSince != nil:
+		return admin.StateUnavailable, hungReason, *ss.HungSince
 	case s.watch.Away() != "":
 		return admin.StateUnavailable, "directory not available: " + ss.UnavailableReason, s.counters.goneSince()
 	case dest.State == uploader.HealthStopped:
@@ -146,6 +150,8 @@ func sentence(ss *admin.SourceStatus, dest uploader.DestinationState, now time.T
 	switch {
 	case ss.State == admin.StateCurrent:
 		return ss.State
+	case ss.HungSince != nil:
+		b.WriteString("hung since " + clockTime(*ss.HungSince, now))
 	case ss.State == admin.StateWorking, ss.State == admin.StateStarting, ss.Since == nil:
 		b.WriteString(ss.State)
 	default:

@@ -40,6 +40,10 @@ func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 	if err := Supported(o.Config); err != nil {
 		return Summary{}, err
 	}
+	at, err := new(places).placed(o.Config)
+	if err != nil {
+		return Summary{}, err
+	}
 	log, err := syncLogger(o)
 	if err != nil {
 		return Summary{}, err
@@ -47,7 +51,7 @@ func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 	if o.DryRun {
 		return dryRun(ctx, o, log)
 	}
-	r, err := newSyncRun(o, log)
+	r, err := newSyncRun(o, at, log)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -56,7 +60,7 @@ func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 }
 
 // newSyncRun opens the state for one run. The caller closes the run.
-func newSyncRun(o SyncOptions, log *zap.Logger) (*syncRun, error) {
+func newSyncRun(o SyncOptions, at found, log *zap.Logger) (*syncRun, error) {
 	var c clock
 	db, err := openState(o.Config, &c, log)
 	if err != nil {
@@ -66,7 +70,7 @@ func newSyncRun(o SyncOptions, log *zap.Logger) (*syncRun, error) {
 	r := &syncRun{opts: o, byName: map[string]*source{}, clock: &c}
 	build := ReadBuild(o.Version)
 	r.environment = environment{
-		cfg: o.Config, db: db, log: log, build: build,
+		cfg: o.Config, db: db, log: log, build: build, found: at,
 		metrics: newMetrics(reg, build, db, func() []snapshot { return nil }), queue: uploader.NewQueue(queueLimit),
 	}
 	return r, nil
