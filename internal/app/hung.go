@@ -129,6 +129,28 @@ func (g *generation) unlessHung(fn func(context.Context, *source) error) func(co
 	})
 }
 
+// unlessHung runs a scan of s, and leaves it behind with errSilent as soon as a
+// look at s lasts longer than hungAfter.
+func (r *syncRun) unlessHung(ctx context.Context, s *source, scan func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- scan() }()
+	root := safefs.NewRoot(s.cfg.Path, s.root.Options())
+	looked := time.NewTimer(0)
+	defer looked.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case <-looked.C:
+		}
+		err := bounded(ctx, hungAfter, func() error { lookInside(root, s.knownMounts()); return nil })
+		if errors.Is(err, errSilent) {
+			return err
+		}
+		looked.Reset(lookPause)
+	}
+}
+
 // bounded runs look, and returns errSilent where that takes longer than bound; the
 // look is left behind then.
 func bounded(ctx context.Context, bound time.Duration, look func() error) error {
