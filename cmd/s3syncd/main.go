@@ -81,11 +81,18 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)   // A second signal ends the process at once.
 	signal.Ignore(syscall.SIGPIPE) // Else a pipe that nobody reads any more, the log's too, would end the process.
+	if limit := app.MemoryLimit(); limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(limit - limit/heapSpare)
+	}
 	errs := logsink.New(os.Stderr)
 	code := run(ctx, os.Args[1:], streams{out: &output{ctx: ctx, w: os.Stdout}, err: errs, env: os.Environ()})
 	errs.Close(lastWords)
 	os.Exit(code)
 }
+
+// heapSpare is which part of the memory that the control groups allow is kept from
+// Go, for what else they count: the program itself, the kernel's share.
+const heapSpare = 8
 
 // lastWords is how long the end of a process waits for standard error to take
 // what was said.

@@ -76,6 +76,9 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if _, err := budgetOf(cfg.Upload, MemoryLimit()); err != nil {
+		return err
+	}
 	d, err := openDaemon(ctx, cfg, o, log)
 	if err != nil {
 		return err

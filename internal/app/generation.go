@@ -40,14 +40,18 @@ type generation struct {
 
 func newGeneration(ctx context.Context, d *daemon, p plan, trigger state.Trigger) (*generation, error) {
 	cfg := p.cfg
+	b, err := fit(cfg, d.log)
+	if err != nil {
+		return nil, err
+	}
 	g := &generation{
 		environment: environment{
 			cfg: cfg, db: d.db, log: d.log, metrics: d.metrics, build: d.build, queue: uploader.NewQueue(queueLimit),
-			grace: d.opts.Grace, found: p.at, keysMoved: make(chan struct{}, 1),
+			grace: d.opts.Grace, found: p.at, budget: b, keysMoved: make(chan struct{}, 1),
 		},
 		d: d, trigger: trigger, perFile: sampled(d.log.Named("file")), leaving: make(chan struct{}), hurried: make(chan struct{}),
 	}
-	d.metrics.configured(cfg)
+	d.metrics.configured(cfg, b)
 	for i := range cfg.Sources {
 		s, err := g.openSource(ctx, i)
 		if err != nil {
@@ -90,8 +94,8 @@ func (g *generation) uploaderSources() []uploader.Source {
 func (e *environment) poolOptions() uploader.Options {
 	u := e.cfg.Upload
 	return uploader.Options{
-		Workers: u.Workers, PartSize: u.PartSize, SinglePutMax: u.SinglePutMax,
-		MemoryLimit: u.MemoryLimit, BandwidthLimit: u.BandwidthLimit, Drain: e.grace.Drain,
+		Workers: e.budget.workers, PartSize: u.PartSize, SinglePutMax: u.SinglePutMax,
+		MemoryLimit: e.budget.buffers, BandwidthLimit: u.BandwidthLimit, Drain: e.grace.Drain,
 		Log: e.log.Named("uploader"), Metrics: e.metrics.uploader,
 	}
 }

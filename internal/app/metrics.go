@@ -82,7 +82,7 @@ func (m *metrics) reloaded(ok bool, now time.Time) {
 
 // configured shows the settings that alert rules compare with, and makes the
 // series of the sources of cfg.
-func (m *metrics) configured(cfg *config.Config) {
+func (m *metrics) configured(cfg *config.Config, b budget) {
 	for name, d := range map[string]time.Duration{
 		"rescan_interval": cfg.Watch.RescanInterval, "remote_check_interval": cfg.Watch.RemoteCheckInterval,
 		"flush_interval": cfg.Manifest.FlushInterval, "digest_interval": cfg.Manifest.DigestInterval,
@@ -90,7 +90,7 @@ func (m *metrics) configured(cfg *config.Config) {
 		m.settings.WithLabelValues(name).Set(d.Seconds())
 	}
 	m.maxUnpublished.Set(float64(cfg.Manifest.MaxUnpublished))
-	m.memoryLimit.Set(float64(cfg.Upload.MemoryLimit))
+	m.memoryLimit.Set(float64(b.buffers))
 	for _, s := range cfg.Sources {
 		m.sources[s.Name] = true
 		m.maxDelay.WithLabelValues(s.Name).Set(s.MaxDelay.Seconds())

@@ -29,6 +29,9 @@ const rehearsalTime = 30 * time.Second
 // places of the sources, the signing key, and the canary of each destination
 // that is new. What it learns the next generation need not ask again.
 func (g *generation) rehearse(ctx context.Context, next *config.Config) (plan, error) {
+	if _, err := fit(next, zap.NewNop()); err != nil {
+		return plan{}, err
+	}
 	at, err := g.d.places.placed(next)
 	if err != nil {
 		return plan{}, err

@@ -55,6 +55,7 @@ type environment struct {
 	grace     Grace         // of an orderly end
 	keysMoved chan struct{} // capacity 1, nil: nobody counts; an alias moved
 	found     found         // what stands at the paths; nil: nobody has looked
+	budget    budget        // of memory
 	direct    bool          // documents are sent without a pool: whoever sends them has run the canary
 }
 

@@ -65,6 +65,10 @@ func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 
 // newSyncRun opens the state for one run. The caller closes the run.
 func newSyncRun(o SyncOptions, at found, log *zap.Logger) (*syncRun, error) {
+	b, err := fit(o.Config, log)
+	if err != nil {
+		return nil, err
+	}
 	var c clock
 	db, err := openState(o.Config, &c, log)
 	if err != nil {
@@ -74,7 +78,7 @@ func newSyncRun(o SyncOptions, at found, log *zap.Logger) (*syncRun, error) {
 	r := &syncRun{opts: o, byName: map[string]*source{}, clock: &c}
 	build := ReadBuild(o.Version)
 	r.environment = environment{
-		cfg: o.Config, db: db, log: log, build: build, found: at,
+		cfg: o.Config, db: db, log: log, build: build, found: at, budget: b,
 		metrics: newMetrics(reg, build, db, func() []snapshot { return nil }), queue: uploader.NewQueue(queueLimit),
 	}
 	return r, nil
