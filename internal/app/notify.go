@@ -2,7 +2,10 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"os"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -15,8 +18,23 @@ type notifier struct {
 	log *zap.Logger
 }
 
+// notifyTime bounds how long systemd is waited for: its socket may be full.
+const notifyTime = time.Second
+
 func (n notifier) send(state string) {
-	if _, err := sd.SdNotify(false, state); err != nil {
+	to := &net.UnixAddr{Name: os.Getenv("NOTIFY_SOCKET"), Net: "unixgram"}
+	if to.Name == "" {
+		return
+	}
+	conn, err := net.DialUnix(to.Net, nil, to)
+	if err == nil {
+		err = conn.SetWriteDeadline(time.Now().Add(notifyTime))
+		if err == nil {
+			_, err = conn.Write([]byte(state))
+		}
+		err = errors.Join(err, conn.Close())
+	}
+	if err != nil {
 		n.log.Warn("systemd was not told, going on", zap.String("state", state), zap.Error(err))
 	}
 }
