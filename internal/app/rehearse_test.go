@@ -74,6 +74,18 @@ func (r *reloader) archives(name, bucket, key string) {
 	await(r.t, key, func() bool { _, ok := r.fake.Object(bucket, key); return ok })
 }
 
+// add adds a block to the configuration.
+func (r *reloader) add(block string) {
+	r.t.Helper()
+	text, err := os.ReadFile(r.file)
+	if err == nil {
+		err = os.WriteFile(r.file, append(text, block+"\n"...), 0o600)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 func (r *reloader) reload() { r.hangup <- syscall.SIGHUP }
 
 // status asks the daemon.
@@ -105,6 +117,8 @@ func TestAReloadThatCannotWorkLeavesTheOldConfigurationInForce(t *testing.T) {
 		"a profile is not there": {nil, func(r *reloader) {
 			r.configure(strings.Replace(r.source("app", "bucket-1", "app"), "kms_key_id", "profile: nobody, kms_key_id", 1))
 		}, "nobody"},
+		"the local copies cannot be written": {nil, func(r *reloader) { r.add("manifest: {local_dir: /proc/nowhere}") }, "/proc/nowhere"},
+		"a signing key is not there":         {nil, func(r *reloader) { r.add("manifest: {sign: 'ed25519:" + r.base + "/none'}") }, "none"},
 		"a path is a file": {nil, func(r *reloader) {
 			if err := os.WriteFile(filepath.Join(r.base, "file"), nil, 0o600); err != nil {
 				t.Fatal(err)
@@ -181,13 +195,7 @@ func TestAReloadInAnOutageAppliesWhatNeedsNoAnswer(t *testing.T) {
 	r := newReloader(t)
 	fault := r.fake.Cut(s3test.Match{Times: -1})
 	fault.MayRest()
-	text, err := os.ReadFile(r.file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(r.file, append(text, "log: {level: debug}\nupload: {workers: 3}\n"...), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	r.add("log: {level: debug}\nupload: {workers: 3}")
 	r.reload()
 	await(t, "the reload", func() bool { l := r.status().LastReload; return l != nil && l.Successful })
 	r.fake.Lift(fault)
