@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// leaveAfter is how long a write that is stuck may go on once the process was
+	// LeaveAfter is how long a write that is stuck may go on once the process was
 	// told to end.
 	leaveAfter = 2 * time.Second
-	// takePause is how long a writer that takes nothing at present is left alone.
+	// TakePause is how long a writer that takes nothing at present is left alone.
 	takePause = 20 * time.Millisecond
 )
 

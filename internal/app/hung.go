@@ -40,10 +40,10 @@ func (g *generation) followHung(ctx context.Context, s *source) error {
 		case <-o.done:
 		case <-ctx.Done():
 		case <-late.C:
-			s.hang(o.since)
+			s.hang(o.since) //nolint:contextcheck // The note is kept also when the pipeline ends.
 			select {
 			case <-o.done:
-				s.answers(time.Since(o.since))
+				s.answers(time.Since(o.since)) //nolint:contextcheck // As above.
 			case <-ctx.Done():
 			}
 		}

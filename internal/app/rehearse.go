@@ -60,14 +60,12 @@ func (e *environment) tryDestination(ctx context.Context, i int, before *config.
 	if _, _, err := e.signers(ctx, c); err != nil {
 		return fmt.Errorf("manifest.sign: %w", err)
 	}
-	o := e.storeOptions(c, zap.NewNop())
-	old := environment{cfg: before, metrics: e.metrics}
 	for _, b := range before.Sources {
-		if b.Name == c.Name && sameDestination(old.storeOptions(b, zap.NewNop()), o) {
+		if b.Name == c.Name && reflect.DeepEqual(destinationOf(before, b), destinationOf(e.cfg, c)) {
 			return nil
 		}
 	}
-	store, err := s3store.Open(ctx, o)
+	store, err := s3store.Open(ctx, e.storeOptions(c, zap.NewNop()))
 	if err != nil {
 		return err
 	}
@@ -80,11 +78,19 @@ func (e *environment) tryDestination(ctx context.Context, i int, before *config.
 	return nil
 }
 
-// sameDestination reports whether requests with a and b go to the same place in
-// the same way.
-func sameDestination(a, b s3store.Options) bool {
-	a.Log, a.Metrics, a.Workers = b.Log, b.Metrics, b.Workers
-	return reflect.DeepEqual(a, b)
+// destination is what decides where requests go, and what they ask for.
+type destination struct {
+	s3     config.S3
+	lock   config.ObjectLock
+	source config.Source
+}
+
+// destinationOf leaves out of s what only decides which files are archived, and
+// when.
+func destinationOf(c *config.Config, s config.Source) destination {
+	s.Path, s.Include, s.Exclude, s.IgnoreFiles, s.Symlinks, s.Hardlinks = "", nil, nil, false, "", ""
+	s.Deletes, s.MaxDeletes, s.CrossMounts, s.Settle, s.MaxDelay = "", 0, false, 0, 0
+	return destination{c.S3, c.Manifest.ObjectLock, s}
 }
 
 // reloads remembers how the last hang-up ended.

@@ -106,19 +106,16 @@ func (s *source) withholds() bool {
 
 // verdict returns what is in the way of s, an empty state for nothing.
 func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState) (st, reason string, since time.Time) {
-	switch {
-	case ss.HungSince != nil:
+	if ss.HungSince != nil {
 		return admin.StateUnavailable, hungReason, *ss.HungSince
-	case s.watch.Away() != "":
+	}
+	if s.watch.Away() != "" {
 		return admin.StateUnavailable, "directory not available: " + ss.UnavailableReason, s.counters.goneSince()
-	case dest.State == uploader.HealthStopped:
-		return admin.StateStopped, reasonOf(dest.Err), dest.Since
-	case dest.State == uploader.HealthParked:
-		return admin.StateParked, reasonOf(dest.Err), dest.Since
-	case dest.State == uploader.HealthWaiting && dest.Err != nil:
-		return admin.StateBehind, "no answer: " + reasonOf(dest.Err), dest.Since
-	case dest.State == uploader.HealthWaiting:
-		return admin.StateStarting, "the first canary has no answer yet", time.Time{}
+	}
+	if st, reason, since, ok := destinationVerdict(dest); ok {
+		return st, reason, since
+	}
+	switch {
 	case !isClosed(s.watch.Watching()):
 		return admin.StateStarting, "the directories are not all watched yet, " + admin.Count(ss.Watched) + " so far", time.Time{}
 	case ss.Trail.Error != "":
@@ -131,6 +128,21 @@ func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState)
 		return admin.StateParked, "another directory, or a mount less, is in its place: nothing counts as deleted until 'rescan --confirm-deletes'", time.Time{}
 	}
 	return "", "", time.Time{}
+}
+
+// destinationVerdict returns what is in the way at a destination, if anything is.
+func destinationVerdict(dest uploader.DestinationState) (st, reason string, since time.Time, ok bool) {
+	switch {
+	case dest.State == uploader.HealthStopped:
+		return admin.StateStopped, reasonOf(dest.Err), dest.Since, true
+	case dest.State == uploader.HealthParked:
+		return admin.StateParked, reasonOf(dest.Err), dest.Since, true
+	case dest.State == uploader.HealthWaiting && dest.Err != nil:
+		return admin.StateBehind, "no answer: " + reasonOf(dest.Err), dest.Since, true
+	case dest.State == uploader.HealthWaiting:
+		return admin.StateStarting, "the first canary has no answer yet", time.Time{}, true
+	}
+	return "", "", time.Time{}, false
 }
 
 func parkedReason(parked map[string]int64) string {

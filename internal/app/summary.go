@@ -88,3 +88,8 @@ func (s *Summary) add(o Outcome) {
 	case state.StatusRekeyed: // No part of a sync run.
 	}
 }
+
+// lacks reports whether something is not as it should be.
+func (s *Summary) lacks() bool {
+	return s.Failed > 0 || s.Held > 0 || s.Withheld > 0 || s.Unread > 0
+}

@@ -337,7 +337,7 @@ func (r *syncRun) verdict(ctx context.Context) error {
 		return errors.New("no source could be scanned")
 	case !answered:
 		return errors.New("no destination answered; what failed is recorded and published by the next run")
-	case r.sum.Failed > 0 || r.sum.Held > 0 || r.sum.Withheld > 0 || r.sum.Unread > 0 || late:
+	case r.sum.lacks() || late:
 		return ErrSomeFailed
 	}
 	return ctx.Err()

@@ -39,14 +39,16 @@ func TestMemoryLimit(t *testing.T) {
 		},
 		"version 1, a container without a namespace": {
 			"35 31 0:32 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n", "4:memory:/docker/abc\n",
-			map[string]string{"sys/fs/cgroup/memory/memory.limit_in_bytes": "4096\n"}, 4096,
+			map[string]string{"sys/fs/cgroup/memory/memory.limit_in_bytes": "4096\n"},
+			4096,
 		},
 		"version 1, whose path is the host's": {
 			v1, "4:memory:/docker/abc\n", map[string]string{"sys/fs/cgroup/memory/memory.limit_in_bytes": "4096\n"}, 4096,
 		},
 		"both are mounted": {
 			v1 + "40 31 0:40 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n", "4:memory:/x\n0::/\n",
-			map[string]string{"sys/fs/cgroup/memory/x/memory.limit_in_bytes": "1048576\n"}, 1 << 20,
+			map[string]string{"sys/fs/cgroup/memory/x/memory.limit_in_bytes": "1048576\n"},
+			1 << 20,
 		},
 		"nonsense": {v2 + "\x00 - \n", "0::\n::\nx\n", map[string]string{"sys/fs/cgroup/memory.max": "-5\n"}, 0},
 	} {

@@ -149,7 +149,7 @@ func TestPathsThatOverlap(t *testing.T) {
 		return "instance: x\nsources:\n- {name: one, path: " + a + ", bucket: bucket-1, kms_key_id: k}\n- {name: two, path: " + b + ", bucket: bucket-2, kms_key_id: k}\n" + more
 	}
 	one := func(path, more string) string { return two(path, "DIR/other", more) }
-	real := func(path string) Look {
+	look := func(path string) Look {
 		return Look{Real: strings.Replace(path, dir+"/link", dir+"/a", 1), File: path == dir+"/file"}
 	}
 	for _, tt := range []struct{ name, data, want string }{
@@ -173,7 +173,7 @@ func TestPathsThatOverlap(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c, err := Parse("c.yaml", []byte(strings.ReplaceAll(tt.data, "DIR", dir)), nil)
 			if err == nil {
-				err = c.CheckPlaces(real)
+				err = c.CheckPlaces(look)
 			}
 			if tt.want == "" {
 				if err != nil {

@@ -16,11 +16,11 @@ import (
 const Forever = 100 * 365 * 24 * time.Hour
 
 const (
-	// room is how much waits to be written at most; what comes then is lost.
+	// Room is how much waits to be written at most; what comes then is lost.
 	room = 1 << 20
-	// chunk is how much one call writes at most.
+	// Chunk is how much one call writes at most.
 	chunk = 32 << 10
-	// pause is how long a writer that takes nothing at present (EAGAIN) is left alone.
+	// Pause is how long a writer that takes nothing at present (EAGAIN) is left alone.
 	pause = 50 * time.Millisecond
 )
 

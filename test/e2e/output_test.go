@@ -194,8 +194,14 @@ func TestWhoeverClosesAPipeHasReadWhatTheyWanted(t *testing.T) {
 		t.Errorf("%d files are archived, want 100", n)
 	}
 	for _, args := range [][]string{
-		{"verify", "-c", s.file}, {"check", "-c", s.file}, {"history", s.path("f1"), "-c", s.file}, {"version"}, {"help"},
-		{"iam-policy", "-c", s.file}, {"sync", "--dry-run", "-c", s.file}, {"restore", "-c", s.file, "--source", "app", "--to", t.TempDir()},
+		{"verify", "-c", s.file},
+		{"check", "-c", s.file},
+		{"history", s.path("f1"), "-c", s.file},
+		{"version"},
+		{"help"},
+		{"iam-policy", "-c", s.file},
+		{"sync", "--dry-run", "-c", s.file},
+		{"restore", "-c", s.file, "--source", "app", "--to", t.TempDir()},
 	} {
 		if code, errs := runTo(t, s, brokenPipe(t), args...); code != 0 || strings.Contains(errs, "pipe") {
 			t.Errorf("%v: exit code %d, want 0 and no word of it: %s", args, code, errs)
