@@ -176,6 +176,23 @@ func TestAReloadSurvivesThatABucketGoesWithItsSource(t *testing.T) {
 	stop()
 }
 
+func TestWhatIsSwitchedOffEndsNothing(t *testing.T) {
+	r := newReloader(t)
+	r.configure(r.source("app", "bucket-1", "app"))
+	text, err := os.ReadFile(r.file)
+	if err == nil {
+		off := strings.Replace(string(text), "rescan_interval: 0", "rescan_interval: 0, poll_interval: 0, remote_check_interval: 0, reread: 0", 1)
+		err = os.WriteFile(r.file, []byte(off), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.reload()
+	await(t, "the reload", func() bool { l := r.status().LastReload; return l != nil && l.Successful })
+	r.archives("app", "bucket-1", "app/second")
+	r.stop()
+}
+
 func TestReloadsInARowDelayNothing(t *testing.T) {
 	r := newReloader(t)
 	begin := time.Now()
