@@ -233,11 +233,16 @@ func (d *daemon) pipeline(ctx context.Context) error {
 		if wait = time.Second; last != nil && next.cfg != last.cfg {
 			d.reloaded(nil)
 		}
-		this := next
+		before, this := last, next
 		last = &this
 		after, err := g.run(ctx)
 		g.close()
 		switch {
+		case after == nil && err != nil && ctx.Err() == nil && before != nil && before.cfg != this.cfg:
+			d.log.Error("the new configuration does not work, the old one goes on", zap.Error(err))
+			d.reloaded(err)
+			next, last = *before, before
+			continue
 		case after == nil:
 			return err
 		case err != nil:

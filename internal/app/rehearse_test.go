@@ -190,6 +190,9 @@ func TestWhatIsSwitchedOffEndsNothing(t *testing.T) {
 	r.reload()
 	await(t, "the reload", func() bool { l := r.status().LastReload; return l != nil && l.Successful })
 	r.archives("app", "bucket-1", "app/second")
+	if l := r.status().LastReload; !l.Successful {
+		t.Errorf("the new configuration did not last: %s", l.Error)
+	}
 	r.stop()
 }
 
