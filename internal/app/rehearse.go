@@ -16,12 +16,6 @@ import (
 	"github.com/s3syncd/s3syncd/internal/s3store"
 )
 
-// plan is a configuration with what stands at its paths.
-type plan struct {
-	cfg *config.Config
-	at  found
-}
-
 // rehearsalTime bounds how long a new configuration is tried.
 const rehearsalTime = 30 * time.Second
 
