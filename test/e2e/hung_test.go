@@ -147,3 +147,27 @@ func TestADaemonWithAHungSourceStartsAndStops(t *testing.T) {
 		t.Errorf("exit code %d, want 0", code)
 	}
 }
+
+func TestAHungMountInsideASourceMakesItHung(t *testing.T) {
+	s := newFakeSite(t, "", "")
+	write(t, s.path("f"), "content")
+	inner := s.path("inner")
+	if err := os.Mkdir(inner, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := s.daemon(t)
+	eventually(t, "the file", func() bool { return s.inBucket(t, "f", "content") })
+	release := hangs(t, inner)
+	eventually(t, "the source is hung", func() bool {
+		_, out := quick(t, s, "status", "-c", s.file)
+		return strings.Contains(out, "app: hung since ")
+	})
+	release()
+	eventually(t, "it answers again", func() bool {
+		_, out := quick(t, s, "status", "-c", s.file)
+		return strings.Contains(out, "app: current") || strings.Contains(out, "mount less")
+	})
+	if code := p.stop(t); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+}
