@@ -92,6 +92,10 @@ type hostTrail struct {
 	source *config.Source
 }
 
+// unknownWait is how long a document may wait to be published where neither the
+// state nor its daemon can be asked.
+const unknownWait = 24 * time.Hour
+
 // flushWait is how long a daemon may take to publish what has changed.
 const flushWait = time.Minute
 
@@ -182,7 +186,7 @@ func (h *hostTrail) anchors(ctx context.Context) ([]manifest.Anchor, error) {
 
 // waits returns which of the documents that the host has copies of, in the order
 // in which they were written, may not be published yet: those in the outbox, or
-// as many of the newest as wait, or all where nothing is known.
+// as many of the newest as wait, or those of a day where nothing is known.
 func (s *hostState) waits(keys []string) map[string]bool {
 	if s.known && s.outbox != nil {
 		return s.outbox
@@ -192,7 +196,8 @@ func (s *hostState) waits(keys []string) map[string]bool {
 	}
 	waiting := make(map[string]bool, len(keys))
 	for _, k := range keys {
-		waiting[k] = true
+		n, _ := manifest.ParseName(k)
+		waiting[k] = s.known || time.Since(n.Time) < unknownWait
 	}
 	return waiting
 }
@@ -215,7 +220,10 @@ func (s *hostState) add(list []manifest.Anchor, instance string) []manifest.Anch
 		current = newest.Chain
 	}
 	for i := range list {
-		list[i].Current = list[i].Instance == instance && list[i].Chain == current
+		a := &list[i]
+		a.Current = a.Instance == instance && a.Chain == current
+		// What was sealed since the state was asked may wait as well.
+		a.Waiting = a.Waiting || s.known && a.Current && a.Sequence > s.sequence
 	}
 	return list
 }

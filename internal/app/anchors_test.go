@@ -95,21 +95,26 @@ func TestTheStateIsAnAnchor(t *testing.T) {
 
 // Where only the number of waiting documents is known, they are the newest.
 func TestOnlyTheNewestDocumentsWait(t *testing.T) {
-	keys := []string{"a", "b", "c"}
+	key := func(age time.Duration) string {
+		return "p/_manifests/" + manifest.Name{Digest: true, Time: time.Now().Add(-age).UTC().Truncate(time.Second), Instance: "app-01", Chain: ownChain, Sequence: 1}.Path()
+	}
+	keys := []string{key(48 * time.Hour), key(23 * time.Hour), key(time.Hour)}
 	for _, row := range []struct {
 		s    hostState
 		want []string
 	}{
-		{hostState{known: true, outbox: map[string]bool{"a": true}}, []string{"a"}},
+		{hostState{known: true, outbox: map[string]bool{keys[0]: true}}, keys[:1]},
 		{hostState{known: true, outbox: map[string]bool{}}, nil},
 		{hostState{known: true}, nil},
-		{hostState{known: true, waiting: 2}, []string{"b", "c"}},
+		{hostState{known: true, waiting: 2}, keys[1:]},
 		{hostState{known: true, waiting: 9}, keys},
-		{hostState{}, keys}, // Nothing is known.
+		{hostState{}, keys[1:]}, // Nothing is known.
 	} {
 		var got []string
-		for k := range row.s.waits(keys) {
-			got = append(got, k)
+		for k, waits := range row.s.waits(keys) {
+			if waits {
+				got = append(got, k)
+			}
 		}
 		slices.Sort(got)
 		if !slices.Equal(got, row.want) {
@@ -133,6 +138,13 @@ func TestTheCurrentChainIsMarked(t *testing.T) {
 			if a.Current != (a.Chain == chain) {
 				t.Errorf("%+v: %+v", s, a)
 			}
+		}
+	}
+	// What was sealed behind the state's head, once it was asked, may wait.
+	s := hostState{known: true, chain: otherChain, sequence: 6, sha: "c"}
+	for _, a := range s.add(copies(), "app-01") {
+		if a.Waiting != (a.Sequence == 7) {
+			t.Errorf("sealed since: %+v", a)
 		}
 	}
 	if list := (&hostState{}).add(nil, "app-01"); len(list) != 0 {

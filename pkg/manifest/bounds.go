@@ -25,8 +25,10 @@ const (
 	maxTextBytes = 1024
 	// What a finding quotes of a document.
 	maxDetailBytes = 2000
+	// The members of one object of a digest.
+	maxMembers = 1000
 	// The depth at which a document ends to be one.
-	maxDepth = 1000
+	maxDepth = 32
 )
 
 // clipped returns the first bytes of a text.
@@ -38,31 +40,43 @@ func clipped(s string) string {
 }
 
 // elements returns how many elements the lists in a JSON text have together, or
-// more than maxDigestElements where it is too many or too deep to count. What is
-// no JSON may have any number.
+// more than maxDigestElements where it is too many, too deep, or an object has
+// too many members. What is no JSON may have any number.
 func elements(data []byte) int {
-	var stack []byte
+	type open struct {
+		list  bool
+		items int
+	}
+	var stack []open
 	n := 0
 	for i := 0; i < len(data) && n <= maxDigestElements; i++ {
-		switch c := data[i]; c {
-		case '"':
+		top := len(stack) - 1
+		switch c := data[i]; {
+		case c == '"':
 			i = endOfString(data, i)
-		case '[', '{':
-			if c == '[' {
-				n++
-			}
-			if stack = append(stack, c); len(stack) > maxDepth {
+		case (c == '[' || c == '{') && len(stack) == maxDepth:
+			return maxDigestElements + 1
+		case c == '[' || c == '{':
+			stack = append(stack, open{list: c == '['})
+			n += b2i(c == '[')
+		case (c == ']' || c == '}') && top >= 0:
+			stack = stack[:top]
+		case c == ',' && top >= 0:
+			stack[top].items++
+			n += b2i(stack[top].list)
+			if !stack[top].list && stack[top].items >= maxMembers {
 				return maxDigestElements + 1
-			}
-		case ']', '}':
-			stack = stack[:max(0, len(stack)-1)]
-		case ',':
-			if len(stack) > 0 && stack[len(stack)-1] == '[' {
-				n++
 			}
 		}
 	}
 	return n
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // endOfString returns where the string that begins at i ends.

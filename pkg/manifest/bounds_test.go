@@ -38,6 +38,8 @@ func TestAHostileDigestTakesLittleMemory(t *testing.T) {
 		"an unknown key":       `"other":[` + strings.Repeat("[],", size/3) + `[]]`,
 		"a long name":          `"instance":"` + strings.Repeat("a", size) + `"`,
 		"a long key":           `"manifests":[{"s3_key":"` + strings.Repeat("a", size) + `"}]`,
+		"members":              strings.Repeat(`"a":1,`, size/6) + `"b":1`,
+		"members of a member":  `"x":{` + strings.Repeat(`"a":{},`, size/7) + `"b":1}`,
 		"depth":                `"other":` + strings.Repeat("[", size/2) + strings.Repeat("]", size/2),
 	} {
 		data := []byte(`{"version":1,"chain":"aaaaaaaa","sequence":1,` + list + `}`)

@@ -155,10 +155,7 @@ func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, erro
 	if len(v.index.Chains) == 0 && len(o.Anchors) == 0 {
 		return nil, fmt.Errorf("%w%s stands under %s: is it the right prefix?", ErrNoTrail, ofInstance(o.Instance), t.root())
 	}
-	for _, kind := range slices.Sorted(maps.Keys(v.index.Omitted)) {
-		v.found.add(Finding{Kind: FindingLimit, Detail: fmt.Sprintf("there are %d %s more than are checked", v.index.Omitted[kind], kind)})
-	}
-	v.limitChains()
+	v.limit()
 	for i := range v.index.Chains {
 		v.total += int64(len(v.index.Chains[i].Digests) + len(v.index.Chains[i].Manifests))
 	}
@@ -291,9 +288,12 @@ func (t *Trail) hash(ctx context.Context, key string) (string, error) {
 	return s.sha(), nil
 }
 
-// limitChains leaves out chains beyond maxChains. A host begins one per loss of
-// its state: so many are made up.
-func (v *verifier) limitChains() {
+// limit names what the index omits, and leaves out chains beyond maxChains. A
+// host begins one per loss of its state: so many are made up.
+func (v *verifier) limit() {
+	for _, kind := range slices.Sorted(maps.Keys(v.index.Omitted)) {
+		v.found.add(Finding{Kind: FindingLimit, Detail: fmt.Sprintf("there are %d %s more than are checked", v.index.Omitted[kind], kind)})
+	}
 	list := v.index.Chains
 	if len(list) <= maxChains {
 		return

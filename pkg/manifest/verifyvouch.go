@@ -12,7 +12,7 @@ import (
 func (c *chainCheck) know(d *digestCheck) {
 	says := &d.d
 	if d.fault != nil || d.at.Name.says(says) != nil || says.Prefix != c.v.t.prefix {
-		says = &Digest{}
+		says = nil
 	}
 	c.v.vouched.add(c.key, d.at.Name.Sequence, d.sha, d.at.since(), says)
 }

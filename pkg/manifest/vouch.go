@@ -42,6 +42,7 @@ type vouchedChain struct {
 type vouchedDigest struct {
 	sequence uint64
 	since    time.Time // the server has it since then
+	placed   bool      // it is what its name says
 	by       Voucher
 	follows  [32]byte // the digest before it; zero: it is the first
 	leaves   chainKey // the first of a chain: the one that it says it follows
@@ -89,8 +90,8 @@ func rawSHA(s string) (raw [32]byte, ok bool) {
 	return raw, err == nil && n == len(raw) && len(s) == 2*len(raw)
 }
 
-// add takes in a digest as it stands in the trail. Where its bytes are no digest
-// of its place, d is empty.
+// add takes in a digest as it stands in the trail. d is nil where its bytes are
+// no digest of its place: nothing vouches for that.
 func (w *Vouched) add(k chainKey, sequence uint64, sha string, since time.Time, d *Digest) {
 	c := w.chains[k]
 	if c == nil {
@@ -98,19 +99,24 @@ func (w *Vouched) add(k chainKey, sequence uint64, sha string, since time.Time, 
 		w.chains[k] = c
 	}
 	raw, _ := rawSHA(sha)
-	if c.digests[raw] != nil {
+	n := c.digests[raw]
+	switch {
+	case n == nil:
+		n = &vouchedDigest{}
+		c.digests[raw] = n
+		c.order = append(c.order, raw)
+	case n.placed || d == nil:
 		return // The same bytes under two names.
 	}
-	n := &vouchedDigest{sequence: sequence, since: since}
+	n.sequence, n.since, n.placed = sequence, since, d != nil
 	switch {
+	case d == nil:
 	case d.PreviousDigestSHA256 != nil:
 		n.follows, _ = rawSHA(*d.PreviousDigestSHA256)
 	case d.AbandonsChain != "":
 		n.leaves = chainKey{k.instance, d.AbandonsChain}
 		n.follows, _ = rawSHA(d.AbandonsDigestSHA256)
 	}
-	c.digests[raw] = n
-	c.order = append(c.order, raw)
 }
 
 // vouch notes that something vouches for a digest, and for all that it leads to.
@@ -118,8 +124,8 @@ func (w *Vouched) vouch(k chainKey, sha string, by Voucher) {
 	raw, ok := rawSHA(sha)
 	for c := w.chains[k]; ok && c != nil; c = w.chains[k] {
 		d := c.digests[raw]
-		if d == nil || d.by&by == by {
-			return // It is not there, or what it leads to is known.
+		if d == nil || !d.placed || d.by&by == by {
+			return // It is not there, not in its place, or what it leads to is known.
 		}
 		d.by |= by
 		if d.leaves != (chainKey{}) {

@@ -216,6 +216,7 @@ func TestAnAnchorNoticesThatTheEndIsGone(t *testing.T) {
 	s.mustSync(t, 1, 0, 0)
 	anchor := filepath.Join(filepath.Dir(s.file), "anchor.json")
 	s.verify(t, 0, s.fromBucket("--anchor", anchor)...)
+	s.wantFindings(t, s.verify(t, 3, s.fromBucket("--max-age", "1ns")...), "stopped")
 	before, err := os.ReadFile(anchor)
 	if err != nil {
 		t.Fatal(err)
@@ -319,6 +320,25 @@ func TestAForgedChainExcusesNothing(t *testing.T) {
 		f.EndTime, f.NextDigestDue, f.Reason = "2099-01-01T00:00:00Z", &due, manifest.ReasonInterval
 	})
 	s.wantFindings(t, s.verify(t, 3, s.fromBucket()...), "time")
+}
+
+// Two hosts that archive as one show on each of them, and to whoever reads the
+// bucket alone, for as long as both go on.
+func TestVerifyFindsTwoHostsByOneName(t *testing.T) {
+	a := newSite(t, "", "")
+	write(t, a.path("a"), "a")
+	a.mustSync(t, 1, 0, 0)
+	b := a.second(t, "test-01", t.TempDir())
+	write(t, b.path("b"), "b")
+	b.mustSync(t, 1, 0, 0)
+	// The second took over, and the first has not gone on.
+	a.wantFindings(t, b.verify(t, 0, "-c", b.file))
+	a.wantFindings(t, a.verify(t, 3, "-c", a.file), "abandoned-chain")
+	write(t, a.path("a"), "changed")
+	a.mustSync(t, 1, 0, 0)
+	for _, args := range [][]string{{"-c", a.file}, {"-c", b.file}, a.fromBucket()} {
+		a.wantFindings(t, a.verify(t, 3, args...), "abandoned-chain")
+	}
 }
 
 // What changed a moment ago is no finding, though the daemon publishes once an

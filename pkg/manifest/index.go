@@ -1,0 +1,170 @@
+package manifest
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+type chainKey struct{ instance, id string }
+
+// indexer sorts names into an Index.
+type indexer struct {
+	root   string
+	x      Index
+	chains map[chainKey]*ChainIndex
+	sigs   []Entry
+
+	documents int // digests and manifests
+}
+
+// signatureOf returns the document that rel is the signature of, or rel.
+func signatureOf(rel string) (document string, isSig bool) {
+	base, isSig := strings.CutSuffix(rel, sigSuffix)
+	if isSig && !strings.HasPrefix(rel, keysDir+"/") {
+		return base + ".json", true
+	}
+	return rel, isSig
+}
+
+// document adds a digest or manifest.
+func (in *indexer) document(e Entry) {
+	in.documents++
+	c := in.chain(e.Name)
+	if e.Name.Digest {
+		c.Digests = append(c.Digests, e)
+	} else {
+		c.Manifests = append(c.Manifests, e)
+	}
+}
+
+// What an Index may omit.
+const (
+	omittedDocuments = "digests and manifests"
+	omittedConfigs   = "configuration objects"
+	omittedKeys      = "public keys and announcements"
+	omittedOthers    = "other objects"
+)
+
+// full reports whether no more of what is at rel is kept, and counts it.
+func (in *indexer) full(known, isSig bool, rel string) bool {
+	kind, have, most := omittedOthers, len(in.x.Others), maxAside
+	switch {
+	case known && isSig:
+		kind, have, most = omittedDocuments, len(in.sigs), maxDocuments
+	case known:
+		kind, have, most = omittedDocuments, in.documents, maxDocuments
+	case configPattern.MatchString(rel):
+		kind, have = omittedConfigs, len(in.x.Configs)
+	case strings.HasPrefix(rel, keysDir+"/"):
+		kind, have = omittedKeys, len(in.x.Keys)
+	}
+	if have < most {
+		return false
+	}
+	if in.x.Omitted == nil {
+		in.x.Omitted = map[string]int64{}
+	}
+	in.x.Omitted[kind]++
+	return true
+}
+
+// Index lists everything under the trail but the canaries. It makes one LIST
+// and keeps names only.
+func (t *Trail) Index(ctx context.Context) (Index, error) {
+	in := &indexer{root: t.root(), chains: map[chainKey]*ChainIndex{}}
+	err := listAll(ctx, t.lib, in.root, "", func(o state.Object) error {
+		in.add(o)
+		return nil
+	})
+	if err != nil {
+		return Index{}, fmt.Errorf("list %s: %w", in.root, err)
+	}
+	return in.index(), nil
+}
+
+func (in *indexer) add(o state.Object) {
+	e := Entry{Key: o.Key, Size: o.Size, LastModified: o.LastModified}
+	rel, isSig := signatureOf(strings.TrimPrefix(o.Key, in.root))
+	name, known := documentAt(rel)
+	known = known && (name.Digest || !isSig)
+	e.Name = name
+	if strings.HasPrefix(rel, canaryDir) || in.full(known, isSig, rel) {
+		return
+	}
+	switch {
+	case known && isSig:
+		in.sigs = append(in.sigs, e)
+	case known:
+		in.document(e)
+	case configPattern.MatchString(rel):
+		in.x.Configs = append(in.x.Configs, e)
+	case strings.HasPrefix(rel, keysDir+"/"):
+		in.x.Keys = append(in.x.Keys, e)
+	default:
+		in.x.Others = append(in.x.Others, e)
+	}
+}
+
+// canaryDir holds the objects of the start-up check.
+const canaryDir = ".canary/"
+
+// documentAt reads the name at rel below a trail, and reports whether a
+// document of this name stands there in one of the layouts.
+func documentAt(rel string) (Name, bool) {
+	n, ok := ParseName(rel)
+	if !ok {
+		return Name{}, false
+	}
+	if n.Digest && path.Dir(rel) == digestDirHive {
+		n.Hive = true
+	}
+	return n, n.Path() == rel
+}
+
+func (in *indexer) chain(n Name) *ChainIndex {
+	k := chainKey{n.Instance, n.Chain}
+	c := in.chains[k]
+	if c == nil {
+		c = &ChainIndex{Instance: n.Instance, ID: n.Chain, Signatures: map[string]Entry{}}
+		in.chains[k] = c
+	}
+	return c
+}
+
+func (in *indexer) index() Index {
+	digests := map[string]*ChainIndex{}
+	for _, c := range in.chains {
+		for _, list := range [][]Entry{c.Digests, c.Manifests} {
+			slices.SortFunc(list, func(a, b Entry) int {
+				return cmp.Or(cmp.Compare(a.Name.Sequence, b.Name.Sequence), cmp.Compare(a.Name.N, b.Name.N), strings.Compare(a.Key, b.Key))
+			})
+		}
+		for _, d := range c.Digests {
+			digests[d.Key] = c
+		}
+	}
+	for _, e := range in.sigs {
+		digest := strings.TrimSuffix(e.Key, sigSuffix) + ".json"
+		if c := digests[digest]; c != nil {
+			c.Signatures[digest] = e
+		} else {
+			in.x.Signatures = append(in.x.Signatures, e)
+		}
+	}
+	for _, c := range in.chains {
+		in.x.Chains = append(in.x.Chains, *c)
+	}
+	slices.SortFunc(in.x.Chains, byBeginning)
+	return in.x
+}
+
+// byBeginning orders chains by instance, then by the time in their first name.
+func byBeginning(a, b ChainIndex) int {
+	return cmp.Or(strings.Compare(a.Instance, b.Instance), a.first().Compare(b.first()), strings.Compare(a.ID, b.ID))
+}
