@@ -183,6 +183,7 @@ func (f *restoreFlags) notes(sum manifest.RestoreSummary) []string {
 	note(sum.Unverified, "files that are NOT proven by the trail, because of --unverified: #")
 	note(sum.OwnersLeft, "files whose owner was not restored: #; run as root, or with --owner")
 	note(sum.NewDirs, "directories that were made: #, with mode "+f.dirMode+"; the trail does not say what they allowed, see --dir-mode")
+	note(sum.InOpen, "files in directories that others than their owner can write: #; they can be exchanged at any time")
 	note(sum.OwnersOut, "files whose owner cannot enter their directory: #; give the new directories their owners and modes")
 	note(sum.LeftOut, "half-written files of an earlier restore that had been archived, left out: #")
 	return notes
@@ -200,6 +201,7 @@ type restoreResult struct {
 	OwnersLeft int64            `json:"owners_not_restored"`
 	NewDirs    int64            `json:"directories_made"`
 	OwnersOut  int64            `json:"owners_kept_out"`
+	InOpen     int64            `json:"in_open_directories"`
 	LeftOut    int64            `json:"left_out"`
 	Anchored   bool             `json:"anchored"`
 	NotVouched int64            `json:"not_vouched"`
@@ -221,7 +223,7 @@ func (f *restoreFlags) printJSON(w io.Writer, sum manifest.RestoreSummary) error
 	return enc.Encode(restoreResult{
 		Restored: sum.Restored, Kept: sum.Kept, Failed: sum.Failed, Bytes: sum.Bytes, DryRun: f.o.DryRun, Current: sum.Current,
 		Unverified: sum.Unverified, OwnersLeft: sum.OwnersLeft,
-		Anchored: f.progress.anchored, NewDirs: sum.NewDirs, OwnersOut: sum.OwnersOut, LeftOut: sum.LeftOut, NotVouched: sum.NotVouched, Unproven: sum.Unproven,
+		Anchored: f.progress.anchored, NewDirs: sum.NewDirs, OwnersOut: sum.OwnersOut, InOpen: sum.InOpen, LeftOut: sum.LeftOut, NotVouched: sum.NotVouched, Unproven: sum.Unproven,
 		Faults: append([]string{}, sum.Faults...), FaultCount: sum.FaultCount, Failures: append([]restoreFailure{}, f.progress.failures...),
 	})
 }
