@@ -14,11 +14,13 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 
 	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/logsink"
 )
 
 // The exit codes that scripts rely on.
@@ -77,9 +79,24 @@ func commands() []command {
 func main() {
 	debug.SetTraceback("crash") // A panic ends with SIGABRT: exit code 2 would say that the usage is wrong.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // A second signal ends the process at once.
-	os.Exit(run(ctx, os.Args[1:], streams{out: os.Stdout, err: os.Stderr, env: os.Environ()}))
+	context.AfterFunc(ctx, stop)   // A second signal ends the process at once.
+	signal.Ignore(syscall.SIGPIPE) // Else a pipe that nobody reads any more, the log's too, would end the process.
+	if limit := app.MemoryLimit(); limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(limit - limit/heapSpare)
+	}
+	errs := logsink.New(os.Stderr)
+	code := run(ctx, os.Args[1:], streams{out: &output{ctx: ctx, w: os.Stdout}, err: errs, env: os.Environ()})
+	errs.Close(lastWords)
+	os.Exit(code)
 }
+
+// heapSpare is which part of the memory that the control groups allow is kept from
+// Go, for what else they count: the program itself, the kernel's share.
+const heapSpare = 8
+
+// lastWords is how long the end of a process waits for standard error to take
+// what was said.
+const lastWords = 5 * time.Second
 
 // run executes one subcommand and returns the process's exit code.
 func run(ctx context.Context, args []string, io streams) int {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"strconv"
@@ -12,12 +11,13 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/logsink"
 )
 
 // progress shows a sync run: a bar on a terminal, a line an outcome elsewhere.
 // Its methods may be called from many goroutines.
 type progress struct {
-	out *lines
+	out *logsink.Sink            // A run does not wait for who reads its lines.
 	bar *progressbar.ProgressBar // nil: lines
 
 	mu    sync.Mutex
@@ -27,7 +27,7 @@ type progress struct {
 }
 
 func newProgress(out, errs io.Writer, terminal bool) *progress {
-	p := &progress{out: newLines(out)}
+	p := &progress{out: logsink.New(out)}
 	if terminal {
 		p.bar = newBar(errs, "scanning")
 	}
@@ -99,41 +99,5 @@ func (p *progress) finish() {
 	if p.bar != nil {
 		_ = p.bar.Finish() // As above.
 	}
-	p.out.flush()
-}
-
-// lines gathers lines for a moment, so that a run over a million files does not
-// write a million times. Its methods may be called concurrently.
-type lines struct {
-	mu    sync.Mutex
-	w     *bufio.Writer
-	timer *time.Timer
-}
-
-// lineDelay is how long a line waits for others at most.
-const lineDelay = 100 * time.Millisecond
-
-func newLines(w io.Writer) *lines {
-	l := &lines{w: bufio.NewWriterSize(w, 32<<10)}
-	l.timer = time.AfterFunc(lineDelay, l.flush)
-	l.timer.Stop()
-	return l
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.w.Available() < len(b) {
-		_ = l.w.Flush() // Whole lines only: others may write to the same terminal.
-	}
-	if l.w.Buffered() == 0 {
-		l.timer.Reset(lineDelay)
-	}
-	return l.w.Write(b)
-}
-
-func (l *lines) flush() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_ = l.w.Flush() // Nobody reads any more: that changes nothing.
+	p.out.Close(logsink.Forever)
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 )
 
@@ -182,6 +183,7 @@ func (f *restoreFlags) notes(sum manifest.RestoreSummary) []string {
 	note(sum.Unverified, "files that are NOT proven by the trail, because of --unverified: #")
 	note(sum.OwnersLeft, "files whose owner was not restored: #; run as root, or with --owner")
 	note(sum.NewDirs, "directories that were made: #, with mode "+f.dirMode+"; the trail does not say what they allowed, see --dir-mode")
+	note(sum.InOpen, "files in directories that others than their owner can write: #; they can be exchanged at any time")
 	note(sum.OwnersOut, "files whose owner cannot enter their directory: #; give the new directories their owners and modes")
 	note(sum.LeftOut, "half-written files of an earlier restore that had been archived, left out: #")
 	return notes
@@ -199,6 +201,7 @@ type restoreResult struct {
 	OwnersLeft int64            `json:"owners_not_restored"`
 	NewDirs    int64            `json:"directories_made"`
 	OwnersOut  int64            `json:"owners_kept_out"`
+	InOpen     int64            `json:"in_open_directories"`
 	LeftOut    int64            `json:"left_out"`
 	Anchored   bool             `json:"anchored"`
 	NotVouched int64            `json:"not_vouched"`
@@ -220,7 +223,7 @@ func (f *restoreFlags) printJSON(w io.Writer, sum manifest.RestoreSummary) error
 	return enc.Encode(restoreResult{
 		Restored: sum.Restored, Kept: sum.Kept, Failed: sum.Failed, Bytes: sum.Bytes, DryRun: f.o.DryRun, Current: sum.Current,
 		Unverified: sum.Unverified, OwnersLeft: sum.OwnersLeft,
-		Anchored: f.progress.anchored, NewDirs: sum.NewDirs, OwnersOut: sum.OwnersOut, LeftOut: sum.LeftOut, NotVouched: sum.NotVouched, Unproven: sum.Unproven,
+		Anchored: f.progress.anchored, NewDirs: sum.NewDirs, OwnersOut: sum.OwnersOut, InOpen: sum.InOpen, LeftOut: sum.LeftOut, NotVouched: sum.NotVouched, Unproven: sum.Unproven,
 		Faults: append([]string{}, sum.Faults...), FaultCount: sum.FaultCount, Failures: append([]restoreFailure{}, f.progress.failures...),
 	})
 }
@@ -228,10 +231,11 @@ func (f *restoreFlags) printJSON(w io.Writer, sum manifest.RestoreSummary) error
 // restoreProgress shows a restore: a bar on a terminal, a line a file elsewhere.
 // Its methods may be called from many goroutines.
 type restoreProgress struct {
-	out, err io.Writer
-	quiet    bool // --json: no lines on stdout
-	dryRun   bool
-	bar      *progressbar.ProgressBar // nil: lines
+	out    *logsink.Sink // A restore does not wait for who reads its lines.
+	err    io.Writer
+	quiet  bool // --json: no lines on stdout
+	dryRun bool
+	bar    *progressbar.ProgressBar // nil: lines
 
 	mu          sync.Mutex
 	anchored    bool // something vouches for the trail
@@ -240,7 +244,7 @@ type restoreProgress struct {
 }
 
 func newRestoreProgress(io streams, quiet, dryRun bool) *restoreProgress {
-	p := &restoreProgress{out: io.out, err: io.err, quiet: quiet, dryRun: dryRun}
+	p := &restoreProgress{out: logsink.New(io.out), err: io.err, quiet: quiet, dryRun: dryRun}
 	if isTerminal(io.err) {
 		p.bar = newBar(io.err, "reading the trail")
 	}
@@ -330,11 +334,12 @@ func (p *restoreProgress) line(f manifest.RestoredFile, name string) {
 	_, _ = fmt.Fprintf(p.out, "%s %s (%s%s)\n", verb, name, admin.Bytes(max(f.Size, 0)), mark) // As above.
 }
 
-// finish takes the bar off the screen.
+// finish takes the bar off the screen, or writes the lines that are left.
 func (p *restoreProgress) finish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.bar != nil {
 		_ = p.bar.Finish() // As above.
 	}
+	p.out.Close(logsink.Forever)
 }

@@ -16,11 +16,14 @@ import (
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/logsink"
 )
 
 const syncAbout = `One sync run: scans every source, uploads what is new or changed, publishes the
 manifests of the run, prints what it did and exits. It exits with 3 when files
-failed, and with 1 when no destination ever answered.`
+failed, when a source could not be scanned, or when missing files do not count as
+deleted until --confirm-deletes says so; and with 1 when no source could be
+scanned or no destination ever answered.`
 
 // heapFloor is a piece of the heap that is never touched, and so costs no
 // memory. Without it the collector, which waits for the heap to double, would
@@ -36,6 +39,7 @@ type syncFlags struct {
 	manifestOut string
 	giveUp      time.Duration
 	dryRun      bool
+	confirm     bool
 }
 
 func (f *syncFlags) set(fs *pflag.FlagSet) {
@@ -49,6 +53,7 @@ func (f *syncFlags) set(fs *pflag.FlagSet) {
 	fs.StringVar(&f.dir.StateDir, "state-dir", "", "`directory` for index and journal (default: sync/<hash> in the state directory)")
 	fs.StringVar(&f.manifestOut, "manifest-out", "", "also write all records of the run as one JSON array to `file`")
 	fs.DurationVar(&f.giveUp, "give-up", 10*time.Minute, "how long an outage is waited for before a file counts as failed")
+	fs.BoolVar(&f.confirm, "confirm-deletes", false, "accept what the directories are now: what is missing in them counts as deleted")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "upload nothing; print what would be uploaded, bytes and requests")
 }
 
@@ -87,20 +92,20 @@ func syncCommand(ctx context.Context, args []string, io streams) error {
 	defer runtime.KeepAlive(floor)
 	show := newProgress(io.out, io.err, isTerminal(io.err))
 	sum, err := app.Sync(ctx, app.SyncOptions{
-		Config:      cfg,
-		GiveUp:      f.giveUp,
-		DryRun:      f.dryRun,
+		Config: cfg,
+		GiveUp: f.giveUp,
+		DryRun: f.dryRun, ConfirmDeletes: f.confirm,
 		ManifestOut: f.manifestOut,
 		Stderr:      io.err,
 		Version:     version,
 		Progress:    show,
 	})
 	show.finish()
-	if err != nil && !errors.Is(err, app.ErrSomeFailed) && !errors.Is(err, app.ErrInterrupted) {
-		return err
-	}
-	if f.dryRun {
+	switch {
+	case f.dryRun && (err == nil || errors.Is(err, app.ErrSomeFailed) || errors.Is(err, app.ErrInterrupted)):
 		return errors.Join(err, printPlan(io.out, sum))
+	case f.dryRun, sum.Sources == 0: // Nothing was begun.
+		return err
 	}
 	return errors.Join(err, printSummary(io.out, sum))
 }
@@ -111,7 +116,13 @@ func printSummary(w io.Writer, s app.Summary) error {
 		_, err = fmt.Fprintf(w, "Deleted: %d (gone here)\n", s.Deleted)
 	}
 	if err == nil && s.Held > 0 {
-		_, err = fmt.Fprintf(w, "Held back: %d (gone here; nothing of the mirror was deleted)\n", s.Held)
+		_, err = fmt.Fprintf(w, "Held back: %d (gone here; nothing of the mirror was deleted: 'sync --confirm-deletes')\n", s.Held)
+	}
+	if err == nil && s.Withheld > 0 {
+		_, err = fmt.Fprintf(w, "Withheld: %d (missing, but another directory, or a mount less, is in the place: 'sync --confirm-deletes')\n", s.Withheld)
+	}
+	if err == nil && s.Unread > 0 {
+		_, err = fmt.Fprintf(w, "Not read: %d of %d sources\n", s.Unread, s.Sources)
 	}
 	return err
 }
@@ -130,6 +141,9 @@ func requests(n app.RequestCount) string {
 
 // isTerminal reports whether w is a terminal that a progress bar fits on.
 func isTerminal(w io.Writer) bool {
+	if s, ok := w.(*logsink.Sink); ok {
+		w = s.Behind()
+	}
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }

@@ -30,8 +30,8 @@ type Options struct {
 	// block.
 	Ready func() error
 	// Healthy reports why the process does not work, nil while it does. An
-	// outage of S3 is not a reason. It must not block for long.
-	Healthy func(context.Context) error
+	// outage of S3 is not a reason. It must not block.
+	Healthy func() error
 	// Page answers / and what lies under /page/; nil: there is no page.
 	Page http.Handler
 	// WebConfig is the file that sets TLS and authentication, for every path, in
@@ -73,7 +73,7 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 		ErrorHandling: promhttp.ContinueOnError,
 	}))
 	mux.HandleFunc("GET /-/healthy", probe("healthy", o.Healthy))
-	mux.HandleFunc("GET /-/ready", probe("ready", func(context.Context) error { return o.Ready() }))
+	mux.HandleFunc("GET /-/ready", probe("ready", o.Ready))
 	if o.Page != nil {
 		mux.Handle("GET /{$}", o.Page)
 		mux.Handle("GET /page/", o.Page)
@@ -172,11 +172,11 @@ func (s *silentConns) close() {
 // Close releases the address of a server whose Run was never called.
 func (s *Server) Close() error { return s.bound.Close() }
 
-func probe(what string, check func(context.Context) error) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+func probe(what string, check func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("Cache-Control", "no-store")
-		if err := check(r.Context()); err != nil {
+		if err := check(); err != nil {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			_, _ = fmt.Fprintf(w, "not %s: %v\n", what, err) // The client may be gone: nothing to do about it.
 			return

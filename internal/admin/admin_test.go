@@ -20,7 +20,7 @@ func server(t *testing.T, ready, healthy func() error) string {
 	reg.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "s3syncd_test", Help: "A gauge."}))
 	s, err := Listen(t.Context(), Options{
 		Listen: "127.0.0.1:0", Gatherer: reg, Ready: ready,
-		Healthy: func(context.Context) error { return healthy() }, Log: zap.NewNop(),
+		Healthy: healthy, Log: zap.NewNop(),
 	})
 	if err != nil {
 		t.Fatal(err)

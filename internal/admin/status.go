@@ -25,16 +25,25 @@ const (
 
 // Status is what a running daemon is doing. Times are UTC.
 type Status struct {
-	Format    int            `json:"format"`
-	Time      time.Time      `json:"time"`
-	Instance  string         `json:"instance"`
-	Version   string         `json:"version"`
-	Revision  string         `json:"revision"`
-	PID       int            `json:"pid"`
-	StartedAt time.Time      `json:"started_at"`
-	State     string         `json:"state"`   // starting | ready | stopping
-	Current   bool           `json:"current"` // every source is current or working
-	Sources   []SourceStatus `json:"sources"`
+	Format    int       `json:"format"`
+	Time      time.Time `json:"time"`
+	Instance  string    `json:"instance"`
+	Version   string    `json:"version"`
+	Revision  string    `json:"revision"`
+	PID       int       `json:"pid"`
+	StartedAt time.Time `json:"started_at"`
+	State     string    `json:"state"`   // starting | ready | stopping
+	Current   bool      `json:"current"` // every source is current or working
+	// LastReload is how the last hang-up ended; nil: there was none.
+	LastReload *Reload        `json:"last_reload,omitempty"`
+	Sources    []SourceStatus `json:"sources"`
+}
+
+// Reload is how a daemon took a new configuration.
+type Reload struct {
+	At         time.Time `json:"at"`
+	Successful bool      `json:"successful"`      // it was read, and is in force
+	Error      string    `json:"error,omitempty"` // why the old one stays
 }
 
 // SourceStatus is what a daemon knows of one source.
@@ -52,7 +61,8 @@ type SourceStatus struct {
 	Prefix            string           `json:"prefix"`
 	Available         bool             `json:"available"`
 	UnavailableReason string           `json:"unavailable_reason,omitempty"`
-	DeletesWithheld   bool             `json:"deletes_withheld"` // another directory is in its place: see rescan --confirm-deletes
+	HungSince         *time.Time       `json:"hung_since,omitempty"` // a look at the directory began then and has not ended
+	DeletesWithheld   bool             `json:"deletes_withheld"`     // another directory is in its place: see rescan --confirm-deletes
 	Destination       Destination      `json:"destination"`
 	Queue             Queue            `json:"queue"`
 	Indexed           Indexed          `json:"indexed"`

@@ -24,6 +24,9 @@ func (s *Status) Text(w io.Writer) error {
 	}
 	fmt.Fprintf(&b, "\ns3syncd %s on %s, process %d, %s for %s; now %s\n",
 		s.Version, s.Instance, s.PID, s.State, Duration(s.Time.Sub(s.StartedAt)), s.Time.Format(timeForm))
+	if l := s.LastReload; l != nil && !l.Successful {
+		fmt.Fprintf(&b, "the configuration that was read at %s is not in force: %s\n", l.At.Format(timeForm), l.Error)
+	}
 	for i := range s.Sources {
 		s.Sources[i].text(&b, s.Time)
 	}

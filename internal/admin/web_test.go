@@ -85,7 +85,7 @@ func hashed(t *testing.T, password string) string {
 // address.
 func protected(t *testing.T, file string, log *zap.Logger) string {
 	t.Helper()
-	ok := func(context.Context) error { return nil }
+	ok := func() error { return nil }
 	s, err := Listen(t.Context(), Options{
 		Listen: "127.0.0.1:0", Gatherer: prometheus.NewRegistry(), Ready: func() error { return nil }, Healthy: ok, WebConfig: file, Log: log,
 		Page: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "names of files") }),
@@ -217,7 +217,7 @@ func TestFaultsOfTheWebConfigAreNamed(t *testing.T) {
 		if err != nil && strings.Contains(err.Error(), "secret-in-the-clear") {
 			t.Errorf("%s: the error shows the password: %v", c.name, err)
 		}
-		ok := func(context.Context) error { return nil }
+		ok := func() error { return nil }
 		_, err = Listen(t.Context(), Options{Listen: "127.0.0.1:0", Gatherer: prometheus.NewRegistry(), Healthy: ok, WebConfig: file, Log: zap.NewNop()})
 		if err == nil || !strings.Contains(err.Error(), "admin.web_config") {
 			t.Errorf("%s: Listen() = %v, want an error that names the key", c.name, err)
@@ -311,7 +311,7 @@ func TestPagesOfOtherSitesAreRefused(t *testing.T) {
 }
 
 func TestAConnectionWithoutARequestDoesNotHoldUpTheEnd(t *testing.T) {
-	ok := func(context.Context) error { return nil }
+	ok := func() error { return nil }
 	s, err := Listen(t.Context(), Options{Listen: "127.0.0.1:0", Gatherer: prometheus.NewRegistry(), Ready: func() error { return nil }, Healthy: ok, Log: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)

@@ -99,6 +99,8 @@ type sourceCounters struct {
 	unlisted      atomic.Int64 // skips of a scan under way that could not be listed
 	goneAt        atomic.Int64 // Unix nanoseconds of when it was seen to be away, 0: it is there
 	lastScan      atomic.Pointer[watcher.ScanResult]
+	hungAt        atomic.Int64 // Unix nanoseconds of when the look began that does not end, 0: it answers
+	ended         atomic.Int64 // looks whose outcome was reported
 }
 
 // goneSince returns when the source was seen to be away, zero when it is not.
@@ -264,6 +266,7 @@ func stateFault(db *state.DB) error {
 
 // after takes in how a look at one of the source's files ended.
 func (s *source) after(o uploader.Outcome) {
+	s.counters.ended.Add(1)
 	if o.Status != "" {
 		s.flusher.Nudge()
 	}

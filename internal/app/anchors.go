@@ -228,6 +228,14 @@ func (s *hostState) add(list []manifest.Anchor, instance string) []manifest.Anch
 	return list
 }
 
+// again returns what asks the host once more, nil where it gave no answer.
+func (h *hostTrail) again(err error) func(context.Context) ([]manifest.Anchor, error) {
+	if err != nil {
+		return nil
+	}
+	return h.anchors
+}
+
 // keys returns the public half of the key in a file that the host signs with,
 // none where it signs with none, or with one that cannot be read.
 func (h *hostTrail) keys(ctx context.Context) []*manifest.PublicKey {

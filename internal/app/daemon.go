@@ -12,11 +12,13 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/admin/page"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -43,7 +45,7 @@ type Options struct {
 	// Load reads the configuration, at the start and again for each hang-up.
 	Load    func() (*config.Config, error)
 	Hangup  <-chan os.Signal
-	Stderr  io.Writer // the log
+	Stderr  io.Writer // the log; it may block
 	Version string
 	Grace   Grace
 }
@@ -61,15 +63,30 @@ func Run(ctx context.Context, o Options) error {
 	if err := Supported(cfg); err != nil {
 		return err
 	}
-	log, level, err := newLogger(cfg.Log, o.Stderr)
+	sink, ok := o.Stderr.(*logsink.Sink)
+	if !ok {
+		sink = logsink.New(o.Stderr)
+		defer sink.Close(lastLines)
+	}
+	looks := &places{}
+	if _, err := looks.placed(cfg); err != nil {
+		return err // Before anything is written, which might be inside a source.
+	}
+	log, level, err := newLogger(cfg.Log, sink)
 	if err != nil {
+		return err
+	}
+	if _, err := budgetOf(cfg.Upload, MemoryLimit()); err != nil {
 		return err
 	}
 	d, err := openDaemon(ctx, cfg, o, log)
 	if err != nil {
 		return err
 	}
-	d.level = level
+	promauto.With(d.reg).NewCounterFunc(prometheus.CounterOpts{
+		Name: "s3syncd_log_lines_lost_total", Help: "Lines of the log that could not be written: nobody read them, or writing failed.",
+	}, func() float64 { return float64(sink.Lost()) })
+	d.level, d.places = level, looks
 	for _, w := range append(slices.Clone(cfg.Warnings), HostWarnings(cfg)...) {
 		log.Warn("configuration", zap.String("warning", w))
 	}
@@ -77,9 +94,11 @@ func Run(ctx context.Context, o Options) error {
 	if cerr := d.db.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("close the state: %w", cerr))
 	}
-	_ = log.Sync() // A pipe or terminal cannot be synced.
 	return err
 }
+
+// lastLines is how long the end of the daemon waits for the log to be written.
+const lastLines = 5 * time.Second
 
 // daemon is what lives as long as the process. What a reload replaces is in a
 // generation.
@@ -100,6 +119,9 @@ type daemon struct {
 	notify  notifier
 	ready   atomic.Bool
 	clock   *clock
+	pulse   pulse
+	places  *places
+	reloads reloads
 
 	// settling is set while a start or a reload has not said READY=1 yet.
 	settling atomic.Bool
@@ -185,42 +207,6 @@ func (d *daemon) run(ctx context.Context) error {
 	return err
 }
 
-// pipeline runs one generation after another until ctx ends.
-func (d *daemon) pipeline(ctx context.Context) error {
-	cfg, trigger := d.cfg, state.TriggerStartup
-	var last *config.Config // the one that worked before
-	for ctx.Err() == nil {
-		d.settling.Store(true)
-		g, err := newGeneration(ctx, d, cfg, trigger)
-		if err != nil && last != nil {
-			d.metrics.reloaded(false, time.Now())
-			d.log.Error("the new configuration cannot be put to work, the old one goes on", zap.Error(err))
-			g, err = newGeneration(ctx, d, last, trigger)
-		}
-		if err != nil {
-			return err
-		}
-		if last != nil {
-			g.changed = config.Diff(last, g.cfg)
-		}
-		if err := d.level.UnmarshalText([]byte(g.cfg.Log.Level)); err != nil {
-			d.log.Warn("the log level stays", zap.Error(err))
-		}
-		d.current.Store(g)
-		d.metrics.only(g.cfg)
-		next, err := g.run(ctx)
-		g.close()
-		if err != nil {
-			return err
-		}
-		if next == nil {
-			break
-		}
-		last, cfg, trigger = g.cfg, next, state.TriggerHangup
-	}
-	return nil
-}
-
 func (d *daemon) isReady() error {
 	if !d.ready.Load() {
 		return errors.New("starting: the state is open, the first canary and the first watches are not done")
@@ -228,12 +214,14 @@ func (d *daemon) isReady() error {
 	return nil
 }
 
-// isHealthy proves that the state accepts writes. An outage of S3 is no reason
-// to restart a process that keeps watching.
-func (d *daemon) isHealthy(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	return d.db.Ping(ctx)
+// isHealthy reports whether the pipeline progresses or is idle. An outage of S3,
+// a full disk and a source that does not answer are no reasons to restart a
+// process that keeps watching. It does not block.
+func (d *daemon) isHealthy() error {
+	if g := d.current.Load(); g != nil {
+		return d.pulse.check(g.works(), time.Now())
+	}
+	return nil
 }
 
 // How often STATUS= may change, in general and before READY=1, and how often
@@ -246,8 +234,8 @@ const (
 )
 
 // tellSystemd keeps STATUS= and the watchdog up to date until ctx ends. A start
-// or a reload that takes long is given more time for as long as the state
-// accepts writes; how far it has come is in STATUS=.
+// or a reload that takes long is given more time for as long as the pipeline
+// does not stand still; how far it has come is in STATUS=.
 func (d *daemon) tellSystemd(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
@@ -270,7 +258,7 @@ func (d *daemon) tellSystemd(ctx context.Context) error {
 				last = line
 			}
 		}
-		if settling && now.Sub(extended) >= extendPause && d.isHealthy(ctx) == nil {
+		if settling && now.Sub(extended) >= extendPause && d.isHealthy() == nil {
 			extended = now
 			d.notify.extend(extension)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,7 +28,11 @@ func (g *generation) closeDeparted(ctx context.Context) error {
 		}
 		failed := false
 		for _, k := range left {
-			if err := g.closeOne(ctx, k); err != nil && ctx.Err() == nil {
+			err := g.closeOne(ctx, k)
+			if bucketGone(err) {
+				err = g.giveUp(ctx, k, err)
+			}
+			if err != nil && ctx.Err() == nil {
 				failed = true
 				g.log.Warn("the trail of a source that left the configuration is not closed yet, it is tried again",
 					zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix), zap.Duration("retry_in", wait), zap.Error(err))
@@ -84,7 +89,42 @@ func (g *generation) isOpen(ctx context.Context, k state.SourceKey) (bool, error
 		return false, err
 	}
 	closed, err := g.db.Meta(closedKey(k))
-	return string(closed) != ch.ID, err
+	return strings.TrimPrefix(string(closed), givenUp) != ch.ID, err
+}
+
+// givenUp stands before the chain's name in the state where nothing is left to
+// close it in.
+const givenUp = "given-up:"
+
+// bucketGone reports whether err says that the bucket does not exist.
+func bucketGone(err error) bool {
+	e, ok := errors.AsType[*state.Error](err)
+	return ok && e.Code == "NoSuchBucket"
+}
+
+// giveUp remembers that the chain of k stays without its last digest.
+func (g *generation) giveUp(ctx context.Context, k state.SourceKey, cause error) error {
+	s, err := g.db.Source(ctx, k)
+	if err != nil {
+		return err
+	}
+	ch, err := s.Chain()
+	if err != nil {
+		return err
+	}
+	g.log.Error("the trail of a source that left the configuration is given up: its bucket is not there any more; the local copies stay",
+		zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix), zap.String("chain", ch.ID), zap.Error(cause))
+	return g.db.SetMeta(context.WithoutCancel(ctx), closedKey(k), []byte(givenUp+ch.ID))
+}
+
+// takeUp forgets that the chain of s was given up: its source is configured again.
+func (e *environment) takeUp(ctx context.Context, s *source) error {
+	key := closedKey(state.SourceKey{Bucket: s.cfg.Bucket, Prefix: s.cfg.Prefix, RealPath: s.real})
+	closed, err := e.db.Meta(key)
+	if err != nil || !strings.HasPrefix(string(closed), givenUp) {
+		return err
+	}
+	return e.db.SetMeta(ctx, key, nil)
 }
 
 // closeOne ends the chain of one source with the settings that it had. Nothing

@@ -45,7 +45,7 @@ func (g *generation) flush(ctx context.Context, s *source) admin.FlushedSource {
 	s.flusher.Retry()
 	err := unless(ctx, func() error { return g.blocked(s) }, func(ctx context.Context) error { return g.drain(ctx, s, record) })
 	if err == nil {
-		err = s.stillThere() // What was gone was looked at after the scan.
+		err = bounded(ctx, hungAfter, s.stillThere) // What was gone was looked at after the scan.
 	}
 	if err == nil {
 		begin := time.Now()
@@ -152,6 +152,9 @@ func unless(ctx context.Context, check func() error, do func(context.Context) er
 // blocked returns why the uploads of s wait for a person. Right after a release
 // that is not known: the destination is asked first.
 func (g *generation) blocked(s *source) error {
+	if since := s.counters.hungSince(); !since.IsZero() {
+		return &blockedError{"hung since " + clockTime(since, time.Now()) + ": " + hungReason}
+	}
 	d := g.pool.Destination(s.cfg.Name)
 	if d.Err == nil || d.State != uploader.HealthParked && d.State != uploader.HealthStopped || !time.Now().Before(d.NextProbe) {
 		return nil

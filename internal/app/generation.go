@@ -32,20 +32,26 @@ type generation struct {
 	sources []*source
 	pool    *uploader.Pool
 	perFile *zap.Logger
-	changed []string       // keys that differ from the generation before
-	next    *config.Config // set by a reload before it stops this generation
-	leaving chan struct{}  // closed when it is told to stop
+	changed []string      // keys that differ from the generation before
+	next    *plan         // set by a reload before it stops this generation
+	leaving chan struct{} // closed when it is told to stop
+	hurried chan struct{} // closed when what is in flight is to be cut
 }
 
-func newGeneration(ctx context.Context, d *daemon, cfg *config.Config, trigger state.Trigger) (*generation, error) {
+func newGeneration(ctx context.Context, d *daemon, p plan, trigger state.Trigger) (*generation, error) {
+	cfg := p.cfg
+	b, err := fit(cfg, d.log)
+	if err != nil {
+		return nil, err
+	}
 	g := &generation{
 		environment: environment{
 			cfg: cfg, db: d.db, log: d.log, metrics: d.metrics, build: d.build, queue: uploader.NewQueue(queueLimit),
-			grace: d.opts.Grace, keysMoved: make(chan struct{}, 1),
+			grace: d.opts.Grace, found: p.at, budget: b, keysMoved: make(chan struct{}, 1),
 		},
-		d: d, trigger: trigger, perFile: sampled(d.log.Named("file")), leaving: make(chan struct{}),
+		d: d, trigger: trigger, perFile: sampled(d.log.Named("file")), leaving: make(chan struct{}), hurried: make(chan struct{}),
 	}
-	d.metrics.configured(cfg)
+	d.metrics.configured(cfg, b)
 	for i := range cfg.Sources {
 		s, err := g.openSource(ctx, i)
 		if err != nil {
@@ -88,8 +94,8 @@ func (g *generation) uploaderSources() []uploader.Source {
 func (e *environment) poolOptions() uploader.Options {
 	u := e.cfg.Upload
 	return uploader.Options{
-		Workers: u.Workers, PartSize: u.PartSize, SinglePutMax: u.SinglePutMax,
-		MemoryLimit: u.MemoryLimit, BandwidthLimit: u.BandwidthLimit, Drain: e.grace.Drain,
+		Workers: e.budget.workers, PartSize: u.PartSize, SinglePutMax: u.SinglePutMax,
+		MemoryLimit: e.budget.buffers, BandwidthLimit: u.BandwidthLimit, Drain: e.grace.Drain,
 		Log: e.log.Named("uploader"), Metrics: e.metrics.uploader,
 	}
 }
@@ -101,6 +107,7 @@ func (g *generation) poolOptions() uploader.Options {
 		return g.sources[i].full(g.cfg)
 	}
 	o.OnOutcome = g.onOutcome
+	o.Hurry = g.hurried
 	o.ListSkips = g.cfg.Manifest.ListSkipped == "all"
 	return o
 }
@@ -139,21 +146,19 @@ func (e *environment) watchOptions(s *source) watcher.Options {
 // run blocks until ctx ends or a reload replaces the generation; then next is
 // the configuration to go on with. The stages stop in the direction of the
 // data: first the watchers, then the uploads, then the trail.
-func (g *generation) run(ctx context.Context) (next *config.Config, err error) {
+func (g *generation) run(ctx context.Context) (next *plan, err error) {
 	gctx, replace := context.WithCancel(ctx)
 	defer replace()
 	context.AfterFunc(gctx, func() { close(g.leaving) })
-	if err := g.beginChains(gctx); err != nil {
-		return nil, err
-	}
 	err = runStages(gctx, g.grace.total(),
 		stage{"hangup", func(ctx context.Context) error { return g.followHangups(ctx, replace) }},
 		stage{"ready", g.announce},
 		stage{"departed", g.closeDeparted},
 		stage{"credentials", g.keepCredentials},
 		stage{"remote", g.each(g.followRemote)},
-		stage{"reread", g.each(g.reread)},
-		stage{"watcher", g.each(func(ctx context.Context, s *source) error { return s.watch.Run(ctx) })},
+		stage{"hung", g.each(g.followHung)},
+		stage{"reread", g.unlessHung(g.reread)},
+		stage{"watcher", g.unlessHung(func(ctx context.Context, s *source) error { return s.watch.Run(ctx) })},
 		stage{"uploader", g.pool.Run},
 		stage{"manifest", g.each(g.publish)},
 	)
@@ -196,6 +201,9 @@ func (e *environment) beginChain(ctx context.Context, s *source, kind state.Note
 	if err := s.flusher.Begin(ctx, e.db.Report()); err != nil {
 		return err
 	}
+	if err := e.takeUp(ctx, s); err != nil {
+		return err
+	}
 	if e.db.Report().Unclean && kind == state.NoteStart {
 		if err := s.state.AddNote(ctx, state.Note{Kind: state.NoteUncleanEnd, Time: s.store.Now()}); err != nil {
 			return err
@@ -219,12 +227,27 @@ func (g *generation) publish(ctx context.Context, s *source) error {
 		}
 		err = s.flusher.Run(ctx)
 	}
-	if g.next == nil || keeps(g.next, s) {
+	if g.next == nil || keeps(g.next.cfg, s) {
 		return err
 	}
-	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.grace.Publish)
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handover)
 	defer cancel()
-	return errors.Join(err, g.closeChain(cctx, s))
+	if cerr := g.closeChain(cctx, s); cerr != nil { // The next generation has time for it.
+		s.log.Warn("the trail of a source that left the configuration is not closed yet, it is tried again", zap.Error(cerr))
+	}
+	return err
+}
+
+// handover is how long what is in flight, and each trail, may go on when another
+// configuration waits: whatever is cut is durable, and goes on at once.
+const handover = 3 * time.Second
+
+// hurry cuts what is in flight.
+func (g *generation) hurry() {
+	close(g.hurried)
+	for _, s := range g.sources {
+		s.flusher.Abandon()
+	}
 }
 
 // keeps reports whether cfg archives the directory of s to the same place.
@@ -373,7 +396,7 @@ func (d *daemon) snapshots() []snapshot {
 	var list []snapshot
 	for _, s := range g.sources {
 		files, bytes := s.state.Totals()
-		list = append(list, snapshot{name: s.cfg.Name, files: files, bytes: bytes, work: g.pending(s), withheld: s.withholds()})
+		list = append(list, snapshot{name: s.cfg.Name, files: files, bytes: bytes, work: g.pending(s), withheld: s.withholds(), hungSince: s.counters.hungSince()})
 	}
 	return list
 }

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/logsink"
 )
 
 // newLogger returns a logger that writes to w, and the level that a reload
@@ -29,8 +30,13 @@ func newLogger(c config.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel, error) 
 	} else {
 		encoder = zapcore.NewJSONEncoder(enc)
 	}
-	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)
-	return zap.New(core), level, nil
+	log := zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level))
+	if sink, ok := w.(*logsink.Sink); ok {
+		sink.Tell(func(n int64) {
+			log.Warn("the log could not be written: lines of it are lost, nothing else is", zap.Int64("lines", n))
+		})
+	}
+	return log, level, nil
 }
 
 // sampled returns a logger for lines that come once a file: the first hundred

@@ -82,7 +82,7 @@ func (m *metrics) reloaded(ok bool, now time.Time) {
 
 // configured shows the settings that alert rules compare with, and makes the
 // series of the sources of cfg.
-func (m *metrics) configured(cfg *config.Config) {
+func (m *metrics) configured(cfg *config.Config, b budget) {
 	for name, d := range map[string]time.Duration{
 		"rescan_interval": cfg.Watch.RescanInterval, "remote_check_interval": cfg.Watch.RemoteCheckInterval,
 		"flush_interval": cfg.Manifest.FlushInterval, "digest_interval": cfg.Manifest.DigestInterval,
@@ -90,7 +90,7 @@ func (m *metrics) configured(cfg *config.Config) {
 		m.settings.WithLabelValues(name).Set(d.Seconds())
 	}
 	m.maxUnpublished.Set(float64(cfg.Manifest.MaxUnpublished))
-	m.memoryLimit.Set(float64(cfg.Upload.MemoryLimit))
+	m.memoryLimit.Set(float64(b.buffers))
 	for _, s := range cfg.Sources {
 		m.sources[s.Name] = true
 		m.maxDelay.WithLabelValues(s.Name).Set(s.MaxDelay.Seconds())
@@ -120,6 +120,7 @@ type snapshot struct {
 	files, bytes int64 // in the index
 	work         pending
 	withheld     bool // missing files do not count as deleted
+	hungSince    time.Time
 }
 
 // collector reads the gauges of the state and the queues when somebody
@@ -128,7 +129,7 @@ type collector struct {
 	db      *state.DB
 	sources func() []snapshot
 
-	files, bytes, depth, oldest, withheld, journal, free, writable *prometheus.Desc
+	files, bytes, depth, oldest, withheld, hung, journal, free, writable *prometheus.Desc
 }
 
 func newCollector(db *state.DB, sources func() []snapshot) *collector {
@@ -142,6 +143,7 @@ func newCollector(db *state.DB, sources func() []snapshot) *collector {
 		depth:    desc("queue_depth", "Paths on their way, by state.", "source", "state"),
 		oldest:   desc("oldest_pending_timestamp_seconds", "When the oldest path on its way was first seen to have changed, 0 for none.", "source"),
 		withheld: desc("deletes_withheld", "1 while another directory, or one without a mount that was inside it, stands in the source's place: nothing counts as deleted.", "source"),
+		hung:     desc("source_hung_since_timestamp_seconds", "When the look at the source began that has not ended, 0 while it answers.", "source"),
 		journal:  desc("journal_bytes", "Size of the state file."),
 		free:     desc("state_free_bytes", "Free space on the file system of the state directory."),
 		writable: desc("state_writable", "1 while the state can be written, 0 while its disk is full or fails: nothing is uploaded then."),
@@ -150,7 +152,7 @@ func newCollector(db *state.DB, sources func() []snapshot) *collector {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.files, c.bytes, c.depth, c.oldest, c.withheld, c.journal, c.free, c.writable} {
+	for _, d := range []*prometheus.Desc{c.files, c.bytes, c.depth, c.oldest, c.withheld, c.hung, c.journal, c.free, c.writable} {
 		ch <- d
 	}
 }
@@ -167,11 +169,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.depth, float64(s.work.queued), s.name, "queued")
 		gauge(c.depth, float64(s.work.inFlight), s.name, "in_flight")
 		gauge(c.depth, float64(s.work.delayed), s.name, "delayed")
-		oldest := 0.0
-		if !s.work.oldest.IsZero() {
-			oldest = float64(s.work.oldest.UnixMilli()) / 1000
-		}
-		gauge(c.oldest, oldest, s.name)
+		gauge(c.oldest, seconds(s.work.oldest), s.name)
+		gauge(c.hung, seconds(s.hungSince), s.name)
 		withheld := 0.0
 		if s.withheld {
 			withheld = 1
@@ -188,4 +187,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		writable = 0
 	}
 	gauge(c.writable, writable)
+}
+
+// seconds is t as a gauge has it, 0 for the zero time.
+func seconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
 }

@@ -2,7 +2,10 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"os"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -15,8 +18,23 @@ type notifier struct {
 	log *zap.Logger
 }
 
+// notifyTime bounds how long systemd is waited for: its socket may be full.
+const notifyTime = time.Second
+
 func (n notifier) send(state string) {
-	if _, err := sd.SdNotify(false, state); err != nil {
+	to := &net.UnixAddr{Name: os.Getenv("NOTIFY_SOCKET"), Net: "unixgram"}
+	if to.Name == "" {
+		return
+	}
+	conn, err := net.DialUnix(to.Net, nil, to)
+	if err == nil {
+		err = conn.SetWriteDeadline(time.Now().Add(notifyTime))
+		if err == nil {
+			_, err = conn.Write([]byte(state))
+		}
+		err = errors.Join(err, conn.Close())
+	}
+	if err != nil {
 		n.log.Warn("systemd was not told, going on", zap.String("state", state), zap.Error(err))
 	}
 }
@@ -42,7 +60,7 @@ func (n notifier) reloading() {
 
 // watch pings the watchdog for as long as alive says that the pipeline makes
 // progress or has nothing to do. It blocks until ctx ends.
-func (n notifier) watch(ctx context.Context, alive func(context.Context) error) {
+func (n notifier) watch(ctx context.Context, alive func() error) {
 	limit, err := sd.SdWatchdogEnabled(false)
 	if err != nil || limit == 0 {
 		<-ctx.Done()
@@ -51,15 +69,9 @@ func (n notifier) watch(ctx context.Context, alive func(context.Context) error) 
 	tick := time.NewTicker(limit / 3)
 	defer tick.Stop()
 	for {
-		check, cancel := context.WithTimeout(ctx, limit/3)
-		err := alive(check)
-		cancel()
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
+		if err := alive(); err != nil {
 			n.log.Error("no progress, the watchdog is not fed", zap.Error(err))
-		default:
+		} else {
 			n.watchdog()
 		}
 		select {

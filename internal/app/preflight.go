@@ -91,6 +91,9 @@ func Preflight(ctx context.Context, o PreflightOptions) (PreflightReport, error)
 	if err := Supported(o.Config); err != nil {
 		return report, err
 	}
+	if _, err := new(places).placed(o.Config); err != nil {
+		return report, err
+	}
 	log, err := syncLogger(SyncOptions{Config: o.Config, Stderr: o.Stderr})
 	if err != nil {
 		return report, err
@@ -172,7 +175,7 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 	}
 	defer store.CloseIdle()
 	out.Region = store.Region()
-	out.Checks = append(out.Checks, directoryCheck(&c))
+	out.Checks = append(out.Checks, directoryCheck(ctx, &c))
 	e := store.Examine(ctx, c.Deletes == "mirror")
 	t := &translator{source: &c, arns: arnsOf(&c, out.Region), lockMode: p.opts.Config.Manifest.ObjectLock.Mode}
 	for _, trial := range e.Trials {
@@ -193,9 +196,9 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 }
 
 // directoryCheck looks whether the directory is there.
-func directoryCheck(c *config.Source) PreflightCheck {
+func directoryCheck(ctx context.Context, c *config.Source) PreflightCheck {
 	root := safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts})
-	if _, err := root.Identify(); err != nil {
+	if err := bounded(ctx, hungAfter, func() error { _, err := root.Identify(); return err }); err != nil {
 		return PreflightCheck{Check: "directory", Verdict: VerdictFault, Feature: "everything: the source pauses until it is there", Detail: err.Error()}
 	}
 	return PreflightCheck{Check: "directory", Verdict: VerdictOK}

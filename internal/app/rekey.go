@@ -69,12 +69,20 @@ func Rekey(ctx context.Context, o RekeyOptions) (RekeySummary, error) {
 	if err := Supported(o.Config); err != nil {
 		return RekeySummary{}, err
 	}
+	at, err := new(places).placed(o.Config)
+	if err != nil {
+		return RekeySummary{}, err
+	}
 	log, err := syncLogger(SyncOptions{Config: o.Config, Stderr: o.Stderr})
 	if err != nil {
 		return RekeySummary{}, err
 	}
 	if o.DryRun {
 		return rekeyDry(ctx, o, log)
+	}
+	b, err := fit(o.Config, log)
+	if err != nil {
+		return RekeySummary{}, err
 	}
 	var c clock
 	db, err := openState(o.Config, &c, log)
@@ -87,7 +95,7 @@ func Rekey(ctx context.Context, o RekeyOptions) (RekeySummary, error) {
 	build := ReadBuild(o.Version)
 	r := &rekeyRun{opts: o, byName: map[string]*source{}, clock: &c, limit: o.limiter()}
 	r.environment = environment{
-		cfg: o.Config, db: db, log: log, build: build, grace: Grace{Drain: drainTime, Publish: max(publishTime, o.GiveUp)},
+		cfg: o.Config, db: db, log: log, build: build, found: at, budget: b, grace: Grace{Drain: drainTime, Publish: max(publishTime, o.GiveUp)},
 		metrics: newMetrics(prometheus.NewPedanticRegistry(), build, db, func() []snapshot { return nil }), queue: uploader.NewQueue(queueLimit),
 	}
 	err = r.run(ctx)

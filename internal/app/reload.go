@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -22,11 +23,11 @@ func (g *generation) followHangups(ctx context.Context, replace context.CancelFu
 		case <-g.d.opts.Hangup:
 		}
 		g.d.notify.reloading()
-		next := g.reload()
-		if next != nil {
+		if next := g.reload(ctx); next != nil {
 			g.next = next
 			g.d.settling.Store(true)
 			replace() // The next generation says READY=1 and scans.
+			time.AfterFunc(handover, g.hurry)
 			<-ctx.Done()
 			return nil
 		}
@@ -38,39 +39,50 @@ func (g *generation) followHangups(ctx context.Context, replace context.CancelFu
 	}
 }
 
-// reload reads the configuration again and returns the one to go on with, nil
-// where the present one stays: it is the same, or faulty, or nothing of it can
-// be put to work without a restart. What cannot change is named, and the rest is
-// applied.
-func (g *generation) reload() *config.Config {
+// reload reads the configuration again and returns what to go on with, nil where
+// the present one stays: it is the same, or faulty, or cannot be put to work, or
+// not without a restart. What cannot change is named, and the rest is applied.
+func (g *generation) reload(ctx context.Context) *plan {
 	next, err := g.d.opts.Load()
 	if err == nil {
 		err = Supported(next)
 	}
 	if err != nil {
-		g.metrics.reloaded(false, time.Now())
-		g.log.Error("the new configuration is refused, the old one stays; every source is rescanned", zap.Error(err))
+		g.refuse("the new configuration is refused, the old one stays; every source is rescanned", err)
 		return nil
 	}
 	fixed := needRestart(config.Diff(g.cfg, next))
 	if slices.Contains(fixed, "instance") || slices.Contains(fixed, "state_dir") {
-		g.metrics.reloaded(false, time.Now())
-		g.log.Error("these settings need a restart: nothing of the new configuration is applied until then, every source is rescanned",
-			zap.Strings("keys", fixed))
+		g.refuse("these settings need a restart: nothing of the new configuration is applied until then, every source is rescanned",
+			errRestart, zap.Strings("keys", fixed))
 		return nil
 	}
-	g.metrics.reloaded(true, time.Now())
 	if len(fixed) > 0 {
 		g.log.Warn("these settings need a restart and stay as they are; the rest of the new configuration is applied", zap.Strings("keys", fixed))
 		next = g.withFixed(next)
 	}
 	changed := config.Diff(g.cfg, next)
 	if len(changed) == 0 {
+		g.d.reloaded(nil)
 		g.log.Info("hang-up: the configuration in force is the same, every source is rescanned")
 		return nil
 	}
+	p, err := g.rehearse(ctx, next)
+	if err != nil {
+		g.refuse("the new configuration cannot be put to work, the old one stays; every source is rescanned", err, zap.Strings("keys", changed))
+		return nil
+	}
 	g.log.Info("hang-up: the configuration changed, the pipeline begins anew with it", zap.Strings("keys", changed))
-	return next
+	return &p
+}
+
+// errRestart is why a configuration is not applied that another process could.
+var errRestart = errors.New("instance and state_dir cannot change without a restart")
+
+// refuse notes why a new configuration is not applied.
+func (g *generation) refuse(said string, err error, fields ...zap.Field) {
+	g.d.reloaded(err)
+	g.log.Error(said, append(fields, zap.Error(err))...)
 }
 
 // withFixed returns next with what lives as long as the process.

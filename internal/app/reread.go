@@ -44,6 +44,7 @@ type rereadCursor struct {
 func (g *generation) reread(ctx context.Context, s *source) error {
 	period := g.cfg.Watch.Reread
 	if period == 0 {
+		<-ctx.Done()
 		return nil
 	}
 	r := &rereader{s: s, queue: g.queue, period: period}

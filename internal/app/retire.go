@@ -28,11 +28,15 @@ func Retire(ctx context.Context, o RetireOptions) (Summary, error) {
 	if err := Supported(o.Config); err != nil {
 		return Summary{}, err
 	}
+	at, err := new(places).placed(o.Config)
+	if err != nil {
+		return Summary{}, err
+	}
 	log, err := syncLogger(o.SyncOptions)
 	if err != nil {
 		return Summary{}, err
 	}
-	r, err := newSyncRun(o.SyncOptions, log)
+	r, err := newSyncRun(o.SyncOptions, at, log)
 	if busy, ok := errors.AsType[*busyError](err); ok {
 		return Summary{}, busy.advise("stop the daemon first (systemctl disable --now s3syncd), then retire")
 	}

@@ -54,6 +54,8 @@ type environment struct {
 
 	grace     Grace         // of an orderly end
 	keysMoved chan struct{} // capacity 1, nil: nobody counts; an alias moved
+	found     found         // what stands at the paths; nil: nobody has looked
+	budget    budget        // of memory
 	direct    bool          // documents are sent without a pool: whoever sends them has run the canary
 }
 
@@ -70,12 +72,15 @@ func (e *environment) publisher(s *source) manifest.Publisher {
 func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 	c := e.cfg.Sources[i]
 	s := &source{
-		cfg: c, number: i, real: realPath(c.Path), mapper: state.NewMapper(c.Prefix), db: e.db, uploads: e.metrics.uploader,
+		cfg: c, number: i, mapper: state.NewMapper(c.Prefix), db: e.db, uploads: e.metrics.uploader,
 		root:        safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts}),
 		log:         e.log.With(zap.String("source", c.Name)),
 		remoteAsked: make(chan struct{}, 1),
 	}
 	var err error
+	if s.real, err = e.realPath(c); err != nil {
+		return nil, fmt.Errorf("source %s: %w", c.Name, err)
+	}
 	o := e.storeOptions(c, s.log)
 	o.OnThrottled = func() {
 		if p := s.pool.Load(); p != nil {
@@ -109,6 +114,29 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 		return nil, fmt.Errorf("source %s: %w", c.Name, err)
 	}
 	return s, nil
+}
+
+// realPath returns the path of c without symbolic links: what the look at it
+// found, else what the state knows of the same objects, because a source that
+// does not answer is still the one that it was.
+func (e *environment) realPath(c config.Source) (string, error) {
+	if e.found == nil {
+		return realPath(c.Path), nil
+	}
+	if l, ok := e.found[c.Path]; ok {
+		return l.Real, nil
+	}
+	e.log.Warn("the directory of a source does not answer: it is taken for the one that it was", zap.String("source", c.Name), zap.String("path", c.Path))
+	known, err := e.db.Sources()
+	if err != nil {
+		return "", err
+	}
+	for _, k := range known {
+		if k.Bucket == c.Bucket && k.Prefix == c.Prefix {
+			return k.RealPath, nil
+		}
+	}
+	return c.Path, nil
 }
 
 func (e *environment) storeOptions(c config.Source, log *zap.Logger) s3store.Options {
@@ -305,20 +333,5 @@ func (s *source) rememberCapabilities() {
 func (s *source) forgetCapabilities() {
 	if err := s.db.SetMeta(context.Background(), s.capabilityKey(), nil); err != nil {
 		s.log.Warn("the canary's old result was not removed", zap.Error(err))
-	}
-}
-
-// realPath resolves the symbolic links of path as far as it exists.
-func realPath(path string) string {
-	rest := ""
-	for dir := path; ; dir = filepath.Dir(dir) {
-		resolved, err := filepath.EvalSymlinks(dir)
-		if err == nil {
-			return filepath.Join(resolved, rest)
-		}
-		if dir == filepath.Dir(dir) {
-			return path
-		}
-		rest = filepath.Join(filepath.Base(dir), rest)
 	}
 }

@@ -30,6 +30,7 @@ func (d *daemon) Status() admin.Status {
 		Format: admin.StatusFormat, Time: now.UTC(), Instance: d.cfg.Instance, Version: d.build.Version, Revision: d.build.Revision,
 		PID: os.Getpid(), StartedAt: d.started.UTC(), State: "starting", Sources: []admin.SourceStatus{},
 	}
+	st.LastReload = d.reloads.get()
 	switch {
 	case d.stopping.Load():
 		st.State = "stopping"
@@ -60,6 +61,7 @@ func (g *generation) sourceStatus(s *source, flights []uploader.InFlight, now ti
 	ss := admin.SourceStatus{
 		Name: name, Path: s.cfg.Path, Bucket: s.cfg.Bucket, Prefix: s.cfg.Prefix,
 		Available: s.watch.Available(), UnavailableReason: admin.Plain(s.watch.Away(), errorText), DeletesWithheld: s.withholds(),
+		HungSince:   instant(s.counters.hungSince()),
 		Destination: destinationStatus(dest),
 		Queue: admin.Queue{
 			Settling: work.settling, Queued: work.queued, InFlight: work.inFlight, Delayed: work.delayed,
@@ -104,17 +106,16 @@ func (s *source) withholds() bool {
 
 // verdict returns what is in the way of s, an empty state for nothing.
 func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState) (st, reason string, since time.Time) {
-	switch {
-	case s.watch.Away() != "":
+	if ss.HungSince != nil {
+		return admin.StateUnavailable, hungReason, *ss.HungSince
+	}
+	if s.watch.Away() != "" {
 		return admin.StateUnavailable, "directory not available: " + ss.UnavailableReason, s.counters.goneSince()
-	case dest.State == uploader.HealthStopped:
-		return admin.StateStopped, reasonOf(dest.Err), dest.Since
-	case dest.State == uploader.HealthParked:
-		return admin.StateParked, reasonOf(dest.Err), dest.Since
-	case dest.State == uploader.HealthWaiting && dest.Err != nil:
-		return admin.StateBehind, "no answer: " + reasonOf(dest.Err), dest.Since
-	case dest.State == uploader.HealthWaiting:
-		return admin.StateStarting, "the first canary has no answer yet", time.Time{}
+	}
+	if st, reason, since, ok := destinationVerdict(dest); ok {
+		return st, reason, since
+	}
+	switch {
 	case !isClosed(s.watch.Watching()):
 		return admin.StateStarting, "the directories are not all watched yet, " + admin.Count(ss.Watched) + " so far", time.Time{}
 	case ss.Trail.Error != "":
@@ -127,6 +128,21 @@ func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState)
 		return admin.StateParked, "another directory, or a mount less, is in its place: nothing counts as deleted until 'rescan --confirm-deletes'", time.Time{}
 	}
 	return "", "", time.Time{}
+}
+
+// destinationVerdict returns what is in the way at a destination, if anything is.
+func destinationVerdict(dest uploader.DestinationState) (st, reason string, since time.Time, ok bool) {
+	switch {
+	case dest.State == uploader.HealthStopped:
+		return admin.StateStopped, reasonOf(dest.Err), dest.Since, true
+	case dest.State == uploader.HealthParked:
+		return admin.StateParked, reasonOf(dest.Err), dest.Since, true
+	case dest.State == uploader.HealthWaiting && dest.Err != nil:
+		return admin.StateBehind, "no answer: " + reasonOf(dest.Err), dest.Since, true
+	case dest.State == uploader.HealthWaiting:
+		return admin.StateStarting, "the first canary has no answer yet", time.Time{}, true
+	}
+	return "", "", time.Time{}, false
 }
 
 func parkedReason(parked map[string]int64) string {
@@ -146,6 +162,8 @@ func sentence(ss *admin.SourceStatus, dest uploader.DestinationState, now time.T
 	switch {
 	case ss.State == admin.StateCurrent:
 		return ss.State
+	case ss.HungSince != nil:
+		b.WriteString("hung since " + clockTime(*ss.HungSince, now))
 	case ss.State == admin.StateWorking, ss.State == admin.StateStarting, ss.Since == nil:
 		b.WriteString(ss.State)
 	default:

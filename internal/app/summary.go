@@ -48,7 +48,9 @@ type Progress interface {
 // Summary counts the outcomes of a sync run.
 type Summary struct {
 	Uploaded, Skipped, Failed, Deleted int64
-	Held                               int64 // deletions of mirrors that wait for a person
+	Held                               int64 // deletions of mirrors that wait for a confirmation
+	Withheld                           int64 // missing files that do not count as deleted, for lack of a confirmation
+	Sources, Unread                    int   // how many there are, and how many of them could not be scanned
 	Bytes                              int64 // uploaded, or to upload in a dry run
 	Plan                               Plan
 }
@@ -85,4 +87,9 @@ func (s *Summary) add(o Outcome) {
 		s.Deleted++
 	case state.StatusRekeyed: // No part of a sync run.
 	}
+}
+
+// lacks reports whether something is not as it should be.
+func (s *Summary) lacks() bool {
+	return s.Failed > 0 || s.Held > 0 || s.Withheld > 0 || s.Unread > 0
 }

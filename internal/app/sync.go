@@ -21,23 +21,31 @@ import (
 
 // SyncOptions are what a sync run needs from outside.
 type SyncOptions struct {
-	Config      *config.Config
-	GiveUp      time.Duration // how long a transient fault is waited for
-	DryRun      bool
-	ManifestOut string // "": no extra file
-	Stderr      io.Writer
-	Version     string
-	Progress    Progress
+	Config *config.Config
+	GiveUp time.Duration // how long a transient fault is waited for
+	DryRun bool
+	// ConfirmDeletes accepts what the directories are now: what is missing in them
+	// counts as deleted, also above max_deletes.
+	ConfirmDeletes bool
+	ManifestOut    string // "": no extra file
+	Stderr         io.Writer
+	Version        string
+	Progress       Progress
 }
 
 // Sync scans every source once, uploads what is new or changed, publishes the
 // manifests of the run, and returns what it did. It blocks until that is done
-// or ctx ends. It returns ErrSomeFailed when files failed, ErrInterrupted when
-// ctx ended first, and another error when it could not run; the summary is
-// valid in each case. What it did is durable: a run that was cut short is
+// or ctx ends. It returns ErrSomeFailed when files failed, a source could not be
+// scanned or deletions wait for a confirmation, ErrInterrupted when ctx ended
+// first, and another error when it could not run; the summary is valid in each
+// case, and empty (no Sources) where nothing was begun. What it did is durable: a run that was cut short is
 // simply run again.
 func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 	if err := Supported(o.Config); err != nil {
+		return Summary{}, err
+	}
+	at, err := new(places).placed(o.Config)
+	if err != nil {
 		return Summary{}, err
 	}
 	log, err := syncLogger(o)
@@ -47,7 +55,7 @@ func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 	if o.DryRun {
 		return dryRun(ctx, o, log)
 	}
-	r, err := newSyncRun(o, log)
+	r, err := newSyncRun(o, at, log)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -56,7 +64,11 @@ func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 }
 
 // newSyncRun opens the state for one run. The caller closes the run.
-func newSyncRun(o SyncOptions, log *zap.Logger) (*syncRun, error) {
+func newSyncRun(o SyncOptions, at found, log *zap.Logger) (*syncRun, error) {
+	b, err := fit(o.Config, log)
+	if err != nil {
+		return nil, err
+	}
 	var c clock
 	db, err := openState(o.Config, &c, log)
 	if err != nil {
@@ -66,7 +78,7 @@ func newSyncRun(o SyncOptions, log *zap.Logger) (*syncRun, error) {
 	r := &syncRun{opts: o, byName: map[string]*source{}, clock: &c}
 	build := ReadBuild(o.Version)
 	r.environment = environment{
-		cfg: o.Config, db: db, log: log, build: build,
+		cfg: o.Config, db: db, log: log, build: build, found: at, budget: b,
 		metrics: newMetrics(reg, build, db, func() []snapshot { return nil }), queue: uploader.NewQueue(queueLimit),
 	}
 	return r, nil
@@ -232,27 +244,44 @@ func (r *syncRun) skipped() {
 	r.sum.Skipped++
 }
 
-// scanAll scans every source and waits until what it found is done.
+// scanAll scans every source and waits until what it found is done. A source
+// that cannot be scanned does not keep the others from it.
 func (r *syncRun) scanAll(ctx context.Context) error {
+	r.sum.Sources = len(r.sources)
 	errs := make([]error, len(r.sources))
 	var wg sync.WaitGroup
 	for i, s := range r.sources {
 		wg.Go(func() {
-			res, err := s.watch.ScanOnce(ctx, string(state.TriggerSync))
-			r.held(s, res.Held)
-			if err == nil {
-				err = res.Err
+			if err := r.scan(ctx, s); err != nil && ctx.Err() == nil {
+				r.unread(s, err)
 			}
-			if werr := settled(ctx, r.queue, r.pool, s.cfg.Name); werr != nil {
-				err = errors.Join(err, werr)
-			}
-			if err != nil && ctx.Err() == nil {
+			if err := settled(ctx, r.queue, r.pool, s.cfg.Name); err != nil && ctx.Err() == nil {
 				errs[i] = fmt.Errorf("source %s: %w", s.cfg.Name, err)
 			}
 		})
 	}
 	wg.Wait()
 	return errors.Join(errors.Join(errs...), r.err)
+}
+
+// scan scans one source, and leaves it behind where it does not answer.
+func (r *syncRun) scan(ctx context.Context, s *source) error {
+	if r.opts.ConfirmDeletes {
+		s.watch.ConfirmDeletes()
+	}
+	return r.unlessHung(ctx, s, func() error {
+		res, err := s.watch.ScanOnce(ctx, string(state.TriggerSync))
+		r.held(s, res)
+		return err
+	})
+}
+
+// unread takes in that s could not be scanned to its end.
+func (r *syncRun) unread(s *source, err error) {
+	s.log.Error("the source could not be scanned, what is missing of it is not known", zap.Error(fmt.Errorf("source %s: %w", s.cfg.Name, err)))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sum.Unread++
 }
 
 // settled waits until what is queued for source is done and its destination has
@@ -265,15 +294,17 @@ func settled(ctx context.Context, queue *uploader.Queue, pool *uploader.Pool, so
 	return pool.Await(ctx, source)
 }
 
-// held takes in that the scan of s found more files gone than may be deleted.
-func (r *syncRun) held(s *source, n int64) {
-	if n == 0 {
+// held takes in what the scan of s did not take for deleted.
+func (r *syncRun) held(s *source, res watcher.ScanResult) {
+	if res.Held+res.Withheld == 0 {
 		return
 	}
-	s.log.Error("nothing was deleted: raise max_deletes for this run, or let a daemon do it and confirm it there", zap.Int64("gone", n))
+	s.log.Error("missing files do not count as deleted until that is confirmed: --confirm-deletes does it, for a mirror a larger max_deletes too",
+		zap.Int64("held", res.Held), zap.Int64("withheld", res.Withheld))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sum.Held += n
+	r.sum.Held += res.Held
+	r.sum.Withheld += res.Withheld
 }
 
 // runFlushers runs the trail of every source side by side.
@@ -302,9 +333,11 @@ func (r *syncRun) verdict(ctx context.Context) error {
 		late = late || waits
 	}
 	switch {
+	case r.sum.Unread == len(r.sources):
+		return errors.New("no source could be scanned")
 	case !answered:
 		return errors.New("no destination answered; what failed is recorded and published by the next run")
-	case r.sum.Failed > 0 || r.sum.Held > 0 || late:
+	case r.sum.lacks() || late:
 		return ErrSomeFailed
 	}
 	return ctx.Err()

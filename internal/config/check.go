@@ -27,7 +27,7 @@ func (l *loader) check() {
 		l.checkSource(sourceKey(i), &l.cfg.Sources[i])
 		l.checkSourceName(i, names)
 	}
-	l.checkPaths()
+	l.checkPaths(asWritten)
 	l.checkPrefixes()
 }
 

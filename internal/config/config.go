@@ -33,8 +33,8 @@ type Config struct {
 	// meant. They are not part of Canonical.
 	Warnings []string
 
-	at       func(key string) origin // where a setting was written
-	prefixes []string                // of the sources, as they were written: with {instance}
+	from     *loader  // knows where each setting was written
+	prefixes []string // of the sources, as they were written: with {instance}
 }
 
 // S3 is what all sources share about the server.

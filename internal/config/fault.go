@@ -75,7 +75,7 @@ func (e Errors) sort() {
 // points at where it was written. It is for checks of what a configuration names
 // and this package cannot judge.
 func (c *Config) Fault(path, value, problem, want string) Fault {
-	return c.at(path).fault(path, quote(value), problem, want)
+	return c.from.at(path).fault(path, quote(value), problem, want)
 }
 
 // origin is where a value was written.

@@ -11,8 +11,7 @@ import (
 // Load reads and checks the file at path, with env (as from os.Environ) on top.
 // What the operator has to correct comes back as Errors; a file that cannot be
 // read as the error of the system. A file that others than its owner may write
-// to is accepted with a warning. Load may block where a source is on a network
-// file system that does not answer.
+// to is accepted with a warning. Load looks at no source: see CheckPlaces.
 func Load(path string, env []string) (*Config, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // A FIFO must not block.
 	if err != nil {

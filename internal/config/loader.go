@@ -30,7 +30,7 @@ func (l *loader) result() (*Config, error) {
 		l.faults.sort()
 		return nil, l.faults
 	}
-	l.cfg.at = l.at
+	l.cfg.from = l
 	return l.cfg, nil
 }
 

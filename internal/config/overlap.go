@@ -1,27 +1,15 @@
 package config
 
-import (
-	"os"
-	"path/filepath"
-	"strings"
-)
+import "strings"
+
+// Look is what stands at a path.
+type Look struct {
+	Real string // the path without symbolic links, as far as that could be found out
+	File bool   // something is there that is no directory
+}
 
 // place is a path as it was written and as it is without symbolic links.
 type place struct{ path, real string }
-
-// newPlace resolves the links of path as far as it exists.
-func newPlace(path string) place {
-	rest := ""
-	for dir := path; ; dir = filepath.Dir(dir) {
-		if resolved, err := filepath.EvalSymlinks(dir); err == nil {
-			return place{path, filepath.Join(resolved, rest)}
-		}
-		if dir == filepath.Dir(dir) {
-			return place{path, path}
-		}
-		rest = filepath.Join(filepath.Base(dir), rest)
-	}
-}
 
 // quoted is String as the value of a fault.
 func (p place) quoted() string {
@@ -52,10 +40,27 @@ func below(name, root string) bool {
 	return strings.HasPrefix(name, strings.TrimSuffix(root, "/")+"/")
 }
 
-// checkPaths refuses sources that overlap and writes of ours inside a source.
-// It looks at the paths that exist, so it may wait for a network file system; a
+// CheckPlaces refuses sources that overlap and writes of ours inside a source,
+// as Load does, but by what stands at the paths: look is called for each of them
+// and may follow links. Load itself touches no source, which may be on a file
+// system that does not answer. The error is Errors.
+func (c *Config) CheckPlaces(look func(path string) Look) error {
+	l := *c.from
+	l.cfg, l.faults, l.bad = c, nil, map[string]bool{}
+	l.checkPaths(look)
+	if len(l.faults) > 0 {
+		l.faults.sort()
+		return l.faults
+	}
+	return nil
+}
+
+// asWritten is the look of who looks at nothing.
+func asWritten(path string) Look { return Look{Real: path} }
+
+// checkPaths refuses sources that overlap and writes of ours inside a source. A
 // path that does not exist may be mounted later.
-func (l *loader) checkPaths() {
+func (l *loader) checkPaths(look func(string) Look) {
 	c := l.cfg
 	places := make([]place, len(c.Sources))
 	for i := range c.Sources {
@@ -64,19 +69,25 @@ func (l *loader) checkPaths() {
 		if path == "" || !l.usable(key) {
 			continue
 		}
-		if fi, err := os.Stat(path); err == nil && !fi.IsDir() {
+		at := look(path)
+		if at.File {
 			l.fault(key, quote(path), "is not a directory", "the path of a directory")
 			continue
 		}
-		places[i] = newPlace(path)
+		places[i] = place{path, at.Real}
 		l.checkOverlap(i, places)
 	}
-	l.checkOwn("state_dir", c.StateDir, places)
+	own := func(key, path string) {
+		if path != "" && l.usable(key) {
+			l.checkOwn(key, place{path, look(path).Real}, places)
+		}
+	}
+	own("state_dir", c.StateDir)
 	if l.written("manifest.local_dir") {
-		l.checkOwn("manifest.local_dir", c.Manifest.LocalDir, places)
+		own("manifest.local_dir", c.Manifest.LocalDir)
 	}
 	if !c.Admin.defaultSocket || !below(c.Admin.Socket, c.StateDir) {
-		l.checkOwn("admin.socket", c.Admin.Socket, places)
+		own("admin.socket", c.Admin.Socket)
 	}
 }
 
@@ -104,11 +115,7 @@ func (l *loader) checkOverlap(i int, places []place) {
 
 // checkOwn refuses a path that the daemon writes to inside a source: it would
 // archive itself for ever.
-func (l *loader) checkOwn(key, path string, places []place) {
-	if path == "" || !l.usable(key) {
-		return
-	}
-	own := newPlace(path)
+func (l *loader) checkOwn(key string, own place, places []place) {
 	for i, p := range places {
 		if p.path != "" && own.in(p) {
 			l.fault(key, own.quoted(), "lies inside "+sourceKey(i)+", "+p.String(), "a path outside all sources")

@@ -45,19 +45,18 @@ func (t *Target) Open(rel string) (Found, error) {
 // descriptor or a mapping from a time when they could. Whoever restores a file
 // that is not sole has to write a new one.
 func (f *Found) Sole(a Attributes) bool {
-	self := uint32(os.Geteuid())
-	owner := self
-	if a.UID != nil {
-		owner = *a.UID
-	}
-	trusted := func(uid uint32) bool { return uid == self || uid == owner }
 	switch {
-	case !trusted(f.UID), f.Nlink > 1:
+	case !a.trusts(f.UID), f.Nlink > 1:
 		return false
-	case !trusted(f.dir.UID), openToOthers(f.dir, f.dirACL):
+	case !a.trusts(f.dir.UID), openToOthers(f.dir, f.dirACL):
 		return false
 	}
 	return !f.writableByOthers(a)
+}
+
+// trusts reports whether a user is this process's, or the owner in a.
+func (a Attributes) trusts(uid uint32) bool {
+	return uid == uint32(os.Geteuid()) || a.UID != nil && uid == *a.UID
 }
 
 // writableByOthers reports whether f's mode lets more users write it than a's

@@ -431,20 +431,28 @@ func (in *Incoming) Commit(a Attributes, replace bool) error {
 	return nil
 }
 
-// OwnerEnters reports whether the owner that a gives the file can enter the
-// directory that it is in. Whoever has the right to enter any can.
-func (in *Incoming) OwnerEnters(a Attributes) (bool, error) {
+// Place says two things of the directory that the file is in: whether the owner
+// that a gives the file can enter it (whoever has the right to enter any can), and
+// whether others than that owner and this process's user can change its names.
+func (in *Incoming) Place(a Attributes) (ownerEnters, open bool, err error) {
 	st, err := fstat(in.dir)
-	if err != nil || a.UID == nil || *a.UID == 0 {
-		return true, err
+	if err != nil {
+		return false, false, err
 	}
+	return a.enters(st), !a.trusts(st.UID) || openToOthers(st, hasACL(in.dir)), nil
+}
+
+// enters reports whether the owner in a can enter a directory.
+func (a Attributes) enters(dir Stat) bool {
 	switch {
-	case st.UID == *a.UID:
-		return st.Mode&0o100 != 0, nil
-	case a.GID != nil && st.GID == *a.GID:
-		return st.Mode&0o010 != 0, nil
+	case a.UID == nil, *a.UID == 0:
+		return true
+	case dir.UID == *a.UID:
+		return dir.Mode&0o100 != 0
+	case a.GID != nil && dir.GID == *a.GID:
+		return dir.Mode&0o010 != 0
 	}
-	return st.Mode&0o001 != 0, nil
+	return dir.Mode&0o001 != 0
 }
 
 // ErrMeddled says that whoever can write the directory has put another file in

@@ -43,40 +43,55 @@ func clipped(s string) string {
 // more than maxDigestElements where it is too many, too deep, or an object has
 // too many members. What is no JSON may have any number.
 func elements(data []byte) int {
-	type open struct {
-		list  bool
-		items int
-	}
-	var stack []open
-	n := 0
-	for i := 0; i < len(data) && n <= maxDigestElements; i++ {
-		top := len(stack) - 1
-		switch c := data[i]; {
-		case c == '"':
+	var c counter
+	for i := 0; i < len(data) && c.n <= maxDigestElements; i++ {
+		switch data[i] {
+		case '"':
 			i = endOfString(data, i)
-		case (c == '[' || c == '{') && len(stack) == maxDepth:
-			return maxDigestElements + 1
-		case c == '[' || c == '{':
-			stack = append(stack, open{list: c == '['})
-			n += b2i(c == '[')
-		case (c == ']' || c == '}') && top >= 0:
-			stack = stack[:top]
-		case c == ',' && top >= 0:
-			stack[top].items++
-			n += b2i(stack[top].list)
-			if !stack[top].list && stack[top].items >= maxMembers {
-				return maxDigestElements + 1
-			}
+		case '[', '{':
+			c.open(data[i] == '[')
+		case ']', '}':
+			c.stack = c.stack[:max(0, len(c.stack)-1)]
+		case ',':
+			c.next()
 		}
 	}
-	return n
+	return c.n
 }
 
-func b2i(b bool) int {
-	if b {
-		return 1
+// counter counts the elements of lists.
+type counter struct {
+	n     int
+	stack []container // what is open
+}
+
+type container struct {
+	list  bool
+	items int
+}
+
+// open begins a list or an object.
+func (c *counter) open(list bool) {
+	if list {
+		c.n++
 	}
-	return 0
+	if c.stack = append(c.stack, container{list: list}); len(c.stack) > maxDepth {
+		c.n = maxDigestElements + 1
+	}
+}
+
+// next begins another element or member.
+func (c *counter) next() {
+	if len(c.stack) == 0 {
+		return
+	}
+	top := &c.stack[len(c.stack)-1]
+	switch top.items++; {
+	case top.list:
+		c.n++
+	case top.items >= maxMembers:
+		c.n = maxDigestElements + 1
+	}
 }
 
 // endOfString returns where the string that begins at i ends.

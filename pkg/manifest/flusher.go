@@ -234,6 +234,9 @@ func (f *Flusher) publishEnd(ctx context.Context) error {
 			}
 			continue
 		}
+		if errors.Is(err, ErrNotYet) { // Nobody asks any more.
+			return err
+		}
 		c := state.ClassOf(err)
 		if (c != state.ClassTransient && c != state.ClassThrottled) || !pause(ctx, backoff(n, c)) {
 			return err

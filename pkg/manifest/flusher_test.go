@@ -418,6 +418,29 @@ func TestAWaitForTheCanaryIsNoFailure(t *testing.T) {
 	}
 }
 
+func TestAStopDoesNotWaitForADestinationThatNobodyAsksAnyMore(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.StopTimeout = time.Hour })
+	r.begin(state.Report{New: true})
+	r.bucket.set(func(string, string) error { return state.Classified(state.ClassTransient, "publish", ErrNotYet) }, nil)
+	r.commit("a", 3)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	done := make(chan error, 1)
+	go func() { done <- r.f.Run(ctx) }()
+	select {
+	case err := <-done:
+		r.must(err)
+	case <-time.After(time.Minute):
+		t.Fatal("Run waits for a canary that nobody sends")
+	}
+	r.bucket.set(nil, nil)
+	r.reopen()
+	r.begin(state.Report{})
+	r.flush(ReasonFlush)
+	_, paths := r.trail()
+	r.wantOnce(paths, map[string]int{"a": 3}, "a")
+}
+
 func TestAnAbandonedStopDoesNotWaitForTheOutage(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.StopTimeout = time.Hour })
 	r.begin(state.Report{New: true})

@@ -102,6 +102,7 @@ type RestoreSummary struct {
 	OwnersLeft             int64    // files whose recorded owner was not restored
 	NewDirs                int64    // directories that were made, with DirMode
 	OwnersOut              int64    // files in directories that their owner cannot enter
+	InOpen                 int64    // of Restored: in directories that others can change
 	LeftOut                int64    // what an earlier restore had left half-written when it was archived
 	Bytes                  int64    // of the files to restore, as planned
 	NotVouched             int64    // documents left out because nothing that is known from elsewhere vouches for them
@@ -367,6 +368,9 @@ func (r *restorer) count(done RestoredFile, f *file) {
 	}
 	if f.ownerOut {
 		r.sum.OwnersOut++
+	}
+	if f.open {
+		r.sum.InOpen++
 	}
 }
 

@@ -45,6 +45,7 @@ type file struct {
 	unverified bool // its bytes are not those that the trail names
 	ownerLeft  bool
 	ownerOut   bool // its owner cannot enter its directory
+	open       bool // others can change its directory
 }
 
 // restore makes the file what the record says, or finds that it is.
@@ -75,14 +76,14 @@ func (f *file) restore(ctx context.Context) (RestoreStatus, error) {
 		return "", err
 	}
 	a := f.allowed(f.attributes(obj.Metadata))
-	enters, err := in.OwnerEnters(a)
+	enters, open, err := in.Place(a)
 	if err == nil {
 		err = in.Commit(a, replace)
 	}
 	if err != nil {
 		return "", clearer(err)
 	}
-	f.ownerOut = !enters
+	f.ownerOut, f.open = !enters, open
 	return FileRestored, nil
 }
 

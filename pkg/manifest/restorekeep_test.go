@@ -62,8 +62,12 @@ func TestRestoreKeepsNoFileThatSomebodyElseCanChange(t *testing.T) {
 			if err := errors.Join(werr, os.Chown(path, c.uid, c.uid), os.Chmod(path, c.mode), os.Chmod(dir, c.dir)); err != nil {
 				t.Fatal(err)
 			}
-			if _, sum, err := a.restore(t, dir, func(o *RestoreOptions) { o.Owner = true }); err != nil || sum.Restored+sum.Kept != 1 {
+			_, sum, err := a.restore(t, dir, func(o *RestoreOptions) { o.Owner = true })
+			if err != nil || sum.Restored+sum.Kept != 1 {
 				t.Fatalf("Restore = %+v, %v, want one file", sum, err)
+			}
+			if open := int64(c.dir&0o002) / 2; sum.InOpen != open {
+				t.Errorf("%d files are in directories that others can write, want %d", sum.InOpen, open)
 			}
 			if _, err := held.WriteAt([]byte("WRONG"), 0); err != nil {
 				t.Fatal(err)

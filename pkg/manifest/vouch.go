@@ -90,8 +90,8 @@ func rawSHA(s string) (raw [32]byte, ok bool) {
 	return raw, err == nil && n == len(raw) && len(s) == 2*len(raw)
 }
 
-// add takes in a digest as it stands in the trail. d is nil where its bytes are
-// no digest of its place: nothing vouches for that.
+// add takes in a digest as it stands in the trail. Where its bytes are no digest
+// of its place d is nil, and nothing vouches for it.
 func (w *Vouched) add(k chainKey, sequence uint64, sha string, since time.Time, d *Digest) {
 	c := w.chains[k]
 	if c == nil {

@@ -211,8 +211,12 @@ func sameDirectory(a, b safefs.Identity) bool {
 	return a.RealPath == b.RealPath && a.Dev == b.Dev && a.Ino == b.Ino && a.MountID == b.MountID
 }
 
-// identify keeps which directory the source was when the pool began.
+// identify keeps which directory the source was when the pool began, unless
+// Intact knows: a source that does not answer must not hold up the pool.
 func (d *destination) identify() {
+	if d.Intact != nil {
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.identity != nil {

@@ -114,9 +114,7 @@ func (p *Pool) Run(ctx context.Context) error {
 		})
 	}
 	<-ctx.Done()
-	expire := time.AfterFunc(p.o.Drain, cut)
-	workers.Wait()
-	expire.Stop()
+	p.drain(&workers, cut)
 	tenders.Wait()
 	for _, d := range p.order {
 		d.flushSkips(work)
@@ -124,6 +122,39 @@ func (p *Pool) Run(ctx context.Context) error {
 	}
 	p.q.stop()
 	return nil
+}
+
+// strandedAfter is how long a worker may go on that was cut: a file that it
+// reads may be on a file system that does not answer.
+const strandedAfter = 5 * time.Second
+
+// drain waits for the workers, and cuts what takes too long. A worker that does
+// not end even then is left behind: what it had in hand is not recorded.
+func (p *Pool) drain(workers *sync.WaitGroup, cut context.CancelFunc) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		workers.Wait()
+	}()
+	expire := time.NewTimer(p.o.Drain)
+	defer expire.Stop()
+	select {
+	case <-ended:
+		return
+	case <-expire.C:
+	case <-p.o.Hurry:
+	}
+	cut()
+	stranded := time.NewTimer(strandedAfter)
+	defer stranded.Stop()
+	select {
+	case <-ended:
+	case <-stranded.C:
+		for _, f := range p.InFlight() {
+			p.o.Log.Error("a file is left behind in the middle of a look, the next start looks again",
+				zap.String("source", f.Source), zap.String("path", f.Path), zap.String("phase", string(f.Phase)))
+		}
+	}
 }
 
 // Await blocks until the canary of source's destination has passed once, or the

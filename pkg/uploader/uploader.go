@@ -151,6 +151,8 @@ type Options struct {
 	BandwidthLimit int64 // Bytes a second over all sources, 0 for none.
 	// Drain is how long work in flight may go on after Run's context has ended.
 	Drain time.Duration
+	// Hurry, optional, cuts that short when it is closed.
+	Hurry <-chan struct{}
 	// GiveUp ends a transient error that is older than this as a failure, and any
 	// error that needs a person at once. 0 retries for ever.
 	GiveUp time.Duration

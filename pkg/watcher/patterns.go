@@ -46,22 +46,13 @@ func PatternWarnings(option string, lines []string, root string) (warnings []str
 	patterns, positive := 0, 0
 	for _, line := range lines {
 		p, ok := parsePattern(line)
-		text := ""
-		switch {
-		case !ok:
-			text = noPattern(line)
-		case p.negated && positive == 0:
-			text = "takes back what no pattern before it has matched"
-		default:
-			text = p.never(root)
-		}
-		if text != "" {
+		if text := p.doubt(line, ok, positive, root); text != "" {
 			warnings = append(warnings, fmt.Sprintf("%q %s", line, text))
 		}
-		if ok {
-			patterns++
+		if !ok {
+			continue
 		}
-		if ok && !p.negated {
+		if patterns++; !p.negated {
 			positive++
 		}
 	}
@@ -73,6 +64,18 @@ func PatternWarnings(option string, lines []string, root string) (warnings []str
 		warnings = append(warnings, "there is no pattern in it: everything is archived")
 	}
 	return warnings
+}
+
+// doubt says what is not as one might think of p, which was read from line behind
+// some positive patterns, where it is one.
+func (p *pattern) doubt(line string, is bool, positive int, root string) string {
+	switch {
+	case !is:
+		return noPattern(line)
+	case p.negated && positive == 0:
+		return "takes back what no pattern before it has matched"
+	}
+	return p.never(root)
 }
 
 // noPattern says why a line is none.

@@ -181,6 +181,7 @@ type Watcher struct {
 	suspected    chan struct{}
 	renewal      chan struct{} // the watches are to be made anew
 	available    atomic.Bool
+	hung         atomic.Bool
 	replaced     atomic.Bool
 	confirmed    atomic.Bool // a person accepts what the source is now
 	starved      atomic.Bool // the sink was full when the settler had something for it
@@ -282,8 +283,8 @@ func (w *Watcher) Rescan(trigger string) { w.requests.scan(trigger) }
 // is watched as soon as it is there.
 func (w *Watcher) Watching() <-chan struct{} { return w.watching }
 
-// Available reports whether the source is there and in use.
-func (w *Watcher) Available() bool { return w.available.Load() }
+// Available reports whether the source is there, in use, and answers.
+func (w *Watcher) Available() bool { return w.available.Load() && !w.hung.Load() }
 
 // Replaced reports whether another directory is in the place of the source, so
 // that nothing counts as deleted until ConfirmDeletes is called.

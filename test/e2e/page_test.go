@@ -64,7 +64,7 @@ func (s *staged) serve(t *testing.T, address string) (origin string, stop func()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ok := func(context.Context) error { return nil }
+	ok := func() error { return nil }
 	var srv *admin.Server
 	eventually(t, "the listener", func() bool {
 		srv, err = admin.Listen(t.Context(), admin.Options{

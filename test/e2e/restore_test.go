@@ -247,6 +247,11 @@ func TestRestoreByAUserWithoutRights(t *testing.T) {
 	if dir.Mode&0o777 != 0o700 {
 		t.Errorf("the new directory has mode %o, want 700", dir.Mode&0o777)
 	}
+	// The state and the copies are root's: nothing vouches for the trail.
+	code, out, errs := commandAs(t, s.uid, s.env, "restore", "-c", s.file, "--to", to, "--dry-run", "--temp-dir", to)
+	if code != 0 || !strings.Contains(errs, "unanchored") {
+		t.Errorf("restore -c = %d\n%s%s", code, out, errs)
+	}
 }
 
 // nextSecond waits until the server's clock, which counts seconds, has moved on,

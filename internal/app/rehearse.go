@@ -1,0 +1,117 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/s3store"
+)
+
+// rehearsalTime bounds how long a new configuration is tried.
+const rehearsalTime = 30 * time.Second
+
+// rehearse tries what next needs that g does not have, while g goes on: the
+// places of the sources, the signing key, and the canary of each destination
+// that is new. What it learns the next generation need not ask again.
+func (g *generation) rehearse(ctx context.Context, next *config.Config) (plan, error) {
+	if _, err := fit(next, zap.NewNop()); err != nil {
+		return plan{}, err
+	}
+	at, err := g.d.places.placed(next)
+	if err != nil {
+		return plan{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, rehearsalTime)
+	defer cancel()
+	env := environment{
+		cfg: next, db: g.db, log: g.log, build: g.build, metrics: &metrics{s3store: s3store.NewMetrics(prometheus.NewPedanticRegistry())},
+	}
+	var group errgroup.Group
+	for i := range next.Sources {
+		group.Go(func() error {
+			if err := env.tryDestination(ctx, i, g.cfg); err != nil {
+				return fmt.Errorf("source %s: %w", next.Sources[i].Name, err)
+			}
+			return nil
+		})
+	}
+	return plan{next, at}, group.Wait()
+}
+
+// tryDestination proves that source i can be archived where it should be, unless
+// before has the same destination.
+func (e *environment) tryDestination(ctx context.Context, i int, before *config.Config) error {
+	c := e.cfg.Sources[i]
+	if _, _, err := e.signers(ctx, c); err != nil {
+		return fmt.Errorf("manifest.sign: %w", err)
+	}
+	for _, b := range before.Sources {
+		if b.Name == c.Name && reflect.DeepEqual(destinationOf(before, b), destinationOf(e.cfg, c)) {
+			return nil
+		}
+	}
+	store, err := s3store.Open(ctx, e.storeOptions(c, zap.NewNop()))
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	if err := store.Probe(ctx); err != nil {
+		return err
+	}
+	s := source{cfg: c, store: store, db: e.db, log: e.log.With(zap.String("source", c.Name))}
+	s.rememberCapabilities() //nolint:contextcheck // What was learned is kept.
+	return nil
+}
+
+// destination is what decides where requests go, and what they ask for.
+type destination struct {
+	s3     config.S3
+	lock   config.ObjectLock
+	source config.Source
+}
+
+// destinationOf leaves out of s what only decides which files are archived, and
+// when.
+func destinationOf(c *config.Config, s config.Source) destination {
+	s.Path, s.Include, s.Exclude, s.IgnoreFiles, s.Symlinks, s.Hardlinks = "", nil, nil, false, "", ""
+	s.Deletes, s.MaxDeletes, s.CrossMounts, s.Settle, s.MaxDelay = "", 0, false, 0, 0
+	return destination{c.S3, c.Manifest.ObjectLock, s}
+}
+
+// reloads remembers how the last hang-up ended.
+type reloads struct {
+	mu   sync.Mutex
+	last *admin.Reload
+}
+
+func (r *reloads) note(at time.Time, err error) {
+	l := &admin.Reload{At: at.UTC(), Successful: err == nil}
+	if err != nil {
+		l.Error = admin.Plain(err.Error(), errorText)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = l
+}
+
+// get returns nil where there was no hang-up yet.
+func (r *reloads) get() *admin.Reload {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
+}
+
+// reloaded notes how a hang-up ended: err is why the old configuration stays.
+func (d *daemon) reloaded(err error) {
+	d.metrics.reloaded(err == nil, time.Now())
+	d.reloads.note(time.Now(), err)
+}

@@ -1,0 +1,123 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// plan is a configuration with what stands at its paths.
+type plan struct {
+	cfg *config.Config
+	at  found
+}
+
+// succession runs one generation after another. Only the first must be able to
+// work: where a later one does not, the configuration before it goes on, and that
+// is tried for as long as it takes.
+type succession struct {
+	d       *daemon
+	next    plan
+	last    *plan // what worked before; nil: nothing has yet
+	trigger state.Trigger
+	wait    time.Duration // before the next try
+}
+
+// pipeline runs the generations until ctx ends.
+func (d *daemon) pipeline(ctx context.Context) error {
+	s := succession{d: d, next: plan{cfg: d.cfg, at: d.places.all(d.cfg)}, trigger: state.TriggerStartup, wait: time.Second}
+	for ctx.Err() == nil {
+		d.settling.Store(true)
+		g, err := s.begin(ctx)
+		if err != nil {
+			err = s.goBack(ctx, err)
+		} else {
+			err = s.live(ctx, g)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// goBack takes in that the next generation cannot begin. It returns an error
+// where that ends the daemon.
+func (s *succession) goBack(ctx context.Context, err error) error {
+	switch {
+	case s.last == nil || ctx.Err() != nil:
+		return stopping(ctx, err)
+	case s.next.cfg != s.last.cfg:
+		s.d.log.Error("the new configuration cannot be put to work, the old one goes on", zap.Error(err))
+		s.d.reloaded(err)
+		s.next = *s.last
+	default:
+		s.d.log.Error("the pipeline does not begin, it is tried again", zap.Duration("retry_in", s.wait), zap.Error(err))
+		wait(ctx, s.wait)
+		s.wait = min(2*s.wait, time.Minute)
+	}
+	return nil
+}
+
+// live runs g to its end. It returns an error where that ends the daemon.
+func (s *succession) live(ctx context.Context, g *generation) error {
+	s.wait = time.Second
+	fresh := s.last != nil && s.next.cfg != s.last.cfg
+	if fresh {
+		s.d.reloaded(nil)
+	}
+	before, this := s.last, s.next
+	s.last = &this
+	after, err := g.run(ctx)
+	g.close()
+	switch {
+	case after != nil:
+		if err != nil {
+			s.d.log.Error("the pipeline did not end well, the next one begins all the same", zap.Error(err))
+		}
+		s.next, s.trigger = *after, state.TriggerHangup
+	case err != nil && ctx.Err() == nil && fresh:
+		s.d.log.Error("the new configuration does not work, the old one goes on", zap.Error(err))
+		s.d.reloaded(err)
+		s.next, s.last = *before, before
+	default:
+		return err
+	}
+	return nil
+}
+
+// begin makes the next generation and begins its chains. Status shows it from
+// then on.
+func (s *succession) begin(ctx context.Context) (*generation, error) {
+	d := s.d
+	g, err := newGeneration(ctx, d, s.next, s.trigger)
+	if err != nil {
+		return nil, err
+	}
+	if s.last != nil {
+		g.changed = config.Diff(s.last.cfg, g.cfg)
+	}
+	if err := g.beginChains(ctx); err != nil {
+		g.close()
+		return nil, err
+	}
+	if err := d.level.UnmarshalText([]byte(g.cfg.Log.Level)); err != nil {
+		d.log.Warn("the log level stays", zap.Error(err))
+	}
+	d.current.Store(g)
+	d.metrics.only(g.cfg)
+	return g, nil
+}
+
+// stopping is err, nil where it only says that ctx ended.
+func stopping(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
+}
