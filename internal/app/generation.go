@@ -138,7 +138,7 @@ func (e *environment) watchOptions(s *source) watcher.Options {
 		Include: s.cfg.Include, Exclude: s.cfg.Exclude, IgnoreFiles: s.cfg.IgnoreFiles,
 		Hardlinks: safefs.LinkPolicy(s.cfg.Hardlinks), Reserved: state.ReservedDir,
 		Mirror: s.cfg.Deletes == uploader.DeletesMirror, MaxDeletes: s.cfg.MaxDeletes,
-		OnScan: s.onScan, OnAvailable: s.onAvailable, OnMounts: s.rememberMounts, Mounts: s.knownMounts(),
+		OnScan: s.onScan, OnAvailable: s.onAvailable, OnMemory: s.remember, Memory: s.recall(),
 		Log: e.log, Metrics: e.metrics.watcher,
 	}
 }

@@ -39,10 +39,10 @@ func (e Entry) IsSymlink() bool { return e.Type == unix.S_IFLNK }
 // Dir is an open directory of a source. It is not safe for concurrent use and
 // must be closed.
 type Dir struct {
-	root  *Root
-	rel   string
-	fd    int
-	mount uint64
+	root   *Root
+	rel    string
+	fd     int
+	ground ground
 }
 
 // OpenDir opens the directory at rel, "" being the root.
@@ -55,7 +55,7 @@ func (r *Root) OpenDir(rel string) (*Dir, error) {
 	if name == "" {
 		name = "."
 	}
-	d := &Dir{root: r, rel: rel, fd: c.fd, mount: c.mount}
+	d := &Dir{root: r, rel: rel, fd: c.fd, ground: c.ground}
 	opened, err := d.open(name, rel)
 	if err != nil {
 		return nil, pathError("opendir", rel, err)
@@ -82,19 +82,17 @@ func (d *Dir) OpenDir(name string) (*Dir, error) {
 func (d *Dir) open(name, rel string) (*Dir, error) {
 	fd, err := openat(d.fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
+		return nil, absent(d.fd, err)
+	}
+	in, err := d.root.admit(fd, d.ground)
+	if err == nil && in.encrypted {
+		err = unlocked(fd)
+	}
+	if err != nil {
+		closeFD(fd)
 		return nil, err
 	}
-	if !d.root.o.CrossMounts {
-		m, err := mount(fd)
-		if err == nil && m != d.mount {
-			err = ErrOtherMount
-		}
-		if err != nil {
-			closeFD(fd)
-			return nil, err
-		}
-	}
-	return &Dir{root: d.root, rel: rel, fd: fd, mount: d.mount}, nil
+	return &Dir{root: d.root, rel: rel, fd: fd, ground: d.ground}, nil
 }
 
 // Close gives the descriptor back.

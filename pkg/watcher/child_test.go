@@ -18,6 +18,7 @@ const (
 	swappedChild    = "swapped-child"    // the same
 	lateMountChild  = "late-mount-child" // the same
 	boundChild      = "bound-child"      // the same
+	restartsChild   = "restarts-child"   // the same
 
 	mirroredUnreadableChild = "mirrored-unreadable-child" // these two of a mirrored source
 	mirroredMountsChild     = "mirrored-mounts-child"
@@ -53,6 +54,14 @@ func succeeds(t *testing.T, c *exec.Cmd) {
 // runChild is the main function of such a process.
 func runChild(mode, dir string) {
 	tb := &childTB{}
+	if mode == restartsChild {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			tb.Fatal(err)
+		}
+		mountsOverRestarts(tb, dir)
+		fmt.Println("ok")
+		return
+	}
 	var change func(*Options)
 	if mode == mirroredUnreadableChild || mode == mirroredMountsChild {
 		change = mirror(100)

@@ -147,6 +147,7 @@ func (p *flushPolicy) differs(ctx context.Context, s *scan, path string, st safe
 	default:
 		s.res.New++
 	}
+	p.w.mounts.offered(path)
 	return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: time.Now(), Kind: Look, Size: st.Size})
 }
 

@@ -27,6 +27,10 @@ func (w *Watcher) live(ctx context.Context, id safefs.Identity) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w.mounts.check(id.RealPath) // Against those of the time before it was away: they may come back later.
+	select {
+	case <-w.renewal: // All watches are new anyway.
+	default:
+	}
 	w.dirty.reset()
 	w.links.reset()
 	w.told.reset()
@@ -160,11 +164,12 @@ func (w *Watcher) scanPolicy(trigger string) *offerer {
 // whole scans the whole source with the policy as, which is p or stands before
 // it; the identity must hold before and after.
 func (w *Watcher) whole(ctx context.Context, id safefs.Identity, trigger string, p *offerer, as policy) ScanResult {
-	w.checkMounts(id)
+	w.mounts.check(id.RealPath)
 	s := w.newScan("", scanTrigger(trigger), as)
 	if w.o.Mirror {
 		p.doomed, p.consented = w.newDoomed(), w.consent.take()
 	}
+	w.mounts.begin()
 	err := w.verify(id)
 	if err == nil {
 		err = s.run(ctx)
@@ -180,6 +185,10 @@ func (w *Watcher) whole(ctx context.Context, id safefs.Identity, trigger string,
 	}
 	if s.res.Start.IsZero() {
 		s.res.Start, s.res.End = time.Now(), time.Now()
+	}
+	w.mounts.check(id.RealPath)
+	if err == nil && !w.replaced.Load() {
+		w.mounts.settle()
 	}
 	s.res.Err, s.res.Complete = err, err == nil
 	s.res.Replaced = w.replaced.Load()

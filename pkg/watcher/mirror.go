@@ -82,7 +82,7 @@ func (p *offerer) doom(c Change) {
 // scan; mounts inside the source are compared here, because one that went
 // during the scan took its files out of sight.
 func (w *Watcher) decide(ctx context.Context, id safefs.Identity, p *offerer, res *ScanResult) error {
-	w.checkMounts(id)
+	w.mounts.check(id.RealPath)
 	d := p.doomed
 	kept := d.changes[:0]
 	for _, c := range d.changes {

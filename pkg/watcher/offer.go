@@ -72,6 +72,7 @@ func (p *offerer) find(path string) (finding, error) {
 
 func (p *offerer) differs(ctx context.Context, s *scan, path string, st safefs.Stat, known *Known) error {
 	now := time.Now()
+	p.w.mounts.offered(path)
 	if !p.settles {
 		s.count(known)
 		return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: now, Kind: Look, Size: st.Size})
@@ -233,8 +234,12 @@ func (w *Watcher) left(path string) bool {
 	return w.o.Reserved != "" && (path == w.o.Reserved || below(path, w.o.Reserved)) || w.ign.excluded(path, false)
 }
 
-// withheld reports whether a missing file must not count as deleted.
-func (w *Watcher) withheld(path string) bool { return w.replaced.Load() || w.mounts.lost(path) }
+// withheld reports whether a file that was not found must not count as deleted:
+// it may be out of sight.
+func (w *Watcher) withheld(path string) bool {
+	w.mounts.refresh()
+	return w.replaced.Load() || w.mounts.lost(path)
+}
 
 // goneLongAgo reports whether path went so long ago that an event of it would
 // have been seen: the directory that held it has not changed since.

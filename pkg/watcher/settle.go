@@ -230,6 +230,7 @@ func (g *settling) file(ctx context.Context, it *item, st safefs.Stat, now time.
 		}
 		return next, nil
 	}
+	w.mounts.offered(it.path())
 	if err := g.offer(ctx, Change{Path: it.path(), Trigger: it.trigger, Detected: it.first, Kind: Look}); err != nil {
 		return time.Time{}, err
 	}

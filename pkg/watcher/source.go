@@ -16,10 +16,8 @@ import (
 // to prove that it is the one they were made from.
 const proofEntries = 100_000
 
-// assessor remembers what a source was, to tell whether what is there now is
-// the same.
+// assessor remembers what the looks at a source that is not in use found.
 type assessor struct {
-	last     safefs.Identity // in use before, the zero value for none
 	proposed safefs.Identity // another one, seen once
 	reason   string          // why the source is away, "" while it is not
 }
@@ -56,7 +54,7 @@ func (w *Watcher) await(ctx context.Context, a *assessor) (id safefs.Identity, o
 
 // back notes that the source is in use from now on.
 func (w *Watcher) back(a *assessor, id safefs.Identity) {
-	a.last, a.proposed, a.reason = id, safefs.Identity{}, ""
+	a.proposed, a.reason = safefs.Identity{}, ""
 	w.root.Pin(id)
 	w.network.Store(isNetwork(id.FSType))
 	w.available.Store(true)
@@ -86,7 +84,7 @@ func (w *Watcher) assess(a *assessor) (id safefs.Identity, reason string) {
 	if err != nil {
 		return id, err.Error()
 	}
-	if refused(id.FSType) {
+	if safefs.Pseudo(id.FSType) {
 		return id, "the kernel's own file systems are not archived"
 	}
 	w.probe.Pin(id)
@@ -94,17 +92,14 @@ func (w *Watcher) assess(a *assessor) (id safefs.Identity, reason string) {
 	if err != nil {
 		return id, err.Error()
 	}
-	// That path, device and inode are what they were says nothing: a new file
-	// system on the same device numbers its inodes alike.
-	same, err := w.proves(a.last != (safefs.Identity{}))
+	same, err := w.isSame(id)
 	switch {
 	case err != nil:
 		return id, err.Error()
-	case same:
+	case same, w.confirmed.Load():
 		w.replaced.Store(false)
 		w.confirmed.Store(false) // Consent was to what stood there, not to whatever comes next.
-		return id, ""
-	case w.confirmed.Swap(false):
+		w.memory.accept(id)
 		return id, ""
 	case empty:
 		a.proposed = safefs.Identity{}
@@ -113,11 +108,26 @@ func (w *Watcher) assess(a *assessor) (id safefs.Identity, reason string) {
 		a.proposed = id
 		return id, "another directory is in the place of the source"
 	}
+	w.memory.suspectReplaced()
 	if !w.replaced.Swap(true) {
-		w.log.Warn("another directory is in the place of the source: it is archived, and nothing counts as deleted until that is confirmed",
+		w.log.Warn("another directory is in the place of the source: it is archived, and nothing counts as deleted until 's3syncd rescan --confirm-deletes'",
 			zap.String("path", id.RealPath))
 	}
 	return id, ""
+}
+
+// isSame reports whether id is the directory that the index was made from. That
+// path, device and inode are what they were says nothing: a new file system on
+// the same device numbers its inodes alike.
+func (w *Watcher) isSame(id safefs.Identity) (bool, error) {
+	m := w.memory.get()
+	switch verdict := m.verdict(id); {
+	case verdict == safefs.Same:
+		return true, nil
+	case verdict == safefs.Other, m.Replaced: // What was archived meanwhile is from another directory.
+		return w.archivesNothing()
+	}
+	return w.proves(m.Place != (safefs.Place{}))
 }
 
 func (w *Watcher) emptyRoot() (bool, error) {
@@ -130,9 +140,23 @@ func (w *Watcher) emptyRoot() (bool, error) {
 	return len(entries) == 0, err
 }
 
-// proves reports whether the tree is the one that the index was made from: the
-// index is empty, or one of its files is there. Strictly means that a file of
-// the same name and inode does not suffice, because a new file system numbers
+// archivesNothing reports whether the index has no file that is archived.
+func (w *Watcher) archivesNothing() (bool, error) {
+	for cur := newCursor(w.index, ""); ; cur.next() {
+		k, err := cur.peek()
+		if err != nil {
+			return false, fmt.Errorf("read the index: %w", err)
+		}
+		if k == nil || k.Stored {
+			return k == nil, nil
+		}
+	}
+}
+
+// proves reports whether the tree is the one that the index was made from, where
+// nothing that identifies its directory can be read or nothing is remembered:
+// nothing is archived, or one of the files is there. Strictly means that a file
+// of the same name and inode does not suffice, because a new file system numbers
 // its inodes alike: its ctime has to be the same too.
 func (w *Watcher) proves(strictly bool) (bool, error) {
 	cur := newCursor(w.index, "")
@@ -174,17 +198,14 @@ func (w *Watcher) guard(ctx context.Context, id safefs.Identity) error {
 		if err := w.verify(id); err != nil {
 			return err
 		}
-		w.checkMounts(id)
+		w.mounts.check(id.RealPath)
 	}
 }
 
-// checkMounts compares the mounts inside the source with those seen before, and
-// has the source watched and scanned anew when they changed.
-func (w *Watcher) checkMounts(id safefs.Identity) {
-	if w.mounts.check(id.RealPath) {
-		w.log.Info("mounts inside the source changed, it is watched and scanned anew")
-		w.renew()
-	}
+// mountsChanged has the source watched and scanned anew.
+func (w *Watcher) mountsChanged() {
+	w.log.Info("mounts inside the source changed, it is watched and scanned anew")
+	w.renew()
 }
 
 // verify compares the source with id.
@@ -217,16 +238,6 @@ func isNetwork(fsType int64) bool {
 		0x01161970, // GFS2
 		0x47504653, // GPFS
 		0x786f4256: // VirtualBox shared folders
-		return true
-	}
-	return false
-}
-
-// refused reports whether a file system of this type holds no files.
-func refused(fsType int64) bool {
-	switch uint32(fsType) {
-	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC,
-		unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.DEVPTS_SUPER_MAGIC, unix.SECURITYFS_MAGIC, unix.BPF_FS_MAGIC:
 		return true
 	}
 	return false

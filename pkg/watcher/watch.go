@@ -111,12 +111,11 @@ type Options struct {
 	Mirror     bool
 	MaxDeletes int
 
-	// Mounts are the mount points inside the source that OnMounts was last told
-	// of, in whatever run: one that is missing takes its files out of sight.
-	Mounts []string
+	// Memory is what OnMemory was last told, in whatever run.
+	Memory Memory
 
 	// All callbacks are optional and must not block for long.
-	OnMounts    func([]string)                                // mount points inside the source, when they change
+	OnMemory    func(Memory)                                  // when what is to be remembered of the source changes
 	OnScan      func(ScanResult)                              // after each scan of the whole source
 	OnSame      func(k Known, st safefs.Stat, trigger string) // for each unchanged file of such a scan
 	OnAvailable func(ok bool, reason string)                  // when the source goes or comes back
@@ -186,6 +185,7 @@ type Watcher struct {
 	confirmed    atomic.Bool // a person accepts what the source is now
 	starved      atomic.Bool // the sink was full when the settler had something for it
 	network      atomic.Bool // the source is on a file system of another host
+	memory       memory
 	mounts       mountGuard
 	away         atomic.Pointer[string] // why the source is not in use; nil: it is, or nobody has looked
 	flushes      flushes
@@ -233,8 +233,9 @@ func New(sink Sink, index Index, o Options) (*Watcher, error) {
 		suspected:   make(chan struct{}, 1),
 		newNotifier: newInotify,
 	}
-	w.mounts.keep = o.OnMounts
-	w.mounts.recall(o.Mounts)
+	w.memory.now, w.memory.keep = o.Memory, o.OnMemory
+	w.mounts.place, w.mounts.changed, w.mounts.keep = w.root.Place, w.mountsChanged, w.memory.setMounts
+	w.mounts.recall(o.Memory)
 	return w, nil
 }
 
@@ -297,10 +298,11 @@ func (w *Watcher) Directories() (watched, polled int64) {
 }
 
 // Intact reports whether id is the directory in use, and the one that the index
-// was made from: only there does a missing file mean a deleted one.
-func (w *Watcher) Intact(id safefs.Identity) bool {
+// was made from, and whether what was mounted above path still is: only there
+// does a file that is not at path mean a deleted one.
+func (w *Watcher) Intact(id safefs.Identity, path string) bool {
 	pin, ok := w.root.Pinned()
-	return ok && !w.replaced.Load() && id.SameDirectory(pin) && id.MountID == pin.MountID
+	return ok && id.SameDirectory(pin) && id.MountID == pin.MountID && !w.withheld(path)
 }
 
 // Dirty returns how many paths and directories wait to settle.
@@ -327,6 +329,9 @@ func (w *Watcher) ConfirmDeletes() {
 	w.consent.give()
 	w.confirmed.Store(!w.available.Load())
 	w.replaced.Store(false)
+	if id, ok := w.root.Pinned(); ok && w.available.Load() {
+		w.memory.accept(id)
+	}
 	w.mounts.confirm()
 	w.requests.scan(TriggerRescan)
 	w.suspect()
