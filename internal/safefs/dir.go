@@ -3,6 +3,8 @@ package safefs
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -25,6 +27,8 @@ type Entry struct {
 	// Linked: the name is a symbolic link that is followed, and Type is that of
 	// its target. A link that is dangling or not followed has Type S_IFLNK.
 	Linked bool
+	// Err says why the type is not known: what stands there is unreadable.
+	Err error
 }
 
 // IsDir reports whether e is a directory.
@@ -139,6 +143,19 @@ func (d *Dir) StatEntry(e Entry) (Stat, error) {
 	return d.Stat(e.Name)
 }
 
+// Admits returns why name is not part of the source, nil when it is.
+func (d *Dir) Admits(name string) error {
+	fd, err := openat(d.fd, name, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return pathError("open", d.join(name), err)
+	}
+	defer closeFD(fd)
+	if _, err := d.root.admit(fd, d.ground); err != nil {
+		return pathError("open", d.join(name), err)
+	}
+	return nil
+}
+
 // Entries lists the directory from its start, without "." and "..", in the
 // order in which the paths below it sort: a directory sorts as its name with a
 // slash behind it. The memory of buf is used again where it suffices.
@@ -203,16 +220,33 @@ func parse(buf []byte, entries []Entry) []Entry {
 // in a listing, and resolves links where they are followed.
 func (d *Dir) settleType(e *Entry) {
 	if e.Type == 0 {
-		if st, err := fstatat(d.fd, e.Name); err == nil {
-			e.Type = st.Mode & unix.S_IFMT
+		st, err := fstatat(d.fd, e.Name)
+		if err != nil {
+			e.Err = pathError("lstat", d.join(e.Name), err)
+			return
 		}
+		e.Type = st.Mode & unix.S_IFMT
 	}
 	if e.Type != unix.S_IFLNK || !d.root.o.Follow {
 		return
 	}
-	if st, err := d.root.Stat(d.join(e.Name)); err == nil && !st.IsSymlink() {
+	switch st, err := d.root.Stat(d.join(e.Name)); {
+	case err == nil && !st.IsSymlink():
 		e.Type, e.Linked = st.Mode&unix.S_IFMT, true
+	case err != nil && !leadsNowhere(err):
+		e.Err = err
 	}
+}
+
+// leadsNowhere reports whether a symbolic link is not followed for a reason that
+// lies in the link: it is dangling, leads out of the source or in a circle.
+func leadsNowhere(err error) bool {
+	for _, reason := range []error{fs.ErrNotExist, ErrEscapes, ErrSymlink, ErrOtherMount, ErrPseudo, unix.ENOTDIR, unix.ENAMETOOLONG} {
+		if errors.Is(err, reason) {
+			return true
+		}
+	}
+	return false
 }
 
 // compareEntries orders entries as git orders a tree.

@@ -19,6 +19,7 @@ const (
 	lateMountChild  = "late-mount-child" // the same
 	boundChild      = "bound-child"      // the same
 	restartsChild   = "restarts-child"   // the same
+	kernelChild     = "kernel-child"     // the same
 
 	mirroredUnreadableChild = "mirrored-unreadable-child" // these two of a mirrored source
 	mirroredMountsChild     = "mirrored-mounts-child"
@@ -80,6 +81,8 @@ func runChild(mode, dir string) {
 		swappedSource(r)
 	case lateMountChild:
 		lateMount(r)
+	case kernelChild:
+		kernelSource(r)
 	case boundChild:
 		boundSource(r)
 	}

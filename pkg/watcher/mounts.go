@@ -210,6 +210,14 @@ func (g *mountGuard) offered(path string) {
 	}
 }
 
+// at reports whether path is a mount point.
+func (g *mountGuard) at(path string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, ok := g.now[path]
+	return ok
+}
+
 // begin begins a scan of the whole source, settle ends one that is complete:
 // where it missed no file, what is mounted now, or nothing, is what the files
 // are from.

@@ -174,7 +174,7 @@ func old(now time.Time, ns int64, d time.Duration) bool {
 }
 
 func (p *offerer) missing(ctx context.Context, s *scan, k Known) error {
-	if p.w.left(k.Path) {
+	if p.w.leaves(&k) {
 		return nil
 	}
 	f := finding{path: k.Path, known: &k}
@@ -185,6 +185,8 @@ func (p *offerer) missing(ctx context.Context, s *scan, k Known) error {
 	switch {
 	case errors.Is(err, safefs.ErrRootChanged):
 		return err
+	case err == nil && p.w.reserved(k.Path):
+		return nil
 	case err == nil && st.IsRegular() && !p.w.root.Misnamed(k.Path):
 		return p.differs(ctx, s, k.Path, st, &k) // It came while the scan went by.
 	case err == nil && !k.Stored && p.w.stillRefused(k.Path):
@@ -221,11 +223,16 @@ func (p *offerer) gone(ctx context.Context, s *scan, f finding) error {
 // stillRefused reports whether path is a directory that cannot be read.
 func (w *Watcher) stillRefused(path string) bool {
 	d, err := w.root.OpenDir(path)
-	if err != nil {
-		return errors.Is(err, fs.ErrPermission)
+	if err == nil {
+		d.Close()
+		return false
 	}
-	d.Close()
-	return false
+	for _, left := range []error{fs.ErrNotExist, safefs.ErrOtherMount, safefs.ErrPseudo} {
+		if errors.Is(err, left) {
+			return false
+		}
+	}
+	return true
 }
 
 // left reports whether the policies leave path out: what the index has of it
@@ -233,6 +240,10 @@ func (w *Watcher) stillRefused(path string) bool {
 func (w *Watcher) left(path string) bool {
 	return w.o.Reserved != "" && (path == w.o.Reserved || below(path, w.o.Reserved)) || w.ign.excluded(path, false)
 }
+
+// leaves is left for what the index has: that the reserved name was refused is
+// forgotten once nothing has it.
+func (w *Watcher) leaves(k *Known) bool { return w.left(k.Path) && (k.Stored || !w.reserved(k.Path)) }
 
 // withheld reports whether a file that was not found must not count as deleted:
 // it may be out of sight.

@@ -99,11 +99,19 @@ func (s *scan) unopened(ctx context.Context, dir string, err error) error {
 	case errors.Is(err, safefs.ErrOtherMount):
 		s.res.Excluded++
 		return s.keepDir(ctx, dir)
+	case errors.Is(err, safefs.ErrPseudo):
+		s.res.Pseudo++
+		return s.keepDir(ctx, dir)
 	}
 	if dir == "" {
 		return err
 	}
 	s.res.Unreadable++
+	return s.refuseDir(ctx, dir, err)
+}
+
+// refuseDir reports that dir, with everything below it, cannot be archived.
+func (s *scan) refuseDir(ctx context.Context, dir string, err error) error {
 	if err := s.keepDir(ctx, dir); err != nil {
 		return err
 	}
@@ -190,10 +198,7 @@ func (s *scan) directory(ctx context.Context, d *safefs.Dir, e *safefs.Entry, de
 	switch {
 	case s.w.reserved(path):
 		s.res.Reserved++
-		if err := s.keepDir(ctx, path); err != nil {
-			return err
-		}
-		return s.policy.refuse(ctx, s, path, ErrReserved)
+		return s.refuseDir(ctx, path, ErrReserved)
 	case s.w.ign.excludedHere(path, true):
 		s.res.Excluded++
 		return s.keepDir(ctx, path)
@@ -235,11 +240,15 @@ func (s *scan) entry(ctx context.Context, d *safefs.Dir, e *safefs.Entry) error 
 	if err := s.drain(ctx, path); err != nil {
 		return err
 	}
-	if s.w.ign.excludedHere(path, false) {
+	switch {
+	case s.w.reserved(path):
+		s.res.Reserved++
+		return s.refuse(ctx, path, ErrReserved)
+	case s.w.ign.excludedHere(path, false):
 		s.res.Excluded++
 		return s.keep(path)
-	}
-	switch {
+	case e.Err != nil:
+		return s.unknown(ctx, path, e.Err)
 	case e.IsSymlink():
 		s.res.Symlinks++
 		return nil // What the index has of it is missing.
@@ -249,23 +258,60 @@ func (s *scan) entry(ctx context.Context, d *safefs.Dir, e *safefs.Entry) error 
 	}
 	st, err := d.StatEntry(*e)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case errors.Is(err, safefs.ErrRootChanged):
-		return err
 	case err != nil:
-		s.res.Unreadable++
-		if err := s.keep(path); err != nil {
-			return err
-		}
-		return s.policy.refuse(ctx, s, path, err)
+		return s.unknown(ctx, path, err)
 	case !st.IsRegular():
 		return nil // Changed since it was listed: an event tells.
+	}
+	if left, err := s.mountedAlone(d, e, st); left || err != nil {
+		return err
 	}
 	if st.Nlink > 1 {
 		return s.linked(ctx, path, st)
 	}
 	return s.file(ctx, path, st)
+}
+
+// mountedAlone leaves out a file that is a mount of its own and not part of the
+// source.
+func (s *scan) mountedAlone(d *safefs.Dir, e *safefs.Entry, st safefs.Stat) (left bool, err error) {
+	path := join(d.Path(), e.Name)
+	if e.Linked || st.Dev == s.above[len(s.above)-1].Dev && !s.w.mounts.at(path) {
+		return false, nil
+	}
+	switch err := d.Admits(e.Name); {
+	case errors.Is(err, safefs.ErrOtherMount):
+		s.res.Excluded++
+	case errors.Is(err, safefs.ErrPseudo):
+		s.res.Pseudo++
+	default:
+		return false, nil // Whoever opens it says what is wrong with it.
+	}
+	return true, s.keep(path)
+}
+
+// refuse reports that the file at path cannot be archived.
+func (s *scan) refuse(ctx context.Context, path string, err error) error {
+	if err := s.keep(path); err != nil {
+		return err
+	}
+	return s.policy.refuse(ctx, s, path, err)
+}
+
+// unknown handles a name of which nothing is known because of err, not even
+// whether it is a directory: that is what cannot be archived.
+func (s *scan) unknown(ctx context.Context, path string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // Gone since it was listed.
+	case errors.Is(err, safefs.ErrRootChanged):
+		return err
+	case s.w.ign.excludedHere(path, true):
+		s.res.Excluded++
+		return s.keep(path)
+	}
+	s.res.Unreadable++
+	return s.refuse(ctx, path, err)
 }
 
 // file compares a regular file with the index.
@@ -353,5 +399,6 @@ func (s *scan) linked(ctx context.Context, path string, st safefs.Stat) error {
 	return s.policy.refuse(ctx, s, path, refused)
 }
 
-// reserved reports whether path is the directory of the audit trail.
+// reserved reports whether path has the name of the audit trail's directory. A
+// file of that name hides the trail on servers that keep objects as files.
 func (w *Watcher) reserved(path string) bool { return w.o.Reserved != "" && path == w.o.Reserved }

@@ -94,7 +94,7 @@ func (g *settling) takeIn() {
 
 // ignores reports whether nothing that happens at path matters.
 func (w *Watcher) ignores(path string) bool {
-	if w.o.Reserved != "" && (path == w.o.Reserved || below(path, w.o.Reserved)) {
+	if w.o.Reserved != "" && below(path, w.o.Reserved) {
 		return true
 	}
 	return w.ign.excluded(path, false) && w.ign.excluded(path, true)
@@ -205,6 +205,9 @@ func (g *settling) path(ctx context.Context, it *item, now time.Time) (time.Time
 	case exhausted(err):
 		return time.Time{}, err
 	}
+	if err == nil && w.reserved(path) {
+		return time.Time{}, g.offer(ctx, Change{Path: path, Trigger: it.trigger, Detected: it.first, Kind: Refused, Err: ErrReserved})
+	}
 	if err == nil && !st.IsRegular() {
 		if st.IsDir() {
 			w.recheck(path)
@@ -300,7 +303,7 @@ func (g *settling) offerGone(ctx context.Context, it *item, k *Known) error {
 	w := g.w
 	w.goneName(k.Path, it.handed, it.trigger)
 	switch {
-	case w.left(k.Path) || w.withheld(k.Path):
+	case w.leaves(k) || w.withheld(k.Path):
 		return nil
 	case w.o.Mirror && k.Stored:
 		w.told.add(k.Path, true)

@@ -45,7 +45,7 @@ const (
 	TriggerPoll    = "poll"
 )
 
-// ErrReserved is the Err of the Refused change for the reserved directory.
+// ErrReserved is the Err of the Refused change for the reserved name.
 var ErrReserved = errors.New("the name is reserved for the audit trail")
 
 // Change is one path to look at. A Refused one may be a directory, with
@@ -104,7 +104,7 @@ type Options struct {
 	Exclude        []string      // gitignore patterns; they win over everything else
 	IgnoreFiles    bool          // .s3syncignore files are honored
 	Hardlinks      safefs.LinkPolicy
-	Reserved       string // a directory of this name at the top is refused; "": none
+	Reserved       string // this name at the top is refused, whatever has it; "": none
 	// Mirror: the sink deletes what is Gone. Stored files are then offered as gone
 	// by complete scans of the whole source alone, and by none that finds more
 	// than MaxDeletes of them gone, until ConfirmDeletes is called.
@@ -149,6 +149,7 @@ type ScanResult struct {
 	Special                 int64 // devices, FIFOs, sockets
 	Symlinks, Hardlinks     int64 // skipped by policy
 	Reserved                int64
+	Pseudo                  int64 // file systems of the kernel, which are not entered
 	ConfigFiles             []IgnoreFile
 	UnusedIncludes          []string // patterns of Include that no file has matched so far
 
