@@ -23,6 +23,9 @@ const (
 
 	mirroredUnreadableChild = "mirrored-unreadable-child" // these two of a mirrored source
 	mirroredMountsChild     = "mirrored-mounts-child"
+
+	goneMountChild         = "gone-mount-child"
+	mirroredGoneMountChild = "mirrored-gone-mount-child"
 )
 
 func child(t *testing.T, mode, dir string) *exec.Cmd {
@@ -55,14 +58,23 @@ func succeeds(t *testing.T, c *exec.Cmd) {
 // runChild is the main function of such a process.
 func runChild(mode, dir string) {
 	tb := &childTB{}
-	if mode == restartsChild {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			tb.Fatal(err)
-		}
+	switch mode { // These are several runs.
+	case restartsChild:
 		mountsOverRestarts(tb, dir)
-		fmt.Println("ok")
-		return
+	case goneMountChild:
+		mountGoneDuringScan(tb, dir, nil)
+	case mirroredGoneMountChild:
+		mountGoneDuringScan(tb, dir, mirror(100))
+	default:
+		runRig(tb, mode, dir)
 	}
+	for _, f := range tb.end {
+		f()
+	}
+	fmt.Println("ok")
+}
+
+func runRig(tb *childTB, mode, dir string) {
 	var change func(*Options)
 	if mode == mirroredUnreadableChild || mode == mirroredMountsChild {
 		change = mirror(100)
@@ -86,10 +98,6 @@ func runChild(mode, dir string) {
 	case boundChild:
 		boundSource(r)
 	}
-	for _, f := range tb.end {
-		f()
-	}
-	fmt.Println("ok")
 }
 
 // childTB is what the helpers need of a testing.TB, outside of a test.

@@ -178,7 +178,7 @@ func (w *Watcher) whole(ctx context.Context, id safefs.Identity, trigger string,
 		err = w.verify(id)
 	}
 	if err == nil && w.o.Mirror {
-		err = w.decide(ctx, id, p, &s.res)
+		err = w.decide(ctx, p, &s.res)
 	}
 	if err != nil && p.consented {
 		w.consent.give()
@@ -251,6 +251,7 @@ func (w *Watcher) ScanOnce(ctx context.Context, trigger string) (ScanResult, err
 	p := w.scanPolicy(trigger)
 	p.settles, p.busy, p.onSame = false, nil, w.o.OnSame
 	res := w.whole(ctx, id, trigger, p, p)
+	w.scanAgain(ctx, id, p, &res)
 	w.report(&res)
 	return res, res.Err
 }

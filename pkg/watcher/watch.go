@@ -140,6 +140,9 @@ type ScanResult struct {
 	// Held: so many files of a mirrored source are gone that none of them was
 	// offered, see Options.Mirror.
 	Held int64
+	// Waiting files of a mirrored source are most of those of a directory, and
+	// gone at once: they are offered when a second scan finds them gone.
+	Waiting int64
 
 	Files, Bytes            int64 // regular files that are archived
 	New, Changed, Unchanged int64
@@ -195,6 +198,7 @@ type Watcher struct {
 	// Of a mirrored source.
 	told    toldSet
 	consent consent
+	losses  losses // used by the scanner alone
 	held    atomic.Int64
 
 	newNotifier func() (notifier, error)
@@ -205,6 +209,7 @@ type timings struct {
 	identity   time.Duration // between looks at the source's identity
 	unhealthy  time.Duration // longest time between looks at a source that is away
 	generation time.Duration // shortest life of a watcher that overflowed again
+	second     time.Duration // between a scan and the second one that a mirror waits for, where somebody waits for both
 	removal    time.Duration // shortest time between a scan and one because of removals
 }
 
@@ -222,7 +227,7 @@ func New(sink Sink, index Index, o Options) (*Watcher, error) {
 		probe:       safefs.NewRoot(o.Root.Path(), o.Root.Options()),
 		log:         o.Log.Named("watcher").With(zap.String("source", o.Source)),
 		met:         o.Metrics.source(o.Source),
-		t:           timings{identity: 10 * time.Second, unhealthy: 10 * time.Second, generation: time.Minute, removal: 5 * time.Second},
+		t:           timings{identity: 10 * time.Second, unhealthy: 10 * time.Second, generation: time.Minute, removal: 5 * time.Second, second: 2 * time.Second},
 		dirty:       newDirtySet(newSettler(o.Settle, o.MaxDelay)),
 		requests:    newRequests(),
 		polls:       newPollSet(),
