@@ -1,23 +1,9 @@
 package safefs
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
-	"io/fs"
-	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
-)
-
-const direntBuffer = 64 << 10
-
-// Offsets in struct linux_dirent64, see getdents64(2).
-const (
-	direntReclen = 16
-	direntType   = 18
-	direntName   = 19
 )
 
 // Entry is one name in a directory.
@@ -156,114 +142,20 @@ func (d *Dir) Admits(name string) error {
 	return nil
 }
 
-// Entries lists the directory from its start, without "." and "..", in the
-// order in which the paths below it sort: a directory sorts as its name with a
-// slash behind it. The memory of buf is used again where it suffices.
-func (d *Dir) Entries(buf []Entry) ([]Entry, error) {
-	if _, err := unix.Seek(d.fd, 0, 0); err != nil {
-		return nil, pathError("readdir", d.rel, err)
-	}
-	entries, err := d.read(buf[:0])
+// Parent opens the directory above d, which must be parent and at rel still. It
+// costs the same at any depth.
+func (d *Dir) Parent(rel string, parent Stat) (*Dir, error) {
+	fd, err := openat(d.fd, "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
-		return nil, pathError("readdir", d.rel, err)
+		return nil, pathError("opendir", rel, err)
 	}
-	for i := range entries {
-		d.settleType(&entries[i])
+	up := &Dir{root: d.root, rel: rel, fd: fd, ground: d.ground}
+	if now, err := up.Self(); err != nil || now.Dev != parent.Dev || now.Ino != parent.Ino {
+		up.Close()
+		return nil, pathError("opendir", rel, errMoved)
 	}
-	slices.SortFunc(entries, compareEntries)
-	return entries, nil
+	return up, nil
 }
 
-func (d *Dir) read(entries []Entry) ([]Entry, error) {
-	p, ok := d.root.bufs.Get().(*[]byte)
-	if !ok {
-		return nil, unix.ENOMEM
-	}
-	defer d.root.bufs.Put(p)
-	for {
-		var n int
-		err := retry(func() (err error) {
-			n, err = unix.Getdents(d.fd, *p)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-		if n == 0 {
-			return entries, nil
-		}
-		entries = parse((*p)[:n], entries)
-	}
-}
-
-// parse appends the entries in buf. Their names share one allocation.
-func parse(buf []byte, entries []Entry) []Entry {
-	text := string(buf)
-	for len(buf) >= direntName {
-		reclen := int(binary.NativeEndian.Uint16(buf[direntReclen:]))
-		if reclen < direntName || reclen > len(buf) {
-			return entries
-		}
-		name := buf[direntName:reclen]
-		if i := bytes.IndexByte(name, 0); i >= 0 {
-			name = name[:i]
-		}
-		if s := string(name); s != "." && s != ".." {
-			entries = append(entries, Entry{Name: text[direntName : direntName+len(name)], Type: uint32(buf[direntType]) << 12})
-		}
-		buf, text = buf[reclen:], text[reclen:]
-	}
-	return entries
-}
-
-// settleType asks for the type of an entry whose file system does not tell it
-// in a listing, and resolves links where they are followed.
-func (d *Dir) settleType(e *Entry) {
-	if e.Type == 0 {
-		st, err := fstatat(d.fd, e.Name)
-		if err != nil {
-			e.Err = pathError("lstat", d.join(e.Name), err)
-			return
-		}
-		e.Type = st.Mode & unix.S_IFMT
-	}
-	if e.Type != unix.S_IFLNK || !d.root.o.Follow {
-		return
-	}
-	switch st, err := d.root.Stat(d.join(e.Name)); {
-	case err == nil && !st.IsSymlink():
-		e.Type, e.Linked = st.Mode&unix.S_IFMT, true
-	case err != nil && !leadsNowhere(err):
-		e.Err = err
-	}
-}
-
-// leadsNowhere reports whether a symbolic link is not followed for a reason that
-// lies in the link: it is dangling, leads out of the source or in a circle.
-func leadsNowhere(err error) bool {
-	for _, reason := range []error{fs.ErrNotExist, ErrEscapes, ErrSymlink, ErrOtherMount, ErrPseudo, unix.ENOTDIR, unix.ENAMETOOLONG} {
-		if errors.Is(err, reason) {
-			return true
-		}
-	}
-	return false
-}
-
-// compareEntries orders entries as git orders a tree.
-func compareEntries(a, b Entry) int {
-	n := min(len(a.Name), len(b.Name))
-	if c := strings.Compare(a.Name[:n], b.Name[:n]); c != 0 {
-		return c
-	}
-	return int(a.byteAt(n)) - int(b.byteAt(n))
-}
-
-func (e Entry) byteAt(i int) byte {
-	switch {
-	case i < len(e.Name):
-		return e.Name[i]
-	case e.IsDir():
-		return '/'
-	}
-	return 0
-}
+// errMoved: the directory above is not the one that was come from.
+var errMoved = errors.New("another directory is above it")

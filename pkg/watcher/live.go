@@ -170,6 +170,7 @@ func (w *Watcher) whole(ctx context.Context, id safefs.Identity, trigger string,
 		p.doomed, p.consented = w.newDoomed(), w.consent.take()
 	}
 	w.mounts.begin()
+	w.overLinked.begin()
 	err := w.verify(id)
 	if err == nil {
 		err = s.run(ctx)
@@ -190,6 +191,7 @@ func (w *Watcher) whole(ctx context.Context, id safefs.Identity, trigger string,
 	if err == nil && !w.replaced.Load() {
 		w.mounts.settle()
 	}
+	w.overLinked.end()
 	s.res.Err, s.res.Complete = err, err == nil
 	s.res.Replaced = w.replaced.Load()
 	return s.res

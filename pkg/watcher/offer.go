@@ -220,12 +220,13 @@ func (p *offerer) gone(ctx context.Context, s *scan, f finding) error {
 	return p.offerGone(ctx, &f)
 }
 
-// stillRefused reports whether path is a directory that cannot be read.
+// stillRefused reports whether path is a directory that cannot be read, or that
+// a limit keeps out.
 func (w *Watcher) stillRefused(path string) bool {
 	d, err := w.root.OpenDir(path)
 	if err == nil {
 		d.Close()
-		return false
+		return w.tooDeep(path) != nil || w.overLinked.has(path)
 	}
 	for _, left := range []error{fs.ErrNotExist, safefs.ErrOtherMount, safefs.ErrPseudo} {
 		if errors.Is(err, left) {

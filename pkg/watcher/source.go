@@ -136,8 +136,12 @@ func (w *Watcher) emptyRoot() (bool, error) {
 		return false, err
 	}
 	defer d.Close()
-	entries, err := d.Entries(nil)
-	return len(entries) == 0, err
+	empty := true
+	err = d.Visit(func(*safefs.Entry) bool {
+		empty = false
+		return false
+	})
+	return empty, err
 }
 
 // archivesNothing reports whether the index has no file that is archived.

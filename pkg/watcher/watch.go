@@ -105,6 +105,9 @@ type Options struct {
 	IgnoreFiles    bool          // .s3syncignore files are honored
 	Hardlinks      safefs.LinkPolicy
 	Reserved       string // this name at the top is refused, whatever has it; "": none
+	// TooDeep, optional, returns why no file below a directory can be archived, nil
+	// when one can. Such directories are refused, and not entered.
+	TooDeep func(dir string) error
 	// Mirror: the sink deletes what is Gone. Stored files are then offered as gone
 	// by complete scans of the whole source alone, and by none that finds more
 	// than MaxDeletes of them gone, until ConfirmDeletes is called.
@@ -152,6 +155,7 @@ type ScanResult struct {
 	Special                 int64 // devices, FIFOs, sockets
 	Symlinks, Hardlinks     int64 // skipped by policy
 	Reserved                int64
+	Limited                 int64 // directories that are too deep, or led to by too many links
 	Pseudo                  int64 // file systems of the kernel, which are not entered
 	ConfigFiles             []IgnoreFile
 	UnusedIncludes          []string // patterns of Include that no file has matched so far
@@ -190,6 +194,7 @@ type Watcher struct {
 	starved      atomic.Bool // the sink was full when the settler had something for it
 	network      atomic.Bool // the source is on a file system of another host
 	memory       memory
+	overLinked   refusedLinks
 	mounts       mountGuard
 	away         atomic.Pointer[string] // why the source is not in use; nil: it is, or nobody has looked
 	flushes      flushes
