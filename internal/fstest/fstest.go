@@ -35,7 +35,7 @@ func NewDisk(tb testing.TB, dir string, options ...string) *Disk {
 	if os.Getuid() != 0 {
 		tb.Skip("only root mounts a loop device")
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
 		tb.Fatal(err)
 	}
 	d := &Disk{tb: tb, image: filepath.Join(tb.TempDir(), "image"), mount: dir}
@@ -87,12 +87,12 @@ func (d *Disk) Unmount() {
 }
 
 func (d *Disk) tryMount() ([]byte, error) {
-	return exec.CommandContext(d.tb.Context(), "mount", "-o", "loop", d.image, d.mount).CombinedOutput()
+	return exec.CommandContext(d.tb.Context(), "mount", "-o", "loop", d.image, d.mount).CombinedOutput() //nolint:gosec // A test's own paths.
 }
 
 func (d *Disk) run(program string, args ...string) {
 	d.tb.Helper()
-	if out, err := exec.CommandContext(d.tb.Context(), program, args...).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(d.tb.Context(), program, args...).CombinedOutput(); err != nil { //nolint:gosec // Likewise.
 		d.tb.Fatalf("%s %q: %v\n%s", program, args, err, out)
 	}
 }

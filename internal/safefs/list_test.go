@@ -34,7 +34,7 @@ func TestAListingInPartsIsTheWholeOne(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer d.Close()
+		t.Cleanup(d.Close)
 		whole, err := d.Entries(nil)
 		if err != nil {
 			t.Fatal(err)

@@ -32,7 +32,7 @@ const (
 
 // Compare reports whether now is the directory that was p.
 func (p Place) Compare(now Place) Verdict {
-	comparable := false
+	compared := false
 	for _, attribute := range [][2]string{
 		{p.UUID, now.UUID}, {p.FSID, now.FSID}, {birth(p), birth(now)},
 	} {
@@ -42,10 +42,10 @@ func (p Place) Compare(now Place) Verdict {
 		if attribute[0] != attribute[1] {
 			return Other
 		}
-		comparable = true
+		compared = true
 	}
 	switch {
-	case !comparable || p.Ino == 0 || now.Ino == 0:
+	case !compared || p.Ino == 0 || now.Ino == 0:
 		return Unsure
 	case p.Ino != now.Ino:
 		return Other

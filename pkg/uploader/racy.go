@@ -7,11 +7,11 @@ import (
 )
 
 const (
-	// racyWindow: a file modified so shortly before it was read may be modified
-	// again without a new time, so an equal fence proves nothing.
+	// A file modified so shortly before it was read may be modified again without
+	// a new time, so an equal fence proves nothing.
 	racyWindow = 2 * time.Second
-	// tick is the longest time for which a kernel stamps the same time on
-	// changes, whatever the file system can store: one tick of its clock.
+	// The longest time for which a kernel stamps the same time on changes,
+	// whatever the file system can store: one tick of its clock.
 	tick = 10 * time.Millisecond
 )
 

@@ -34,7 +34,7 @@ func (s *runs) next() *rig {
 		}
 	})
 	r.sink = s.sink
-	r.Watcher.sink, r.Watcher.index = s.sink, s.sink
+	r.Watcher.sink, r.index = s.sink, s.sink
 	return r
 }
 
@@ -190,6 +190,7 @@ func TestMountsInsideOverRestarts(t *testing.T) {
 
 // mountsOverRestarts changes what is mounted at vol while nobody looks.
 func mountsOverRestarts(tb testing.TB, dir string) {
+	tb.Helper()
 	s := &runs{tb: tb, dir: dir, sink: newArchive(dir)}
 	vol := filepath.Join(dir, "vol")
 	mount := func() { s.must(unix.Mount("tmpfs", vol, "tmpfs", 0, "")) }

@@ -7,10 +7,10 @@ import (
 )
 
 const (
-	// maxLinksTo is through how many symbolic links a scan enters one directory:
+	// Through how many symbolic links a scan enters one directory:
 	// two links a level double the paths with each level.
 	maxLinksTo = 1000
-	// maxThroughLinks bounds the directories that a scan sees through links.
+	// How many directories a scan sees through links, and then no further link.
 	maxThroughLinks = 1_000_000
 )
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -48,15 +49,12 @@ func TestDirectoriesThatLoseMostOfTheirFiles(t *testing.T) {
 		{changes("a", "b", "c"), "a b c", 0},
 	} {
 		now, waiting, err := l.judge(a, step.gone)
-		got := ""
-		for i, c := range now {
-			if i > 0 {
-				got += " "
-			}
-			got += c.Path
+		var paths []string
+		for _, c := range now {
+			paths = append(paths, c.Path)
 		}
-		if got != step.now || waiting != step.waiting || err != nil {
-			t.Errorf("judge(%v) = %q, %d, %v, want %q, %d", step.gone, got, waiting, err, step.now, step.waiting)
+		if got := strings.Join(paths, " "); got != step.now || waiting != step.waiting || err != nil {
+			t.Errorf("judge(%v) = %q, %d, %v, want %q, %d", step.gone, paths, waiting, err, step.now, step.waiting)
 		}
 	}
 }
@@ -123,6 +121,7 @@ func TestAMountThatGoesDuringAScanIsNoDeletion(t *testing.T) {
 // mountGoneDuringScan unmounts vol when the scan has begun and has not come to
 // it.
 func mountGoneDuringScan(tb testing.TB, dir string, change func(*Options)) {
+	tb.Helper()
 	s := &runs{tb: tb, dir: dir, sink: newArchive(dir), change: change}
 	vol := filepath.Join(dir, "vol")
 	s.must(os.MkdirAll(vol, 0o755))

@@ -97,7 +97,7 @@ func (g *mountGuard) stale() bool {
 		}
 		return true
 	}
-	fds := []unix.PollFd{{Fd: int32(g.info.Fd()), Events: unix.POLLPRI}} //nolint:gosec // A descriptor fits.
+	fds := []unix.PollFd{{Fd: int32(g.info.Fd()), Events: unix.POLLPRI}}
 	n, err := unix.Poll(fds, 0)
 	return n > 0 || err != nil
 }
@@ -138,21 +138,8 @@ func (g *mountGuard) look() bool {
 func (g *mountGuard) compare() {
 	away := make(map[string]*absence)
 	judge := func(path string) {
-		m, there := g.now[path]
-		home, known := g.home[path]
-		if there && !known && !g.begun {
-			home, known = m.place, true
-		}
-		before := g.away[path]
-		same := there == known && home.Compare(m.place) != safefs.Other
-		switch {
-		case same && there && (before == nil || !before.mixed):
-			g.home[path] = m.place
-		case same && (before == nil || !before.mixed):
-		case before != nil:
-			away[path] = before
-		default:
-			away[path] = &absence{}
+		if a := g.judge(path); a != nil {
+			away[path] = a
 		}
 	}
 	for path := range g.now {
@@ -165,6 +152,27 @@ func (g *mountGuard) compare() {
 		judge(path)
 	}
 	g.away = away
+}
+
+// judge returns nil where what is mounted at path, or that nothing is, is as it
+// was when the files below it were archived.
+func (g *mountGuard) judge(path string) *absence {
+	m, there := g.now[path]
+	home, known := g.home[path]
+	if there && !known && !g.begun {
+		home, known = m.place, true
+	}
+	before := g.away[path]
+	switch {
+	case there != known || home.Compare(m.place) == safefs.Other || before != nil && before.mixed:
+		if before == nil {
+			before = &absence{}
+		}
+		return before
+	case there:
+		g.home[path] = m.place
+	}
+	return nil
 }
 
 // remember has kept what the next run must know.

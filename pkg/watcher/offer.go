@@ -185,17 +185,18 @@ func (p *offerer) missing(ctx context.Context, s *scan, k Known) error {
 	switch {
 	case errors.Is(err, safefs.ErrRootChanged):
 		return err
-	case err == nil && p.w.reserved(k.Path):
-		return nil
-	case err == nil && st.IsRegular() && !p.w.root.Misnamed(k.Path):
-		return p.differs(ctx, s, k.Path, st, &k) // It came while the scan went by.
-	case err == nil && !k.Stored && p.w.stillRefused(k.Path):
-		return nil // What the index has of it is that it was refused.
-	}
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
+	case errors.Is(err, fs.ErrNotExist):
 		return p.gone(ctx, s, f)
+	case err != nil:
+		return nil //nolint:nilerr // Unknown is not gone.
 	}
-	return nil // Unknown is not gone.
+	switch {
+	case p.w.reserved(k.Path), !st.IsRegular() && !k.Stored && p.w.stillRefused(k.Path):
+		return nil // What the index has of it is that it was refused.
+	case st.IsRegular() && !p.w.root.Misnamed(k.Path):
+		return p.differs(ctx, s, k.Path, st, &k) // It came while the scan went by.
+	}
+	return p.gone(ctx, s, f)
 }
 
 // gone reports a path that the index has and the source does not.

@@ -14,15 +14,15 @@ import (
 )
 
 const (
-	// heldDepth is how many directories a scan keeps open: those further down are
+	// How many directories a scan keeps open: those further down are
 	// opened again after each of their subdirectories.
 	heldDepth = 16
-	// listBudget bounds the bytes of the entries that a scan holds: larger
-	// directories are read in parts, of at least listLeast bytes each.
+	// The bytes of the entries that a scan holds: larger directories are read in
+	// parts, of listLeast bytes at least.
 	listBudget = 64 << 20
 	listLeast  = 64 << 10
 	entryBytes = 48 // of an entry, beside its name
-	// keptEntries is how large a list may be whose memory is used again.
+	// How large a list may be whose memory is used again.
 	keptEntries = 1024
 )
 
@@ -314,27 +314,36 @@ func (s *scan) deeper(ctx context.Context, d, sub *safefs.Dir, depth int) (*safe
 	self := s.above[len(s.above)-1]
 	d.Close()
 	sub, err := s.walk(ctx, sub, depth+1)
-	defer sub.Close()
-	if err != nil {
-		return nil, err
+	var again *safefs.Dir
+	if err == nil {
+		again, err = s.back(ctx, sub, d.Path(), self)
 	}
-	if again, err := sub.Parent(d.Path(), self); err == nil {
+	sub.Close()
+	return again, err
+}
+
+// back opens dir again, from sub where that is below it.
+func (s *scan) back(ctx context.Context, sub *safefs.Dir, dir string, self safefs.Stat) (*safefs.Dir, error) {
+	if again, err := sub.Parent(dir, self); err == nil {
 		return again, nil
 	}
-	again, err := s.reopen(d.Path(), self) // It was a link, or moved.
-	if err != nil {
-		if err := s.unopened(ctx, d.Path(), err); err != nil {
-			return nil, err
-		}
-		return nil, errLeave
+	again, err := s.reopen(dir, self) // It was a link, or moved.
+	if err == nil {
+		return again, nil
 	}
-	return again, nil
+	if err := s.unopened(ctx, dir, err); err != nil {
+		return nil, err
+	}
+	return nil, errLeave
 }
 
 // link decides about a symbolic link to sub.
 func (s *scan) link(ctx context.Context, path string, sub *safefs.Dir) (leave bool, err error) {
 	self, err := sub.Self()
-	if err != nil || s.loops(self) {
+	if err != nil {
+		return true, s.unopened(ctx, path, err)
+	}
+	if s.loops(self) {
 		s.res.Symlinks++
 		return true, nil
 	}
@@ -382,6 +391,11 @@ func (s *scan) entry(ctx context.Context, d *safefs.Dir, e *safefs.Entry) error 
 		s.res.Special++
 		return nil
 	}
+	return s.regular(ctx, d, e, path)
+}
+
+// regular decides about a regular file.
+func (s *scan) regular(ctx context.Context, d *safefs.Dir, e *safefs.Entry, path string) error {
 	st, err := d.StatEntry(*e)
 	switch {
 	case err != nil:
@@ -389,7 +403,7 @@ func (s *scan) entry(ctx context.Context, d *safefs.Dir, e *safefs.Entry) error 
 	case !st.IsRegular():
 		return nil // Changed since it was listed: an event tells.
 	}
-	if left, err := s.mountedAlone(d, e, st); left || err != nil {
+	if left, err := s.mountedAlone(d, e, path, st); left || err != nil {
 		return err
 	}
 	if st.Nlink > 1 {
@@ -400,8 +414,7 @@ func (s *scan) entry(ctx context.Context, d *safefs.Dir, e *safefs.Entry) error 
 
 // mountedAlone leaves out a file that is a mount of its own and not part of the
 // source.
-func (s *scan) mountedAlone(d *safefs.Dir, e *safefs.Entry, st safefs.Stat) (left bool, err error) {
-	path := join(d.Path(), e.Name)
+func (s *scan) mountedAlone(d *safefs.Dir, e *safefs.Entry, path string, st safefs.Stat) (left bool, err error) {
 	if e.Linked || st.Dev == s.above[len(s.above)-1].Dev && !s.w.mounts.at(path) {
 		return false, nil
 	}

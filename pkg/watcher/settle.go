@@ -204,21 +204,21 @@ func (g *settling) path(ctx context.Context, it *item, now time.Time) (time.Time
 		return time.Time{}, g.gone(ctx, it, path, true)
 	case exhausted(err):
 		return time.Time{}, err
+	case err != nil:
+		return time.Time{}, nil //nolint:nilerr // What is unreadable or leads out of the source is for the scans to report.
 	}
-	if err == nil && w.reserved(path) {
+	switch {
+	case w.reserved(path):
 		return time.Time{}, g.offer(ctx, Change{Path: path, Trigger: it.trigger, Detected: it.first, Kind: Refused, Err: ErrReserved})
-	}
-	if err == nil && !st.IsRegular() {
-		if st.IsDir() {
-			w.recheck(path)
-		}
+	case st.IsDir():
+		w.recheck(path)
 		return time.Time{}, g.goneItself(ctx, it, path)
+	case !st.IsRegular():
+		return time.Time{}, g.goneItself(ctx, it, path)
+	case w.left(path):
+		return time.Time{}, nil
 	}
-	// What is unreadable or leads out of the source is for the scans to report.
-	if err == nil && !w.left(path) {
-		return g.file(ctx, it, st, now)
-	}
-	return time.Time{}, nil
+	return g.file(ctx, it, st, now)
 }
 
 // file offers a regular file if it is quiet.
