@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/s3syncd/s3syncd/internal/fstest"
 )
 
@@ -106,6 +108,51 @@ func TestAPlaceLivesAsLongAsItsFileSystem(t *testing.T) {
 	now := place()
 	if first.Compare(now) != Other || now.Ino != first.Ino {
 		t.Errorf("made anew: got %+v, want another than %+v with the same inode", now, first)
+	}
+}
+
+// The first write in a directory of an overlay's lower layer makes a directory in
+// the upper one, which was born then.
+func TestADirectoryOfAnOverlayStaysTheSamePlace(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root mounts")
+	}
+	base := t.TempDir()
+	write(t, base+"/lower/src/f", "x")
+	for _, d := range []string{"upper", "work", "merged"} {
+		if err := os.Mkdir(filepath.Join(base, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	merged := base + "/merged"
+	mount := func() {
+		t.Helper()
+		options := "lowerdir=" + base + "/lower,upperdir=" + base + "/upper,workdir=" + base + "/work"
+		if err := unix.Mount("overlay", merged, "overlay", 0, options); err != nil {
+			t.Skipf("no overlay: %v", err)
+		}
+	}
+	unmount := func() {
+		if err := unix.Unmount(merged, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}
+	mount()
+	r := NewRoot(merged+"/src", RootOptions{CrossMounts: true})
+	before, err := r.Identify()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, merged+"/src/new", "x")
+	after, err := r.Identify()
+	if err != nil || !before.SameDirectory(after) || before.Place.Compare(after.Place) != Same {
+		t.Errorf("after a write: %+v, %v, want the same as %+v", after, err, before)
+	}
+	unmount()
+	mount()
+	defer unmount()
+	if again, err := r.Identify(); err != nil || before.Place.Compare(again.Place) != Same {
+		t.Errorf("mounted again: %+v, %v, want the same as %+v", again, err, before)
 	}
 }
 
