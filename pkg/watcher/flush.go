@@ -111,7 +111,7 @@ func (w *Watcher) flushScan(ctx context.Context, id safefs.Identity) error {
 	p := w.scanPolicy(TriggerRescan)
 	p.settles, p.onSame = false, w.o.OnSame
 	res := w.whole(ctx, id, TriggerRescan, p, &flushPolicy{p})
-	w.scanAgain(ctx, id, p, &res)
+	p.scanAgain(ctx, id, &res)
 	if ctx.Err() != nil && !res.Complete {
 		return fmt.Errorf("scan: %w", context.Cause(ctx))
 	}

@@ -87,12 +87,3 @@ func (r *refusedLinks) has(path string) bool {
 	_, ok := r.last[path]
 	return ok
 }
-
-// tooDeep returns why no file below the directory dir can be archived, nil when
-// one can.
-func (w *Watcher) tooDeep(dir string) error {
-	if w.o.TooDeep == nil {
-		return nil
-	}
-	return w.o.TooDeep(dir)
-}

@@ -253,7 +253,7 @@ func (w *Watcher) ScanOnce(ctx context.Context, trigger string) (ScanResult, err
 	p := w.scanPolicy(trigger)
 	p.settles, p.busy, p.onSame = false, nil, w.o.OnSame
 	res := w.whole(ctx, id, trigger, p, p)
-	w.scanAgain(ctx, id, p, &res)
+	p.scanAgain(ctx, id, &res)
 	w.report(&res)
 	return res, res.Err
 }

@@ -129,11 +129,11 @@ func (w *Watcher) decide(ctx context.Context, p *offerer, res *ScanResult) error
 
 // scanAgain scans a second time where res left deletions waiting, and adds what
 // that decides to res.
-func (w *Watcher) scanAgain(ctx context.Context, id safefs.Identity, p *offerer, res *ScanResult) {
-	if !res.Complete || res.Waiting == 0 || wait(ctx, w.t.second) != nil {
+func (p *offerer) scanAgain(ctx context.Context, id safefs.Identity, res *ScanResult) {
+	if !res.Complete || res.Waiting == 0 || wait(ctx, p.w.t.second) != nil {
 		return
 	}
-	again := w.whole(ctx, id, res.Trigger, p, &goneOnly{p})
+	again := p.w.whole(ctx, id, res.Trigger, p, &goneOnly{p})
 	res.End, res.Complete, res.Err = again.End, again.Complete, again.Err
 	res.Gone += again.Gone - res.Waiting
 	res.Waiting, res.Held, res.Withheld = again.Waiting, again.Held, again.Withheld

@@ -174,7 +174,7 @@ func old(now time.Time, ns int64, d time.Duration) bool {
 }
 
 func (p *offerer) missing(ctx context.Context, s *scan, k Known) error {
-	if p.w.leaves(&k) {
+	if leaves(p.w, &k) {
 		return nil
 	}
 	f := finding{path: k.Path, known: &k}
@@ -227,7 +227,7 @@ func (w *Watcher) stillRefused(path string) bool {
 	d, err := w.root.OpenDir(path)
 	if err == nil {
 		d.Close()
-		return w.tooDeep(path) != nil || w.overLinked.has(path)
+		return w.o.TooDeep(path) != nil || w.overLinked.has(path)
 	}
 	for _, left := range []error{fs.ErrNotExist, safefs.ErrOtherMount, safefs.ErrPseudo} {
 		if errors.Is(err, left) {
@@ -245,7 +245,7 @@ func (w *Watcher) left(path string) bool {
 
 // leaves is left for what the index has: that the reserved name was refused is
 // forgotten once nothing has it.
-func (w *Watcher) leaves(k *Known) bool { return w.left(k.Path) && (k.Stored || !w.reserved(k.Path)) }
+func leaves(w *Watcher, k *Known) bool { return w.left(k.Path) && (k.Stored || !w.reserved(k.Path)) }
 
 // withheld reports whether a file that was not found must not count as deleted:
 // it may be out of sight.

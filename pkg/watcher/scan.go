@@ -285,7 +285,7 @@ func (s *scan) directory(ctx context.Context, d *safefs.Dir, e *safefs.Entry, de
 	case s.flat:
 		return nil, s.keepDir(ctx, path)
 	}
-	if err := s.w.tooDeep(path); err != nil {
+	if err := s.w.o.TooDeep(path); err != nil {
 		s.res.Limited++
 		return nil, s.refuseDir(ctx, path, err)
 	}

@@ -303,7 +303,7 @@ func (g *settling) offerGone(ctx context.Context, it *item, k *Known) error {
 	w := g.w
 	w.goneName(k.Path, it.handed, it.trigger)
 	switch {
-	case w.leaves(k) || w.withheld(k.Path):
+	case leaves(w, k) || w.withheld(k.Path):
 		return nil
 	case w.o.Mirror && k.Stored:
 		w.told.add(k.Path, true)

@@ -3,7 +3,6 @@ package watcher
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -11,10 +10,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 )
-
-// proofEntries bounds how many entries of the index are compared with the tree
-// to prove that it is the one they were made from.
-const proofEntries = 100_000
 
 // assessor remembers what the looks at a source that is not in use found.
 type assessor struct {
@@ -92,7 +87,7 @@ func (w *Watcher) assess(a *assessor) (id safefs.Identity, reason string) {
 	if err != nil {
 		return id, err.Error()
 	}
-	same, err := w.isSame(id)
+	same, err := proof{w.index, w.probe}.isSame(w.memory.get(), id)
 	switch {
 	case err != nil:
 		return id, err.Error()
@@ -116,20 +111,6 @@ func (w *Watcher) assess(a *assessor) (id safefs.Identity, reason string) {
 	return id, ""
 }
 
-// isSame reports whether id is the directory that the index was made from. That
-// path, device and inode are what they were says nothing: a new file system on
-// the same device numbers its inodes alike.
-func (w *Watcher) isSame(id safefs.Identity) (bool, error) {
-	m := w.memory.get()
-	switch verdict := m.verdict(id); {
-	case verdict == safefs.Same:
-		return true, nil
-	case verdict == safefs.Other, m.Replaced: // What was archived meanwhile is from another directory.
-		return w.archivesNothing()
-	}
-	return w.proves(m.Place != (safefs.Place{}))
-}
-
 func (w *Watcher) emptyRoot() (bool, error) {
 	d, err := w.probe.OpenDir("")
 	if err != nil {
@@ -142,49 +123,6 @@ func (w *Watcher) emptyRoot() (bool, error) {
 		return false
 	})
 	return empty, err
-}
-
-// archivesNothing reports whether the index has no file that is archived.
-func (w *Watcher) archivesNothing() (bool, error) {
-	for cur := newCursor(w.index, ""); ; cur.next() {
-		k, err := cur.peek()
-		if err != nil {
-			return false, fmt.Errorf("read the index: %w", err)
-		}
-		if k == nil || k.Stored {
-			return k == nil, nil
-		}
-	}
-}
-
-// proves reports whether the tree is the one that the index was made from, where
-// nothing that identifies its directory can be read or nothing is remembered:
-// nothing is archived, or one of the files is there. Strictly means that a file
-// of the same name and inode does not suffice, because a new file system numbers
-// its inodes alike: its ctime has to be the same too.
-func (w *Watcher) proves(strictly bool) (bool, error) {
-	cur := newCursor(w.index, "")
-	for n := 0; n < proofEntries; cur.next() {
-		k, err := cur.peek()
-		if err != nil {
-			return false, fmt.Errorf("read the index: %w", err)
-		}
-		if k == nil {
-			return n == 0, nil
-		}
-		if !k.Stored {
-			continue // Nothing is known of such a file but its name.
-		}
-		n++
-		st, err := w.probe.Stat(k.Path)
-		if errors.Is(err, safefs.ErrRootChanged) {
-			return false, err
-		}
-		if err == nil && st.Ino == k.Ino && (!strictly || st.CtimeNs == k.CtimeNs) {
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 // guard ends with an error when the source is not id any more, or not mounted
@@ -204,12 +142,6 @@ func (w *Watcher) guard(ctx context.Context, id safefs.Identity) error {
 		}
 		w.mounts.check(id.RealPath)
 	}
-}
-
-// mountsChanged has the source watched and scanned anew.
-func (w *Watcher) mountsChanged() {
-	w.log.Info("mounts inside the source changed, it is watched and scanned anew")
-	w.renew()
 }
 
 // verify compares the source with id.

@@ -184,7 +184,7 @@ func (t *tree) scan(ctx context.Context, path string) {
 	for len(stack) > 0 && ctx.Err() == nil {
 		dir := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		if dir != "" && (t.w.reserved(dir) || t.w.ign.excluded(dir, true) || t.w.tooDeep(dir) != nil) {
+		if dir != "" && (t.w.reserved(dir) || t.w.ign.excluded(dir, true) || t.w.o.TooDeep(dir) != nil) {
 			continue
 		}
 		stack = t.enter(dir, stack)
@@ -404,7 +404,7 @@ func (w *Watcher) countDirs(dir string) int64 {
 			if !e.IsDir() || e.Linked {
 				return true
 			}
-			if sub := join(path, e.Name); !w.reserved(sub) && !w.ign.excluded(sub, true) && w.tooDeep(sub) == nil {
+			if sub := join(path, e.Name); !w.reserved(sub) && !w.ign.excluded(sub, true) && w.o.TooDeep(sub) == nil {
 				stack = append(stack, sub)
 			}
 			return true

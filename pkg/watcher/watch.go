@@ -244,8 +244,15 @@ func New(sink Sink, index Index, o Options) (*Watcher, error) {
 		suspected:   make(chan struct{}, 1),
 		newNotifier: newInotify,
 	}
+	if w.o.TooDeep == nil {
+		w.o.TooDeep = func(string) error { return nil }
+	}
 	w.memory.now, w.memory.keep = o.Memory, o.OnMemory
-	w.mounts.place, w.mounts.changed, w.mounts.keep = w.root.Place, w.mountsChanged, w.memory.setMounts
+	w.mounts.place, w.mounts.keep = w.root.Place, w.memory.setMounts
+	w.mounts.changed = func() {
+		w.log.Info("mounts inside the source changed, it is watched and scanned anew")
+		w.renew()
+	}
 	w.mounts.recall(o.Memory)
 	return w, nil
 }
