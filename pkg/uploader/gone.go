@@ -30,15 +30,22 @@ func (l *look) gone(ctx context.Context) error {
 			return l.lookFile(ctx)
 		}
 		return local(state.ClassTransient, "open", fs.ErrNotExist) // It comes and goes.
-	case errors.Is(err, safefs.ErrLocked):
-		return nil // It may be there; the next scan looks again.
 	case err != nil && !l.noFile(err):
-		return openError(err)
+		return unknownFile(err)
 	}
 	if !l.sourceIntact() {
 		return nil
 	}
 	return l.settleGone(ctx)
+}
+
+// unknownFile ends a look at a path of which nobody can say whether a file is
+// there.
+func unknownFile(err error) error {
+	if errors.Is(err, safefs.ErrLocked) {
+		return nil // The next scan looks again.
+	}
+	return openError(err)
 }
 
 // settleGone ends a look at a path of the index that certainly is not there.
