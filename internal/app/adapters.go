@@ -119,7 +119,8 @@ func (s *source) onScan(r watcher.ScanResult) {
 	note := state.ScanNote{
 		Trigger: state.Trigger(r.Trigger), Start: r.Start, End: r.End, Complete: r.Complete,
 		Files: r.Files, New: r.New, Changed: r.Changed, Unchanged: r.Unchanged, Gone: r.Gone,
-		Excluded: r.Excluded, Unreadable: r.Unreadable, Special: r.Special, Hardlinks: r.Hardlinks, DeletesHeld: r.Held,
+		Excluded: r.Excluded, Unreadable: r.Unreadable, Special: r.Special, Hardlinks: r.Hardlinks,
+		Pseudo: r.Pseudo, Limited: r.Limited, DeletesWithheld: r.Withheld, DeletesHeld: r.Held,
 	}
 	note.IgnoreFiles, note.IgnoreFilesOmitted = ignoreFiles(r.ConfigFiles)
 	ctx, cancel := context.WithTimeout(context.Background(), noteTimeout)

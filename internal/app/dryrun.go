@@ -58,7 +58,7 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 	c := p.opts.Config.Sources[i]
 	env := environment{cfg: p.opts.Config, log: log, metrics: &metrics{watcher: m}}
 	s := &source{
-		cfg: c, real: realPath(c.Path), log: log.With(zap.String("source", c.Name)),
+		cfg: c, real: realPath(c.Path), mapper: state.NewMapper(c.Prefix), db: db, log: log.With(zap.String("source", c.Name)),
 		root: safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts}),
 	}
 	var known watcher.Index = noIndex{}
@@ -70,7 +70,7 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 		known = &index{state: st}
 	}
 	w := env.watchOptions(s)
-	w.OnScan, w.OnAvailable, w.OnMounts = func(watcher.ScanResult) {}, func(bool, string) {}, nil
+	w.OnScan, w.OnAvailable, w.OnMemory = func(watcher.ScanResult) {}, func(bool, string) {}, nil
 	w.OnSame = func(watcher.Known, safefs.Stat, string) {
 		p.mu.Lock()
 		defer p.mu.Unlock()

@@ -70,7 +70,7 @@ func (g *generation) flush(ctx context.Context, s *source) admin.FlushedSource {
 // elsewhere nothing counts as deleted.
 func (s *source) stillThere() error {
 	id, err := s.root.Identify()
-	if err == nil && !s.watch.Intact(id) {
+	if err == nil && !s.watch.Intact(id, "") {
 		err = errors.New("the directory was replaced meanwhile")
 	}
 	return err

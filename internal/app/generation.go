@@ -136,9 +136,9 @@ func (e *environment) watchOptions(s *source) watcher.Options {
 		Source: s.cfg.Name, Root: s.root, Settle: s.cfg.Settle, MaxDelay: s.cfg.MaxDelay,
 		RescanInterval: w.RescanInterval, PollInterval: w.PollInterval,
 		Include: s.cfg.Include, Exclude: s.cfg.Exclude, IgnoreFiles: s.cfg.IgnoreFiles,
-		Hardlinks: safefs.LinkPolicy(s.cfg.Hardlinks), Reserved: state.ReservedDir,
+		Hardlinks: safefs.LinkPolicy(s.cfg.Hardlinks), Reserved: state.ReservedDir, TooDeep: s.mapper.TooDeep,
 		Mirror: s.cfg.Deletes == uploader.DeletesMirror, MaxDeletes: s.cfg.MaxDeletes,
-		OnScan: s.onScan, OnAvailable: s.onAvailable, OnMounts: s.rememberMounts, Mounts: s.knownMounts(),
+		OnScan: s.onScan, OnAvailable: s.onAvailable, OnMemory: s.remember, Memory: s.recall(),
 		Log: e.log, Metrics: e.metrics.watcher,
 	}
 }

@@ -229,52 +229,12 @@ func (s *source) uploaderSource(instance string) uploader.Source {
 		Hardlinks:                 safefs.LinkPolicy(s.cfg.Hardlinks),
 		Deletes:                   s.cfg.Deletes,
 		ShortLife:                 max(shortLifeLeast, shortLifeSettles*s.cfg.Settle),
-		Intact:                    func(id safefs.Identity) bool { return s.watch != nil && s.watch.Intact(id) },
+		Intact:                    func(id safefs.Identity, path string) bool { return s.watch != nil && s.watch.Intact(id, path) },
 		Requeue: func(path string) {
 			if s.watch != nil {
 				s.watch.Requeue(path)
 			}
 		},
-	}
-}
-
-// mountsKey is where the mount points inside the source are remembered.
-func (s *source) mountsKey() string { return "mounts/" + s.real }
-
-// knownMounts returns the mount points inside the source that were there or
-// missed when they were last looked at, in whatever run.
-func (s *source) knownMounts() []string {
-	if s.db == nil {
-		return nil // A dry run of a state that does not exist yet.
-	}
-	b, err := s.db.Meta(s.mountsKey())
-	var paths [][]byte
-	if err == nil && b != nil {
-		err = json.Unmarshal(b, &paths)
-	}
-	if err != nil {
-		s.log.Warn("the mounts inside the source are not remembered", zap.Error(err))
-	}
-	list := make([]string, 0, len(paths))
-	for _, p := range paths {
-		list = append(list, string(p))
-	}
-	return list
-}
-
-// rememberMounts keeps the mount points for the next run, so that one that is
-// late then does not read as deleted files.
-func (s *source) rememberMounts(list []string) {
-	paths := make([][]byte, 0, len(list)) // As bytes: not every path is UTF-8.
-	for _, p := range list {
-		paths = append(paths, []byte(p))
-	}
-	b, err := json.Marshal(paths)
-	if err == nil {
-		err = s.db.SetMeta(context.Background(), s.mountsKey(), b)
-	}
-	if err != nil {
-		s.log.Warn("the mounts inside the source are not kept for the next start", zap.Error(err))
 	}
 }
 

@@ -1,21 +1,9 @@
 package safefs
 
 import (
-	"bytes"
-	"encoding/binary"
-	"slices"
-	"strings"
+	"errors"
 
 	"golang.org/x/sys/unix"
-)
-
-const direntBuffer = 64 << 10
-
-// Offsets in struct linux_dirent64, see getdents64(2).
-const (
-	direntReclen = 16
-	direntType   = 18
-	direntName   = 19
 )
 
 // Entry is one name in a directory.
@@ -25,6 +13,8 @@ type Entry struct {
 	// Linked: the name is a symbolic link that is followed, and Type is that of
 	// its target. A link that is dangling or not followed has Type S_IFLNK.
 	Linked bool
+	// Err says why the type is not known: what stands there is unreadable.
+	Err error
 }
 
 // IsDir reports whether e is a directory.
@@ -39,10 +29,10 @@ func (e Entry) IsSymlink() bool { return e.Type == unix.S_IFLNK }
 // Dir is an open directory of a source. It is not safe for concurrent use and
 // must be closed.
 type Dir struct {
-	root  *Root
-	rel   string
-	fd    int
-	mount uint64
+	root   *Root
+	rel    string
+	fd     int
+	ground ground
 }
 
 // OpenDir opens the directory at rel, "" being the root.
@@ -55,7 +45,7 @@ func (r *Root) OpenDir(rel string) (*Dir, error) {
 	if name == "" {
 		name = "."
 	}
-	d := &Dir{root: r, rel: rel, fd: c.fd, mount: c.mount}
+	d := &Dir{root: r, rel: rel, fd: c.fd, ground: c.ground}
 	opened, err := d.open(name, rel)
 	if err != nil {
 		return nil, pathError("opendir", rel, err)
@@ -82,19 +72,17 @@ func (d *Dir) OpenDir(name string) (*Dir, error) {
 func (d *Dir) open(name, rel string) (*Dir, error) {
 	fd, err := openat(d.fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
+		return nil, absent(d.fd, err)
+	}
+	in, err := d.root.admit(fd, d.ground)
+	if err == nil && in.encrypted {
+		err = unlocked(fd)
+	}
+	if err != nil {
+		closeFD(fd)
 		return nil, err
 	}
-	if !d.root.o.CrossMounts {
-		m, err := mount(fd)
-		if err == nil && m != d.mount {
-			err = ErrOtherMount
-		}
-		if err != nil {
-			closeFD(fd)
-			return nil, err
-		}
-	}
-	return &Dir{root: d.root, rel: rel, fd: fd, mount: d.mount}, nil
+	return &Dir{root: d.root, rel: rel, fd: fd, ground: d.ground}, nil
 }
 
 // Close gives the descriptor back.
@@ -141,97 +129,33 @@ func (d *Dir) StatEntry(e Entry) (Stat, error) {
 	return d.Stat(e.Name)
 }
 
-// Entries lists the directory from its start, without "." and "..", in the
-// order in which the paths below it sort: a directory sorts as its name with a
-// slash behind it. The memory of buf is used again where it suffices.
-func (d *Dir) Entries(buf []Entry) ([]Entry, error) {
-	if _, err := unix.Seek(d.fd, 0, 0); err != nil {
-		return nil, pathError("readdir", d.rel, err)
-	}
-	entries, err := d.read(buf[:0])
+// Admits returns why name is not part of the source, nil when it is.
+func (d *Dir) Admits(name string) error {
+	fd, err := openat(d.fd, name, unix.O_PATH|unix.O_NOFOLLOW)
 	if err != nil {
-		return nil, pathError("readdir", d.rel, err)
+		return pathError("open", d.join(name), err)
 	}
-	for i := range entries {
-		d.settleType(&entries[i])
+	defer closeFD(fd)
+	if _, err := d.root.admit(fd, d.ground); err != nil {
+		return pathError("open", d.join(name), err)
 	}
-	slices.SortFunc(entries, compareEntries)
-	return entries, nil
+	return nil
 }
 
-func (d *Dir) read(entries []Entry) ([]Entry, error) {
-	p, ok := d.root.bufs.Get().(*[]byte)
-	if !ok {
-		return nil, unix.ENOMEM
+// Parent opens the directory above d, which must be parent and at rel still. It
+// costs the same at any depth.
+func (d *Dir) Parent(rel string, parent Stat) (*Dir, error) {
+	fd, err := openat(d.fd, "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if err != nil {
+		return nil, pathError("opendir", rel, err)
 	}
-	defer d.root.bufs.Put(p)
-	for {
-		var n int
-		err := retry(func() (err error) {
-			n, err = unix.Getdents(d.fd, *p)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-		if n == 0 {
-			return entries, nil
-		}
-		entries = parse((*p)[:n], entries)
+	up := &Dir{root: d.root, rel: rel, fd: fd, ground: d.ground}
+	if now, err := up.Self(); err != nil || now.Dev != parent.Dev || now.Ino != parent.Ino {
+		up.Close()
+		return nil, pathError("opendir", rel, errMoved)
 	}
+	return up, nil
 }
 
-// parse appends the entries in buf. Their names share one allocation.
-func parse(buf []byte, entries []Entry) []Entry {
-	text := string(buf)
-	for len(buf) >= direntName {
-		reclen := int(binary.NativeEndian.Uint16(buf[direntReclen:]))
-		if reclen < direntName || reclen > len(buf) {
-			return entries
-		}
-		name := buf[direntName:reclen]
-		if i := bytes.IndexByte(name, 0); i >= 0 {
-			name = name[:i]
-		}
-		if s := string(name); s != "." && s != ".." {
-			entries = append(entries, Entry{Name: text[direntName : direntName+len(name)], Type: uint32(buf[direntType]) << 12})
-		}
-		buf, text = buf[reclen:], text[reclen:]
-	}
-	return entries
-}
-
-// settleType asks for the type of an entry whose file system does not tell it
-// in a listing, and resolves links where they are followed.
-func (d *Dir) settleType(e *Entry) {
-	if e.Type == 0 {
-		if st, err := fstatat(d.fd, e.Name); err == nil {
-			e.Type = st.Mode & unix.S_IFMT
-		}
-	}
-	if e.Type != unix.S_IFLNK || !d.root.o.Follow {
-		return
-	}
-	if st, err := d.root.Stat(d.join(e.Name)); err == nil && !st.IsSymlink() {
-		e.Type, e.Linked = st.Mode&unix.S_IFMT, true
-	}
-}
-
-// compareEntries orders entries as git orders a tree.
-func compareEntries(a, b Entry) int {
-	n := min(len(a.Name), len(b.Name))
-	if c := strings.Compare(a.Name[:n], b.Name[:n]); c != 0 {
-		return c
-	}
-	return int(a.byteAt(n)) - int(b.byteAt(n))
-}
-
-func (e Entry) byteAt(i int) byte {
-	switch {
-	case i < len(e.Name):
-		return e.Name[i]
-	case e.IsDir():
-		return '/'
-	}
-	return 0
-}
+// errMoved: the directory above is not the one that was come from.
+var errMoved = errors.New("another directory is above it")

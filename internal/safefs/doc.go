@@ -26,6 +26,11 @@ var (
 	ErrOtherMount = errors.New("on another mount")
 	// ErrEscapes: the path or a symbolic link in it leads out of the source.
 	ErrEscapes = errors.New("leads out of the source")
+	// ErrPseudo: the path is in a file system that shows the kernel's own data.
+	ErrPseudo = errors.New("in a file system of the kernel, which holds no files")
+	// ErrLocked: the directory is encrypted and its key is not there. What of it
+	// is not found may be there.
+	ErrLocked = errors.New("encrypted, and its key is not there")
 	// ErrRootChanged: the source's directory is not the one that was pinned.
 	ErrRootChanged = errors.New("another directory is in the place of the source")
 )

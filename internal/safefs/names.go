@@ -29,15 +29,20 @@ func (r *Root) lists(dir, name string) (exact, folded bool) {
 		return false, false
 	}
 	defer d.Close()
-	entries, err := d.read(nil)
-	if err != nil {
-		return false, false
-	}
-	for _, e := range entries {
-		if e.Name == name {
-			return true, false
+	var buf []Entry
+	err = d.read(func(chunk []byte) bool {
+		buf = parse(chunk, buf[:0])
+		for _, e := range buf {
+			if e.Name == name {
+				exact = true
+				return false
+			}
+			folded = folded || strings.EqualFold(e.Name, name)
 		}
-		folded = folded || strings.EqualFold(e.Name, name)
+		return true
+	})
+	if err != nil || exact {
+		return exact, false
 	}
 	return false, folded
 }

@@ -60,7 +60,7 @@ func (c *cursor) openFile(rel, name string) (*Opened, error) {
 func (c *cursor) openRegular(name string) (int, error) {
 	held, err := openat(c.fd, name, unix.O_PATH|unix.O_NOFOLLOW)
 	if err != nil {
-		return -1, err
+		return -1, absent(c.fd, err)
 	}
 	defer closeFD(held)
 	st, err := fstat(held)
@@ -91,6 +91,8 @@ func openError(err error) error {
 		return ErrSymlink
 	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
 		return ErrNotRegular
+	case errors.Is(err, unix.ENOKEY):
+		return ErrLocked
 	}
 	return err
 }
@@ -103,13 +105,7 @@ func (c *cursor) checkFile(fd int) (Stat, error) {
 	if err := regular(st); err != nil {
 		return Stat{}, err
 	}
-	if c.root.o.CrossMounts {
-		return st, nil
-	}
-	m, err := mount(fd)
-	if err == nil && m != c.mount {
-		err = ErrOtherMount
-	}
+	_, err = c.root.admit(fd, c.ground)
 	return st, err
 }
 
@@ -143,7 +139,7 @@ func (r *Root) stat(op, rel string, follow bool) (Stat, error) {
 		st, err = fstatat(c.fd, name)
 	}
 	if err != nil {
-		return Stat{}, pathError(op, rel, err)
+		return Stat{}, pathError(op, rel, absent(c.fd, err))
 	}
 	return st, nil
 }

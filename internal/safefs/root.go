@@ -13,6 +13,7 @@ import (
 
 // Identity says which directory a source is.
 type Identity struct {
+	Place    Place
 	RealPath string // without symbolic links
 	Dev, Ino uint64
 	MountID  uint64 // of the mount that the directory is on; changes when it is mounted again
@@ -22,7 +23,7 @@ type Identity struct {
 // SameDirectory reports whether a and b are one directory at one path. Its
 // mount may be another one: watches do not survive that, files do.
 func (a Identity) SameDirectory(b Identity) bool {
-	return a.RealPath == b.RealPath && a.Dev == b.Dev && a.Ino == b.Ino
+	return a.RealPath == b.RealPath && a.Dev == b.Dev && a.Ino == b.Ino && a.Place.Compare(b.Place) != Other
 }
 
 // RootOptions are the policies of a source.
@@ -79,11 +80,7 @@ func (r *Root) Identify() (Identity, error) {
 }
 
 func identify(fd int) (Identity, error) {
-	st, err := fstat(fd)
-	if err != nil {
-		return Identity{}, err
-	}
-	mnt, err := mount(fd)
+	in, err := inspect(fd)
 	if err != nil {
 		return Identity{}, err
 	}
@@ -91,7 +88,13 @@ func identify(fd int) (Identity, error) {
 	if err := retry(func() error { return unix.Fstatfs(fd, &fs) }); err != nil {
 		return Identity{}, err
 	}
-	return Identity{Dev: st.Dev, Ino: st.Ino, MountID: mnt, FSType: int64(fs.Type)}, nil //nolint:unconvert // Type's width differs between architectures.
+	id := Identity{Dev: in.dev, Ino: in.ino, MountID: in.mount, FSType: int64(fs.Type)} //nolint:unconvert // Type's width differs between architectures.
+	if d, err := openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW); err == nil {
+		defer closeFD(d)
+		fd = d
+	}
+	id.Place = placeOf(fd, in, &fs)
+	return id, nil
 }
 
 // Pin makes every later call fail with ErrRootChanged when the directory at
@@ -121,12 +124,13 @@ func (r *Root) open() (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	st, err := fstat(fd)
+	in, err := inspect(fd)
 	if err != nil {
 		closeFD(fd)
 		return -1, err
 	}
-	if st.Dev != pin.Dev || st.Ino != pin.Ino {
+	reborn := in.birth != 0 && pin.Place.Birth != 0 && in.birth != pin.Place.Birth
+	if in.dev != pin.Dev || in.ino != pin.Ino || reborn {
 		closeFD(fd)
 		return -1, ErrRootChanged
 	}

@@ -101,18 +101,3 @@ func retry(f func() error) error {
 		}
 	}
 }
-
-// mount identifies the mount that fd is on: by the mount's id where the kernel
-// tells it (5.8), else by the device.
-func mount(fd int) (uint64, error) {
-	var sx unix.Statx_t
-	const mask = unix.STATX_MNT_ID_UNIQUE | unix.STATX_MNT_ID
-	err := retry(func() error {
-		return unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, mask, &sx)
-	})
-	if err == nil && sx.Mask&mask != 0 {
-		return sx.Mnt_id, nil
-	}
-	st, err := fstat(fd)
-	return st.Dev, err
-}

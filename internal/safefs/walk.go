@@ -18,11 +18,11 @@ const maxTarget = unix.PathMax
 // cursor is a place in a source while a path is walked: the descriptor of a
 // directory and the names that lead to it from the root, links resolved.
 type cursor struct {
-	root  *Root
-	fd    int
-	mount uint64 // of the root; only where mounts are not crossed
-	names []string
-	links int
+	root   *Root
+	fd     int
+	ground ground
+	names  []string
+	links  int
 }
 
 func (r *Root) start() (*cursor, error) {
@@ -30,14 +30,12 @@ func (r *Root) start() (*cursor, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cursor{root: r, fd: fd}
-	if !r.o.CrossMounts {
-		if c.mount, err = mount(fd); err != nil {
-			c.close()
-			return nil, err
-		}
+	in, err := inspect(fd)
+	if err != nil {
+		closeFD(fd)
+		return nil, err
 	}
-	return c, nil
+	return &cursor{root: r, fd: fd, ground: ground{dev: in.dev, mount: in.mount}}, nil
 }
 
 func (c *cursor) close() {
@@ -62,6 +60,7 @@ func (r *Root) walk(rel string, follow bool) (*cursor, string, error) {
 	}
 	name, err := c.resolve(parts, follow && r.o.Follow)
 	if err != nil {
+		err = absent(c.fd, err)
 		c.close()
 		return nil, "", err
 	}
@@ -137,15 +136,9 @@ func (c *cursor) enter(p string) (target []string, err error) {
 }
 
 func (c *cursor) moveTo(fd int, name string) error {
-	if !c.root.o.CrossMounts {
-		m, err := mount(fd)
-		if err == nil && m != c.mount {
-			err = ErrOtherMount
-		}
-		if err != nil {
-			closeFD(fd)
-			return err
-		}
+	if _, err := c.root.admit(fd, c.ground); err != nil {
+		closeFD(fd)
+		return err
 	}
 	closeFD(c.fd)
 	c.fd = fd

@@ -162,6 +162,13 @@ type ScanNote struct {
 
 	// Hardlinks is how many files the policy for hard links refused or skipped.
 	Hardlinks int64 `json:"hardlinks,omitempty"`
+	// Pseudo are the file systems of the kernel that were not entered, Limited the
+	// directories that a limit keeps out, and DeletesWithheld the missing files
+	// that may be out of sight: the source, or a mount inside it, is not what it
+	// was.
+	Pseudo          int64 `json:"pseudo,omitempty"`
+	Limited         int64 `json:"limited,omitempty"`
+	DeletesWithheld int64 `json:"deletes_withheld,omitempty"`
 	// DeletesHeld: so many files of a mirrored source are gone that nothing is
 	// deleted until a person confirms it.
 	DeletesHeld int64 `json:"deletes_held,omitempty"`

@@ -58,6 +58,18 @@ func (m Mapper) Key(path string) (string, error) {
 	return key, nil
 }
 
+// TooDeep returns why no file below the directory dir has a key, nil when one
+// has.
+func (m Mapper) TooDeep(dir string) error {
+	if 3*len(dir) < MaxKeyBytes-len(m.prefix)-len("//x") { // However it is escaped.
+		return nil
+	}
+	if _, err := m.Key(dir + "/x"); err != nil {
+		return fmt.Errorf("every key below it: %w at least", err)
+	}
+	return nil
+}
+
 // Path returns the path that Key maps to key, and false for a key that no path
 // maps to: outside the prefix, in the trail, or not in escaped form.
 func (m Mapper) Path(key string) (path string, ok bool) {

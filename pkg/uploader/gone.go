@@ -31,12 +31,21 @@ func (l *look) gone(ctx context.Context) error {
 		}
 		return local(state.ClassTransient, "open", fs.ErrNotExist) // It comes and goes.
 	case err != nil && !l.noFile(err):
-		return openError(err)
+		return unknownFile(err)
 	}
 	if !l.sourceIntact() {
 		return nil
 	}
 	return l.settleGone(ctx)
+}
+
+// unknownFile ends a look at a path of which nobody can say whether a file is
+// there.
+func unknownFile(err error) error {
+	if errors.Is(err, safefs.ErrLocked) {
+		return nil // The next scan looks again.
+	}
+	return openError(err)
 }
 
 // settleGone ends a look at a path of the index that certainly is not there.
@@ -193,22 +202,19 @@ func (l *look) shortLived(now time.Time) bool {
 }
 
 // sourceIntact reports whether the source is there and the directory that the
-// index describes.
-func (d *destination) sourceIntact() bool {
-	id, err := d.Root.Identify()
+// index describes, down to the path.
+func (l *look) sourceIntact() bool {
+	id, err := l.Root.Identify()
 	if err != nil {
 		return false
 	}
-	if d.Intact != nil {
-		return d.Intact(id)
+	if l.Intact != nil {
+		return l.Intact(id, l.job.Path)
 	}
+	d := l.destination
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.identity != nil && sameDirectory(*d.identity, id)
-}
-
-func sameDirectory(a, b safefs.Identity) bool {
-	return a.RealPath == b.RealPath && a.Dev == b.Dev && a.Ino == b.Ino && a.MountID == b.MountID
+	return d.identity != nil && d.identity.SameDirectory(id) && d.identity.MountID == id.MountID
 }
 
 // identify keeps which directory the source was when the pool began, unless

@@ -14,10 +14,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// racyWindow: a file modified so shortly before it was read may be modified
-// again without a new time, so an equal fence proves nothing.
-const racyWindow = 2 * time.Second
-
 // rounds is how often one look asks what stands under its key.
 const rounds = 4
 
@@ -193,7 +189,7 @@ func (l *look) hash(ctx context.Context) (buf []byte, err error) {
 	if buf, err = l.p.buffers.get(ctx, want); err != nil {
 		return nil, err
 	}
-	l.racy = time.Since(time.Unix(0, l.fence.MtimeNs)).Abs() < racyWindow
+	l.racy = racy(l.fence, time.Now())
 	if small {
 		l.read, err = readSmall(l.file.File, l.fence, buf)
 	} else {

@@ -156,6 +156,11 @@ func (r *rig) age(path string, by time.Duration) {
 	if err := os.Chtimes(filepath.Join(r.dir, path), at, at); err != nil {
 		r.t.Fatal(err)
 	}
+	st, err := r.src.Root.Lstat(path)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.until("a ctime that no change repeats", func() bool { return by < racyWindow || !racy(fenceOf(st), time.Now()) })
 }
 
 func (r *rig) offer(trigger state.Trigger, paths ...string) {

@@ -139,7 +139,7 @@ type Source struct {
 	// Intact, optional, says whether id is the directory that the index
 	// describes. Without it, it is the one that was there when the pool first
 	// looked. Nothing is taken for deleted in another.
-	Intact func(id safefs.Identity) bool
+	Intact func(id safefs.Identity, path string) bool
 }
 
 // Options tune a Pool. All sizes are bytes.

@@ -18,9 +18,14 @@ const (
 	swappedChild    = "swapped-child"    // the same
 	lateMountChild  = "late-mount-child" // the same
 	boundChild      = "bound-child"      // the same
+	restartsChild   = "restarts-child"   // the same
+	kernelChild     = "kernel-child"     // the same
 
 	mirroredUnreadableChild = "mirrored-unreadable-child" // these two of a mirrored source
 	mirroredMountsChild     = "mirrored-mounts-child"
+
+	goneMountChild         = "gone-mount-child"
+	mirroredGoneMountChild = "mirrored-gone-mount-child"
 )
 
 func child(t *testing.T, mode, dir string) *exec.Cmd {
@@ -53,6 +58,23 @@ func succeeds(t *testing.T, c *exec.Cmd) {
 // runChild is the main function of such a process.
 func runChild(mode, dir string) {
 	tb := &childTB{}
+	switch mode { // These are several runs.
+	case restartsChild:
+		mountsOverRestarts(tb, dir)
+	case goneMountChild:
+		mountGoneDuringScan(tb, dir, nil)
+	case mirroredGoneMountChild:
+		mountGoneDuringScan(tb, dir, mirror(100))
+	default:
+		runRig(tb, mode, dir)
+	}
+	for _, f := range tb.end {
+		f()
+	}
+	fmt.Println("ok")
+}
+
+func runRig(tb *childTB, mode, dir string) {
 	var change func(*Options)
 	if mode == mirroredUnreadableChild || mode == mirroredMountsChild {
 		change = mirror(100)
@@ -71,13 +93,11 @@ func runChild(mode, dir string) {
 		swappedSource(r)
 	case lateMountChild:
 		lateMount(r)
+	case kernelChild:
+		kernelSource(r)
 	case boundChild:
 		boundSource(r)
 	}
-	for _, f := range tb.end {
-		f()
-	}
-	fmt.Println("ok")
 }
 
 // childTB is what the helpers need of a testing.TB, outside of a test.

@@ -111,6 +111,7 @@ func (w *Watcher) flushScan(ctx context.Context, id safefs.Identity) error {
 	p := w.scanPolicy(TriggerRescan)
 	p.settles, p.onSame = false, w.o.OnSame
 	res := w.whole(ctx, id, TriggerRescan, p, &flushPolicy{p})
+	p.scanAgain(ctx, id, &res)
 	if ctx.Err() != nil && !res.Complete {
 		return fmt.Errorf("scan: %w", context.Cause(ctx))
 	}
@@ -125,7 +126,7 @@ func (w *Watcher) flushScan(ctx context.Context, id safefs.Identity) error {
 		return fmt.Errorf("%d deletions are held back until they are confirmed", res.Held)
 	case res.Withheld > 0:
 		return fmt.Errorf("%d missing files do not count as deleted until that is confirmed: "+
-			"another directory, or a mount less, is in the place of the source", res.Withheld)
+			"another directory is in the place of the source, or another file system at a mount point in it", res.Withheld)
 	}
 	return nil
 }
@@ -147,6 +148,7 @@ func (p *flushPolicy) differs(ctx context.Context, s *scan, path string, st safe
 	default:
 		s.res.New++
 	}
+	p.w.mounts.offered(path)
 	return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: time.Now(), Kind: Look, Size: st.Size})
 }
 

@@ -263,16 +263,9 @@ func (g *ignorer) included(path string) bool {
 
 // enter learns of the ignore file of dir, or that there is none. An ignore file
 // that cannot be read keeps what was known of it.
-func (g *ignorer) enter(root *safefs.Root, dir string, entries []safefs.Entry) (found *IgnoreFile, err error) {
+func (g *ignorer) enter(root *safefs.Root, dir string, present bool) (found *IgnoreFile, err error) {
 	if !g.files {
 		return nil, nil
-	}
-	present := false
-	for i := range entries {
-		if entries[i].Name == ignoreName && entries[i].IsRegular() {
-			present = true
-			break
-		}
 	}
 	if !present {
 		g.mu.Lock()

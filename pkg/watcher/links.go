@@ -153,7 +153,7 @@ func (w *Watcher) otherNames(it *item, path string, st safefs.Stat) error {
 		if err != nil {
 			return err
 		}
-		if !ok || !fenceOf(&known, now) {
+		if !ok || !unchanged(&known, now) {
 			w.dirty.touch(other, it.handed, it.trigger)
 		}
 	}
@@ -226,7 +226,7 @@ func (w *Watcher) findNames(ctx context.Context, ids map[fileID]struct{}) error 
 			continue
 		}
 		w.links.see(k.Path, st)
-		if !fenceOf(k, st) {
+		if !unchanged(k, st) {
 			w.dirty.touch(k.Path, time.Now(), TriggerEvent)
 		}
 	}

@@ -27,6 +27,10 @@ func (w *Watcher) live(ctx context.Context, id safefs.Identity) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w.mounts.check(id.RealPath) // Against those of the time before it was away: they may come back later.
+	select {
+	case <-w.renewal: // All watches are new anyway.
+	default:
+	}
 	w.dirty.reset()
 	w.links.reset()
 	w.told.reset()
@@ -160,11 +164,13 @@ func (w *Watcher) scanPolicy(trigger string) *offerer {
 // whole scans the whole source with the policy as, which is p or stands before
 // it; the identity must hold before and after.
 func (w *Watcher) whole(ctx context.Context, id safefs.Identity, trigger string, p *offerer, as policy) ScanResult {
-	w.checkMounts(id)
+	w.mounts.check(id.RealPath)
 	s := w.newScan("", scanTrigger(trigger), as)
 	if w.o.Mirror {
 		p.doomed, p.consented = w.newDoomed(), w.consent.take()
 	}
+	w.mounts.begin()
+	w.overLinked.begin()
 	err := w.verify(id)
 	if err == nil {
 		err = s.run(ctx)
@@ -173,7 +179,7 @@ func (w *Watcher) whole(ctx context.Context, id safefs.Identity, trigger string,
 		err = w.verify(id)
 	}
 	if err == nil && w.o.Mirror {
-		err = w.decide(ctx, id, p, &s.res)
+		err = w.decide(ctx, p, &s.res)
 	}
 	if err != nil && p.consented {
 		w.consent.give()
@@ -181,6 +187,11 @@ func (w *Watcher) whole(ctx context.Context, id safefs.Identity, trigger string,
 	if s.res.Start.IsZero() {
 		s.res.Start, s.res.End = time.Now(), time.Now()
 	}
+	w.mounts.check(id.RealPath)
+	if err == nil && !w.replaced.Load() {
+		w.mounts.settle()
+	}
+	w.overLinked.end()
 	s.res.Err, s.res.Complete = err, err == nil
 	s.res.Replaced = w.replaced.Load()
 	return s.res
@@ -242,6 +253,7 @@ func (w *Watcher) ScanOnce(ctx context.Context, trigger string) (ScanResult, err
 	p := w.scanPolicy(trigger)
 	p.settles, p.busy, p.onSame = false, nil, w.o.OnSame
 	res := w.whole(ctx, id, trigger, p, p)
+	p.scanAgain(ctx, id, &res)
 	w.report(&res)
 	return res, res.Err
 }

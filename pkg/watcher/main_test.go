@@ -243,7 +243,7 @@ func rigAt(tb testing.TB, dir string, change func(*Options)) *rig {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	w.t.identity, w.t.unhealthy, w.t.removal = 20*time.Millisecond, 50*time.Millisecond, 20*time.Millisecond
+	w.t.identity, w.t.unhealthy, w.t.removal, w.t.second = 20*time.Millisecond, 50*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
 	r.Watcher = w
 	return r
 }

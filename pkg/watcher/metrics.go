@@ -83,7 +83,7 @@ func (m *Metrics) source(name string) *sourceMetrics {
 	for _, t := range triggers() {
 		s.rescans[t] = m.rescans.WithLabelValues(name, t)
 	}
-	for _, r := range []string{"excluded", "unreadable", "special", "symlink", "hardlink", "reserved", "held_delete"} {
+	for _, r := range []string{"excluded", "unreadable", "special", "symlink", "hardlink", "reserved", "held_delete", "pseudo", "limit"} {
 		s.skipped[r] = m.skipped.WithLabelValues(name, r)
 	}
 	return s
@@ -116,7 +116,7 @@ func (s *sourceMetrics) scanned(trigger string, r *ScanResult) {
 	for reason, n := range map[string]int64{
 		"excluded": r.Excluded, "unreadable": r.Unreadable, "special": r.Special,
 		"symlink": r.Symlinks, "hardlink": r.Hardlinks, "reserved": r.Reserved,
-		"held_delete": r.Held,
+		"held_delete": r.Held, "pseudo": r.Pseudo, "limit": r.Limited,
 	} {
 		s.skipped[reason].Set(float64(n))
 	}

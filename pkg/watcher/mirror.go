@@ -79,10 +79,9 @@ func (p *offerer) doom(c Change) {
 
 // decide ends a complete scan of a mirrored source: it offers what is gone for
 // deletion, or holds all of it back. The identity has been verified after the
-// scan; mounts inside the source are compared here, because one that went
-// during the scan took its files out of sight.
-func (w *Watcher) decide(ctx context.Context, id safefs.Identity, p *offerer, res *ScanResult) error {
-	w.checkMounts(id)
+// scan, and so are the mounts inside the source: one that went while the scan
+// was under way took its files out of sight.
+func (w *Watcher) decide(ctx context.Context, p *offerer, res *ScanResult) error {
 	d := p.doomed
 	kept := d.changes[:0]
 	for _, c := range d.changes {
@@ -103,6 +102,18 @@ func (w *Watcher) decide(ctx context.Context, id safefs.Identity, p *offerer, re
 		return nil
 	}
 	w.held.Store(0)
+	rest := d.count - int64(len(kept))
+	if !p.consented && w.consent.remaining() == 0 {
+		var err error
+		if kept, res.Waiting, err = w.losses.judge(w.index, kept); err != nil {
+			return err
+		}
+	}
+	if res.Waiting > 0 {
+		w.log.Info("a directory of the mirror lost most of its files at once: they are deleted when a second scan finds the same",
+			zap.Int64("waiting", res.Waiting))
+		w.requests.removals()
+	}
 	w.consent.spend(d.count, int64(len(kept)), p.consented)
 	for _, c := range kept {
 		if err := p.offer(ctx, c); err != nil {
@@ -110,10 +121,22 @@ func (w *Watcher) decide(ctx context.Context, id safefs.Identity, p *offerer, re
 		}
 		w.told.remove(c.Path)
 	}
-	if d.count > int64(len(kept)) {
+	if rest > 0 {
 		w.requests.scan(triggerRemoval)
 	}
 	return nil
+}
+
+// scanAgain scans a second time where res left deletions waiting, and adds what
+// that decides to res.
+func (p *offerer) scanAgain(ctx context.Context, id safefs.Identity, res *ScanResult) {
+	if !res.Complete || res.Waiting == 0 || wait(ctx, p.w.t.second) != nil {
+		return
+	}
+	again := p.w.whole(ctx, id, res.Trigger, p, &goneOnly{p})
+	res.End, res.Complete, res.Err = again.End, again.Complete, again.Err
+	res.Gone += again.Gone - res.Waiting
+	res.Waiting, res.Held, res.Withheld = again.Waiting, again.Held, again.Withheld
 }
 
 // holds says why count deletions must wait for a person, "" when they need not.

@@ -142,7 +142,7 @@ func TestMirrorLeavesWhatIsExcludedWithheldOrNotStored(t *testing.T) {
 		r.sink.put(Known{Path: p, Stored: true})
 	}
 	r.sink.put(Known{Path: "failed"}) // Nothing of it is in S3.
-	r.mounts.gone = map[string]struct{}{"lost": {}}
+	r.mounts.home = map[string]safefs.Place{"lost": {}}
 	s := r.once()
 	if s.Gone != 2 || s.Withheld != 1 {
 		t.Errorf("gone %d, withheld %d, want 2 and 1", s.Gone, s.Withheld)

@@ -72,6 +72,7 @@ func (p *offerer) find(path string) (finding, error) {
 
 func (p *offerer) differs(ctx context.Context, s *scan, path string, st safefs.Stat, known *Known) error {
 	now := time.Now()
+	p.w.mounts.offered(path)
 	if !p.settles {
 		s.count(known)
 		return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: now, Kind: Look, Size: st.Size})
@@ -173,7 +174,7 @@ func old(now time.Time, ns int64, d time.Duration) bool {
 }
 
 func (p *offerer) missing(ctx context.Context, s *scan, k Known) error {
-	if p.w.left(k.Path) {
+	if leaves(p.w, &k) {
 		return nil
 	}
 	f := finding{path: k.Path, known: &k}
@@ -184,15 +185,18 @@ func (p *offerer) missing(ctx context.Context, s *scan, k Known) error {
 	switch {
 	case errors.Is(err, safefs.ErrRootChanged):
 		return err
-	case err == nil && st.IsRegular() && !p.w.root.Misnamed(k.Path):
-		return p.differs(ctx, s, k.Path, st, &k) // It came while the scan went by.
-	case err == nil && !k.Stored && p.w.stillRefused(k.Path):
-		return nil // What the index has of it is that it was refused.
-	}
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
+	case errors.Is(err, fs.ErrNotExist):
 		return p.gone(ctx, s, f)
+	case err != nil:
+		return nil //nolint:nilerr // Unknown is not gone.
 	}
-	return nil // Unknown is not gone.
+	switch {
+	case p.w.reserved(k.Path), !st.IsRegular() && !k.Stored && p.w.stillRefused(k.Path):
+		return nil // What the index has of it is that it was refused.
+	case st.IsRegular() && !p.w.root.Misnamed(k.Path):
+		return p.differs(ctx, s, k.Path, st, &k) // It came while the scan went by.
+	}
+	return p.gone(ctx, s, f)
 }
 
 // gone reports a path that the index has and the source does not.
@@ -217,14 +221,20 @@ func (p *offerer) gone(ctx context.Context, s *scan, f finding) error {
 	return p.offerGone(ctx, &f)
 }
 
-// stillRefused reports whether path is a directory that cannot be read.
+// stillRefused reports whether path is a directory that cannot be read, or that
+// a limit keeps out.
 func (w *Watcher) stillRefused(path string) bool {
 	d, err := w.root.OpenDir(path)
-	if err != nil {
-		return errors.Is(err, fs.ErrPermission)
+	if err == nil {
+		d.Close()
+		return w.o.TooDeep(path) != nil || w.overLinked.has(path)
 	}
-	d.Close()
-	return false
+	for _, left := range []error{fs.ErrNotExist, safefs.ErrOtherMount, safefs.ErrPseudo} {
+		if errors.Is(err, left) {
+			return false
+		}
+	}
+	return true
 }
 
 // left reports whether the policies leave path out: what the index has of it
@@ -233,8 +243,16 @@ func (w *Watcher) left(path string) bool {
 	return w.o.Reserved != "" && (path == w.o.Reserved || below(path, w.o.Reserved)) || w.ign.excluded(path, false)
 }
 
-// withheld reports whether a missing file must not count as deleted.
-func (w *Watcher) withheld(path string) bool { return w.replaced.Load() || w.mounts.lost(path) }
+// leaves is left for what the index has: that the reserved name was refused is
+// forgotten once nothing has it.
+func leaves(w *Watcher, k *Known) bool { return w.left(k.Path) && (k.Stored || !w.reserved(k.Path)) }
+
+// withheld reports whether a file that was not found must not count as deleted:
+// it may be out of sight.
+func (w *Watcher) withheld(path string) bool {
+	w.mounts.refresh()
+	return w.replaced.Load() || w.mounts.lost(path)
+}
 
 // goneLongAgo reports whether path went so long ago that an event of it would
 // have been seen: the directory that held it has not changed since.

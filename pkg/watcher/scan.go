@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -12,9 +13,18 @@ import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
-// heldDepth is how many directories a scan keeps open: those further down are
-// opened again after each of their subdirectories.
-const heldDepth = 64
+const (
+	// How many directories a scan keeps open: those further down are
+	// opened again after each of their subdirectories.
+	heldDepth = 16
+	// The bytes of the entries that a scan holds: larger directories are read in
+	// parts, of listLeast bytes at least.
+	listBudget = 64 << 20
+	listLeast  = 64 << 10
+	entryBytes = 48 // of an entry, beside its name
+	// How large a list may be whose memory is used again.
+	keptEntries = 1024
+)
 
 // errBlocked: the sink is full, and the caller does not wait.
 var errBlocked = errors.New("the sink is full")
@@ -44,11 +54,14 @@ type scan struct {
 	cur     *cursor
 	res     ScanResult
 	bufs    [][]safefs.Entry // by depth
+	held    int              // bytes of the entries in bufs
+	budget  int              // for them
 	above   []safefs.Stat    // the directories that lead to the current one
+	links   linkLimit
 }
 
 func (w *Watcher) newScan(dir, trigger string, p policy) *scan {
-	return &scan{w: w, policy: p, trigger: trigger, cur: newCursor(w.index, dir), res: ScanResult{Trigger: trigger}}
+	return &scan{w: w, policy: p, trigger: trigger, cur: newCursor(w.index, dir), res: ScanResult{Trigger: trigger}, budget: listBudget}
 }
 
 // run scans. An error means that the scan is not complete; what it found until
@@ -85,7 +98,9 @@ func (s *scan) top(ctx context.Context) error {
 	if err != nil {
 		return s.unopened(ctx, s.cur.dir, err)
 	}
-	return s.walk(ctx, d, 0)
+	d, err = s.walk(ctx, d, 0)
+	d.Close()
+	return err
 }
 
 // unopened handles a directory that cannot be listed: one that is gone leaves
@@ -99,47 +114,141 @@ func (s *scan) unopened(ctx context.Context, dir string, err error) error {
 	case errors.Is(err, safefs.ErrOtherMount):
 		s.res.Excluded++
 		return s.keepDir(ctx, dir)
+	case errors.Is(err, safefs.ErrPseudo):
+		s.res.Pseudo++
+		return s.keepDir(ctx, dir)
 	}
 	if dir == "" {
 		return err
 	}
 	s.res.Unreadable++
+	return s.refuseDir(ctx, dir, err)
+}
+
+// refuseDir reports that dir, with everything below it, cannot be archived.
+func (s *scan) refuseDir(ctx context.Context, dir string, err error) error {
 	if err := s.keepDir(ctx, dir); err != nil {
 		return err
 	}
 	return s.policy.refuse(ctx, s, dir, err)
 }
 
-// walk scans d, closes it, and goes into its subdirectories.
-func (s *scan) walk(ctx context.Context, d *safefs.Dir, depth int) error {
-	defer func() { d.Close() }()
+// walk scans d and goes into its subdirectories. It returns d, or what it was
+// closed and opened again as.
+func (s *scan) walk(ctx context.Context, d *safefs.Dir, depth int) (*safefs.Dir, error) {
 	s.res.directories++
-	self, entries, err := s.enter(d, depth)
+	s.links.count()
+	self, err := d.Self()
 	if err != nil {
-		return s.unopened(ctx, d.Path(), err)
+		return d, s.unopened(ctx, d.Path(), err)
 	}
 	s.above = append(s.above, self)
 	defer func() { s.above = s.above[:len(s.above)-1] }()
+	var last *safefs.Entry
+	for more := true; more; {
+		var list entryList
+		if list, err = s.list(d, depth, last); err != nil {
+			return d, s.unopened(ctx, d.Path(), err)
+		}
+		more = list.more
+		d, err = s.entries(ctx, d, list.entries, depth)
+		last = s.release(depth, list)
+		if errors.Is(err, errLeave) {
+			return d, nil
+		}
+		if err != nil {
+			return d, err
+		}
+	}
+	return d, s.policy.rest(ctx)
+}
+
+// entries decides about entries of d.
+func (s *scan) entries(ctx context.Context, d *safefs.Dir, entries []safefs.Entry, depth int) (*safefs.Dir, error) {
 	for i := range entries {
 		if !entries[i].IsDir() {
 			if err := s.entry(ctx, d, &entries[i]); err != nil {
-				return err
+				return d, err
 			}
 			continue
 		}
-		if err := s.directory(ctx, d, &entries[i], depth); err != nil {
-			return err
-		}
-		if depth >= heldDepth {
-			again, err := s.reopen(d.Path(), self)
-			if err != nil {
-				return s.unopened(ctx, d.Path(), err)
-			}
-			d.Close()
+		again, err := s.directory(ctx, d, &entries[i], depth)
+		if again != nil {
 			d = again
 		}
+		if err != nil {
+			return d, err
+		}
 	}
-	return s.policy.rest(ctx)
+	return d, nil
+}
+
+// entryList is a part of a directory.
+type entryList struct {
+	entries []safefs.Entry
+	bytes   int
+	more    bool
+}
+
+// list reads a part of d, from behind last on. The first part says what the
+// ignore file is.
+func (s *scan) list(d *safefs.Dir, depth int, last *safefs.Entry) (l entryList, err error) {
+	if depth == len(s.bufs) {
+		s.bufs = append(s.bufs, nil)
+	}
+	size := max(listLeast, (s.budget-s.held)/4)
+	if l.entries, l.more, err = d.EntriesAfter(last, size, s.bufs[depth]); err != nil {
+		return l, err
+	}
+	s.bufs[depth] = l.entries
+	for i := range l.entries {
+		l.bytes += len(l.entries[i].Name) + entryBytes
+	}
+	s.held += l.bytes
+	if last == nil {
+		s.ignoreFile(d, l)
+	}
+	return l, nil
+}
+
+// release gives back what l takes and returns its last entry, nil for none.
+func (s *scan) release(depth int, l entryList) (last *safefs.Entry) {
+	s.held -= l.bytes
+	if n := len(l.entries); n > 0 {
+		e := l.entries[n-1]
+		e.Name = strings.Clone(e.Name)
+		last = &e
+	}
+	clear(l.entries)
+	if cap(l.entries) > keptEntries {
+		s.bufs[depth] = nil
+	}
+	return last
+}
+
+func (s *scan) ignoreFile(d *safefs.Dir, l entryList) {
+	found, err := s.w.ign.enter(s.w.root, d.Path(), hasIgnoreFile(d, l.entries, l.more))
+	if err != nil {
+		s.w.log.Warn("ignore file not read, what was known of it stays in force", zap.Error(err))
+	}
+	if found != nil {
+		s.res.ConfigFiles = append(s.res.ConfigFiles, *found)
+	}
+}
+
+// hasIgnoreFile reports whether d has an ignore file, which may be behind the
+// first entries.
+func hasIgnoreFile(d *safefs.Dir, entries []safefs.Entry, more bool) bool {
+	for i := range entries {
+		if entries[i].Name == ignoreName {
+			return entries[i].IsRegular()
+		}
+	}
+	if !more {
+		return false
+	}
+	st, err := d.Stat(ignoreName)
+	return err == nil && st.IsRegular()
 }
 
 // reopen opens a directory that was closed while its subdirectory was scanned.
@@ -159,68 +268,99 @@ func (s *scan) reopen(dir string, self safefs.Stat) (*safefs.Dir, error) {
 	return d, nil
 }
 
-// enter lists d and reads its ignore file.
-func (s *scan) enter(d *safefs.Dir, depth int) (self safefs.Stat, entries []safefs.Entry, err error) {
-	if self, err = d.Self(); err != nil {
-		return self, nil, err
-	}
-	if depth == len(s.bufs) {
-		s.bufs = append(s.bufs, nil)
-	}
-	if entries, err = d.Entries(s.bufs[depth]); err != nil {
-		return self, nil, err
-	}
-	s.bufs[depth] = entries
-	found, err := s.w.ign.enter(s.w.root, d.Path(), entries)
-	if err != nil {
-		s.w.log.Warn("ignore file not read, what was known of it stays in force", zap.Error(err))
-	}
-	if found != nil {
-		s.res.ConfigFiles = append(s.res.ConfigFiles, *found)
-	}
-	return self, entries, nil
-}
-
-// directory decides about a subdirectory and scans it.
-func (s *scan) directory(ctx context.Context, d *safefs.Dir, e *safefs.Entry, depth int) error {
+// directory decides about a subdirectory of d and scans it. It returns what d
+// was opened again as, nil where it stayed open.
+func (s *scan) directory(ctx context.Context, d *safefs.Dir, e *safefs.Entry, depth int) (*safefs.Dir, error) {
 	path := join(d.Path(), e.Name)
 	if err := s.drain(ctx, path+"/"); err != nil {
-		return err
+		return nil, err
 	}
 	switch {
 	case s.w.reserved(path):
 		s.res.Reserved++
-		if err := s.keepDir(ctx, path); err != nil {
-			return err
-		}
-		return s.policy.refuse(ctx, s, path, ErrReserved)
+		return nil, s.refuseDir(ctx, path, ErrReserved)
 	case s.w.ign.excludedHere(path, true):
 		s.res.Excluded++
-		return s.keepDir(ctx, path)
+		return nil, s.keepDir(ctx, path)
 	case s.flat:
-		return s.keepDir(ctx, path)
+		return nil, s.keepDir(ctx, path)
+	}
+	if err := s.w.o.TooDeep(path); err != nil {
+		s.res.Limited++
+		return nil, s.refuseDir(ctx, path, err)
 	}
 	sub, err := d.OpenDir(e.Name)
 	if err != nil {
-		return s.unopened(ctx, path, err)
+		return nil, s.unopened(ctx, path, err)
 	}
-	if e.Linked && s.loops(sub) {
+	if e.Linked {
+		leave, err := s.link(ctx, path, sub)
+		if leave || err != nil {
+			sub.Close()
+			return nil, err
+		}
+		defer s.links.leave()
+	}
+	if depth < heldDepth {
+		sub, err = s.walk(ctx, sub, depth+1)
 		sub.Close()
-		s.res.Symlinks++
-		return nil
+		return nil, err
 	}
-	if depth >= heldDepth {
-		d.Close()
-	}
-	return s.walk(ctx, sub, depth+1)
+	return s.deeper(ctx, d, sub, depth)
 }
 
-// loops reports whether d is one of the directories above it.
-func (s *scan) loops(d *safefs.Dir) bool {
-	self, err := d.Self()
-	if err != nil {
-		return true
+// deeper scans sub while d, the directory above it, is closed.
+func (s *scan) deeper(ctx context.Context, d, sub *safefs.Dir, depth int) (*safefs.Dir, error) {
+	self := s.above[len(s.above)-1]
+	d.Close()
+	sub, err := s.walk(ctx, sub, depth+1)
+	var again *safefs.Dir
+	if err == nil {
+		again, err = s.back(ctx, sub, d.Path(), self)
 	}
+	sub.Close()
+	return again, err
+}
+
+// back opens dir again, from sub where that is below it.
+func (s *scan) back(ctx context.Context, sub *safefs.Dir, dir string, self safefs.Stat) (*safefs.Dir, error) {
+	if again, err := sub.Parent(dir, self); err == nil {
+		return again, nil
+	}
+	again, err := s.reopen(dir, self) // It was a link, or moved.
+	if err == nil {
+		return again, nil
+	}
+	if err := s.unopened(ctx, dir, err); err != nil {
+		return nil, err
+	}
+	return nil, errLeave
+}
+
+// link decides about a symbolic link to sub.
+func (s *scan) link(ctx context.Context, path string, sub *safefs.Dir) (leave bool, err error) {
+	self, err := sub.Self()
+	if err != nil {
+		return true, s.unopened(ctx, path, err)
+	}
+	if s.loops(self) {
+		s.res.Symlinks++
+		return true, nil
+	}
+	report, err := s.links.enter(idOf(self))
+	if err == nil {
+		return false, nil
+	}
+	s.res.Limited++
+	if report {
+		s.w.overLinked.add(path)
+		return true, s.refuseDir(ctx, path, err)
+	}
+	return true, s.keepDir(ctx, path)
+}
+
+// loops reports whether self is one of the directories above.
+func (s *scan) loops(self safefs.Stat) bool {
 	for _, a := range s.above {
 		if a.Dev == self.Dev && a.Ino == self.Ino {
 			return true
@@ -235,11 +375,15 @@ func (s *scan) entry(ctx context.Context, d *safefs.Dir, e *safefs.Entry) error 
 	if err := s.drain(ctx, path); err != nil {
 		return err
 	}
-	if s.w.ign.excludedHere(path, false) {
+	switch {
+	case s.w.reserved(path):
+		s.res.Reserved++
+		return s.refuse(ctx, path, ErrReserved)
+	case s.w.ign.excludedHere(path, false):
 		s.res.Excluded++
 		return s.keep(path)
-	}
-	switch {
+	case e.Err != nil:
+		return s.unknown(ctx, path, e.Err)
 	case e.IsSymlink():
 		s.res.Symlinks++
 		return nil // What the index has of it is missing.
@@ -247,25 +391,66 @@ func (s *scan) entry(ctx context.Context, d *safefs.Dir, e *safefs.Entry) error 
 		s.res.Special++
 		return nil
 	}
+	return s.regular(ctx, d, e, path)
+}
+
+// regular decides about a regular file.
+func (s *scan) regular(ctx context.Context, d *safefs.Dir, e *safefs.Entry, path string) error {
 	st, err := d.StatEntry(*e)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case errors.Is(err, safefs.ErrRootChanged):
-		return err
 	case err != nil:
-		s.res.Unreadable++
-		if err := s.keep(path); err != nil {
-			return err
-		}
-		return s.policy.refuse(ctx, s, path, err)
+		return s.unknown(ctx, path, err)
 	case !st.IsRegular():
 		return nil // Changed since it was listed: an event tells.
+	}
+	if left, err := s.mountedAlone(d, e, path, st); left || err != nil {
+		return err
 	}
 	if st.Nlink > 1 {
 		return s.linked(ctx, path, st)
 	}
 	return s.file(ctx, path, st)
+}
+
+// mountedAlone leaves out a file that is a mount of its own and not part of the
+// source.
+func (s *scan) mountedAlone(d *safefs.Dir, e *safefs.Entry, path string, st safefs.Stat) (left bool, err error) {
+	if e.Linked || st.Dev == s.above[len(s.above)-1].Dev && !s.w.mounts.at(path) {
+		return false, nil
+	}
+	switch err := d.Admits(e.Name); {
+	case errors.Is(err, safefs.ErrOtherMount):
+		s.res.Excluded++
+	case errors.Is(err, safefs.ErrPseudo):
+		s.res.Pseudo++
+	default:
+		return false, nil // Whoever opens it says what is wrong with it.
+	}
+	return true, s.keep(path)
+}
+
+// refuse reports that the file at path cannot be archived.
+func (s *scan) refuse(ctx context.Context, path string, err error) error {
+	if err := s.keep(path); err != nil {
+		return err
+	}
+	return s.policy.refuse(ctx, s, path, err)
+}
+
+// unknown handles a name of which nothing is known because of err, not even
+// whether it is a directory: that is what cannot be archived.
+func (s *scan) unknown(ctx context.Context, path string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // Gone since it was listed.
+	case errors.Is(err, safefs.ErrRootChanged):
+		return err
+	case s.w.ign.excludedHere(path, true):
+		s.res.Excluded++
+		return s.keep(path)
+	}
+	s.res.Unreadable++
+	return s.refuse(ctx, path, err)
 }
 
 // file compares a regular file with the index.
@@ -353,5 +538,6 @@ func (s *scan) linked(ctx context.Context, path string, st safefs.Stat) error {
 	return s.policy.refuse(ctx, s, path, refused)
 }
 
-// reserved reports whether path is the directory of the audit trail.
+// reserved reports whether path has the name of the audit trail's directory. A
+// file of that name hides the trail on servers that keep objects as files.
 func (w *Watcher) reserved(path string) bool { return w.o.Reserved != "" && path == w.o.Reserved }

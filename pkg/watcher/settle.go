@@ -94,7 +94,7 @@ func (g *settling) takeIn() {
 
 // ignores reports whether nothing that happens at path matters.
 func (w *Watcher) ignores(path string) bool {
-	if w.o.Reserved != "" && (path == w.o.Reserved || below(path, w.o.Reserved)) {
+	if w.o.Reserved != "" && below(path, w.o.Reserved) {
 		return true
 	}
 	return w.ign.excluded(path, false) && w.ign.excluded(path, true)
@@ -204,18 +204,21 @@ func (g *settling) path(ctx context.Context, it *item, now time.Time) (time.Time
 		return time.Time{}, g.gone(ctx, it, path, true)
 	case exhausted(err):
 		return time.Time{}, err
+	case err != nil:
+		return time.Time{}, nil //nolint:nilerr // What is unreadable or leads out of the source is for the scans to report.
 	}
-	if err == nil && !st.IsRegular() {
-		if st.IsDir() {
-			w.recheck(path)
-		}
+	switch {
+	case w.reserved(path):
+		return time.Time{}, g.offer(ctx, Change{Path: path, Trigger: it.trigger, Detected: it.first, Kind: Refused, Err: ErrReserved})
+	case st.IsDir():
+		w.recheck(path)
 		return time.Time{}, g.goneItself(ctx, it, path)
+	case !st.IsRegular():
+		return time.Time{}, g.goneItself(ctx, it, path)
+	case w.left(path):
+		return time.Time{}, nil
 	}
-	// What is unreadable or leads out of the source is for the scans to report.
-	if err == nil && !w.left(path) {
-		return g.file(ctx, it, st, now)
-	}
-	return time.Time{}, nil
+	return g.file(ctx, it, st, now)
 }
 
 // file offers a regular file if it is quiet.
@@ -230,6 +233,7 @@ func (g *settling) file(ctx context.Context, it *item, st safefs.Stat, now time.
 		}
 		return next, nil
 	}
+	w.mounts.offered(it.path())
 	if err := g.offer(ctx, Change{Path: it.path(), Trigger: it.trigger, Detected: it.first, Kind: Look}); err != nil {
 		return time.Time{}, err
 	}
@@ -299,7 +303,7 @@ func (g *settling) offerGone(ctx context.Context, it *item, k *Known) error {
 	w := g.w
 	w.goneName(k.Path, it.handed, it.trigger)
 	switch {
-	case w.left(k.Path) || w.withheld(k.Path):
+	case leaves(w, k) || w.withheld(k.Path):
 		return nil
 	case w.o.Mirror && k.Stored:
 		w.told.add(k.Path, true)

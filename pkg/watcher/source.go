@@ -3,7 +3,6 @@ package watcher
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -12,14 +11,8 @@ import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
-// proofEntries bounds how many entries of the index are compared with the tree
-// to prove that it is the one they were made from.
-const proofEntries = 100_000
-
-// assessor remembers what a source was, to tell whether what is there now is
-// the same.
+// assessor remembers what the looks at a source that is not in use found.
 type assessor struct {
-	last     safefs.Identity // in use before, the zero value for none
 	proposed safefs.Identity // another one, seen once
 	reason   string          // why the source is away, "" while it is not
 }
@@ -56,7 +49,7 @@ func (w *Watcher) await(ctx context.Context, a *assessor) (id safefs.Identity, o
 
 // back notes that the source is in use from now on.
 func (w *Watcher) back(a *assessor, id safefs.Identity) {
-	a.last, a.proposed, a.reason = id, safefs.Identity{}, ""
+	a.proposed, a.reason = safefs.Identity{}, ""
 	w.root.Pin(id)
 	w.network.Store(isNetwork(id.FSType))
 	w.available.Store(true)
@@ -86,7 +79,7 @@ func (w *Watcher) assess(a *assessor) (id safefs.Identity, reason string) {
 	if err != nil {
 		return id, err.Error()
 	}
-	if refused(id.FSType) {
+	if safefs.Pseudo(id.FSType) {
 		return id, "the kernel's own file systems are not archived"
 	}
 	w.probe.Pin(id)
@@ -94,17 +87,14 @@ func (w *Watcher) assess(a *assessor) (id safefs.Identity, reason string) {
 	if err != nil {
 		return id, err.Error()
 	}
-	// That path, device and inode are what they were says nothing: a new file
-	// system on the same device numbers its inodes alike.
-	same, err := w.proves(a.last != (safefs.Identity{}))
+	same, err := proof{w.index, w.probe}.isSame(w.memory.get(), id)
 	switch {
 	case err != nil:
 		return id, err.Error()
-	case same:
+	case same, w.confirmed.Load():
 		w.replaced.Store(false)
 		w.confirmed.Store(false) // Consent was to what stood there, not to whatever comes next.
-		return id, ""
-	case w.confirmed.Swap(false):
+		w.memory.accept(id)
 		return id, ""
 	case empty:
 		a.proposed = safefs.Identity{}
@@ -113,8 +103,9 @@ func (w *Watcher) assess(a *assessor) (id safefs.Identity, reason string) {
 		a.proposed = id
 		return id, "another directory is in the place of the source"
 	}
+	w.memory.suspectReplaced()
 	if !w.replaced.Swap(true) {
-		w.log.Warn("another directory is in the place of the source: it is archived, and nothing counts as deleted until that is confirmed",
+		w.log.Warn("another directory is in the place of the source: it is archived, and nothing counts as deleted until 's3syncd rescan --confirm-deletes'",
 			zap.String("path", id.RealPath))
 	}
 	return id, ""
@@ -126,37 +117,12 @@ func (w *Watcher) emptyRoot() (bool, error) {
 		return false, err
 	}
 	defer d.Close()
-	entries, err := d.Entries(nil)
-	return len(entries) == 0, err
-}
-
-// proves reports whether the tree is the one that the index was made from: the
-// index is empty, or one of its files is there. Strictly means that a file of
-// the same name and inode does not suffice, because a new file system numbers
-// its inodes alike: its ctime has to be the same too.
-func (w *Watcher) proves(strictly bool) (bool, error) {
-	cur := newCursor(w.index, "")
-	for n := 0; n < proofEntries; cur.next() {
-		k, err := cur.peek()
-		if err != nil {
-			return false, fmt.Errorf("read the index: %w", err)
-		}
-		if k == nil {
-			return n == 0, nil
-		}
-		if !k.Stored {
-			continue // Nothing is known of such a file but its name.
-		}
-		n++
-		st, err := w.probe.Stat(k.Path)
-		if errors.Is(err, safefs.ErrRootChanged) {
-			return false, err
-		}
-		if err == nil && st.Ino == k.Ino && (!strictly || st.CtimeNs == k.CtimeNs) {
-			return true, nil
-		}
-	}
-	return false, nil
+	empty := true
+	err = d.Visit(func(*safefs.Entry) bool {
+		empty = false
+		return false
+	})
+	return empty, err
 }
 
 // guard ends with an error when the source is not id any more, or not mounted
@@ -174,16 +140,7 @@ func (w *Watcher) guard(ctx context.Context, id safefs.Identity) error {
 		if err := w.verify(id); err != nil {
 			return err
 		}
-		w.checkMounts(id)
-	}
-}
-
-// checkMounts compares the mounts inside the source with those seen before, and
-// has the source watched and scanned anew when they changed.
-func (w *Watcher) checkMounts(id safefs.Identity) {
-	if w.mounts.check(id.RealPath) {
-		w.log.Info("mounts inside the source changed, it is watched and scanned anew")
-		w.renew()
+		w.mounts.check(id.RealPath)
 	}
 }
 
@@ -217,16 +174,6 @@ func isNetwork(fsType int64) bool {
 		0x01161970, // GFS2
 		0x47504653, // GPFS
 		0x786f4256: // VirtualBox shared folders
-		return true
-	}
-	return false
-}
-
-// refused reports whether a file system of this type holds no files.
-func refused(fsType int64) bool {
-	switch uint32(fsType) {
-	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC,
-		unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.DEVPTS_SUPER_MAGIC, unix.SECURITYFS_MAGIC, unix.BPF_FS_MAGIC:
 		return true
 	}
 	return false

@@ -47,7 +47,6 @@ type tree struct {
 	base   string // absolute, with a slash behind it
 	byPath map[string]*node
 	byID   map[fileID]*node
-	buf    []safefs.Entry
 	first  bool // a scan follows: nothing needs to be listed
 	warned bool // of the limit
 }
@@ -185,7 +184,7 @@ func (t *tree) scan(ctx context.Context, path string) {
 	for len(stack) > 0 && ctx.Err() == nil {
 		dir := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		if dir != "" && (t.w.reserved(dir) || t.w.ign.excluded(dir, true)) {
+		if dir != "" && (t.w.reserved(dir) || t.w.ign.excluded(dir, true) || t.w.o.TooDeep(dir) != nil) {
 			continue
 		}
 		stack = t.enter(dir, stack)
@@ -280,25 +279,26 @@ func isInvalid(err error) bool { return errors.Is(err, unix.EINVAL) }
 
 // contents lists a directory that is watched by now.
 func (t *tree) contents(d *safefs.Dir, subs []string) []string {
-	entries, err := d.Entries(t.buf)
-	if err != nil {
-		return subs // The scans say so.
-	}
-	t.buf = entries
 	dir := d.Path()
-	if _, err := t.w.ign.enter(t.w.root, dir, entries); err != nil {
-		t.w.log.Warn("ignore file not read, what was known of it stays in force", zap.Error(err))
-	}
-	if !t.first {
-		t.list(dir)
-	}
-	for i := range entries {
-		switch e := &entries[i]; {
+	present := false
+	err := d.Visit(func(e *safefs.Entry) bool {
+		switch {
 		case e.Linked:
 			t.linked(join(dir, e.Name))
 		case e.IsDir():
 			subs = append(subs, join(dir, e.Name))
 		}
+		present = present || e.Name == ignoreName && e.IsRegular()
+		return true
+	})
+	if err != nil {
+		return subs // The scans say so.
+	}
+	if _, err := t.w.ign.enter(t.w.root, dir, present); err != nil {
+		t.w.log.Warn("ignore file not read, what was known of it stays in force", zap.Error(err))
+	}
+	if !t.first {
+		t.list(dir)
 	}
 	return subs
 }
@@ -391,7 +391,6 @@ func (t *tree) report() {
 // countDirs counts the directories at and below dir.
 func (w *Watcher) countDirs(dir string) int64 {
 	var n int64
-	var buf []safefs.Entry
 	stack := []string{dir}
 	for len(stack) > 0 {
 		path := stack[len(stack)-1]
@@ -401,14 +400,15 @@ func (w *Watcher) countDirs(dir string) int64 {
 			continue
 		}
 		n++
-		if buf, err = d.Entries(buf); err == nil {
-			for i := range buf {
-				sub := join(path, buf[i].Name)
-				if buf[i].IsDir() && !buf[i].Linked && !w.reserved(sub) && !w.ign.excluded(sub, true) {
-					stack = append(stack, sub)
-				}
+		_ = d.Visit(func(e *safefs.Entry) bool { // What is unreadable is not counted.
+			if !e.IsDir() || e.Linked {
+				return true
 			}
-		}
+			if sub := join(path, e.Name); !w.reserved(sub) && !w.ign.excluded(sub, true) && w.o.TooDeep(sub) == nil {
+				stack = append(stack, sub)
+			}
+			return true
+		})
 		d.Close()
 	}
 	return n

@@ -45,7 +45,7 @@ const (
 	TriggerPoll    = "poll"
 )
 
-// ErrReserved is the Err of the Refused change for the reserved directory.
+// ErrReserved is the Err of the Refused change for the reserved name.
 var ErrReserved = errors.New("the name is reserved for the audit trail")
 
 // Change is one path to look at. A Refused one may be a directory, with
@@ -104,19 +104,21 @@ type Options struct {
 	Exclude        []string      // gitignore patterns; they win over everything else
 	IgnoreFiles    bool          // .s3syncignore files are honored
 	Hardlinks      safefs.LinkPolicy
-	Reserved       string // a directory of this name at the top is refused; "": none
+	Reserved       string // this name at the top is refused, whatever has it; "": none
+	// TooDeep, optional, returns why no file below a directory can be archived, nil
+	// when one can. Such directories are refused, and not entered.
+	TooDeep func(dir string) error
 	// Mirror: the sink deletes what is Gone. Stored files are then offered as gone
 	// by complete scans of the whole source alone, and by none that finds more
 	// than MaxDeletes of them gone, until ConfirmDeletes is called.
 	Mirror     bool
 	MaxDeletes int
 
-	// Mounts are the mount points inside the source that OnMounts was last told
-	// of, in whatever run: one that is missing takes its files out of sight.
-	Mounts []string
+	// Memory is what OnMemory was last told, in whatever run.
+	Memory Memory
 
 	// All callbacks are optional and must not block for long.
-	OnMounts    func([]string)                                // mount points inside the source, when they change
+	OnMemory    func(Memory)                                  // when what is to be remembered of the source changes
 	OnScan      func(ScanResult)                              // after each scan of the whole source
 	OnSame      func(k Known, st safefs.Stat, trigger string) // for each unchanged file of such a scan
 	OnAvailable func(ok bool, reason string)                  // when the source goes or comes back
@@ -141,6 +143,9 @@ type ScanResult struct {
 	// Held: so many files of a mirrored source are gone that none of them was
 	// offered, see Options.Mirror.
 	Held int64
+	// Waiting files of a mirrored source are most of those of a directory, and
+	// gone at once: they are offered when a second scan finds them gone.
+	Waiting int64
 
 	Files, Bytes            int64 // regular files that are archived
 	New, Changed, Unchanged int64
@@ -150,6 +155,8 @@ type ScanResult struct {
 	Special                 int64 // devices, FIFOs, sockets
 	Symlinks, Hardlinks     int64 // skipped by policy
 	Reserved                int64
+	Limited                 int64 // directories that are too deep, or led to by too many links
+	Pseudo                  int64 // file systems of the kernel, which are not entered
 	ConfigFiles             []IgnoreFile
 	UnusedIncludes          []string // patterns of Include that no file has matched so far
 
@@ -186,6 +193,8 @@ type Watcher struct {
 	confirmed    atomic.Bool // a person accepts what the source is now
 	starved      atomic.Bool // the sink was full when the settler had something for it
 	network      atomic.Bool // the source is on a file system of another host
+	memory       memory
+	overLinked   refusedLinks
 	mounts       mountGuard
 	away         atomic.Pointer[string] // why the source is not in use; nil: it is, or nobody has looked
 	flushes      flushes
@@ -194,6 +203,7 @@ type Watcher struct {
 	// Of a mirrored source.
 	told    toldSet
 	consent consent
+	losses  losses // used by the scanner alone
 	held    atomic.Int64
 
 	newNotifier func() (notifier, error)
@@ -204,6 +214,7 @@ type timings struct {
 	identity   time.Duration // between looks at the source's identity
 	unhealthy  time.Duration // longest time between looks at a source that is away
 	generation time.Duration // shortest life of a watcher that overflowed again
+	second     time.Duration // between a scan and the second one that a mirror waits for, where somebody waits for both
 	removal    time.Duration // shortest time between a scan and one because of removals
 }
 
@@ -221,7 +232,7 @@ func New(sink Sink, index Index, o Options) (*Watcher, error) {
 		probe:       safefs.NewRoot(o.Root.Path(), o.Root.Options()),
 		log:         o.Log.Named("watcher").With(zap.String("source", o.Source)),
 		met:         o.Metrics.source(o.Source),
-		t:           timings{identity: 10 * time.Second, unhealthy: 10 * time.Second, generation: time.Minute, removal: 5 * time.Second},
+		t:           timings{identity: 10 * time.Second, unhealthy: 10 * time.Second, generation: time.Minute, removal: 5 * time.Second, second: 2 * time.Second},
 		dirty:       newDirtySet(newSettler(o.Settle, o.MaxDelay)),
 		requests:    newRequests(),
 		polls:       newPollSet(),
@@ -233,8 +244,16 @@ func New(sink Sink, index Index, o Options) (*Watcher, error) {
 		suspected:   make(chan struct{}, 1),
 		newNotifier: newInotify,
 	}
-	w.mounts.keep = o.OnMounts
-	w.mounts.recall(o.Mounts)
+	if w.o.TooDeep == nil {
+		w.o.TooDeep = func(string) error { return nil }
+	}
+	w.memory.now, w.memory.keep = o.Memory, o.OnMemory
+	w.mounts.place, w.mounts.keep = w.root.Place, w.memory.setMounts
+	w.mounts.changed = func() {
+		w.log.Info("mounts inside the source changed, it is watched and scanned anew")
+		w.renew()
+	}
+	w.mounts.recall(o.Memory)
 	return w, nil
 }
 
@@ -297,10 +316,11 @@ func (w *Watcher) Directories() (watched, polled int64) {
 }
 
 // Intact reports whether id is the directory in use, and the one that the index
-// was made from: only there does a missing file mean a deleted one.
-func (w *Watcher) Intact(id safefs.Identity) bool {
+// was made from, and whether what was mounted above path still is: only there
+// does a file that is not at path mean a deleted one.
+func (w *Watcher) Intact(id safefs.Identity, path string) bool {
 	pin, ok := w.root.Pinned()
-	return ok && !w.replaced.Load() && id.SameDirectory(pin) && id.MountID == pin.MountID
+	return ok && id.SameDirectory(pin) && id.MountID == pin.MountID && !w.withheld(path)
 }
 
 // Dirty returns how many paths and directories wait to settle.
@@ -327,6 +347,9 @@ func (w *Watcher) ConfirmDeletes() {
 	w.consent.give()
 	w.confirmed.Store(!w.available.Load())
 	w.replaced.Store(false)
+	if id, ok := w.root.Pinned(); ok && w.available.Load() {
+		w.memory.accept(id)
+	}
 	w.mounts.confirm()
 	w.requests.scan(TriggerRescan)
 	w.suspect()

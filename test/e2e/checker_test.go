@@ -71,6 +71,7 @@ type digest struct {
 	PreviousSHA256 *string        `json:"previous_digest_sha256"`
 	Scans          []struct {
 		Trigger     string `json:"trigger"`
+		Pseudo      int    `json:"pseudo"`
 		DeletesHeld int    `json:"deletes_held"`
 		IgnoreFiles []struct {
 			Path   string `json:"path"`
