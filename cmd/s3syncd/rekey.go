@@ -111,7 +111,7 @@ func printRekeyPlan(w io.Writer, s app.RekeySummary) error {
 		note += "A daemon holds the state: every object was asked for, and counts as one to copy\n"
 	}
 	_, err := fmt.Fprintf(w, "Would rekey: %d objects, %s (without a KMS key: %d, under another key: %d)\n"+
-		"Right already: %d of %d\nWritten by another instance: %d\n"+
+		"Right already: %d of %d\nLeft to others, or not known to index and trail: %d\n"+
 		"Requests: about %d LIST, %d HEAD, %d PUT, %d COPY, %d parts\n%s",
 		s.Rekeyed, admin.Bytes(s.Bytes), s.Plan.NoKey, s.Plan.OtherKey, s.Right, s.Listed, s.Failed,
 		s.Plan.Lists, s.Plan.Heads, s.Plan.Sends, s.Plan.Copies, s.Plan.Parts, note+rekeyLeft)

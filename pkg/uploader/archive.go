@@ -20,8 +20,8 @@ type archive struct {
 	attributes state.Attributes
 }
 
-// errUnarchived: neither the index nor the trail knows the object.
-var errUnarchived = errors.New("neither the index nor the trail knows this object: it is not taken for what was archived")
+// ErrUnarchived: neither the index nor the trail knows the object.
+var ErrUnarchived = errors.New("neither the index nor the trail knows this object: it is not taken for what was archived")
 
 // archiveOfEntry is what the index knows.
 func archiveOfEntry(e *state.Entry) archive {
@@ -55,23 +55,48 @@ func (a *archive) holds(c content) bool {
 	return a.size == c.size && hashed
 }
 
-// archive returns which of known describes o: by its version or ETag, or by its
-// bytes. Else the object is nobody's that this host knows.
-func (j *judge) archive(ctx context.Context, o state.Object, known []archive) (archive, error) {
+// find returns which of known describes o: by its version or ETag, or by its
+// bytes, which read compares. Else the object is nobody's that this host knows.
+func find(o state.Object, known []archive, read func(content) (verdict, error)) (archive, error) {
 	for i := range known {
 		if sameObject(known[i].object, o) {
 			return known[i], nil
 		}
 	}
 	for i := range known {
-		switch v, err := j.read(ctx, o, known[i].content); {
+		switch v, err := read(known[i].content); {
 		case err != nil:
 			return archive{}, err
 		case v == bytesEqual:
 			return known[i], nil
 		}
 	}
-	return archive{}, state.Classified(state.ClassConflict, "compare", errUnarchived)
+	return archive{}, state.Classified(state.ClassConflict, "compare", ErrUnarchived)
+}
+
+// archives is what the index and the trail know of one key. Of the index, what is
+// not stored says nothing.
+func archives(e *state.Entry, r *state.Record) []archive {
+	var list []archive
+	if e.Stored {
+		list = append(list, archiveOfEntry(e))
+	}
+	if r != nil {
+		list = append(list, archiveOfRecord(r))
+	}
+	return list
+}
+
+// CheckArchived returns why a rekey does not move o, of which the index knows e
+// and the trail r, nil where it does.
+func CheckArchived(ctx context.Context, fetch Fetch, o state.Object, e *state.Entry, r *state.Record) error {
+	_, err := find(o, archives(e, r), func(c content) (verdict, error) {
+		if !readable(fetch, o, c) {
+			return bytesOther, nil
+		}
+		return readObject(ctx, fetch, o, c)
+	})
+	return err
 }
 
 // hashOf decodes a hash in hex, and leaves to as it is where it is none.

@@ -96,8 +96,8 @@ func compare(c content, s standing, m memory) (state.Basis, verdict) {
 	switch {
 	case o.Size != c.size:
 		return "", bytesOther
-	case m.entry.Stored && identified(&m.entry):
-		if isIndexed(&m.entry, o) && holds(&m.entry, c) {
+	case m.entry.Stored && Identified(&m.entry):
+		if Describes(&m.entry, o) && holds(&m.entry, c) {
 			return state.BasisETag, bytesEqual
 		}
 		return "", bytesOther
@@ -137,11 +137,12 @@ func claims(c content, o state.Object) (state.Basis, bool) {
 // suspended buckets call null is overwritten.
 func versioned(id string) bool { return id != "" && id != "null" }
 
-// identified reports whether e says which object it describes.
-func identified(e *state.Entry) bool { return e.ETag != "" || versioned(e.VersionID) }
+// Identified reports whether e says which object it describes.
+func Identified(e *state.Entry) bool { return e.ETag != "" || versioned(e.VersionID) }
 
-// isIndexed reports whether o is the very object that e describes.
-func isIndexed(e *state.Entry, o state.Object) bool {
+// Describes reports whether o is the very object that e describes: the version
+// that was acknowledged, or where there are no versions the ETag.
+func Describes(e *state.Entry, o state.Object) bool {
 	return sameObject(state.Object{ETag: e.ETag, VersionID: e.VersionID}, o)
 }
 

@@ -126,7 +126,7 @@ func (l *look) mayDelete(ctx context.Context, s standing) error {
 		return err
 	}
 	why, err := j.stranger(ctx, s.object)
-	if why == nil && err == nil && s.object.Metadata[state.MetaID] == "" && !isIndexed(&l.entry, s.object) {
+	if why == nil && err == nil && s.object.Metadata[state.MetaID] == "" && !Describes(&l.entry, s.object) {
 		why = state.Classified(state.ClassConflict, "compare", errReplaced)
 	}
 	return cmp.Or(err, why)

@@ -106,8 +106,7 @@ func (j *judge) proves(ctx context.Context, o state.Object, in *state.Intent) (b
 // read compares the bytes of o with c, whose SHA-256 may be unknown. Bytes that
 // may not be read prove nothing. errUnsteady: it is another object by now.
 func (j *judge) read(ctx context.Context, o state.Object, c content) (verdict, error) {
-	unknown := c.md5 == [16]byte{} && c.sha256 == [32]byte{}
-	if j.d.Fetch == nil || unknown || o.Size != c.size {
+	if !readable(j.d.Fetch, o, c) {
 		return bytesOther, nil
 	}
 	leave, err := j.d.enter(ctx)
@@ -115,8 +114,22 @@ func (j *judge) read(ctx context.Context, o state.Object, c content) (verdict, e
 		return bytesUnread, err
 	}
 	defer leave()
-	body, got, err := j.d.Fetch(ctx, o.Key, o)
-	j.d.observe(err)
+	v, err := readObject(ctx, j.d.Fetch, o, c)
+	if !errors.Is(err, errUnsteady) {
+		j.d.observe(err)
+	}
+	return v, err
+}
+
+// readable reports whether reading o can show that it holds c.
+func readable(fetch Fetch, o state.Object, c content) bool {
+	known := c.md5 != [16]byte{} || c.sha256 != [32]byte{}
+	return fetch != nil && known && o.Size == c.size
+}
+
+// readObject does what judge.read does, without its destination.
+func readObject(ctx context.Context, fetch Fetch, o state.Object, c content) (verdict, error) {
+	body, got, err := fetch(ctx, o.Key, o)
 	switch {
 	case errors.Is(err, state.ErrPrecondition), errors.Is(err, fs.ErrNotExist) && !isLocal(err):
 		return bytesUnread, local(state.ClassTransient, "compare", errUnsteady)
@@ -131,7 +144,6 @@ func (j *judge) read(ctx context.Context, o state.Object, c content) (verdict, e
 	}
 	m, s := md5.New(), sha256.New()
 	n, err := io.Copy(io.MultiWriter(m, s), io.LimitReader(body, c.size+1))
-	j.d.observe(err)
 	if err != nil {
 		return bytesUnread, err
 	}

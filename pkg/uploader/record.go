@@ -132,7 +132,7 @@ func (l *look) commitUpload(ctx context.Context, in *state.Intent, o state.Objec
 // adopt records that S3 held the content already.
 func (l *look) adopt(ctx context.Context, o state.Object, basis state.Basis) error {
 	e := l.entryOf(o)
-	if l.known && isIndexed(&l.entry, o) {
+	if l.known && Describes(&l.entry, o) {
 		e.Attempt = l.entry.Attempt // Not what the object says: it is anybody's word.
 	}
 	if l.end.status == state.StatusUploaded && l.entry.Attempt == e.Attempt && e.Attempt != 0 {

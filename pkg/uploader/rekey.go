@@ -85,16 +85,13 @@ func (l *look) archived(ctx context.Context, s standing) (archive, error) {
 	if err = cmp.Or(err, why); err != nil {
 		return archive{}, err
 	}
-	var known []archive
-	if l.known && l.entry.Stored {
-		known = append(known, archiveOfEntry(&l.entry))
-	}
+	var record *state.Record
 	if l.Archived != nil {
 		if r, ok := l.Archived(l.job.Path); ok {
-			known = append(known, archiveOfRecord(&r))
+			record = &r
 		}
 	}
-	return j.archive(ctx, s.object, known)
+	return find(s.object, archives(&l.entry, record), func(c content) (verdict, error) { return j.read(ctx, s.object, c) })
 }
 
 // readEntry reads what the index knows of the path.
@@ -250,7 +247,8 @@ func (l *look) commitCopy(ctx context.Context, in *state.Intent, o state.Object,
 	out := state.Outcome{Path: in.Path, Record: r, Settles: in.Attempt, Key: in.Key}
 	if l.known && l.entry.Stored {
 		e := l.entry
-		if isIndexed(&e, in.Replaces) {
+		copied := content{size: o.Size, md5: in.MD5, sha256: in.SHA256}
+		if Describes(&e, in.Replaces) || holds(&e, copied) {
 			e.ETag, e.VersionID, e.SSE, e.KMSKeyID, e.Attempt = o.ETag, o.VersionID, o.SSE, o.KMSKeyID, in.Attempt
 		} else {
 			e.Doubted = true
