@@ -2,8 +2,10 @@ package uploader
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
@@ -68,5 +70,57 @@ func BenchmarkUploadSmallFiles(b *testing.B) {
 	}
 	if err := r.q.Wait(b.Context(), "data"); err != nil {
 		b.Fatal(err)
+	}
+}
+
+// The two readings of a large file: the first one hashes the whole, with and
+// without a SHA-256 of each part, the second one is what a request sends, with and
+// without a look at what it is.
+func BenchmarkReadingsOfALargeFile(b *testing.B) {
+	const size, part = 256 << 20, 16 << 20
+	path := filepath.Join(b.TempDir(), "large")
+	if err := os.WriteFile(path, pattern(size, 1), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	st, err := safefs.Fstat(f)
+	if err != nil {
+		b.Fatal(err)
+	}
+	buf := make([]byte, hashChunk)
+	var r reading
+	for name, partSize := range map[string]int64{"first whole": 0, "first with parts": part} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(size)
+			for b.Loop() {
+				if r, err = readLarge(b.Context(), f, fenceOf(st), partSize, buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	if r, err = readLarge(b.Context(), f, fenceOf(st), part, buf); err != nil {
+		b.Fatal(err)
+	}
+	for name, compared := range map[string]bool{"second": false, "second compared": true} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(size)
+			var sent atomic.Int64
+			for b.Loop() {
+				for i, sum := range r.parts {
+					body := newBody(b.Context(), r.section(f, int64(i)*part, part), part, nil, &sent)
+					if compared {
+						body.comparing(sum.sha256)
+					}
+					if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{body}, buf); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
 	}
 }
