@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -75,7 +78,8 @@ func BenchmarkUploadSmallFiles(b *testing.B) {
 
 // The two readings of a large file: the first one hashes the whole, with and
 // without a SHA-256 of each part, the second one is what a request sends, with and
-// without a look at what it is.
+// without a look at what it is. The processor's time does not depend on what else
+// runs.
 func BenchmarkReadingsOfALargeFile(b *testing.B) {
 	const size, part = 256 << 20, 16 << 20
 	path := filepath.Join(b.TempDir(), "large")
@@ -96,6 +100,7 @@ func BenchmarkReadingsOfALargeFile(b *testing.B) {
 	for name, partSize := range map[string]int64{"first whole": 0, "first with parts": part} {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(size)
+			defer reportProcessor(b, size, processor())
 			for b.Loop() {
 				if r, err = readLarge(b.Context(), f, fenceOf(st), partSize, buf); err != nil {
 					b.Fatal(err)
@@ -109,6 +114,7 @@ func BenchmarkReadingsOfALargeFile(b *testing.B) {
 	for name, compared := range map[string]bool{"second": false, "second compared": true} {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(size)
+			defer reportProcessor(b, size, processor())
 			var sent atomic.Int64
 			for b.Loop() {
 				for i, sum := range r.parts {
@@ -123,4 +129,19 @@ func BenchmarkReadingsOfALargeFile(b *testing.B) {
 			}
 		})
 	}
+}
+
+// processor is the processor time that this process has used.
+func processor() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// reportProcessor reports the processor time since then for each GiB.
+func reportProcessor(b *testing.B, size int, since time.Duration) {
+	b.Helper()
+	b.ReportMetric((processor()-since).Seconds()/float64(b.N)/float64(size)*(1<<30), "cpu-s/GiB")
 }
