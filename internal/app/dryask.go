@@ -67,45 +67,55 @@ func (v *bucketView) stop() {
 // show returns a question for the object under key, which may be asked later and
 // anywhere. A key that the listing has passed over is not asked for, unless it
 // comes out of order, as escaped ones do.
-func (v *bucketView) show(key string) (func(ctx context.Context) (state.Object, bool, error), error) {
+func (v *bucketView) show(key string) (question, error) {
 	backward := v.begun && key <= v.passed
-	for !v.lost && !backward && (!v.begun || v.next != "" && v.next < key) {
-		var more, late bool
-		v.passed, v.begun = v.next, true
-		select {
-		case v.next, more = <-v.listed:
-		case <-time.After(viewPatience):
-			late = true
-		}
-		if late {
-			return nil, errNoListing
-		}
-		if more {
-			continue
-		}
-		v.next = ""
-		switch {
-		case errors.Is(v.err, fs.ErrPermission):
-			v.lost = true
-		case v.err != nil:
-			return nil, v.err
+	if !backward {
+		if err := v.advance(key); err != nil {
+			return nil, err
 		}
 	}
 	if !v.lost && !backward && v.next != key {
 		return func(context.Context) (state.Object, bool, error) { return state.Object{}, false, nil }, nil
 	}
+	lost := v.lost
 	return func(ctx context.Context) (state.Object, bool, error) {
 		o, err := v.source.store.Head(ctx, key)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return o, false, nil
-		case v.lost && errors.Is(err, fs.ErrPermission):
+		case lost && errors.Is(err, fs.ErrPermission):
 			return o, false, errUnsaid
-		case err != nil:
-			return o, false, err
 		}
-		return o, true, nil
+		return o, err == nil, err
 	}, nil
+}
+
+// question asks S3 for one object.
+type question func(ctx context.Context) (o state.Object, there bool, err error)
+
+// advance moves the listing to key, or beyond it where key is not listed.
+func (v *bucketView) advance(key string) error {
+	for !v.lost && (!v.begun || v.next != "" && v.next < key) {
+		v.passed, v.begun = v.next, true
+		select {
+		case next, more := <-v.listed:
+			if v.next = next; !more {
+				return v.ends()
+			}
+		case <-time.After(viewPatience):
+			return errNoListing
+		}
+	}
+	return nil
+}
+
+// ends takes in that the listing has ended.
+func (v *bucketView) ends() error {
+	if errors.Is(v.err, fs.ErrPermission) {
+		v.lost = true
+		return nil
+	}
+	return v.err
 }
 
 // forecaster says of each file of one source what a run would do with it, with
@@ -140,11 +150,11 @@ func (p *planner) forecast(ctx context.Context, s *source) *forecaster {
 	return f
 }
 
-// errNotAsked marks that S3 gave no answer, as opposed to what is wrong with a file.
-type errNotAsked struct{ error }
+// notAskedError marks that S3 gave no answer, as opposed to what is wrong with a file.
+type notAskedError struct{ error }
 
 // Unwrap returns why.
-func (e errNotAsked) Unwrap() error { return e.error }
+func (e notAskedError) Unwrap() error { return e.error }
 
 // offer begins to look at a file that the index does not show to be in S3.
 func (f *forecaster) offer(path string, size int64) {
@@ -180,7 +190,7 @@ func (f *forecaster) asks() bool {
 }
 
 // outcome is what a run would make of one file.
-func (f *forecaster) outcome(path string, size int64, show func(context.Context) (state.Object, bool, error)) Outcome {
+func (f *forecaster) outcome(path string, size int64, show question) Outcome {
 	o := Outcome{Source: f.source.Name, Path: path, Size: size, Status: Planned}
 	if !f.asks() {
 		f.unasked()
@@ -189,11 +199,11 @@ func (f *forecaster) outcome(path string, size int64, show func(context.Context)
 	v, err := uploader.Foresee(f.ctx, f.source, path, func(ctx context.Context) (state.Object, bool, error) {
 		object, there, err := show(ctx)
 		if err != nil {
-			err = errNotAsked{err}
+			err = notAskedError{err}
 		}
 		return object, there, err
 	})
-	switch _, silent := errors.AsType[errNotAsked](err); {
+	switch _, silent := errors.AsType[notAskedError](err); {
 	case silent:
 		if !errors.Is(err, errUnsaid) {
 			f.refuse(err)

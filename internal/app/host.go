@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -33,15 +34,27 @@ const (
 
 // hostID tells machines with one instance name apart, in the metadata of objects.
 // It is a keyed hash, so that the machine's own id, which others may know it by,
-// does not leave it. It is "" where the machine has no id, as in most containers.
-func hostID(machine, instance string) string {
+// does not leave it. A container has no such id most often: there it is the host's
+// name, which it keeps when it is started again. "" where there is neither.
+func hostID(machine, name, instance string) string {
 	id := strings.TrimSpace(machine)
 	if b, err := hex.DecodeString(id); err != nil || len(b) != 16 || strings.Trim(id, "0") == "" {
-		return ""
+		if id = name; id == "" || id == "localhost" || strings.HasPrefix(id, "localhost.") {
+			return ""
+		}
 	}
 	h := hmac.New(sha256.New, []byte(id))
 	_, _ = io.WriteString(h, "s3syncd-host\x00"+instance) // It cannot fail.
 	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// hostName is the name of this host, "" where it cannot be told.
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	return name
 }
 
 // endings knows which chains of this instance, other hosts' or of a lost state,

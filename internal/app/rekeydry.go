@@ -129,35 +129,24 @@ func (p *rekeyPlanner) ask(ctx context.Context, s *source, path, key string, siz
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	gone := err != nil
 	verdict := s.store.KeyVerdict(o)
-	var entry state.Entry
-	if s.state != nil {
-		if entry, _, err = s.state.Get(path); err != nil {
+	right := err != nil || verdict == s3store.KeyOK || uploader.IsTrailDocument(o)
+	var why error
+	if !right {
+		if why, err = p.refuses(ctx, s, path, o, known); err != nil {
 			return err
 		}
-	}
-	var unknown error
-	if !gone && verdict != s3store.KeyOK {
-		unknown = uploader.CheckArchived(ctx, s.fetch, o, &entry, known)
-	}
-	if unknown != nil && !errors.Is(unknown, uploader.ErrUnarchived) {
-		return unknown
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sum.Plan.Heads++
-	switch id, ok := state.ParseObjectID(o.Metadata[state.MetaID]); {
-	case gone, verdict == s3store.KeyOK, s3store.IsTrailDocument(o):
+	switch {
+	case right:
 		p.sum.Right++
 		return nil
-	case o.Metadata[state.MetaID] != "" && (!ok || id.Instance != p.opts.Config.Instance):
+	case why != nil:
 		p.sum.Failed++
-		p.opts.Progress.Outcome(Outcome{Source: s.cfg.Name, Path: path, Status: Failed, Size: size, Err: fmt.Errorf("it was written by another instance: %s", o.Metadata[state.MetaID])})
-		return nil
-	case unknown != nil:
-		p.sum.Failed++
-		p.opts.Progress.Outcome(Outcome{Source: s.cfg.Name, Path: path, Status: Failed, Size: size, Err: uploader.ErrUnarchived})
+		p.opts.Progress.Outcome(Outcome{Source: s.cfg.Name, Path: path, Status: Failed, Size: size, Err: why})
 		return nil
 	case verdict == s3store.KeyMissing:
 		p.sum.Plan.NoKey++
@@ -169,6 +158,23 @@ func (p *rekeyPlanner) ask(ctx context.Context, s *source, path, key string, siz
 	p.count(s, path, o)
 	p.opts.Progress.Outcome(Outcome{Source: s.cfg.Name, Path: path, Status: PlannedRekey, Size: o.Size})
 	return nil
+}
+
+// refuses returns why an object would be left as it is, nil where it would not.
+func (p *rekeyPlanner) refuses(ctx context.Context, s *source, path string, o state.Object, known *state.Record) (why, err error) {
+	var entry state.Entry
+	if s.state != nil {
+		if entry, _, err = s.state.Get(path); err != nil {
+			return nil, err
+		}
+	}
+	if id, ok := state.ParseObjectID(o.Metadata[state.MetaID]); o.Metadata[state.MetaID] != "" && (!ok || id.Instance != p.opts.Config.Instance) {
+		return fmt.Errorf("it was written by another instance: %s", o.Metadata[state.MetaID]), nil
+	}
+	if why = uploader.CheckArchived(ctx, s.fetch, o, &entry, known); why != nil && !errors.Is(why, uploader.ErrUnarchived) {
+		return nil, why
+	}
+	return why, nil
 }
 
 // count adds the requests that bring o under the key. A file that has its size

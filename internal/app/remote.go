@@ -247,6 +247,11 @@ func (c *remoteCheck) differs(ctx context.Context, key string, e *state.Entry, o
 	case c.trusted && o.ETag != "":
 		return true, nil
 	}
+	return c.askWhether(ctx, key, e, o)
+}
+
+// askWhether is differs by a HEAD.
+func (c *remoteCheck) askWhether(ctx context.Context, key string, e *state.Entry, o *state.Object) (bool, error) {
 	now, err := c.head.Head(ctx, key)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
@@ -255,7 +260,9 @@ func (c *remoteCheck) differs(ctx context.Context, key string, e *state.Entry, o
 		c.asked++
 		return false, nil
 	}
-	c.trusted = c.trusted || err == nil && o.ETag != "" && now.ETag == o.ETag
+	if err == nil && o.ETag != "" && now.ETag == o.ETag {
+		c.trusted = true
+	}
 	return true, nil
 }
 

@@ -229,7 +229,7 @@ func (s *source) uploaderSource(instance string) uploader.Source {
 		OnStopped:                 s.forgetCapabilities,
 		Hardlinks:                 safefs.LinkPolicy(s.cfg.Hardlinks),
 		Deletes:                   s.cfg.Deletes,
-		Host:                      hostID(machineID(), instance),
+		Host:                      hostID(machineID(), hostName(), instance),
 		Fetch:                     s.fetch,
 		Ended:                     newEndings(s, instance).ended,
 		ShortLife:                 max(shortLifeLeast, shortLifeSettles*s.cfg.Settle),

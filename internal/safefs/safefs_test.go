@@ -563,7 +563,7 @@ func TestWhatWasOpenedIsAFile(t *testing.T) {
 		must(unix.Mkfifo(base+"/fifo", 0o644))
 		fd, err := unix.Open(base, unix.O_PATH|unix.O_DIRECTORY, 0)
 		must(err)
-		defer unix.Close(fd)
+		t.Cleanup(func() { _ = unix.Close(fd) })
 		var stop atomic.Bool
 		var wg sync.WaitGroup
 		wg.Go(func() {

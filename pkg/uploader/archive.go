@@ -20,7 +20,7 @@ type archive struct {
 	attributes state.Attributes
 }
 
-// ErrUnarchived: neither the index nor the trail knows the object.
+// ErrUnarchived says that neither the index nor the trail knows an object.
 var ErrUnarchived = errors.New("neither the index nor the trail knows this object: it is not taken for what was archived")
 
 // archiveOfEntry is what the index knows.
@@ -100,11 +100,8 @@ func CheckArchived(ctx context.Context, fetch Fetch, o state.Object, e *state.En
 }
 
 // hashOf decodes a hash in hex, and leaves to as it is where it is none.
-func hashOf(to []byte, s string) bool {
-	b, err := hex.DecodeString(s)
-	if err != nil || len(b) != len(to) {
-		return false
+func hashOf(to []byte, s string) {
+	if b, err := hex.DecodeString(s); err == nil && len(b) == len(to) {
+		copy(to, b)
 	}
-	copy(to, b)
-	return true
 }

@@ -14,9 +14,17 @@ type content struct {
 	sha256 [32]byte
 }
 
+// agrees reports whether d is what c knows of a content: a hash that is zero is not
+// known.
+func (c content) agrees(d content) bool {
+	md5, sha := c.md5 == [16]byte{} || c.md5 == d.md5, c.sha256 == [32]byte{} || c.sha256 == d.sha256
+	return c.size == d.size && md5 && sha
+}
+
 // standing is what is believed or known to stand under a key.
 type standing struct {
 	asked   bool // The server said so just now.
+	stale   bool // It is another object by now: to be asked for again.
 	present bool
 	object  state.Object // ETag and VersionID only, unless asked.
 	key     KeyVerdict   // How object is encrypted, when asked.

@@ -47,35 +47,43 @@ func Foresee(ctx context.Context, s Source, path string, there func(ctx context.
 	}
 	defer func() { _ = opened.File.Close() }() // It was only read.
 	l.file, l.fence = opened, fenceOf(opened.Stat)
-	switch {
-	case errors.Is(l.checkLinks(), safefs.ErrLinkSkipped):
+	if err := l.checkLinks(); errors.Is(err, safefs.ErrLinkSkipped) {
 		return ForecastNothing, nil
-	case l.checkLinks() != nil:
-		return 0, l.checkLinks()
-	case l.unchanged():
-		return ForecastSkip, nil
+	} else if err != nil {
+		return 0, err
 	}
-	hashed := l.entry.Stored && l.entry.Fence.Size == l.fence.Size
-	if hashed {
-		if err := l.foreseeHash(ctx); err != nil {
-			return 0, err
-		}
-		if l.sameAsIndex() {
-			return ForecastSkip, nil
-		}
+	if same, err := l.foreseeSame(ctx); same || err != nil {
+		return ForecastSkip, err
 	}
 	if l.believe().present {
 		return ForecastSend, nil
 	}
+	return l.foreseeAt(ctx, &j, there)
+}
+
+// foreseeSame reports whether the index has the file's content.
+func (l *look) foreseeSame(ctx context.Context) (bool, error) {
+	if l.unchanged() {
+		return true, nil
+	}
+	if !l.entry.Stored || l.entry.Fence.Size != l.fence.Size {
+		return false, nil
+	}
+	err := l.foreseeHash(ctx)
+	return err == nil && l.sameAsIndex(), err
+}
+
+// foreseeAt asks what stands under the key. The file is hashed where that matters.
+func (l *look) foreseeAt(ctx context.Context, j *judge, there func(ctx context.Context) (o state.Object, present bool, err error)) (Forecast, error) {
 	o, present, err := there(ctx)
 	if err != nil {
 		return 0, err
 	}
 	at := standing{asked: true, present: present, object: o}
 	if present {
-		at.key = s.Accept(o)
+		at.key = l.Accept(o)
 	}
-	if !hashed && present && at.key == KeyOK && o.Size == l.fence.Size {
+	if l.read.size == 0 && present && at.key == KeyOK && o.Size == l.fence.Size {
 		if err := l.foreseeHash(ctx); err != nil {
 			return 0, err
 		}

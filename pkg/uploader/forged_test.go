@@ -42,7 +42,7 @@ func (r *rig) wantNoRecordOf(forged state.Object) {
 func TestAForgedObjectIsReplacedFromTheFile(t *testing.T) {
 	const content = "what was archived"
 	ways := map[string]struct {
-		meta func(real map[string]string) map[string]string
+		meta func(genuine map[string]string) map[string]string
 		look func(r *rig)
 	}{
 		"the daily check": {maps.Clone[map[string]string], func(r *rig) { r.doubt("a") }},
@@ -75,8 +75,8 @@ func TestAForgedObjectIsReplacedFromTheFile(t *testing.T) {
 			r.start()
 			r.write("a", []byte(content))
 			r.look(state.TriggerStartup, "a")
-			real, _, _ := r.store.object("pre/a")
-			forged := r.forge("a", len(content), way.meta(real.Metadata))
+			genuine, _, _ := r.store.object("pre/a")
+			forged := r.forge("a", len(content), way.meta(genuine.Metadata))
 			way.look(r)
 			r.look(state.TriggerRescan, "a")
 			r.wantObject("a", []byte(content))

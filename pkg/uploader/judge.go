@@ -44,8 +44,8 @@ func (d *destination) judgeOf(entry state.Entry) (judge, error) {
 }
 
 // decide is the decision about c in the place of s. It reads the object where
-// nothing else proves what it holds. An object that changed while it was read
-// has to be asked for again: s is not asked then.
+// nothing else proves what it holds. The standing becomes stale where that has
+// changed since.
 func (j *judge) decide(ctx context.Context, c content, s *standing) (decision, error) {
 	for range rounds {
 		d := decide(c, *s, j.memory, j.self)
@@ -53,7 +53,7 @@ func (j *judge) decide(ctx context.Context, c content, s *standing) (decision, e
 		case actRead:
 			v, err := j.read(ctx, s.object, c)
 			if errors.Is(err, errUnsteady) {
-				*s = standing{}
+				*s = standing{stale: true}
 				return decision{}, nil
 			}
 			if err != nil {
@@ -62,7 +62,7 @@ func (j *judge) decide(ctx context.Context, c content, s *standing) (decision, e
 			s.bytes = v
 		case actConflict:
 			stranger, err := j.stranger(ctx, s.object)
-			if err = cmp.Or(err, stranger); err != nil {
+			if err := cmp.Or(err, stranger); err != nil {
 				return d, err
 			}
 			s.ours = true
@@ -104,7 +104,8 @@ func (j *judge) proves(ctx context.Context, o state.Object, in *state.Intent) (b
 }
 
 // read compares the bytes of o with c, whose SHA-256 may be unknown. Bytes that
-// may not be read prove nothing. errUnsteady: it is another object by now.
+// may not be read prove nothing. It fails with errUnsteady where another object
+// stands there by now.
 func (j *judge) read(ctx context.Context, o state.Object, c content) (verdict, error) {
 	if !readable(j.d.Fetch, o, c) {
 		return bytesOther, nil
@@ -130,13 +131,8 @@ func readable(fetch Fetch, o state.Object, c content) bool {
 // readObject does what judge.read does, without its destination.
 func readObject(ctx context.Context, fetch Fetch, o state.Object, c content) (verdict, error) {
 	body, got, err := fetch(ctx, o.Key, o)
-	switch {
-	case errors.Is(err, state.ErrPrecondition), errors.Is(err, fs.ErrNotExist) && !isLocal(err):
-		return bytesUnread, local(state.ClassTransient, "compare", errUnsteady)
-	case errors.Is(err, fs.ErrPermission), err != nil && state.ClassOf(err) == state.ClassFile:
-		return bytesOther, nil
-	case err != nil:
-		return bytesUnread, err
+	if err != nil {
+		return unread(err)
 	}
 	defer func() { _ = body.Close() }() // It was only read.
 	if !sameObject(o, got) {
@@ -147,8 +143,19 @@ func readObject(ctx context.Context, fetch Fetch, o state.Object, c content) (ve
 	if err != nil {
 		return bytesUnread, err
 	}
-	if n != c.size || c.md5 != [16]byte{} && [16]byte(m.Sum(nil)) != c.md5 || c.sha256 != [32]byte{} && [32]byte(s.Sum(nil)) != c.sha256 {
+	if !c.agrees(content{size: n, md5: [16]byte(m.Sum(nil)), sha256: [32]byte(s.Sum(nil))}) {
 		return bytesOther, nil
 	}
 	return bytesEqual, nil
+}
+
+// unread is the verdict where an object was not read, because of err.
+func unread(err error) (verdict, error) {
+	switch {
+	case errors.Is(err, state.ErrPrecondition), errors.Is(err, fs.ErrNotExist) && !isLocal(err):
+		return bytesUnread, local(state.ClassTransient, "compare", errUnsteady)
+	case errors.Is(err, fs.ErrPermission), state.ClassOf(err) == state.ClassFile:
+		return bytesOther, nil
+	}
+	return bytesUnread, err
 }

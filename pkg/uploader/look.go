@@ -249,21 +249,17 @@ func (l *look) send(ctx context.Context) error {
 	}
 	s := l.believe()
 	for range rounds {
-		if !s.asked && l.mustAsk(s) {
+		if !s.asked && (s.stale || l.mustAsk(s)) {
 			if s, err = l.ask(ctx, false); err != nil {
 				return err
 			}
 		}
 		j.memory.entry = l.entry // An earlier write may have been found taken.
-		was := s.asked
 		d, err := j.decide(ctx, l.read.content, &s)
 		switch {
 		case err != nil:
 			return err
-		case was && !s.asked:
-			if s, err = l.ask(ctx, false); err != nil {
-				return err
-			}
+		case s.stale:
 			continue
 		case d.act == actSkip:
 			return l.adopt(ctx, s.object, d.basis)

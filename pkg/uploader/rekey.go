@@ -45,10 +45,7 @@ func (l *look) rekey(ctx context.Context) error {
 			}
 		}
 		l.file, l.fence = nil, state.Fence{Size: s.object.Size}
-		switch {
-		case !s.present, s.key != KeyOK && s.object.Metadata[metaTrail] != "":
-			return nil
-		case s.key == KeyOK && !l.misplaced():
+		if !l.movable(s) {
 			return nil
 		}
 		a, err := l.archived(ctx, s)
@@ -67,6 +64,24 @@ func (l *look) rekey(ctx context.Context) error {
 	return local(state.ClassTransient, "compare", errUnsteady)
 }
 
+// movable reports whether there is an object that a rekey is about.
+func (l *look) movable(s standing) bool {
+	switch {
+	case !s.present:
+		return false
+	case s.key == KeyOK:
+		return l.misplaced()
+	default:
+		return !IsTrailDocument(s.object)
+	}
+}
+
+// IsTrailDocument reports whether o is a document of a trail, whoever's it is. One
+// that only says so, and stands among the data, is none.
+func IsTrailDocument(o state.Object) bool {
+	return o.Metadata[metaTrail] != "" && strings.Contains("/"+o.Key, "/"+state.ReservedDir+"/")
+}
+
 // misplaced reports whether the index has the path's object under another key.
 func (l *look) misplaced() bool {
 	indexed := state.Object{SSE: l.entry.SSE, KMSKeyID: l.entry.KMSKeyID}
@@ -82,7 +97,7 @@ func (l *look) archived(ctx context.Context, s standing) (archive, error) {
 		return archive{}, err
 	}
 	why, err := j.stranger(ctx, s.object)
-	if err = cmp.Or(err, why); err != nil {
+	if err := cmp.Or(err, why); err != nil {
 		return archive{}, err
 	}
 	var record *state.Record
