@@ -54,7 +54,7 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 	pool := func(proven bool) {
 		p, err := uploader.New(uploader.NewQueue(1), []uploader.Source{{
 			Name: "s", Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: state.NewMapper("p"), Root: safefs.NewRoot(dir, safefs.RootOptions{}),
-			Objects: store, Multipart: store, State: st, Proven: proven, ProvenAt: time.Now(), Hardlinks: uploader.HardlinksAllow, Deletes: uploader.DeletesKeep,
+			Objects: store, Multipart: store, State: st, Proven: proven, ProvenAt: time.Now(), Hardlinks: safefs.LinksAllow, Deletes: uploader.DeletesKeep,
 			Accept: func(state.Object) uploader.KeyVerdict { return uploader.KeyOK },
 		}}, uploader.Options{Workers: 1, PartSize: 5 << 20, SinglePutMax: 5 << 20, MemoryLimit: 32 << 20, Log: zap.NewNop(), Metrics: uploader.NewMetrics(prometheus.NewRegistry())})
 		if err != nil {

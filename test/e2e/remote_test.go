@@ -164,9 +164,9 @@ func TestWithoutTheRightToListTheFarSideIsNotChecked(t *testing.T) {
 	}
 }
 
-// forge puts other bytes of the same size under the key, with all the metadata of
+// forgeObject puts other bytes of the same size under the key, with all the metadata of
 // the object that stands there, and returns the forged object's ETag.
-func (s *site) forge(t *testing.T, rel string, without ...string) string {
+func (s *site) forgeObject(t *testing.T, rel string, without ...string) string {
 	t.Helper()
 	body, was := s.bucket.get(t, s.bucket.prefix+"/"+rel)
 	for _, name := range without {
@@ -208,7 +208,7 @@ func TestAForgedObjectIsPutBackAndNeverRecorded(t *testing.T) {
 	}
 	d := s.daemon(t)
 	eventually(t, "the files", func() bool { return strings.Count(d.stderr.String(), `"msg":"uploaded"`) == 2 })
-	forged := map[string]string{"a": s.forge(t, "a"), "b": s.forge(t, "b", "s3syncd-id", "s3syncd-host")}
+	forged := map[string]string{"a": s.forgeObject(t, "a"), "b": s.forgeObject(t, "b", "s3syncd-id", "s3syncd-host")}
 	eventually(t, "both are put back", func() bool { return s.inBucket(t, "a", "content") && s.inBucket(t, "b", "content") })
 	d.stop(t)
 	s.wantUnbelieved(t, forged, "content")
@@ -220,7 +220,7 @@ func TestAForgedObjectIsNotAdoptedByALostState(t *testing.T) {
 		write(t, s.path(rel), "content")
 	}
 	s.mustSync(t, 3, 0, 0)
-	forged := map[string]string{"a": s.forge(t, "a"), "b": s.forge(t, "b", "s3syncd-id", "s3syncd-host")}
+	forged := map[string]string{"a": s.forgeObject(t, "a"), "b": s.forgeObject(t, "b", "s3syncd-id", "s3syncd-host")}
 	if err := os.RemoveAll(s.state); err != nil {
 		t.Fatal(err)
 	}
