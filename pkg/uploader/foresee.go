@@ -52,29 +52,29 @@ func Foresee(ctx context.Context, s Source, path string, there func(ctx context.
 	} else if err != nil {
 		return 0, err
 	}
-	if same, err := l.foreseeSame(ctx); same || err != nil {
+	if same, err := foreseeSame(ctx, l); same || err != nil {
 		return ForecastSkip, err
 	}
 	if l.believe().present {
 		return ForecastSend, nil
 	}
-	return l.foreseeAt(ctx, &j, there)
+	return foreseeAt(ctx, l, &j, there)
 }
 
 // foreseeSame reports whether the index has the file's content.
-func (l *look) foreseeSame(ctx context.Context) (bool, error) {
+func foreseeSame(ctx context.Context, l *look) (bool, error) {
 	if l.unchanged() {
 		return true, nil
 	}
 	if !l.entry.Stored || l.entry.Fence.Size != l.fence.Size {
 		return false, nil
 	}
-	err := l.foreseeHash(ctx)
+	err := foreseeHash(ctx, l)
 	return err == nil && l.sameAsIndex(), err
 }
 
 // foreseeAt asks what stands under the key. The file is hashed where that matters.
-func (l *look) foreseeAt(ctx context.Context, j *judge, there func(ctx context.Context) (o state.Object, present bool, err error)) (Forecast, error) {
+func foreseeAt(ctx context.Context, l *look, j *judge, there func(ctx context.Context) (o state.Object, present bool, err error)) (Forecast, error) {
 	o, present, err := there(ctx)
 	if err != nil {
 		return 0, err
@@ -84,7 +84,7 @@ func (l *look) foreseeAt(ctx context.Context, j *judge, there func(ctx context.C
 		at.key = l.Accept(o)
 	}
 	if l.read.size == 0 && present && at.key == KeyOK && o.Size == l.fence.Size {
-		if err := l.foreseeHash(ctx); err != nil {
+		if err := foreseeHash(ctx, l); err != nil {
 			return 0, err
 		}
 	}
@@ -93,7 +93,7 @@ func (l *look) foreseeAt(ctx context.Context, j *judge, there func(ctx context.C
 }
 
 // foreseeHash hashes the file as a look does.
-func (l *look) foreseeHash(ctx context.Context) (err error) {
+func foreseeHash(ctx context.Context, l *look) (err error) {
 	l.read, err = readLarge(ctx, l.file.File, l.fence, 0, make([]byte, hashChunk))
 	return err
 }

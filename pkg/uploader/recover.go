@@ -114,7 +114,7 @@ func (l *look) settleOne(ctx context.Context, in *state.Intent, s standing) (kep
 	case in.Op == state.OpDelete:
 		return false, l.discard(ctx, in)
 	}
-	taken, err := l.taken(ctx, in, s)
+	taken, err := wasTaken(ctx, l, in, s)
 	switch {
 	case err != nil:
 		return true, err

@@ -45,10 +45,10 @@ func (l *look) rekey(ctx context.Context) error {
 			}
 		}
 		l.file, l.fence = nil, state.Fence{Size: s.object.Size}
-		if !l.movable(s) {
+		if !movable(l, s) {
 			return nil
 		}
-		a, err := l.archived(ctx, s)
+		a, err := archived(ctx, l, s)
 		if err != nil {
 			return err
 		}
@@ -65,12 +65,12 @@ func (l *look) rekey(ctx context.Context) error {
 }
 
 // movable reports whether there is an object that a rekey is about.
-func (l *look) movable(s standing) bool {
+func movable(l *look, s standing) bool {
 	switch {
 	case !s.present:
 		return false
 	case s.key == KeyOK:
-		return l.misplaced()
+		return misplaced(l)
 	default:
 		return !IsTrailDocument(s.object)
 	}
@@ -83,7 +83,7 @@ func IsTrailDocument(o state.Object) bool {
 }
 
 // misplaced reports whether the index has the path's object under another key.
-func (l *look) misplaced() bool {
+func misplaced(l *look) bool {
 	indexed := state.Object{SSE: l.entry.SSE, KMSKeyID: l.entry.KMSKeyID}
 	return l.known && l.entry.Stored && l.Accept(indexed) != KeyOK
 }
@@ -91,7 +91,7 @@ func (l *look) misplaced() bool {
 // archived returns what is known of the object that is to be rekeyed. What this
 // host has not archived is not brought under its key: that would make it the
 // host's word.
-func (l *look) archived(ctx context.Context, s standing) (archive, error) {
+func archived(ctx context.Context, l *look, s standing) (archive, error) {
 	j, err := l.judgeOf(l.entry)
 	if err != nil {
 		return archive{}, err

@@ -138,7 +138,7 @@ func (l *look) surprised(ctx context.Context, in *state.Intent, present bool) (f
 	if err != nil {
 		return false, now, err
 	}
-	taken, err := l.taken(ctx, in, now)
+	taken, err := wasTaken(ctx, l, in, now)
 	if err != nil {
 		return false, now, err
 	}
@@ -169,7 +169,7 @@ func (l *look) settleEarlier(ctx context.Context, in *state.Intent, now standing
 		if intents[i].Attempt == in.Attempt || intents[i].Op == state.OpDelete {
 			continue
 		}
-		taken, err := l.taken(ctx, &intents[i], now)
+		taken, err := wasTaken(ctx, l, &intents[i], now)
 		if err != nil {
 			return err
 		}
@@ -180,9 +180,9 @@ func (l *look) settleEarlier(ctx context.Context, in *state.Intent, now standing
 	return nil
 }
 
-// taken reports whether the server has taken the write that in announced: its
+// wasTaken reports whether the server has taken the write that in announced: its
 // object, and its bytes, stand under the key.
-func (l *look) taken(ctx context.Context, in *state.Intent, now standing) (bool, error) {
+func wasTaken(ctx context.Context, l *look, in *state.Intent, now standing) (bool, error) {
 	if !now.present || now.key != KeyOK {
 		return false, nil
 	}
@@ -278,7 +278,7 @@ func (l *look) completedLate(ctx context.Context, in *state.Intent) (taken bool,
 	if err != nil {
 		return false, err
 	}
-	if taken, err = l.taken(ctx, in, now); !taken || err != nil {
+	if taken, err = wasTaken(ctx, l, in, now); !taken || err != nil {
 		return false, err
 	}
 	l.seen = now
