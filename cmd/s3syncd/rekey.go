@@ -22,8 +22,9 @@ holds the same content, else the server copies the object onto itself. Tags,
 headers, storage class and retention stay. Objects under a key of
 accept_kms_keys stay as they are. Each step is a 'rekeyed' record in the trail.
 
-Noncurrent versions, delete markers and the trail under _manifests/ are left as
-they are, and so is what another instance wrote. It can be ended at any point
+Only objects that the index or the trail knows, by version, ETag or bytes, are
+moved; others are named as failed and left as they are, and so is what another
+instance wrote, noncurrent versions, delete markers and the trail. It can be ended at any point
 and run again. A daemon must not run on the same state meanwhile. It exits with
 3 when objects failed.`
 
@@ -111,7 +112,7 @@ func printRekeyPlan(w io.Writer, s app.RekeySummary) error {
 		note += "A daemon holds the state: every object was asked for, and counts as one to copy\n"
 	}
 	_, err := fmt.Fprintf(w, "Would rekey: %d objects, %s (without a KMS key: %d, under another key: %d)\n"+
-		"Right already: %d of %d\nWritten by another instance: %d\n"+
+		"Right already: %d of %d\nLeft to others, or not known to index and trail: %d\n"+
 		"Requests: about %d LIST, %d HEAD, %d PUT, %d COPY, %d parts\n%s",
 		s.Rekeyed, admin.Bytes(s.Bytes), s.Plan.NoKey, s.Plan.OtherKey, s.Right, s.Listed, s.Failed,
 		s.Plan.Lists, s.Plan.Heads, s.Plan.Sends, s.Plan.Copies, s.Plan.Parts, note+rekeyLeft)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -54,7 +55,7 @@ func (f *syncFlags) set(fs *pflag.FlagSet) {
 	fs.StringVar(&f.manifestOut, "manifest-out", "", "also write all records of the run as one JSON array to `file`")
 	fs.DurationVar(&f.giveUp, "give-up", 10*time.Minute, "how long an outage is waited for before a file counts as failed")
 	fs.BoolVar(&f.confirm, "confirm-deletes", false, "accept what the directories are now: what is missing in them counts as deleted")
-	fs.BoolVar(&f.dryRun, "dry-run", false, "upload nothing; print what would be uploaded, bytes and requests")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "write nothing; ask S3 for what the index does not know, and print what would be uploaded, bytes and requests")
 }
 
 // load returns the configuration that the flags name.
@@ -131,12 +132,32 @@ func printPlan(w io.Writer, s app.Summary) error {
 	_, err := fmt.Fprintf(w, "Would upload: %d files, %s\nUnchanged: %d\nRequests: up to %s\n"+
 		"A day without a change: %s\nA day with changes: a PUT a file, and up to %d manifests more\n",
 		s.Uploaded, admin.Bytes(s.Bytes), s.Skipped, requests(s.Plan.Run), requests(s.Plan.Day), s.Plan.FlushesDay)
+	if err == nil && s.Failed > 0 {
+		_, err = fmt.Fprintf(w, "Would fail: %d\n", s.Failed)
+	}
+	if err == nil && s.Plan.Unasked > 0 {
+		_, err = fmt.Fprintf(w, "S3 did not say whether it holds %d of these files: those that it holds are skipped\n", s.Plan.Unasked)
+	}
+	for _, why := range s.Plan.Silent {
+		if err == nil {
+			_, err = fmt.Fprintf(w, "  %s\n", strings.ReplaceAll(why, "\n", "; "))
+		}
+	}
+	for _, alias := range s.Plan.Aliases {
+		if err == nil {
+			_, err = fmt.Fprintf(w, "Which key is behind %s is not known yet: an object under any KMS key counts as right\n", alias)
+		}
+	}
 	return err
 }
 
 // requests renders a count of requests by kind.
 func requests(n app.RequestCount) string {
-	return fmt.Sprintf("%d HEAD, %d PUT, %d multipart parts, %d LIST, %d PUT for the trail", n.Head, n.Put, n.Parts, n.List, n.Trail)
+	get := ""
+	if n.Get > 0 {
+		get = fmt.Sprintf("%d GET, ", n.Get)
+	}
+	return get + fmt.Sprintf("%d HEAD, %d PUT, %d multipart parts, %d LIST, %d PUT for the trail", n.Head, n.Put, n.Parts, n.List, n.Trail)
 }
 
 // isTerminal reports whether w is a terminal that a progress bar fits on.

@@ -60,7 +60,7 @@ func classAdvice() map[string]string {
 		"encryption":    "Stop and look: the answer did not name your key. Check the bucket and the endpoint, then the object that the log names.",
 		"file":          "Mend or exclude this file; a rescan looks at it again.",
 		"changed":       "Nothing: it is uploaded once it is quiet. If it never is, archive a snapshot or a rotated copy instead.",
-		"conflict":      "Another instance owns this object: give each host a prefix of its own, with {instance}.",
+		"conflict":      "Another instance or host owns this object: give each host its own instance and prefix; if that host is gone, name its chain in takes_over.",
 	}
 }
 

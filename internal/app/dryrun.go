@@ -10,15 +10,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
-// dryRun scans every source against the index and counts what a run would do.
-// It makes no request, and leaves a state that does not exist yet unmade.
+// dryRun scans every source against the index, asks S3 for what that does not
+// know, and counts what a run would do. It writes nothing, and leaves a state that
+// does not exist yet unmade. Where S3 gives no answer the summary says so.
 func dryRun(ctx context.Context, o SyncOptions, log *zap.Logger) (Summary, error) {
-	p := &planner{opts: o}
+	p := &planner{opts: o, asks: true}
 	var db *state.DB
 	there, err := state.Exists(o.Config.StateDir)
 	switch {
@@ -49,6 +51,7 @@ func dryRun(ctx context.Context, o SyncOptions, log *zap.Logger) (Summary, error
 // planner is the sink of a dry run.
 type planner struct {
 	opts   SyncOptions
+	asks   bool // S3 is asked for what the index does not know
 	mu     sync.Mutex
 	sum    Summary
 	unused []string // patterns of include without files
@@ -56,9 +59,10 @@ type planner struct {
 
 func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger, m *watcher.Metrics) error {
 	c := p.opts.Config.Sources[i]
-	env := environment{cfg: p.opts.Config, log: log, metrics: &metrics{watcher: m}}
+	env := environment{cfg: p.opts.Config, log: log, metrics: &metrics{watcher: m, s3store: s3store.NewMetrics(prometheus.NewPedanticRegistry())}}
 	s := &source{
-		cfg: c, real: realPath(c.Path), mapper: state.NewMapper(c.Prefix), db: db, log: log.With(zap.String("source", c.Name)),
+		cfg: c, number: i, instance: p.opts.Config.Instance, mapper: state.NewMapper(c.Prefix), db: db,
+		real: realPath(c.Path), log: log.With(zap.String("source", c.Name)),
 		root: safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts}),
 	}
 	var known watcher.Index = noIndex{}
@@ -67,7 +71,11 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 		if err != nil {
 			return err
 		}
-		known = &index{state: st}
+		s.state, known = st, &index{state: st}
+	}
+	ask, err := p.asker(ctx, &env, s)
+	if err != nil {
+		return err
 	}
 	w := env.watchOptions(s)
 	w.OnScan, w.OnAvailable, w.OnMemory = func(watcher.ScanResult) {}, func(bool, string) {}, nil
@@ -76,13 +84,37 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 		defer p.mu.Unlock()
 		p.sum.Skipped++
 	}
-	scanner, err := watcher.New(planSink{p, c.Name}, known, w)
-	if err != nil {
+	scanner, err := watcher.New(planSink{p, c.Name, ask}, known, w)
+	if err == nil {
+		var res watcher.ScanResult
+		res, err = scanner.ScanOnce(ctx, string(state.TriggerSync))
+		p.unused = append(p.unused, res.UnusedIncludes...)
+		err = errors.Join(err, res.Err)
+	}
+	if ask == nil {
 		return err
 	}
-	res, err := scanner.ScanOnce(ctx, string(state.TriggerSync))
-	p.unused = append(p.unused, res.UnusedIncludes...)
-	return errors.Join(err, res.Err)
+	if silent := ask.wait(); silent != nil && ctx.Err() == nil {
+		p.sum.Plan.Silent = append(p.sum.Plan.Silent, fmt.Sprintf("source %s: %v", c.Name, silent))
+	}
+	return err
+}
+
+// asker returns what asks S3 about the files of s, nil where nobody wants to.
+func (p *planner) asker(ctx context.Context, env *environment, s *source) (*forecaster, error) {
+	if !p.asks {
+		return nil, nil //nolint:nilnil // As it says.
+	}
+	var err error
+	if s.store, err = s3store.Open(ctx, env.storeOptions(s.cfg, s.log)); err != nil {
+		return nil, err
+	}
+	if s.db != nil {
+		if err := s.recallCapabilities(); err != nil {
+			return nil, err
+		}
+	}
+	return p.forecast(ctx, s), nil
 }
 
 // The requests of one canary, and how many objects one LIST returns.
@@ -121,6 +153,7 @@ func perDay(interval time.Duration) int64 { return int64(24 * time.Hour / interv
 type planSink struct {
 	*planner
 	source string
+	ask    *forecaster // nil: S3 is not asked
 }
 
 // Offer implements watcher.Sink.
@@ -128,20 +161,53 @@ func (p planSink) Offer(ctx context.Context, c watcher.Change) error {
 	o := Outcome{Source: p.source, Path: c.Path, Size: c.Size}
 	switch c.Kind {
 	case watcher.Look:
+		if p.ask != nil {
+			p.ask.offer(c.Path, c.Size)
+			return ctx.Err()
+		}
 		o.Status = Planned
 	case watcher.Gone:
 		o.Status = Deleted
 	default:
 		o.Status, o.Err = Failed, c.Err
 	}
+	p.note(o)
+	return ctx.Err()
+}
+
+// note counts what would become of one file.
+func (p *planner) note(o Outcome) {
+	if o.Status == "" {
+		return
+	}
 	p.mu.Lock()
 	p.sum.add(o)
 	if o.Status == Planned {
-		p.plan(c.Size)
+		p.plan(o.Size)
 	}
 	p.mu.Unlock()
 	p.opts.Progress.Outcome(o)
-	return ctx.Err()
+}
+
+// unasked counts a file of which S3 was not asked.
+func (p *planner) unasked() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sum.Plan.Unasked++
+}
+
+// read counts an object that a run would read.
+func (p *planner) read() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sum.Plan.Run.Get++
+}
+
+// alias notes that the key behind an alias is not known.
+func (p *planner) alias(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sum.Plan.Aliases = append(p.sum.Plan.Aliases, name)
 }
 
 // plan counts the requests of one file of size bytes.

@@ -93,7 +93,7 @@ func Rekey(ctx context.Context, o RekeyOptions) (RekeySummary, error) {
 		return RekeySummary{}, err
 	}
 	build := ReadBuild(o.Version)
-	r := &rekeyRun{opts: o, byName: map[string]*source{}, clock: &c, limit: o.limiter()}
+	r := &rekeyRun{opts: o, byName: map[string]*source{}, trail: map[string]state.Record{}, clock: &c, limit: o.limiter()}
 	r.environment = environment{
 		cfg: o.Config, db: db, log: log, build: build, found: at, budget: b, grace: Grace{Drain: drainTime, Publish: max(publishTime, o.GiveUp)},
 		metrics: newMetrics(prometheus.NewPedanticRegistry(), build, db, func() []snapshot { return nil }), queue: uploader.NewQueue(queueLimit),
@@ -126,9 +126,10 @@ type rekeyRun struct {
 	clock   *clock
 	limit   *rate.Limiter
 
-	mu   sync.Mutex
-	sum  RekeySummary
-	halt context.CancelCauseFunc // ends the search for objects
+	mu    sync.Mutex
+	sum   RekeySummary
+	trail map[string]state.Record // by source and path, of what is queued: what the trail knows of its object
+	halt  context.CancelCauseFunc // ends the search for objects
 }
 
 func (r *rekeyRun) run(ctx context.Context) error {
@@ -168,6 +169,7 @@ func (r *rekeyRun) open(ctx context.Context) error {
 		r.byName[s.cfg.Name] = s
 		u := s.uploaderSource(r.cfg.Instance)
 		u.Copy = s.store.Copy
+		u.Archived = func(path string) (state.Record, bool) { return r.archived(s.cfg.Name, path) }
 		// What is behind an alias is asked for anew. Where there is no answer now the
 		// pool asks again.
 		u.Proven, u.ProvenAt = s.store.Probe(ctx) == nil, time.Now()
@@ -248,14 +250,30 @@ func (r *rekeyRun) proven(ctx context.Context, s *source) error {
 // find offers what may not be under the key.
 func (r *rekeyRun) find(ctx context.Context, s *source) error {
 	f := finder{source: s, state: s.state, askAll: r.opts.AskAll, limit: r.limit}
-	err := f.run(ctx, func(ctx context.Context, path, _ string, size int64) error {
+	err := f.run(ctx, func(ctx context.Context, path, _ string, size int64, known *state.Record) error {
 		r.opts.Progress.Found(size)
+		if known != nil {
+			r.mu.Lock()
+			r.trail[trailKey(s.cfg.Name, path)] = *known
+			r.mu.Unlock()
+		}
 		return r.queue.Offer(ctx, uploader.Job{Source: s.cfg.Name, Path: path, Kind: uploader.Rekey, Trigger: state.TriggerSync})
 	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f.addTo(&r.sum)
 	return err
+}
+
+// trailKey names a path of a source.
+func trailKey(source, path string) string { return source + "\x00" + path }
+
+// archived returns what the trail knows of the object of a queued path.
+func (r *rekeyRun) archived(source, path string) (state.Record, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rec, ok := r.trail[trailKey(source, path)]
+	return rec, ok
 }
 
 func (r *rekeyRun) onOutcome(o uploader.Outcome) {
@@ -266,6 +284,9 @@ func (r *rekeyRun) onOutcome(o uploader.Outcome) {
 	r.mu.Lock()
 	if o.Err != nil && o.Class == state.ClassEncryption && r.halt != nil {
 		r.halt(fmt.Errorf("source %s: %w: %w", o.Source, errUnconfirmed, o.Err))
+	}
+	if !o.Retry {
+		delete(r.trail, trailKey(o.Source, o.Path))
 	}
 	if o.Status == "" && (o.Err != nil || o.Retry) {
 		r.mu.Unlock()
@@ -302,10 +323,16 @@ func (f *finder) addTo(sum *RekeySummary) {
 	sum.Plan.Lists += f.listed/listPage + 1
 }
 
+// eachObject is called for one object, with the path of a rekey job and what the
+// trail knows of the object, nil for nothing.
+type eachObject func(ctx context.Context, path, key string, size int64, known *state.Record) error
+
 // run calls each for every object that may not be under the key, with the path
 // of a rekey job: those that are listed, or where there is no right to list those
 // of the index. It calls in the order of the keys, no faster than the limit.
-func (f *finder) run(ctx context.Context, each func(ctx context.Context, path, key string, size int64) error) error {
+func (f *finder) run(ctx context.Context, each eachObject) error {
+	past := f.source.readPast(ctx, f.state)
+	defer past.stop()
 	err := listData(ctx, f.source.store, f.source.mapper, func(o state.Object) error {
 		f.listed++
 		path, ok := f.source.mapper.Path(o.Key)
@@ -319,7 +346,11 @@ func (f *finder) run(ctx context.Context, each func(ctx context.Context, path, k
 		if err := f.limit.Wait(ctx); err != nil {
 			return err
 		}
-		return each(ctx, path, o.Key, o.Size)
+		rec, err := past.of(o.Key)
+		if err != nil {
+			return err
+		}
+		return each(ctx, path, o.Key, o.Size, rec)
 	})
 	if !errors.Is(err, fs.ErrPermission) || f.listed > 0 || f.state == nil {
 		return err
@@ -348,7 +379,7 @@ func (f *finder) accepts(e *state.Entry) bool {
 }
 
 // runIndex is run over the index.
-func (f *finder) runIndex(ctx context.Context, each func(ctx context.Context, path, key string, size int64) error) error {
+func (f *finder) runIndex(ctx context.Context, each eachObject) error {
 	var buf []state.Item
 	for after := ""; ; after = buf[len(buf)-1].Path {
 		var err error
@@ -366,7 +397,7 @@ func (f *finder) runIndex(ctx context.Context, each func(ctx context.Context, pa
 	}
 }
 
-func (f *finder) offerEntry(ctx context.Context, it *state.Item, each func(ctx context.Context, path, key string, size int64) error) error {
+func (f *finder) offerEntry(ctx context.Context, it *state.Item, each eachObject) error {
 	if !it.Entry.Stored {
 		return ctx.Err()
 	}
@@ -382,7 +413,7 @@ func (f *finder) offerEntry(ctx context.Context, it *state.Item, each func(ctx c
 	if err := f.limit.Wait(ctx); err != nil {
 		return err
 	}
-	return each(ctx, it.Path, key, it.Entry.Fence.Size)
+	return each(ctx, it.Path, key, it.Entry.Fence.Size, nil)
 }
 
 // unpublished reports whether documents of a trail still wait for their bucket.

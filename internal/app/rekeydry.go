@@ -14,6 +14,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
 // rekeyDry asks S3 and counts what a rekey would do. It writes nothing. While a
@@ -73,7 +74,7 @@ func (p *rekeyPlanner) plan(ctx context.Context, i int) error {
 	c := p.opts.Config.Sources[i]
 	env := environment{cfg: p.opts.Config, metrics: &metrics{s3store: p.metrics}}
 	s := &source{
-		cfg: c, number: i, real: realPath(c.Path), mapper: state.NewMapper(c.Prefix), db: p.db, log: p.log.With(zap.String("source", c.Name)),
+		cfg: c, number: i, instance: env.cfg.Instance, copies: env.copiesOf(c.Name), real: realPath(c.Path), mapper: state.NewMapper(c.Prefix), db: p.db, log: p.log.With(zap.String("source", c.Name)),
 		root: safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts}),
 	}
 	var err error
@@ -94,8 +95,8 @@ func (p *rekeyPlanner) plan(ctx context.Context, i int) error {
 	f := finder{source: s, state: s.state, askAll: p.opts.AskAll, limit: p.opts.limiter()}
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.opts.Config.Upload.Workers)
-	err = f.run(gctx, func(ctx context.Context, path, key string, size int64) error {
-		group.Go(func() error { return p.ask(ctx, s, path, key, size) })
+	err = f.run(gctx, func(ctx context.Context, path, key string, size int64, known *state.Record) error {
+		group.Go(func() error { return p.ask(ctx, s, path, key, size, known) })
 		return ctx.Err()
 	})
 	if gerr := group.Wait(); gerr != nil {
@@ -123,23 +124,29 @@ func (p *rekeyPlanner) knownSource(ctx context.Context, s *source) (*state.Sourc
 }
 
 // ask finds out what would be done with one object.
-func (p *rekeyPlanner) ask(ctx context.Context, s *source, path, key string, size int64) error {
+func (p *rekeyPlanner) ask(ctx context.Context, s *source, path, key string, size int64, known *state.Record) error {
 	o, err := s.store.Head(ctx, key)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	gone := err != nil
+	verdict := s.store.KeyVerdict(o)
+	right := err != nil || verdict == s3store.KeyOK || uploader.IsTrailDocument(o)
+	var why error
+	if !right {
+		if why, err = p.refuses(ctx, s, path, o, known); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sum.Plan.Heads++
-	verdict := s.store.KeyVerdict(o)
-	switch id, ok := state.ParseObjectID(o.Metadata[state.MetaID]); {
-	case gone, verdict == s3store.KeyOK, s3store.IsTrailDocument(o):
+	switch {
+	case right:
 		p.sum.Right++
 		return nil
-	case o.Metadata[state.MetaID] != "" && (!ok || id.Instance != p.opts.Config.Instance):
+	case why != nil:
 		p.sum.Failed++
-		p.opts.Progress.Outcome(Outcome{Source: s.cfg.Name, Path: path, Status: Failed, Size: size, Err: fmt.Errorf("it was written by another instance: %s", o.Metadata[state.MetaID])})
+		p.opts.Progress.Outcome(Outcome{Source: s.cfg.Name, Path: path, Status: Failed, Size: size, Err: why})
 		return nil
 	case verdict == s3store.KeyMissing:
 		p.sum.Plan.NoKey++
@@ -151,6 +158,23 @@ func (p *rekeyPlanner) ask(ctx context.Context, s *source, path, key string, siz
 	p.count(s, path, o)
 	p.opts.Progress.Outcome(Outcome{Source: s.cfg.Name, Path: path, Status: PlannedRekey, Size: o.Size})
 	return nil
+}
+
+// refuses returns why an object would be left as it is, nil where it would not.
+func (p *rekeyPlanner) refuses(ctx context.Context, s *source, path string, o state.Object, known *state.Record) (why, err error) {
+	var entry state.Entry
+	if s.state != nil {
+		if entry, _, err = s.state.Get(path); err != nil {
+			return nil, err
+		}
+	}
+	if id, ok := state.ParseObjectID(o.Metadata[state.MetaID]); o.Metadata[state.MetaID] != "" && (!ok || id.Instance != p.opts.Config.Instance) {
+		return fmt.Errorf("it was written by another instance: %s", o.Metadata[state.MetaID]), nil
+	}
+	if why = uploader.CheckArchived(ctx, s.fetch, o, &entry, known); why != nil && !errors.Is(why, uploader.ErrUnarchived) {
+		return nil, why
+	}
+	return why, nil
 }
 
 // count adds the requests that bring o under the key. A file that has its size

@@ -18,9 +18,6 @@ import (
 const (
 	// DoubtBatch is how many entries are marked in one transaction.
 	doubtBatch = 1000
-	// EtagProofs objects in a row whose listed ETag is not the one that HEAD says
-	// prove that this server's listings say nothing by it.
-	etagProofs = 8
 	// RemoteRetry is the longest pause after a check that failed.
 	remoteRetry = time.Hour
 	// RemoteLate is how long after the start a check begins that was due before.
@@ -175,8 +172,8 @@ func (s *source) checkRemote(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.untrusted() {
-		s.log.Warn("this server's listings do not show the ETags of its objects: only missing objects and other sizes are found")
+	if c.asked > 0 {
+		s.log.Info("this server's listings do not show the ETags of its objects: each was asked for", zap.Int64("objects", c.asked))
 	}
 	s.log.Info("far side checked", fields...)
 	s.checkedRemote(ctx, time.Now())
@@ -200,7 +197,7 @@ type remoteCheck struct {
 	missing, replaced int64
 	marked            int
 	batch             []state.Item
-	asked             int // HEADs for objects whose listed ETag is another one
+	asked             int64 // objects whose listed ETag was another one, and that are the indexed ones
 	trusted           bool
 }
 
@@ -236,30 +233,38 @@ func (c *remoteCheck) underWay(path string) bool {
 	return w.Unsettled(path) || w.Pending(path)
 }
 
-// differs reports whether o is not the object that e describes. Until one
-// listed ETag has proved to be true, each other one is asked for by itself.
+// differs reports whether o is not the object that e describes. A listing is
+// believed when it shows the ETag that was acknowledged, and from when one other
+// ETag has proved to be true; until then S3 is asked for each by itself. On a
+// server whose listings show other ETags than its answers that is each object, at
+// each check: nothing else finds what was replaced there.
 func (c *remoteCheck) differs(ctx context.Context, key string, e *state.Entry, o *state.Object) (bool, error) {
 	switch {
 	case o.Size != e.Fence.Size:
 		return true, nil
-	case o.ETag == e.ETag || o.ETag == "" || e.ETag == "" || c.untrusted():
+	case o.ETag != "" && o.ETag == e.ETag, !uploader.Identified(e):
 		return false, nil
-	case c.trusted:
+	case c.trusted && o.ETag != "":
 		return true, nil
 	}
-	c.asked++
+	return c.askWhether(ctx, key, e, o)
+}
+
+// askWhether is differs by a HEAD.
+func (c *remoteCheck) askWhether(ctx context.Context, key string, e *state.Entry, o *state.Object) (bool, error) {
 	now, err := c.head.Head(ctx, key)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return false, err
-	case err == nil && now.ETag == e.ETag:
+	case err == nil && uploader.Describes(e, now):
+		c.asked++
 		return false, nil
 	}
-	c.trusted = true
+	if err == nil && o.ETag != "" && now.ETag == o.ETag {
+		c.trusted = true
+	}
 	return true, nil
 }
-
-func (c *remoteCheck) untrusted() bool { return !c.trusted && c.asked >= etagProofs }
 
 // mark has the entries that were found looked at. One that changed since it was
 // read is left alone.

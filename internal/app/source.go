@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +32,8 @@ type source struct {
 	log      *zap.Logger
 	ledger   *ledger // nil: nobody asks
 	db       *state.DB
+	instance string
+	copies   string // of the trail, on this host
 	uploads  *uploader.Metrics
 	pool     atomic.Pointer[uploader.Pool] // nil until it is built
 	counters sourceCounters
@@ -75,7 +76,7 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 		cfg: c, number: i, mapper: state.NewMapper(c.Prefix), db: e.db, uploads: e.metrics.uploader,
 		root:        safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts}),
 		log:         e.log.With(zap.String("source", c.Name)),
-		remoteAsked: make(chan struct{}, 1),
+		remoteAsked: make(chan struct{}, 1), instance: e.cfg.Instance, copies: e.copiesOf(c.Name),
 	}
 	var err error
 	if s.real, err = e.realPath(c); err != nil {
@@ -161,7 +162,7 @@ func (e *environment) flusherOptions(s *source) manifest.Options {
 		Source: s.cfg.Name, Instance: e.cfg.Instance, Bucket: s.cfg.Bucket, Mapper: s.mapper,
 		FlushInterval: m.FlushInterval, DigestInterval: m.DigestInterval, StopTimeout: e.grace.Publish,
 		MaxRecords: m.MaxRecords, Layout: manifest.Layout(m.Layout),
-		LocalDir:  filepath.Join(m.LocalDir, s.cfg.Name),
+		LocalDir:  s.copies,
 		KeepLocal: m.KeepLocal, KeepLocalSize: m.KeepLocalSize,
 		Version: e.build.Version, ConfigSHA256: e.cfg.SourceSHA256(s.number),
 		Now:     s.store.Now,
@@ -228,6 +229,9 @@ func (s *source) uploaderSource(instance string) uploader.Source {
 		OnStopped:                 s.forgetCapabilities,
 		Hardlinks:                 safefs.LinkPolicy(s.cfg.Hardlinks),
 		Deletes:                   s.cfg.Deletes,
+		Host:                      hostID(machineID(), hostName(), instance),
+		Fetch:                     s.fetch,
+		Ended:                     newEndings(s, instance).ended,
 		ShortLife:                 max(shortLifeLeast, shortLifeSettles*s.cfg.Settle),
 		Intact:                    func(id safefs.Identity, path string) bool { return s.watch != nil && s.watch.Intact(id, path) },
 		Requeue: func(path string) {

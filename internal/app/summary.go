@@ -62,12 +62,18 @@ type Plan struct {
 	// FlushesDay is how many manifests a day with changes all the time has, on top
 	// of the day's requests and the PUT of each changed file.
 	FlushesDay int64
+
+	// What a dry run of a sync found out beside.
+	Unasked int64    // files to upload unless S3 holds them already: it did not say
+	Silent  []string // why, for each source
+	Aliases []string // whose keys are not known: what is under any KMS key counts as right
 }
 
 // RequestCount counts requests to S3 by kind. Each PUT and each part of data is
 // a request to KMS as well where there is no bucket key.
 type RequestCount struct {
 	Head  int64 `json:"head"`
+	Get   int64 `json:"get"` // of objects whose bytes have to prove what they hold
 	Put   int64 `json:"put"` // of files, multipart uploads begun and ended, canaries
 	Parts int64 `json:"upload_part"`
 	List  int64 `json:"list"`

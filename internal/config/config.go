@@ -56,7 +56,8 @@ type Source struct {
 	Prefix              string // {instance} replaced, no slash at either end; may be ""
 	KMSKeyID            string // never ""
 	AcceptKMSKeys       []string
-	SSE                 string // aws:kms | aws:kms:dsse
+	TakesOver           []string // chains of this instance whose hosts are gone for good
+	SSE                 string   // aws:kms | aws:kms:dsse
 	BucketKey           bool
 	EncryptionContext   map[string]string
 	StorageClass        string // "": the server's default

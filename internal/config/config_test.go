@@ -91,6 +91,7 @@ sources:
     prefix: backups/{instance}/x/
     kms_key_id: arn:aws-us-gov:kms:us-gov-west-1:123456789012:alias/team/archive
     accept_kms_keys: &keys [1234abcd-12ab-34cd-56ef-1234567890ab, mrk-1234abcd12ab34cd56ef1234567890ab, arn:aws:kms:minio-key]
+    takes_over: [0a1b2c3d]
     sse: aws:kms:dsse
     bucket_key: false
     encryption_context: {team: archive, empty: ""}
@@ -142,7 +143,7 @@ func TestParseReadsEveryKey(t *testing.T) {
 		S3:       S3{Region: "eu-central-1", EndpointURL: "http://127.0.0.1:9000", AllowInsecureEndpoint: true, ExpectedBucketOwner: "012345678901"},
 		Sources: []Source{{
 			Name: "Ünïcode data", Path: "/no/such/dir", Bucket: "my.bucket-2", Prefix: "backups/host-7/x",
-			KMSKeyID: "arn:aws-us-gov:kms:us-gov-west-1:123456789012:alias/team/archive", AcceptKMSKeys: keys,
+			KMSKeyID: "arn:aws-us-gov:kms:us-gov-west-1:123456789012:alias/team/archive", AcceptKMSKeys: keys, TakesOver: []string{"0a1b2c3d"},
 			SSE: "aws:kms:dsse", BucketKey: false, EncryptionContext: map[string]string{"team": "archive", "empty": ""}, StorageClass: "CUSTOM_CLASS",
 			Include: []string{"*.log"}, Exclude: []string{"*.tmp", "#x"}, IgnoreFiles: true,
 			Symlinks: "follow", Hardlinks: "allow", Deletes: "mirror", MaxDeletes: 7,
@@ -164,7 +165,7 @@ func TestParseReadsEveryKey(t *testing.T) {
 		Admin: Admin{Listen: "0.0.0.0:0", Page: true, WebConfig: "/etc/s3syncd/web.yml", Socket: "/run/x.sock"},
 		Log:   Log{Level: "debug", Format: "console"},
 		Warnings: []string{
-			`c.yaml:23: sources[0].exclude: "#x" is a comment and matches nothing; for a name that begins with # write \#`,
+			`c.yaml:24: sources[0].exclude: "#x" is a comment and matches nothing; for a name that begins with # write \#`,
 		},
 	}
 	if d := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Admin{}, Config{})); d != "" {

@@ -55,6 +55,8 @@ func TestFaultsNamePlaceKeyAndForm(t *testing.T) {
 		{"AWS-managed alias", strings.Replace(minimal, "alias/archive", "alias/aws/s3", 1), `c.yaml:5:17: sources[0].kms_key_id: "alias/aws/s3" is a key that AWS manages`},
 		{"AWS-managed short", strings.Replace(minimal, "alias/archive", "aws/s3", 1), `c.yaml:5:17: sources[0].kms_key_id: "aws/s3" is a key that AWS manages`},
 		{"AWS-managed ARN", source("accept_kms_keys: ['arn:aws:kms:us-east-1:123456789012:alias/aws/s3']"), `c.yaml:6:23: sources[0].accept_kms_keys[0]: "arn:aws:kms:us-east-1:123456789012:alias/aws/s3" is a key that AWS manages`},
+		{"chain in capitals", source("takes_over: [0A1B2C3D]"), `c.yaml:6:18: sources[0].takes_over[0]: "0A1B2C3D" is not a chain`},
+		{"a number as a chain", source("takes_over: [12]"), "c.yaml:6:18: sources[0].takes_over[0]:"},
 		{"ARN of another service", strings.Replace(minimal, "alias/archive", "arn:aws:iam::123456789012:role/x", 1), "c.yaml:5:17: sources[0].kms_key_id:"},
 		{"prefix with a leading slash", source("prefix: /a"), `c.yaml:6:13: sources[0].prefix: "/a" begins with a slash`},
 		{"prefix with two slashes", source("prefix: a//b"), `c.yaml:6:13: sources[0].prefix: "a//b" has an empty component`},

@@ -19,6 +19,7 @@ import (
 const (
 	instanceForm     = "letters, digits, dots, underscores and hyphens, up to 128, as in app-01"
 	nameForm         = "a name without slashes, up to 255 bytes"
+	chainForm        = "the 8 hex digits of a chain, the middle part of an object's s3syncd-id"
 	bucketForm       = "a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens, with a letter or digit at both ends"
 	prefixForm       = "a prefix such as backups/{instance}/app-data"
 	kmsForm          = "a customer-managed KMS key: its id, ARN, alias/NAME or alias ARN (on a compatible server, its name)"
@@ -86,6 +87,13 @@ func checkSocket(s string) string {
 func checkRegion(s string) string {
 	if !matches(s, 64, "_-") {
 		return "is not a region"
+	}
+	return ""
+}
+
+func checkChain(s string) string {
+	if len(s) != 8 || strings.Trim(s, "0123456789abcdef") != "" {
+		return "is not a chain"
 	}
 	return ""
 }

@@ -102,6 +102,7 @@ func (m *Manifest) options() []option {
 func (s *Source) options() []option {
 	pattern := text{form: "a gitignore pattern", check: checkPattern}
 	key := text{form: kmsForm, check: checkKMSKey}
+	chain := text{form: chainForm, check: checkChain}
 	return []option{
 		{key: "name", value: text{p: &s.Name, form: nameForm, check: checkName}},
 		{key: "path", value: absolutePath(&s.Path, false)},
@@ -109,6 +110,7 @@ func (s *Source) options() []option {
 		{key: "prefix", value: text{p: &s.Prefix, optional: true, form: prefixForm, check: checkPrefix}},
 		{key: "kms_key_id", value: text{p: &s.KMSKeyID, form: kmsForm, check: checkKMSKey}},
 		{key: "accept_kms_keys", list: &list{&s.AcceptKMSKeys, key}},
+		{key: "takes_over", list: &list{&s.TakesOver, chain}},
 		{key: "sse", value: enum{&s.SSE, []string{"aws:kms", "aws:kms:dsse"}}},
 		{key: "bucket_key", value: boolean{&s.BucketKey}},
 		{key: "encryption_context", dict: &dict{&s.EncryptionContext}},

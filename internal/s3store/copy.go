@@ -295,6 +295,7 @@ func (s *Store) dressed(h *s3.HeadObjectOutput) bool {
 	}
 	own := []string{
 		state.MetaMD5, state.MetaSHA256, state.MetaMtime, state.MetaPermissions, state.MetaOwner, state.MetaGroup, state.MetaID,
+		state.MetaHost,
 	}
 	for name := range maps.Keys(h.Metadata) {
 		if !slices.Contains(own, name) {

@@ -82,10 +82,6 @@ func (s *Store) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, s
 	return s.put(ctx, in, state.Put{Key: key, Body: body, Size: size, MD5: md5, SHA256: sha, If: state.Condition{Absent: true}})
 }
 
-// IsTrailDocument reports whether a HEAD's answer is about a document of a
-// trail, whoever's it is.
-func IsTrailDocument(o state.Object) bool { return o.Metadata[metaInstance] != "" }
-
 // put is the only caller of PutObject.
 func (s *Store) put(ctx context.Context, in *s3.PutObjectInput, p state.Put) (state.Object, error) {
 	if err := s.ready(ctx, opPut, p.Key, p.If); err != nil {

@@ -552,3 +552,54 @@ func TestFIFOInAFilesPlaceIsNeverOpened(t *testing.T) {
 	defer closeFD(reader)
 	wg.Wait()
 }
+
+// What stands at a name is another thing when it is opened than when it was looked
+// at: a directory opens as well as a file does. What was opened is looked at, too.
+func TestWhatWasOpenedIsAFile(t *testing.T) {
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, other := range []string{"dir", "fifo"} {
+		base := t.TempDir()
+		write(t, base+"/f", "content")
+		must(os.Mkdir(base+"/dir", 0o755))
+		must(unix.Mkfifo(base+"/fifo", 0o644))
+		fd, err := unix.Open(base, unix.O_PATH|unix.O_DIRECTORY, 0)
+		must(err)
+		t.Cleanup(func() { _ = unix.Close(fd) })
+		var stop atomic.Bool
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for !stop.Load() {
+				if err := unix.Renameat2(fd, "f", fd, other, unix.RENAME_EXCHANGE); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+		r := NewRoot(base, RootOptions{CrossMounts: true})
+		files := 0
+		for range 50_000 {
+			o, err := r.Open("f")
+			if err != nil {
+				continue
+			}
+			st, err := o.File.Stat()
+			if err != nil || !st.Mode().IsRegular() || !o.Stat.IsRegular() {
+				t.Errorf("a %s was opened: %v, %v", other, st.Mode(), err)
+			}
+			_ = o.File.Close()
+			if files++; t.Failed() {
+				break
+			}
+		}
+		stop.Store(true)
+		wg.Wait()
+		if files == 0 {
+			t.Errorf("no file was opened beside a %s: there was no race", other)
+		}
+	}
+}

@@ -30,6 +30,12 @@ type Entry struct {
 	FailFence Fence
 }
 
+// Failure is a failure that needs a person, and the content that it concerns.
+type Failure struct {
+	Class Class
+	Fence Fence
+}
+
 // Item is one entry with its path.
 type Item struct {
 	Path  string // raw bytes below the source, slash-separated
@@ -78,6 +84,9 @@ type Outcome struct {
 	Path   string
 	Entry  *Entry // nil: the index entry stays as it is
 	Remove bool   // the index entry goes (a `deleted` record with policy keep or mirror)
+	// Failure, where set, is noted in the entry that is stored when the outcome is:
+	// nothing else of it changes. Without an entry there is one that only fails.
+	Failure *Failure
 	// Unasked: S3 was not asked, so that an entry that is doubted by now stays so.
 	Unasked bool
 	Record  *Record // nil: nothing for the trail

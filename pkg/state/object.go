@@ -18,6 +18,9 @@ const (
 	MetaOwner       = "file-owner"
 	MetaGroup       = "file-group"
 	MetaID          = "s3syncd-id"
+	// MetaHost tells hosts with one instance name apart. It is no secret and does
+	// not name the machine.
+	MetaHost = "s3syncd-host"
 )
 
 // Fence identifies one reading of a file. Two equal fences taken from one

@@ -153,9 +153,9 @@ func (s *Source) Doubt(ctx context.Context, items []Item) (marked int, err error
 // check refuses outcomes that could not be stored, before they join others.
 func (o *Outcome) check() error {
 	switch {
-	case o.Entry != nil && o.Remove:
-		return errors.New("an entry cannot be stored and removed at once")
-	case (o.Entry != nil || o.Remove) && (o.Path == "" || len(o.Path) > bolt.MaxKeySize):
+	case o.Entry != nil && o.Remove, o.Failure != nil && (o.Entry != nil || o.Remove):
+		return errors.New("an entry cannot be stored, removed or marked at once")
+	case (o.Entry != nil || o.Remove || o.Failure != nil) && (o.Path == "" || len(o.Path) > bolt.MaxKeySize):
 		return fmt.Errorf("a path of %d bytes cannot be indexed", len(o.Path))
 	case o.Record != nil:
 		_, err := encodeRecord(nil, o.Record.Status, nil)
@@ -197,6 +197,9 @@ func (st *sourceTxn) stamp(r *Record) {
 
 // index stores or removes the entry of an outcome and keeps the totals.
 func (st *sourceTxn) index(o *Outcome, entry []byte) error {
+	if o.Failure != nil {
+		return st.markFailed(o)
+	}
 	if entry == nil && !o.Remove {
 		return nil
 	}
@@ -218,6 +221,20 @@ func (st *sourceTxn) index(o *Outcome, entry []byte) error {
 	}
 	st.total(o.Entry, 1)
 	return put(st.files, path, entry)
+}
+
+// markFailed notes the failure of an outcome in what is stored of its path now:
+// a look, or a check of the bucket, may have changed it since it was read.
+func (st *sourceTxn) markFailed(o *Outcome) (err error) {
+	path := []byte(o.Path)
+	var e Entry
+	if old := st.files.Get(path); old != nil {
+		if e, err = openEntry(path, old); err != nil {
+			return err
+		}
+	}
+	e.FailClass, e.FailFence = o.Failure.Class, o.Failure.Fence
+	return put(st.files, path, seal(path, encodeEntry(&e)))
 }
 
 // total adds sign times e to the totals.

@@ -468,3 +468,39 @@ func TestAnOutcomeThatAskedNobodyLeavesADoubt(t *testing.T) {
 		t.Errorf("after a look that asked: %v, doubted %v, want false", err, doubted())
 	}
 }
+
+// What a check of the bucket, or another look, changes between the reading of an
+// entry and the commit of a failure stays.
+func TestAFailureIsNotedInWhatIsStoredThen(t *testing.T) {
+	_, s := openTestSource(t, t.TempDir())
+	ctx := t.Context()
+	e := Entry{Stored: true, ETag: "abc", Attempt: 1, Fence: Fence{Size: 3}}
+	if _, err := s.Commit(ctx, Outcome{Path: "f", Entry: &e}); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.Doubt(ctx, []Item{{Path: "f", Entry: e}}); n != 1 || err != nil {
+		t.Fatalf("Doubt = %d, %v, want 1", n, err)
+	}
+	failure := &Failure{Class: ClassFile, Fence: Fence{Size: 4}}
+	for _, path := range []string{"f", "new"} {
+		if _, err := s.Commit(ctx, Outcome{Path: path, Failure: failure}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := e
+	want.Doubted, want.FailClass, want.FailFence = true, ClassFile, failure.Fence
+	if got, _, err := s.Get("f"); got != want || err != nil {
+		t.Errorf("Get(f) = %+v, %v, want %+v", got, err, want)
+	}
+	if got, _, err := s.Get("new"); got != (Entry{FailClass: ClassFile, FailFence: failure.Fence}) || err != nil {
+		t.Errorf("Get(new) = %+v, %v, want a failure alone", got, err)
+	}
+	if files, size := s.Totals(); files != 1 || size != 3 {
+		t.Errorf("Totals = %d, %d, want 1 file of 3 bytes", files, size)
+	}
+	for _, o := range []Outcome{{Path: "f", Failure: failure, Entry: &e}, {Path: "f", Failure: failure, Remove: true}, {Failure: failure}} {
+		if _, err := s.Commit(ctx, o); err == nil {
+			t.Errorf("Commit(%+v) = nil, want an error", o)
+		}
+	}
+}

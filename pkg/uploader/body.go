@@ -2,8 +2,10 @@ package uploader
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"sync/atomic"
 	"time"
@@ -34,6 +36,9 @@ type body struct {
 	burst   int             // The most that is read at once, 0 for no limit.
 	wait    func(int) error // Blocks until so many bytes may be sent.
 	sent    *atomic.Int64
+	sum     hash.Hash // nil: what is read is not compared with want
+	want    [32]byte
+	summed  int64 // Bytes from the start that are in sum.
 	pos     int64
 	counted int64
 	failed  atomic.Pointer[error]
@@ -49,6 +54,30 @@ func newBody(ctx context.Context, r io.ReadSeeker, size int64, limit *rate.Limit
 	return b
 }
 
+// comparing makes b fail with errMoved unless the SHA-256 of what it sends is
+// want. The last bytes are held back then, so that the request does not end well.
+func (b *body) comparing(want [32]byte) *body {
+	b.sum, b.want = sha256.New(), want
+	return b
+}
+
+// compare takes in what was read last and returns how much of it may be sent.
+func (b *body) compare(p []byte) (int, error) {
+	if b.sum == nil {
+		return len(p), nil
+	}
+	if b.summed == b.pos-int64(len(p)) {
+		b.sum.Write(p)
+		b.summed = b.pos
+	}
+	switch {
+	case b.pos < b.size || len(p) == 0:
+	case b.summed < b.size || [32]byte(b.sum.Sum(nil)) != b.want:
+		return 0, changed("read")
+	}
+	return len(p), nil
+}
+
 // Read reads on, at the pace of the limit.
 func (b *body) Read(p []byte) (int, error) {
 	if b.burst > 0 && len(p) > b.burst {
@@ -56,6 +85,10 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	n, err := b.r.Read(p)
 	b.pos += int64(n)
+	if some, moved := b.compare(p[:n]); moved != nil {
+		b.failed.Store(&moved)
+		return some, moved
+	}
 	b.sent.Add(b.pos - b.counted)
 	b.counted = b.pos
 	switch {
@@ -81,6 +114,10 @@ func (b *body) Seek(offset int64, whence int) (int64, error) {
 		return 0, fmt.Errorf("seek in body: %w", err)
 	}
 	b.pos = pos
+	if b.sum != nil && pos == 0 {
+		b.sum.Reset()
+		b.summed = 0
+	}
 	return pos, nil
 }
 

@@ -31,6 +31,14 @@ func TestDecide(t *testing.T) {
 	create := decision{cond: state.Condition{Absent: true}}
 	conflict := decision{act: actConflict}
 	skip := func(b state.Basis) decision { return decision{act: actSkip, basis: b} }
+	self := writer{instance: "app-01", chain: "0a1b2c3d", host: "here"}
+	read := decision{act: actRead}
+	ours := []string{state.MetaMD5, sum, state.MetaID, "app-01/0a1b2c3d/7"}
+	there := func(v verdict, o state.Object) standing {
+		s := asked(KeyOK, o)
+		s.bytes = v
+		return s
+	}
 	tests := []struct {
 		name string
 		s    standing
@@ -52,17 +60,102 @@ func TestDecide(t *testing.T) {
 		{"other content of ours", asked(KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/0a1b2c3d/7")), replace("e")},
 		{"other content of another instance", asked(KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-02/0a1b2c3d/7")), conflict},
 		{"other content with an id that cannot be read", asked(KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "?")), conflict},
-		{"equal content of another instance", asked(KeyOK, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), skip(state.BasisMetadata)},
+		{"equal content of another instance, as it says", asked(KeyOK, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), read},
+		{"equal content of another instance, as its bytes say", there(bytesEqual, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), skip(state.BasisMetadata)},
+		{"other bytes of another instance", there(bytesOther, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), conflict},
+		{"equal content of ours, as it says", asked(KeyOK, object(7, "e", ours...)), read},
+		{"equal content of ours, as its bytes say", there(bytesEqual, object(7, "e", ours...)), skip(state.BasisMetadata)},
+		{"other bytes that say they are ours", there(bytesOther, object(7, "e", ours...)), replace("e")},
+		{"other content of another host", asked(KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7", state.MetaHost, "there")), conflict},
+		{"other content of this host under an earlier chain", asked(KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7", state.MetaHost, "here")), replace("e")},
+		{"other content of an earlier release under another chain", asked(KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7")), conflict},
 		{"equal content of another instance under another key", asked(KeyOther, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), conflict},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := decide(c, tt.s, "app-01")
+			got := decide(c, tt.s, memory{}, self)
 			if got.act != tt.want.act || got.basis != tt.want.basis || got.cond != tt.want.cond ||
 				got.replaces.ETag != tt.want.replaces.ETag || got.replaces.VersionID != tt.want.replaces.VersionID {
 				t.Errorf("decide = %+v, want %+v", got, tt.want)
 			}
 		})
+	}
+}
+
+// Of a key that the index knows nothing counts but the version or ETag that was
+// acknowledged, whatever metadata says: everybody who writes the bucket can copy it.
+func TestTheIndexBelievesOnlyTheObjectThatItKnows(t *testing.T) {
+	data := []byte("content")
+	c := content{size: 7, md5: md5.Sum(data), sha256: sha256.Sum256(data)}
+	sum := hex.EncodeToString(c.md5[:])
+	self := writer{instance: "app-01", chain: "0a1b2c3d"}
+	entry := func(etag, version string) state.Entry {
+		return state.Entry{Stored: true, ETag: etag, VersionID: version, MD5: c.md5, SHA256: c.sha256, Fence: state.Fence{Size: 7}}
+	}
+	object := func(etag, version string, meta ...string) standing {
+		o := state.Object{Size: 7, ETag: etag, VersionID: version, Metadata: map[string]string{state.MetaMD5: sum}}
+		for i := 0; i < len(meta); i += 2 {
+			o.Metadata[meta[i]] = meta[i+1]
+		}
+		return standing{asked: true, present: true, key: KeyOK, object: o}
+	}
+	racy := entry("e", "")
+	racy.MD5, racy.SHA256 = [16]byte{1}, [32]byte{}
+	tests := []struct {
+		name string
+		e    state.Entry
+		more bool // An earlier chain has written here.
+		s    standing
+		want action
+	}{
+		{"the ETag that is known", entry("e", ""), false, object("e", ""), actSkip},
+		{"the version that is known", entry("e", "v1"), false, object("e", "v1"), actSkip},
+		{"another ETag with the same metadata", entry("e", ""), false, object("f", ""), actWrite},
+		{"another version with the same metadata and ETag", entry("e", "v1"), false, object("e", "v2"), actWrite},
+		{"the null version, overwritten", entry("e", "null"), false, object("f", "null"), actWrite},
+		{"the null version as it was", entry("e", "null"), false, object("e", "null"), actSkip},
+		{"versioning was switched on since", entry("e", ""), false, object("e", "null"), actSkip},
+		{"another ETag with our id", entry("e", ""), false, object("f", "", state.MetaID, "app-01/0a1b2c3d/9"), actWrite},
+		{"an entry that names no object", entry("", ""), false, object("f", ""), actRead},
+		{"the known object holds other content than the file", racy, false, object("e", ""), actWrite},
+		{"never seen, by a script", state.Entry{}, false, object("f", ""), actSkip},
+		{"only failed before", state.Entry{FailClass: state.ClassFile}, false, object("f", ""), actSkip},
+		{"never seen, and says that s3syncd wrote it", state.Entry{}, false, object("f", "", state.MetaID, "app-01/0a1b2c3d/9"), actRead},
+		{"never seen since the state was lost", state.Entry{}, true, object("f", ""), actRead},
+		{"never seen since the state was lost, and the ETag is the MD5", state.Entry{}, true, object(sum, ""), actSkip},
+	}
+	for _, tt := range tests {
+		if got := decide(c, tt.s, memory{entry: tt.e, succeeds: tt.more}, self); got.act != tt.want {
+			t.Errorf("%s: decide = %+v, want action %d", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestOwnerTellsHostsOfOneNameApart(t *testing.T) {
+	here := writer{instance: "app-01", chain: "0a1b2c3d", host: "here"}
+	nameless := writer{instance: "app-01", chain: "0a1b2c3d"}
+	tests := []struct {
+		name     string
+		w        writer
+		id, host string
+		want     owner
+	}{
+		{"no id", here, "", "there", ownerSelf},
+		{"our chain and host", here, "app-01/0a1b2c3d/1", "here", ownerSelf},
+		{"our host, an earlier chain", here, "app-01/11111111/1", "here", ownerSelf},
+		{"our chain, an earlier release", here, "app-01/0a1b2c3d/1", "", ownerSelf},
+		{"another host", here, "app-01/11111111/1", "there", ownerNamesake},
+		{"another chain of an earlier release", here, "app-01/11111111/1", "", ownerNamesake},
+		{"a machine without identity, its chain", nameless, "app-01/0a1b2c3d/1", "", ownerSelf},
+		{"a machine without identity, another chain", nameless, "app-01/11111111/1", "", ownerNamesake},
+		{"another instance on our host", here, "app-02/0a1b2c3d/1", "here", ownerOther},
+		{"no id of ours", here, "?", "here", ownerOther},
+	}
+	for _, tt := range tests {
+		o := state.Object{Metadata: map[string]string{state.MetaID: tt.id, state.MetaHost: tt.host}}
+		if got := tt.w.owner(o); got != tt.want {
+			t.Errorf("%s: owner = %d, want %d", tt.name, got, tt.want)
+		}
 	}
 }
 
@@ -113,19 +206,6 @@ func TestFormatMtime(t *testing.T) {
 	} {
 		if got := formatMtime(at); got != want {
 			t.Errorf("formatMtime(%v) = %q, want %q", at, got, want)
-		}
-		if back, ok := parseMtime(want); !ok || !back.Equal(at) {
-			t.Errorf("parseMtime(%q) = %v, %v, want %v", want, back, ok, at)
-		}
-	}
-	for s, want := range map[string]int64{"5": 5e9, "5.5": 5_500_000_000, "-5": -5e9} {
-		if got, ok := parseMtime(s); !ok || got.UnixNano() != want {
-			t.Errorf("parseMtime(%q) = %v, %v", s, got, ok)
-		}
-	}
-	for _, s := range []string{"", "-", "--1", "1.x", "x", "1e9", "5h", "1.-5", "99999999999999999999"} {
-		if got, ok := parseMtime(s); ok {
-			t.Errorf("parseMtime(%q) = %v", s, got)
 		}
 	}
 }

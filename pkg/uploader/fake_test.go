@@ -1,6 +1,7 @@
 package uploader
 
 import (
+	"bytes"
 	"context"
 	"crypto/md5"
 	"crypto/rand"
@@ -168,6 +169,24 @@ func (s *store) Head(ctx context.Context, key string) (o state.Object, err error
 		return nil
 	})
 	return o, err
+}
+
+// fetch reads the object that o is.
+func (s *store) fetch(ctx context.Context, key string, o state.Object) (body io.ReadCloser, got state.Object, err error) {
+	err = s.call(ctx, "Get", func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		var ok bool
+		if got, ok = s.objects[key]; !ok {
+			return remote(state.ClassTransient, "NoSuchKey", 404, fs.ErrNotExist)
+		}
+		if got.ETag != o.ETag {
+			return remote(state.ClassTransient, "PreconditionFailed", 412, state.ErrPrecondition)
+		}
+		body = io.NopCloser(bytes.NewReader(slices.Clone(s.bodies[key])))
+		return nil
+	})
+	return body, got, err
 }
 
 func (s *store) Put(ctx context.Context, p state.Put) (o state.Object, err error) {

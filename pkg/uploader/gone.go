@@ -1,6 +1,7 @@
 package uploader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -111,7 +112,7 @@ func (l *look) mirror(ctx context.Context) error {
 		if !now.present {
 			return l.commitDelete(ctx, nil, state.Object{})
 		}
-		if err := l.mayDelete(now); err != nil {
+		if err := l.mayDelete(ctx, now); err != nil {
 			return err
 		}
 		done, next, err := l.deleteObject(ctx, now)
@@ -125,16 +126,19 @@ func (l *look) mirror(ctx context.Context) error {
 
 // mayDelete refuses to delete an object that was asked for and is somebody
 // else's.
-func (l *look) mayDelete(s standing) error {
-	switch {
-	case !s.asked:
+func (l *look) mayDelete(ctx context.Context, s standing) error {
+	if !s.asked {
 		return nil
-	case foreign(s.object, l.Instance):
-		return state.Classified(state.ClassConflict, "compare", errConflict)
-	case s.object.Metadata[state.MetaID] == "" && s.object.ETag != l.entry.ETag:
-		return state.Classified(state.ClassConflict, "compare", errReplaced)
 	}
-	return nil
+	j, err := l.judgeOf(l.entry)
+	if err != nil {
+		return err
+	}
+	why, err := j.stranger(ctx, s.object)
+	if why == nil && err == nil && s.object.Metadata[state.MetaID] == "" && !Describes(&l.entry, s.object) {
+		why = state.Classified(state.ClassConflict, "compare", errReplaced)
+	}
+	return cmp.Or(err, why)
 }
 
 // deleteObject announces and sends one conditional deletion.

@@ -3,7 +3,6 @@ package uploader
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"syscall"
 	"time"
@@ -25,9 +24,6 @@ var errUnsteady = errors.New("the object under this key keeps changing")
 
 // errRefused: the path cannot be archived.
 var errRefused = errors.New("not archived")
-
-// errConflict: the object under the key carries another instance's id.
-var errConflict = errors.New("the object was written by another instance")
 
 // look is one look at one path by one worker.
 type look struct {
@@ -243,22 +239,26 @@ func (l *look) keyStays() bool {
 
 // send brings the content to S3, unless it is there.
 func (l *look) send(ctx context.Context) error {
+	j, err := l.judgeOf(l.entry)
+	if err != nil {
+		return err
+	}
 	s := l.believe()
 	for range rounds {
-		if !s.asked && l.mustAsk(s) {
-			var err error
+		if !s.asked && (s.stale || l.mustAsk(s)) {
 			if s, err = l.ask(ctx, false); err != nil {
 				return err
 			}
 		}
-		d := decide(l.read.content, s, l.Instance)
-		switch d.act {
-		case actSkip:
+		j.memory.entry = l.entry // An earlier write may have been found taken.
+		d, err := j.decide(ctx, l.read.content, &s)
+		switch {
+		case err != nil:
+			return err
+		case s.stale:
+			continue
+		case d.act == actSkip:
 			return l.adopt(ctx, s.object, d.basis)
-		case actConflict:
-			return state.Classified(state.ClassConflict, "compare",
-				fmt.Errorf("%w: %s", errConflict, s.object.Metadata[state.MetaID]))
-		case actWrite:
 		}
 		finished, now, err := l.write(ctx, d)
 		if finished || err != nil {

@@ -203,7 +203,7 @@ func TestDoubtedObjectsArePutBack(t *testing.T) {
 	for _, p := range paths {
 		r.look(state.TriggerRescan, p)
 	}
-	r.wantTrail("uploaded", "uploaded", "uploaded", "uploaded", "skipped/metadata", "failed/conflict", "uploaded", "uploaded")
+	r.wantTrail("uploaded", "uploaded", "uploaded", "uploaded", "skipped/etag", "failed/conflict", "uploaded", "uploaded")
 	for _, p := range []string{"equal", "missing", "replaced"} {
 		r.wantObject(p, []byte("content of "+p))
 		if r.entry(p).Doubted {

@@ -26,8 +26,9 @@ func (l *look) continues(in *state.Intent) bool {
 
 // sendParts sends the content as a multipart upload: what an interrupted one
 // of the same content left at the server is not sent again. Parts come straight
-// from the file; a file that changed meanwhile is refused by the server, for
-// its checksums are those of the first reading.
+// from the file, and each is compared with the first reading as it is sent: a page
+// that was mapped and dirty can change without a new time, and a CRC-32, which is
+// all that the server compares, can be matched on purpose.
 func (l *look) sendParts(ctx context.Context, in *state.Intent, cond state.Condition) (state.Object, error) {
 	have, err := l.openUpload(ctx, in)
 	if err != nil {
@@ -87,10 +88,10 @@ func (l *look) listParts(ctx context.Context, in *state.Intent) (map[int32]state
 		if i < 0 || i >= len(l.read.parts) || part.Size != l.partLen(i) {
 			continue
 		}
-		if part.CRC32 != 0 && part.CRC32 != l.read.parts[i] {
+		if part.CRC32 != 0 && part.CRC32 != l.read.parts[i].crc {
 			continue
 		}
-		part.CRC32 = l.read.parts[i] // The checksum of the whole finds what the server did not tell.
+		part.CRC32 = l.read.parts[i].crc // The checksum of the whole finds what the server did not tell.
 		have[part.Number] = part
 	}
 	return have, nil
@@ -133,7 +134,13 @@ func (l *look) sendPart(ctx context.Context, in *state.Intent, i int, n int32) (
 		return state.Part{}, err
 	}
 	r := l.read.section(l.file.File, int64(i)*l.read.partSize, l.partLen(i))
-	return l.uploadPart(ctx, in, n, newBody(ctx, r, l.partLen(i), l.p.limiter, &l.f.sent), l.read.parts[i])
+	sum := l.read.parts[i]
+	b := newBody(ctx, r, l.partLen(i), l.p.limiter, &l.f.sent).comparing(sum.sha256)
+	part, err := l.uploadPart(ctx, in, n, b, sum.crc)
+	if err == nil {
+		err = b.err() // A server that answers before it has all of a part.
+	}
+	return part, err
 }
 
 // partLen is the size of the i-th part.

@@ -36,7 +36,14 @@ type reading struct {
 	buf      []byte // The content itself of a small file, else nil.
 	partSize int64  // Of a multipart upload, else 0.
 	crc      uint32 // Of the whole, multipart only.
-	parts    []uint32
+	parts    []partSum
+}
+
+// partSum is what the first reading found in one part. The server compares the
+// CRC-32, which can be matched on purpose; the second reading compares the SHA-256.
+type partSum struct {
+	crc    uint32
+	sha256 [32]byte
 }
 
 // partSizeFor is the part size of a multipart upload of size bytes: the
@@ -86,12 +93,12 @@ func readSmall(file *os.File, f state.Fence, buf []byte) (reading, error) {
 	}, nil
 }
 
-// readLarge hashes the file in one pass, with the CRC-32 of the whole and of
-// each part when partSize is not 0. Its working space is buf.
+// readLarge hashes the file in one pass, with the CRC-32 of the whole and the
+// sums of each part when partSize is not 0. Its working space is buf.
 func readLarge(ctx context.Context, file *os.File, f state.Fence, partSize int64, buf []byte) (reading, error) {
 	r := reading{content: content{size: f.Size}, partSize: partSize}
-	m, s := md5.New(), sha256.New()
-	var part uint32
+	m, s, part := md5.New(), sha256.New(), sha256.New()
+	var crc uint32
 	for off := int64(0); off < f.Size; {
 		if err := ctx.Err(); err != nil {
 			return reading{}, err
@@ -109,9 +116,12 @@ func readLarge(ctx context.Context, file *os.File, f state.Fence, partSize int64
 		off += n
 		if partSize > 0 {
 			r.crc = crc32.Update(r.crc, crc32.IEEETable, chunk)
-			part = crc32.Update(part, crc32.IEEETable, chunk)
+			crc = crc32.Update(crc, crc32.IEEETable, chunk)
+			part.Write(chunk)
 			if off%partSize == 0 || off == f.Size {
-				r.parts, part = append(r.parts, part), 0
+				r.parts = append(r.parts, partSum{crc: crc, sha256: [32]byte(part.Sum(nil))})
+				crc = 0
+				part.Reset()
 			}
 		}
 	}

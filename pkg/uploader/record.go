@@ -15,7 +15,7 @@ import (
 // metadata is the user metadata of the object that in announces.
 func (l *look) metadata(in *state.Intent) map[string]string {
 	id := state.ObjectID{Instance: l.Instance, Chain: in.Chain, Attempt: in.Attempt}
-	return map[string]string{
+	meta := map[string]string{
 		state.MetaMD5:         hex.EncodeToString(in.MD5[:]),
 		state.MetaSHA256:      hex.EncodeToString(in.SHA256[:]),
 		state.MetaMtime:       formatMtime(in.Fence.Mtime()),
@@ -24,6 +24,10 @@ func (l *look) metadata(in *state.Intent) map[string]string {
 		state.MetaGroup:       strconv.FormatUint(uint64(in.Attributes.GID), 10),
 		state.MetaID:          id.String(),
 	}
+	if l.Host != "" {
+		meta[state.MetaHost] = l.Host
+	}
+	return meta
 }
 
 // formatMtime renders a time as seconds since 1970 with a fraction.
@@ -72,11 +76,15 @@ func (l *look) commit(ctx context.Context, o state.Outcome) error {
 	if _, err := l.State.Commit(context.WithoutCancel(ctx), o); err != nil {
 		return local(state.ClassTransient, "commit", err)
 	}
-	if o.Entry != nil {
-		l.countParked(l.entry.FailClass, o.Entry.FailClass)
+	switch was := l.entry.FailClass; {
+	case o.Entry != nil:
+		l.countParked(was, o.Entry.FailClass)
 		l.entry, l.known = *o.Entry, true
-	} else if o.Remove {
-		l.countParked(l.entry.FailClass, "")
+	case o.Failure != nil:
+		l.countParked(was, o.Failure.Class)
+		l.entry.FailClass, l.entry.FailFence, l.known = o.Failure.Class, o.Failure.Fence, true
+	case o.Remove:
+		l.countParked(was, "")
 		l.entry, l.known = state.Entry{}, false
 	}
 	return nil
@@ -127,10 +135,8 @@ func (l *look) commitUpload(ctx context.Context, in *state.Intent, o state.Objec
 // adopt records that S3 held the content already.
 func (l *look) adopt(ctx context.Context, o state.Object, basis state.Basis) error {
 	e := l.entryOf(o)
-	if id, ok := state.ParseObjectID(o.Metadata[state.MetaID]); ok && id.Instance == l.Instance {
-		if c, err := l.State.Chain(); err == nil && c.ID == id.Chain {
-			e.Attempt = id.Attempt
-		}
+	if l.known && Describes(&l.entry, o) {
+		e.Attempt = l.entry.Attempt // Not what the object says: it is anybody's word.
 	}
 	if l.end.status == state.StatusUploaded && l.entry.Attempt == e.Attempt && e.Attempt != 0 {
 		return l.commit(ctx, state.Outcome{Path: l.job.Path, Entry: &e}) // This look has recorded it as recovered.
@@ -238,22 +244,21 @@ func (l *look) recordFailure(ctx context.Context, err error, again bool) (record
 		return l.recordUnkeyed(ctx, err)
 	}
 	class := state.ClassOf(err)
-	e, known, gerr := l.State.Get(l.job.Path)
-	if gerr != nil {
+	var gerr error
+	if l.entry, l.known, gerr = l.State.Get(l.job.Path); gerr != nil {
 		return false, local(state.ClassTransient, "read the index", gerr)
 	}
-	l.entry, l.known = e, known
-	fence := l.failFence()
+	e, fence := &l.entry, l.failFence()
 	if !again && e.FailClass == class && (class == state.ClassChanged || e.FailFence.SameContent(fence)) {
 		return false, nil
 	}
-	e.FailClass, e.FailFence = class, fence
 	r := l.failure(err)
 	if l.file != nil {
 		size := l.fence.Size
 		r.SizeBytes = &size
 	}
-	if err := l.commit(ctx, state.Outcome{Path: l.job.Path, Entry: &e, Record: r}); err != nil {
+	out := state.Outcome{Path: l.job.Path, Failure: &state.Failure{Class: class, Fence: fence}, Record: r}
+	if err := l.commit(ctx, out); err != nil {
 		return false, err
 	}
 	l.metrics.file(state.StatusFailed)

@@ -113,7 +113,12 @@ func (l *look) settleOne(ctx context.Context, in *state.Intent, s standing) (kep
 		return false, l.commitDelete(ctx, in, state.Object{})
 	case in.Op == state.OpDelete:
 		return false, l.discard(ctx, in)
-	case s.present && s.key == KeyOK && shows(s.object, in, l.Instance):
+	}
+	taken, err := wasTaken(ctx, l, in, s)
+	switch {
+	case err != nil:
+		return true, err
+	case taken:
 		return false, l.commitUpload(ctx, in, s.object, true)
 	case in.Op == state.OpCopy:
 		return false, l.discard(ctx, in) // The next rekey sees for itself.

@@ -1,15 +1,13 @@
 package uploader
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -47,21 +45,68 @@ func (l *look) rekey(ctx context.Context) error {
 			}
 		}
 		l.file, l.fence = nil, state.Fence{Size: s.object.Size}
-		switch {
-		case !s.present, s.key != KeyOK && s.object.Metadata[metaTrail] != "":
+		if !movable(l, s) {
 			return nil
-		case s.key == KeyOK:
-			return l.noteKey(ctx, s.object)
-		case foreign(s.object, l.Instance):
-			return state.Classified(state.ClassConflict, "compare", fmt.Errorf("%w: %s", errConflict, s.object.Metadata[state.MetaID]))
 		}
-		finished, now, err := l.rekeyObject(ctx, s)
+		a, err := archived(ctx, l, s)
+		if err != nil {
+			return err
+		}
+		if s.key == KeyOK {
+			return l.noteKey(ctx, s.object)
+		}
+		finished, now, err := l.rekeyObject(ctx, s, a)
 		if finished || err != nil {
 			return err
 		}
 		s = now
 	}
 	return local(state.ClassTransient, "compare", errUnsteady)
+}
+
+// movable reports whether there is an object that a rekey is about.
+func movable(l *look, s standing) bool {
+	switch {
+	case !s.present:
+		return false
+	case s.key == KeyOK:
+		return misplaced(l)
+	default:
+		return !IsTrailDocument(s.object)
+	}
+}
+
+// IsTrailDocument reports whether o is a document of a trail, whoever's it is. One
+// that only says so, and stands among the data, is none.
+func IsTrailDocument(o state.Object) bool {
+	return o.Metadata[metaTrail] != "" && strings.Contains("/"+o.Key, "/"+state.ReservedDir+"/")
+}
+
+// misplaced reports whether the index has the path's object under another key.
+func misplaced(l *look) bool {
+	indexed := state.Object{SSE: l.entry.SSE, KMSKeyID: l.entry.KMSKeyID}
+	return l.known && l.entry.Stored && l.Accept(indexed) != KeyOK
+}
+
+// archived returns what is known of the object that is to be rekeyed. What this
+// host has not archived is not brought under its key: that would make it the
+// host's word.
+func archived(ctx context.Context, l *look, s standing) (archive, error) {
+	j, err := l.judgeOf(l.entry)
+	if err != nil {
+		return archive{}, err
+	}
+	why, err := j.stranger(ctx, s.object)
+	if err := cmp.Or(err, why); err != nil {
+		return archive{}, err
+	}
+	var record *state.Record
+	if l.Archived != nil {
+		if r, ok := l.Archived(l.job.Path); ok {
+			record = &r
+		}
+	}
+	return find(s.object, archives(&l.entry, record), func(c content) (verdict, error) { return j.read(ctx, s.object, c) })
 }
 
 // readEntry reads what the index knows of the path.
@@ -80,20 +125,20 @@ func (l *look) readEntry() error {
 // rekeyObject writes the object anew under the configured key: from the file
 // where that is archived, holds the same content, and nothing of the object
 // would be lost, else by a copy on the server.
-func (l *look) rekeyObject(ctx context.Context, s standing) (finished bool, now standing, err error) {
+func (l *look) rekeyObject(ctx context.Context, s standing, a archive) (finished bool, now standing, err error) {
 	if !s.object.Dressed && l.known && l.entry.Stored {
-		sent, finished, now, err := l.resend(ctx, s)
+		sent, finished, now, err := l.resend(ctx, s, a)
 		if sent {
 			return finished, now, err
 		}
 	}
 	l.file, l.fence = nil, state.Fence{Size: s.object.Size} // Of no file.
-	return l.copyOnto(ctx, s)
+	return l.copyOnto(ctx, s, a)
 }
 
 // resend sends the file in the object's place if its content is the same. What
 // is wrong with the file is no reason to fail: sent is false then.
-func (l *look) resend(ctx context.Context, s standing) (sent, finished bool, now standing, err error) {
+func (l *look) resend(ctx context.Context, s standing, a archive) (sent, finished bool, now standing, err error) {
 	opened, err := l.Root.Open(l.job.Path)
 	if err != nil {
 		return false, false, now, nil // The object can be copied.
@@ -114,7 +159,7 @@ func (l *look) resend(ctx context.Context, s standing) (sent, finished bool, now
 	if err != nil {
 		return ctx.Err() != nil, false, now, ctx.Err()
 	}
-	if _, equal := sameContent(l.read.content, s.object); !equal {
+	if !a.holds(l.read.content) {
 		return false, false, now, nil
 	}
 	finished, now, err = l.write(ctx, decision{
@@ -125,17 +170,16 @@ func (l *look) resend(ctx context.Context, s standing) (sent, finished bool, now
 }
 
 // copyOnto announces and makes a copy of the object onto itself.
-func (l *look) copyOnto(ctx context.Context, s standing) (finished bool, now standing, err error) {
+func (l *look) copyOnto(ctx context.Context, s standing, a archive) (finished bool, now standing, err error) {
 	if err := l.dropResume(ctx); err != nil {
 		return false, now, err
 	}
 	o := s.object
 	in := &state.Intent{
-		Op: state.OpCopy, Rekey: true, Path: l.job.Path, Key: l.key, Fence: state.Fence{Size: o.Size},
+		Op: state.OpCopy, Rekey: true, Path: l.job.Path, Key: l.key, Fence: state.Fence{Size: o.Size}.WithMtime(a.mtime),
+		Attributes: a.attributes, MD5: a.md5, SHA256: a.sha256,
 		Trigger: l.job.Trigger, Replaces: state.Object{ETag: o.ETag, VersionID: o.VersionID},
 	}
-	hashOf(in.MD5[:], o.Metadata[state.MetaMD5])
-	hashOf(in.SHA256[:], o.Metadata[state.MetaSHA256])
 	if err := l.begin(ctx, in); err != nil {
 		return false, now, err
 	}
@@ -161,23 +205,24 @@ func (l *look) copyOnto(ctx context.Context, s standing) (finished bool, now sta
 	}
 }
 
-// hashOf decodes a hash in hex, and leaves to as it is where it is none.
-func hashOf(to []byte, s string) bool {
-	b, err := hex.DecodeString(s)
-	if err != nil || len(b) != len(to) {
-		return false
-	}
-	copy(to, b)
-	return true
-}
-
-// copyMetadata is the object's metadata with the id of the copy in announces.
+// copyMetadata is the object's metadata with the id of the copy in announces,
+// and with what is known of its content.
 func (l *look) copyMetadata(in *state.Intent, old map[string]string) map[string]string {
 	meta := maps.Clone(old)
 	if meta == nil {
 		meta = map[string]string{}
 	}
 	meta[state.MetaID] = state.ObjectID{Instance: l.Instance, Chain: in.Chain, Attempt: in.Attempt}.String()
+	delete(meta, state.MetaHost)
+	if l.Host != "" {
+		meta[state.MetaHost] = l.Host
+	}
+	if in.MD5 != [16]byte{} {
+		meta[state.MetaMD5] = hex.EncodeToString(in.MD5[:])
+	}
+	if in.SHA256 != [32]byte{} {
+		meta[state.MetaSHA256] = hex.EncodeToString(in.SHA256[:])
+	}
 	return meta
 }
 
@@ -209,13 +254,16 @@ func (l *look) commitCopy(ctx context.Context, in *state.Intent, o state.Object,
 	if l.file == nil {
 		l.fence = state.Fence{Size: o.Size}
 	}
-	r := l.rekeyRecord(o, l.known && l.entry.Stored && l.entry.ETag == in.Replaces.ETag)
+	r := l.rekeyRecord(o, archive{
+		content: content{size: o.Size, md5: in.MD5, sha256: in.SHA256}, mtime: in.Fence.Mtime(), attributes: in.Attributes,
+	})
 	r.Trigger, r.Attempt, r.Recovered = in.Trigger, in.Attempt, recovered
 	r.ReplacedVID, r.ReplacedETag = in.Replaces.VersionID, in.Replaces.ETag
 	out := state.Outcome{Path: in.Path, Record: r, Settles: in.Attempt, Key: in.Key}
 	if l.known && l.entry.Stored {
 		e := l.entry
-		if e.ETag == in.Replaces.ETag {
+		copied := content{size: o.Size, md5: in.MD5, sha256: in.SHA256}
+		if Describes(&e, in.Replaces) || holds(&e, copied) {
 			e.ETag, e.VersionID, e.SSE, e.KMSKeyID, e.Attempt = o.ETag, o.VersionID, o.SSE, o.KMSKeyID, in.Attempt
 		} else {
 			e.Doubted = true
@@ -231,89 +279,31 @@ func (l *look) commitCopy(ctx context.Context, in *state.Intent, o state.Object,
 }
 
 // noteKey records that an object which the index has under another key is under
-// the right one: an interrupted run or somebody else has done it.
+// the right one: somebody else has done it.
 func (l *look) noteKey(ctx context.Context, o state.Object) error {
-	indexed := state.Object{SSE: l.entry.SSE, KMSKeyID: l.entry.KMSKeyID}
-	if !l.known || !l.entry.Stored || l.Accept(indexed) == KeyOK {
-		return nil
-	}
 	e := l.entry
-	same := describes(&e, o)
-	e.SSE, e.KMSKeyID, e.Doubted = o.SSE, o.KMSKeyID, e.Doubted || !same
-	r := l.rekeyRecord(o, same)
-	if id, ok := state.ParseObjectID(o.Metadata[state.MetaID]); ok && id.Instance == l.Instance {
-		if c, err := l.State.Chain(); err == nil && c.ID == id.Chain {
-			e.Attempt, r.Attempt, r.Recovered = id.Attempt, id.Attempt, true
-		}
-	}
-	if same {
-		e.ETag, e.VersionID = o.ETag, o.VersionID
-	}
+	r := l.rekeyRecord(o, archiveOfEntry(&e))
+	e.ETag, e.VersionID, e.SSE, e.KMSKeyID = o.ETag, o.VersionID, o.SSE, o.KMSKeyID
 	if err := l.commit(ctx, state.Outcome{Path: l.job.Path, Entry: &e, Record: r}); err != nil {
 		return err
 	}
-	l.end.status, l.end.recovered = state.StatusRekeyed, r.Recovered
+	l.end.status = state.StatusRekeyed
 	l.metrics.file(state.StatusRekeyed)
 	return nil
 }
 
-// describes reports whether e is the entry of o's content.
-func describes(e *state.Entry, o state.Object) bool {
-	return e.ETag == o.ETag || o.Size == e.Fence.Size && strings.EqualFold(o.Metadata[state.MetaMD5], hex.EncodeToString(e.MD5[:]))
-}
-
-// rekeyRecord is the record of o, as its metadata describes its content; where
-// that is silent and indexed, the index does.
-func (l *look) rekeyRecord(o state.Object, indexed bool) *state.Record {
+// rekeyRecord is the record of o, with what was known of its content before.
+func (l *look) rekeyRecord(o state.Object, a archive) *state.Record {
 	r := l.record(state.StatusRekeyed)
 	r.DetectedAt = ""
-	describe(r, o, [16]byte{}, [32]byte{})
-	r.MD5 = ""
+	describe(r, o, a.md5, a.sha256)
+	if a.md5 == [16]byte{} {
+		r.MD5 = ""
+	}
 	size := o.Size
 	r.SizeBytes = &size
-	e := &l.entry
-	var md5 [16]byte
-	var sha [32]byte
-	if hashOf(md5[:], o.Metadata[state.MetaMD5]) || indexed && hashOf(md5[:], hex.EncodeToString(e.MD5[:])) {
-		r.MD5 = hex.EncodeToString(md5[:])
-	}
-	if hashOf(sha[:], o.Metadata[state.MetaSHA256]) || indexed && e.SHA256 != [32]byte{} && hashOf(sha[:], hex.EncodeToString(e.SHA256[:])) {
-		r.SHA256 = hex.EncodeToString(sha[:])
-	}
-	switch f, a, ok := archivedAttributes(o.Metadata); {
-	case ok:
-		f.Size = o.Size
-		r.SetAttributes(f, a)
-	case indexed:
-		r.SetAttributes(e.Fence, e.Attributes)
+	if !a.mtime.IsZero() || a.attributes != (state.Attributes{}) {
+		r.SetAttributes(state.Fence{Size: size}.WithMtime(a.mtime), a.attributes)
 	}
 	return r
-}
-
-// archivedAttributes reads the attributes of a file out of its object's
-// metadata; ok is false unless all are there.
-func archivedAttributes(meta map[string]string) (f state.Fence, a state.Attributes, ok bool) {
-	mtime, okTime := parseMtime(meta[state.MetaMtime])
-	mode, merr := strconv.ParseUint(meta[state.MetaPermissions], 8, 32)
-	uid, uerr := strconv.ParseUint(meta[state.MetaOwner], 10, 32)
-	gid, gerr := strconv.ParseUint(meta[state.MetaGroup], 10, 32)
-	if !okTime || errors.Join(merr, uerr, gerr) != nil {
-		return f, a, false
-	}
-	return f.WithMtime(mtime), state.Attributes{Mode: uint32(mode), UID: uint32(uid), GID: uint32(gid)}, true
-}
-
-// parseMtime reads what formatMtime wrote, or whole seconds.
-func parseMtime(s string) (t time.Time, ok bool) {
-	unsigned, before := strings.CutPrefix(s, "-")
-	whole, fraction, _ := strings.Cut(unsigned, ".")
-	sec, err := strconv.ParseUint(whole, 10, 62)
-	if err != nil || strings.Trim(fraction, "0123456789") != "" {
-		return t, false
-	}
-	ns, err := strconv.ParseInt((fraction + "000000000")[:9], 10, 64)
-	if before {
-		return time.Unix(-int64(sec), -ns), err == nil
-	}
-	return time.Unix(int64(sec), ns), err == nil
 }

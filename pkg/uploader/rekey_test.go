@@ -3,6 +3,8 @@ package uploader
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io/fs"
 	"maps"
@@ -18,6 +20,26 @@ const oldKey = "arn:aws:kms:us-east-1:1:key/old"
 type copier struct {
 	*store
 	opened bool // Copies are multipart uploads.
+	trail  map[string]state.Record
+}
+
+// knows makes the trail know the object under key, of the job's path.
+func (s *copier) knows(path, key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o, body := s.objects[key], s.bodies[key]
+	size, sum := int64(len(body)), sha256.Sum256(body)
+	s.trail[path] = state.Record{
+		S3Key: key, Status: state.StatusSkipped, ETag: o.ETag, VersionID: o.VersionID, SizeBytes: &size, MD5: md5hex(body),
+		SHA256: hex.EncodeToString(sum[:]),
+	}
+}
+
+func (s *copier) archived(path string) (state.Record, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.trail[path]
+	return r, ok
 }
 
 func (s *copier) Copy(ctx context.Context, c state.Copy) (o state.Object, err error) {
@@ -58,8 +80,8 @@ func rekeyRig(t *testing.T) (*rig, *copier) {
 		if !ok {
 			t.Fatal("the rig has another store")
 		}
-		c = &copier{store: store}
-		s.Copy = c.Copy
+		c = &copier{store: store, trail: map[string]state.Record{}}
+		s.Copy, s.Archived = c.Copy, c.archived
 		o.GiveUp = time.Minute
 	})
 	r.store.key = oldKey
@@ -71,6 +93,7 @@ func rekeyRig(t *testing.T) (*rig, *copier) {
 	r.look(state.TriggerSync, "same", "edited", "lost")
 	r.halt()
 	r.store.put("pre/theirs", []byte("before us"), map[string]string{"theirs": "kept"}, "")
+	c.knows("theirs", "pre/theirs")
 	r.write("edited", []byte("another content"))
 	r.remove("lost")
 	r.store.key = testKey
@@ -192,8 +215,9 @@ func TestRekeyLeavesWhatIsNotOurs(t *testing.T) {
 }
 
 func TestRekeyOfAKeyThatNoPathMapsTo(t *testing.T) {
-	r, _ := rekeyRig(t)
+	r, c := rekeyRig(t)
 	r.store.put("pre/dir/", nil, nil, "")
+	c.knows(RekeyPath("pre/dir/"), "pre/dir/")
 	r.rekey(RekeyPath("pre/dir/"))
 	o, _, _ := r.store.object("pre/dir/")
 	if rec := r.lastRecord(); o.KMSKeyID != testKey || rec.Status != state.StatusRekeyed || rec.S3Key != "pre/dir/" || rec.LocalPath != "" {
@@ -207,6 +231,7 @@ func TestRekeyIsTakenUpAfterALostAnswer(t *testing.T) {
 		t.Run(path, func(t *testing.T) {
 			r, c := rekeyRig(t)
 			r.store.put("pre/dir/", nil, nil, "")
+			c.knows(RekeyPath("pre/dir/"), "pre/dir/")
 			r.store.plan(fault{op: "Copy", times: 1, lost: true, err: reset()})
 			r.offerJob(Job{Source: "data", Path: path, Kind: Rekey, Trigger: state.TriggerSync})
 			r.until("the copy", func() bool { return c.count("Copy") == 1 })
@@ -249,8 +274,11 @@ func TestRekeyGivesWayToAConcurrentChange(t *testing.T) {
 	}})
 	r.rekey("theirs")
 	o, body, _ := r.store.object("pre/theirs")
-	if !bytes.Equal(body, []byte("newer")) || o.Metadata["theirs"] != "newer" || o.KMSKeyID != testKey || c.count("Copy") != 2 {
-		t.Errorf("object %q %+v after %d copies; want the newer content under the key after 2", body, o, c.count("Copy"))
+	if !bytes.Equal(body, []byte("newer")) || o.Metadata["theirs"] != "newer" || o.KMSKeyID != "" || c.count("Copy") != 1 {
+		t.Errorf("object %q %+v after %d copies; want the newer content left as it is", body, o, c.count("Copy"))
+	}
+	if rec := r.lastRecord(); rec.Status != state.StatusFailed || rec.ErrorClass != state.ClassConflict {
+		t.Errorf("record %+v, want one that says that nobody archived it", rec)
 	}
 	r.noIntents()
 }
@@ -292,5 +320,86 @@ func TestRekeyStopsAtAServerThatDoesNotConfirmTheKey(t *testing.T) {
 	r.rekey("edited", "theirs")
 	if c.count("Copy") != 1 {
 		t.Errorf("%d copies, want none after the first", c.count("Copy"))
+	}
+}
+
+// Somebody without the key puts an object in the place of an archived one, with
+// the metadata of that. It is neither brought under the key nor recorded as what
+// was archived, by whichever way the archived one is known.
+func TestRekeyMovesOnlyWhatWasArchived(t *testing.T) {
+	for _, path := range []string{"same", "edited", "lost", "theirs"} {
+		for _, kms := range []string{"", oldKey, testKey} {
+			r, c := rekeyRig(t)
+			was, body, _ := r.store.object("pre/" + path)
+			forged := bytes.Repeat([]byte("!"), len(body))
+			r.store.put("pre/"+path, forged, was.Metadata, kms)
+			puts := r.store.count("Put")
+			records := len(r.records())
+			r.rekey(path)
+			o, now, _ := r.store.object("pre/" + path)
+			if !bytes.Equal(now, forged) || o.KMSKeyID != kms || c.count("Copy")+r.store.count("Put")-puts != 0 {
+				t.Errorf("%s under %q: %q is under %q after a rekey, want it untouched", path, kms, now, o.KMSKeyID)
+			}
+			for _, rec := range r.records()[records:] {
+				if rec.Status != state.StatusFailed || rec.ErrorClass != state.ClassConflict {
+					t.Errorf("%s under %q: record %+v", path, kms, rec)
+				}
+			}
+			if reported := len(r.records()) > records; reported != (kms != testKey || path != "theirs") {
+				t.Errorf("%s under %q: reported %v", path, kms, reported)
+			}
+		}
+	}
+}
+
+// The same bytes under another version are the same content: somebody copied the
+// object. What its metadata says of them does not get into the record.
+func TestRekeyRecordsWhatIsKnownAndNotWhatTheObjectSays(t *testing.T) {
+	r, _ := rekeyRig(t)
+	_, body, _ := r.store.object("pre/lost")
+	r.store.put("pre/lost", body, map[string]string{state.MetaMD5: "00", state.MetaSHA256: "11", state.MetaPermissions: "6755"}, "")
+	want := r.entry("lost")
+	r.rekey("lost")
+	rec := r.lastRecord()
+	if rec.Status != state.StatusRekeyed || rec.MD5 != md5hex(body) || rec.SHA256 != hex.EncodeToString(want.SHA256[:]) || rec.Mode == "6755" {
+		t.Errorf("record %+v, want the hashes and attributes that are known", rec)
+	}
+	if o, _, _ := r.store.object("pre/lost"); o.Metadata[state.MetaMD5] != md5hex(body) || o.Metadata[state.MetaHost] != "host-a" {
+		t.Errorf("metadata %v, want the known MD5, and this host's", o.Metadata)
+	}
+}
+
+// A rekey is about the object. A file that is gone stays gone.
+func TestRekeyDoesNotBringAFileBack(t *testing.T) {
+	for _, opened := range []bool{false, true} { // Or its answer is lost, and the daemon settles it.
+		r, c := rekeyRig(t)
+		r.look(state.TriggerSync, "lost")
+		if rec := r.lastRecord(); rec.Status != state.StatusDeleted {
+			t.Fatalf("record %+v, want a deleted one", rec)
+		}
+		c.knows("lost", "pre/lost")
+		files, size := r.src.State.Totals()
+		if opened {
+			r.store.plan(fault{op: "Copy", times: 1, lost: true, err: reset()})
+		}
+		r.offerJob(Job{Source: "data", Path: "lost", Kind: Rekey, Trigger: state.TriggerSync})
+		r.hurry()
+		r.idle()
+		if rec := r.lastRecord(); rec.Status != state.StatusRekeyed {
+			t.Errorf("record %+v, want a rekeyed one", rec)
+		}
+		if _, known, err := r.src.State.Get("lost"); known || err != nil {
+			t.Errorf("the index knows the file again (%v)", err)
+		}
+		if f, s := r.src.State.Totals(); f != files || s != size {
+			t.Errorf("Totals = %d files of %d bytes, want %d of %d as before", f, s, files, size)
+		}
+		records := len(r.records())
+		r.look(state.TriggerRescan, "lost")
+		r.offerJob(Job{Source: "data", Path: "lost", Kind: Gone, Trigger: state.TriggerRescan})
+		r.idle()
+		if n := len(r.records()); n != records {
+			t.Errorf("%d records after another look at a file that is gone, want %d", n, records)
+		}
 	}
 }

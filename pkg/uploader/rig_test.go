@@ -64,7 +64,7 @@ func newRig(tb testing.TB, change func(*Source, *Options)) *rig {
 			}
 			return KeyOK
 		},
-		Hardlinks: safefs.LinksSameOwner, Deletes: DeletesKeep,
+		Hardlinks: safefs.LinksSameOwner, Deletes: DeletesKeep, Fetch: r.store.fetch, Host: "host-a",
 	}
 	if change != nil {
 		change(&r.src, &r.o)

@@ -107,6 +107,19 @@ type Source struct {
 	// configured key, under the same rules as Objects.
 	Copy func(ctx context.Context, c state.Copy) (state.Object, error)
 
+	// Fetch, optional, reads an object, so that its bytes prove what its metadata
+	// claims. Without it a claim proves nothing where s3syncd may have written.
+	Fetch Fetch
+	// Archived, optional, is what the trail knows of the object of a Rekey job's
+	// path: the last record that says which it is.
+	Archived func(path string) (state.Record, bool)
+	// Host, optional, tells this host's objects from those of another one with the
+	// same Instance.
+	Host string
+	// Ended, optional, reports whether the chain that o names, of this instance but
+	// not this host's, has ended: then its objects may be replaced.
+	Ended func(ctx context.Context, o state.Object) (bool, error)
+
 	// Accept judges an object's encryption from its SSE and KMSKeyID.
 	Accept func(o state.Object) KeyVerdict
 	// ReplaceWrongKey uploads an unchanged file again when the index holds it

@@ -138,7 +138,11 @@ func (l *look) surprised(ctx context.Context, in *state.Intent, present bool) (f
 	if err != nil {
 		return false, now, err
 	}
-	if now.present && now.key == KeyOK && shows(now.object, in, l.Instance) {
+	taken, err := wasTaken(ctx, l, in, now)
+	if err != nil {
+		return false, now, err
+	}
+	if taken {
 		if err := l.commitUpload(ctx, in, now.object, true); err != nil {
 			return false, now, err
 		}
@@ -162,11 +166,31 @@ func (l *look) settleEarlier(ctx context.Context, in *state.Intent, now standing
 		return local(state.ClassTransient, "read intents", err)
 	}
 	for i := range intents {
-		if intents[i].Attempt != in.Attempt && intents[i].Op != state.OpDelete && shows(now.object, &intents[i], l.Instance) {
+		if intents[i].Attempt == in.Attempt || intents[i].Op == state.OpDelete {
+			continue
+		}
+		taken, err := wasTaken(ctx, l, &intents[i], now)
+		if err != nil {
+			return err
+		}
+		if taken {
 			return l.commitUpload(ctx, &intents[i], now.object, true)
 		}
 	}
 	return nil
+}
+
+// wasTaken reports whether the server has taken the write that in announced: its
+// object, and its bytes, stand under the key.
+func wasTaken(ctx context.Context, l *look, in *state.Intent, now standing) (bool, error) {
+	if !now.present || now.key != KeyOK {
+		return false, nil
+	}
+	j, err := l.judgeOf(l.entry)
+	if err != nil {
+		return false, err
+	}
+	return j.proves(ctx, now.object, in)
 }
 
 // broken ends a write that failed. Where the server certainly has not taken it
@@ -254,8 +278,8 @@ func (l *look) completedLate(ctx context.Context, in *state.Intent) (taken bool,
 	if err != nil {
 		return false, err
 	}
-	if !now.present || now.key != KeyOK || !shows(now.object, in, l.Instance) {
-		return false, nil
+	if taken, err = wasTaken(ctx, l, in, now); !taken || err != nil {
+		return false, err
 	}
 	l.seen = now
 	return true, l.commitUpload(ctx, in, now.object, true)

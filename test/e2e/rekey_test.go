@@ -49,6 +49,29 @@ func (s *site) plain(t *testing.T, rel, content string, meta map[string]string) 
 	}
 }
 
+// formerly archives files that are gone by now, and then puts their objects there
+// without a key, as a bucket that was copied has them. It returns content by key.
+func (s *site) formerly(t *testing.T, rels ...string) map[string]string {
+	t.Helper()
+	want := map[string]string{}
+	for _, rel := range rels {
+		write(t, s.path(rel), "content of "+rel)
+	}
+	write(t, s.path("stays"), "stays")
+	s.mustSync(t, len(rels)+1, 0, 0)
+	for _, rel := range rels {
+		if err := os.Remove(s.path(rel)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.mustSync(t, 0, 1, 0)
+	for _, rel := range rels {
+		want[s.bucket.prefix+"/"+rel] = "content of " + rel
+		s.plain(t, rel, "content of "+rel, map[string]string{"theirs": "kept"})
+	}
+	return want
+}
+
 // versions returns the ETag of every object outside the trail.
 func (b bucketView) versions(t *testing.T) map[string]string {
 	t.Helper()
@@ -73,38 +96,42 @@ func (tr trail) byKey(status string) map[string]int {
 
 func TestRekeyBringsPlaintextUnderTheKey(t *testing.T) {
 	s := newSite(t, "", "")
+	s.formerly(t, "gone/a & b.txt")
 	write(t, s.path("ours"), "ours")
 	write(t, s.path("replaced"), "replaced")
-	s.mustSync(t, 2, 0, 0)
+	write(t, s.path("forged"), "forged")
+	s.mustSync(t, 3, 1, 0)
 	s.plain(t, "replaced", "replaced", map[string]string{"md5checksum": md5Of("replaced")})
-	s.plain(t, "before/us & others.txt", "before us", map[string]string{"theirs": "kept"})
+	_, genuine := s.bucket.get(t, s.bucket.prefix+"/forged")
+	s.plain(t, "forged", "FORGED", genuine.Metadata)
+	s.plain(t, "unknown", "before us", map[string]string{"md5checksum": md5Of("before us")})
 	s.plain(t, "other", "x", map[string]string{"s3syncd-id": "test-02/0badcafe/1"})
 	s.plain(t, "b/_manifests/manifest_1.json", "[]", map[string]string{"s3syncd-instance": "test-02"})
 
 	was := s.bucket.versions(t)
 	code, said := s.rekey(t, "--dry-run")
-	if want := "Would rekey: 2 objects, 17 B (without a KMS key: 2, under another key: 0)\nRight already: 2 of 5\nWritten by another instance: 1\n"; code != 0 || !strings.Contains(said, want) {
+	if want := "Would rekey: 2 objects, 33 B (without a KMS key: 2, under another key: 0)\nRight already: 3 of 8\nLeft to others, or not known to index and trail: 3\n"; code != 0 || !strings.Contains(said, want) {
 		t.Errorf("the dry run exited with %d and said:\n%s\nwant:\n%s", code, said, want)
 	}
 	if now := s.bucket.versions(t); !maps.Equal(now, was) {
 		t.Errorf("the dry run changed objects: %v, then %v", was, now)
 	}
-	if code, said := s.rekey(t); code != 3 || !strings.Contains(said, "Rekeyed: 2 (17 B)\nRight already: 2 of 5\nFailed: 1\n") {
-		t.Errorf("rekey exited with %d, want 3 for the other instance's object, and said:\n%s", code, said)
+	if code, said := s.rekey(t); code != 3 || !strings.Contains(said, "Rekeyed: 2 (33 B)\nRight already: 3 of 8\nFailed: 3\n") {
+		t.Errorf("rekey exited with %d, want 3 for what nobody archived, and said:\n%s", code, said)
 	}
-	if _, out := s.bucket.get(t, s.bucket.prefix+"/before/us & others.txt"); aws.ToString(out.ContentType) != "text/plain" || aws.ToInt32(out.TagCount) != 1 || out.Metadata["theirs"] != "kept" {
-		t.Errorf("the object of before us has %q, %d tags, %v; want what it had", aws.ToString(out.ContentType), aws.ToInt32(out.TagCount), out.Metadata)
+	if _, out := s.bucket.get(t, s.bucket.prefix+"/gone/a & b.txt"); aws.ToString(out.ContentType) != "text/plain" || aws.ToInt32(out.TagCount) != 1 || out.Metadata["theirs"] != "kept" {
+		t.Errorf("the object of the file that is gone has %q, %d tags, %v; want what it had", aws.ToString(out.ContentType), aws.ToInt32(out.TagCount), out.Metadata)
 	}
 	for k, etag := range s.bucket.versions(t) {
-		foreign := strings.HasSuffix(k, "/other") || strings.Contains(k, "/b/_manifests/")
-		if _, out := s.bucket.get(t, k); foreign != (etag == was[k] && out.ServerSideEncryption == "") && !strings.HasSuffix(k, "/ours") {
+		foreign := strings.HasSuffix(k, "/other") || strings.HasSuffix(k, "/unknown") || strings.HasSuffix(k, "/forged") || strings.Contains(k, "/b/_manifests/")
+		if _, out := s.bucket.get(t, k); foreign != (etag == was[k] && out.ServerSideEncryption == "") && !strings.HasSuffix(k, "/ours") && !strings.HasSuffix(k, "/stays") {
 			t.Errorf("%s has encryption %q, ETag %s, had %s", k, out.ServerSideEncryption, etag, was[k])
 		}
 	}
 	if n := s.bucket.readTrail(t).byKey("rekeyed"); len(n) != 2 {
 		t.Errorf("rekeyed records %v, want one of each of 2", n)
 	}
-	s.mustSync(t, 0, 2, 0)
+	s.mustSync(t, 0, 4, 0)
 	if code, said := s.rekey(t); code != 3 || !strings.Contains(said, "Rekeyed: 0 ") {
 		t.Errorf("again, rekey exited with %d and said:\n%s", code, said)
 	}
@@ -161,12 +188,12 @@ func (s *site) wantWrongKeys(t *testing.T, n int) {
 func TestRekeySurvivesKills(t *testing.T) {
 	s := newSite(t, "", "upload: {workers: 2}")
 	const objects = 30
-	want := map[string]string{}
+	var rels []string
 	for i := range objects {
-		rel := fmt.Sprintf("old/%02d", i)
-		want[s.bucket.prefix+"/"+rel] = "content of " + rel
-		s.plain(t, rel, "content of "+rel, nil)
+		rels = append(rels, fmt.Sprintf("old/%02d", i))
 	}
+	want := s.formerly(t, rels...)
+	s.proxy.Forget()
 	for _, held := range []s3test.Match{
 		{Op: "CopyObject", Skip: 2}, {Op: "CopyObject", Skip: 8}, {Op: "PutObject", Key: "/manifest_"},
 	} {
@@ -202,15 +229,14 @@ func TestRekeySurvivesKills(t *testing.T) {
 
 func TestRekeyRecordsWhatIsRefused(t *testing.T) {
 	s := newSite(t, "", "")
-	for _, rel := range []string{"a", "b", "c"} {
-		s.plain(t, rel, rel, nil)
-	}
+	s.formerly(t, "a", "b", "c")
+	before := len(s.bucket.readTrail(t).records)
 	s.proxy.Answer(s3test.Match{Op: "CopyObject", Key: "/b", Times: -1}, 403, "AccessDenied")
 	code, said := s.rekey(t, "--give-up", "30s")
 	if code != 3 || !strings.Contains(said, "Rekeyed: 2 ") || !strings.Contains(said, "Failed: 1\n") || !strings.Contains(said, "AccessDenied") {
 		t.Errorf("rekey exited with %d, want 3 and one failure:\n%s", code, said)
 	}
-	for _, r := range s.bucket.readTrail(t).records {
+	for _, r := range s.bucket.readTrail(t).records[before:] {
 		if failed := r.S3Key == s.bucket.prefix+"/b"; failed != (r.Status == "failed" && strings.Contains(r.Error, "AccessDenied")) {
 			t.Errorf("record %+v", r)
 		}
@@ -219,9 +245,11 @@ func TestRekeyRecordsWhatIsRefused(t *testing.T) {
 
 func TestRekeyStopsAtAServerThatIgnoresTheKey(t *testing.T) {
 	s := newSite(t, "", "")
+	var rels []string
 	for i := range 40 {
-		s.plain(t, fmt.Sprintf("f%02d", i), "x", nil)
+		rels = append(rels, fmt.Sprintf("f%02d", i))
 	}
+	s.formerly(t, rels...)
 	s.proxy.Strip(s3test.Match{Op: "CopyObject", Times: -1}, "X-Amz-Server-Side-Encryption")
 	s.proxy.Strip(s3test.Match{Op: "HeadObject", Key: "/f", Times: -1}, "X-Amz-Server-Side-Encryption")
 	code, said := s.rekey(t)

@@ -2,11 +2,13 @@ package e2e_test
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
 )
@@ -160,4 +162,68 @@ func TestWithoutTheRightToListTheFarSideIsNotChecked(t *testing.T) {
 	if n := strings.Count(d.stderr.String(), "the far side is not checked"); n != 1 {
 		t.Errorf("%d warnings, want 1", n)
 	}
+}
+
+// forgeObject puts other bytes of the same size under the key, with all the metadata of
+// the object that stands there, and returns the forged object's ETag.
+func (s *site) forgeObject(t *testing.T, rel string, without ...string) string {
+	t.Helper()
+	body, was := s.bucket.get(t, s.bucket.prefix+"/"+rel)
+	for _, name := range without {
+		delete(was.Metadata, name)
+	}
+	out, err := s.bucket.client.PutObject(t.Context(), &s3.PutObjectInput{
+		Bucket: &s.bucket.bucket, Key: aws.String(s.bucket.prefix + "/" + rel), Body: strings.NewReader(strings.Repeat("!", len(body))), Metadata: was.Metadata,
+		ServerSideEncryption: types.ServerSideEncryptionAwsKms, SSEKMSKeyId: aws.String(s3test.KeyName),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Trim(aws.ToString(out.ETag), `"`)
+}
+
+// wantUnbelieved fails where a record other than that of its replacement names a
+// forged object.
+func (s *site) wantUnbelieved(t *testing.T, forged map[string]string, content string) {
+	t.Helper()
+	for _, r := range s.bucket.readTrail(t).records {
+		for rel, etag := range forged {
+			if r.ETag == etag {
+				t.Errorf("the trail says that the forged %s is ours: %+v", rel, r)
+			}
+		}
+	}
+	for rel := range forged {
+		if !s.inBucket(t, rel, content) {
+			t.Errorf("%s does not hold what the file holds", rel)
+		}
+	}
+}
+
+func TestAForgedObjectIsPutBackAndNeverRecorded(t *testing.T) {
+	s := newSite(t, "", "")
+	s.env = append(s.env, everySecond)
+	for _, rel := range []string{"a", "b"} {
+		write(t, s.path(rel), "content")
+	}
+	d := s.daemon(t)
+	eventually(t, "the files", func() bool { return strings.Count(d.stderr.String(), `"msg":"uploaded"`) == 2 })
+	forged := map[string]string{"a": s.forgeObject(t, "a"), "b": s.forgeObject(t, "b", "s3syncd-id", "s3syncd-host")}
+	eventually(t, "both are put back", func() bool { return s.inBucket(t, "a", "content") && s.inBucket(t, "b", "content") })
+	d.stop(t)
+	s.wantUnbelieved(t, forged, "content")
+}
+
+func TestAForgedObjectIsNotAdoptedByALostState(t *testing.T) {
+	s := newSite(t, "", "")
+	for _, rel := range []string{"a", "b", "real"} {
+		write(t, s.path(rel), "content")
+	}
+	s.mustSync(t, 3, 0, 0)
+	forged := map[string]string{"a": s.forgeObject(t, "a"), "b": s.forgeObject(t, "b", "s3syncd-id", "s3syncd-host")}
+	if err := os.RemoveAll(s.state); err != nil {
+		t.Fatal(err)
+	}
+	s.mustSync(t, 2, 1, 0)
+	s.wantUnbelieved(t, forged, "content")
 }

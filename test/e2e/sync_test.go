@@ -381,7 +381,7 @@ func TestManifestOutHoldsAllRecordsOfTheRun(t *testing.T) {
 	}
 }
 
-func TestDryRunSendsNothing(t *testing.T) {
+func TestDryRunWritesNothing(t *testing.T) {
 	s := newSite(t, "", "")
 	write(t, s.path("a"), "12345")
 	write(t, s.path("b"), "67890")
@@ -389,11 +389,78 @@ func TestDryRunSendsNothing(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "Would upload: 2 files, 10 B") {
 		t.Errorf("exit code %d:\n%s%s", code, out, errs)
 	}
-	if n := len(s.proxy.Ledger()); n != 0 {
-		t.Errorf("a dry run made %d requests", n)
+	if n := len(s.proxy.Ledger()); n != s.proxy.Count(s3test.Match{Op: "ListObjectsV2"}) || n > 2 {
+		t.Errorf("a dry run of an empty bucket made the requests %v, want a listing", s.proxy.Ledger())
 	}
 	if _, err := os.Stat(s.state); err == nil {
 		t.Errorf("a dry run made the state directory")
+	}
+}
+
+// What a dry run says is what the run does, whatever is in the bucket.
+func TestADryRunForeseesTheRun(t *testing.T) {
+	s := newSite(t, "", "")
+	big := strings.Repeat("0123456789abcdef", 1<<20)
+	for rel, content := range map[string]string{"script.csv": "by the script", "sub/big.bin": big, "odd/\xff%41": "odd", "b.txt": "same size!"} {
+		write(t, s.path(rel), content)
+	}
+	s.asTheScript(t, "script.csv", "by the script")
+	s.asTheScript(t, "sub/big.bin", big)
+	s.asTheScript(t, "odd/%FF%2541", "odd")
+	s.asTheScript(t, "b.txt", "other size") // Of as many bytes.
+	write(t, s.path("plain.txt"), "without a key")
+	s.byHand(t, "plain.txt", "without a key", map[string]string{"md5checksum": md5Of("without a key")})
+	write(t, s.path("theirs.txt"), "ours")
+	s.byHand(t, "theirs.txt", "theirs", map[string]string{"s3syncd-id": "test-02/0badcafe/1"})
+	write(t, s.path("new.txt"), "new")
+	foresees := func(uploads, skips, failures int) {
+		t.Helper()
+		s.proxy.Forget()
+		code, out, errs := s.sync(t, "--dry-run")
+		for _, want := range []string{fmt.Sprintf("Would upload: %d files", uploads), fmt.Sprintf("Unchanged: %d\n", skips)} {
+			if code != 0 || !strings.Contains(out, want) {
+				t.Errorf("the dry run exited with %d and does not say %q:\n%s%s", code, want, out, errs)
+			}
+		}
+		if says := strings.Contains(out, fmt.Sprintf("Would fail: %d\n", failures)); says != (failures > 0) {
+			t.Errorf("the dry run foresees %d failures: %v\n%s", failures, says, out)
+		}
+		for _, r := range s.proxy.Ledger() {
+			if r.Op != "ListObjectsV2" && r.Op != "HeadObject" {
+				t.Errorf("the dry run made the request %+v", r)
+			}
+		}
+		if code, out, _ := s.sync(t); !strings.Contains(out, fmt.Sprintf("Uploaded: %d\nSkipped: %d (unchanged)\nFailed: %d\n", uploads, skips, failures)) {
+			t.Errorf("the run exited with %d and did otherwise:\n%s", code, out)
+		}
+	}
+	foresees(3, 3, 1) // b.txt, plain.txt and new.txt.
+	foresees(0, 6, 1)
+	if err := os.RemoveAll(s.state); err != nil {
+		t.Fatal(err)
+	}
+	write(t, s.path("new.txt"), "newer")
+	foresees(1, 5, 1)
+}
+
+func TestADryRunSaysThatItDidNotAsk(t *testing.T) {
+	s := newSite(t, "", "")
+	write(t, s.path("a"), "12345")
+	s.asTheScript(t, "a", "12345")
+	s.proxy.Answer(s3test.Match{Op: "ListObjectsV2", Times: -1}, 403, "AccessDenied")
+	if code, out, errs := s.sync(t, "--dry-run"); code != 0 || !strings.Contains(out, "Would upload: 0 files") || !strings.Contains(out, "Unchanged: 1\n") {
+		t.Errorf("without the right to list the dry run exited with %d and said:\n%s%s", code, out, errs)
+	}
+	s.proxy.Answer(s3test.Match{Op: "HeadObject", Times: -1}, 403, "")
+	const unsaid = "S3 did not say whether it holds 1 of these files"
+	if code, out, errs := s.sync(t, "--dry-run"); code != 0 || !strings.Contains(out, "Would upload: 1 files") || !strings.Contains(out, unsaid) {
+		t.Errorf("without the right to see, the dry run exited with %d and said:\n%s%s", code, out, errs)
+	}
+	down := newSite(t, "", "")
+	write(t, down.path("a"), "12345")
+	down.proxy.Answer(s3test.Match{Times: -1}, 503, "ServiceUnavailable")
+	if code, out, errs := down.sync(t, "--dry-run"); code != 0 || !strings.Contains(out, "Would upload: 1 files") || !strings.Contains(out, unsaid) || !strings.Contains(out, "ServiceUnavailable") {
+		t.Errorf("without an answer the dry run exited with %d and said:\n%s%s", code, out, errs)
 	}
 }
 

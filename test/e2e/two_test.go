@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -26,6 +27,66 @@ func (s *site) second(t *testing.T, instance, dir string) *site {
 	}
 	write(t, other.file, strings.Replace(string(b), "instance: test-01", "instance: "+instance, 1))
 	return &other
+}
+
+// elsewhere starts a daemon as on another machine.
+func (s *site) elsewhere(t *testing.T) *process {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("another machine-id needs root")
+	}
+	id := filepath.Join(t.TempDir(), "machine-id")
+	write(t, id, "fedcba9876543210fedcba9876543210\n")
+	const as = `mount --bind "$0" /etc/machine-id && exec "$@"`
+	if out, err := exec.CommandContext(t.Context(), "unshare", "--mount", "--", "sh", "-c", as, id, "true").CombinedOutput(); err != nil {
+		t.Skipf("another machine-id cannot be mounted: %v: %s", err, out)
+	}
+	p := spawnProgram(t, "unshare", s.env, "--mount", "--", "sh", "-c", as, id, binary, "run", "-c", s.file)
+	p.isReady(t)
+	return p
+}
+
+// Two hosts by one instance's name do not overwrite each other: what the other one
+// wrote is a conflict on either side, until the other has stopped.
+func TestTwoHostsByOneNameDoNotOverwriteEachOther(t *testing.T) {
+	a := newPartSite(t)
+	write(t, a.path("f"), "from a")
+	da := a.daemon(t)
+	a.mustFlush(t)
+	b := a.second(t, "test-01", t.TempDir())
+	write(t, b.path("f"), "from b")
+	write(t, b.path("g"), "from b")
+	db := b.elsewhere(t)
+	b.holds(t, "g", "from b")
+	write(t, a.path("g"), "from a")
+	for name, s := range map[string]struct {
+		*site
+		*process
+	}{"a": {a, da}, "b": {b, db}} {
+		eventually(t, "the conflict of "+name, func() bool {
+			return s.metric(t, `s3syncd_conflicts_total{source="app"}`) == 1 && s.metric(t, `s3syncd_parked_files{class="conflict",source="app"}`) == 1
+		})
+		if code, out, _ := s.ask(t, "status"); code != 3 {
+			t.Errorf("%s: status = %d, want 3:\n%s", name, code, out)
+		}
+	}
+	if !a.inBucket(t, "f", "from a") || !a.inBucket(t, "g", "from b") {
+		t.Error("a host replaced the other one's object")
+	}
+	for _, p := range []*process{da, db} {
+		if code := p.stop(t); code != 0 {
+			t.Errorf("exit code %d, want 0", code)
+		}
+	}
+	for _, k := range []string{"f", "g"} {
+		if _, out := a.bucket.get(t, a.bucket.prefix+"/"+k); len(out.Metadata["s3syncd-host"]) != 32 {
+			t.Errorf("%s carries the metadata %v, want a host", k, out.Metadata)
+		}
+	}
+	// The other one has stopped: what it left is taken over.
+	db = b.elsewhere(t)
+	eventually(t, "the takeover", func() bool { return b.inBucket(t, "f", "from b") })
+	db.stop(t)
 }
 
 func TestASecondDaemonOnOneStateRefusesAndNamesTheFirst(t *testing.T) {

@@ -1,0 +1,147 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"math"
+	"path/filepath"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// past goes through what the trail knows of objects, in the order of their keys,
+// side by side with a listing.
+type past struct {
+	records chan state.Record
+	ended   chan struct{}
+	err     error // once records is closed
+	cancel  context.CancelFunc
+	next    *state.Record
+}
+
+// readPast reads what this host's trail says of objects. It begins with the head
+// that the state knows, or without a state with the bucket's newest, and goes back
+// by hashes. What it reaches is believed.
+func (s *source) readPast(ctx context.Context, st *state.Source) *past {
+	ctx, cancel := context.WithCancel(ctx)
+	p := &past{records: make(chan state.Record), ended: make(chan struct{}), cancel: cancel}
+	go func() {
+		defer close(p.ended)
+		defer close(p.records)
+		p.err = s.archived(ctx, st, func(r state.Record) error {
+			select {
+			case p.records <- r:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}()
+	return p
+}
+
+// stop ends the reading and waits until it has ended.
+func (p *past) stop() {
+	p.cancel()
+	<-p.ended
+}
+
+// of returns the record of key, nil where there is none. Keys come in order.
+func (p *past) of(key string) (*state.Record, error) {
+	for p.next == nil || p.next.S3Key < key {
+		r, ok := <-p.records
+		if !ok {
+			p.next = nil
+			return nil, p.err
+		}
+		p.next = &r
+	}
+	if p.next.S3Key == key {
+		return p.next, nil
+	}
+	return nil, nil
+}
+
+// archived calls fn for each object that the trail knows, in the order of keys.
+func (s *source) archived(ctx context.Context, st *state.Source, fn func(state.Record) error) error {
+	lib := localFirst{far: s.store}
+	if s.copies != "" {
+		if near, err := manifest.DirLibrary(s.copies, s.mapper.TrailPrefix()); err == nil {
+			lib.near = near
+		}
+	}
+	trail := manifest.NewTrail(lib, s.mapper.Prefix())
+	head, pending, err := s.knownHead(ctx, st, trail)
+	if err != nil {
+		return err
+	}
+	broken := func(key string, err error) {
+		s.log.Warn("the trail is known from here on only: objects that it names before are left as they are", zap.String("document", key), zap.Error(err))
+	}
+	return trail.Archived(ctx, head, s.mapper.Prefix(), "", pending, broken, fn)
+}
+
+// knownHead returns the head that the state knows, and the records that no digest
+// names yet; or, without a state, the newest head of this instance.
+func (s *source) knownHead(ctx context.Context, st *state.Source, trail *manifest.Trail) (head manifest.Head, pending func(func([]byte) error) error, err error) {
+	if st == nil {
+		return s.newestHead(ctx, trail)
+	}
+	c, err := st.Chain()
+	if err != nil {
+		return head, nil, err
+	}
+	head = manifest.Head{Chain: c.ID, Key: c.PrevKey, SHA256: c.PrevSHA256}
+	if c.PrevKey == "" {
+		head = manifest.Head{Chain: c.AbandonsChain, SHA256: c.AbandonsSHA256}
+	}
+	return head, func(fn func([]byte) error) error {
+		return st.Records(0, math.MaxInt64, func(_ uint64, _ state.Status, line []byte) error { return fn(line) })
+	}, nil
+}
+
+// newestHead returns the bucket's newest head of this instance. Nothing vouches
+// for it: it is for what changes nothing.
+func (s *source) newestHead(ctx context.Context, trail *manifest.Trail) (head manifest.Head, pending func(func([]byte) error) error, err error) {
+	chains, err := trail.Chains(ctx)
+	if err != nil {
+		return head, nil, err
+	}
+	for _, c := range slices.Backward(chains) {
+		if c.Instance == s.instance && len(c.Digests) > 0 {
+			return manifest.Head{Chain: c.ID}, nil, nil
+		}
+	}
+	return head, nil, nil
+}
+
+// localFirst reads documents from the host's copies, and what is not there from
+// the bucket. Who reads compares hashes.
+type localFirst struct{ near, far manifest.Library }
+
+// Get implements manifest.Library.
+func (l localFirst) Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error) {
+	if l.near != nil {
+		r, o, err := l.near.Get(ctx, key)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return r, o, err
+		}
+	}
+	return l.far.Get(ctx, key)
+}
+
+// List implements manifest.Library.
+func (l localFirst) List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error {
+	return l.far.List(ctx, prefix, startAfter, fn)
+}
+
+// copiesOf is where the host keeps copies of the trail of the named source.
+func (e *environment) copiesOf(name string) string {
+	return filepath.Join(e.cfg.Manifest.LocalDir, name)
+}
