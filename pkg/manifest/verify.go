@@ -169,9 +169,6 @@ func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, erro
 	if err := v.checkInstances(ctx); err != nil {
 		return nil, err
 	}
-	if err := v.reading.nothing(); err != nil {
-		return nil, err
-	}
 	if err := v.vouch(ctx); err != nil {
 		return nil, err
 	}
@@ -314,7 +311,8 @@ func (v *verifier) limit() {
 	slices.SortFunc(v.index.Chains, byBeginning)
 }
 
-// checkInstances checks the chains of one instance after the other.
+// checkInstances checks the chains of one instance after the other. An error says
+// that nothing could be read.
 func (v *verifier) checkInstances(ctx context.Context) error {
 	list := v.index.Chains
 	for len(list) > 0 {
@@ -336,7 +334,7 @@ func (v *verifier) checkInstances(ctx context.Context) error {
 		}
 		list = list[n:]
 	}
-	return nil
+	return v.reading.nothing()
 }
 
 // checkStrays looks at what belongs to no chain.
