@@ -42,7 +42,11 @@ func (c *churn) step() {
 	case 2, 3, 4:
 		os.WriteFile(c.file(), []byte(strconv.Itoa(c.ops)), 0o644)
 	case 5:
-		os.Rename(c.somewhere(), c.somewhere())
+		// The source itself can be moved: into a directory that another writer is
+		// just moving out of it.
+		if p := c.somewhere(); p != c.dir {
+			os.Rename(p, c.somewhere())
+		}
 	case 6:
 		os.Rename(c.file(), c.file())
 	case 7:
