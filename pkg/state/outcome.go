@@ -231,14 +231,17 @@ func (st *sourceTxn) total(e *Entry, sign int64) {
 // AddNote adds an event for the next digest. A zero time becomes now.
 func (s *Source) AddNote(ctx context.Context, n Note) error {
 	return s.update(ctx, "add a note", func(st *sourceTxn) error {
-		note := n
-		if note.Time.IsZero() {
-			note.Time = st.now().UTC()
-		}
-		st.Notes = extend(st.Notes, note)
-		st.newsDirty = true
+		st.note(n)
 		return nil
 	})
+}
+
+func (st *sourceTxn) note(n Note) {
+	if n.Time.IsZero() {
+		n.Time = st.now().UTC()
+	}
+	st.Notes = extend(st.Notes, n)
+	st.newsDirty = true
 }
 
 // AddScan adds a completed scan for the next digest.
