@@ -150,6 +150,24 @@ func (s *Source) Doubt(ctx context.Context, items []Item) (marked int, err error
 	return marked, nil
 }
 
+// DoubtAll marks all entries of stored files as doubted, in transactions of
+// bounded size: the index may be older than the bucket.
+func (s *Source) DoubtAll(ctx context.Context) error {
+	var page []Item
+	for after := ""; ; after = page[len(page)-1].Path {
+		var err error
+		if page, err = s.Range(after, rangeChunk, page); err != nil {
+			return err
+		}
+		if _, err := s.Doubt(ctx, slices.DeleteFunc(slices.Clone(page), func(it Item) bool { return !it.Entry.Stored })); err != nil {
+			return err
+		}
+		if len(page) < rangeChunk {
+			return nil
+		}
+	}
+}
+
 // check refuses outcomes that could not be stored, before they join others.
 func (o *Outcome) check() error {
 	switch {
