@@ -103,7 +103,7 @@ func (f *AnchorFile) Write(path string) error {
 // these say are before them. The keys of all manifests and digests, in the order
 // in which they were written, go to waits, which returns those that may not be
 // published yet.
-func LocalAnchors(ctx context.Context, local *Trail, waits func(keys []string) map[string]bool) ([]Anchor, error) {
+func LocalAnchors(ctx context.Context, local *Trail, bucket string, waits func(keys []string) map[string]bool) ([]Anchor, error) {
 	chains, err := local.Chains(ctx)
 	if err != nil {
 		return nil, err
@@ -126,6 +126,9 @@ func LocalAnchors(ctx context.Context, local *Trail, waits func(keys []string) m
 		err := inOrder(ctx, len(list), fetch, func(copied) {}, func(i int, c copied, err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil // Swept by now.
+			}
+			if err == nil && c.d.Version > 0 && (c.d.Bucket != bucket || c.d.Prefix != local.prefix) {
+				return nil // Of another trail.
 			}
 			n := list[i].Name
 			a := Anchor{Instance: n.Instance, Chain: n.Chain, Local: true, From: "the host's copy", Written: n.Time}
