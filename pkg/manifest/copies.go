@@ -284,7 +284,8 @@ func (c localCopies) openSealed(d state.Doc) (*os.File, error) {
 	return file, nil
 }
 
-// drop takes the old chain's documents out of the outbox.
+// drop takes the old chain's documents out of the outbox. The copy of a digest that
+// is dropped goes too: it would count as one that the host has published.
 func (c localCopies) drop(ctx context.Context, l leave) error {
 	box, err := c.st.Outbox()
 	if err != nil {
@@ -297,6 +298,11 @@ func (c localCopies) drop(ctx context.Context, l leave) error {
 		}
 		if err := c.retell(ctx, d); err != nil {
 			return err
+		}
+		if n.Digest {
+			if err := os.Remove(c.of(d.Key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 		if err := c.st.Published(ctx, d.Number); err != nil {
 			return fmt.Errorf("drop %s: %w", d.Key, err)

@@ -50,6 +50,7 @@ type leave struct {
 	head     string      // the SHA-256 of the last digest that is, or of another chain's that is followed
 	abandons string      // the chain that is followed, "": old
 	note     *state.Note // nil: begins says enough
+	further  bool        // the chain may have digests behind head, which cannot be looked for
 	known    bool        // the local directory may hold manifests of a run that went on: they are in the trail
 }
 
@@ -59,14 +60,14 @@ func (f *Flusher) mend(ctx context.Context, err error) error {
 	if fork, ok := errors.AsType[*forkedError](err); ok {
 		f.m.forked.Inc()
 		f.log.Error("the chain has forked; its records go to another chain", zap.Error(err))
-		head := ""
+		head, unknown := "", false
 		if fork.doc.Kind == state.KindDigest {
-			head = fork.seen
+			head, unknown = fork.seen, !f.claim.current()
 			if err := f.st.DoubtAll(ctx); err != nil {
 				return err
 			}
 		}
-		return f.abandon(ctx, leave{begins: state.BeginsForked, head: head, known: true}, fork.doc, err.Error())
+		return f.abandon(ctx, leave{begins: state.BeginsForked, head: head, further: unknown, known: true}, fork.doc, err.Error())
 	}
 	if lost, ok := errors.AsType[*lostError](err); ok {
 		f.m.forked.Inc()
@@ -96,7 +97,10 @@ func (f *Flusher) abandon(ctx context.Context, l leave, d state.Doc, detail stri
 	if name.Chain != ch.ID { // The chain was given up already, but not all that belongs to it.
 		return f.reissue(ctx, leave{old: state.Chain{ID: name.Chain, Sequence: ^uint64(0)}, from: d.Sequence}, nil)
 	}
-	if l.head == "" {
+	switch {
+	case l.further:
+		l.head = ""
+	case l.head == "":
 		if l.head, err = f.local.acknowledgedHead(ch); err != nil {
 			return err
 		}

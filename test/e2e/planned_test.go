@@ -46,7 +46,9 @@ func (s *site) wantWhole(t *testing.T) {
 		}
 		drawn[id] = r.S3Key
 	}
-	s.verify(t, 0, "-c", s.file, "--remote", "--source")
+	if code, out, errs := command(t, s.env, "verify", "-c", s.file, "--remote", "--source"); code != 0 {
+		t.Errorf("verify = %d:\n%s%s", code, out, errs)
+	}
 	to := filepath.Join(t.TempDir(), "restored")
 	if code, out, errs := s.restore(t, to); code != 0 {
 		t.Errorf("restore = %d:\n%s%s", code, out, errs)
