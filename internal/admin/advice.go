@@ -79,6 +79,10 @@ func (s *SourceStatus) Todo() string {
 		return Advice(s.Destination.Class, s.Destination.Error)
 	case s.Trail.Error != "":
 		return "Uploads go on, their records wait. The trail needs the same rights as the data, and s3:GetObject and kms:Decrypt: see the error below."
+	case s.Trail.LeftBy != "":
+		return "Another host, or another state_dir, writes as this instance: give each an instance of its own. If the other one is gone for good, restart."
+	case s.Trail.SigningError != "":
+		return "Uploads and the trail go on, its digests are not signed: see the error below (kms:Sign, the key's policy, the way to KMS). They are signed when the signer answers."
 	case len(s.Parked) > 0:
 		return "Mend what the failures name, then run: s3syncd rescan " + shellWord(s.Name)
 	case s.State == StateParked:

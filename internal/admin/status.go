@@ -178,6 +178,10 @@ type Trail struct {
 	LastDigestSHA256   string     `json:"last_digest_sha256,omitempty"` // the chain's head
 	Signing            bool       `json:"signing"`                      // digests are signed
 	UnsignedDigests    int        `json:"unsigned_digests"`             // published, the signature is still missing
+	UnsignedSince      *time.Time `json:"unsigned_since,omitempty"`     // when the oldest of them was sealed
+	SigningError       string     `json:"signing_error,omitempty"`
+	LeftBy             string     `json:"left_by,omitempty"` // another chain of this instance that left this one
+	LeftAt             *time.Time `json:"left_at,omitempty"` // when that was seen
 	UnpublishedRecords int64      `json:"unpublished_records"`
 	WaitingDocuments   int        `json:"waiting_documents"` // sealed, not yet acknowledged
 	Error              string     `json:"error,omitempty"`

@@ -104,6 +104,24 @@ func (t *Trail) text(b *strings.Builder) {
 		}
 		line(b, "", "not published%s: %s", since, t.Error)
 	}
+	if t.UnsignedDigests > 0 && t.UnsignedSince != nil {
+		line(b, "", "unsigned since %s, %s", t.UnsignedSince.Format(timeForm), t.unsigned())
+	}
+	if t.LeftBy != "" && t.LeftAt != nil {
+		line(b, "", "left by chain %s of this instance, seen %s", t.LeftBy, t.LeftAt.Format(timeForm))
+	}
+}
+
+// unsigned says how many digests wait for a signature, and why.
+func (t *Trail) unsigned() string {
+	text := Count(t.UnsignedDigests) + " digests"
+	if t.UnsignedDigests == 1 {
+		text = "1 digest"
+	}
+	if t.SigningError != "" {
+		text += ": " + t.SigningError
+	}
+	return text
 }
 
 func (s *SourceStatus) scanText(b *strings.Builder) {

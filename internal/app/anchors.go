@@ -177,7 +177,7 @@ func (h *hostTrail) anchors(ctx context.Context) ([]manifest.Anchor, error) {
 	case err != nil:
 		return nil, err
 	default:
-		if list, err = manifest.LocalAnchors(ctx, manifest.NewTrail(lib, prefix), st.waits); err != nil {
+		if list, err = manifest.LocalAnchors(ctx, manifest.NewTrail(lib, prefix), h.source.Bucket, st.waits); err != nil {
 			return nil, fmt.Errorf("local copies in %s: %w", dir, err)
 		}
 	}

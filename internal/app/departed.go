@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,35 +14,21 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
-// closeDeparted ends the chains of sources that left the configuration while no
-// daemon ran, or whose final digest did not get through. It keeps trying until
-// ctx ends; nothing else waits for it.
+// closeDeparted ends the chains of sources that left the configuration. It keeps
+// trying until ctx ends; nothing else waits for it.
 func (g *generation) closeDeparted(ctx context.Context) error {
+	d := departures{environment: &g.environment, sources: g.sources}
 	for wait := departedRetry; ; wait = min(2*wait, departedRetryMost) {
-		left, err := g.departed(ctx)
-		if err != nil {
-			g.log.Warn("sources that left the configuration were not looked for", zap.Error(err))
-		}
-		failed := false
-		for _, k := range left {
-			err := g.closeOne(ctx, k)
-			if bucketGone(err) {
-				err = g.giveUp(ctx, k, err)
-			}
-			if err != nil && ctx.Err() == nil {
-				failed = true
-				g.log.Warn("the trail of a source that left the configuration is not closed yet, it is tried again",
-					zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix), zap.Duration("retry_in", wait), zap.Error(err))
-			}
-		}
-		if !failed {
+		if d.closeAll(ctx) {
 			<-ctx.Done()
 			return nil
 		}
+		g.log.Info("trails of sources that left the configuration are closed later", zap.Duration("retry_in", wait))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -50,23 +37,52 @@ func (g *generation) closeDeparted(ctx context.Context) error {
 	}
 }
 
-// departed lists the sources that the state knows with an open chain and that
-// the configuration does not have.
-func (g *generation) departed(ctx context.Context) ([]state.SourceKey, error) {
-	known, err := g.db.Sources()
+// departures are the sources that a state knows and the configuration does not
+// have: removed ones, and those with another bucket or prefix by now.
+type departures struct {
+	*environment
+
+	sources []*source // of the configuration
+}
+
+// closeAll ends the open chains of all that left, and reports whether none is
+// left to be closed.
+func (d departures) closeAll(ctx context.Context) bool {
+	left, err := d.list(ctx)
+	if err != nil {
+		d.log.Warn("sources that left the configuration were not looked for", zap.Error(err))
+	}
+	done := true
+	for _, k := range left {
+		err := d.closeOne(ctx, k)
+		if bucketGone(err) {
+			err = d.giveUp(ctx, k, err)
+		}
+		if err != nil && ctx.Err() == nil {
+			done = false
+			d.log.Warn("the trail of a source that left the configuration is not closed yet",
+				zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix), zap.Error(err))
+		}
+	}
+	return done
+}
+
+// list lists those whose chain is open.
+func (d departures) list(ctx context.Context) ([]state.SourceKey, error) {
+	known, err := d.db.Sources()
 	if err != nil {
 		return nil, err
 	}
-	configured := map[state.SourceKey]bool{}
-	for _, s := range g.sources {
-		configured[state.SourceKey{Bucket: s.cfg.Bucket, Prefix: s.cfg.Prefix, RealPath: s.real}] = true
+	configured := map[string]bool{}
+	for _, s := range d.sources {
+		configured[placeOf(s.state.Key())] = true
 	}
 	var left []state.SourceKey
 	for _, k := range known {
-		if configured[k] {
-			continue
+		if configured[placeOf(k)] {
+			continue // Of several states of one destination the one in use has left the others' chains.
 		}
-		open, err := g.isOpen(ctx, k)
+		open, err := d.isOpen(ctx, k)
 		if err != nil {
 			return left, err
 		}
@@ -79,8 +95,8 @@ func (g *generation) departed(ctx context.Context) ([]state.SourceKey, error) {
 
 // isOpen reports whether the source has a chain of this host that was not
 // closed.
-func (g *generation) isOpen(ctx context.Context, k state.SourceKey) (bool, error) {
-	s, err := g.db.Source(ctx, k)
+func (d departures) isOpen(ctx context.Context, k state.SourceKey) (bool, error) {
+	s, err := d.db.Source(ctx, k)
 	if err != nil {
 		return false, err
 	}
@@ -88,7 +104,7 @@ func (g *generation) isOpen(ctx context.Context, k state.SourceKey) (bool, error
 	if err != nil || ch.ID == "" || s.HostChanged() {
 		return false, err
 	}
-	closed, err := g.db.Meta(closedKey(k))
+	closed, err := d.db.Meta(closedKey(k))
 	return strings.TrimPrefix(string(closed), givenUp) != ch.ID, err
 }
 
@@ -103,8 +119,8 @@ func bucketGone(err error) bool {
 }
 
 // giveUp remembers that the chain of k stays without its last digest.
-func (g *generation) giveUp(ctx context.Context, k state.SourceKey, cause error) error {
-	s, err := g.db.Source(ctx, k)
+func (d departures) giveUp(ctx context.Context, k state.SourceKey, cause error) error {
+	s, err := d.db.Source(ctx, k)
 	if err != nil {
 		return err
 	}
@@ -112,14 +128,14 @@ func (g *generation) giveUp(ctx context.Context, k state.SourceKey, cause error)
 	if err != nil {
 		return err
 	}
-	g.log.Error("the trail of a source that left the configuration is given up: its bucket is not there any more; the local copies stay",
+	d.log.Error("the trail of a source that left the configuration is given up: its bucket is not there any more; the local copies stay",
 		zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix), zap.String("chain", ch.ID), zap.Error(cause))
-	return g.db.SetMeta(context.WithoutCancel(ctx), closedKey(k), []byte(givenUp+ch.ID))
+	return d.db.SetMeta(context.WithoutCancel(ctx), closedKey(k), []byte(givenUp+ch.ID))
 }
 
 // takeUp forgets that the chain of s was given up: its source is configured again.
 func (e *environment) takeUp(ctx context.Context, s *source) error {
-	key := closedKey(state.SourceKey{Bucket: s.cfg.Bucket, Prefix: s.cfg.Prefix, RealPath: s.real})
+	key := closedKey(s.state.Key())
 	closed, err := e.db.Meta(key)
 	if err != nil || !strings.HasPrefix(string(closed), givenUp) {
 		return err
@@ -127,16 +143,26 @@ func (e *environment) takeUp(ctx context.Context, s *source) error {
 	return e.db.SetMeta(ctx, key, nil)
 }
 
+// why is the event with which the chain of a source that left ends.
+func (d departures) why(src *state.Source) state.Note {
+	for _, s := range d.sources {
+		if s.real == src.Path() {
+			return state.Note{Kind: state.NoteDestinationChanged, Detail: "from now on: " + placeOf(s.state.Key())}
+		}
+	}
+	return state.Note{Kind: state.NoteSourceRemoved, Detail: "it left the configuration"}
+}
+
 // closeOne ends the chain of one source with the settings that it had. Nothing
 // but documents of its trail is sent, and that only behind a canary.
-func (g *generation) closeOne(ctx context.Context, k state.SourceKey) error {
-	cfg, err := g.lastConfig(ctx, k)
+func (d departures) closeOne(ctx context.Context, k state.SourceKey) error {
+	cfg, err := d.lastConfig(ctx, k)
 	if err != nil || cfg == nil {
 		return err
 	}
 	env := environment{
-		cfg: cfg, db: g.db, log: g.log, build: g.build, queue: uploader.NewQueue(1), grace: g.grace, direct: true,
-		metrics: newMetrics(prometheus.NewPedanticRegistry(), g.build, g.db, func() []snapshot { return nil }),
+		cfg: cfg, db: d.db, log: d.log, build: d.build, queue: uploader.NewQueue(1), grace: d.grace, direct: true, of: &k,
+		metrics: newMetrics(prometheus.NewPedanticRegistry(), d.build, d.db, func() []snapshot { return nil }),
 	}
 	s, err := env.openSource(ctx, 0)
 	if err != nil {
@@ -148,7 +174,23 @@ func (g *generation) closeOne(ctx context.Context, k state.SourceKey) error {
 	if err := s.store.Probe(ctx); err != nil {
 		return err
 	}
-	if err := s.flusher.Begin(ctx, g.db.Report()); err != nil {
+	ch, err := s.state.Chain()
+	if err != nil {
+		return err
+	}
+	if ch.Ended { // Its last digest only waits to be published.
+		if err := s.flusher.Flush(ctx, manifest.ReasonFlush); err != nil {
+			return err
+		}
+		return errors.Join(env.closed(ctx, s), s.flusher.Close())
+	}
+	if err := s.flusher.Begin(ctx, d.db.Report()); err != nil {
+		return err
+	}
+	if err := s.abortUploads(ctx); err != nil {
+		return err
+	}
+	if err := s.state.AddNote(ctx, d.why(s.state)); err != nil {
 		return err
 	}
 	return errors.Join(env.closeChain(ctx, s), s.flusher.Close())
@@ -157,8 +199,8 @@ func (g *generation) closeOne(ctx context.Context, k state.SourceKey) error {
 // lastConfig returns the configuration that the source was last archived with,
 // from the local copy of what was published of it; nil, once it has said why,
 // where the chain cannot be closed with it.
-func (g *generation) lastConfig(ctx context.Context, k state.SourceKey) (*config.Config, error) {
-	s, err := g.db.Source(ctx, k)
+func (d departures) lastConfig(ctx context.Context, k state.SourceKey) (*config.Config, error) {
+	s, err := d.db.Source(ctx, k)
 	if err != nil {
 		return nil, err
 	}
@@ -166,8 +208,11 @@ func (g *generation) lastConfig(ctx context.Context, k state.SourceKey) (*config
 	if err != nil {
 		return nil, err
 	}
-	log := g.log.With(zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix))
-	files, err := filepath.Glob(filepath.Join(globQuoted(g.cfg.Manifest.LocalDir), "*", "config_"+ch.ConfigSHA+".json"))
+	log := d.log.With(zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix))
+	files, err := filepath.Glob(filepath.Join(globQuoted(s.Home()), "config_"+ch.ConfigSHA+".json"))
+	if err == nil && (len(files) == 0 || s.Home() == "") {
+		files, err = filepath.Glob(filepath.Join(globQuoted(d.cfg.Manifest.LocalDir), "*", "config_"+ch.ConfigSHA+".json"))
+	}
 	if err != nil || len(files) == 0 || ch.ConfigSHA == "" {
 		log.Warn("the chain of a source that left the configuration stays open: no local copy of its settings is kept", zap.Error(err))
 		return nil, nil //nolint:nilnil // There is nothing to do, and it has been said.
@@ -180,30 +225,57 @@ func (g *generation) lastConfig(ctx context.Context, k state.SourceKey) (*config
 	if err != nil {
 		return nil, fmt.Errorf("read the settings of a source that left: %w", err)
 	}
-	if why := g.unlike(cfg, k); why != "" {
+	if why := d.unlike(cfg, k, s.Path()); why != "" {
 		log.Warn("the chain of a source that left the configuration stays open", zap.String("reason", why))
 		return nil, nil //nolint:nilnil // As above.
 	}
-	cfg.StateDir, cfg.Manifest.LocalDir = g.cfg.StateDir, filepath.Dir(filepath.Dir(files[0]))
+	cfg.StateDir, cfg.Manifest.LocalDir = d.cfg.StateDir, filepath.Dir(filepath.Dir(files[0]))
 	return cfg, nil
 }
 
 // unlike returns why cfg, of which nothing but the path is changed, is not what
-// the source k was archived with.
-func (g *generation) unlike(cfg *config.Config, k state.SourceKey) string {
+// the source k was archived with from the directory at path.
+func (d departures) unlike(cfg *config.Config, k state.SourceKey, path string) string {
 	s := &cfg.Sources[0]
-	if realPath(s.Path) != k.RealPath {
-		s.Path = k.RealPath // It was reached through a link that is gone.
+	if realPath(s.Path) != path {
+		s.Path = path // It was reached through a link that is gone, or that leads elsewhere now.
 	}
 	switch {
-	case cfg.Instance != g.cfg.Instance:
+	case cfg.Instance != d.cfg.Instance:
 		return "it was archived as instance " + cfg.Instance
 	case s.Bucket != k.Bucket || s.Prefix != k.Prefix:
 		return "its settings are about another destination"
-	case realPath(s.Path) != k.RealPath:
-		return "another directory is in its place"
 	}
 	return ""
+}
+
+// abortUploads gives up the multipart uploads that the source has open: nobody
+// goes on with them. One that may not be aborted is left to the bucket's rule.
+func (s *source) abortUploads(ctx context.Context) error {
+	intents, err := s.state.Intents()
+	if err != nil {
+		return err
+	}
+	for i := range intents {
+		in := &intents[i]
+		if in.UploadID == "" {
+			continue
+		}
+		err := s.store.Abort(ctx, in.Key, in.UploadID)
+		switch {
+		case errors.Is(err, state.ErrNoUpload):
+			continue // It may be an object by now, which its intent still tells.
+		case errors.Is(err, fs.ErrPermission), errors.Is(err, state.ErrUnsupported):
+			s.log.Warn("multipart upload cannot be aborted, a lifecycle rule has to remove it",
+				zap.String("key", in.Key), zap.String("upload_id", in.UploadID), zap.Error(err))
+		case err != nil:
+			return fmt.Errorf("abort the upload of %s: %w", in.Key, err)
+		}
+		if err := s.state.DropIntent(ctx, in.Key, in.Attempt); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // globQuoted returns path as a pattern that matches it alone.

@@ -67,7 +67,7 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 	}
 	var known watcher.Index = noIndex{}
 	if db != nil {
-		st, err := db.Source(ctx, state.SourceKey{Bucket: c.Bucket, Prefix: c.Prefix, RealPath: s.real})
+		st, err := continued(ctx, db, state.SourceKey{Bucket: c.Bucket, Prefix: c.Prefix, RealPath: s.real})
 		if err != nil {
 			return err
 		}

@@ -11,7 +11,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -204,6 +203,9 @@ func (e *environment) beginChain(ctx context.Context, s *source, kind state.Note
 	if err := e.takeUp(ctx, s); err != nil {
 		return err
 	}
+	if err := s.noteMove(ctx); err != nil {
+		return err
+	}
 	if e.db.Report().Unclean && kind == state.NoteStart {
 		if err := s.state.AddNote(ctx, state.Note{Kind: state.NoteUncleanEnd, Time: s.store.Now()}); err != nil {
 			return err
@@ -215,8 +217,7 @@ func (e *environment) beginChain(ctx context.Context, s *source, kind state.Note
 	return s.flusher.PublishConfig(ctx, e.cfg.SourceCanonical(s.number), e.cfg.SourceSHA256(s.number))
 }
 
-// publish is the manifest stage of one source. A source that left the
-// configuration gets the digest that ends its chain.
+// publish is the manifest stage of one source.
 func (g *generation) publish(ctx context.Context, s *source) error {
 	err := s.flusher.Run(ctx)
 	for ctx.Err() == nil {
@@ -226,14 +227,6 @@ func (g *generation) publish(ctx context.Context, s *source) error {
 		case <-time.After(time.Minute):
 		}
 		err = s.flusher.Run(ctx)
-	}
-	if g.next == nil || keeps(g.next.cfg, s) {
-		return err
-	}
-	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handover)
-	defer cancel()
-	if cerr := g.closeChain(cctx, s); cerr != nil { // The next generation has time for it.
-		s.log.Warn("the trail of a source that left the configuration is not closed yet, it is tried again", zap.Error(cerr))
 	}
 	return err
 }
@@ -248,16 +241,6 @@ func (g *generation) hurry() {
 	for _, s := range g.sources {
 		s.flusher.Abandon()
 	}
-}
-
-// keeps reports whether cfg archives the directory of s to the same place.
-func keeps(cfg *config.Config, s *source) bool {
-	for _, c := range cfg.Sources {
-		if c.Bucket == s.cfg.Bucket && c.Prefix == s.cfg.Prefix && c.Path == s.cfg.Path {
-			return true
-		}
-	}
-	return false
 }
 
 // announce tells systemd and the readiness probe once the first canary of every

@@ -32,7 +32,7 @@ func (s *source) memoryKey() string { return "place/" + s.cfg.Bucket + "/" + s.c
 
 // mountsKey is where older releases look for the mount points, and for nothing
 // else.
-func (s *source) mountsKey() string { return "mounts/" + s.real }
+func (s *source) mountsKey() string { return "mounts/" + s.firstPath() }
 
 // recall returns what the directory was when it was last in use, in whatever
 // run.

@@ -95,7 +95,7 @@ func Rekey(ctx context.Context, o RekeyOptions) (RekeySummary, error) {
 	build := ReadBuild(o.Version)
 	r := &rekeyRun{opts: o, byName: map[string]*source{}, trail: map[string]state.Record{}, clock: &c, limit: o.limiter()}
 	r.environment = environment{
-		cfg: o.Config, db: db, log: log, build: build, found: at, budget: b, grace: Grace{Drain: drainTime, Publish: max(publishTime, o.GiveUp)},
+		cfg: o.Config, db: db, log: log, build: build, runsOnce: true, found: at, budget: b, grace: Grace{Drain: drainTime, Publish: max(publishTime, o.GiveUp)},
 		metrics: newMetrics(prometheus.NewPedanticRegistry(), build, db, func() []snapshot { return nil }), queue: uploader.NewQueue(queueLimit),
 	}
 	err = r.run(ctx)

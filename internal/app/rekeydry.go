@@ -85,7 +85,7 @@ func (p *rekeyPlanner) plan(ctx context.Context, i int) error {
 		if err := s.recallCapabilities(); err != nil {
 			return err
 		}
-		if s.state, err = p.knownSource(ctx, s); err != nil {
+		if s.state, err = continued(ctx, p.db, state.SourceKey{Bucket: c.Bucket, Prefix: c.Prefix, RealPath: s.real}); err != nil {
 			return err
 		}
 	}
@@ -106,21 +106,6 @@ func (p *rekeyPlanner) plan(ctx context.Context, i int) error {
 	defer p.mu.Unlock()
 	f.addTo(&p.sum)
 	return err
-}
-
-// knownSource returns the source's state if there is one.
-func (p *rekeyPlanner) knownSource(ctx context.Context, s *source) (*state.Source, error) {
-	key := state.SourceKey{Bucket: s.cfg.Bucket, Prefix: s.cfg.Prefix, RealPath: s.real}
-	all, err := p.db.Sources()
-	if err != nil {
-		return nil, err
-	}
-	for _, k := range all {
-		if k == key {
-			return p.db.Source(ctx, k)
-		}
-	}
-	return nil, nil //nolint:nilnil // It would have to be made.
 }
 
 // ask finds out what would be done with one object.

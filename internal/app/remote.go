@@ -109,7 +109,7 @@ func spread(d time.Duration) time.Duration {
 }
 
 func (s *source) remoteKey() string {
-	return fmt.Sprintf("remote-check/%s/%s/%s", s.cfg.Bucket, s.cfg.Prefix, s.real)
+	return fmt.Sprintf("remote-check/%s/%s/%s", s.cfg.Bucket, s.cfg.Prefix, s.firstPath())
 }
 
 // firstRemoteCheck returns when the next check is due, an interval after the

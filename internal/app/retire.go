@@ -63,14 +63,19 @@ func (r *syncRun) closeChains(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// closeChain ends the chain of s with a final digest, and remembers that it did.
+// closeChain ends the chain of s with a final digest.
 func (e *environment) closeChain(ctx context.Context, s *source) error {
 	if err := s.flusher.CloseChain(ctx); err != nil {
 		return fmt.Errorf("source %s: the final digest: %w", s.cfg.Name, err)
 	}
+	return e.closed(ctx, s)
+}
+
+// closed remembers that the chain of s is closed.
+func (e *environment) closed(ctx context.Context, s *source) error {
 	ch, err := s.state.Chain()
 	if err == nil {
-		err = e.db.SetMeta(context.WithoutCancel(ctx), closedKey(state.SourceKey{Bucket: s.cfg.Bucket, Prefix: s.cfg.Prefix, RealPath: s.real}), []byte(ch.ID))
+		err = e.db.SetMeta(context.WithoutCancel(ctx), closedKey(s.state.Key()), []byte(ch.ID))
 	}
 	if err != nil {
 		return fmt.Errorf("source %s: %w", s.cfg.Name, err)

@@ -53,11 +53,13 @@ type environment struct {
 	build   Build
 	queue   *uploader.Queue
 
-	grace     Grace         // of an orderly end
-	keysMoved chan struct{} // capacity 1, nil: nobody counts; an alias moved
-	found     found         // what stands at the paths; nil: nobody has looked
-	budget    budget        // of memory
-	direct    bool          // documents are sent without a pool: whoever sends them has run the canary
+	grace     Grace            // of an orderly end
+	keysMoved chan struct{}    // capacity 1, nil: nobody counts; an alias moved
+	found     found            // what stands at the paths; nil: nobody has looked
+	budget    budget           // of memory
+	direct    bool             // documents are sent without a pool: whoever sends them has run the canary
+	of        *state.SourceKey // whose state is meant, nil: that of the configured destination
+	runsOnce  bool             // the run ends by itself
 }
 
 // publisher returns what the documents of s are sent through.
@@ -98,14 +100,20 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 	if s.store, err = s3store.Open(ctx, o); err != nil {
 		return nil, fmt.Errorf("source %s: %w", c.Name, err)
 	}
-	if s.state, err = e.db.Source(ctx, state.SourceKey{Bucket: c.Bucket, Prefix: c.Prefix, RealPath: s.real}); err != nil {
+	key := state.SourceKey{Bucket: c.Bucket, Prefix: c.Prefix, RealPath: s.real}
+	if e.of != nil {
+		s.state, err = e.db.Source(ctx, *e.of)
+	} else {
+		s.state, err = continued(ctx, e.db, key)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("source %s: %w", c.Name, err)
 	}
 	if err := s.recallCapabilities(); err != nil {
 		return nil, fmt.Errorf("source %s: %w", c.Name, err)
 	}
 	fo := e.flusherOptions(s)
-	if fo.Reconfigured, err = e.reconfigured(s); err != nil {
+	if fo.Before, err = archivedBefore(ctx, e.db, s.state.Key(), s.real); err != nil {
 		return nil, fmt.Errorf("source %s: %w", c.Name, err)
 	}
 	if fo.Sign, fo.SignBefore, err = e.signers(ctx, c); err != nil {
@@ -164,23 +172,12 @@ func (e *environment) flusherOptions(s *source) manifest.Options {
 		MaxRecords: m.MaxRecords, Layout: manifest.Layout(m.Layout),
 		LocalDir:  s.copies,
 		KeepLocal: m.KeepLocal, KeepLocalSize: m.KeepLocalSize,
-		Version: e.build.Version, ConfigSHA256: e.cfg.SourceSHA256(s.number),
+		LateStart: e.runsOnce,
+		Version:   e.build.Version, ConfigSHA256: e.cfg.SourceSHA256(s.number),
 		Now:     s.store.Now,
 		Pending: func() (int64, time.Time) { p := e.pending(s); return p.total(), p.oldest },
 		Log:     e.log.Named("manifest"), Metrics: e.metrics.manifest,
 	}
-}
-
-// reconfigured reports whether the directory of s was archived to another bucket
-// or prefix before, so that a chain that begins says so.
-func (e *environment) reconfigured(s *source) (bool, error) {
-	known, err := e.db.Sources()
-	for _, k := range known {
-		if k.RealPath == s.real && (k.Bucket != s.cfg.Bucket || k.Prefix != s.cfg.Prefix) {
-			return true, err
-		}
-	}
-	return false, err
 }
 
 // never is the interval of what is switched off.
@@ -227,6 +224,7 @@ func (s *source) uploaderSource(instance string) uploader.Source {
 		ProvenAt:                  s.provenAt,
 		OnProven:                  s.onProven,
 		OnStopped:                 s.forgetCapabilities,
+		Claim:                     s.flusher.Claim,
 		Hardlinks:                 safefs.LinkPolicy(s.cfg.Hardlinks),
 		Deletes:                   s.cfg.Deletes,
 		Host:                      hostID(machineID(), hostName(), instance),

@@ -81,7 +81,7 @@ func (g *generation) sourceStatus(s *source, flights []uploader.InFlight, now ti
 // judge sets state, reason, since and the sentence.
 func (s *source) judge(ss *admin.SourceStatus, dest uploader.DestinationState, work pending, now time.Time) {
 	var since time.Time
-	ss.State, ss.Reason, since = s.verdict(ss, dest)
+	ss.State, ss.Reason, since = s.verdict(ss, dest, now)
 	if t := s.counters.trouble.Load(); t != nil && ss.State != admin.StateUnavailable {
 		ss.State, ss.Reason, since = admin.StateBehind, "state_dir cannot be written: "+admin.Plain(t.err.Error(), reasonText), t.since
 	}
@@ -105,7 +105,7 @@ func (s *source) withholds() bool {
 }
 
 // verdict returns what is in the way of s, an empty state for nothing.
-func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState) (st, reason string, since time.Time) {
+func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState, now time.Time) (st, reason string, since time.Time) {
 	if ss.HungSince != nil {
 		return admin.StateUnavailable, hungReason, *ss.HungSince
 	}
@@ -118,8 +118,11 @@ func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState)
 	switch {
 	case !isClosed(s.watch.Watching()):
 		return admin.StateStarting, "the directories are not all watched yet, " + admin.Count(ss.Watched) + " so far", time.Time{}
-	case ss.Trail.Error != "":
-		return admin.StateBehind, "manifest not published: " + admin.Plain(ss.Trail.Error, reasonText), *ss.Trail.ErrorSince
+	}
+	if st, reason, since = trailVerdict(&ss.Trail, now); st != "" {
+		return st, reason, since
+	}
+	switch {
 	case len(ss.Parked) > 0:
 		return admin.StateParked, parkedReason(ss.Parked), time.Time{}
 	case s.watch.HeldDeletes() > 0:
@@ -143,6 +146,35 @@ func destinationVerdict(dest uploader.DestinationState) (st, reason string, sinc
 		return admin.StateStarting, "the first canary has no answer yet", time.Time{}, true
 	}
 	return "", "", time.Time{}, false
+}
+
+// trailVerdict returns what is wrong with the trail, an empty state for nothing.
+func trailVerdict(t *admin.Trail, now time.Time) (st, reason string, since time.Time) {
+	switch {
+	case t.Error != "":
+		return admin.StateBehind, "manifest not published: " + admin.Plain(t.Error, reasonText), timeOf(t.ErrorSince)
+	case t.LeftBy != "":
+		return admin.StateParked, "chain " + t.LeftBy + " of this instance has left the chain of this host: two hosts, or two states, write as one", timeOf(t.LeftAt)
+	case t.SigningError != "":
+		return admin.StateBehind, unsignedReason(t, now), timeOf(t.UnsignedSince)
+	}
+	return "", "", time.Time{}
+}
+
+// unsignedReason says since when how many digests are not signed.
+func unsignedReason(t *admin.Trail, now time.Time) string {
+	text := "trail unsigned"
+	if t.UnsignedSince != nil {
+		text += " since " + clockTime(*t.UnsignedSince, now)
+	}
+	return text + ", " + admin.Count(t.UnsignedDigests) + " digests: " + admin.Plain(t.SigningError, reasonText)
+}
+
+func timeOf(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
 }
 
 func parkedReason(parked map[string]int64) string {
@@ -261,6 +293,10 @@ func (s *source) trailStatus() admin.Trail {
 		Chain: st.Chain, Sequence: st.Sequence, LastManifest: st.Manifest, LastManifestAt: instant(st.ManifestAt),
 		LastDigest: st.Digest, LastDigestAt: instant(st.DigestAt), LastDigestSHA256: st.DigestHash,
 		Signing: st.Signing, UnsignedDigests: st.Unsigned, UnpublishedRecords: st.Unpublished, WaitingDocuments: st.Outbox,
+	}
+	t.UnsignedSince, t.LeftBy, t.LeftAt = instant(st.UnsignedSince), st.Twin, instant(st.TwinSince)
+	if st.SignErr != nil {
+		t.SigningError = admin.Plain(st.SignErr.Error(), errorText)
 	}
 	if st.Err != nil {
 		t.Error, t.ErrorSince = admin.Plain(st.Err.Error(), errorText), instant(st.Since)

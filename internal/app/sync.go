@@ -78,7 +78,7 @@ func newSyncRun(o SyncOptions, at found, log *zap.Logger) (*syncRun, error) {
 	r := &syncRun{opts: o, byName: map[string]*source{}, clock: &c}
 	build := ReadBuild(o.Version)
 	r.environment = environment{
-		cfg: o.Config, db: db, log: log, build: build, found: at, budget: b,
+		cfg: o.Config, db: db, log: log, build: build, runsOnce: true, found: at, budget: b,
 		metrics: newMetrics(reg, build, db, func() []snapshot { return nil }), queue: uploader.NewQueue(queueLimit),
 	}
 	return r, nil
@@ -131,7 +131,16 @@ func (r *syncRun) run(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
+	r.closeDeparted(ctx)
 	return r.verdict(ctx)
+}
+
+// closeDeparted ends the chains of sources that left the configuration. What does
+// not succeed is tried by the next run.
+func (r *syncRun) closeDeparted(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, r.publishTime())
+	defer cancel()
+	departures{environment: &r.environment, sources: r.sources}.closeAll(ctx)
 }
 
 // hurryAtSignal sees to it that a run whose ctx ends does not wait for an outage

@@ -3,9 +3,12 @@ package safefs
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // TempPattern matches the names of files that an interrupted write leaves.
@@ -88,6 +91,45 @@ func (p *Pending) Close() {
 	_ = p.f.Close()
 	_ = os.Remove(p.f.Name())
 	p.f = nil
+}
+
+// Rename moves a file to another directory, across file systems too. When it
+// returns nil, the file at its new place survives a power cut; until then it is at
+// the old one or at both.
+func Rename(from, to string) error {
+	err := os.Rename(from, to)
+	if err == nil {
+		return syncDir(filepath.Dir(to))
+	}
+	if !errors.Is(err, unix.EXDEV) {
+		return err
+	}
+	if err := Copy(from, to); err != nil {
+		return err
+	}
+	return os.Remove(from)
+}
+
+// Copy makes to a copy of the file from, under the rules of WriteFile.
+func Copy(from, to string) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	out, err := CreatePending(to, info.Mode().Perm())
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if _, err := io.Copy(out, in); err != nil {
+		return err
+	}
+	return out.Commit()
 }
 
 // MkdirAll makes path and its missing parents. When it returns nil, they

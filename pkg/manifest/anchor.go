@@ -103,10 +103,11 @@ func (f *AnchorFile) Write(path string) error {
 }
 
 // LocalAnchors returns the digests that a host has copies of, and the ones that
-// these say are before them. The keys of all manifests and digests, in the order
-// in which they were written, go to waits, which returns those that may not be
-// published yet.
-func LocalAnchors(ctx context.Context, local *Trail, waits func(keys []string) map[string]bool) ([]Anchor, error) {
+// these say are before them, of the trail in the bucket: a source that had another
+// destination before has copies of that trail as well. The keys of all manifests
+// and digests, in the order in which they were written, go to waits, which returns
+// those that may not be published yet.
+func LocalAnchors(ctx context.Context, local *Trail, bucket string, waits func(keys []string) map[string]bool) ([]Anchor, error) {
 	chains, err := local.Chains(ctx)
 	if err != nil {
 		return nil, err
@@ -115,31 +116,18 @@ func LocalAnchors(ctx context.Context, local *Trail, waits func(keys []string) m
 	var anchors []Anchor
 	for i := range chains {
 		list := chains[i].Digests
-		type copied struct {
-			d   Digest
-			sha string
-		}
-		fetch := func(ctx context.Context, i int) (c copied, err error) {
+		fetch := func(ctx context.Context, i int) (c copiedDigest, err error) {
 			c.d, c.sha, err = local.Digest(ctx, list[i].Key)
 			if errors.Is(err, ErrFormat) || errors.Is(err, ErrNewerFormat) {
 				err = nil // Its hash alone is compared.
 			}
 			return c, err
 		}
-		err := inOrder(ctx, len(list), fetch, func(copied) {}, func(i int, c copied, err error) error {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // Swept by now.
+		err := inOrder(ctx, len(list), fetch, func(copiedDigest) {}, func(i int, c copiedDigest, err error) error {
+			if errors.Is(err, fs.ErrNotExist) || c.elsewhere(bucket, local.prefix) {
+				return nil // Swept by now, or of another trail.
 			}
-			n := list[i].Name
-			a := Anchor{Instance: n.Instance, Chain: n.Chain, Local: true, From: "the host's copy", Written: n.Time}
-			if i == 0 && c.d.PreviousDigestSHA256 != nil && n.says(&c.d) == nil {
-				before := a
-				before.Sequence, before.SHA256 = n.Sequence-1, *c.d.PreviousDigestSHA256
-				before.Waiting = waiting[*c.d.PreviousDigestS3Key]
-				anchors = append(anchors, before)
-			}
-			a.Sequence, a.SHA256, a.Waiting = n.Sequence, c.sha, waiting[list[i].Key]
-			anchors = append(anchors, a)
+			anchors = append(anchors, c.anchors(list[i], i == 0, waiting)...)
 			return err
 		})
 		if err != nil {
@@ -147,6 +135,32 @@ func LocalAnchors(ctx context.Context, local *Trail, waits func(keys []string) m
 		}
 	}
 	return anchors, nil
+}
+
+// copiedDigest is a host's copy of a digest; d is empty where it is none.
+type copiedDigest struct {
+	d   Digest
+	sha string
+}
+
+// elsewhere reports whether the digest says that it is of another trail.
+func (c *copiedDigest) elsewhere(bucket, prefix string) bool {
+	return c.d.Version > 0 && (c.d.Bucket != bucket || c.d.Prefix != prefix)
+}
+
+// anchors returns the digest, and of the first copy of a chain also the one that it
+// says is before it.
+func (c *copiedDigest) anchors(e Entry, first bool, waiting map[string]bool) (list []Anchor) {
+	n := e.Name
+	a := Anchor{Instance: n.Instance, Chain: n.Chain, Local: true, From: "the host's copy", Written: n.Time}
+	if first && c.d.PreviousDigestSHA256 != nil && n.says(&c.d) == nil {
+		before := a
+		before.Sequence, before.SHA256 = n.Sequence-1, *c.d.PreviousDigestSHA256
+		before.Waiting = waiting[*c.d.PreviousDigestS3Key]
+		list = append(list, before)
+	}
+	a.Sequence, a.SHA256, a.Waiting = n.Sequence, c.sha, waiting[e.Key]
+	return append(list, a)
 }
 
 // written lists the documents of some chains in the order in which a host wrote

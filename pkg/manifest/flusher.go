@@ -33,6 +33,9 @@ type Flusher struct {
 	started time.Time
 	skips   *SkipWriter
 	run     runStart
+	claim   claim
+	local   localCopies
+	remote  remote
 
 	sealing  sync.Mutex        // held while documents are sealed or the chain changes
 	digestAt time.Time         // when this process last sealed a digest; guarded by sealing
@@ -49,10 +52,12 @@ type Flusher struct {
 	nudged     chan struct{}   // records grew
 	woken      chan struct{}   // documents were sealed, or a retry is worthwhile
 
-	mu     sync.Mutex
-	status Status
-	logged time.Time // when the last failure was logged
-	swept  time.Time
+	mu         sync.Mutex
+	status     Status
+	logged     time.Time // when the last failure was logged
+	swept      time.Time
+	signLogged time.Time // when it was last logged that digests are not signed
+	watched    time.Time // when the bucket was last searched for other runs
 }
 
 // Status is what a Flusher is doing, for people.
@@ -67,11 +72,17 @@ type Status struct {
 	Digest      string    // key of the last sealed digest, "": none in this chain
 	DigestAt    time.Time // end of what it covers
 	DigestHash  string    // SHA-256 of the last sealed digest's stored bytes, hex, "": none in this chain
+	Twin        string    // another chain of the instance that has left this one, "": none
+	TwinSince   time.Time // when that was seen
 	Signing     bool      // digests are signed
 	Unsigned    int       // published digests that had no signature yet when it was last tried
-	Err         error     // why publishing does not go on; nil: it does
-	Since       time.Time // when Err was first seen
-	Tried       time.Time // when it was last seen
+	// UnsignedSince is when the oldest of them was sealed, and SignErr why it is not
+	// signed; zero and nil: none waits.
+	UnsignedSince time.Time
+	SignErr       error
+	Err           error     // why publishing does not go on; nil: it does
+	Since         time.Time // when Err was first seen
+	Tried         time.Time // when it was last seen
 }
 
 // New returns a Flusher over the records of st. It makes the local directory
@@ -88,8 +99,11 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 		m: o.Metrics.source(o.Source), started: o.Now(),
 		counted: map[string]Counts{}, unsignable: map[string]bool{}, occupied: map[string]bool{}, publishing: make(chan struct{}, 1), abandoned: make(chan struct{}), nudged: make(chan struct{}, 1), woken: make(chan struct{}, 1),
 	}
+	trail := o.Mapper.TrailPrefix()
+	f.local = localCopies{st: st, dir: o.LocalDir, trail: trail, source: o.Source, instance: o.Instance, log: f.log}
+	f.remote = remote{pub: pub, trail: trail, instance: o.Instance}
 	f.skips = newSkipWriter(st, o.LocalDir, o.MaxRecords, f.Nudge)
-	if err := f.removeTemporary(); err != nil {
+	if err := f.local.removeTemporary(); err != nil {
 		return nil, fmt.Errorf("manifests of %s: %w", o.Source, err)
 	}
 	ch, err := st.Chain()
@@ -185,6 +199,12 @@ func (f *Flusher) Run(ctx context.Context) error {
 	}
 	if ch.ID == "" {
 		return fmt.Errorf("manifests of %s: %w", f.o.Source, state.ErrNoChain)
+	}
+	if _, err := f.sealBegin(context.WithoutCancel(ctx)); err != nil {
+		f.log.Error("the digest that a run begins with is not sealed; it is tried again", zap.Error(err))
+	}
+	if ch, err = f.st.Chain(); err != nil {
+		return fmt.Errorf("read chain of %s: %w", f.o.Source, err)
 	}
 	// A request under way when ctx ends is finished, not cut: its answer would
 	// have to be asked for again.

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,11 +44,14 @@ func (e *lostError) Unwrap() error { return e.err }
 
 // leave is a chain that is given up, and why.
 type leave struct {
-	begins state.Begins
-	old    state.Chain // what is known of it; Manifests are those that no digest names
-	from   uint64      // its digests from this sequence number on are not in the trail
-	head   string      // the SHA-256 of the last digest that is
-	note   *state.Note // nil: begins says enough
+	begins   state.Begins
+	old      state.Chain // what is known of it; Manifests are those that no digest names
+	from     uint64      // its digests from this sequence number on are not in the trail
+	head     string      // the SHA-256 of the last digest that is, or of another chain's that is followed
+	abandons string      // the chain that is followed, "": old
+	note     *state.Note // nil: begins says enough
+	further  bool        // the chain may have digests behind head, which cannot be looked for
+	known    bool        // the local directory may hold manifests of a run that went on: they are in the trail
 }
 
 // mend deals with an error of publishing that no retry can mend. It returns nil
@@ -56,24 +60,27 @@ func (f *Flusher) mend(ctx context.Context, err error) error {
 	if fork, ok := errors.AsType[*forkedError](err); ok {
 		f.m.forked.Inc()
 		f.log.Error("the chain has forked; its records go to another chain", zap.Error(err))
-		head := ""
+		head, unknown := "", false
 		if fork.doc.Kind == state.KindDigest {
-			head = fork.seen
+			head, unknown = fork.seen, !f.claim.current()
+			if err := f.st.DoubtAll(ctx); err != nil {
+				return err
+			}
 		}
-		return f.abandon(ctx, state.BeginsForked, fork.doc, head, err.Error())
+		return f.abandon(ctx, leave{begins: state.BeginsForked, head: head, further: unknown, known: true}, fork.doc, err.Error())
 	}
 	if lost, ok := errors.AsType[*lostError](err); ok {
 		f.m.forked.Inc()
 		f.log.Error("a sealed document is lost; the records that are left go to another chain", zap.Error(err))
-		return f.abandon(ctx, state.BeginsStateLost, lost.doc, "", err.Error())
+		return f.abandon(ctx, leave{begins: state.BeginsStateLost}, lost.doc, err.Error())
 	}
 	return err
 }
 
 // abandon gives up the chain of d, which cannot be published. The records of
 // every manifest that no acknowledged digest names go to another chain. The
-// chain is left at head, the hash of a digest; "" is the last acknowledged one.
-func (f *Flusher) abandon(ctx context.Context, begins state.Begins, d state.Doc, head, detail string) error {
+// chain is left at l.head; "" is the last acknowledged digest.
+func (f *Flusher) abandon(ctx context.Context, l leave, d state.Doc, detail string) error {
 	f.sealing.Lock()
 	defer f.sealing.Unlock()
 	if d.Kind == state.KindConfig {
@@ -90,14 +97,31 @@ func (f *Flusher) abandon(ctx context.Context, begins state.Begins, d state.Doc,
 	if name.Chain != ch.ID { // The chain was given up already, but not all that belongs to it.
 		return f.reissue(ctx, leave{old: state.Chain{ID: name.Chain, Sequence: ^uint64(0)}, from: d.Sequence}, nil)
 	}
-	if head == "" {
-		if head, err = f.acknowledgedHead(ch); err != nil {
+	switch {
+	case l.further:
+		l.head = ""
+	case l.head == "":
+		if l.head, err = f.local.acknowledgedHead(ch); err != nil {
 			return err
 		}
 	}
+	l.old, l.from = ch, d.Sequence
+	l.note = &state.Note{Kind: state.NoteGap, Time: f.o.Now(), Detail: detail}
+	return f.leaveChain(ctx, l)
+}
+
+// loseChain leaves the chain because a manifest that no digest names yet is lost.
+// The caller holds f.sealing.
+func (f *Flusher) loseChain(ctx context.Context, ch state.Chain, lost *lostError) error {
+	f.m.forked.Inc()
+	f.log.Error("a sealed manifest is lost; the records that are left go to another chain", zap.Error(lost))
+	head, err := f.local.acknowledgedHead(ch)
+	if err != nil {
+		return err
+	}
 	return f.leaveChain(ctx, leave{
-		begins: begins, old: ch, from: d.Sequence, head: head,
-		note: &state.Note{Kind: state.NoteGap, Time: f.o.Now(), Detail: detail},
+		begins: state.BeginsStateLost, old: ch, from: ch.Sequence, head: head,
+		note: &state.Note{Kind: state.NoteGap, Time: f.o.Now(), Detail: lost.Error()},
 	})
 }
 
@@ -113,11 +137,11 @@ func (f *Flusher) dropConfig(ctx context.Context, d state.Doc, detail string) er
 // leaveChain begins another chain and moves over what the old one could not
 // publish. The caller holds f.sealing.
 func (f *Flusher) leaveChain(ctx context.Context, l leave) error {
-	files, err := f.unnamed(l)
+	files, err := f.unnamed(ctx, l)
 	if err != nil {
 		return err
 	}
-	dropped, err := f.skips.restart(func() error { return f.beginChain(ctx, l.begins, l.old.ID, l.head, l.note) })
+	dropped, err := f.skips.restart(func() error { return f.beginChain(ctx, l.begins, cmp.Or(l.abandons, l.old.ID), l.head, l.note) })
 	if dropped > 0 {
 		f.log.Warn("skips that were not sealed are not listed", zap.Int64("records", dropped))
 	}
@@ -128,13 +152,30 @@ func (f *Flusher) leaveChain(ctx context.Context, l leave) error {
 }
 
 // unnamed lists, in order, the local copies of the old chain's manifests that no
-// digest in the trail names.
-func (f *Flusher) unnamed(l leave) ([]string, error) {
-	files, err := f.localManifests(func(n Name) bool {
+// digest in the trail names. Those that are published and lost here are fetched.
+func (f *Flusher) unnamed(ctx context.Context, l leave) ([]string, error) {
+	refs, err := f.local.sealedRefs(l)
+	if err != nil {
+		return nil, err
+	}
+	for _, ref := range refs {
+		err := f.local.recall(ctx, f.remote, ref)
+		if _, lost := errors.AsType[*lostError](err); err != nil && !lost {
+			f.log.Warn("a manifest of the chain that is left was not fetched", zap.Error(err))
+		}
+	}
+	if l.known {
+		var files []string
+		for _, ref := range refs {
+			files = append(files, f.local.of(ref.S3Key))
+		}
+		return files, nil
+	}
+	files, err := f.local.manifests(func(n Name) bool {
 		return n.Chain == l.old.ID && n.Sequence >= l.from && n.Sequence < l.old.Sequence
 	})
 	for _, m := range l.old.Manifests {
-		files = append(files, f.localOf(m.S3Key))
+		files = append(files, f.local.of(m.S3Key))
 	}
 	return files, err
 }
@@ -145,8 +186,8 @@ func (f *Flusher) unnamed(l leave) ([]string, error) {
 // is done again; one behind it may repeat records, and loses none. Without
 // files it takes all manifests that are left.
 func (f *Flusher) reissue(ctx context.Context, l leave, files []string) (err error) {
-	if files == nil {
-		if files, err = f.unnamed(l); err != nil {
+	if files == nil && !l.known {
+		if files, err = f.unnamed(ctx, l); err != nil {
 			return err
 		}
 	}
@@ -158,18 +199,7 @@ func (f *Flusher) reissue(ctx context.Context, l leave, files []string) (err err
 	if err := f.sealRecords(ctx); err != nil {
 		return err
 	}
-	box, err := f.st.Outbox()
-	if err != nil {
-		return fmt.Errorf("read outbox of %s: %w", f.o.Source, err)
-	}
-	for _, d := range box {
-		if n, ok := ParseName(d.Key); ok && n.Chain == l.old.ID && n.Sequence >= l.from {
-			if err := f.st.Published(ctx, d.Number); err != nil {
-				return fmt.Errorf("drop %s: %w", d.Key, err)
-			}
-		}
-	}
-	return nil
+	return f.local.drop(ctx, l)
 }
 
 // reissueFile streams one manifest's records into the current chain. A manifest
@@ -217,25 +247,6 @@ func (f *Flusher) reissueStrays(ctx context.Context, ch state.Chain) error {
 		stray = slices.DeleteFunc(stray, func(m Name) bool { return m.Chain == n.Chain })
 	}
 	return nil
-}
-
-// acknowledgedHead returns the hash of ch's last acknowledged digest, "" when
-// there is none or its successor's local copy is lost.
-func (f *Flusher) acknowledgedHead(ch state.Chain) (string, error) {
-	box, err := f.st.Outbox()
-	if err != nil {
-		return "", fmt.Errorf("read outbox of %s: %w", f.o.Source, err)
-	}
-	for _, d := range box {
-		if n, ok := ParseName(d.Key); !ok || !n.Digest || n.Chain != ch.ID {
-			continue
-		}
-		if next, err := readDigest(d.File); err == nil && next.PreviousDigestSHA256 != nil {
-			return *next.PreviousDigestSHA256, nil
-		}
-		return "", nil
-	}
-	return ch.PrevSHA256, nil
 }
 
 // readDigest reads a local copy.

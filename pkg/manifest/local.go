@@ -12,9 +12,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // sweepEvery is how often local copies are looked through.
@@ -22,83 +19,6 @@ const sweepEvery = time.Hour
 
 // sigSuffix ends the name of a digest's signature, in place of .json.
 const sigSuffix = ".sig"
-
-// walkLocal calls fn for every regular file in the local directory.
-func (f *Flusher) walkLocal(fn func(path string, e fs.DirEntry) error) error {
-	return filepath.WalkDir(f.o.LocalDir, func(path string, e fs.DirEntry, err error) error {
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return nil // Removed meanwhile.
-		case err != nil:
-			return err
-		case !e.Type().IsRegular():
-			return nil
-		}
-		return fn(path, e)
-	})
-}
-
-// removeTemporary removes what interrupted writes have left. No document has
-// such a name.
-func (f *Flusher) removeTemporary() error {
-	return f.walkLocal(func(path string, e fs.DirEntry) error {
-		pending, err := filepath.Match(safefs.TempPattern, e.Name())
-		if err != nil {
-			return err
-		}
-		if pending || strings.HasPrefix(e.Name(), spoolPrefix) {
-			return os.Remove(path)
-		}
-		return nil
-	})
-}
-
-// removeOrphans removes the file that a crash between its rename and its
-// transaction left behind: the one document that ch would seal next. Everything
-// else in the directory is kept, whatever it is.
-func (f *Flusher) removeOrphans(ch state.Chain) error {
-	kept, err := f.unpublished()
-	if err != nil {
-		return err
-	}
-	return f.walkLocal(func(path string, e fs.DirEntry) error {
-		n, ok := ParseName(e.Name())
-		if !ok || n.Chain != ch.ID || n.Instance != f.o.Instance || n.Sequence != ch.Sequence || kept[path] {
-			return nil
-		}
-		if !n.Digest && n.N <= len(ch.Manifests) {
-			return nil
-		}
-		f.log.Info("removed a document that was never sealed", zap.String("path", path))
-		return os.Remove(path)
-	})
-}
-
-// unpublished returns the local copies that the outbox needs.
-func (f *Flusher) unpublished() (map[string]bool, error) {
-	box, err := f.st.Outbox()
-	if err != nil {
-		return nil, fmt.Errorf("read outbox of %s: %w", f.o.Source, err)
-	}
-	files := make(map[string]bool, len(box))
-	for _, d := range box {
-		files[d.File] = true
-	}
-	return files, nil
-}
-
-// newestLocal returns the local document with the highest place in its chain
-// of those that keep accepts, "" for none.
-func (f *Flusher) newestLocal(keep func(Name) bool) (file string, err error) {
-	var best Name
-	err = f.walkLocal(func(path string, e fs.DirEntry) error {
-		if n, ok := ParseName(e.Name()); ok && keep(n) && (file == "" || best.before(n)) {
-			file, best = path, n
-		}
-		return nil
-	})
-	return file, err
-}
 
 // fileSHA returns the SHA-256 of a file's bytes.
 func fileSHA(path string) (string, error) {
@@ -163,15 +83,15 @@ func (f *Flusher) removeOld(now time.Time) error {
 		if err := os.Remove(c.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		f.removeEmpty(filepath.Dir(c.path))
+		removeEmpty(filepath.Dir(c.path), f.o.LocalDir)
 	}
 	return nil
 }
 
-// removeEmpty removes dir and its parents below the local directory for as long
-// as they are empty.
-func (f *Flusher) removeEmpty(dir string) {
-	for dir != f.o.LocalDir && strings.HasPrefix(dir, f.o.LocalDir+string(filepath.Separator)) {
+// removeEmpty removes dir and its parents below top for as long as they are
+// empty.
+func removeEmpty(dir, top string) {
+	for dir != top && strings.HasPrefix(dir, top+string(filepath.Separator)) {
 		if os.Remove(dir) != nil {
 			return // It is not empty.
 		}
@@ -195,28 +115,18 @@ func expired(copies []localCopy, now time.Time, keep time.Duration, size int64) 
 
 // removable lists the local copies that nothing needs any more.
 func (f *Flusher) removable() ([]localCopy, error) {
-	ch, err := f.st.Chain()
-	if err != nil {
-		return nil, fmt.Errorf("read chain of %s: %w", f.o.Source, err)
-	}
-	kept, err := f.unpublished()
+	kept, err := f.needed()
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range ch.Manifests {
-		kept[f.localOf(m.S3Key)] = true
-	}
-	if ch.PrevKey != "" {
-		kept[f.localOf(ch.PrevKey)] = true
-	}
-	kept[f.localPath(configName(ch.ConfigSHA))] = true
-	if err := f.keepUnsigned(kept); err != nil {
+	open, err := f.local.openFrom()
+	if err != nil {
 		return nil, err
 	}
 	var copies []localCopy
-	err = f.walkLocal(func(path string, e fs.DirEntry) error {
+	err = f.local.walk(func(path string, e fs.DirEntry) error {
 		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) || kept[path] {
+		if errors.Is(err, fs.ErrNotExist) || kept[path] || open.has(e.Name()) {
 			return nil
 		}
 		if err != nil {
@@ -230,15 +140,36 @@ func (f *Flusher) removable() ([]localCopy, error) {
 	return copies, err
 }
 
+// needed returns the local copies that the outbox, the next digest or a signature
+// needs.
+func (f *Flusher) needed() (map[string]bool, error) {
+	ch, err := f.st.Chain()
+	if err != nil {
+		return nil, fmt.Errorf("read chain of %s: %w", f.o.Source, err)
+	}
+	kept, err := f.local.unpublished()
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range ch.Manifests {
+		kept[f.local.of(m.S3Key)] = true
+	}
+	if ch.PrevKey != "" {
+		kept[f.local.of(ch.PrevKey)] = true
+	}
+	kept[f.local.path(configName(ch.ConfigSHA))] = true
+	if f.o.Sign == nil {
+		return kept, nil
+	}
+	return kept, f.local.keepUnsigned(kept)
+}
+
 // keepUnsigned adds the digests whose signature is still to come: it is made
 // over their local copies.
-func (f *Flusher) keepUnsigned(kept map[string]bool) error {
-	if f.o.Sign == nil {
-		return nil
-	}
+func (c localCopies) keepUnsigned(kept map[string]bool) error {
 	signed := map[string]bool{}
 	var digests []string
-	err := f.walkLocal(func(path string, e fs.DirEntry) error {
+	err := c.walk(func(path string, e fs.DirEntry) error {
 		if base, ok := strings.CutSuffix(path, sigSuffix); ok {
 			signed[base+".json"] = true
 		} else if n, ok := ParseName(e.Name()); ok && n.Digest {

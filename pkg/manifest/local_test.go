@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
@@ -15,11 +16,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -36,7 +40,7 @@ func TestOldLocalCopiesGoPublishedOnesOnly(t *testing.T) {
 	r.commit("c", 1)
 	_, err := r.f.sealAll(t.Context(), ReasonFlush) // Sealed and not published.
 	r.must(err)
-	waiting, err := r.f.unpublished()
+	waiting, err := r.f.local.unpublished()
 	r.must(err)
 	r.advance(48 * time.Hour)
 	r.f.sweep()
@@ -89,6 +93,9 @@ func TestMetricsExistAtZero(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	NewMetrics(reg).source("data")
 	want := `
+# HELP s3syncd_chain_abandoned 1 if another chain of this instance has left the chain of this host since it began: two hosts write as one.
+# TYPE s3syncd_chain_abandoned gauge
+s3syncd_chain_abandoned{source="data"} 0
 # HELP s3syncd_last_manifest_timestamp_seconds When the last manifest or digest was acknowledged, 0 for never.
 # TYPE s3syncd_last_manifest_timestamp_seconds gauge
 s3syncd_last_manifest_timestamp_seconds{source="data"} 0
@@ -103,6 +110,12 @@ s3syncd_manifest_sequence{source="data"} 0
 # HELP s3syncd_manifest_unpublished_records Audit records that no acknowledged manifest holds yet.
 # TYPE s3syncd_manifest_unpublished_records gauge
 s3syncd_manifest_unpublished_records{source="data"} 0
+# HELP s3syncd_oldest_unsigned_digest_timestamp_seconds When the oldest digest that waits for its signature was sealed, 0 for none.
+# TYPE s3syncd_oldest_unsigned_digest_timestamp_seconds gauge
+s3syncd_oldest_unsigned_digest_timestamp_seconds{source="data"} 0
+# HELP s3syncd_unsigned_digests Published digests that still wait for their signature.
+# TYPE s3syncd_unsigned_digests gauge
+s3syncd_unsigned_digests{source="data"} 0
 `
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want)); err != nil {
 		t.Error(err)
@@ -221,6 +234,70 @@ func TestASigningKeyOfAnotherUserIsRefused(t *testing.T) {
 	}
 	if _, err := LoadEd25519(path, 1000); err != nil {
 		t.Errorf("LoadEd25519 of a key of a user that is trusted = %v", err)
+	}
+}
+
+// refusing is a signer that gives no signature while it is set.
+type refusing struct {
+	Signer
+	no atomic.Bool
+}
+
+func (s *refusing) Sign(ctx context.Context, digest []byte) (algorithm, fingerprint string, sig []byte, err error) {
+	if s.no.Load() {
+		return "", "", nil, state.Classified(state.ClassConfiguration, "Sign", errors.New("AccessDeniedException"))
+	}
+	return s.Signer.Sign(ctx, digest)
+}
+
+// Digests that cannot be signed are a state of their own: how many, since when and
+// why, whatever the publishing of documents does, and over a restart too.
+func TestUnsignedDigestsAreAState(t *testing.T) {
+	path, _ := writeKey(t, 0o600)
+	key, err := LoadEd25519(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer := &refusing{Signer: key}
+	signer.no.Store(true)
+	logs, seen := observer.New(zap.InfoLevel)
+	r := newRig(t, func(o *Options) { o.Sign, o.Log = signer, zap.New(logs) })
+	r.begin(state.Report{New: true})
+	first := r.clock()
+	for i, name := range []string{"a", "b", "c"} {
+		r.commit(name, 1)
+		r.f.signAgain = time.Time{} // The pause is over.
+		r.flush(ReasonFlush)
+		if i == 1 {
+			r.reopen()
+			r.begin(state.Report{})
+		}
+		r.advance(time.Hour)
+	}
+	st := r.glance(t)
+	if st.Unsigned != 3 || !st.UnsignedSince.Equal(first) || st.SignErr == nil || st.Err != nil {
+		t.Errorf("Glance = %+v, want three digests unsigned since %v, why, and nothing unpublished", st, first)
+	}
+	if n, at := testutil.ToFloat64(r.f.m.unsigned), testutil.ToFloat64(r.f.m.oldest); n != 3 || at != seconds(first) {
+		t.Errorf("unsigned %v since %v, want 3 since %v", n, at, seconds(first))
+	}
+	if got := testutil.ToFloat64(r.f.m.failed); got != 0 {
+		t.Errorf("%v flushes failed, want 0: the documents are published", got)
+	}
+	if n := seen.FilterMessageSnippet("published unsigned").Len(); n != 2 {
+		t.Errorf("%d lines say that digests are unsigned, want one a process", n)
+	}
+	if n := seen.FilterMessageSnippet("publishing").Len(); n != 0 {
+		t.Errorf("the log speaks of publishing: %v", seen.All())
+	}
+	signer.no.Store(false)
+	r.f.signAgain = time.Time{}
+	r.must(r.f.publish(t.Context()))
+	if st := r.glance(t); st.Unsigned != 0 || !st.UnsignedSince.IsZero() || st.SignErr != nil || testutil.ToFloat64(r.f.m.oldest) != 0 {
+		t.Errorf("Glance = %+v after the signer answered, want none", st)
+	}
+	if seen.FilterMessageSnippet("signed again").Len() != 1 {
+		t.Error("the log does not say that digests are signed again")
 	}
 }
 

@@ -20,6 +20,9 @@ type Metrics struct {
 	unpublished *prometheus.GaugeVec
 	last        *prometheus.GaugeVec
 	sequence    *prometheus.GaugeVec
+	abandoned   *prometheus.GaugeVec
+	unsigned    *prometheus.GaugeVec
+	oldest      *prometheus.GaugeVec
 }
 
 // NewMetrics registers the metrics with reg. Call it once a process.
@@ -42,6 +45,18 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "s3syncd_manifest_sequence",
 			Help: "Sequence number of the last sealed digest of the chain, 0 for none.",
 		}, []string{"source"}),
+		abandoned: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "s3syncd_chain_abandoned",
+			Help: "1 if another chain of this instance has left the chain of this host since it began: two hosts write as one.",
+		}, []string{"source"}),
+		unsigned: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "s3syncd_unsigned_digests",
+			Help: "Published digests that still wait for their signature.",
+		}, []string{"source"}),
+		oldest: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "s3syncd_oldest_unsigned_digest_timestamp_seconds",
+			Help: "When the oldest digest that waits for its signature was sealed, 0 for none.",
+		}, []string{"source"}),
 	}
 }
 
@@ -50,7 +65,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 func (m *Metrics) Forget(source string) {
 	name := prometheus.Labels{"source": source}
 	m.flushes.DeletePartialMatch(name)
-	for _, g := range []*prometheus.GaugeVec{m.unpublished, m.last, m.sequence} {
+	for _, g := range []*prometheus.GaugeVec{m.unpublished, m.last, m.sequence, m.abandoned, m.unsigned, m.oldest} {
 		g.DeletePartialMatch(name)
 	}
 }
@@ -59,9 +74,11 @@ func (m *Metrics) Forget(source string) {
 // of the closed set exist at zero.
 type sourceMetrics struct {
 	published, failed, forked prometheus.Counter
+	abandoned                 prometheus.Gauge
 	unpublished               prometheus.Gauge
 	last                      prometheus.Gauge
 	sequence                  prometheus.Gauge
+	unsigned, oldest          prometheus.Gauge
 }
 
 func (m *Metrics) source(name string) sourceMetrics {
@@ -72,6 +89,9 @@ func (m *Metrics) source(name string) sourceMetrics {
 		unpublished: m.unpublished.WithLabelValues(name),
 		last:        m.last.WithLabelValues(name),
 		sequence:    m.sequence.WithLabelValues(name),
+		abandoned:   m.abandoned.WithLabelValues(name),
+		unsigned:    m.unsigned.WithLabelValues(name),
+		oldest:      m.oldest.WithLabelValues(name),
 	}
 }
 

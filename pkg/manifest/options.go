@@ -42,6 +42,7 @@ const (
 
 // The reasons for a digest.
 const (
+	ReasonStart    = "start"    // a run begins
 	ReasonInterval = "interval" // DigestInterval has passed
 	ReasonFlush    = "flush"    // someone asked
 	ReasonStop     = "stop"     // the process ends in order; silence follows
@@ -55,9 +56,9 @@ type Options struct {
 	Instance string
 	Bucket   string
 	Mapper   state.Mapper
-	// Reconfigured: a source of this name was archived to another bucket or
-	// prefix before, so a chain that has to begin says so.
-	Reconfigured bool
+	// Before says where the source was archived to before, "": nowhere else. A
+	// chain that begins with another destination says so.
+	Before string
 
 	FlushInterval  time.Duration // between manifests, when there is something to publish
 	DigestInterval time.Duration // at most this long between two digests
@@ -68,6 +69,10 @@ type Options struct {
 	LocalDir      string        // absolute; of this source alone: its copy of the trail
 	KeepLocal     time.Duration // how long published documents stay there, 0: without limit
 	KeepLocalSize int64         // bytes of published documents that stay there, 0: without limit
+
+	// LateStart: the run ends by itself, with a digest. It begins with one only where
+	// it writes more than documents, or could not find out that its state is current.
+	LateStart bool
 
 	Version      string // of s3syncd
 	ConfigSHA256 string // used until PublishConfig has stored another

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -42,7 +41,15 @@ func (f *Flusher) publishLoop(ctx, work context.Context) {
 		err := f.publish(work)
 		if err == nil {
 			failures = 0
-			if wait := f.untilSigner(work); wait > 0 {
+			sealed, err := f.sealBegin(work)
+			if sealed { // The chain was left.
+				f.wake()
+			}
+			wait := f.untilSigner(work)
+			if err != nil {
+				wait = sealRetry
+			}
+			if wait > 0 {
 				retry.Reset(wait)
 			}
 			continue
@@ -112,6 +119,19 @@ func (f *Flusher) publish(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	if err := f.send(ctx); err != nil {
+		return err
+	}
+	f.watch(ctx)
+	return f.signAll(ctx)
+}
+
+// send does publish's work but for the signatures. The caller holds f.publishing.
+func (f *Flusher) send(ctx context.Context) error {
+	if err := f.ask(ctx); err != nil {
+		f.failed(ctx, err)
+		return err
+	}
 	sent := false
 	for {
 		box, err := f.st.Outbox()
@@ -121,7 +141,7 @@ func (f *Flusher) publish(ctx context.Context) error {
 		f.waits(len(box))
 		if len(box) == 0 {
 			f.settled(sent)
-			return f.signAll(ctx)
+			return nil
 		}
 		for _, d := range box {
 			if err = f.publishDoc(ctx, d); err != nil {
@@ -169,7 +189,7 @@ func (f *Flusher) publishDoc(ctx context.Context, d state.Doc) (err error) {
 
 // compare finds out whether the object that stands under d's key is d.
 func (f *Flusher) compare(ctx context.Context, d state.Doc) error {
-	seen, o, err := f.fetchSHA(ctx, d.Key)
+	seen, o, err := f.remote.sum(ctx, d.Key)
 	if err != nil {
 		return fmt.Errorf("compare: %w", err)
 	}
@@ -183,21 +203,10 @@ func (f *Flusher) compare(ctx context.Context, d state.Doc) error {
 	return nil
 }
 
-// fetchSHA returns the SHA-256 of the object under key.
-func (f *Flusher) fetchSHA(ctx context.Context, key string) (sha string, o state.Object, err error) {
-	body, o, err := f.pub.Get(ctx, key)
-	if err != nil {
-		return "", o, err
-	}
-	s := newSums()
-	_, err = io.Copy(s, body)
-	return s.sha(), o, errors.Join(err, body.Close())
-}
-
 // open returns the sealed bytes of d, whose hash it has checked. Where the
 // local copy is lost it tries to make the same bytes again.
 func (f *Flusher) open(d state.Doc) (*os.File, error) {
-	body, err := openSealed(d)
+	body, err := f.local.openSealed(d)
 	if _, lost := errors.AsType[*lostError](err); !lost || d.Kind != state.KindManifest {
 		return body, err
 	}
@@ -205,30 +214,7 @@ func (f *Flusher) open(d state.Doc) (*os.File, error) {
 		return nil, &lostError{doc: d, err: fmt.Errorf("%w; not made again: %w", err, again)}
 	}
 	f.log.Warn("a lost manifest was made again from its records", zap.String("key", d.Key))
-	return openSealed(d)
-}
-
-// openSealed opens d's local copy and checks it.
-func openSealed(d state.Doc) (*os.File, error) {
-	file, err := os.Open(d.File)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, &lostError{doc: d, err: err}
-	}
-	if err != nil {
-		return nil, err
-	}
-	s := newSums()
-	_, err = io.Copy(s, file)
-	if err == nil {
-		_, err = file.Seek(0, io.SeekStart)
-	}
-	if err == nil && s.sha() != d.SHA256 {
-		err = &lostError{doc: d, err: fmt.Errorf("%s has the SHA-256 %s, sealed as %s", d.File, s.sha(), d.SHA256)}
-	}
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return file, nil
+	return f.local.openSealed(d)
 }
 
 // rebuild writes d again from its records, which stay in the state until its
@@ -252,7 +238,7 @@ func (f *Flusher) rebuild(d state.Doc) error {
 	if name.Hive {
 		layout = LayoutHive
 	}
-	m := &manifestFile{path: d.File, layout: layout, max: int(d.Records)}
+	m := &manifestFile{path: f.local.of(d.Key), layout: layout, max: int(d.Records)}
 	defer m.discard()
 	err = f.st.Records(0, d.LastRecord, func(number uint64, _ state.Status, line []byte) error {
 		if before--; before >= 0 {
@@ -289,6 +275,9 @@ func contentTypeOf(key string) string {
 // acknowledged notes that d was acknowledged.
 func (f *Flusher) acknowledged(d state.Doc) {
 	now := f.o.Now()
+	if n, ok := ParseName(d.Key); ok && n.Digest {
+		f.claim.acknowledged(n)
+	}
 	f.m.last.Set(seconds(now))
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"slices"
 )
 
 // runStart is where a chain stood when the process opened it.
@@ -34,7 +32,7 @@ func (f *Flusher) copyRun(enc *encoder) error {
 	if err != nil {
 		return fmt.Errorf("read chain: %w", err)
 	}
-	files, err := f.localManifests(func(n Name) bool { return n.Chain == ch.ID && f.run.precedes(n) })
+	files, err := f.local.manifests(func(n Name) bool { return n.Chain == ch.ID && f.run.precedes(n) })
 	if err != nil {
 		return err
 	}
@@ -44,33 +42,6 @@ func (f *Flusher) copyRun(enc *encoder) error {
 		}
 	}
 	return nil
-}
-
-// localManifests lists the local manifests that keep accepts, in the order of
-// their chain.
-func (f *Flusher) localManifests(keep func(Name) bool) ([]string, error) {
-	type local struct {
-		name Name
-		path string
-	}
-	var found []local
-	err := f.walkLocal(func(path string, e fs.DirEntry) error {
-		if n, ok := ParseName(e.Name()); ok && !n.Digest && keep(n) {
-			found = append(found, local{name: n, path: path})
-		}
-		return nil
-	})
-	slices.SortFunc(found, func(a, b local) int {
-		if a.name.before(b.name) {
-			return -1
-		}
-		return 1
-	})
-	files := make([]string, len(found))
-	for i, l := range found {
-		files[i] = l.path
-	}
-	return files, err
 }
 
 // precedes reports whether n was sealed after r.

@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -62,7 +61,7 @@ func (f *Flusher) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur
 		Time: named, Instance: f.o.Instance, Chain: ch.ID, Sequence: ch.Sequence,
 		N: len(ch.Manifests) + 1, Hive: f.o.Layout == LayoutHive,
 	}
-	m := &manifestFile{path: f.localPath(name.Path()), layout: f.o.Layout, max: f.o.MaxRecords}
+	m := &manifestFile{path: f.local.path(name.Path()), layout: f.o.Layout, max: f.o.MaxRecords}
 	defer m.discard()
 
 	more, err = m.merge(f.st, ch.SealedTo, upTo, cur)
@@ -221,12 +220,15 @@ func (f *Flusher) sealDigest(ctx context.Context, reason string, extra ...state.
 	if ch.ID == "" {
 		return state.ErrNoChain
 	}
-	counts, err := f.counts(ch)
+	counts, err := f.counts(ctx, ch)
+	if lost, ok := errors.AsType[*lostError](err); ok {
+		return f.loseChain(ctx, ch, lost)
+	}
 	if err != nil {
 		return fmt.Errorf("count records of %s: %w", f.o.Source, err)
 	}
 	now := f.o.Now()
-	end, named := later(now, ch.LastDigest), notBefore(now, ch.LastNamed)
+	end, named := later(now, ch.LastDigest), f.claim.name(ch, now)
 	d := f.newDigest(ch, counts, reason, extra, end)
 	data, err := d.Encode()
 	if err != nil {
@@ -236,14 +238,15 @@ func (f *Flusher) sealDigest(ctx context.Context, reason string, extra ...state.
 		Digest: true, Time: named, Instance: f.o.Instance, Chain: ch.ID, Sequence: ch.Sequence,
 		Hive: f.o.Layout == LayoutHive,
 	}
-	doc, err := f.writeDoc(state.KindDigest, name.Path(), data)
+	doc, err := f.local.write(state.KindDigest, name.Path(), data)
 	if err != nil {
 		return fmt.Errorf("write digest of %s: %w", f.o.Source, err)
 	}
-	doc.LastRecord, doc.Sequence = ch.SealedTo, ch.Sequence
+	doc.LastRecord, doc.Sequence, doc.Final = ch.SealedTo, ch.Sequence, reason == ReasonFinal
 	if err := f.st.SealDigest(ctx, doc, ch, end, named); err != nil {
 		return fmt.Errorf("seal digest of %s: %w", f.o.Source, err)
 	}
+	f.claim.sealed(name)
 	f.m.sequence.Set(float64(ch.Sequence))
 	f.digestAt = time.Now()
 	clear(f.counted)
@@ -252,13 +255,16 @@ func (f *Flusher) sealDigest(ctx context.Context, reason string, extra ...state.
 
 // counts counts the records of ch's manifests by status. Those that this
 // process did not seal are read again.
-func (f *Flusher) counts(ch state.Chain) (Counts, error) {
+func (f *Flusher) counts(ctx context.Context, ch state.Chain) (Counts, error) {
 	var sum Counts
 	for _, ref := range ch.Manifests {
 		c, ok := f.counted[ref.S3Key]
 		if !ok {
-			var err error
-			if c, err = countFile(f.localOf(ref.S3Key)); err != nil {
+			err := f.present(ctx, ref)
+			if err != nil {
+				return Counts{}, err
+			}
+			if c, err = countFile(f.local.of(ref.S3Key)); err != nil {
 				return Counts{}, err
 			}
 		}
@@ -290,7 +296,7 @@ func (f *Flusher) PublishConfig(ctx context.Context, canonical []byte, sha strin
 	if sum := sha256.Sum256(canonical); hex.EncodeToString(sum[:]) != sha {
 		return fmt.Errorf("configuration of %s has the SHA-256 %x, not %s", f.o.Source, sum, sha)
 	}
-	doc, err := f.writeDoc(state.KindConfig, configName(sha), canonical)
+	doc, err := f.local.write(state.KindConfig, configName(sha), canonical)
 	if err != nil {
 		return fmt.Errorf("write configuration of %s: %w", f.o.Source, err)
 	}
@@ -299,24 +305,6 @@ func (f *Flusher) PublishConfig(ctx context.Context, canonical []byte, sha strin
 	}
 	f.wake()
 	return nil
-}
-
-// writeDoc makes a small document durable in the local directory.
-func (f *Flusher) writeDoc(kind state.Kind, rel string, data []byte) (state.Doc, error) {
-	file := f.localPath(rel)
-	if err := safefs.MkdirAll(filepath.Dir(file), dirMode); err != nil {
-		return state.Doc{}, err
-	}
-	s := newSums()
-	if _, err := bytes.NewReader(data).WriteTo(s); err != nil {
-		return state.Doc{}, err
-	}
-	return s.doc(kind, f.o.Mapper.TrailPrefix()+rel, file), safefs.WriteFile(file, data, fileMode)
-}
-
-// localPath returns where the document at rel below the trail's prefix stands.
-func (f *Flusher) localPath(rel string) string {
-	return filepath.Join(f.o.LocalDir, filepath.FromSlash(rel))
 }
 
 // later returns the later time.

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -147,23 +148,61 @@ func (f *Flusher) signAll(ctx context.Context) error {
 			continue
 		}
 		if err != nil {
-			f.setUnsigned(len(f.occupied) + len(files) - i)
+			if stopped(ctx, err) {
+				return nil
+			}
 			// The signer is no reason to call the digests unpublished.
 			f.signLater(err)
-			f.failed(ctx, fmt.Errorf("sign %s: %w", filepath.Base(file), err))
+			f.unsignedNow(append(slices.Sorted(maps.Keys(f.occupied)), files[i:]...), fmt.Errorf("sign %s: %w", filepath.Base(file), err))
 			return nil
 		}
 	}
-	f.setUnsigned(len(f.occupied))
+	f.unsignedNow(slices.Sorted(maps.Keys(f.occupied)), nil)
 	f.announce(ctx)
 	return nil
 }
 
-// setUnsigned notes how many published digests have no signature.
-func (f *Flusher) setUnsigned(n int) {
+// signLogEvery is how often the log says that digests are still not signed.
+const signLogEvery = time.Hour
+
+// unsignedNow notes which published digests have no signature, the oldest first,
+// and why.
+func (f *Flusher) unsignedNow(files []string, why error) {
+	var since time.Time
+	if len(files) > 0 {
+		since = sealedAt(files[0])
+	}
+	f.m.unsigned.Set(float64(len(files)))
+	f.m.oldest.Set(seconds(since))
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.status.Unsigned = n
+	was, now := f.status, time.Now()
+	f.status.Unsigned, f.status.UnsignedSince, f.status.SignErr = len(files), since, why
+	loud := why != nil && now.Sub(f.signLogged) >= signLogEvery
+	switch {
+	case loud:
+		f.signLogged = now
+	case why == nil:
+		f.signLogged = time.Time{}
+	}
+	f.mu.Unlock()
+	switch {
+	case loud:
+		f.log.Error("digests are published unsigned; each is signed when the signer answers",
+			zap.Int("digests", len(files)), zap.Time("since", since), zap.String("class", string(state.ClassOf(why))), zap.Error(why))
+	case why == nil && was.SignErr != nil:
+		f.log.Info("digests are signed again", zap.Int("signed_late", was.Unsigned), zap.Time("unsigned_since", was.UnsignedSince))
+	}
+}
+
+// sealedAt returns when the digest of a local copy was sealed.
+func sealedAt(file string) time.Time {
+	if d, err := readDigest(file); err == nil {
+		if at, err := time.Parse(time.RFC3339Nano, d.EndTime); err == nil {
+			return at
+		}
+	}
+	n, _ := ParseName(file)
+	return n.Time
 }
 
 // signerError is one of the signer, not of publishing what it made.
@@ -196,13 +235,13 @@ func (f *Flusher) unsigned(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	waiting, err := f.unpublished()
+	waiting, err := f.local.unpublished()
 	if err != nil {
 		return nil, err
 	}
 	signed := map[string]bool{}
 	var files []string
-	err = f.walkLocal(func(path string, e fs.DirEntry) error {
+	err = f.local.walk(func(path string, e fs.DirEntry) error {
 		if base, ok := strings.CutSuffix(path, sigSuffix); ok {
 			signed[base+".json"] = true
 		} else if n, ok := ParseName(e.Name()); ok && n.Digest && n.Instance == f.o.Instance && !waiting[path] &&
@@ -235,7 +274,7 @@ func (f *Flusher) foreign(ctx context.Context, file, chain string) bool {
 	if err != nil {
 		return true
 	}
-	seen, _, err := f.fetchSHA(ctx, f.o.Mapper.TrailPrefix()+filepath.ToSlash(rel))
+	seen, _, err := f.remote.sum(ctx, f.o.Mapper.TrailPrefix()+filepath.ToSlash(rel))
 	if err == nil && seen == own {
 		return false
 	}
@@ -280,7 +319,7 @@ func (f *Flusher) announceKey(ctx context.Context) error {
 		return err
 	}
 	rel := announcementName(k.fingerprint, old.fingerprint)
-	if _, err := os.Stat(f.localPath(rel)); err == nil {
+	if _, err := os.Stat(f.local.path(rel)); err == nil {
 		return nil
 	}
 	algorithm, fingerprint, sig, err := f.o.SignBefore.Sign(ctx, fresh)
@@ -354,7 +393,7 @@ func signedBy(ctx context.Context, s Signer, data []byte) func(seen []byte) bool
 // its name, readers have to be given the key: that is no reason not to sign.
 func (f *Flusher) publishKey(ctx context.Context, fingerprint string) error {
 	rel := keysDir + "/" + fingerprint + ".pem"
-	if _, err := os.Stat(f.localPath(rel)); err == nil || f.keyTaken {
+	if _, err := os.Stat(f.local.path(rel)); err == nil || f.keyTaken {
 		return nil
 	}
 	public, err := f.o.Sign.PublicKey(ctx)
@@ -394,10 +433,10 @@ func (f *Flusher) publishOnce(ctx context.Context, rel string, data []byte, same
 	if err != nil {
 		return err
 	}
-	if err := safefs.MkdirAll(filepath.Dir(f.localPath(rel)), dirMode); err != nil {
+	if err := safefs.MkdirAll(filepath.Dir(f.local.path(rel)), dirMode); err != nil {
 		return err
 	}
-	return safefs.WriteFile(f.localPath(rel), data, fileMode)
+	return safefs.WriteFile(f.local.path(rel), data, fileMode)
 }
 
 // there returns what stands under key where it may take the place of data.

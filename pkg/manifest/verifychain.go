@@ -32,6 +32,7 @@ type chainCheck struct {
 	firstKey, leavesAt string
 	leftBy             []string // chains that follow this one, and are vouched for
 	leftAt             uint64   // the digest at which they left it; 0: not known
+	leftOpen           bool     // one of them could not find out where it ends
 	claims             []string // chains that say so, and are not vouched for
 
 	signers  map[string]bool

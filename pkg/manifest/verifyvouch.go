@@ -70,7 +70,7 @@ func (v *verifier) beyond() map[chainKey]uint64 {
 	}
 	maps.DeleteFunc(ends, func(k chainKey, end uint64) bool {
 		c := v.all[k]
-		return c == nil || c.sum.LastSequence <= max(end, v.vouched.to(k, ByAnchor))
+		return c == nil || c.leftOpen || c.sum.LastSequence <= max(end, v.vouched.to(k, ByAnchor))
 	})
 	return ends
 }
@@ -142,6 +142,7 @@ func (c *chainCheck) leave(left *chainCheck, at uint64, current bool) {
 	if vouched {
 		left.leftBy = append(left.leftBy, c.sum.Chain)
 		left.leftAt = max(left.leftAt, at)
+		left.leftOpen = left.leftOpen || c.leavesAt == ""
 	} else {
 		left.claims = append(left.claims, c.sum.Chain)
 	}

@@ -223,10 +223,18 @@ func (s *Source) SealDigest(ctx context.Context, d Doc, sealed Chain, endTime, n
 		st.IndexSkips -= sealed.IndexSkips
 		st.Sequence++
 		st.PrevKey, st.PrevSHA256 = d.Key, d.SHA256
-		st.LastDigest = endTime.UTC()
+		st.LastDigest, st.Ended = endTime.UTC(), d.Final
 		w := toDocWire(&d)
 		w.Deletes = st.stored(d.LastRecord)
 		return st.send(&w, namedAt)
+	})
+}
+
+// Looked stores until when the bucket was searched for chains that left this one.
+func (s *Source) Looked(ctx context.Context, until time.Time) error {
+	return s.update(ctx, "note a look at other chains", func(st *sourceTxn) error {
+		st.LookedTo = later(st.LookedTo, until.UTC())
+		return nil
 	})
 }
 

@@ -173,6 +173,7 @@ type sourceTxn struct {
 	intents   *bolt.Bucket
 	outbox    *bolt.Bucket
 	newsDirty bool
+	at        *place // nil: as last committed
 }
 
 // attempt runs batch in one transaction. It returns the request that made it

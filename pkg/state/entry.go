@@ -121,6 +121,7 @@ type Doc struct {
 	// manifests that this digest names, account for.
 	LastRecord uint64
 	Sequence   uint64 // of the digest
+	Final      bool   // a digest with which its chain ends; only SealDigest reads it
 }
 
 // ManifestRef is a manifest as its digest names it.
@@ -145,6 +146,11 @@ const (
 	NoteSourceBack NoteKind = "source-back"
 	// NoteRemoteCheck: the listing of the bucket was compared with the index.
 	NoteRemoteCheck NoteKind = "remote-check"
+	// What an operator changed: the directory of a source, its bucket or prefix,
+	// and that it left the configuration.
+	NotePathChanged        NoteKind = "path-changed"
+	NoteDestinationChanged NoteKind = "destination-changed"
+	NoteSourceRemoved      NoteKind = "source-removed"
 )
 
 // Note is one event for the next digest.
@@ -231,4 +237,8 @@ type Chain struct {
 	Notes       []Note
 	ConfigSHA   string // the configuration object that was last published
 	Unpublished int64  // records that no acknowledged manifest holds yet
+	Ended       bool   // its last sealed digest is final
+	// LookedTo: until then the bucket was searched for chains that left this one;
+	// zero: never.
+	LookedTo time.Time
 }

@@ -146,7 +146,7 @@ func checkSource(tx *bolt.Tx, id []byte, all bool) error {
 	if err != nil {
 		return err
 	}
-	key, err := loadKey(st.root)
+	key, _, err := loadKey(st.root)
 	if err != nil {
 		return err
 	}

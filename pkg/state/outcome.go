@@ -150,6 +150,24 @@ func (s *Source) Doubt(ctx context.Context, items []Item) (marked int, err error
 	return marked, nil
 }
 
+// DoubtAll marks all entries of stored files as doubted, in transactions of
+// bounded size: the index may be older than the bucket.
+func (s *Source) DoubtAll(ctx context.Context) error {
+	var page []Item
+	for after := ""; ; after = page[len(page)-1].Path {
+		var err error
+		if page, err = s.Range(after, rangeChunk, page); err != nil {
+			return err
+		}
+		if _, err := s.Doubt(ctx, slices.DeleteFunc(slices.Clone(page), func(it Item) bool { return !it.Entry.Stored })); err != nil {
+			return err
+		}
+		if len(page) < rangeChunk {
+			return nil
+		}
+	}
+}
+
 // check refuses outcomes that could not be stored, before they join others.
 func (o *Outcome) check() error {
 	switch {
@@ -248,14 +266,17 @@ func (st *sourceTxn) total(e *Entry, sign int64) {
 // AddNote adds an event for the next digest. A zero time becomes now.
 func (s *Source) AddNote(ctx context.Context, n Note) error {
 	return s.update(ctx, "add a note", func(st *sourceTxn) error {
-		note := n
-		if note.Time.IsZero() {
-			note.Time = st.now().UTC()
-		}
-		st.Notes = extend(st.Notes, note)
-		st.newsDirty = true
+		st.note(n)
 		return nil
 	})
+}
+
+func (st *sourceTxn) note(n Note) {
+	if n.Time.IsZero() {
+		n.Time = st.now().UTC()
+	}
+	st.Notes = extend(st.Notes, n)
+	st.newsDirty = true
 }
 
 // AddScan adds a completed scan for the next digest.

@@ -20,10 +20,12 @@ type Peeked struct {
 	Outbox []Doc // sealed, and not yet acknowledged
 }
 
-// Peek reads what the state in dir says of the trail of the source with key k,
-// without changing it in any way: for someone who looks at a host from beside
-// its daemon. While another process has the state open it is a LockedError;
-// io/fs.ErrNotExist says that there is no state, or no such source in it.
+// Peek reads what the state in dir says of the trail of the source with the bucket
+// and prefix of k, whatever its directory, without changing it in any way: for
+// someone who looks at a host from beside its daemon. Of several states of one
+// destination the chain is the one that sealed a digest last. While another process
+// has the state open it is a LockedError; io/fs.ErrNotExist says that there is no
+// state, or no such source in it.
 func Peek(dir string, k SourceKey) (p Peeked, err error) {
 	b, err := boltOpen(filepath.Join(dir, fileName), &bolt.Options{ReadOnly: true, Timeout: peekWait})
 	if err != nil {
@@ -36,20 +38,31 @@ func Peek(dir string, k SourceKey) (p Peeked, err error) {
 			if sources == nil {
 				return damaged("bucket %s is missing", bucketSources)
 			}
-			root := sources.Bucket(k.id())
-			if root == nil {
+			found := false
+			err := sources.ForEachBucket(func(id []byte) error {
+				root := sources.Bucket(id)
+				key, _, err := loadKey(root)
+				if err != nil || key.Bucket != k.Bucket || key.Prefix != k.Prefix {
+					return err
+				}
+				outbox, err := child(root, []byte(bucketOutbox))
+				if err != nil {
+					return err
+				}
+				h, err := loadHead(root)
+				if err != nil {
+					return err
+				}
+				if !found || p.Chain.LastDigest.Before(h.LastDigest) {
+					p.Chain = h.chain()
+				}
+				more, err := readOutbox(outbox)
+				p.Outbox, found = append(p.Outbox, more...), true
+				return err
+			})
+			if err == nil && !found {
 				return fmt.Errorf("state: no such source: %w", fs.ErrNotExist)
 			}
-			outbox := root.Bucket([]byte(bucketOutbox))
-			if outbox == nil {
-				return damaged("bucket %s is missing", bucketOutbox)
-			}
-			h, err := loadHead(root)
-			if err != nil {
-				return err
-			}
-			p.Chain = h.chain()
-			p.Outbox, err = readOutbox(outbox)
 			return err
 		})
 	})

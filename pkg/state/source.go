@@ -17,8 +17,11 @@ import (
 // rangeChunk is the number of entries that one read transaction visits.
 const rangeChunk = 4096
 
-// SourceKey identifies a source by what it archives and where to, whatever its
-// name. Keys are compared byte by byte.
+// SourceKey identifies a source by where it is archived to, whatever its name.
+// RealPath is the directory that it was first archived from: it stays as it is
+// when the directory moves (see Source.Move), and tells apart what releases kept
+// apart that began a source of its own for each directory. Keys are compared byte
+// by byte.
 type SourceKey struct{ Bucket, Prefix, RealPath string }
 
 // id is the name of the source's bucket. The lengths keep the parts apart.
@@ -38,7 +41,8 @@ type Source struct {
 	db   *DB
 	key  SourceKey
 	id   []byte
-	head atomic.Pointer[head] // as last committed; replaced, never changed
+	head atomic.Pointer[head]  // as last committed; replaced, never changed
+	at   atomic.Pointer[place] // likewise
 }
 
 // Source returns the source with key k and creates it if it is new. Two calls
@@ -56,6 +60,7 @@ func (db *DB) Source(ctx context.Context, k SourceKey) (*Source, error) {
 	}
 	s := &Source{db: db, key: k, id: []byte(id)}
 	s.head.Store(newHead())
+	s.at.Store(&place{path: k.RealPath})
 	err := db.submit(ctx, "create source", func(t *txn) error { return createSource(t.bolt, s) })
 	if err != nil {
 		return nil, err
@@ -93,8 +98,7 @@ func createSource(tx *bolt.Tx, s *Source) error {
 			return fmt.Errorf("create bucket %s: %w", name, err)
 		}
 	}
-	wire := sourceWire{Bucket: s.key.Bucket, Prefix: s.key.Prefix, RealPath: []byte(s.key.RealPath)}
-	if err := putJSON(root, []byte(keySource), wire); err != nil {
+	if err := putSource(root, s.key, *s.at.Load()); err != nil {
 		return err
 	}
 	h := s.head.Load()
@@ -107,7 +111,7 @@ func (db *DB) loadSources(tx *bolt.Tx, hostChanged bool) error {
 	all := tx.Bucket([]byte(bucketSources))
 	err := all.ForEachBucket(func(id []byte) error {
 		root := all.Bucket(id)
-		key, err := loadKey(root)
+		key, at, err := loadKey(root)
 		if err != nil {
 			return err
 		}
@@ -116,6 +120,7 @@ func (db *DB) loadSources(tx *bolt.Tx, hostChanged bool) error {
 			return err
 		}
 		s := &Source{db: db, key: key, id: bytes.Clone(id)}
+		s.at.Store(&at)
 		if hostChanged && h.ID != "" {
 			h.HostChanged = true
 		}
@@ -135,14 +140,6 @@ func (db *DB) loadSources(tx *bolt.Tx, hostChanged bool) error {
 	}
 	db.sources.Store(&known)
 	return nil
-}
-
-func loadKey(root *bolt.Bucket) (SourceKey, error) {
-	var w sourceWire
-	if err := decodeJSON([]byte(keySource), root.Get([]byte(keySource)), &w); err != nil {
-		return SourceKey{}, err
-	}
-	return SourceKey{Bucket: w.Bucket, Prefix: w.Prefix, RealPath: string(w.RealPath)}, nil
 }
 
 func loadHead(root *bolt.Bucket) (*head, error) {

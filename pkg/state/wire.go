@@ -62,6 +62,8 @@ type ledger struct {
 	Bytes       int64     `json:"bytes"`
 	NextAttempt uint64    `json:"next_attempt"`
 	NextDoc     uint64    `json:"next_doc"`
+	Ended       bool      `json:"ended,omitempty"`     // a final digest is sealed
+	LookedTo    time.Time `json:"looked_to,omitzero"`  // see Chain
 	LastStamp   time.Time `json:"last_stamp,omitzero"` // the newest timestamp that was filled in
 	HostChanged bool      `json:"host_changed,omitempty"`
 }
@@ -108,7 +110,7 @@ func (h *head) chain() Chain {
 		PrevKey: h.PrevKey, PrevSHA256: h.PrevSHA256, LastNamed: h.LastNamed, LastDigest: h.LastDigest,
 		Manifests: slices.Clone(h.Manifests), Counts: counts, IndexSkips: h.IndexSkips,
 		Scans: slices.Clone(h.Scans), Notes: slices.Clone(h.Notes),
-		ConfigSHA: h.ConfigSHA, Unpublished: h.Unpublished,
+		ConfigSHA: h.ConfigSHA, Unpublished: h.Unpublished, Ended: h.Ended, LookedTo: h.LookedTo,
 	}
 }
 
@@ -156,7 +158,8 @@ func (h *head) begin(id string, begins Begins, abandonsChain, abandonsSHA string
 	h.Epoch++
 	h.ID, h.Begins, h.AbandonsChain, h.AbandonsSHA256 = id, begins, abandonsChain, abandonsSHA
 	h.Sequence, h.PrevKey, h.PrevSHA256, h.LastDigest = 1, "", "", time.Time{}
-	h.Manifests, h.HostChanged = nil, false
+	h.Manifests, h.HostChanged, h.Ended = nil, false, false
+	h.LookedTo = time.Time{}
 }
 
 func recordKey(epoch uint32, n uint64) []byte {
@@ -174,14 +177,6 @@ func intentPrefix(key string) []byte {
 
 func intentKey(key string, attempt uint64) []byte {
 	return binary.BigEndian.AppendUint64(intentPrefix(key), attempt)
-}
-
-// sourceWire is a SourceKey in the file. Paths are raw bytes, which a JSON
-// string cannot hold.
-type sourceWire struct {
-	Bucket   string `json:"bucket"`
-	Prefix   string `json:"prefix"`
-	RealPath []byte `json:"real_path"`
 }
 
 type fenceWire struct {

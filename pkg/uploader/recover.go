@@ -80,6 +80,9 @@ func (l *look) settleKey(ctx context.Context) error {
 		l.setClosed(l.key)
 		return nil
 	}
+	if err := l.claim(ctx); err != nil {
+		return err
+	}
 	s, err := l.ask(ctx, false)
 	if err != nil {
 		return err

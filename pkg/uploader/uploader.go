@@ -153,6 +153,9 @@ type Source struct {
 	// describes. Without it, it is the one that was there when the pool first
 	// looked. Nothing is taken for deleted in another.
 	Intact func(id safefs.Identity, path string) bool
+	// Claim, optional, returns nil once this run may write: it is called before
+	// each write is announced. After an error the look is tried again.
+	Claim func(ctx context.Context) error
 }
 
 // Options tune a Pool. All sizes are bytes.

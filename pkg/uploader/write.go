@@ -39,6 +39,9 @@ func (l *look) write(ctx context.Context, d decision) (finished bool, now standi
 // announce makes the intent durable, or takes up the one of an open multipart
 // upload of the same content.
 func (l *look) announce(ctx context.Context, d decision) (*state.Intent, error) {
+	if err := l.claim(ctx); err != nil {
+		return nil, err
+	}
 	if l.resume != nil {
 		if l.continues(l.resume) {
 			in := l.resume
@@ -83,8 +86,22 @@ func (l *look) again() (*state.Intent, error) {
 	return nil, nil //nolint:nilnil // As above.
 }
 
+// claim asks whether this run may write.
+func (l *look) claim(ctx context.Context) error {
+	if l.Claim == nil {
+		return nil
+	}
+	if err := l.Claim(ctx); err != nil {
+		return local(state.ClassTransient, "claim the trail", err) // It is no fault of the destination's objects.
+	}
+	return nil
+}
+
 // begin makes in durable and draws its number.
 func (l *look) begin(ctx context.Context, in *state.Intent) error {
+	if err := l.claim(ctx); err != nil {
+		return err
+	}
 	if err := l.gate(); err != nil {
 		return err
 	}

@@ -53,13 +53,14 @@ type record struct {
 type digest struct {
 	sum string // of its bytes
 
-	Version   int    `json:"version"`
-	Chain     string `json:"chain"`
-	Sequence  int    `json:"sequence"`
-	Begins    string `json:"begins"`
-	Abandons  string `json:"abandons_chain"`
-	LeftAt    string `json:"abandons_digest_sha256"`
-	Reason    string `json:"reason"`
+	Version   int     `json:"version"`
+	Chain     string  `json:"chain"`
+	Sequence  int     `json:"sequence"`
+	Begins    string  `json:"begins"`
+	Abandons  string  `json:"abandons_chain"`
+	LeftAt    string  `json:"abandons_digest_sha256"`
+	Due       *string `json:"next_digest_due"`
+	Reason    string  `json:"reason"`
 	Manifests []struct {
 		S3Key     string `json:"s3_key"`
 		SHA256    string `json:"sha256"`

@@ -282,13 +282,32 @@ func (v *sourceView) trail(t *admin.Trail, now time.Time) {
 		v.Manifest = base(t.LastManifest) + ", published " + since(t.LastManifestAt, now)
 	}
 	v.Unpublished = plural(t.UnpublishedRecords, "record", "records") + ", " + plural(t.WaitingDocuments, "document", "documents")
+	v.signature(t, now)
+	v.trailFault(t, now)
+}
+
+// signature says whether digests are signed.
+func (v *sourceView) signature(t *admin.Trail, now time.Time) {
 	switch {
 	case !t.Signing:
 		v.Signed = "no (manifest.sign is none)"
 	case t.UnsignedDigests > 0:
 		v.Signed = "yes, but " + plural(t.UnsignedDigests, "digest waits", "digests wait") + " for the signature"
+		if t.UnsignedSince != nil {
+			v.Signed += ", since " + clock(*t.UnsignedSince, now)
+		}
 	default:
 		v.Signed = "yes"
+	}
+}
+
+// trailFault says what is wrong with the trail.
+func (v *sourceView) trailFault(t *admin.Trail, now time.Time) {
+	switch {
+	case t.LeftBy != "":
+		v.TrailError = "left by chain " + t.LeftBy + " of this instance"
+	case t.SigningError != "":
+		v.TrailError = "not signed: " + visible(t.SigningError)
 	}
 	if t.Error != "" {
 		v.TrailError = "not published"

@@ -1,0 +1,350 @@
+package manifest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// A run continues a chain only if nobody else did since its state was written: the
+// state may be an old copy. Two things show it. A listing shows digests that the
+// state does not know. Without the right to list, the first digest of a run does:
+// it has the time of the last name in the state, so that another run that
+// continued the same state has published a document under the same key. Nothing
+// else is written before that digest is acknowledged.
+
+// claim is how far a run has come with that. Its methods may be called
+// concurrently.
+type claim struct {
+	mu     sync.Mutex
+	named  time.Time // the last name in the state when the run began
+	asked  bool      // the bucket was searched, or must not be
+	denied bool      // it must not be
+	chain  string    // that the run seals digests in, "": none is sealed
+	first  uint64    // the sequence number of the run's first digest in it
+	names  map[uint64]string
+	done   bool // the first one is acknowledged
+}
+
+// claimNames is how many digests of its own a run remembers.
+const claimNames = 4096
+
+// begin begins with another chain. One that the run itself has begun has a new
+// id: it need not be searched for.
+func (c *claim) begin(named time.Time, own bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.named, c.asked, c.chain, c.first, c.names, c.done = named, own, "", 0, nil, false
+}
+
+// deny notes that there is no right to search the bucket.
+func (c *claim) deny() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked, c.denied = true, true
+}
+
+// watches reports whether the run may write and search the bucket.
+func (c *claim) watches() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.done && !c.denied
+}
+
+// name returns the time in the name of the next digest of ch. Any copy of the
+// state gives a run's first digest the same one.
+func (c *claim) name(ch state.Chain, now time.Time) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.chain != ch.ID && ch.PrevKey != "" && ch.LastNamed.Equal(c.named) {
+		return ch.LastNamed
+	}
+	return notBefore(now, ch.LastNamed)
+}
+
+// sealed notes that the run has sealed a digest.
+func (c *claim) sealed(n Name) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.chain != n.Chain {
+		c.chain, c.first, c.names, c.done = n.Chain, n.Sequence, map[uint64]string{}, false
+	}
+	c.names[n.Sequence] = n.String()
+	if n.Sequence >= claimNames {
+		delete(c.names, n.Sequence-claimNames)
+	}
+}
+
+// acknowledged notes that a digest was acknowledged.
+func (c *claim) acknowledged(n Name) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done = c.done || n.Chain == c.chain && n.Sequence >= c.first
+}
+
+// open reports whether no digest of the chain is sealed by this run.
+func (c *claim) open(chain string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.chain != chain
+}
+
+// from returns the lowest number from which on the digests of ch are not the
+// state's, given one that is not. As long as the bucket does not take it, the run's
+// own first digest has the name of another's.
+func (c *claim) from(ch state.Chain, foreign uint64) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.chain == ch.ID && !c.done {
+		foreign = min(foreign, c.first)
+	}
+	return min(foreign, ch.Sequence)
+}
+
+// current reports whether a listing has shown that the state is no old copy.
+func (c *claim) current() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.asked && !c.denied
+}
+
+// settled reports whether the run may write.
+func (c *claim) settled() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.done
+}
+
+func (c *claim) wasAsked() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.asked
+}
+
+func (c *claim) setAsked() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked = true
+}
+
+// foreign reports whether a digest of the chain ch is none of the state's.
+func (c *claim) foreign(n Name, ch state.Chain, waiting map[string]bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name := n.String()
+	if own, ok := c.names[n.Sequence]; ok && c.chain == ch.ID {
+		return own != name
+	}
+	return n.Sequence >= ch.Sequence || waiting[seqKey(n.Sequence)] && !waiting[name]
+}
+
+// seqKey stands for the digest of this number among names.
+func seqKey(seq uint64) string { return fmt.Sprintf("#%d", seq) }
+
+// Claim returns once this run may write: its first digest is acknowledged, and no
+// other run has continued the chain since the state was written. It makes one try;
+// the error says what is in the way. Call it before anything but a document is
+// written, or an attempt number drawn.
+func (f *Flusher) Claim(ctx context.Context) error {
+	if f.claim.settled() {
+		return nil
+	}
+	select {
+	case f.publishing <- struct{}{}:
+		defer func() { <-f.publishing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for range claimTries {
+		if f.claim.settled() {
+			return nil
+		}
+		if _, err := f.sealStart(ctx); err != nil {
+			return err
+		}
+		if err := f.send(ctx); err != nil {
+			return fmt.Errorf("the first digest of this run is not published: %w", err)
+		}
+	}
+	return state.Classified(state.ClassTransient, "publish", errNoClaim)
+}
+
+// claimTries is how many chains one call of Claim may have to leave.
+const claimTries = 4
+
+var errNoClaim = errors.New("the chain was left again and again")
+
+// sealBegin is sealStart for a run that has not written yet.
+func (f *Flusher) sealBegin(ctx context.Context) (sealed bool, err error) {
+	if f.o.LateStart && f.claim.current() {
+		return false, nil
+	}
+	return f.sealStart(ctx)
+}
+
+// sealStart seals the digest that a run begins a chain or goes on with, if it has
+// sealed none in it yet: it says when the next one is due, so that an end without
+// a word is seen.
+func (f *Flusher) sealStart(ctx context.Context) (sealed bool, err error) {
+	f.sealing.Lock()
+	defer f.sealing.Unlock()
+	ch, err := f.st.Chain()
+	if err != nil {
+		return false, fmt.Errorf("read chain of %s: %w", f.o.Source, err)
+	}
+	if !f.claim.open(ch.ID) {
+		return false, nil
+	}
+	return true, f.sealDigest(ctx, ReasonStart)
+}
+
+// ask searches the bucket, once a run, for what shows that the state is an old
+// copy, and leaves the chain if it is. That there is no right to list is no error.
+// The caller holds f.publishing, or nothing is published yet.
+func (f *Flusher) ask(ctx context.Context) error {
+	if f.claim.wasAsked() {
+		return nil
+	}
+	ch, err := f.st.Chain()
+	if err != nil {
+		return fmt.Errorf("read chain of %s: %w", f.o.Source, err)
+	}
+	err = f.search(ctx, ch)
+	if err != nil && !outage(ctx, err) {
+		f.log.Info("other digests cannot be looked for: the first one of this run shows whether another run continued the chain", zap.Error(err))
+		f.claim.deny()
+		err = nil
+	}
+	if err == nil {
+		err = f.leaveLocal(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("look for other digests of %s: %w", f.o.Source, err)
+	}
+	f.claim.setAsked()
+	f.mu.Lock()
+	f.watched = time.Now()
+	f.mu.Unlock()
+	f.sealing.Lock()
+	defer f.sealing.Unlock()
+	return f.local.removeOrphans()
+}
+
+// outage reports whether a request failed in a way that passes by itself, or with
+// other credentials. A server that refuses or does not know it is asked in vain.
+func outage(ctx context.Context, err error) bool {
+	switch state.ClassOf(err) { //nolint:exhaustive // The others need an operator.
+	case state.ClassTransient, state.ClassThrottled:
+		return ctx.Err() != nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, state.ErrUnsupported)
+	case state.ClassCredentials:
+		return true
+	}
+	return ctx.Err() != nil
+}
+
+// search looks for other digests of the instance once, and judges ch by them.
+func (f *Flusher) search(ctx context.Context, ch state.Chain) error {
+	begun := f.o.Now()
+	waiting, err := f.local.waiting(ch)
+	if err != nil {
+		return err
+	}
+	s, err := f.remote.survey(ctx, ch, func(n Name) bool { return f.claim.foreign(n, ch, waiting) })
+	if err == nil {
+		err = f.judge(ctx, ch, s)
+	}
+	if err != nil {
+		return err
+	}
+	return f.st.Looked(ctx, begun.Add(-lookMargin))
+}
+
+// lookMargin is how much earlier than a look another host's document may be named
+// that appears after it.
+const lookMargin = time.Hour
+
+// judge leaves ch if s shows that another run continued it or left it.
+func (f *Flusher) judge(ctx context.Context, ch state.Chain, s *survey) error {
+	if s.head.key != "" {
+		sha, err := f.remote.sumOf(ctx, s.head, f.log)
+		if err != nil {
+			return err
+		}
+		f.log.Error("the trail is ahead of the state, which is a copy or an old one; another chain begins",
+			zap.String("chain", ch.ID), zap.Uint64("sequence", s.head.name.Sequence))
+		return f.leaveBehind(ctx, ch, leave{begins: state.BeginsForked, old: ch, from: f.claim.from(ch, s.from), head: sha})
+	}
+	by, err := f.remote.leftBy(ctx, ch, s)
+	if err != nil || by.key == "" {
+		return err
+	}
+	f.setTwin(by.name)
+	if f.claim.wasAsked() {
+		f.log.Error("another chain of this instance has left the chain of this host: two hosts, or two states, write as one instance",
+			zap.String("chain", ch.ID), zap.String("left_by", by.name.Chain))
+		return nil // The trail goes on until an operator decides which host it is of.
+	}
+	sha, err := f.remote.sumOf(ctx, by, f.log)
+	if err != nil {
+		return err
+	}
+	f.log.Error("another state of this instance has left the chain; another chain begins",
+		zap.String("chain", ch.ID), zap.String("left_by", by.name.Chain))
+	return f.leaveBehind(ctx, ch, leave{begins: state.BeginsForked, old: ch, from: ch.Sequence, abandons: by.name.Chain, head: sha})
+}
+
+// leaveBehind leaves ch, unless that has happened, and doubts the index: it is as
+// old as the state.
+func (f *Flusher) leaveBehind(ctx context.Context, ch state.Chain, l leave) error {
+	f.sealing.Lock()
+	defer f.sealing.Unlock()
+	now, err := f.st.Chain()
+	if err != nil || now.ID != ch.ID {
+		return err
+	}
+	f.m.forked.Inc()
+	if err := f.st.DoubtAll(ctx); err != nil {
+		return err
+	}
+	l.old, l.known = now, true
+	return f.leaveChain(ctx, l)
+}
+
+// watch searches the bucket again, at most once a digest interval, for another run
+// that continues the chain or has left it.
+func (f *Flusher) watch(ctx context.Context) {
+	f.mu.Lock()
+	due := time.Since(f.watched) >= min(f.o.DigestInterval, lookMargin)
+	if due {
+		f.watched = time.Now()
+	}
+	f.mu.Unlock()
+	if !due || !f.claim.watches() {
+		return
+	}
+	ch, err := f.st.Chain()
+	if err != nil {
+		return
+	}
+	if err := f.search(ctx, ch); err != nil && !stopped(ctx, err) {
+		f.log.Debug("other digests were not looked for", zap.Error(err))
+	}
+}
+
+// setTwin notes that another chain of the instance has left this one.
+func (f *Flusher) setTwin(n Name) {
+	f.m.abandoned.Set(1)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.status.Twin == "" {
+		f.status.TwinSince = f.o.Now()
+	}
+	f.status.Twin = n.Chain
+}
