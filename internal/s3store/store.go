@@ -133,7 +133,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.CopyPart == 0 {
 		o.CopyPart = defaultCopyPart
 	}
-	s := &Store{o: o, enc: enc, log: o.Log, clock: &clock{metrics: o.Metrics}, reask: &reasker{}}
+	s := &Store{o: o, enc: enc, log: o.Log, clock: &clock{metrics: o.Metrics, log: o.Log}, reask: &reasker{}}
 	if err := s.connect(ctx); err != nil {
 		return nil, err
 	}
@@ -164,9 +164,9 @@ func (s *Store) KeepCredentials(ctx context.Context) error {
 	return err
 }
 
-// ClockOffset returns how far S3's clock is ahead of this host's, as the Date
-// header of the answers says, and 0 while the difference is below what that
-// header can tell.
+// ClockOffset returns how far S3's clock is ahead of this host's, as several
+// answers in a row say or a refusal has shown, and 0 while the difference is
+// below what a Date header can tell.
 func (s *Store) ClockOffset() time.Duration { return s.clock.offset() }
 
 // Now returns this host's time corrected by ClockOffset.

@@ -23,6 +23,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go/encoding/httpbinding"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -228,8 +229,9 @@ func wireTo(next http.RoundTripper) *wire {
 		return aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b"}, nil
 	})}
 	creds.load = func(context.Context) (aws.CredentialsProvider, error) { return creds.current, nil }
+	c := &clock{metrics: m, log: zap.NewNop()}
 	return &wire{
-		next: next, retryer: newRetryer(creds), creds: creds, observer: &observer{metrics: m, clock: &clock{metrics: m}},
+		next: next, retryer: newRetryer(creds, c), creds: creds, observer: &observer{metrics: m, clock: c},
 		signer: sigV4{region: "us-east-1"}, scheme: "http", address: "127.0.0.1:1", host: "127.0.0.1:1", plain: "/bucket", path: "/bucket",
 	}
 }
