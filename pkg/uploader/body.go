@@ -36,6 +36,9 @@ type body struct {
 	sent    *atomic.Int64
 	pos     int64
 	counted int64
+	peak    int64        // The farthest that any attempt came.
+	moved   atomic.Int64 // When it came there, in nanoseconds since 1970; 0: not yet.
+	paced   atomic.Bool  // It waits for the bandwidth limit.
 	failed  atomic.Pointer[error]
 }
 
@@ -56,6 +59,10 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	n, err := b.r.Read(p)
 	b.pos += int64(n)
+	if b.pos > b.peak {
+		b.peak = b.pos
+		b.moved.Store(time.Now().UnixNano())
+	}
 	b.sent.Add(b.pos - b.counted)
 	b.counted = b.pos
 	switch {
@@ -66,8 +73,12 @@ func (b *body) Read(p []byte) (int, error) {
 		err = local(state.ClassTransient, "read", err)
 		b.failed.Store(&err)
 	}
-	if n > 0 {
-		if werr := b.wait(n); werr != nil {
+	if n > 0 && b.burst > 0 {
+		b.paced.Store(true)
+		werr := b.wait(n)
+		b.paced.Store(false)
+		b.moved.Store(time.Now().UnixNano())
+		if werr != nil {
 			return n, werr
 		}
 	}

@@ -21,8 +21,8 @@ const racyWindow = 2 * time.Second
 // rounds is how often one look asks what stands under its key.
 const rounds = 4
 
-// errNoSlot: the file is large, and all slots for large files are taken.
-var errNoSlot = errors.New("no slot for a large file is free")
+// errNoSlot: all slots for files of this size are taken.
+var errNoSlot = errors.New("no slot for a file of this size is free")
 
 // errUnsteady: what stands under the key was another thing at each request.
 var errUnsteady = errors.New("the object under this key keeps changing")
@@ -144,12 +144,12 @@ func (l *look) lookFile(ctx context.Context) error {
 
 // compare reads the file and sends what the index does not have of it.
 func (l *look) compare(ctx context.Context) error {
-	if l.fence.Size > l.p.o.SinglePutMax && !l.q.takeSlot(l.it) {
+	if !l.q.takeSlot(l.it, laneOf(l.fence.Size, l.p.o.SinglePutMax)) {
 		return errNoSlot
 	}
 	buf, err := l.hash(ctx)
 	if buf != nil {
-		defer l.p.buffers.put(buf)
+		defer l.p.buffers.put(l.Name, buf)
 	}
 	if err != nil {
 		return err
@@ -181,7 +181,8 @@ func (l *look) countReread() {
 	}
 }
 
-// hash reads the file. The caller returns the buffer, if there is one.
+// hash reads the file. The caller returns the buffer, if there is one: of a small
+// file.
 func (l *look) hash(ctx context.Context) (buf []byte, err error) {
 	l.f.enter(PhaseHash)
 	size := l.fence.Size
@@ -190,7 +191,7 @@ func (l *look) hash(ctx context.Context) (buf []byte, err error) {
 	if !small {
 		want = hashChunk
 	}
-	if buf, err = l.p.buffers.get(ctx, want); err != nil {
+	if buf, err = l.p.buffers.get(ctx, l.Name, want); err != nil {
 		return nil, err
 	}
 	l.racy = time.Since(time.Unix(0, l.fence.MtimeNs)).Abs() < racyWindow
@@ -198,6 +199,8 @@ func (l *look) hash(ctx context.Context) (buf []byte, err error) {
 		l.read, err = readSmall(l.file.File, l.fence, buf)
 	} else {
 		l.read, err = readLarge(ctx, l.file.File, l.fence, l.partSize(), buf)
+		l.p.buffers.put(l.Name, buf)
+		buf = nil
 	}
 	if err == nil {
 		l.metrics.hashed.Add(float64(size))

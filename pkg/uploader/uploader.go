@@ -227,7 +227,10 @@ type DestinationState struct {
 	Err       error
 	Since     time.Time
 	NextProbe time.Time
-	Answered  bool // It has worked at least once since the pool began.
+	// Stalled requests of those under way make no progress since StalledSince.
+	Stalled      int
+	StalledSince time.Time
+	Answered     bool // It has worked at least once since the pool began.
 	// Proven: the canary has passed, and no answer without the key came since.
 	Proven bool
 }
