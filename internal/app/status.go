@@ -74,6 +74,8 @@ func (g *generation) sourceStatus(s *source, flights []uploader.InFlight, now ti
 	for c, n := range g.pool.Parked(name) {
 		ss.Parked[string(c)] = n
 	}
+	failing := g.pool.Failing(name)
+	ss.Failing, ss.FailingSince, ss.FailingClass = failing.Files, instant(failing.Since), string(failing.Class)
 	s.judge(&ss, dest, work, now)
 	return ss
 }
@@ -120,8 +122,12 @@ func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState)
 		return admin.StateStarting, "the directories are not all watched yet, " + admin.Count(ss.Watched) + " so far", time.Time{}
 	case ss.Trail.Error != "":
 		return admin.StateBehind, "manifest not published: " + admin.Plain(ss.Trail.Error, reasonText), *ss.Trail.ErrorSince
+	case dest.Stalled > 0:
+		return admin.StateBehind, admin.Count(dest.Stalled) + " requests to the server make no progress", dest.StalledSince
 	case len(ss.Parked) > 0:
 		return admin.StateParked, parkedReason(ss.Parked), time.Time{}
+	case ss.Failing > 0:
+		return admin.StateBehind, "files that fail again and again: " + admin.Count(ss.Failing) + " (" + ss.FailingClass + ")", *ss.FailingSince
 	case s.watch.HeldDeletes() > 0:
 		return admin.StateParked, admin.Count(s.watch.HeldDeletes()) + " deletions are held back until 'rescan --confirm-deletes'", time.Time{}
 	case ss.DeletesWithheld:
@@ -233,7 +239,7 @@ func isClosed(c <-chan struct{}) bool {
 }
 
 func destinationStatus(d uploader.DestinationState) admin.Destination {
-	out := admin.Destination{State: string(d.State), Since: instant(d.Since)}
+	out := admin.Destination{State: string(d.State), Since: instant(d.Since), Stalled: d.Stalled, StalledSince: instant(d.StalledSince)}
 	if d.Err != nil {
 		out.Class, out.Error, out.NextProbe = string(d.Class), admin.Plain(d.Err.Error(), errorText), instant(d.NextProbe)
 	}

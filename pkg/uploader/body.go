@@ -70,7 +70,7 @@ func (b *body) Read(p []byte) (int, error) {
 		err = state.Classified(state.ClassChanged, "read", errShort)
 		b.failed.Store(&err)
 	case err != nil && !errors.Is(err, io.EOF):
-		err = local(state.ClassTransient, "read", err)
+		err = unreadable("read", err)
 		b.failed.Store(&err)
 	}
 	if n > 0 && b.burst > 0 {

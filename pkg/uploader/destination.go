@@ -25,6 +25,7 @@ type destination struct {
 	requests *shares                    // Requests at once, of all destinations.
 	lanes    [lanes]*semaphore.Weighted // And of this one from a lane on; nil: laneTiny has all.
 	traffic  traffic
+	failing  failing
 
 	mu         sync.Mutex
 	st         DestinationState

@@ -32,6 +32,7 @@ type item struct {
 	held      bool          // Delayed until a person has done something, or for long.
 	lane      lane          // Whose slot it holds.
 	wants     lane          // Whose slot it waits for.
+	stuck     bool          // It fails again and again, or cannot be read: no barrier waits for it.
 	retry     bool          // In the lane of retries, or in hand from there.
 	slot      int32         // Index in the heap of delayed items, -1 outside it.
 	due       time.Duration // placeDelayed: since the queue's epoch.

@@ -354,7 +354,10 @@ func openError(err error) error {
 		safefs.ErrRootChanged, // The source is away; its return is followed by a scan.
 	} {
 		if errors.Is(err, busy) {
-			return local(state.ClassTransient, "open", err)
+			if errors.Is(err, safefs.ErrRootChanged) {
+				return local(state.ClassTransient, "open", err)
+			}
+			return unreadable("open", err)
 		}
 	}
 	return local(state.ClassFile, "open", err)

@@ -18,7 +18,7 @@ type Metrics struct {
 	rereads                  *prometheus.CounterVec
 	health, parked, blocked  *prometheus.GaugeVec
 	last, unresolved         *prometheus.GaugeVec
-	stalled                  *prometheus.GaugeVec
+	stalled, failing         *prometheus.GaugeVec
 	durable                  *prometheus.HistogramVec
 }
 
@@ -47,6 +47,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		blocked:    gauge("blocked_since_timestamp_seconds", "When the destination went out of service, by error class, 0 if it is not.", "class"),
 		last:       gauge("last_upload_timestamp_seconds", "When a write was last acknowledged and recorded."),
 		unresolved: gauge("unresolved_intents", "Interrupted writes that the server may still finish."),
+		failing:    gauge("failing_files", "Files that fail again and again for causes that may pass, for a minute and longer."),
 		stalled:    gauge("stalled_requests", "Requests to S3 under way that make no progress."),
 		durable: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "s3syncd_event_to_durable_seconds", Help: "From the first sight of a change to its recorded upload.",
@@ -70,7 +71,7 @@ func (m *Metrics) Forget(source string) {
 	} {
 		c.DeletePartialMatch(name)
 	}
-	for _, g := range []*prometheus.GaugeVec{m.health, m.parked, m.blocked, m.last, m.unresolved, m.stalled} {
+	for _, g := range []*prometheus.GaugeVec{m.health, m.parked, m.blocked, m.last, m.unresolved, m.stalled, m.failing} {
 		g.DeletePartialMatch(name)
 	}
 	m.durable.DeletePartialMatch(name)
@@ -88,6 +89,7 @@ type sourceMetrics struct {
 	bytes      prometheus.Counter
 	last       prometheus.Gauge
 	stalled    prometheus.Gauge
+	failing    prometheus.Gauge
 	durable    prometheus.Observer
 }
 
@@ -119,6 +121,7 @@ func (m *Metrics) source(name string) *sourceMetrics {
 		bytes:      m.bytes.WithLabelValues(name),
 		last:       m.last.WithLabelValues(name),
 		stalled:    m.stalled.WithLabelValues(name),
+		failing:    m.failing.WithLabelValues(name),
 		durable:    m.durable.WithLabelValues(name),
 	}
 }

@@ -283,6 +283,7 @@ func (l *look) outcome(err error, retry bool) {
 	o := Outcome{
 		Source: l.Name, Path: l.job.Path, Status: l.end.status, Basis: l.end.basis, Trigger: l.job.Trigger,
 		Bytes: l.end.sent, Size: l.fence.Size, Took: time.Since(l.f.started), Detected: l.job.Detected, Recovered: l.end.recovered, Retry: retry, Err: err,
+		Stuck: l.it != nil && l.it.stuck,
 	}
 	if err != nil {
 		o.Class = state.ClassOf(err)

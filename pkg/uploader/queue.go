@@ -285,7 +285,7 @@ func (q *Queue) Wait(ctx context.Context, source string) error {
 }
 
 // Barrier blocks until every path of source that is in the queue now has left
-// it, is held for a person, or had a look that began after its last offer before
+// it, is held for a person, keeps failing, or had a look that began after its last offer before
 // the call. Unlike Wait it ends while new paths keep coming. It fails when ctx
 // ends first.
 func (q *Queue) Barrier(ctx context.Context, source string) error {
@@ -296,10 +296,11 @@ func (q *Queue) Barrier(ctx context.Context, source string) error {
 		return fmt.Errorf("barrier: %w: %q", ErrUnknownSource, source)
 	}
 	s.gen++
-	b := &barrier{gen: s.gen, left: len(s.items) - s.held, done: make(chan struct{})}
+	b := &barrier{gen: s.gen, left: len(s.items), done: make(chan struct{})}
 	for _, it := range s.delayed {
-		if it.held {
-			it.gen = s.gen // It is not counted, also when it is released meanwhile.
+		if it.held || it.stuck {
+			it.gen = s.gen // It is not counted, also when it is released before the end.
+			b.left--
 		}
 	}
 	if b.left == 0 {

@@ -64,7 +64,7 @@ func attributesOf(st safefs.Stat) state.Attributes {
 func sameFence(file *os.File, f state.Fence) error {
 	st, err := safefs.Fstat(file)
 	if err != nil {
-		return local(state.ClassTransient, "fstat", err)
+		return unreadable("fstat", err)
 	}
 	if fenceOf(st) != f {
 		return changed("fstat")
@@ -140,7 +140,7 @@ func readError(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return changed("read")
 	}
-	return local(state.ClassTransient, "read", err)
+	return unreadable("read", err)
 }
 
 // section returns n bytes of the reading from off on, as a source for a body.

@@ -48,6 +48,7 @@ func (q *Queue) take() *item {
 		q.next = (q.next + i + 1) % len(q.order)
 		it.at = placeFlight
 		s.inFlight++
+		it.stuck = false
 		q.signalRoom()
 		return it
 	}
@@ -110,6 +111,8 @@ func (q *Queue) delay(it *item, due time.Time, held bool) {
 	it.at, it.due, it.held = placeDelayed, due.Sub(q.epoch), held
 	if held {
 		s.held++
+	}
+	if held || it.stuck {
 		s.pass(it.gen, s.gen)
 		it.gen = s.gen
 	}

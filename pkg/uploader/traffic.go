@@ -80,6 +80,7 @@ func (t *traffic) stalled(now time.Time) (n int, since time.Time) {
 func (d *destination) watchTraffic(now time.Time) {
 	n, since := d.traffic.stalled(now)
 	d.metrics.stalled.Set(float64(n))
+	d.metrics.failing.Set(float64(d.failing.list(now).Files))
 	if n == 0 || now.Sub(d.traffic.said) < stallSaid {
 		return
 	}

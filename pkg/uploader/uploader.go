@@ -185,6 +185,7 @@ type Outcome struct {
 	Detected  time.Time // When the change was first seen; zero: not known.
 	Recovered bool
 	Retry     bool // It is tried again without anyone's help.
+	Stuck     bool // It is tried again, and nobody should wait for it.
 }
 
 // InFlight is one file that a worker has in hand.
