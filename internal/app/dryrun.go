@@ -59,7 +59,7 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 	env := environment{cfg: p.opts.Config, log: log, metrics: &metrics{watcher: m}}
 	s := &source{
 		cfg: c, real: realPath(c.Path), log: log.With(zap.String("source", c.Name)),
-		root: safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts}),
+		root: rootOf(&c),
 	}
 	var known watcher.Index = noIndex{}
 	if db != nil {

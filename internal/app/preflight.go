@@ -15,7 +15,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/s3store"
-	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
@@ -197,7 +196,7 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 
 // directoryCheck looks whether the directory is there.
 func directoryCheck(ctx context.Context, c *config.Source) PreflightCheck {
-	root := safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts})
+	root := rootOf(c)
 	if err := bounded(ctx, hungAfter, func() error { _, err := root.Identify(); return err }); err != nil {
 		return PreflightCheck{Check: "directory", Verdict: VerdictFault, Feature: "everything: the source pauses until it is there", Detail: err.Error()}
 	}

@@ -233,6 +233,8 @@ func (w *wire) fields(in *s3.PutObjectInput, c aws.Credentials, now time.Time) [
 		add("x-amz-server-side-encryption-bucket-key-enabled", strconv.FormatBool(*in.BucketKeyEnabled))
 	}
 	add("x-amz-storage-class", string(in.StorageClass))
+	add("x-amz-acl", string(in.ACL))
+	add("x-amz-tagging", aws.ToString(in.Tagging))
 	add("x-amz-object-lock-mode", string(in.ObjectLockMode))
 	if in.ObjectLockRetainUntilDate != nil {
 		add("x-amz-object-lock-retain-until-date", smithytime.FormatDateTime(*in.ObjectLockRetainUntilDate))

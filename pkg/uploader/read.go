@@ -27,6 +27,9 @@ const (
 // errMoved: the file is not what it was when it was opened.
 var errMoved = errors.New("the file changed while it was read")
 
+// errIdentity: size and mtime are the same, the rest of what identifies a file is not.
+var errIdentity = errors.New("the file's inode or ctime changed while it was read")
+
 // changed is errMoved with its class.
 func changed(op string) error { return state.Classified(state.ClassChanged, op, errMoved) }
 
@@ -66,10 +69,16 @@ func sameFence(file *os.File, f state.Fence) error {
 	if err != nil {
 		return unreadable("fstat", err)
 	}
-	if fenceOf(st) != f {
-		return changed("fstat")
+	if f.Ino == 0 {
+		st = st.SizeMtime() // As the source's identity has it.
 	}
-	return nil
+	switch now := fenceOf(st); {
+	case now == f:
+		return nil
+	case now.Size == f.Size && now.MtimeNs == f.MtimeNs:
+		return state.Classified(state.ClassChanged, "fstat", errIdentity)
+	}
+	return changed("fstat")
 }
 
 // readSmall reads the whole file into buf, which has its size, and hashes that.
