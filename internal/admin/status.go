@@ -150,8 +150,17 @@ type InFlight struct {
 	Name
 	Size      int64     `json:"size_bytes"`
 	Sent      int64     `json:"sent_bytes"`
+	Hashed    int64     `json:"hashed_bytes,omitempty"`
 	Phase     string    `json:"phase"` // open | hash | ask | send | commit
 	StartedAt time.Time `json:"started_at"`
+}
+
+// Progress is how many bytes the phase that the file is in has behind it.
+func (f *InFlight) Progress() int64 {
+	if f.Phase == "hash" {
+		return f.Hashed
+	}
+	return f.Sent
 }
 
 // Failure is what went wrong with one path, once or several times in a row.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
@@ -48,10 +49,11 @@ func dryRun(ctx context.Context, o SyncOptions, log *zap.Logger) (Summary, error
 
 // planner is the sink of a dry run.
 type planner struct {
-	opts   SyncOptions
-	mu     sync.Mutex
-	sum    Summary
-	unused []string // patterns of include without files
+	largest int64 // body that would be sent
+	opts    SyncOptions
+	mu      sync.Mutex
+	sum     Summary
+	unused  []string // patterns of include without files
 }
 
 func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger, m *watcher.Metrics) error {
@@ -128,7 +130,9 @@ func (p planSink) Offer(ctx context.Context, c watcher.Change) error {
 	o := Outcome{Source: p.source, Path: c.Path, Size: c.Size}
 	switch c.Kind {
 	case watcher.Look:
-		o.Status = Planned
+		if o.Status, o.Err = Planned, uploader.CheckSize(c.Size); o.Err != nil {
+			o.Status = Failed
+		}
 	case watcher.Gone:
 		o.Status = Deleted
 	default:
@@ -151,10 +155,13 @@ func (p *planner) plan(size int64) {
 	run.Head++
 	if size <= u.SinglePutMax {
 		run.Put++
+		p.largest = max(p.largest, size)
 		return
 	}
+	part := uploader.PartSize(size, u.PartSize)
 	run.Put += 2 // Create and Complete.
-	run.Parts += (size + u.PartSize - 1) / u.PartSize
+	run.Parts += (size + part - 1) / part
+	p.largest = max(p.largest, part)
 }
 
 // TryOffer implements watcher.Sink.

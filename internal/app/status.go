@@ -251,7 +251,7 @@ func inFlightOf(source string, flights []uploader.InFlight) []admin.InFlight {
 	for _, f := range flights {
 		if f.Source == source {
 			list = append(list, admin.InFlight{
-				Name: admin.NewName(f.Path), Size: f.Bytes, Sent: f.Sent, Phase: string(f.Phase), StartedAt: f.Started.UTC(),
+				Name: admin.NewName(f.Path), Size: f.Bytes, Sent: f.Sent, Hashed: f.Hashed, Phase: string(f.Phase), StartedAt: f.Started.UTC(),
 			})
 		}
 	}

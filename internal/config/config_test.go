@@ -167,7 +167,7 @@ func TestParseReadsEveryKey(t *testing.T) {
 		Admin: Admin{Listen: "0.0.0.0:0", Page: true, WebConfig: "/etc/s3syncd/web.yml", Socket: "/run/x.sock"},
 		Log:   Log{Level: "debug", Format: "console"},
 		Warnings: []string{
-			`c.yaml:23: sources[0].exclude: "#x" is a comment and matches nothing; for a name that begins with # write \#`,
+			`c.yaml:25: sources[0].exclude: "#x" is a comment and matches nothing; for a name that begins with # write \#`,
 		},
 	}
 	if d := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Admin{}, Config{})); d != "" {

@@ -30,7 +30,7 @@ func TestEveryWriteCarriesACLAndTags(t *testing.T) {
 	if _, err := s.Copy(t.Context(), state.Copy{Key: "data/a", Size: 1, ETag: written.ETag}); err != nil {
 		t.Errorf("Copy: %v", err)
 	}
-	s.Examine(t.Context(), true)
+	s.Examine(t.Context(), true, 0)
 	const tags = "cost%2Fcenter=%C3%A9%2B1&team=a+b"
 	seen := map[string]int{}
 	for _, r := range f.Ledger() {

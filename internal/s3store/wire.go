@@ -25,12 +25,11 @@ import (
 )
 
 const (
-	userAgent      = "s3syncd"
-	maxAnswer      = 64 << 10        // what is read of an answer's body
-	expectContinue = 2 << 20         // bodies from this size on wait for the server's word, as the SDK's do
-	skewLimit      = 4 * time.Minute // S3 refuses signatures of another time than its own by 15 minutes
-	codeSkewed     = "RequestTimeTooSkewed"
-	maxRetryAfter  = 5 * time.Second // beyond the retryer's own delay, as the SDK's
+	userAgent     = "s3syncd"
+	maxAnswer     = 64 << 10        // what is read of an answer's body
+	skewLimit     = 4 * time.Minute // S3 refuses signatures of another time than its own by 15 minutes
+	codeSkewed    = "RequestTimeTooSkewed"
+	maxRetryAfter = 5 * time.Second // beyond the retryer's own delay, as the SDK's
 )
 
 // wire sends PutObject, the one operation that runs for every file: through the
@@ -195,9 +194,6 @@ func (w *wire) request(in *s3.PutObjectInput, c aws.Credentials, now time.Time) 
 	h["Authorization"] = []string{authorization}
 	h["User-Agent"] = []string{userAgent}
 	h["Accept-Encoding"] = []string{"identity"} // Not signed: some proxies alter it.
-	if aws.ToInt64(in.ContentLength) >= expectContinue {
-		h["Expect"] = []string{"100-continue"}
-	}
 	return &http.Request{
 		Method: http.MethodPut, Host: w.host, Header: h, ContentLength: aws.ToInt64(in.ContentLength),
 		URL:  &url.URL{Scheme: w.scheme, Host: w.address, Path: w.plain + "/" + key, RawPath: path},

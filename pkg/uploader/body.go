@@ -21,6 +21,7 @@ type flight struct {
 	source, path string
 	started      time.Time
 	size, sent   atomic.Int64
+	hashed       atomic.Int64
 	phase        atomic.Value
 }
 

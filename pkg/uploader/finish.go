@@ -20,7 +20,7 @@ func (l *look) finish(ctx context.Context, err error) {
 		l.finished()
 	case errors.Is(err, errNoSlot):
 		l.q.awaitSlot(l.it)
-	case errors.Is(err, errHeldBack), state.Interrupted(ctx, err):
+	case errors.Is(err, errHeldBack), errors.Is(err, errEnding), state.Interrupted(ctx, err):
 		l.q.back(l.it)
 	default:
 		l.failed(ctx, err)

@@ -144,6 +144,9 @@ func (l *look) lookFile(ctx context.Context) error {
 
 // compare reads the file and sends what the index does not have of it.
 func (l *look) compare(ctx context.Context) error {
+	if err := CheckSize(l.fence.Size); err != nil {
+		return local(state.ClassFile, "look", err)
+	}
 	if !l.q.takeSlot(l.it, laneOf(l.fence.Size, l.p.o.SinglePutMax)) {
 		return errNoSlot
 	}
@@ -198,7 +201,9 @@ func (l *look) hash(ctx context.Context) (buf []byte, err error) {
 	if small {
 		l.read, err = readSmall(l.file.File, l.fence, buf)
 	} else {
-		l.read, err = readLarge(ctx, l.file.File, l.fence, l.partSize(), buf)
+		h := hashing{ctx: ctx, stop: l.p.ending, done: func(n int64) { l.f.hashed.Add(n) }, hole: l.sayHoles}
+		l.f.hashed.Store(0)
+		l.read, err = readLarge(h, l.file.File, l.fence, l.partSize(), buf)
 		l.p.buffers.put(l.Name, buf)
 		buf = nil
 	}
@@ -216,7 +221,7 @@ func (l *look) partSize() int64 {
 	case l.resume != nil && l.resume.PartSize > 0 && l.resume.Fence.SameContent(l.fence):
 		return l.resume.PartSize
 	default:
-		return partSizeFor(l.fence.Size, l.p.o.PartSize)
+		return PartSize(l.fence.Size, l.p.o.PartSize)
 	}
 }
 

@@ -23,6 +23,7 @@ type Pool struct {
 	order []*destination
 	capacity
 	limiter *rate.Limiter
+	ending  <-chan struct{} // Closed when Run's context has ended; nil before Run.
 
 	mu      sync.Mutex
 	flights map[*flight]struct{}
@@ -85,6 +86,7 @@ func (s *Source) check() error {
 // the next run. It returns when all its goroutines have ended, with an error
 // only when the state could not be read at the start.
 func (p *Pool) Run(ctx context.Context) error {
+	p.ending = ctx.Done()
 	for _, d := range p.order {
 		if err := d.load(); err != nil {
 			return err
@@ -177,7 +179,7 @@ func (p *Pool) InFlight() []InFlight {
 	for f := range p.flights {
 		phase, _ := f.phase.Load().(Phase)
 		list = append(list, InFlight{
-			Source: f.source, Path: f.path, Bytes: f.size.Load(), Sent: f.sent.Load(), Started: f.started, Phase: phase,
+			Source: f.source, Path: f.path, Bytes: f.size.Load(), Sent: f.sent.Load(), Hashed: f.hashed.Load(), Started: f.started, Phase: phase,
 		})
 	}
 	slices.SortFunc(list, func(a, b InFlight) int { return a.Started.Compare(b.Started) })

@@ -194,6 +194,7 @@ type InFlight struct {
 	Path    string
 	Bytes   int64 // Size of the file.
 	Sent    int64
+	Hashed  int64 // Of a file that is not read into memory.
 	Started time.Time
 	Phase   Phase
 }
