@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -290,7 +291,7 @@ func TestPreflightSendsABodyAsLargeAsTheFilesNeed(t *testing.T) {
 			if part.Verdict != c.verdict || (err == nil) != (c.verdict == VerdictOK) {
 				t.Errorf("part = %+v, Preflight = %v, want %s", part, err, c.verdict)
 			}
-			if !strings.Contains(part.Detail, fmt.Sprint(c.body)) {
+			if !strings.Contains(part.Detail, strconv.FormatInt(c.body, 10)) {
 				t.Errorf("part = %+v, want it to name a body of %d bytes", part, c.body)
 			}
 			if n := largest.Load(); n != c.body {
@@ -307,7 +308,7 @@ func TestPreflightSendsABodyAsLargeAsTheFilesNeed(t *testing.T) {
 			t.Fatal(err)
 		}
 		s, err := runPreflight(t, cfg)
-		if part := s.check(t, "part"); err != nil || part.Verdict != VerdictNote || !strings.Contains(part.Detail, fmt.Sprint(512<<20)) {
+		if part := s.check(t, "part"); err != nil || part.Verdict != VerdictNote || !strings.Contains(part.Detail, strconv.Itoa(512<<20)) {
 			t.Errorf("part = %+v, Preflight = %v, want a note that names the size of the parts", part, err)
 		}
 	})

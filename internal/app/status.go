@@ -124,6 +124,13 @@ func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState)
 		return admin.StateBehind, "manifest not published: " + admin.Plain(ss.Trail.Error, reasonText), *ss.Trail.ErrorSince
 	case dest.Stalled > 0:
 		return admin.StateBehind, admin.Count(dest.Stalled) + " requests to the server make no progress", dest.StalledSince
+	}
+	return s.verdictOfFiles(ss)
+}
+
+// verdictOfFiles is verdict where source, destination and trail are in order.
+func (s *source) verdictOfFiles(ss *admin.SourceStatus) (st, reason string, since time.Time) {
+	switch {
 	case len(ss.Parked) > 0:
 		return admin.StateParked, parkedReason(ss.Parked), time.Time{}
 	case ss.Failing > 0:

@@ -2,6 +2,7 @@ package s3store
 
 import (
 	"context"
+	"maps"
 	"net/url"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -43,9 +44,7 @@ func (s *Store) markCopy(ctx context.Context, key string, has bool, acl *types.O
 	if err != nil {
 		return false, err
 	}
-	for k, v := range s.marks.tags {
-		all[k] = v
-	}
+	maps.Copy(all, s.marks.tags)
 	*tagging = aws.String(all.Encode())
 	return true, nil
 }

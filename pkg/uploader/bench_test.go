@@ -19,7 +19,7 @@ func BenchmarkHashSmall(b *testing.B) {
 
 func BenchmarkHashLarge(b *testing.B) {
 	benchmarkHash(b, func(f *os.File, fence state.Fence, buf []byte) error {
-		_, err := readLarge(hashing{ctx: b.Context()}, f, fence, 16<<20, buf)
+		_, err := readLarge(hashing{cut: b.Context().Err}, f, fence, 16<<20, buf)
 		return err
 	}, 64<<20, hashChunk)
 }

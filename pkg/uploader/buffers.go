@@ -37,7 +37,7 @@ func newBuffers(limit, small int64, sources ...string) *buffers {
 // largest is the size of the largest buffer that a source gets whatever the
 // others have.
 func (b *buffers) largest() int64 {
-	if len(b.rest.used) <= 1 {
+	if b.rest.sources <= 1 {
 		return b.rest.total
 	}
 	return b.rest.own

@@ -201,7 +201,7 @@ func (l *look) hash(ctx context.Context) (buf []byte, err error) {
 	if small {
 		l.read, err = readSmall(l.file.File, l.fence, buf)
 	} else {
-		h := hashing{ctx: ctx, stop: l.p.ending, done: func(n int64) { l.f.hashed.Add(n) }, hole: l.sayHoles}
+		h := hashing{cut: ctx.Err, stop: l.p.ending, done: func(n int64) { l.f.hashed.Add(n) }, hole: l.sayHoles}
 		l.f.hashed.Store(0)
 		l.read, err = readLarge(h, l.file.File, l.fence, l.partSize(), buf)
 		l.p.buffers.put(l.Name, buf)

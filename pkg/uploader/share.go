@@ -10,9 +10,11 @@ import (
 // itself, which no other takes; what is left goes to who comes first. So a
 // source whose destination is slow cannot keep all of it.
 type shares struct {
+	total   int64
+	own     int64
+	sources int64
+
 	mu    sync.Mutex
-	total int64
-	own   int64
 	used  map[string]int64
 	sum   int64
 	queue []*claim
@@ -28,18 +30,18 @@ type claim struct {
 // newShares divides total among sources, each of which has own for itself, or
 // as much as there is.
 func newShares(total, own int64, sources ...string) *shares {
-	s := &shares{total: total, own: own, used: map[string]int64{}}
+	s := &shares{total: total, own: own, sources: int64(len(sources)), used: map[string]int64{}}
 	for _, name := range sources {
 		s.used[name] = 0
 	}
-	if n := int64(len(sources)); n > 0 {
-		s.own = min(own, total/n)
+	if s.sources > 0 {
+		s.own = min(own, total/s.sources)
 	}
 	return s
 }
 
 // most is what one source can have when the others have nothing.
-func (s *shares) most() int64 { return s.total - s.own*int64(max(0, len(s.used)-1)) }
+func (s *shares) most() int64 { return s.total - s.own*max(0, s.sources-1) }
 
 // fits reports whether source may have n more now. The caller holds s.mu.
 func (s *shares) fits(source string, n int64) bool {

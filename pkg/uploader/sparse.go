@@ -1,7 +1,6 @@
 package uploader
 
 import (
-	"context"
 	"errors"
 	"os"
 	"syscall"
@@ -34,9 +33,7 @@ type sparse struct {
 func (s *sparse) ReadAt(p []byte, off int64) (n int, err error) {
 	for n < len(p) {
 		at := off + int64(n)
-		if err := s.locate(at); err != nil {
-			return n, err
-		}
+		s.locate(at)
 		chunk := p[n:]
 		if left := s.to - at; left < int64(len(chunk)) {
 			chunk = chunk[:left]
@@ -56,29 +53,28 @@ func (s *sparse) ReadAt(p []byte, off int64) (n int, err error) {
 }
 
 // locate finds out what is at off.
-func (s *sparse) locate(off int64) error {
+func (s *sparse) locate(off int64) {
 	if s.blind || off >= s.from && off < s.to {
-		return nil
+		return
 	}
 	data, err := s.file.Seek(off, unix.SEEK_DATA)
 	switch {
 	case errors.Is(err, syscall.ENXIO) && off < s.size:
 		data = s.size // A hole up to the end, or the file is shorter by now: its fence tells.
 	case err != nil, data < off:
-		s.blind, s.hole, s.from, s.to = true, false, 0, 1<<62
-		return nil //nolint:nilerr // It is read as it is.
+		s.blind, s.hole, s.from, s.to = true, false, 0, 1<<62 // It is read as it is.
+		return
 	}
 	if s.hole = data > off; s.hole {
 		s.from, s.to = off, min(data, s.size)
 		s.holes += s.to - s.from
-		return nil
+		return
 	}
 	end, err := s.file.Seek(off, unix.SEEK_HOLE)
 	if err != nil || end <= off {
 		end = 1 << 62 // The rest is read as data.
 	}
 	s.from, s.to = off, end
-	return nil
 }
 
 // sayHoles warns of a file that is mostly nothing.
@@ -93,7 +89,7 @@ var errEnding = errors.New("the pool ends")
 // hashing follows the progress of a reading, and ends it where the pool ends and
 // much is left.
 type hashing struct {
-	ctx  context.Context // Ends it at once.
+	cut  func() error    // An error ends it at once.
 	stop <-chan struct{} // Closed when the pool takes nothing new; nil: never.
 	done func(n int64)   // May be nil.
 	hole func(n int64)   // Called once when so much was found to be holes that it is worth saying; may be nil.
@@ -109,7 +105,7 @@ func (h *hashing) step(n, left, holes int64) error {
 	if h.done != nil {
 		h.done(n)
 	}
-	if err := h.ctx.Err(); err != nil || left <= hashDrain || h.stop == nil {
+	if err := h.cut(); err != nil || left <= hashDrain || h.stop == nil {
 		return err
 	}
 	select {
