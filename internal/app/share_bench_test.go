@@ -156,6 +156,6 @@ func benchSource(b *testing.B, db *state.DB, name, chain, endpoint string) uploa
 		Name: name, Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: state.NewMapper(name),
 		Root: safefs.NewRoot(dir, safefs.RootOptions{}), Objects: store, Multipart: store, State: st,
 		Accept: func(o state.Object) uploader.KeyVerdict { return uploader.KeyVerdict(store.KeyVerdict(o)) },
-		Proven: true, ProvenAt: time.Now(), Hardlinks: uploader.HardlinksAllow, Deletes: uploader.DeletesKeep,
+		Proven: true, ProvenAt: time.Now(), Hardlinks: safefs.LinksAllow, Deletes: uploader.DeletesKeep,
 	}
 }
