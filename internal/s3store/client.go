@@ -41,7 +41,7 @@ func (s *Store) connect(ctx context.Context) error {
 		return fmt.Errorf("s3store: unexpected HTTP client %T", cfg.HTTPClient)
 	}
 	s.transport = base.GetTransport()
-	s.watched = &watchdog{next: &expecter{next: s.transport, log: s.o.Log}, stall: s.o.StallLimit, complete: s.o.CompleteLimit}
+	s.watched = &watchdog{next: s.transport, stall: s.o.StallLimit, complete: s.o.CompleteLimit}
 	s.creds = &credentialSource{current: cfg.Credentials, metrics: s.o.Metrics, loaded: time.Now()}
 	s.creds.load = func(ctx context.Context) (aws.CredentialsProvider, error) {
 		cfg, err := s.loadConfig(ctx)
@@ -102,7 +102,9 @@ func (s *Store) configure(o *s3.Options) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	o.Retryer = newRetryer(s.creds, s.clock)
-	o.ContinueHeaderThresholdBytes = -1 // The transport says when a body waits for the server's word.
+	// The transport does not wait for the server's word before a body, and some
+	// proxies refuse every request that asks for it.
+	o.ContinueHeaderThresholdBytes = -1
 	o.DisableClockSkewCorrection = true // It believes any Date; s.clock does not.
 	o.HTTPSignerV4 = &clockSigner{clock: s.clock, next: v4.NewSigner(func(so *v4.SignerOptions) { so.DisableURIPathEscaping = true })}
 	o.RetryMaxAttempts = 0 // As the retryer says, not the environment.
@@ -127,12 +129,6 @@ func newRetryer(creds *credentialSource, c *clock) aws.Retryer {
 			retry.IsErrorRetryableFunc(neverRetry),
 			retry.IsErrorRetryableFunc(func(err error) aws.Ternary {
 				if refusedCredentials(err) && creds.renewed() {
-					return aws.TrueTernary
-				}
-				return aws.UnknownTernary
-			}),
-			retry.IsErrorRetryableFunc(func(err error) aws.Ternary {
-				if answerOf(err).status == http.StatusExpectationFailed { // The next attempt goes without.
 					return aws.TrueTernary
 				}
 				return aws.UnknownTernary
