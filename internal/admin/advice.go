@@ -26,6 +26,7 @@ func hints() []hint {
 		{"InvalidAccessKeyId", "Check the access key: a new static key needs a restart."},
 		{"SignatureDoesNotMatch", "Check the secret key, and whether a proxy rewrites requests."},
 		{"RequestTimeTooSkewed", "Set the host's clock: is time synchronization running?"},
+		{"inode or ctime changed", "If it says so each time, the file system shows another inode or ctime at each look (some FUSE do): set the source's identity: size-mtime."},
 		{"permission denied", "Let the daemon's user read it (CAP_DAC_READ_SEARCH, a group or an ACL), or exclude it; a rescan looks again."},
 	}
 }

@@ -68,14 +68,19 @@ type SourceStatus struct {
 	Indexed           Indexed          `json:"indexed"`
 	Outcomes          map[string]int64 `json:"outcomes"` // by status, since the daemon started
 	Parked            map[string]int64 `json:"parked"`   // files by error class
-	InFlight          []InFlight       `json:"in_flight"`
-	Failures          []Failure        `json:"failures"`      // the last ones, newest first
-	LastOutcomes      []Outcome        `json:"last_outcomes"` // newest first
-	Trail             Trail            `json:"trail"`
-	LastScan          *Scan            `json:"last_scan,omitempty"`
-	Watched           int64            `json:"watched_directories"`
-	Polled            int64            `json:"polled_directories"`
-	Busy              []BusyDirectory  `json:"busy_directories"` // with the most events, busiest first
+	// Files that fail again and again for causes that may pass, since when the
+	// first of them does, and its error class.
+	Failing      int             `json:"failing,omitempty"`
+	FailingSince *time.Time      `json:"failing_since,omitempty"`
+	FailingClass string          `json:"failing_class,omitempty"`
+	InFlight     []InFlight      `json:"in_flight"`
+	Failures     []Failure       `json:"failures"`      // the last ones, newest first
+	LastOutcomes []Outcome       `json:"last_outcomes"` // newest first
+	Trail        Trail           `json:"trail"`
+	LastScan     *Scan           `json:"last_scan,omitempty"`
+	Watched      int64           `json:"watched_directories"`
+	Polled       int64           `json:"polled_directories"`
+	Busy         []BusyDirectory `json:"busy_directories"` // with the most events, busiest first
 }
 
 // Destination is where a source is archived to.
@@ -85,6 +90,9 @@ type Destination struct {
 	Error     string     `json:"error,omitempty"`
 	Since     *time.Time `json:"since,omitempty"`
 	NextProbe *time.Time `json:"next_probe,omitempty"`
+	// Requests under way that make no progress, and since when.
+	Stalled      int        `json:"stalled_requests,omitempty"`
+	StalledSince *time.Time `json:"stalled_since,omitempty"`
 }
 
 // Queue counts the paths that are on their way.
@@ -142,8 +150,17 @@ type InFlight struct {
 	Name
 	Size      int64     `json:"size_bytes"`
 	Sent      int64     `json:"sent_bytes"`
+	Hashed    int64     `json:"hashed_bytes,omitempty"`
 	Phase     string    `json:"phase"` // open | hash | ask | send | commit
 	StartedAt time.Time `json:"started_at"`
+}
+
+// Progress is how many bytes the phase that the file is in has behind it.
+func (f *InFlight) Progress() int64 {
+	if f.Phase == "hash" {
+		return f.Hashed
+	}
+	return f.Sent
 }
 
 // Failure is what went wrong with one path, once or several times in a row.

@@ -144,7 +144,7 @@ func (s *SourceStatus) scanText(b *strings.Builder) {
 
 func (s *SourceStatus) lists(b *strings.Builder, now time.Time) {
 	for i, f := range s.InFlight[:min(shown, len(s.InFlight))] {
-		line(b, heading(i, "in flight"), "%4s %s of %s %-6s for %s %s", percent(f.Sent, f.Size), Bytes(f.Sent), Bytes(f.Size),
+		line(b, heading(i, "in flight"), "%4s %s of %s %-6s for %s %s", percent(f.Progress(), f.Size), Bytes(f.Progress()), Bytes(f.Size),
 			f.Phase, Duration(now.Sub(f.StartedAt)), f.Short())
 	}
 	more(b, len(s.InFlight))

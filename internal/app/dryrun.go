@@ -13,6 +13,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
@@ -50,11 +51,12 @@ func dryRun(ctx context.Context, o SyncOptions, log *zap.Logger) (Summary, error
 
 // planner is the sink of a dry run.
 type planner struct {
-	opts   SyncOptions
-	asks   bool // S3 is asked for what the index does not know
-	mu     sync.Mutex
-	sum    Summary
-	unused []string // patterns of include without files
+	largest int64 // body that would be sent
+	opts    SyncOptions
+	asks    bool // S3 is asked for what the index does not know
+	mu      sync.Mutex
+	sum     Summary
+	unused  []string // patterns of include without files
 }
 
 func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger, m *watcher.Metrics) error {
@@ -63,7 +65,7 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 	s := &source{
 		cfg: c, number: i, instance: p.opts.Config.Instance, mapper: state.NewMapper(c.Prefix), db: db,
 		real: realPath(c.Path), log: log.With(zap.String("source", c.Name)),
-		root: safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts}),
+		root: rootOf(&c),
 	}
 	var known watcher.Index = noIndex{}
 	if db != nil {
@@ -161,6 +163,10 @@ func (p planSink) Offer(ctx context.Context, c watcher.Change) error {
 	o := Outcome{Source: p.source, Path: c.Path, Size: c.Size}
 	switch c.Kind {
 	case watcher.Look:
+		if o.Err = uploader.CheckSize(c.Size); o.Err != nil {
+			o.Status = Failed
+			break
+		}
 		if p.ask != nil {
 			p.ask.offer(c.Path, c.Size)
 			return ctx.Err()
@@ -217,10 +223,13 @@ func (p *planner) plan(size int64) {
 	run.Head++
 	if size <= u.SinglePutMax {
 		run.Put++
+		p.largest = max(p.largest, size)
 		return
 	}
+	part := uploader.PartSize(size, u.PartSize)
 	run.Put += 2 // Create and Complete.
-	run.Parts += (size + u.PartSize - 1) / u.PartSize
+	run.Parts += (size + part - 1) / part
+	p.largest = max(p.largest, part)
 }
 
 // TryOffer implements watcher.Sink.

@@ -138,7 +138,7 @@ func (l *ledger) list() (counts map[string]int64, failures []admin.Failure, last
 
 // follow has a flush told of every outcome until stop is called.
 func (l *ledger) follow() (f *flushRecord, stop func()) {
-	f = &flushRecord{mu: &l.mu, moved: map[string]struct{}{}, failed: map[string]uploader.Outcome{}}
+	f = &flushRecord{mu: &l.mu, moved: map[string]struct{}{}, failed: map[string]uploader.Outcome{}, restless: map[string]int{}}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.flushes[f] = struct{}{}
@@ -154,8 +154,9 @@ type flushRecord struct {
 	mu       *sync.Mutex         // of the ledger
 	moved    map[string]struct{} // changed while they were read, went back to the settler
 	failed   map[string]uploader.Outcome
-	overflow bool // more moved than can be remembered
-	lost     int  // failures that were not remembered
+	overflow bool           // more moved than can be remembered
+	lost     int            // failures that were not remembered
+	restless map[string]int // how often a path has moved
 }
 
 // add takes in an outcome. The caller holds mu.
@@ -164,19 +165,32 @@ func (f *flushRecord) add(o uploader.Outcome) {
 	case o.Err == nil:
 		delete(f.moved, o.Path)
 		delete(f.failed, o.Path)
-	case o.Class == state.ClassChanged:
+	case o.Class == state.ClassChanged && f.again(o.Path):
 		if len(f.moved) >= flushPaths {
 			f.overflow = true
 			return
 		}
 		f.moved[o.Path] = struct{}{}
-	case o.Class == state.ClassTransient, o.Class == state.ClassThrottled:
+	case (o.Class == state.ClassTransient || o.Class == state.ClassThrottled) && !o.Stuck:
 		// It stays in the queue.
 	case len(f.failed) >= flushPaths:
 		f.lost++
 	default:
 		f.failed[o.Path] = o
+		delete(f.moved, o.Path)
 	}
+}
+
+// restlessMax is how often a flush offers a path again that moves each time.
+const restlessMax = 5
+
+// again reports whether a path that moved is worth another look in this flush.
+func (f *flushRecord) again(path string) bool {
+	if len(f.restless) >= flushPaths {
+		return true
+	}
+	f.restless[path]++
+	return f.restless[path] < restlessMax
 }
 
 // takeMoved returns the paths that moved and forgets them; all is true when

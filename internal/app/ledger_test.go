@@ -57,10 +57,25 @@ func TestAFlushIsToldOfWhatFailedAndMoved(t *testing.T) {
 	if moved, _ := record.takeMoved(); len(moved) != 0 {
 		t.Errorf("moved again = %q, want none", moved)
 	}
+	stuck := failed("stuck", state.ClassTransient)
+	stuck.Stuck = true
+	l.add(stuck, now)
+	if n, _ := record.failures(); n != 3 {
+		t.Errorf("%d failures with one that keeps failing, want 3", n)
+	}
+	for range restlessMax {
+		l.add(failed("restless", state.ClassChanged), now)
+	}
+	if moved, _ := record.takeMoved(); len(moved) != 0 {
+		t.Errorf("moved = %q, want none: it never holds still", moved)
+	}
+	if n, _ := record.failures(); n != 4 {
+		t.Errorf("%d failures with one that never holds still, want 4", n)
+	}
 	forget()
 	l.add(failed("after", state.ClassFile), now)
-	if n, _ := record.failures(); n != 2 {
-		t.Errorf("%d failures after the end, want 2", n)
+	if n, _ := record.failures(); n != 4 {
+		t.Errorf("%d failures after the end, want 4", n)
 	}
 }
 

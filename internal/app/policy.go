@@ -249,6 +249,17 @@ func (b *policyBuilder) role() {
 	for _, bucket := range b.buckets() {
 		b.add(b.listing(bucket, "List", "s3:ListBucket"))
 	}
+	if b.o.Config.S3.ACL != "" {
+		b.add(statement{Sid: "Acl", Effect: "Allow", Action: "s3:PutObjectAcl", Resource: one(objects)})
+	}
+	if tagged := b.each(func(s *policySource) []string {
+		if len(s.Tags) == 0 {
+			return nil
+		}
+		return []string{s.objects}
+	}); len(tagged) > 0 {
+		b.add(statement{Sid: "Tags", Effect: "Allow", Action: "s3:PutObjectTagging", Resource: one(tagged)})
+	}
 	b.mirrors()
 	if b.o.Config.Manifest.ObjectLock.Mode != "" {
 		b.add(statement{

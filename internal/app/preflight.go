@@ -15,7 +15,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/s3store"
-	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
@@ -175,8 +174,13 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 	}
 	defer store.CloseIdle()
 	out.Region = store.Region()
-	out.Checks = append(out.Checks, directoryCheck(ctx, &c))
-	e := store.Examine(ctx, c.Deletes == "mirror")
+	directory := directoryCheck(ctx, &c)
+	out.Checks = append(out.Checks, directory)
+	body, unused := p.opts.Config.Upload.PartSize, []string(nil)
+	if directory.Verdict == VerdictOK { // One that hangs would hold up the rest.
+		out.Plan, body, unused = p.plan(ctx, i)
+	}
+	e := store.Examine(ctx, c.Deletes == "mirror", body)
 	t := &translator{source: &c, arns: arnsOf(&c, out.Region), lockMode: p.opts.Config.Manifest.ObjectLock.Mode}
 	for _, trial := range e.Trials {
 		tried := trial.Skip == ""
@@ -188,8 +192,7 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 	if sign := signCheck(ctx, &env, c); sign != nil {
 		out.Checks = append(out.Checks, *sign)
 	}
-	var unused []string
-	if out.Plan, unused = p.plan(ctx, i); len(unused) > 0 {
+	if len(unused) > 0 {
 		out.Checks = append(out.Checks, PreflightCheck{Check: "include", Verdict: VerdictNote, Detail: unusedText(unused)})
 	}
 	return out, nil
@@ -197,7 +200,7 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 
 // directoryCheck looks whether the directory is there.
 func directoryCheck(ctx context.Context, c *config.Source) PreflightCheck {
-	root := safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts})
+	root := rootOf(c)
 	if err := bounded(ctx, hungAfter, func() error { _, err := root.Identify(); return err }); err != nil {
 		return PreflightCheck{Check: "directory", Verdict: VerdictFault, Feature: "everything: the source pauses until it is there", Detail: err.Error()}
 	}
@@ -242,17 +245,19 @@ func signCheck(ctx context.Context, env *environment, c config.Source) *Prefligh
 }
 
 // plan counts what the next run of one source would do, nil where its directory
-// cannot be read, and returns the patterns of its include that match no file.
-func (p *preflight) plan(ctx context.Context, i int) (*PreflightPlan, []string) {
+// cannot be read, and returns the size of the largest body that it would send
+// and the patterns of its include that match no file.
+func (p *preflight) plan(ctx context.Context, i int) (plan *PreflightPlan, body int64, unused []string) {
 	one := &planner{opts: SyncOptions{Config: p.opts.Config, Progress: noProgress{}}}
 	if err := one.scan(ctx, i, p.db, p.log, watcher.NewMetrics(prometheus.NewRegistry())); err != nil {
-		return nil, nil
+		return nil, p.opts.Config.Upload.PartSize, nil
 	}
 	one.finish(1)
 	s := one.sum
-	return &PreflightPlan{
+	plan = &PreflightPlan{
 		Files: s.Uploaded, Bytes: s.Bytes, Unchanged: s.Skipped, Run: s.Plan.Run, Day: s.Plan.Day, FlushesDay: s.Plan.FlushesDay, Indexed: p.db != nil,
-	}, one.unused
+	}
+	return plan, one.largest, one.unused
 }
 
 // noProgress shows nothing.

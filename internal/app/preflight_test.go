@@ -4,15 +4,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/s3test"
+	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
 // testConfig is a configuration of one source; source and extra are YAML.
@@ -244,5 +249,82 @@ func TestPreflightResolvesAnAlias(t *testing.T) {
 	}
 	if got := s.check(t, "versions"); got.Verdict != VerdictNote || !strings.Contains(got.Detail, "no versions") {
 		t.Errorf("check %+v, want a note that the bucket keeps no versions", got)
+	}
+}
+
+// A proxy that limits bodies is found by a body of the size that the files here
+// need, and no larger one is sent; what is too large to try is said.
+func TestPreflightSendsABodyAsLargeAsTheFilesNeed(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		size    int64 // of a file
+		upload  string
+		verdict Verdict
+		body    int64 // the largest that is sent
+	}{
+		{"small files", 1 << 20, "", VerdictOK, 5 << 20},
+		{"below the limit", 7 << 20, "", VerdictOK, 7 << 20},
+		{"beyond the limit in one request", 9 << 20, "", VerdictFault, 9 << 20},
+		{"beyond the limit in parts", 100 << 20, "", VerdictFault, 16 << 20},
+		{"parts below the limit", 100 << 20, "upload: {part_size: 6MiB, single_put_max: 6MiB}", VerdictOK, 6 << 20},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := s3test.NewFake(t, "bucket")
+			f.Setenv(t)
+			f.Behave(func(b *s3test.Behavior) { b.Versioned = true })
+			var largest atomic.Int64
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				largest.Store(max(largest.Load(), r.ContentLength))
+				if r.ContentLength > 8<<20 {
+					w.WriteHeader(http.StatusRequestEntityTooLarge)
+					return
+				}
+				f.ServeHTTP(w, r)
+			}))
+			t.Cleanup(srv.Close)
+			cfg := testConfig(t, srv.URL, "bucket", s3test.FakeKeyARN, "", c.upload)
+			if err := os.Truncate(filepath.Join(cfg.Sources[0].Path, "a"), c.size); err != nil {
+				t.Fatal(err)
+			}
+			s, err := runPreflight(t, cfg)
+			part := s.check(t, "part")
+			if part.Verdict != c.verdict || (err == nil) != (c.verdict == VerdictOK) {
+				t.Errorf("part = %+v, Preflight = %v, want %s", part, err, c.verdict)
+			}
+			if !strings.Contains(part.Detail, strconv.FormatInt(c.body, 10)) {
+				t.Errorf("part = %+v, want it to name a body of %d bytes", part, c.body)
+			}
+			if n := largest.Load(); n != c.body {
+				t.Errorf("the largest body had %d bytes, want %d", n, c.body)
+			}
+		})
+	}
+	t.Run("too large to try", func(t *testing.T) {
+		f := s3test.NewFake(t, "bucket")
+		f.Setenv(t)
+		f.Behave(func(b *s3test.Behavior) { b.Versioned = true })
+		cfg := testConfig(t, f.URL, "bucket", s3test.FakeKeyARN, "", "upload: {part_size: 512MiB, memory_limit: 1GiB}")
+		if err := os.Truncate(filepath.Join(cfg.Sources[0].Path, "a"), 4<<30); err != nil {
+			t.Fatal(err)
+		}
+		s, err := runPreflight(t, cfg)
+		if part := s.check(t, "part"); err != nil || part.Verdict != VerdictNote || !strings.Contains(part.Detail, strconv.Itoa(512<<20)) {
+			t.Errorf("part = %+v, Preflight = %v, want a note that names the size of the parts", part, err)
+		}
+	})
+}
+
+// A plan counts as many parts as a run sends, and a file that no object can hold
+// as one that fails.
+func TestAPlanCountsThePartsThatAreSent(t *testing.T) {
+	p := &planner{opts: SyncOptions{Config: &config.Config{Upload: config.Upload{PartSize: 16 << 20, SinglePutMax: 64 << 20}}, Progress: noProgress{}}}
+	sink := planSink{planner: p, source: "app"}
+	for _, size := range []int64{6 << 40, 60 << 40} {
+		if err := sink.Offer(t.Context(), watcher.Change{Path: "a", Kind: watcher.Look, Size: size}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if parts := p.sum.Plan.Run.Parts; parts < 8000 || parts > 10_000 || p.sum.Uploaded != 1 || p.sum.Failed != 1 {
+		t.Errorf("plan %+v, want one file in at most 10,000 parts and one that fails", p.sum)
 	}
 }

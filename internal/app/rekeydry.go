@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/s3syncd/s3syncd/internal/s3store"
-	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -75,7 +74,7 @@ func (p *rekeyPlanner) plan(ctx context.Context, i int) error {
 	env := environment{cfg: p.opts.Config, metrics: &metrics{s3store: p.metrics}}
 	s := &source{
 		cfg: c, number: i, instance: env.cfg.Instance, copies: env.copiesOf(c.Name), real: realPath(c.Path), mapper: state.NewMapper(c.Prefix), db: p.db, log: p.log.With(zap.String("source", c.Name)),
-		root: safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts}),
+		root: rootOf(&c),
 	}
 	var err error
 	if s.store, err = s3store.Open(ctx, env.storeOptions(c, s.log)); err != nil {

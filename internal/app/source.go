@@ -76,7 +76,7 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 	c := e.cfg.Sources[i]
 	s := &source{
 		cfg: c, number: i, mapper: state.NewMapper(c.Prefix), db: e.db, uploads: e.metrics.uploader,
-		root:        safefs.NewRoot(c.Path, safefs.RootOptions{Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts}),
+		root:        rootOf(&c),
 		log:         e.log.With(zap.String("source", c.Name)),
 		remoteAsked: make(chan struct{}, 1), instance: e.cfg.Instance, copies: e.copiesOf(c.Name),
 	}
@@ -148,13 +148,20 @@ func (e *environment) realPath(c config.Source) (string, error) {
 	return c.Path, nil
 }
 
+// rootOf is the directory of a source.
+func rootOf(c *config.Source) *safefs.Root {
+	return safefs.NewRoot(c.Path, safefs.RootOptions{
+		Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts, SizeMtime: c.Identity == "size-mtime",
+	})
+}
+
 func (e *environment) storeOptions(c config.Source, log *zap.Logger) s3store.Options {
 	return s3store.Options{
 		Region: c.Region, EndpointURL: e.cfg.S3.EndpointURL, PathStyle: e.cfg.S3.PathStyle,
 		AllowInsecure: e.cfg.S3.AllowInsecureEndpoint, ExpectedBucketOwner: c.ExpectedBucketOwner, Profile: c.Profile,
 		Bucket: c.Bucket, Prefix: c.Prefix, Instance: e.cfg.Instance,
 		KMSKeyID: c.KMSKeyID, AcceptKeys: c.AcceptKMSKeys, SSE: c.SSE, BucketKey: c.BucketKey,
-		EncryptionContext: c.EncryptionContext, StorageClass: c.StorageClass,
+		EncryptionContext: c.EncryptionContext, StorageClass: c.StorageClass, ACL: e.cfg.S3.ACL, Tags: c.Tags,
 		ObjectLock: s3store.ObjectLock{Mode: e.cfg.Manifest.ObjectLock.Mode, Days: e.cfg.Manifest.ObjectLock.Days},
 		Workers:    e.cfg.Upload.Workers,
 		Log:        log.Named("s3"), Metrics: e.metrics.s3store,

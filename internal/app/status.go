@@ -74,6 +74,8 @@ func (g *generation) sourceStatus(s *source, flights []uploader.InFlight, now ti
 	for c, n := range g.pool.Parked(name) {
 		ss.Parked[string(c)] = n
 	}
+	failing := g.pool.Failing(name)
+	ss.Failing, ss.FailingSince, ss.FailingClass = failing.Files, instant(failing.Since), string(failing.Class)
 	s.judge(&ss, dest, work, now)
 	return ss
 }
@@ -118,13 +120,22 @@ func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState,
 	switch {
 	case !isClosed(s.watch.Watching()):
 		return admin.StateStarting, "the directories are not all watched yet, " + admin.Count(ss.Watched) + " so far", time.Time{}
+	case dest.Stalled > 0:
+		return admin.StateBehind, admin.Count(dest.Stalled) + " requests to the server make no progress", dest.StalledSince
 	}
 	if st, reason, since = trailVerdict(&ss.Trail, now); st != "" {
 		return st, reason, since
 	}
+	return s.verdictOfFiles(ss)
+}
+
+// verdictOfFiles is verdict where source, destination and trail are in order.
+func (s *source) verdictOfFiles(ss *admin.SourceStatus) (st, reason string, since time.Time) {
 	switch {
 	case len(ss.Parked) > 0:
 		return admin.StateParked, parkedReason(ss.Parked), time.Time{}
+	case ss.Failing > 0:
+		return admin.StateBehind, "files that fail again and again: " + admin.Count(ss.Failing) + " (" + ss.FailingClass + ")", *ss.FailingSince
 	case s.watch.HeldDeletes() > 0:
 		return admin.StateParked, admin.Count(s.watch.HeldDeletes()) + " deletions are held back until 'rescan --confirm-deletes'", time.Time{}
 	case ss.DeletesWithheld:
@@ -265,7 +276,7 @@ func isClosed(c <-chan struct{}) bool {
 }
 
 func destinationStatus(d uploader.DestinationState) admin.Destination {
-	out := admin.Destination{State: string(d.State), Since: instant(d.Since)}
+	out := admin.Destination{State: string(d.State), Since: instant(d.Since), Stalled: d.Stalled, StalledSince: instant(d.StalledSince)}
 	if d.Err != nil {
 		out.Class, out.Error, out.NextProbe = string(d.Class), admin.Plain(d.Err.Error(), errorText), instant(d.NextProbe)
 	}
@@ -277,7 +288,7 @@ func inFlightOf(source string, flights []uploader.InFlight) []admin.InFlight {
 	for _, f := range flights {
 		if f.Source == source {
 			list = append(list, admin.InFlight{
-				Name: admin.NewName(f.Path), Size: f.Bytes, Sent: f.Sent, Phase: string(f.Phase), StartedAt: f.Started.UTC(),
+				Name: admin.NewName(f.Path), Size: f.Bytes, Sent: f.Sent, Hashed: f.Hashed, Phase: string(f.Phase), StartedAt: f.Started.UTC(),
 			})
 		}
 	}

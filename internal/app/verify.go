@@ -11,7 +11,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/s3store"
-	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -290,7 +289,7 @@ func (v *verification) options(ctx context.Context, t *verifyTarget) manifest.Ve
 
 // checkSource compares the tree of a source with its trail.
 func (v *verification) checkSource(ctx context.Context, t *verifyTarget, r *manifest.Verification) error {
-	root := safefs.NewRoot(t.source.Path, safefs.RootOptions{Follow: t.source.Symlinks == "follow", CrossMounts: t.source.CrossMounts})
+	root := rootOf(t.source)
 	id, err := root.Identify()
 	if err != nil {
 		return err

@@ -2,10 +2,14 @@ package config
 
 import (
 	"encoding/json"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/s3syncd/s3syncd/internal/loopback"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
@@ -107,6 +111,7 @@ func (l *loader) checkSource(key string, s *Source) {
 	if data, err := json.Marshal(s.EncryptionContext); err != nil || len(data) > maxContextBytes {
 		l.fault(join(key, "encryption_context"), "", "is larger than "+strconv.Itoa(maxContextBytes)+" bytes as JSON", "")
 	}
+	l.checkTags(join(key, "tags"), s.Tags)
 	if own := join(key, "max_delay"); l.written(own) || l.written(join(key, "settle")) {
 		l.checkDelays(own, s.Settle, s.MaxDelay)
 	}
@@ -120,6 +125,27 @@ func (l *loader) checkSource(key string, s *Source) {
 func (l *loader) checkPatterns(key string, lines []string, root string) {
 	for _, w := range watcher.PatternWarnings(lastKey(key), lines, root) {
 		l.warn(key, w)
+	}
+}
+
+// checkTags checks what S3 lets a tag be.
+func (l *loader) checkTags(key string, tags map[string]string) {
+	const form = "at most 10 tags of letters, digits, spaces and _.:/=+-@; a key has up to 128 characters, a value 256"
+	fine := func(s string, most int) bool {
+		return utf8.RuneCountInString(s) <= most && !strings.ContainsFunc(s, func(r rune) bool {
+			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(" _.:/=+-@", r)
+		})
+	}
+	if len(tags) > 10 {
+		l.fault(key, "", "has "+strconv.Itoa(len(tags))+" tags", form)
+	}
+	for _, k := range slices.Sorted(maps.Keys(tags)) {
+		switch {
+		case k == "" || strings.HasPrefix(strings.ToLower(k), "aws:") || !fine(k, 128):
+			l.fault(key, quote(k), "is no key of a tag", form)
+		case !fine(tags[k], 256):
+			l.fault(key, quote(tags[k]), "is no value of a tag", form)
+		}
 	}
 }
 

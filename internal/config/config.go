@@ -44,6 +44,7 @@ type S3 struct {
 	AllowInsecureEndpoint bool
 	PathStyle             bool // true where EndpointURL is set, unless configured
 	ExpectedBucketOwner   string
+	ACL                   string // canned, of every write; "": none is sent
 }
 
 // Source is one directory and where it is archived. Settle, MaxDelay, Region
@@ -60,7 +61,8 @@ type Source struct {
 	SSE                 string   // aws:kms | aws:kms:dsse
 	BucketKey           bool
 	EncryptionContext   map[string]string
-	StorageClass        string // "": the server's default
+	StorageClass        string            // "": the server's default
+	Tags                map[string]string // of every object
 	Include             []string
 	Exclude             []string
 	IgnoreFiles         bool
@@ -69,6 +71,7 @@ type Source struct {
 	Deletes             string // keep | mirror
 	MaxDeletes          int
 	CrossMounts         bool
+	Identity            string // inode | size-mtime: what shows that a file has not changed
 	Settle              time.Duration
 	MaxDelay            time.Duration
 	Region              string
@@ -187,6 +190,6 @@ func defaults() *Config {
 func defaultSource() Source {
 	return Source{
 		SSE: "aws:kms", BucketKey: true,
-		Symlinks: "skip", Hardlinks: "same-owner", Deletes: "keep", MaxDeletes: 100, CrossMounts: true,
+		Symlinks: "skip", Hardlinks: "same-owner", Deletes: "keep", MaxDeletes: 100, CrossMounts: true, Identity: "inode",
 	}
 }

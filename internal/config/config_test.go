@@ -54,7 +54,7 @@ func TestParseFillsInEveryDefault(t *testing.T) {
 		Sources: []Source{{
 			Name: "app", Path: "/no/such/app", Bucket: "my-bucket", KMSKeyID: "alias/archive",
 			SSE: "aws:kms", BucketKey: true, Symlinks: "skip", Hardlinks: "same-owner", Deletes: "keep",
-			MaxDeletes: 100, CrossMounts: true, Settle: 2 * time.Second, MaxDelay: 15 * time.Minute,
+			MaxDeletes: 100, CrossMounts: true, Identity: "inode", Settle: 2 * time.Second, MaxDelay: 15 * time.Minute,
 		}},
 		Watch: Watch{
 			Settle: 2 * time.Second, MaxDelay: 15 * time.Minute, RescanInterval: time.Hour,
@@ -84,6 +84,7 @@ s3:
   allow_insecure_endpoint: true
   path_style: false
   expected_bucket_owner: 012345678901
+  acl: bucket-owner-full-control
 sources:
   - name: Ünïcode data
     path: /no/such//dir/
@@ -96,6 +97,7 @@ sources:
     bucket_key: false
     encryption_context: {team: archive, empty: ""}
     storage_class: CUSTOM_CLASS
+    tags: {team: archive}
     include: ["*.log"]
     exclude:
       - "*.tmp"
@@ -106,6 +108,7 @@ sources:
     deletes: mirror
     max_deletes: 7
     cross_mounts: false
+    identity: size-mtime
     settle: 10ms
     max_delay: 100ms
     region: us-west-2
@@ -140,11 +143,11 @@ func TestParseReadsEveryKey(t *testing.T) {
 	want := &Config{
 		Instance: "host-7",
 		StateDir: "/srv/state",
-		S3:       S3{Region: "eu-central-1", EndpointURL: "http://127.0.0.1:9000", AllowInsecureEndpoint: true, ExpectedBucketOwner: "012345678901"},
+		S3:       S3{Region: "eu-central-1", EndpointURL: "http://127.0.0.1:9000", AllowInsecureEndpoint: true, ExpectedBucketOwner: "012345678901", ACL: "bucket-owner-full-control"},
 		Sources: []Source{{
 			Name: "Ünïcode data", Path: "/no/such/dir", Bucket: "my.bucket-2", Prefix: "backups/host-7/x",
 			KMSKeyID: "arn:aws-us-gov:kms:us-gov-west-1:123456789012:alias/team/archive", AcceptKMSKeys: keys, TakesOver: []string{"0a1b2c3d"},
-			SSE: "aws:kms:dsse", BucketKey: false, EncryptionContext: map[string]string{"team": "archive", "empty": ""}, StorageClass: "CUSTOM_CLASS",
+			SSE: "aws:kms:dsse", BucketKey: false, EncryptionContext: map[string]string{"team": "archive", "empty": ""}, StorageClass: "CUSTOM_CLASS", Tags: map[string]string{"team": "archive"}, Identity: "size-mtime",
 			Include: []string{"*.log"}, Exclude: []string{"*.tmp", "#x"}, IgnoreFiles: true,
 			Symlinks: "follow", Hardlinks: "allow", Deletes: "mirror", MaxDeletes: 7,
 			Settle: 10 * time.Millisecond, MaxDelay: 100 * time.Millisecond,
@@ -153,7 +156,7 @@ func TestParseReadsEveryKey(t *testing.T) {
 			Name: "other", Path: "/no/such/other", Bucket: "my.bucket-2", Prefix: "backups/host-77",
 			KMSKeyID: "minio-key", AcceptKMSKeys: keys,
 			SSE: "aws:kms", BucketKey: true, Symlinks: "skip", Hardlinks: "same-owner", Deletes: "keep",
-			MaxDeletes: 100, CrossMounts: true, Settle: 90 * time.Second, MaxDelay: 2 * time.Hour,
+			MaxDeletes: 100, CrossMounts: true, Identity: "inode", Settle: 90 * time.Second, MaxDelay: 2 * time.Hour,
 			Region: "eu-central-1", ExpectedBucketOwner: "012345678901",
 		}},
 		Watch:  Watch{Settle: 90 * time.Second, MaxDelay: 2 * time.Hour, PollInterval: 36 * time.Hour, RemoteCheckInterval: time.Second, Reread: day},
@@ -165,7 +168,7 @@ func TestParseReadsEveryKey(t *testing.T) {
 		Admin: Admin{Listen: "0.0.0.0:0", Page: true, WebConfig: "/etc/s3syncd/web.yml", Socket: "/run/x.sock"},
 		Log:   Log{Level: "debug", Format: "console"},
 		Warnings: []string{
-			`c.yaml:24: sources[0].exclude: "#x" is a comment and matches nothing; for a name that begins with # write \#`,
+			`c.yaml:26: sources[0].exclude: "#x" is a comment and matches nothing; for a name that begins with # write \#`,
 		},
 	}
 	if d := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Admin{}, Config{})); d != "" {
@@ -389,5 +392,28 @@ func TestNothingSecretIsPrinted(t *testing.T) {
 	faults := parseFaults(t, minimal, "S3SYNCD_S3_SECRET_ACCESS_KEY="+canary)
 	if strings.Contains(faults.Error(), canary) || !strings.Contains(faults.Error(), "default chain") {
 		t.Errorf("fault of a variable: %v", faults)
+	}
+}
+
+func TestTagsAreCheckedAsS3Does(t *testing.T) {
+	for tags, good := range map[string]bool{
+		`{team: "a b", "x/y": "1+2=3@z"}`: true,
+		`{"é": ""}`:                       true,
+		`{"aws:x": "1"}`:                  false,
+		`{"": "1"}`:                       false,
+		`{"a": "b;c"}`:                    false,
+		`{"a": "` + strings.Repeat("x", 257) + `"}`:                          false,
+		`{"` + strings.Repeat("x", 129) + `": "a"}`:                          false,
+		`{a: b, c: d, e: f, g: h, i: j, k: l, m: n, o: p, q: r, s: t}`:       true,
+		`{a: b, c: d, e: f, g: h, i: j, k: l, m: n, o: p, q: r, s: t, u: v}`: false,
+	} {
+		text := "instance: a\nsources: [{path: /x, bucket: bbb, kms_key_id: k, identity: size-mtime, tags: " + tags + "}]\ns3: {region: us-east-1, acl: bucket-owner-full-control}\n"
+		c, err := Parse("test.yaml", []byte(text), nil)
+		if (err == nil) != good {
+			t.Errorf("tags %.40s: %v, want them taken: %v", tags, err, good)
+		}
+		if err == nil && (c.S3.ACL != "bucket-owner-full-control" || c.Sources[0].Identity != "size-mtime" || len(c.Sources[0].Tags) == 0) {
+			t.Errorf("acl %q, identity %q, tags %v", c.S3.ACL, c.Sources[0].Identity, c.Sources[0].Tags)
+		}
 	}
 }

@@ -55,6 +55,7 @@ func (s *S3) options() []option {
 		{key: "allow_insecure_endpoint", value: boolean{&s.AllowInsecureEndpoint}},
 		{key: "path_style", value: boolean{&s.PathStyle}},
 		{key: "expected_bucket_owner", value: account(&s.ExpectedBucketOwner)},
+		{key: "acl", value: enum{&s.ACL, []string{"", "bucket-owner-full-control", "bucket-owner-read", "private"}}},
 	}
 }
 
@@ -115,6 +116,7 @@ func (s *Source) options() []option {
 		{key: "bucket_key", value: boolean{&s.BucketKey}},
 		{key: "encryption_context", dict: &dict{&s.EncryptionContext}},
 		{key: "storage_class", value: text{p: &s.StorageClass, optional: true, form: storageClassForm, check: checkStorageClass}},
+		{key: "tags", dict: &dict{&s.Tags}},
 		{key: "include", list: &list{&s.Include, pattern}},
 		{key: "exclude", list: &list{&s.Exclude, pattern}},
 		{key: "ignore_files", value: boolean{&s.IgnoreFiles}},
@@ -123,6 +125,7 @@ func (s *Source) options() []option {
 		{key: "deletes", value: enum{&s.Deletes, []string{"keep", "mirror"}}},
 		{key: "max_deletes", value: integer[int]{&s.MaxDeletes, 0, 1_000_000_000}},
 		{key: "cross_mounts", value: boolean{&s.CrossMounts}},
+		{key: "identity", value: enum{&s.Identity, []string{"inode", "size-mtime"}}},
 		{key: "settle", value: duration{p: &s.Settle, min: minSettle}},
 		{key: "max_delay", value: duration{p: &s.MaxDelay, min: minMaxDelay}},
 		{key: "region", value: region(&s.Region)},

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -100,7 +101,12 @@ func (s *Store) configure(o *s3.Options) {
 		// A redirect would take the body and the key to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	o.Retryer = newRetryer(s.creds)
+	o.Retryer = newRetryer(s.creds, s.clock)
+	// The transport does not wait for the server's word before a body, and some
+	// proxies refuse every request that asks for it.
+	o.ContinueHeaderThresholdBytes = -1
+	o.DisableClockSkewCorrection = true // It believes any Date; s.clock does not.
+	o.HTTPSignerV4 = &clockSigner{clock: s.clock, next: v4.NewSigner(func(so *v4.SignerOptions) { so.DisableURIPathEscaping = true })}
 	o.RetryMaxAttempts = 0 // As the retryer says, not the environment.
 	// Every body goes out with a checksum that is already known.
 	o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
@@ -114,7 +120,7 @@ func (s *Store) configure(o *s3.Options) {
 // newRetryer returns the few quick attempts inside one request. There is no
 // quota: after an outage it would fail requests that never ran. Waiting longer
 // is the caller's part.
-func newRetryer(creds *credentialSource) aws.Retryer {
+func newRetryer(creds *credentialSource, c *clock) aws.Retryer {
 	return retry.NewStandard(func(o *retry.StandardOptions) {
 		o.MaxAttempts = maxAttempts
 		o.MaxBackoff = maxBackoff
@@ -123,6 +129,12 @@ func newRetryer(creds *credentialSource) aws.Retryer {
 			retry.IsErrorRetryableFunc(neverRetry),
 			retry.IsErrorRetryableFunc(func(err error) aws.Ternary {
 				if refusedCredentials(err) && creds.renewed() {
+					return aws.TrueTernary
+				}
+				return aws.UnknownTernary
+			}),
+			retry.IsErrorRetryableFunc(func(err error) aws.Ternary {
+				if skewed(err, c, time.Now().Add(-maxBackoff)) {
 					return aws.TrueTernary
 				}
 				return aws.UnknownTernary
@@ -154,6 +166,9 @@ func (s *Store) checkClient() error {
 	o := s.client.Options()
 	if o.Region == "" {
 		return invalid("no region is configured, and the AWS environment has none")
+	}
+	if strings.ContainsFunc(o.Region, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return fmt.Errorf("s3store: the region %q has a character that no request can carry", o.Region)
 	}
 	return checkEndpoint(aws.ToString(o.BaseEndpoint), s.o.AllowInsecure)
 }

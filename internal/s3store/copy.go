@@ -107,6 +107,14 @@ func (s *Store) copyWhole(ctx context.Context, c state.Copy, h *s3.HeadObjectOut
 		ObjectLockMode: h.ObjectLockMode, ObjectLockRetainUntilDate: h.ObjectLockRetainUntilDate, ObjectLockLegalHoldStatus: h.ObjectLockLegalHoldStatus,
 	}
 	s.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
+	own := aws.ToInt32(h.TagCount) > 0 && len(s.marks.tags) > 0 // Else the object's tags come over by themselves.
+	replace, err := s.markCopy(ctx, c.Key, own, &in.ACL, &in.Tagging)
+	if err != nil {
+		return state.Object{}, err
+	}
+	if replace {
+		in.TaggingDirective = types.TaggingDirectiveReplace
+	}
 	in.IfMatch, _ = conditions(s.supported(state.Condition{ETag: c.ETag}))
 	out, err := s.client.CopyObject(ctx, in)
 	if err != nil {
@@ -180,10 +188,8 @@ func (s *Store) createCopy(ctx context.Context, c state.Copy, h *s3.HeadObjectOu
 		WebsiteRedirectLocation: h.WebsiteRedirectLocation, StorageClass: h.StorageClass,
 		ObjectLockMode: h.ObjectLockMode, ObjectLockRetainUntilDate: h.ObjectLockRetainUntilDate, ObjectLockLegalHoldStatus: h.ObjectLockLegalHoldStatus,
 	}
-	if aws.ToInt32(h.TagCount) > 0 {
-		if in.Tagging, err = s.tags(ctx, c.Key); err != nil {
-			return "", err
-		}
+	if _, err := s.markCopy(ctx, c.Key, aws.ToInt32(h.TagCount) > 0, &in.ACL, &in.Tagging); err != nil {
+		return "", err
 	}
 	s.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
 	out, err := s.client.CreateMultipartUpload(ctx, in)
@@ -204,8 +210,8 @@ func (s *Store) createCopy(ctx context.Context, c state.Copy, h *s3.HeadObjectOu
 	return uploadID, nil
 }
 
-// tags returns the tags of an object as a request carries them.
-func (s *Store) tags(ctx context.Context, key string) (*string, error) {
+// tags returns the tags of an object.
+func (s *Store) tags(ctx context.Context, key string) (url.Values, error) {
 	out, err := s.client.GetObjectTagging(ctx, &s3.GetObjectTaggingInput{
 		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.owner(),
 	})
@@ -216,7 +222,7 @@ func (s *Store) tags(ctx context.Context, key string) (*string, error) {
 	for _, t := range out.TagSet {
 		v.Add(aws.ToString(t.Key), aws.ToString(t.Value))
 	}
-	return aws.String(v.Encode()), nil
+	return v, nil
 }
 
 // fillCopy copies the parts, several at once, and joins them.

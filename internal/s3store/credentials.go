@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/smithy-go"
@@ -58,6 +60,9 @@ func (c *credentialSource) Retrieve(ctx context.Context) (aws.Credentials, error
 	if err != nil {
 		return v, &credentialError{err}
 	}
+	if err := checkCredentials(v); err != nil {
+		return v, &credentialError{err}
+	}
 	expires := time.Time{}
 	if v.CanExpire {
 		expires = v.Expires
@@ -67,6 +72,21 @@ func (c *credentialSource) Retrieve(ctx context.Context) (aws.Credentials, error
 	c.mu.Unlock()
 	c.metrics.setExpiry(c, expires)
 	return v, nil
+}
+
+// checkCredentials refuses what no request can carry: a file that was read with
+// the newline at its end is the usual cause.
+func checkCredentials(c aws.Credentials) error {
+	for name, v := range map[string]string{"access key": c.AccessKeyID, "session token": c.SessionToken} {
+		if i := strings.IndexFunc(v, func(r rune) bool { return r <= ' ' || r > '~' }); i >= 0 {
+			return fmt.Errorf("the %s has a character at position %d that no request can carry: is it a newline or a space?", name, i+1)
+		}
+	}
+	secret := c.SecretAccessKey
+	if strings.TrimSpace(secret) != secret || strings.ContainsFunc(secret, unicode.IsControl) {
+		return errors.New("the secret key begins or ends with a space or a newline, or has a control character")
+	}
+	return nil
 }
 
 // renewed reports whether another attempt is worth while after credentials were

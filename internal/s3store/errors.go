@@ -254,7 +254,8 @@ func classOfSilence(err error) state.Class {
 	_, record := errors.AsType[tls.RecordHeaderError](err)
 	_, input := errors.AsType[smithy.InvalidParamsError](err)
 	_, encode := errors.AsType[*smithy.SerializationError](err)
-	if cert || unknown || record || input || encode || errors.Is(err, http.ErrSchemeMismatch) {
+	unsendable := strings.Contains(err.Error(), "net/http: invalid") // A header or a method that HTTP has no form for.
+	if cert || unknown || record || input || encode || unsendable || errors.Is(err, http.ErrSchemeMismatch) {
 		return state.ClassConfiguration
 	}
 	return state.ClassTransient

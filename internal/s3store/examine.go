@@ -71,11 +71,16 @@ type examiner struct {
 	canary  *canary
 	written []string
 	found   Capabilities
+
+	body, wanted int64 // of the largest part: what is sent, and what production sends
 }
 
 // examineLock is the retention of the document that proves that there can be
 // one: it outlives the examination by no more.
 const examineLock = time.Minute
+
+// ExamineBody is the largest body that an examination sends.
+const examineBody = 64 << 20
 
 // MinPart is the smallest part that S3 takes but for the last.
 const minPart = 5 << 20
@@ -83,12 +88,13 @@ const minPart = 5 << 20
 // Examine tries everything that a daemon does at this destination with small
 // objects below _manifests/.canary/, and then removes them where that is
 // granted; with deletes also what a mirror does, on an object of its own in the
-// prefix. A check that needs what another did not bring is skipped. It blocks
+// prefix. Body is the largest body that production sends: one part has that size,
+// up to 64 MiB, because a proxy may have a limit of its own. A check that needs what another did not bring is skipped. It blocks
 // for as long as its requests take; what cannot be reached is asked once more by
 // each check only until the first gets no answer.
-func (s *Store) Examine(ctx context.Context, deletes bool) Examination {
+func (s *Store) Examine(ctx context.Context, deletes bool, body int64) Examination {
 	e := &examiner{
-		Store: s, found: s.unknown(),
+		Store: s, found: s.unknown(), body: min(max(body, minPart), examineBody), wanted: body,
 		canary: &canary{key: s.canaryKey(), body: []byte("s3syncd preflight\n")},
 	}
 	s.probeMu.Lock()
@@ -273,10 +279,17 @@ func (e *examiner) multipart(ctx context.Context) {
 		return
 	}
 	parts, whole, err := e.twoParts(ctx, key, id)
-	if e.note(CheckPart, err) {
+	if err != nil {
+		err = fmt.Errorf("a body of %d bytes: %w", e.body, err)
+	}
+	part := Trial{Check: CheckPart, Err: err, Detail: fmt.Sprintf("a body of %d bytes", e.body)}
+	if err == nil && e.wanted > e.body {
+		part.Lack = fmt.Sprintf("bodies of up to %d bytes were tried, files here are sent in bodies of up to %d: a limit in between shows only then", e.body, e.wanted)
+	}
+	if e.Trials = append(e.Trials, part); err == nil {
 		_, err = e.ListParts(ctx, key, id)
 		e.note(CheckListParts, err)
-		_, err = e.Complete(ctx, state.Complete{Key: key, UploadID: id, Parts: parts, Size: minPart + 1, CRC32: whole})
+		_, err = e.Complete(ctx, state.Complete{Key: key, UploadID: id, Parts: parts, Size: e.body + 1, CRC32: whole})
 		e.note(CheckComplete, err)
 		id, _, err = e.Create(ctx, key, nil)
 	} else {
@@ -290,9 +303,9 @@ func (e *examiner) multipart(ctx context.Context) {
 }
 
 func (e *examiner) twoParts(ctx context.Context, key, id string) (parts []state.Part, whole uint32, err error) {
-	body := make([]byte, minPart+1)
+	body := make([]byte, e.body+1)
 	_, _ = rand.Read(body) // Never fails.
-	for i, b := range [][]byte{body[:minPart], body[minPart:]} {
+	for i, b := range [][]byte{body[:e.body], body[e.body:]} {
 		p, err := e.UploadPart(ctx, key, id, int32(i)+1, bytes.NewReader(b), int64(len(b)), crc32.ChecksumIEEE(b))
 		if err != nil {
 			return nil, 0, err

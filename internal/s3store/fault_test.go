@@ -384,8 +384,10 @@ func TestClockOffset(t *testing.T) {
 		t.Errorf("ClockOffset = %v, %v, want 0 for equal clocks", s.ClockOffset(), err)
 	}
 	f.Behave(func(b *s3test.Behavior) { b.Clock = time.Hour })
-	if err := s.Ping(t.Context()); err != nil {
-		t.Fatalf("Ping: %v", err)
+	for range clockAgree + 1 {
+		if err := s.Ping(t.Context()); err != nil {
+			t.Fatalf("Ping: %v", err)
+		}
 	}
 	if d := s.ClockOffset() - time.Hour; d.Abs() > 2*time.Second {
 		t.Errorf("ClockOffset = %v, want an hour", s.ClockOffset())
@@ -394,8 +396,13 @@ func TestClockOffset(t *testing.T) {
 		t.Errorf("Now is %v off", d)
 	}
 	f.Behave(func(b *s3test.Behavior) { b.Clock = 0 })
-	if err := s.Ping(t.Context()); err != nil || s.ClockOffset() != 0 {
-		t.Errorf("ClockOffset = %v, %v, want 0 again", s.ClockOffset(), err)
+	for range clockAgree + 1 {
+		if err := s.Ping(t.Context()); err != nil {
+			t.Fatalf("Ping: %v", err)
+		}
+	}
+	if s.ClockOffset() != 0 {
+		t.Errorf("ClockOffset = %v, want 0 again", s.ClockOffset())
 	}
 }
 

@@ -106,7 +106,7 @@ func OpenKMS(ctx context.Context, o KMSOptions) (*KMSSigner, error) {
 			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
-		k.Retryer, k.RetryMaxAttempts = newRetryer(s.creds), 0
+		k.Retryer, k.RetryMaxAttempts = newRetryer(s.creds, &clock{}), 0
 	})
 	final := s.client.Options()
 	if final.Region == "" {

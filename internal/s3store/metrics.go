@@ -45,6 +45,8 @@ type Metrics struct {
 	expiry      prometheus.Gauge
 	clockOffset prometheus.Gauge
 
+	clockCorrections *prometheus.CounterVec
+
 	mu       sync.Mutex
 	expiries map[*credentialSource]time.Time
 	offsets  map[*clock]time.Duration // those that are not 0
@@ -73,8 +75,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "s3syncd_clock_offset_seconds",
 			Help: "How far the clock of S3 is ahead of this host's; of several servers, the one that differs most.",
 		}),
+		clockCorrections: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "s3syncd_clock_corrections_total",
+			Help: "Corrections of this host's clock by what servers say: adopted, dropped because they did not help any more, ignored because requests are accepted without them.",
+		}, []string{"result"}),
 		expiries: map[*credentialSource]time.Time{},
 		offsets:  map[*clock]time.Duration{},
+	}
+	for _, result := range []string{clockAdopted, clockDropped, clockIgnored} {
+		m.clockCorrections.WithLabelValues(result)
 	}
 	for _, op := range operations() {
 		m.duration[op] = duration.WithLabelValues(op)

@@ -8,18 +8,21 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
 )
 
 func TestAStoreThatIsClosedLeavesTheGauges(t *testing.T) {
 	m := NewMetrics(prometheus.NewPedanticRegistry())
 	soon, later := time.Unix(2_000_000_000, 0), time.Unix(3_000_000_000, 0)
 	first, second := &credentialSource{}, &credentialSource{}
-	a, b := &clock{metrics: m}, &clock{metrics: m}
+	a, b := &clock{metrics: m, log: zap.NewNop()}, &clock{metrics: m, log: zap.NewNop()}
 	now := time.Unix(1_900_000_000, 0)
 	m.setExpiry(first, soon)
 	m.setExpiry(second, later)
-	a.observe(now, now, now.Add(-time.Hour))
-	b.observe(now, now, now.Add(time.Minute))
+	for range clockAgree + 1 { // The last proves what was tried before it.
+		a.observe(clockAnswer{sent: now, received: now, date: now.Add(-time.Hour), signed: a.signs(), verdict: clockTaken})
+		b.observe(clockAnswer{sent: now, received: now, date: now.Add(time.Minute), signed: b.signs(), verdict: clockTaken})
+	}
 	if got := testutil.ToFloat64(m.expiry); got != float64(soon.Unix()) {
 		t.Errorf("expiry %v, want the first, %v", got, soon.Unix())
 	}

@@ -29,6 +29,7 @@ func (s *Store) Create(ctx context.Context, key string, metadata map[string]stri
 		ChecksumAlgorithm: types.ChecksumAlgorithmCrc32, ChecksumType: types.ChecksumTypeFullObject,
 	}
 	s.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
+	s.marks.mark(&in.ACL, &in.Tagging)
 	out, err := s.client.CreateMultipartUpload(ctx, in)
 	if err != nil {
 		return "", state.Object{}, s.fault(ctx, opCreate, key, err)

@@ -107,6 +107,7 @@ func (s *Store) putOnce(ctx context.Context, in *s3.PutObjectInput, p state.Put)
 	in.ContentMD5 = aws.String(base64.StdEncoding.EncodeToString(p.MD5[:]))
 	in.ChecksumSHA256 = aws.String(base64.StdEncoding.EncodeToString(p.SHA256[:]))
 	s.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
+	s.marks.mark(&in.ACL, &in.Tagging)
 	in.IfMatch, in.IfNoneMatch = conditions(p.If)
 	out, h, err := s.wire.put(ctx, in, body)
 	if err != nil {

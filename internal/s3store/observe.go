@@ -6,7 +6,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
@@ -14,7 +16,7 @@ import (
 )
 
 // observer counts and times every attempt of every operation, and notes what
-// the Date headers say of this host's clock.
+// the answers say of this host's clock.
 type observer struct {
 	metrics   *Metrics
 	clock     *clock
@@ -37,8 +39,45 @@ func (o *observer) HandleDeserialize(ctx context.Context, in middleware.Deserial
 	if resp, ok := out.RawResponse.(*smithyhttp.Response); ok && resp != nil {
 		answer = resp.Response
 	}
-	md.Set(heardKey{}, o.observe(awsmiddleware.GetOperationName(ctx), sent, received, answer))
+	h := o.observe(awsmiddleware.GetOperationName(ctx), sent, received, answer)
+	md.Set(heardKey{}, h)
+	if answer != nil {
+		a := clockAnswer{sent: sent, received: received, date: h.trusted, verdict: clockVerdictOf(answer.StatusCode, answerOf(err).code)}
+		if req, ok := in.Request.(*smithyhttp.Request); ok {
+			if at, err := time.Parse(signTime, req.Header.Get(headerAmzDate)); err == nil {
+				a.signed = at.Sub(sent)
+			}
+		}
+		o.clock.observe(a)
+	}
 	return out, md, err
+}
+
+// clockVerdictOf judges by an answer's status and code. Absence and a condition
+// that does not hold are said only to who may ask.
+func clockVerdictOf(status int, code string) clockVerdict {
+	switch {
+	case code == codeSkewed:
+		return clockSkewed
+	case status >= http.StatusOK && status < http.StatusMultipleChoices,
+		status == http.StatusNotFound, status == http.StatusPreconditionFailed, status == http.StatusNotModified:
+		return clockTaken
+	}
+	return clockUnknown
+}
+
+// clockSigner signs the SDK's requests with the corrected time, as those of
+// wire are.
+type clockSigner struct {
+	next  *v4.Signer
+	clock *clock
+}
+
+// SignHTTP implements s3.HTTPSignerV4.
+func (s *clockSigner) SignHTTP(
+	ctx context.Context, c aws.Credentials, r *http.Request, hash, service, region string, _ time.Time, options ...func(*v4.SignerOptions),
+) error {
+	return s.next.SignHTTP(ctx, c, r, hash, service, region, time.Now().Add(s.clock.signs()).UTC(), options...)
 }
 
 // observe takes in one attempt of op. Resp is nil, or has no status, where there was no answer.
@@ -50,7 +89,7 @@ func (o *observer) observe(op string, sent, received time.Time, resp *http.Respo
 		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 			h.date = date
 			if resp.Header.Get("Age") == "" { // Else it comes out of a cache, and so does its date.
-				o.clock.observe(sent, received, date)
+				h.trusted = date
 			}
 		}
 	}
@@ -73,6 +112,7 @@ func requestID(h http.Header) string {
 // heard is what every answer carries outside its body.
 type heard struct {
 	date      time.Time // zero: not told
+	trusted   time.Time // the same, zero also where a cache told it
 	requestID string
 }
 

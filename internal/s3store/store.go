@@ -55,6 +55,8 @@ type Options struct {
 	EncryptionContext map[string]string
 	StorageClass      string // of data; documents of the trail are STANDARD
 	ObjectLock        ObjectLock
+	ACL               string            // canned, of every write; "": none is sent
+	Tags              map[string]string // of every write
 
 	Workers int // how many requests run at once; idle connections are kept for all
 	// StallLimit ends an attempt whose body moved no byte, or whose answer did
@@ -98,6 +100,7 @@ type Store struct {
 	watched   *watchdog // around transport
 	creds     *credentialSource
 	enc       encryption
+	marks     marks
 	log       *zap.Logger
 	clock     *clock
 	reask     *reasker
@@ -133,7 +136,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.CopyPart == 0 {
 		o.CopyPart = defaultCopyPart
 	}
-	s := &Store{o: o, enc: enc, log: o.Log, clock: &clock{metrics: o.Metrics}, reask: &reasker{}}
+	s := &Store{o: o, enc: enc, marks: newMarks(o), log: o.Log, clock: &clock{metrics: o.Metrics, log: o.Log}, reask: &reasker{}}
 	if err := s.connect(ctx); err != nil {
 		return nil, err
 	}
@@ -164,9 +167,9 @@ func (s *Store) KeepCredentials(ctx context.Context) error {
 	return err
 }
 
-// ClockOffset returns how far S3's clock is ahead of this host's, as the Date
-// header of the answers says, and 0 while the difference is below what that
-// header can tell.
+// ClockOffset returns how far S3's clock is ahead of this host's, as several
+// answers in a row say or a refusal has shown, and 0 while the difference is
+// below what a Date header can tell.
 func (s *Store) ClockOffset() time.Duration { return s.clock.offset() }
 
 // Now returns this host's time corrected by ClockOffset.
@@ -208,7 +211,7 @@ func (s *Store) destination() string {
 	var b strings.Builder
 	for _, p := range []string{
 		effective.Region, aws.ToString(effective.BaseEndpoint), o.Profile, o.ExpectedBucketOwner, o.Bucket, o.Prefix,
-		o.KMSKeyID, o.SSE, o.StorageClass, strconv.FormatBool(o.BucketKey),
+		o.KMSKeyID, o.SSE, o.StorageClass, strconv.FormatBool(o.BucketKey), o.ACL, s.marks.tags.Encode(),
 	} {
 		fmt.Fprintf(&b, "%q ", p)
 	}

@@ -25,11 +25,11 @@ import (
 )
 
 const (
-	userAgent      = "s3syncd"
-	maxAnswer      = 64 << 10        // what is read of an answer's body
-	expectContinue = 2 << 20         // bodies from this size on wait for the server's word, as the SDK's do
-	skewLimit      = 4 * time.Minute // S3 refuses signatures of another time than its own by 15 minutes
-	maxRetryAfter  = 5 * time.Second // beyond the retryer's own delay, as the SDK's
+	userAgent     = "s3syncd"
+	maxAnswer     = 64 << 10        // what is read of an answer's body
+	skewLimit     = 4 * time.Minute // S3 refuses signatures of another time than its own by 15 minutes
+	codeSkewed    = "RequestTimeTooSkewed"
+	maxRetryAfter = 5 * time.Second // beyond the retryer's own delay, as the SDK's
 )
 
 // wire sends PutObject, the one operation that runs for every file: through the
@@ -96,12 +96,12 @@ func (w *wire) put(ctx context.Context, in *s3.PutObjectInput, b *sizedBody) (*s
 		return nil, heard{}, smithy.NewErrParamRequired("Key") // It would be a request to the bucket.
 	}
 	for attempt := 1; ; attempt++ {
-		offset := w.observer.clock.offset()
-		out, h, err := w.try(ctx, in, b, offset)
+		begun := time.Now()
+		out, h, err := w.try(ctx, in, b)
 		if err == nil || attempt >= w.retryer.MaxAttempts() || ctx.Err() != nil {
 			return out, h, err
 		}
-		if !w.retryer.IsErrorRetryable(err) && !w.skewed(err, offset) {
+		if !w.retryer.IsErrorRetryable(err) && !skewed(err, w.observer.clock, begun) {
 			return nil, h, err
 		}
 		if err := w.pause(ctx, attempt, err); err != nil {
@@ -114,9 +114,9 @@ func (w *wire) put(ctx context.Context, in *s3.PutObjectInput, b *sizedBody) (*s
 }
 
 // skewed reports whether a request was signed for a time that the server does
-// not take, and its answer has told a better one.
-func (w *wire) skewed(err error, offset time.Duration) bool {
-	return answerOf(err).code == "RequestTimeTooSkewed" && (w.observer.clock.offset()-offset).Abs() > skewLimit
+// not take, and another one is in use since it began.
+func skewed(err error, c *clock, begun time.Time) bool {
+	return answerOf(err).code == codeSkewed && c.movedSince(begun)
 }
 
 // pause waits before the next attempt, longer where the server asks for it.
@@ -137,12 +137,13 @@ func (w *wire) pause(ctx context.Context, attempt int, err error) error {
 }
 
 // try is one attempt.
-func (w *wire) try(ctx context.Context, in *s3.PutObjectInput, b *sizedBody, offset time.Duration) (*s3.PutObjectOutput, heard, error) {
+func (w *wire) try(ctx context.Context, in *s3.PutObjectInput, b *sizedBody) (*s3.PutObjectOutput, heard, error) {
 	c, err := w.creds.Retrieve(ctx)
 	if err != nil {
 		return nil, heard{}, err
 	}
 	body := &attemptBody{r: b}
+	offset := w.observer.clock.signs()
 	req := w.request(in, c, time.Now().Add(offset)).WithContext(ctx)
 	if b.size > 0 {
 		req.Body = body
@@ -159,11 +160,16 @@ func (w *wire) try(ctx context.Context, in *s3.PutObjectInput, b *sizedBody, off
 		}
 		return nil, h, &smithyhttp.RequestSendError{Err: &url.Error{Op: "Put", URL: req.URL.String(), Err: err}}
 	}
+	received := time.Now()
 	text, err := readAnswer(resp)
 	if err != nil {
 		return nil, h, err
 	}
-	if a, refused := refusalIn(resp, text); refused {
+	a, refused := refusalIn(resp, text)
+	w.observer.clock.observe(clockAnswer{
+		sent: sent, received: received, date: h.trusted, signed: offset, verdict: clockVerdictOf(resp.StatusCode, a.code),
+	})
+	if refused {
 		return nil, h, &refusal{a}
 	}
 	return putOutput(resp.Header), h, nil
@@ -188,9 +194,6 @@ func (w *wire) request(in *s3.PutObjectInput, c aws.Credentials, now time.Time) 
 	h["Authorization"] = []string{authorization}
 	h["User-Agent"] = []string{userAgent}
 	h["Accept-Encoding"] = []string{"identity"} // Not signed: some proxies alter it.
-	if aws.ToInt64(in.ContentLength) >= expectContinue {
-		h["Expect"] = []string{"100-continue"}
-	}
 	return &http.Request{
 		Method: http.MethodPut, Host: w.host, Header: h, ContentLength: aws.ToInt64(in.ContentLength),
 		URL:  &url.URL{Scheme: w.scheme, Host: w.address, Path: w.plain + "/" + key, RawPath: path},
@@ -226,6 +229,8 @@ func (w *wire) fields(in *s3.PutObjectInput, c aws.Credentials, now time.Time) [
 		add("x-amz-server-side-encryption-bucket-key-enabled", strconv.FormatBool(*in.BucketKeyEnabled))
 	}
 	add("x-amz-storage-class", string(in.StorageClass))
+	add("x-amz-acl", string(in.ACL))
+	add("x-amz-tagging", aws.ToString(in.Tagging))
 	add("x-amz-object-lock-mode", string(in.ObjectLockMode))
 	if in.ObjectLockRetainUntilDate != nil {
 		add("x-amz-object-lock-retain-until-date", smithytime.FormatDateTime(*in.ObjectLockRetainUntilDate))

@@ -23,6 +23,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go/encoding/httpbinding"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -172,11 +173,11 @@ func TestHeadersAreTheSDKs(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "b")
 	t.Setenv("AWS_SESSION_TOKEN", "c")
 	s := openStore(t, options("http://127.0.0.1:1", "bucket", s3test.FakeKeyARN))
-	for _, size := range []int64{0, 5, expectContinue - 1, expectContinue} {
+	for _, size := range []int64{0, 5, 2 << 20} {
 		in := &s3.PutObjectInput{
 			Bucket: aws.String("bucket"), Key: aws.String("a/é %"), ContentLength: aws.Int64(size), ContentType: aws.String(contentBinary),
 			Body: bytes.NewReader(make([]byte, size)), ContentMD5: aws.String("m"), ChecksumSHA256: aws.String("s"),
-			ExpectedBucketOwner: aws.String("1"), IfMatch: aws.String(quoted("e")), IfNoneMatch: aws.String(ifAbsent), StorageClass: "GLACIER_IR",
+			ACL: "bucket-owner-full-control", Tagging: aws.String("a=b+c"), ExpectedBucketOwner: aws.String("1"), IfMatch: aws.String(quoted("e")), IfNoneMatch: aws.String(ifAbsent), StorageClass: "GLACIER_IR",
 			Metadata:                  map[string]string{"MD5": "0", "note": " é  x "},
 			SSEKMSEncryptionContext:   aws.String("e30="),
 			SSEKMSKeyId:               aws.String("k"),
@@ -228,8 +229,9 @@ func wireTo(next http.RoundTripper) *wire {
 		return aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b"}, nil
 	})}
 	creds.load = func(context.Context) (aws.CredentialsProvider, error) { return creds.current, nil }
+	c := &clock{metrics: m, log: zap.NewNop()}
 	return &wire{
-		next: next, retryer: newRetryer(creds), creds: creds, observer: &observer{metrics: m, clock: &clock{metrics: m}},
+		next: next, retryer: newRetryer(creds, c), creds: creds, observer: &observer{metrics: m, clock: c},
 		signer: sigV4{region: "us-east-1"}, scheme: "http", address: "127.0.0.1:1", host: "127.0.0.1:1", plain: "/bucket", path: "/bucket",
 	}
 }

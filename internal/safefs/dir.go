@@ -118,7 +118,7 @@ func (d *Dir) Stat(name string) (Stat, error) {
 	if err != nil {
 		return Stat{}, pathError("lstat", d.join(name), err)
 	}
-	return st, nil
+	return d.root.seen(st), nil
 }
 
 // StatEntry says what e is, for a followed link what it leads to.

@@ -30,6 +30,7 @@ func (r *Root) Open(rel string) (*Opened, error) {
 	if err != nil {
 		return nil, pathError("open", rel, err)
 	}
+	o.Stat = r.seen(o.Stat)
 	return o, nil
 }
 
@@ -141,7 +142,7 @@ func (r *Root) stat(op, rel string, follow bool) (Stat, error) {
 	if err != nil {
 		return Stat{}, pathError(op, rel, absent(c.fd, err))
 	}
-	return st, nil
+	return r.seen(st), nil
 }
 
 // pathError names the operation and the path. A component that is a file makes

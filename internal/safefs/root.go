@@ -30,6 +30,18 @@ func (a Identity) SameDirectory(b Identity) bool {
 type RootOptions struct {
 	Follow      bool // follow symbolic links that stay inside the source
 	CrossMounts bool // enter mounts inside the source
+	// SizeMtime is for file systems whose inode numbers or change times differ at
+	// each look: the Stat of a regular file has no inode and no device then, and
+	// its ctime is its mtime.
+	SizeMtime bool
+}
+
+// seen is st as this source's policies have it.
+func (r *Root) seen(st Stat) Stat {
+	if r.o.SizeMtime && st.IsRegular() {
+		return st.SizeMtime()
+	}
+	return st
 }
 
 // Root is the directory of a source. It holds no descriptor while no call is

@@ -19,6 +19,12 @@ type Stat struct {
 	Nlink            uint64
 }
 
+// SizeMtime is s without what RootOptions.SizeMtime leaves out.
+func (s Stat) SizeMtime() Stat {
+	s.Dev, s.Ino, s.CtimeNs = 0, 0, s.MtimeNs
+	return s
+}
+
 // IsRegular reports whether s is that of a regular file.
 func (s Stat) IsRegular() bool { return s.Mode&unix.S_IFMT == unix.S_IFREG }
 

@@ -228,10 +228,9 @@ func (f *Flusher) newDigest(ch state.Chain, counts Counts, reason string, extra 
 	pending, oldest := f.o.Pending()
 	start := ch.LastDigest
 	if start.IsZero() {
-		start = earliest(f.started, ch)
-	}
-	if end.Before(start) {
-		end = start
+		if start = earliest(f.started, ch); end.Before(start) {
+			start = end
+		}
 	}
 	d := &Digest{
 		Version: DigestVersion, Instance: f.o.Instance, Source: f.o.Source,

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strconv"
 	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // stampFormat is the time in a document's name, UTC.
@@ -103,11 +105,11 @@ func (n Name) before(m Name) bool {
 // configName returns the name of a configuration object.
 func configName(sha string) string { return "config_" + sha + ".json" }
 
-// notBefore returns now in whole seconds, or last where now lies before it: the
-// time in names never goes back within a chain.
+// notBefore returns now in whole seconds, or last where now lies a little before
+// it: the time in names goes back only with an event.
 func notBefore(now, last time.Time) time.Time {
 	now = now.UTC().Truncate(time.Second)
-	if now.Before(last) {
+	if now.Before(last) && !state.GoesBack(last, now) {
 		return last.UTC().Truncate(time.Second)
 	}
 	return now

@@ -52,10 +52,13 @@ func TestParseNameRefusesWhatNobodyWrites(t *testing.T) {
 	}
 }
 
-func TestNotBeforeNeverGoesBack(t *testing.T) {
+func TestNotBeforeStandsStillForAMinute(t *testing.T) {
 	last := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
-	if got := notBefore(last.Add(-time.Hour), last); !got.Equal(last) {
-		t.Errorf("notBefore(an hour earlier) = %v, want %v", got, last)
+	if got := notBefore(last.Add(-30*time.Second), last); !got.Equal(last) {
+		t.Errorf("notBefore(30 s earlier) = %v, want %v", got, last)
+	}
+	if got, want := notBefore(last.Add(-time.Hour), last), last.Add(-time.Hour); !got.Equal(want) {
+		t.Errorf("notBefore(an hour earlier) = %v, want %v", got, want)
 	}
 	if got, want := notBefore(last.Add(1500*time.Millisecond), last), last.Add(time.Second); !got.Equal(want) {
 		t.Errorf("notBefore(1.5 s later) = %v, want %v", got, want)

@@ -9,7 +9,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -229,6 +232,13 @@ func (f *Flusher) sealDigest(ctx context.Context, reason string, extra ...state.
 	}
 	now := f.o.Now()
 	end, named := later(now, ch.LastDigest), f.claim.name(ch, now)
+	if last := later(ch.LastDigest, ch.LastNamed); state.GoesBack(last, now) {
+		f.log.Warn("the trail's time was wrong and goes back", zap.Time("from", last), zap.Time("to", now))
+		end = now
+		if !slices.ContainsFunc(ch.Notes, func(n state.Note) bool { return n.Kind == state.NoteClockBack }) {
+			extra = append(extra, state.ClockNote(last, now))
+		}
+	}
 	d := f.newDigest(ch, counts, reason, extra, end)
 	data, err := d.Encode()
 	if err != nil {

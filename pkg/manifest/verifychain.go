@@ -245,7 +245,7 @@ func (c *chainCheck) sequence(d *digestCheck) {
 	case seq > last+2:
 		c.fault(FindingDigestMissing, last+1, "", fmt.Sprintf("the digests %d to %d are not there", last+1, seq-1))
 	}
-	if c.prev != nil && d.at.Name.Time.Before(c.prev.at.Name.Time) {
+	if c.prev != nil && d.at.Name.Time.Before(c.prev.at.Name.Time) && !d.goesBack() {
 		c.fault(FindingTime, seq, d.at.Key, "its name's time lies before its predecessor's")
 	}
 }

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,7 +66,7 @@ func (c *chainCheck) times(d *digestCheck) {
 	switch {
 	case err1 != nil || err2 != nil || err3 != nil:
 		c.fault(FindingTime, seq, key, "a time in it is none")
-	case end.Before(start):
+	case end.Before(start) && !d.goesBack():
 		c.fault(FindingTime, seq, key, "it ends before it starts")
 	case c.prev != nil && c.prev.at.Name.Sequence+1 == seq && c.prev.fault == nil:
 		c.follows(d, start, end)
@@ -75,6 +76,12 @@ func (c *chainCheck) times(d *digestCheck) {
 	if c.prev == nil {
 		c.firstEnd = end
 	}
+}
+
+// goesBack reports whether the digest says that the trail's time went back: it
+// had been wrong.
+func (d *digestCheck) goesBack() bool {
+	return slices.ContainsFunc(d.d.Events, func(n state.Note) bool { return n.Kind == state.NoteClockBack })
 }
 
 // parseUTC reads a time as the documents write it.

@@ -253,7 +253,9 @@ func (s *Source) SealConfig(ctx context.Context, d Doc, sha string) error {
 
 // send appends a document to the outbox.
 func (st *sourceTxn) send(w *docWire, namedAt time.Time) error {
-	st.LastNamed = later(st.LastNamed, namedAt.UTC())
+	if !namedAt.IsZero() {
+		st.LastNamed = namedAt.UTC()
+	}
 	key := numberKey(st.NextDoc)
 	st.NextDoc++
 	return putJSON(st.outbox, key, w)

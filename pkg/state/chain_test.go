@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -294,7 +295,7 @@ func TestRecordsMayWriteWhileItReads(t *testing.T) {
 	}))
 }
 
-func TestTimestampsNeverGoBack(t *testing.T) {
+func TestTimestampsStandStillForAMinute(t *testing.T) {
 	dir := t.TempDir()
 	c := &clock{now: day}
 	o := testOptions()
@@ -309,7 +310,7 @@ func TestTimestampsNeverGoBack(t *testing.T) {
 		return o.Record.Timestamp
 	}
 	first := stamp()
-	c.now = day.Add(-time.Hour)
+	c.now = day.Add(-30 * time.Second)
 	second := stamp()
 	closeDB(t, db)
 	db = openDB(t, dir, o)
@@ -356,5 +357,29 @@ func TestSealUnusedNeverPassesARecord(t *testing.T) {
 	c, err := s.Chain()
 	if err != nil || c.Unpublished != 1 || c.SealedTo != first+999 {
 		t.Errorf("%d unpublished, sealed to %d, %v, want 1 and %d", c.Unpublished, c.SealedTo, err, first+999)
+	}
+}
+
+// A timestamp that was far in the future does not date all that follow: the
+// time goes back, and the next digest says so.
+func TestTimestampsGoBackWithAnEvent(t *testing.T) {
+	c := &clock{now: day.Add(10 * 365 * 24 * time.Hour)}
+	o := testOptions()
+	o.Now = c.Now
+	s := must(openDB(t, t.TempDir(), o).Source(t.Context(), testKey))(t)
+	check(t, s.BeginChain(t.Context(), testChain, BeginsNew, "", ""))
+	must(s.Commit(t.Context(), uploaded("a", 1)))(t)
+	wrong := c.now
+	c.now = day
+	for range 2 {
+		out := uploaded("a", 1)
+		must(s.Commit(t.Context(), out))(t)
+		if out.Record.Timestamp != FormatTime(day) {
+			t.Errorf("timestamp %s, want %s", out.Record.Timestamp, FormatTime(day))
+		}
+	}
+	ch := must(s.Chain())(t)
+	if want := []Note{ClockNote(wrong, day)}; !slices.Equal(ch.Notes, want) {
+		t.Errorf("events %v, want %v", ch.Notes, want)
 	}
 }

@@ -151,7 +151,21 @@ const (
 	NotePathChanged        NoteKind = "path-changed"
 	NoteDestinationChanged NoteKind = "destination-changed"
 	NoteSourceRemoved      NoteKind = "source-removed"
+	// NoteClockBack: the trail's time went back, because it had been wrong.
+	NoteClockBack NoteKind = "clock-back"
 )
+
+// ClockBack is how far the clock has to lie behind the trail's time for that to
+// go back with it. Below, the trail's time stands still until the clock is there.
+const ClockBack = time.Minute
+
+// GoesBack reports whether the trail's time goes back from last to now.
+func GoesBack(last, now time.Time) bool { return last.Sub(now) > ClockBack }
+
+// ClockNote is the event of the trail's time going back.
+func ClockNote(last, now time.Time) Note {
+	return Note{Kind: NoteClockBack, Time: now.UTC(), Detail: "from " + FormatTime(last) + " to " + FormatTime(now)}
+}
 
 // Note is one event for the next digest.
 type Note struct {
@@ -228,7 +242,7 @@ type Chain struct {
 	Sequence    uint64 // of the next digest, from 1
 	PrevKey     string // the last sealed digest, "" for none
 	PrevSHA256  string
-	LastNamed   time.Time     // the newest time in a document's name; never goes back
+	LastNamed   time.Time     // the time in the last document's name; goes back only by more than ClockBack
 	LastDigest  time.Time     // end_time of the last sealed digest, zero: none
 	Manifests   []ManifestRef // sealed since the last digest
 	Counts      map[Status]int64

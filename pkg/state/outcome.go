@@ -201,10 +201,16 @@ func (st *sourceTxn) addRecord(r *Record) error {
 	return put(st.records, key, value)
 }
 
-// stamp fills in an empty timestamp, and remembers the newest.
+// stamp fills in an empty timestamp, and remembers the newest. One that was far
+// in the future is left with an event.
 func (st *sourceTxn) stamp(r *Record) {
 	if r.Timestamp == "" {
-		st.LastStamp = later(st.LastStamp, st.now().UTC().Round(0))
+		now := st.now().UTC().Round(0)
+		if GoesBack(st.LastStamp, now) {
+			st.Notes = extend(st.Notes, ClockNote(st.LastStamp, now))
+			st.newsDirty, st.LastStamp = true, now
+		}
+		st.LastStamp = later(st.LastStamp, now)
 		r.Timestamp = FormatTime(st.LastStamp)
 		return
 	}

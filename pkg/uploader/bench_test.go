@@ -24,7 +24,7 @@ func BenchmarkHashSmall(b *testing.B) {
 
 func BenchmarkHashLarge(b *testing.B) {
 	benchmarkHash(b, func(f *os.File, fence state.Fence, buf []byte) error {
-		_, err := readLarge(b.Context(), f, fence, 16<<20, buf)
+		_, err := readLarge(hashing{cut: b.Context().Err}, f, fence, 16<<20, buf)
 		return err
 	}, 64<<20, hashChunk)
 }
@@ -102,13 +102,13 @@ func BenchmarkReadingsOfALargeFile(b *testing.B) {
 			b.SetBytes(size)
 			defer reportProcessor(b, size, processor())
 			for b.Loop() {
-				if r, err = readLarge(b.Context(), f, fenceOf(st), partSize, buf); err != nil {
+				if r, err = readLarge(hashing{cut: b.Context().Err}, f, fenceOf(st), partSize, buf); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
 	}
-	if r, err = readLarge(b.Context(), f, fenceOf(st), part, buf); err != nil {
+	if r, err = readLarge(hashing{cut: b.Context().Err}, f, fenceOf(st), part, buf); err != nil {
 		b.Fatal(err)
 	}
 	for name, compared := range map[string]bool{"second": false, "second compared": true} {

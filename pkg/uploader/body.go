@@ -23,6 +23,7 @@ type flight struct {
 	source, path string
 	started      time.Time
 	size, sent   atomic.Int64
+	hashed       atomic.Int64
 	phase        atomic.Value
 }
 
@@ -41,6 +42,9 @@ type body struct {
 	summed  int64 // Bytes from the start that are in sum.
 	pos     int64
 	counted int64
+	peak    int64        // The farthest that any attempt came.
+	moved   atomic.Int64 // When it came there, in nanoseconds since 1970; 0: not yet.
+	paced   atomic.Bool  // It waits for the bandwidth limit.
 	failed  atomic.Pointer[error]
 }
 
@@ -89,6 +93,10 @@ func (b *body) Read(p []byte) (int, error) {
 		b.failed.Store(&moved)
 		return some, moved
 	}
+	if b.pos > b.peak {
+		b.peak = b.pos
+		b.moved.Store(time.Now().UnixNano())
+	}
 	b.sent.Add(b.pos - b.counted)
 	b.counted = b.pos
 	switch {
@@ -96,11 +104,15 @@ func (b *body) Read(p []byte) (int, error) {
 		err = state.Classified(state.ClassChanged, "read", errShort)
 		b.failed.Store(&err)
 	case err != nil && !errors.Is(err, io.EOF):
-		err = local(state.ClassTransient, "read", err)
+		err = unreadable("read", err)
 		b.failed.Store(&err)
 	}
-	if n > 0 {
-		if werr := b.wait(n); werr != nil {
+	if n > 0 && b.burst > 0 {
+		b.paced.Store(true)
+		werr := b.wait(n)
+		b.paced.Store(false)
+		b.moved.Store(time.Now().UnixNano())
+		if werr != nil {
 			return n, werr
 		}
 	}

@@ -3,8 +3,6 @@ package uploader
 import (
 	"context"
 	"sync"
-
-	"golang.org/x/sync/semaphore"
 )
 
 // bufferMin is the smallest buffer; every class is four times the one before,
@@ -12,18 +10,37 @@ import (
 const bufferMin = 16 << 10
 
 // buffers lends memory below one limit for all borrowers together. What is
-// returned is kept for the next borrower as long as there is room for it.
+// returned is kept for the next borrower as long as there is room for it. Small
+// buffers have a part of the memory for themselves, and each source has a part of
+// the rest.
 type buffers struct {
-	sem   *semaphore.Weighted
 	limit int64
+	small *shares // Up to headAlways; nil: there is too little to divide.
+	rest  *shares
 
 	mu   sync.Mutex
 	free map[int64][][]byte
 	held int64 // Lent and free together.
 }
 
-func newBuffers(limit int64) *buffers {
-	return &buffers{sem: semaphore.NewWeighted(limit), limit: limit, free: map[int64][][]byte{}}
+// newBuffers lends up to limit bytes, of which about small are for small buffers.
+func newBuffers(limit, small int64, sources ...string) *buffers {
+	b := &buffers{limit: limit, free: map[int64][][]byte{}}
+	if small = min(small, limit/4); small >= headAlways*int64(max(1, len(sources))) && limit-small >= 4*hashChunk {
+		b.small = newShares(small, headAlways, sources...)
+		limit -= small
+	}
+	b.rest = newShares(limit, 2*bufferMax, sources...)
+	return b
+}
+
+// largest is the size of the largest buffer that a source gets whatever the
+// others have.
+func (b *buffers) largest() int64 {
+	if b.rest.sources <= 1 {
+		return b.rest.total
+	}
+	return b.rest.own
 }
 
 // class is the size of the buffer that n bytes get.
@@ -32,17 +49,25 @@ func (b *buffers) class(n int64) int64 {
 	for c < n {
 		c *= 4
 	}
-	if c > b.limit || c > bufferMax {
-		c = max(n, min(b.limit, bufferMax))
+	if most := min(b.largest(), bufferMax); c > most {
+		c = max(n, most)
 	}
 	return c
 }
 
-// get returns a buffer of n bytes, which must not be over the limit, and blocks
-// while the limit is reached.
-func (b *buffers) get(ctx context.Context, n int64) ([]byte, error) {
+// from returns what buffers of class c are a part of.
+func (b *buffers) from(c int64) *shares {
+	if c <= headAlways && b.small != nil {
+		return b.small
+	}
+	return b.rest
+}
+
+// get returns a buffer of n bytes, which must not be over the largest, and
+// blocks while source has its part.
+func (b *buffers) get(ctx context.Context, source string, n int64) ([]byte, error) {
 	c := b.class(n)
-	if err := b.sem.Acquire(ctx, c); err != nil {
+	if err := b.from(c).acquire(ctx, source, c); err != nil {
 		return nil, err
 	}
 	b.mu.Lock()
@@ -69,11 +94,11 @@ func (b *buffers) evict(c int64) {
 	}
 }
 
-// put returns a buffer that get lent.
-func (b *buffers) put(buf []byte) {
+// put returns a buffer that get lent to source.
+func (b *buffers) put(source string, buf []byte) {
 	c := int64(cap(buf))
 	b.mu.Lock()
 	b.free[c] = append(b.free[c], buf[:0])
 	b.mu.Unlock()
-	b.sem.Release(c)
+	b.from(c).release(source, c)
 }

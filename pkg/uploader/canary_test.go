@@ -44,7 +44,7 @@ func TestTheCanaryOfADestinationThatWorksRunsDaily(t *testing.T) {
 				s := Source{Name: "app", Objects: server, Proven: true, ProvenAt: time.Now().Add(-23 * time.Hour)}
 				q := NewQueue(1)
 				q.Add(s.Name)
-				d := newDestination(s, q, Options{Workers: 1, Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewRegistry())}, 1)
+				d := newDestination(s, q, Options{Workers: 1, Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewRegistry())}, newCapacity(Options{Workers: 1, MemoryLimit: 1 << 20, SinglePutMax: 1}, []string{s.Name}))
 				if got := d.untilProbe(); got != time.Hour {
 					t.Errorf("untilProbe() = %v a day after the last canary less an hour, want 1h", got)
 				}

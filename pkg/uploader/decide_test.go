@@ -192,8 +192,8 @@ func TestPartSizeKeepsBelowTheLimitOfParts(t *testing.T) {
 		{9000*(16<<20) + 1, 16 << 20, 17 << 20},
 		{5 << 40, 16 << 20, 583 << 20},
 	} {
-		if got := partSizeFor(tt.size, tt.configured); got != tt.want {
-			t.Errorf("partSizeFor(%d, %d) = %d, want %d", tt.size, tt.configured, got, tt.want)
+		if got := PartSize(tt.size, tt.configured); got != tt.want {
+			t.Errorf("PartSize(%d, %d) = %d, want %d", tt.size, tt.configured, got, tt.want)
 		}
 	}
 }

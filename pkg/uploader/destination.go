@@ -22,8 +22,10 @@ type destination struct {
 	wake    chan struct{} // Capacity 1: the next probe's time has moved.
 	judged  chan struct{} // Closed once the canary has passed or the destination was given up.
 
-	slots    *semaphore.Weighted // Requests at once, of this destination.
-	allSlots *semaphore.Weighted // And of all.
+	requests *shares                    // Requests at once, of all destinations.
+	lanes    [lanes]*semaphore.Weighted // And of this one from a lane on; nil: laneTiny has all.
+	traffic  traffic
+	failing  failing
 
 	mu         sync.Mutex
 	st         DestinationState
@@ -65,19 +67,22 @@ const (
 	pingLimit   = 20 * time.Second // A ping into a dead network must not outlast the outage.
 )
 
-func newDestination(s Source, q *Queue, o Options, most int) *destination {
+func newDestination(s Source, q *Queue, o Options, c capacity) *destination {
 	d := &destination{
 		Source: s, q: q, giveUp: o.GiveUp,
 		log:     o.Log.With(zap.String("source", s.Name)),
 		metrics: o.Metrics.source(s.Name),
 		wake:    make(chan struct{}, 1),
 		judged:  make(chan struct{}),
-		window:  newWindow(ahead * most),
-		slots:   semaphore.NewWeighted(int64(most)),
+		window:  newWindow(int(c.looks.most())),
 		open:    map[string]int{},
 		moved:   map[string]int{},
 		parked:  map[state.Class]int64{},
 		st:      DestinationState{State: HealthOK},
+	}
+	d.requests = c.requests
+	for l := laneSmall; l < lanes; l++ {
+		d.lanes[l] = semaphore.NewWeighted(max(1, c.requests.most()-int64(min(l, laneWhole))))
 	}
 	if !s.Proven {
 		d.st.State, d.canary = HealthWaiting, true
@@ -105,6 +110,7 @@ func (d *destination) state() DestinationState {
 	defer d.mu.Unlock()
 	st := d.st
 	st.Proven = d.trusted()
+	st.Stalled, st.StalledSince = d.traffic.stalled(time.Now())
 	return st
 }
 
@@ -449,6 +455,7 @@ func (d *destination) tend(ctx context.Context, p *Pool) {
 			p.recordParked(ctx, d)
 			d.probeHeld(now)
 			d.flushNotices(now)
+			d.watchTraffic(now)
 			d.flushSkips(ctx)
 			d.gauges()
 		}

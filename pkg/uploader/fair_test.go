@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,6 +49,91 @@ func TestRetriesDoNotStarveNewChanges(t *testing.T) {
 				t.Errorf("the %d. new file waited %v behind the retries, want no more than one probe", i+1, took)
 			}
 			time.Sleep(time.Minute)
+		}
+	})
+}
+
+// A file that fails for long for a cause that may pass is a state, then a record;
+// nobody who waits for the others waits for it, and it goes on being tried.
+func TestAFileThatKeepsFailingIsSeen(t *testing.T) {
+	for name, c := range map[string]struct {
+		err      error
+		class    state.Class
+		passes   time.Duration // until a barrier passes it
+		recorded time.Duration
+	}{
+		"EIO":         {unreadable("read", syscall.EIO), state.ClassFile, 0, 20 * time.Minute},
+		"ESTALE":      {unreadable("open", syscall.ESTALE), state.ClassFile, 0, 20 * time.Minute},
+		"504":         {remote(state.ClassTransient, "GatewayTimeout", 504, errors.New("no")), state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
+		"409 forever": {state.ErrConcurrent, state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
+		"412 forever": {local(state.ClassTransient, "compare", errUnsteady), state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := pickyRig(t, 0, nil)
+				healed := atomic.Bool{}
+				r.p.dests["data"].Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
+					if p.Key != "pre/bad" || healed.Load() {
+						return nil
+					}
+					return c.err
+				}}
+				r.start()
+				r.write("bad", []byte("x"))
+				r.write("good", []byte("y"))
+				r.offer(state.TriggerEvent, "bad", "good")
+				time.Sleep(time.Second)
+				time.Sleep(c.passes)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				if err := r.q.Barrier(ctx, "data"); err != nil {
+					t.Errorf("a barrier waits for the file after %v: %v", c.passes, err)
+				}
+				time.Sleep(20 * time.Minute)
+				f := r.p.Failing("data")
+				if f.Files != 1 || f.Since.IsZero() {
+					t.Errorf("Failing = %+v, want the file", f)
+				}
+				time.Sleep(c.recorded)
+				if n := r.p.Parked("data")[c.class]; n != 1 {
+					t.Errorf("%v are parked, want one of class %s", r.p.Parked("data"), c.class)
+				}
+				healed.Store(true)
+				time.Sleep(16 * time.Minute)
+				if f := r.p.Failing("data"); f.Files != 0 || len(r.p.Parked("data")) != 0 {
+					t.Errorf("Failing = %+v, parked %v after it was taken, want none", f, r.p.Parked("data"))
+				}
+				r.wantTrail("uploaded", "failed/"+string(c.class), "uploaded")
+			})
+		})
+	}
+}
+
+// An outage makes no records of failures, however long it is.
+func TestAnOutageIsNoFailureOfAFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, proven)
+		down := fault{op: "Put", times: 1 << 20, err: reset()}
+		r.store.plan(down)
+		r.store.plan(fault{op: "Head", times: 1 << 20, err: reset()})
+		r.store.plan(fault{op: "Ping", times: 1 << 20, err: reset()})
+		r.start()
+		for i := range 30 {
+			p := fmt.Sprintf("f%02d", i)
+			r.write(p, []byte(p))
+			r.offer(state.TriggerEvent, p)
+		}
+		time.Sleep(12 * time.Hour)
+		if n := len(r.trail()); n != 0 {
+			t.Errorf("%d records, want none", n)
+		}
+		r.store.heal()
+		time.Sleep(time.Hour)
+		if n := len(r.trail()); n != 30 {
+			t.Errorf("%d records after the outage, want 30", n)
+		}
+		if f := r.p.Failing("data"); f.Files != 0 {
+			t.Errorf("Failing = %+v, want none", f)
 		}
 	})
 }

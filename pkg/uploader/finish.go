@@ -20,7 +20,7 @@ func (l *look) finish(ctx context.Context, err error) {
 		l.finished()
 	case errors.Is(err, errNoSlot):
 		l.q.awaitSlot(l.it)
-	case errors.Is(err, errHeldBack), state.Interrupted(ctx, err):
+	case errors.Is(err, errHeldBack), errors.Is(err, errEnding), state.Interrupted(ctx, err):
 		l.q.back(l.it)
 	default:
 		l.failed(ctx, err)
@@ -34,6 +34,7 @@ func (l *look) finish(ctx context.Context, err error) {
 // find one in the index that is not there yet.
 func (l *look) finished() {
 	l.letGoOthers()
+	l.failing.clear(l.job.Path)
 	if l.hasMoved() && (l.p.o.GiveUp == 0 || l.countMoved() < changedTries) {
 		l.outcome(nil, true)
 		l.requeue()
@@ -84,6 +85,7 @@ func (l *look) failed(ctx context.Context, err error) {
 
 // failedForNow tries again later, or gives the path up when that is asked for.
 func (l *look) failedForNow(ctx context.Context, err error, now time.Time) {
+	f := l.failing.add(l.job.Path, state.ClassOf(err), now)
 	wait := backoff(l.it.tries())
 	if limit := l.p.o.GiveUp; limit > 0 {
 		left := limit - now.Sub(l.it.troubles().failed)
@@ -96,9 +98,10 @@ func (l *look) failedForNow(ctx context.Context, err error, now time.Time) {
 	if hostBusy(err) {
 		wait = min(wait, hostBusyMax)
 	}
-	class := state.ClassOf(err)
-	l.metrics.retry(class)
+	l.metrics.retry(state.ClassOf(err))
 	l.sayPostponed(err, now, wait)
+	err = l.recordLasting(ctx, err, f, now)
+	l.it.stuck = isUnreadable(err) || f.stuck(now) && f.class != state.ClassThrottled // Requests that are too many pass.
 	l.outcome(err, true)
 	l.q.delay(l.it, now.Add(wait), false)
 }
@@ -118,6 +121,7 @@ func (l *look) sayPostponed(err error, now time.Time, wait time.Duration) {
 // alone when the destination is not at fault.
 func (l *look) failedForPerson(ctx context.Context, err error, now time.Time) {
 	class := state.ClassOf(err)
+	l.failing.clear(l.job.Path) // It has a record of its own now.
 	alone := l.standsAlone(err, now)
 	if l.p.o.GiveUp > 0 && !alone {
 		l.outcome(err, true)
@@ -217,6 +221,7 @@ func (l *look) failedChanged(ctx context.Context, err error) {
 			l.warn("file never holds still, it is tried less often", err)
 		}
 	}
+	l.it.stuck = true
 	l.outcome(err, true)
 	l.q.delay(l.it, time.Now().Add(backoff(tries-changedTries+1)), false)
 }

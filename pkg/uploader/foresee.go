@@ -94,7 +94,7 @@ func foreseeAt(ctx context.Context, l *look, j *judge, there func(ctx context.Co
 
 // foreseeHash hashes the file as a look does.
 func foreseeHash(ctx context.Context, l *look) (err error) {
-	l.read, err = readLarge(ctx, l.file.File, l.fence, 0, make([]byte, hashChunk))
+	l.read, err = readLarge(hashing{cut: ctx.Err}, l.file.File, l.fence, 0, make([]byte, hashChunk))
 	return err
 }
 

@@ -11,7 +11,7 @@ type place uint8
 
 const (
 	placeReady place = iota
-	placeLarge
+	placeAside
 	placeFlight
 	placeDelayed
 )
@@ -30,7 +30,9 @@ type item struct {
 	confirmed bool
 	at        place
 	held      bool          // Delayed until a person has done something, or for long.
-	large     bool          // Holds one of the slots for large files.
+	lane      lane          // Whose slot it holds.
+	wants     lane          // Whose slot it waits for.
+	stuck     bool          // It fails again and again, or cannot be read: no barrier waits for it.
 	retry     bool          // In the lane of retries, or in hand from there.
 	slot      int32         // Index in the heap of delayed items, -1 outside it.
 	due       time.Duration // placeDelayed: since the queue's epoch.

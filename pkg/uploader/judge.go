@@ -110,7 +110,7 @@ func (j *judge) read(ctx context.Context, o state.Object, c content) (verdict, e
 	if !readable(j.d.Fetch, o, c) {
 		return bytesOther, nil
 	}
-	leave, err := j.d.enter(ctx)
+	leave, err := j.d.enter(ctx, o.Size)
 	if err != nil {
 		return bytesUnread, err
 	}

@@ -16,8 +16,8 @@ import (
 // rounds is how often one look asks what stands under its key.
 const rounds = 4
 
-// errNoSlot: the file is large, and all slots for large files are taken.
-var errNoSlot = errors.New("no slot for a large file is free")
+// errNoSlot: all slots for files of this size are taken.
+var errNoSlot = errors.New("no slot for a file of this size is free")
 
 // errUnsteady: what stands under the key was another thing at each request.
 var errUnsteady = errors.New("the object under this key keeps changing")
@@ -136,12 +136,15 @@ func (l *look) lookFile(ctx context.Context) error {
 
 // compare reads the file and sends what the index does not have of it.
 func (l *look) compare(ctx context.Context) error {
-	if l.fence.Size > l.p.o.SinglePutMax && !l.q.takeSlot(l.it) {
+	if err := CheckSize(l.fence.Size); err != nil {
+		return local(state.ClassFile, "look", err)
+	}
+	if !l.q.takeSlot(l.it, laneOf(l.fence.Size, l.p.o.SinglePutMax)) {
 		return errNoSlot
 	}
 	buf, err := l.hash(ctx)
 	if buf != nil {
-		defer l.p.buffers.put(buf)
+		defer l.p.buffers.put(l.Name, buf)
 	}
 	if err != nil {
 		return err
@@ -173,7 +176,8 @@ func (l *look) countReread() {
 	}
 }
 
-// hash reads the file. The caller returns the buffer, if there is one.
+// hash reads the file. The caller returns the buffer, if there is one: of a small
+// file.
 func (l *look) hash(ctx context.Context) (buf []byte, err error) {
 	l.f.enter(PhaseHash)
 	size := l.fence.Size
@@ -182,14 +186,18 @@ func (l *look) hash(ctx context.Context) (buf []byte, err error) {
 	if !small {
 		want = hashChunk
 	}
-	if buf, err = l.p.buffers.get(ctx, want); err != nil {
+	if buf, err = l.p.buffers.get(ctx, l.Name, want); err != nil {
 		return nil, err
 	}
 	l.racy = racy(l.fence, time.Now())
 	if small {
 		l.read, err = readSmall(l.file.File, l.fence, buf)
 	} else {
-		l.read, err = readLarge(ctx, l.file.File, l.fence, l.partSize(), buf)
+		h := hashing{cut: ctx.Err, stop: l.p.ending, done: func(n int64) { l.f.hashed.Add(n) }, hole: l.sayHoles}
+		l.f.hashed.Store(0)
+		l.read, err = readLarge(h, l.file.File, l.fence, l.partSize(), buf)
+		l.p.buffers.put(l.Name, buf)
+		buf = nil
 	}
 	if err == nil {
 		l.metrics.hashed.Add(float64(size))
@@ -205,7 +213,7 @@ func (l *look) partSize() int64 {
 	case l.resume != nil && l.resume.PartSize > 0 && l.resume.Fence.SameContent(l.fence):
 		return l.resume.PartSize
 	default:
-		return partSizeFor(l.fence.Size, l.p.o.PartSize)
+		return PartSize(l.fence.Size, l.p.o.PartSize)
 	}
 }
 
@@ -349,7 +357,10 @@ func openError(err error) error {
 		safefs.ErrRootChanged, // The source is away; its return is followed by a scan.
 	} {
 		if errors.Is(err, busy) {
-			return local(state.ClassTransient, "open", err)
+			if errors.Is(err, safefs.ErrRootChanged) {
+				return local(state.ClassTransient, "open", err)
+			}
+			return unreadable("open", err)
 		}
 	}
 	return local(state.ClassFile, "open", err)

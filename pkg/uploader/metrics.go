@@ -18,6 +18,7 @@ type Metrics struct {
 	rereads                  *prometheus.CounterVec
 	health, parked, blocked  *prometheus.GaugeVec
 	last, unresolved         *prometheus.GaugeVec
+	stalled, failing         *prometheus.GaugeVec
 	durable                  *prometheus.HistogramVec
 }
 
@@ -46,6 +47,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		blocked:    gauge("blocked_since_timestamp_seconds", "When the destination went out of service, by error class, 0 if it is not.", "class"),
 		last:       gauge("last_upload_timestamp_seconds", "When a write was last acknowledged and recorded."),
 		unresolved: gauge("unresolved_intents", "Interrupted writes that the server may still finish."),
+		failing:    gauge("failing_files", "Files that fail again and again for causes that may pass, for a minute and longer."),
+		stalled:    gauge("stalled_requests", "Requests to S3 under way that make no progress."),
 		durable: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "s3syncd_event_to_durable_seconds", Help: "From the first sight of a change to its recorded upload.",
 			Buckets: []float64{0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 21600},
@@ -68,7 +71,7 @@ func (m *Metrics) Forget(source string) {
 	} {
 		c.DeletePartialMatch(name)
 	}
-	for _, g := range []*prometheus.GaugeVec{m.health, m.parked, m.blocked, m.last, m.unresolved} {
+	for _, g := range []*prometheus.GaugeVec{m.health, m.parked, m.blocked, m.last, m.unresolved, m.stalled, m.failing} {
 		g.DeletePartialMatch(name)
 	}
 	m.durable.DeletePartialMatch(name)
@@ -85,6 +88,8 @@ type sourceMetrics struct {
 	hashed     prometheus.Counter
 	bytes      prometheus.Counter
 	last       prometheus.Gauge
+	stalled    prometheus.Gauge
+	failing    prometheus.Gauge
 	durable    prometheus.Observer
 }
 
@@ -115,6 +120,8 @@ func (m *Metrics) source(name string) *sourceMetrics {
 		hashed:     m.hashed.WithLabelValues(name),
 		bytes:      m.bytes.WithLabelValues(name),
 		last:       m.last.WithLabelValues(name),
+		stalled:    m.stalled.WithLabelValues(name),
+		failing:    m.failing.WithLabelValues(name),
 		durable:    m.durable.WithLabelValues(name),
 	}
 }

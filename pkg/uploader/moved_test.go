@@ -84,7 +84,7 @@ func TestBytesThatChangeUnderTheSameCRCAreNeverStored(t *testing.T) {
 			buf := make([]byte, hashChunk)
 			path := filepath.Join(r.dir, "big")
 			f := openFile(t, path)
-			if l.read, err = readLarge(t.Context(), f, fence, part, buf); err != nil {
+			if l.read, err = readLarge(hashing{cut: t.Context().Err}, f, fence, part, buf); err != nil {
 				t.Fatal(err)
 			}
 			// The file behind the descriptor is another one with the same fence, as a

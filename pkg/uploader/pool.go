@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -18,14 +17,13 @@ import (
 // Pool takes paths from a Queue and brings their content to S3. Its methods may
 // be called concurrently, Run once.
 type Pool struct {
-	q         *Queue
-	o         Options
-	dests     map[string]*destination
-	order     []*destination
-	buffers   *buffers
-	limiter   *rate.Limiter
-	partSlots *semaphore.Weighted
-	smallMax  int64 // Files up to this size are read into memory.
+	q     *Queue
+	o     Options
+	dests map[string]*destination
+	order []*destination
+	capacity
+	limiter *rate.Limiter
+	ending  <-chan struct{} // Closed when Run's context has ended; nil before Run.
 
 	mu      sync.Mutex
 	flights map[*flight]struct{}
@@ -45,15 +43,15 @@ func New(q *Queue, sources []Source, o Options) (*Pool, error) {
 	}
 	p := &Pool{
 		q: q, o: o,
-		dests:     map[string]*destination{},
-		buffers:   newBuffers(o.MemoryLimit),
-		limiter:   newLimiter(o.BandwidthLimit),
-		partSlots: semaphore.NewWeighted(int64(max(o.Workers, partsAtOnce))),
-		smallMax:  min(bufferMax, o.MemoryLimit, o.SinglePutMax),
-		flights:   map[*flight]struct{}{},
+		dests:   map[string]*destination{},
+		limiter: newLimiter(o.BandwidthLimit),
+		flights: map[*flight]struct{}{},
 	}
-	// One destination that hangs must leave a worker to each of the others.
-	most, slots := max(1, o.Workers-(len(sources)-1)), semaphore.NewWeighted(int64(o.Workers))
+	names := make([]string, 0, len(sources))
+	for _, s := range sources {
+		names = append(names, s.Name)
+	}
+	p.capacity = newCapacity(o, names)
 	for _, s := range sources {
 		if p.dests[s.Name] != nil {
 			return nil, fmt.Errorf("two sources are named %q", s.Name)
@@ -62,13 +60,11 @@ func New(q *Queue, sources []Source, o Options) (*Pool, error) {
 			return nil, fmt.Errorf("source %q: %w", s.Name, err)
 		}
 		q.Add(s.Name)
-		d := newDestination(s, q, o, most)
-		d.allSlots = slots
+		d := newDestination(s, q, o, p.capacity)
 		p.dests[s.Name] = d
 		p.order = append(p.order, d)
 	}
-	q.setLarge(max(1, o.Workers/2))
-	q.setWorkers(o.Workers)
+	q.setShares(p.looks, p.large)
 	return p, nil
 }
 
@@ -90,6 +86,7 @@ func (s *Source) check() error {
 // the next run. It returns when all its goroutines have ended, with an error
 // only when the state could not be read at the start.
 func (p *Pool) Run(ctx context.Context) error {
+	p.ending = ctx.Done()
 	for _, d := range p.order {
 		if err := d.load(); err != nil {
 			return err
@@ -106,7 +103,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	for _, d := range p.order {
 		tenders.Go(func() { d.tend(ctx, p) })
 	}
-	for range ahead * p.o.Workers {
+	for range p.looks.total {
 		workers.Go(func() {
 			for it := p.q.pop(ctx); it != nil; it = p.q.pop(ctx) {
 				p.handle(work, it)
@@ -182,7 +179,7 @@ func (p *Pool) InFlight() []InFlight {
 	for f := range p.flights {
 		phase, _ := f.phase.Load().(Phase)
 		list = append(list, InFlight{
-			Source: f.source, Path: f.path, Bytes: f.size.Load(), Sent: f.sent.Load(), Started: f.started, Phase: phase,
+			Source: f.source, Path: f.path, Bytes: f.size.Load(), Sent: f.sent.Load(), Hashed: f.hashed.Load(), Started: f.started, Phase: phase,
 		})
 	}
 	slices.SortFunc(list, func(a, b InFlight) int { return a.Started.Compare(b.Started) })
@@ -288,6 +285,7 @@ func (l *look) outcome(err error, retry bool) {
 	o := Outcome{
 		Source: l.Name, Path: l.job.Path, Status: l.end.status, Basis: l.end.basis, Trigger: l.job.Trigger,
 		Bytes: l.end.sent, Size: l.fence.Size, Took: time.Since(l.f.started), Detected: l.job.Detected, Recovered: l.end.recovered, Retry: retry, Err: err,
+		Stuck: l.it != nil && l.it.stuck,
 	}
 	if err != nil {
 		o.Class = state.ClassOf(err)

@@ -31,8 +31,8 @@ type Queue struct {
 	timer     *time.Timer
 	timerAt   time.Time
 
-	workers              int // Looks at once, of all sources.
-	largeMax, largeInUse int
+	looks *shares // Looks at once, of all sources.
+	large *shares // And of those the ones at large files.
 }
 
 // subqueue is one source's part of a Queue.
@@ -40,10 +40,11 @@ type subqueue struct {
 	name        string
 	items       map[string]*item
 	ready       deque
-	retries     deque // Ready again after a failure.
-	retrying    int   // Of those, in hand.
-	turn        int   // Of new paths and retries.
-	large       deque // Known to be large, waiting for a slot.
+	retries     deque        // Ready again after a failure.
+	retrying    int          // Of those, in hand.
+	turn        int          // Of new paths and retries.
+	aside       [lanes]deque // Their size is known, and they wait for a slot.
+	inLane      [lanes]int   // Slots in use.
 	delayed     dueHeap
 	first, last *item // In the order of the first offer.
 	inFlight    int
@@ -65,7 +66,7 @@ type barrier struct {
 // NewQueue returns a queue that lets perSource paths of each source wait before
 // Offer blocks.
 func NewQueue(perSource int) *Queue {
-	q := &Queue{epoch: time.Now(), perSource: max(1, perSource), byName: map[string]*subqueue{}, workers: 1, largeMax: 1}
+	q := &Queue{epoch: time.Now(), perSource: max(1, perSource), byName: map[string]*subqueue{}, looks: newShares(1<<30, 0), large: newShares(1, 0)}
 	q.work, q.room = sync.NewCond(&q.mu), sync.NewCond(&q.mu)
 	return q
 }
@@ -157,7 +158,7 @@ func (q *Queue) offerAgain(s *subqueue, it *item, j Job) {
 		it.merge(j)
 		q.undelay(s, it)
 		q.work.Signal()
-	case placeReady, placeLarge:
+	case placeReady, placeAside:
 		it.merge(j)
 	}
 }
@@ -203,7 +204,11 @@ func (q *Queue) Depth(source string) (queued, inFlight, delayed int) {
 	if s == nil {
 		return 0, 0, 0
 	}
-	return s.ready.n + s.retries.n + s.large.n, s.inFlight, len(s.delayed) - s.held
+	queued = s.ready.n + s.retries.n
+	for l := range s.aside {
+		queued += s.aside[l].n
+	}
+	return queued, s.inFlight, len(s.delayed) - s.held
 }
 
 // waitingJob returns the job that has waited longest, leaving out those that
@@ -280,7 +285,7 @@ func (q *Queue) Wait(ctx context.Context, source string) error {
 }
 
 // Barrier blocks until every path of source that is in the queue now has left
-// it, is held for a person, or had a look that began after its last offer before
+// it, is held for a person, keeps failing, or had a look that began after its last offer before
 // the call. Unlike Wait it ends while new paths keep coming. It fails when ctx
 // ends first.
 func (q *Queue) Barrier(ctx context.Context, source string) error {
@@ -291,10 +296,11 @@ func (q *Queue) Barrier(ctx context.Context, source string) error {
 		return fmt.Errorf("barrier: %w: %q", ErrUnknownSource, source)
 	}
 	s.gen++
-	b := &barrier{gen: s.gen, left: len(s.items) - s.held, done: make(chan struct{})}
+	b := &barrier{gen: s.gen, left: len(s.items), done: make(chan struct{})}
 	for _, it := range s.delayed {
-		if it.held {
-			it.gen = s.gen // It is not counted, also when it is released meanwhile.
+		if it.held || it.stuck {
+			it.gen = s.gen // It is not counted, also when it is released before the end.
+			b.left--
 		}
 	}
 	if b.left == 0 {

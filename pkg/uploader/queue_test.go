@@ -175,10 +175,10 @@ func TestHeldItemsDoNotFillTheQueue(t *testing.T) {
 
 func TestLargeFilesLeaveWorkersForSmallOnes(t *testing.T) {
 	q := newTestQueue(10, "a")
-	q.setLarge(1)
+	q.setShares(newShares(100, 1, "a"), newShares(1, 1, "a"))
 	mustTry(t, q, "a", "big1", "big2", "small")
 	one, two := q.pop(t.Context()), q.pop(t.Context())
-	if !q.takeSlot(one) || q.takeSlot(two) {
+	if !q.takeSlot(one, laneLarge) || q.takeSlot(two, laneLarge) {
 		t.Fatal("two large files have a slot, want one")
 	}
 	q.awaitSlot(two)
@@ -187,7 +187,7 @@ func TestLargeFilesLeaveWorkersForSmallOnes(t *testing.T) {
 		t.Fatalf("pop = %q, want small", small.path)
 	}
 	q.done(one)
-	if it := q.pop(t.Context()); it.path != "big2" || !q.takeSlot(it) {
+	if it := q.pop(t.Context()); it.path != "big2" || !q.takeSlot(it, laneLarge) {
 		t.Errorf("pop = %q, want big2 with a slot", it.path)
 	}
 }

@@ -2,10 +2,10 @@ package uploader
 
 import (
 	"bytes"
-	"context"
 	"crypto/md5"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"os"
@@ -22,10 +22,27 @@ const (
 
 	maxParts = 9000 // Of S3's 10,000.
 	mebibyte = 1 << 20
+	// MostParts of maxPart bytes are what S3 makes an object of.
+	mostParts = 10_000
+	maxPart   = 5 << 30
 )
+
+// errTooLarge: S3 has no object of this size.
+var errTooLarge = fmt.Errorf("the file is larger than an object of %d parts of 5 GiB can be", mostParts)
+
+// CheckSize returns an error for a file that no object can hold.
+func CheckSize(size int64) error {
+	if size > mostParts*maxPart {
+		return errTooLarge
+	}
+	return nil
+}
 
 // errMoved: the file is not what it was when it was opened.
 var errMoved = errors.New("the file changed while it was read")
+
+// errIdentity: size and mtime are the same, the rest of what identifies a file is not.
+var errIdentity = errors.New("the file's inode or ctime changed while it was read")
 
 // changed is errMoved with its class.
 func changed(op string) error { return state.Classified(state.ClassChanged, op, errMoved) }
@@ -46,15 +63,15 @@ type partSum struct {
 	sha256 [32]byte
 }
 
-// partSizeFor is the part size of a multipart upload of size bytes: the
-// configured one, or more where that would need too many parts.
-func partSizeFor(size, configured int64) int64 {
+// PartSize is the part size of a multipart upload of size bytes: the configured
+// one, or more where that would need too many parts.
+func PartSize(size, configured int64) int64 {
 	if (size+configured-1)/configured <= maxParts {
 		return configured
 	}
 	least := (size + maxParts - 1) / maxParts
 	least = (least + mebibyte - 1) / mebibyte * mebibyte
-	return least
+	return min(least, maxPart)
 }
 
 // fenceOf is the fence of a file's stat.
@@ -71,12 +88,18 @@ func attributesOf(st safefs.Stat) state.Attributes {
 func sameFence(file *os.File, f state.Fence) error {
 	st, err := safefs.Fstat(file)
 	if err != nil {
-		return local(state.ClassTransient, "fstat", err)
+		return unreadable("fstat", err)
 	}
-	if fenceOf(st) != f {
-		return changed("fstat")
+	if f.Ino == 0 {
+		st = st.SizeMtime() // As the source's identity has it.
 	}
-	return nil
+	switch now := fenceOf(st); {
+	case now == f:
+		return nil
+	case now.Size == f.Size && now.MtimeNs == f.MtimeNs:
+		return state.Classified(state.ClassChanged, "fstat", errIdentity)
+	}
+	return changed("fstat")
 }
 
 // readSmall reads the whole file into buf, which has its size, and hashes that.
@@ -95,25 +118,26 @@ func readSmall(file *os.File, f state.Fence, buf []byte) (reading, error) {
 
 // readLarge hashes the file in one pass, with the CRC-32 of the whole and the
 // sums of each part when partSize is not 0. Its working space is buf.
-func readLarge(ctx context.Context, file *os.File, f state.Fence, partSize int64, buf []byte) (reading, error) {
+func readLarge(h hashing, file *os.File, f state.Fence, partSize int64, buf []byte) (reading, error) {
 	r := reading{content: content{size: f.Size}, partSize: partSize}
+	from := &sparse{file: file, size: f.Size}
 	m, s, part := md5.New(), sha256.New(), sha256.New()
 	var crc uint32
 	for off := int64(0); off < f.Size; {
-		if err := ctx.Err(); err != nil {
-			return reading{}, err
-		}
 		n := min(int64(len(buf)), f.Size-off)
 		if partSize > 0 {
 			n = min(n, partSize-off%partSize)
 		}
 		chunk := buf[:n]
-		if _, err := file.ReadAt(chunk, off); err != nil {
+		if _, err := from.ReadAt(chunk, off); err != nil {
 			return reading{}, readError(err)
 		}
 		m.Write(chunk)
 		s.Write(chunk)
 		off += n
+		if err := h.step(n, f.Size-off, from.holes); err != nil {
+			return reading{}, err
+		}
 		if partSize > 0 {
 			r.crc = crc32.Update(r.crc, crc32.IEEETable, chunk)
 			crc = crc32.Update(crc, crc32.IEEETable, chunk)
@@ -150,7 +174,7 @@ func readError(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return changed("read")
 	}
-	return local(state.ClassTransient, "read", err)
+	return unreadable("read", err)
 }
 
 // section returns n bytes of the reading from off on, as a source for a body.

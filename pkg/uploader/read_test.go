@@ -62,7 +62,7 @@ func TestReadingOfAFileThatChangedIsVoid(t *testing.T) {
 			if _, err := readSmall(f, fenceOf(st), make([]byte, 5000)); state.ClassOf(err) != state.ClassChanged {
 				t.Errorf("readSmall = %v, want class changed", err)
 			}
-			if _, err := readLarge(t.Context(), f, fenceOf(st), 1000, make([]byte, 777)); state.ClassOf(err) != state.ClassChanged {
+			if _, err := readLarge(hashing{cut: t.Context().Err}, f, fenceOf(st), 1000, make([]byte, 777)); state.ClassOf(err) != state.ClassChanged {
 				t.Errorf("readLarge = %v, want class changed", err)
 			}
 		})

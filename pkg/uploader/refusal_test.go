@@ -289,7 +289,7 @@ func TestPostponedLooksCostALineAMinute(t *testing.T) {
 		r.p.dests["data"].Objects = &picky{r.store, func(context.Context, state.Put) error {
 			r.p.dests["data"].wrote()
 			r.p.dests["data"].observe(nil) // Others are taken: the destination is not away.
-			return remote(state.ClassTransient, "InternalError", 500, nil)
+			return remote(state.ClassTransient, "InternalError", 500, os.ErrInvalid)
 		}}
 		r.start()
 		time.Sleep(time.Hour)

@@ -149,12 +149,12 @@ func (l *look) resend(ctx context.Context, s standing, a archive) (sent, finishe
 	if l.fence.Size != s.object.Size || l.checkLinks() != nil {
 		return false, false, now, nil
 	}
-	if l.fence.Size > l.p.o.SinglePutMax && !l.q.takeSlot(l.it) {
+	if !l.q.takeSlot(l.it, laneOf(l.fence.Size, l.p.o.SinglePutMax)) {
 		return true, false, now, errNoSlot
 	}
 	buf, err := l.hash(ctx)
 	if buf != nil {
-		defer l.p.buffers.put(buf)
+		defer l.p.buffers.put(l.Name, buf)
 	}
 	if err != nil {
 		return ctx.Err() != nil, false, now, ctx.Err()
@@ -228,7 +228,7 @@ func (l *look) copyMetadata(in *state.Intent, old map[string]string) map[string]
 
 // copyObject is Source.Copy behind the gate.
 func (d *destination) copyObject(ctx context.Context, c state.Copy) (state.Object, error) {
-	leave, err := d.enter(ctx)
+	leave, err := d.enter(ctx, 0)
 	if err != nil {
 		return state.Object{}, err
 	}

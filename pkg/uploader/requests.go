@@ -3,8 +3,6 @@ package uploader
 import (
 	"context"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -20,25 +18,32 @@ const (
 	ahead = 3
 )
 
-// enter waits until one more request may run, and returns what ends it. One that
-// had to wait does not begin at a destination that went out of service meanwhile.
-func (d *destination) enter(ctx context.Context) (leave func(), err error) {
-	waited := false
-	for _, s := range []*semaphore.Weighted{d.slots, d.allSlots} {
-		if s.TryAcquire(1) {
-			continue
-		}
+// enter waits until one more request with a body of size bytes may run, and
+// returns what ends it. One that had to wait does not begin at a destination that
+// went out of service while it did.
+func (d *destination) enter(ctx context.Context, size int64) (leave func(), err error) {
+	waited, own := false, d.lanes[laneOf(size, size)]
+	if own != nil && !own.TryAcquire(1) {
 		waited = true
-		if err := s.Acquire(ctx, 1); err != nil {
-			if s == d.allSlots {
-				d.slots.Release(1)
-			}
+		if err := own.Acquire(ctx, 1); err != nil {
+			return nil, err
+		}
+	}
+	out := func() {
+		if own != nil {
+			own.Release(1)
+		}
+	}
+	if !d.requests.take(d.Name, 1) {
+		waited = true
+		if err := d.requests.acquire(ctx, d.Name, 1); err != nil {
+			out()
 			return nil, err
 		}
 	}
 	leave = func() {
-		d.allSlots.Release(1)
-		d.slots.Release(1)
+		d.requests.release(d.Name, 1)
+		out()
 	}
 	if err = d.gate(); err == nil && waited && d.closed() {
 		err = errHeldBack
@@ -59,11 +64,12 @@ func (d *destination) closed() bool {
 
 // head is Objects.Head behind the gate.
 func (d *destination) head(ctx context.Context, key string) (state.Object, error) {
-	leave, err := d.enter(ctx)
+	leave, err := d.enter(ctx, 0)
 	if err != nil {
 		return state.Object{}, err
 	}
 	defer leave()
+	defer d.traffic.begin(nil)()
 	o, err := d.Objects.Head(ctx, key)
 	d.observe(err)
 	return o, err
@@ -71,11 +77,13 @@ func (d *destination) head(ctx context.Context, key string) (state.Object, error
 
 // put is Objects.Put behind the gate.
 func (d *destination) put(ctx context.Context, p state.Put) (state.Object, error) {
-	leave, err := d.enter(ctx)
+	leave, err := d.enter(ctx, p.Size)
 	if err != nil {
 		return state.Object{}, err
 	}
 	defer leave()
+	b, _ := p.Body.(*body)
+	defer d.traffic.begin(b)()
 	o, err := d.Objects.Put(ctx, p)
 	d.observe(err)
 	if err == nil {
@@ -86,7 +94,7 @@ func (d *destination) put(ctx context.Context, p state.Put) (state.Object, error
 
 // remove is Objects.Delete behind the gate.
 func (d *destination) remove(ctx context.Context, key string, cond state.Condition) (state.Object, error) {
-	leave, err := d.enter(ctx)
+	leave, err := d.enter(ctx, 0)
 	if err != nil {
 		return state.Object{}, err
 	}
@@ -98,7 +106,7 @@ func (d *destination) remove(ctx context.Context, key string, cond state.Conditi
 
 // complete is Multipart.Complete behind the gate.
 func (d *destination) complete(ctx context.Context, c state.Complete) (state.Object, error) {
-	leave, err := d.enter(ctx)
+	leave, err := d.enter(ctx, 0)
 	if err != nil {
 		return state.Object{}, err
 	}
@@ -113,7 +121,7 @@ func (d *destination) complete(ctx context.Context, c state.Complete) (state.Obj
 
 // create is Multipart.Create behind the gate.
 func (d *destination) create(ctx context.Context, key string, metadata map[string]string) (string, error) {
-	leave, err := d.enter(ctx)
+	leave, err := d.enter(ctx, 0)
 	if err != nil {
 		return "", err
 	}
@@ -128,6 +136,7 @@ func (d *destination) uploadPart(ctx context.Context, in *state.Intent, n int32,
 	if err := d.gate(); err != nil {
 		return state.Part{}, err
 	}
+	defer d.traffic.begin(b)()
 	part, err := d.Multipart.UploadPart(ctx, in.Key, in.UploadID, n, b, b.size, crc)
 	if ferr := b.err(); err != nil && ferr != nil {
 		err = ferr

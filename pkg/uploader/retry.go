@@ -150,7 +150,10 @@ func answerOf(err error) answer {
 var errHeldBack = errors.New("destination is stopped")
 
 // localError is a failure of this host: it says nothing about the destination.
-type localError struct{ err error }
+type localError struct {
+	err  error
+	file bool // It is about one file.
+}
 
 func (e *localError) Error() string { return e.err.Error() }
 func (e *localError) Unwrap() error { return e.err }

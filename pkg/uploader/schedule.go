@@ -37,16 +37,18 @@ func (q *Queue) pop(ctx context.Context) *item {
 func (q *Queue) take() *item {
 	for i := range q.order {
 		s := q.order[(q.next+i)%len(q.order)]
-		if s.blocked || s.paused || s.inFlight >= s.limit {
+		if s.blocked || s.paused || s.inFlight >= s.limit || !q.looks.take(s.name, 1) {
 			continue
 		}
 		it := q.takeFrom(s)
 		if it == nil {
+			q.looks.release(s.name, 1)
 			continue
 		}
 		q.next = (q.next + i + 1) % len(q.order)
 		it.at = placeFlight
 		s.inFlight++
+		it.stuck = false
 		q.signalRoom()
 		return it
 	}
@@ -54,13 +56,15 @@ func (q *Queue) take() *item {
 }
 
 func (q *Queue) takeFrom(s *subqueue) *item {
+	for l := laneLarge; l > laneTiny; l-- {
+		if s.aside[l].n > 0 && q.slot(s, l) {
+			it := s.aside[l].popFront()
+			it.lane = l
+			return it
+		}
+	}
 	switch {
-	case s.large.n > 0 && q.largeInUse < q.largeMax:
-		q.largeInUse++
-		it := s.large.popFront()
-		it.large = true
-		return it
-	case s.retries.n > 0 && s.retrying < max(1, min(s.limit, q.workers)/2) && (s.ready.n == 0 || s.turn%retryTurn == 0):
+	case s.retries.n > 0 && int64(s.retrying) < max(1, min(int64(s.limit), q.looks.total/ahead)/2) && (s.ready.n == 0 || s.turn%retryTurn == 0):
 		s.turn++
 		s.retrying++
 		return s.retries.popFront()
@@ -107,6 +111,8 @@ func (q *Queue) delay(it *item, due time.Time, held bool) {
 	it.at, it.due, it.held = placeDelayed, due.Sub(q.epoch), held
 	if held {
 		s.held++
+	}
+	if held || it.stuck {
 		s.pass(it.gen, s.gen)
 		it.gen = s.gen
 	}
@@ -129,28 +135,61 @@ func (q *Queue) back(it *item) {
 	q.work.Signal()
 }
 
-// takeSlot gives the item a slot for large files if there is one.
-func (q *Queue) takeSlot(it *item) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if it.large {
-		return true
+// slot takes a slot of lane l for s, if there is one: each lane leaves looks to
+// those before it.
+func (q *Queue) slot(s *subqueue, l lane) bool {
+	looks := int64(min(s.limit, int(q.looks.most())))
+	from := 0 // Looks in lanes from this one on.
+	for i := l; i < lanes; i++ {
+		from += s.inLane[i]
 	}
-	if q.largeInUse >= q.largeMax {
+	if int64(from) >= max(1, looks-ahead*int64(min(l, laneWhole))) || l == laneLarge && !q.large.take(s.name, 1) {
 		return false
 	}
-	q.largeInUse++
-	it.large = true
+	s.inLane[l]++
 	return true
 }
 
-// awaitSlot puts a large item aside until there is a slot for it.
+// takeSlot gives the item a slot of lane l if there is one. Where there is none
+// awaitSlot ends the look.
+func (q *Queue) takeSlot(it *item, l lane) bool {
+	if l == laneTiny {
+		return true
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if it.lane >= l {
+		return true
+	}
+	q.leave(it)
+	ok := q.slot(it.s, l)
+	if ok {
+		it.lane = l
+	} else {
+		it.wants = l
+	}
+	return ok
+}
+
+// leave gives the slot of the item back.
+func (q *Queue) leave(it *item) {
+	if it.lane == laneTiny {
+		return
+	}
+	it.s.inLane[it.lane]--
+	if it.lane == laneLarge {
+		q.large.release(it.s.name, 1)
+	}
+	it.lane = laneTiny
+}
+
+// awaitSlot puts an item aside until there is a slot for it.
 func (q *Queue) awaitSlot(it *item) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s := q.land(it) // A large file has a lane of its own, also when it is a retry.
-	it.at = placeLarge
-	s.large.pushBack(it)
+	s := q.land(it) // A file that waits for a slot is in a lane of its own, also when it is a retry.
+	it.at = placeAside
+	s.aside[it.wants].pushBack(it)
 	q.work.Signal()
 }
 
@@ -158,10 +197,8 @@ func (q *Queue) awaitSlot(it *item) {
 func (q *Queue) land(it *item) *subqueue {
 	s := it.s
 	s.inFlight--
-	if it.large {
-		it.large = false
-		q.largeInUse--
-	}
+	q.looks.release(s.name, 1)
+	q.leave(it)
 	if it.retry {
 		it.retry = false
 		s.retrying--
@@ -313,18 +350,11 @@ func (q *Queue) setLimit(source string, n int) {
 	q.work.Broadcast()
 }
 
-// setWorkers sets how many looks there are at once in all.
-func (q *Queue) setWorkers(n int) {
+// setShares sets how sources share looks, and looks at large files.
+func (q *Queue) setShares(looks, large *shares) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.workers = n
-}
-
-// setLarge sets how many large files may be in hand at once.
-func (q *Queue) setLarge(n int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.largeMax = n
+	q.looks, q.large = looks, large
 }
 
 // stop ends the timer. Delayed items stay.

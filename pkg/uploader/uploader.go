@@ -201,6 +201,7 @@ type Outcome struct {
 	Detected  time.Time // When the change was first seen; zero: not known.
 	Recovered bool
 	Retry     bool // It is tried again without anyone's help.
+	Stuck     bool // It is tried again, and nobody should wait for it.
 }
 
 // InFlight is one file that a worker has in hand.
@@ -209,6 +210,7 @@ type InFlight struct {
 	Path    string
 	Bytes   int64 // Size of the file.
 	Sent    int64
+	Hashed  int64 // Of a file that is not read into memory.
 	Started time.Time
 	Phase   Phase
 }
@@ -243,7 +245,10 @@ type DestinationState struct {
 	Err       error
 	Since     time.Time
 	NextProbe time.Time
-	Answered  bool // It has worked at least once since the pool began.
+	// Stalled requests of those under way make no progress since StalledSince.
+	Stalled      int
+	StalledSince time.Time
+	Answered     bool // It has worked at least once since the pool began.
 	// Proven: the canary has passed, and no answer without the key came since.
 	Proven bool
 }

@@ -37,6 +37,9 @@ func newLinkSet() *linkSet {
 
 // see notes that path is a name of st and returns the other names.
 func (l *linkSet) see(path string, st safefs.Stat) (others []string) {
+	if st.Ino == 0 {
+		return nil // The file system's inodes say nothing (safefs.RootOptions.SizeMtime).
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	id := idOf(st)
@@ -86,7 +89,7 @@ func (l *linkSet) remove(path string, id fileID) {
 // changed. A file that had one name is not known here when it gets a second
 // one, which changes its ctime without an event at the first.
 func (l *linkSet) want(st safefs.Stat) {
-	if st.Nlink > 1 {
+	if st.Nlink > 1 && st.Ino != 0 {
 		l.search(map[fileID]struct{}{idOf(st): {}})
 	}
 }

@@ -29,10 +29,10 @@ source_available{source} skipped_files{source,reason} watcher_degraded{source} s
 credentials_expiry_timestamp_seconds config_last_reload_successful config_last_reload_success_timestamp_seconds
 build_info{version,revision,goversion} conflicts_total{source} destination_state{source,state} unresolved_intents{source}
 retries_total{source,class} parked_files{source,class} blocked_since_timestamp_seconds{source,class}
-wrong_key_objects{source} clock_offset_seconds remote_repaired_files_total{source} short_lived_files_total{source}
+wrong_key_objects{source} clock_offset_seconds clock_corrections_total{result} remote_repaired_files_total{source} short_lived_files_total{source}
 unsigned_digests{source} oldest_unsigned_digest_timestamp_seconds{source} chain_abandoned{source}
 rereads_total{source,result}
-state_writable deletes_withheld{source} setting_seconds{setting} max_delay_seconds{source} max_unpublished_records upload_memory_limit_bytes
+failing_files{source} stalled_requests{source} state_writable deletes_withheld{source} setting_seconds{setting} max_delay_seconds{source} max_unpublished_records upload_memory_limit_bytes
 `
 
 // seriesOf is what a /metrics page has of one name: for each label its values.

@@ -325,7 +325,7 @@ func (v *sourceView) lists(s *admin.SourceStatus, now time.Time) {
 	v.Flights, v.Failures, v.Last = []flight{}, []failure{}, []outcome{}
 	for _, f := range s.InFlight[:min(listed, len(s.InFlight))] {
 		v.Flights = append(v.Flights, flight{
-			Name: shown(f.Name), Percent: percent(f.Sent, f.Size), Sent: admin.Bytes(f.Sent) + " of " + admin.Bytes(f.Size),
+			Name: shown(f.Name), Percent: percent(f.Progress(), f.Size), Sent: admin.Bytes(f.Progress()) + " of " + admin.Bytes(f.Size),
 			Phase: visible(f.Phase) + ", for " + admin.Duration(now.Sub(f.StartedAt)),
 		})
 	}

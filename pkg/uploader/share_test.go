@@ -1,0 +1,220 @@
+package uploader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// beside adds a second source with a store of its own to the rig.
+func (r *rig) beside(hangs *Source) (dir string, other Source) {
+	r.t.Helper()
+	dir = r.t.TempDir()
+	other = r.src
+	other.Name, other.Root, other.RealPath, other.Mapper = "other", safefs.NewRoot(dir, safefs.RootOptions{}), dir, state.NewMapper("x")
+	var err error
+	if other.State, err = r.db.Source(r.t.Context(), state.SourceKey{Bucket: "b", Prefix: "x", RealPath: dir}); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := other.State.BeginChain(r.t.Context(), "0a1b2c3e", state.BeginsNew, "", ""); err != nil {
+		r.t.Fatal(err)
+	}
+	r.q = NewQueue(1000)
+	if r.p, err = New(r.q, []Source{*hangs, other}, r.o); err != nil {
+		r.t.Fatal(err)
+	}
+	return dir, other
+}
+
+// Whatever a source has on its way to a destination that takes nothing, another
+// source's files pass: small ones and such as need a slot or much memory.
+func TestASlowDestinationLeavesOthersTheirShare(t *testing.T) {
+	for name, c := range map[string]struct {
+		files int
+		size  int
+	}{
+		"files in parts":         {16, 600 << 10},
+		"files that fill memory": {40, 200 << 10},
+		"many small files":       {200, 4 << 10},
+		"many tiny files":        {200, 10},
+	} {
+		for _, workers := range []int{1, 2, 4, 16} {
+			t.Run(fmt.Sprintf("%s, %d workers", name, workers), func(t *testing.T) {
+				r := newRig(t, func(s *Source, o *Options) {
+					s.Proven, o.Workers, o.MemoryLimit, o.Drain = true, workers, 4<<20, time.Millisecond
+				})
+				hangs := r.src
+				hangs.Objects = &picky{r.store, func(ctx context.Context, _ state.Put) error { <-ctx.Done(); return ctx.Err() }}
+				hangs.Multipart = &slowParts{store: r.store, let: make(chan struct{})}
+				dir, _ := r.beside(&hangs)
+				for i := range c.files {
+					path := fmt.Sprintf("f%d", i)
+					r.write(path, pattern(c.size, byte(i)))
+					r.offer(state.TriggerStartup, path)
+				}
+				r.start()
+				r.until("the first source has all that it gets", func() bool {
+					r.p.looks.mu.Lock()
+					defer r.p.looks.mu.Unlock()
+					return r.p.looks.used["data"] > 0
+				})
+				for path, size := range map[string]int{"tiny": 10, "small": 30 << 10, "whole": 200 << 10, "parts": 700 << 10} {
+					if err := os.WriteFile(filepath.Join(dir, path), pattern(size, 1), 0o600); err != nil {
+						t.Fatal(err)
+					}
+					r.offerJob(Job{Source: "other", Path: path, Trigger: state.TriggerEvent})
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				if err := r.q.Wait(ctx, "other"); err != nil {
+					t.Errorf("the other source waits for %v: %v", r.q.Paths("other"), err)
+				}
+			})
+		}
+	}
+}
+
+// Where nothing of some size gets through, smaller files of the same source do.
+func TestSmallFilesPassStalledOnes(t *testing.T) {
+	for _, limit := range []int64{tiny, headAlways, 200 << 10} {
+		for _, workers := range []int{1, 2, 16} {
+			t.Run(fmt.Sprintf("%d bytes, %d workers", limit, workers), func(t *testing.T) {
+				r := newRig(t, func(s *Source, o *Options) {
+					s.Proven, o.Workers, o.MemoryLimit, o.Drain = true, workers, 4<<20, time.Millisecond
+				})
+				r.p.dests["data"].Objects = &picky{r.store, func(ctx context.Context, p state.Put) error {
+					if p.Size <= limit {
+						return nil
+					}
+					<-ctx.Done()
+					return ctx.Err()
+				}}
+				r.p.dests["data"].Multipart = &slowParts{store: r.store, let: make(chan struct{})}
+				for i := range 100 {
+					path := fmt.Sprintf("stalled%d", i)
+					r.write(path, pattern(int(limit)+1+i, byte(i)))
+					r.offer(state.TriggerStartup, path)
+				}
+				r.start()
+				r.until("requests are stalled", func() bool { _, in, _ := r.q.Depth("data"); return in > 0 })
+				for i := range 10 {
+					path := fmt.Sprintf("small%d", i)
+					r.write(path, pattern(300, byte(i)))
+					r.offer(state.TriggerEvent, path)
+				}
+				r.until("the small ones are there", func() bool {
+					n := 0
+					for i := range 10 {
+						if _, _, ok := r.store.object(fmt.Sprintf("pre/small%d", i)); ok {
+							n++
+						}
+					}
+					return n == 10
+				})
+			})
+		}
+	}
+}
+
+// Shares keep what each source has for itself, whoever asks, and in whatever order.
+func TestSharesKeepTheirPromise(t *testing.T) {
+	s := newShares(10, 2, "a", "b", "c")
+	if got := s.most(); got != 6 {
+		t.Errorf("most = %d, want 6", got)
+	}
+	for i := range 6 {
+		if !s.take("a", 1) {
+			t.Fatalf("a got %d, want 6", i)
+		}
+	}
+	if s.take("a", 1) {
+		t.Error("a got what the others have for themselves")
+	}
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	wg.Go(func() {
+		if err := s.acquire(ctx, "a", 1); !errors.Is(err, context.Canceled) {
+			t.Errorf("acquire = %v, want it to wait until its context ends", err)
+		}
+	})
+	for range 2 {
+		if err := s.acquire(t.Context(), "b", 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.take("b", 1) {
+		t.Error("b got what c has for itself")
+	}
+	if !s.take("c", 2) {
+		t.Error("c did not get its own")
+	}
+	cancel()
+	wg.Wait()
+	s.release("a", 6)
+	s.release("b", 2)
+	s.release("c", 2)
+	if s.sum != 0 || len(s.queue) != 0 {
+		t.Errorf("%d are in use and %d wait at the end", s.sum, len(s.queue))
+	}
+}
+
+// A request that makes no progress is seen within half a minute, and one that
+// only waits for the bandwidth limit is not.
+func TestAStalledRequestIsSeen(t *testing.T) {
+	now := time.Now()
+	var tr traffic
+	b := newBody(t.Context(), strings.NewReader("content"), 7, nil, &new(flight).sent)
+	end := tr.begin(b)
+	if n, _ := tr.stalled(now.Add(stallAfter - time.Second)); n != 0 {
+		t.Errorf("%d requests are stalled after %v", n, stallAfter-time.Second)
+	}
+	if n, since := tr.stalled(now.Add(stallAfter + time.Second)); n != 1 || since.Sub(now).Abs() > time.Second {
+		t.Errorf("%d requests are stalled since %v, want one since %v", n, since, now)
+	}
+	if _, err := io.ReadAll(b); err != nil {
+		t.Fatal(err)
+	}
+	b.moved.Store(now.Add(10 * time.Second).UnixNano())
+	if n, _ := tr.stalled(now.Add(20 * time.Second)); n != 0 {
+		t.Error("a request that moved counts as stalled")
+	}
+	if _, err := b.Seek(0, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	at := b.moved.Load()
+	if _, err := io.ReadAll(b); err != nil || b.moved.Load() != at {
+		t.Errorf("sending the same bytes again counts as progress (%v)", err)
+	}
+	b.paced.Store(true)
+	if n, _ := tr.stalled(now.Add(time.Hour)); n != 0 {
+		t.Error("a request that waits for the bandwidth limit counts as stalled")
+	}
+	b.paced.Store(false)
+	core, logs := observer.New(zap.WarnLevel)
+	r := newRig(t, proven)
+	d := r.p.dests["data"]
+	d.log = zap.New(core)
+	defer d.traffic.begin(nil)()
+	d.watchTraffic(now.Add(20 * time.Second))
+	d.watchTraffic(now.Add(21 * time.Second))
+	if n := logs.FilterMessageSnippet("no progress").Len(); n != 1 {
+		t.Errorf("%d lines of the log say so, want 1", n)
+	}
+	end()
+	if n, _ := tr.stalled(now.Add(time.Hour)); n != 0 {
+		t.Error("a request that has ended counts as stalled")
+	}
+}
