@@ -205,9 +205,8 @@ func (s *hostState) waits(keys []string) map[string]bool {
 // add adds the head that the state knows, and marks the chain that the host goes
 // on with.
 func (s *hostState) add(list []manifest.Anchor, instance string) []manifest.Anchor {
-	current := s.chain
 	own := func(a manifest.Anchor) bool {
-		return a.Instance == instance && a.Chain == current && a.Sequence == s.sequence
+		return a.Instance == instance && a.Chain == s.chain && a.Sequence == s.sequence
 	}
 	if s.known && s.sequence > 0 && s.sha != "" && !slices.ContainsFunc(list, own) {
 		list = append(list, manifest.Anchor{
@@ -215,10 +214,7 @@ func (s *hostState) add(list []manifest.Anchor, instance string) []manifest.Anch
 			Waiting: s.pending,
 		})
 	}
-	if !s.known { // The chain that was written last.
-		newest := slices.MaxFunc(append([]manifest.Anchor{{}}, list...), func(a, b manifest.Anchor) int { return cmp.Compare(a.Written.Unix(), b.Written.Unix()) })
-		current = newest.Chain
-	}
+	current := s.current(list)
 	for i := range list {
 		a := &list[i]
 		a.Current = a.Instance == instance && a.Chain == current
@@ -226,6 +222,15 @@ func (s *hostState) add(list []manifest.Anchor, instance string) []manifest.Anch
 		a.Waiting = a.Waiting || s.known && a.Current && a.Sequence > s.sequence
 	}
 	return list
+}
+
+// current returns the chain that the host goes on with: the state's, or without
+// one the chain that was written last.
+func (s *hostState) current(list []manifest.Anchor) string {
+	if s.known || len(list) == 0 {
+		return s.chain
+	}
+	return slices.MaxFunc(list, func(a, b manifest.Anchor) int { return cmp.Compare(a.Written.Unix(), b.Written.Unix()) }).Chain
 }
 
 // again returns what asks the host once more, nil where it gave no answer.

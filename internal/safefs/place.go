@@ -84,7 +84,7 @@ func (r *Root) Place(rel string) (Place, error) {
 // attributes.
 func placeOf(fd int, in inode, fs *unix.Statfs_t) Place {
 	p := Place{Ino: in.ino, Birth: in.birth, UUID: fsUUID(fd), FSID: fsid(fs, in.dev)}
-	if uint32(fs.Type) == unix.OVERLAYFS_SUPER_MAGIC { //nolint:unconvert // Types have 32 bits.
+	if uint32(fs.Type) == unix.OVERLAYFS_SUPER_MAGIC {
 		p.Birth = 0 // Of a directory it is another one once something is written there.
 	}
 	if g, err := unix.IoctlGetUint32(fd, uint(fsIocGetVersion)); err == nil {
