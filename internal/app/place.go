@@ -101,13 +101,3 @@ func (s *source) remember(m watcher.Memory) {
 		}
 	}
 }
-
-// knownMounts returns the mount points inside the source that were there or
-// missed when they were last looked at, in whatever run.
-func (s *source) knownMounts() []string {
-	var list []string
-	for _, m := range s.recall().Mounts {
-		list = append(list, m.Path)
-	}
-	return list
-}

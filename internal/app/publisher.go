@@ -33,6 +33,11 @@ func (p publisher) CreateDoc(ctx context.Context, key string, body io.ReadSeeker
 	if d := pool.Destination(name); !d.Proven {
 		return state.Object{}, unproven(d)
 	}
+	if !p.source.runsOnce { // Such a run publishes before it writes files only when it claims to.
+		if err := p.source.prove(ctx); err != nil {
+			return state.Object{}, err
+		}
+	}
 	o, err := p.Store.CreateDoc(ctx, key, body, size, md5, sha, contentType)
 	if state.ClassOf(err) == state.ClassEncryption && err != nil {
 		pool.Distrust(name, err)

@@ -44,7 +44,7 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &source{}
+	s := &source{store: store}
 	s.cfg.Name = "s"
 	send := func() error {
 		body := []byte("{}")

@@ -174,6 +174,7 @@ func (r *rekeyRun) open(ctx context.Context) error {
 		// pool asks again.
 		u.Proven, u.ProvenAt = s.store.Probe(ctx) == nil, time.Now()
 		if u.Proven {
+			s.proof.proven()
 			s.rememberCapabilities() //nolint:contextcheck // What was learned is kept also when the run is interrupted.
 		}
 		list = append(list, u)

@@ -38,6 +38,8 @@ type source struct {
 	pool     atomic.Pointer[uploader.Pool] // nil until it is built
 	counters sourceCounters
 
+	runsOnce  bool // the run ends by itself
+	proof     proof
 	provenAt  time.Time // when the canary passed that still counts; zero: none does
 	listSkips bool      // each skip that the index alone decides gets a record
 
@@ -75,7 +77,7 @@ func (e *environment) publisher(s *source) manifest.Publisher {
 func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 	c := e.cfg.Sources[i]
 	s := &source{
-		cfg: c, number: i, mapper: state.NewMapper(c.Prefix), db: e.db, uploads: e.metrics.uploader,
+		cfg: c, number: i, mapper: state.NewMapper(c.Prefix), db: e.db, uploads: e.metrics.uploader, runsOnce: e.runsOnce,
 		root:        rootOf(&c),
 		log:         e.log.With(zap.String("source", c.Name)),
 		remoteAsked: make(chan struct{}, 1), instance: e.cfg.Instance, copies: e.copiesOf(c.Name),
@@ -231,7 +233,7 @@ func (s *source) uploaderSource(instance string) uploader.Source {
 		ProvenAt:                  s.provenAt,
 		OnProven:                  s.onProven,
 		OnStopped:                 s.forgetCapabilities,
-		Claim:                     s.flusher.Claim,
+		Claim:                     s.claim,
 		Hardlinks:                 safefs.LinkPolicy(s.cfg.Hardlinks),
 		Deletes:                   s.cfg.Deletes,
 		Host:                      hostID(machineID(), hostName(), instance),
@@ -282,6 +284,7 @@ func (s *source) recallCapabilities() error {
 
 // onProven takes in that the canary has passed.
 func (s *source) onProven() {
+	s.proof.proven()
 	s.rememberCapabilities()
 	s.flusher.Retry()
 }

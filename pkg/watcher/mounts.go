@@ -4,6 +4,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -266,6 +267,16 @@ func (g *mountGuard) confirm() {
 		g.adopt(m)
 	}
 	g.remember()
+}
+
+// MountPoints returns the mount points below root, relative to it, as the kernel
+// lists them: no file system is asked. Without /proc there are none.
+func MountPoints(root string) []string {
+	content, err := os.ReadFile(mountInfo)
+	if err != nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(mountsBelow(string(content), root)))
 }
 
 // mountsBelow returns the mounts below root: the ids by the path relative to it.

@@ -143,7 +143,7 @@ func TestABundleProvesARecordWithoutTheBucket(t *testing.T) {
 		t.Fatalf("history --at --bundle = %d\n%s", code, errs)
 	}
 	r = check(manifest.BundleCheck{ExpectHead: sha256Of(newest)})
-	if len(r.Faults) > 0 || !r.Anchored || r.Digests != 2 || r.Record.ID != first.ID {
+	if len(r.Faults) > 0 || !r.Anchored || r.Digests != 3 || r.Record.ID != first.ID {
 		t.Errorf("the bundle says %+v", r)
 	}
 	if code, _, errs := s.history(t, "contract.pdf", "--bundle", file, "--head", strings.Repeat("0", 64)); code != 1 || !strings.Contains(errs, "no digest of chain") {

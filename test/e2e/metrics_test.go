@@ -31,7 +31,7 @@ build_info{version,revision,goversion} conflicts_total{source} destination_state
 retries_total{source,class} parked_files{source,class} blocked_since_timestamp_seconds{source,class}
 wrong_key_objects{source} clock_offset_seconds clock_corrections_total{result} remote_repaired_files_total{source} short_lived_files_total{source}
 unsigned_digests{source} oldest_unsigned_digest_timestamp_seconds{source} chain_abandoned{source}
-rereads_total{source,result}
+rereads_total{source,result} log_lines_lost_total source_hung_since_timestamp_seconds{source}
 failing_files{source} stalled_requests{source} state_writable deletes_withheld{source} setting_seconds{setting} max_delay_seconds{source} max_unpublished_records upload_memory_limit_bytes
 `
 
