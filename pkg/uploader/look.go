@@ -7,8 +7,6 @@ import (
 	"syscall"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -111,6 +109,8 @@ func (l *look) lookFile(ctx context.Context) error {
 	l.f.enter(PhaseOpen)
 	opened, err := l.Root.Open(l.job.Path)
 	switch {
+	case l.noFile(err) && l.job.Kind == Reread:
+		return nil // What is gone or out of sight, a scan tells apart.
 	case l.noFile(err):
 		return l.vanished(ctx)
 	case err != nil:
@@ -128,7 +128,10 @@ func (l *look) lookFile(ctx context.Context) error {
 	if l.job.Kind == settle && !l.resume.Fence.SameContent(l.fence) {
 		return nil
 	}
-	if l.unchanged() && l.job.Kind != Reread {
+	switch {
+	case l.job.Kind == Reread && !l.asIndexed():
+		return l.handOver()
+	case l.job.Kind != Reread && l.unchanged():
 		return l.skipByIndex(ctx)
 	}
 	return l.compare(ctx)
@@ -156,24 +159,6 @@ func (l *look) compare(ctx context.Context) error {
 		return l.skipAttributes(ctx)
 	}
 	return l.send(ctx)
-}
-
-// changedUnseen reports whether a file that is read again has another content
-// although size and times are those of the index.
-func (l *look) changedUnseen() bool {
-	e := &l.entry
-	return l.job.Kind == Reread && l.known && e.Stored && !e.Doubted && e.Fence.SameContent(l.fence) && !l.sameAsIndex()
-}
-
-// countReread counts a file that was read again although its times say that it
-// is unchanged.
-func (l *look) countReread() {
-	changed := l.changedUnseen()
-	l.metrics.reread(changed)
-	if changed {
-		l.log.Warn("content changed although size and times did not: a store through a mapping, or a failing disk; the file is uploaded as it is now",
-			zap.String("path", l.job.Path))
-	}
 }
 
 // hash reads the file. The caller returns the buffer, if there is one: of a small
