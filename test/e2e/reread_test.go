@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"bytes"
 	"os"
 	"strings"
 	"testing"
@@ -41,18 +42,21 @@ func (p *process) rounds(t *testing.T, n int) {
 func TestAFileThatWasExcludedIsNotReadAgain(t *testing.T) {
 	s := rereading(t)
 	write(t, s.path("secret.env"), "first")
+	write(t, s.path("mapped.env"), "first")
 	write(t, s.path("plain"), "first")
+	store := mapped(t, s.path("mapped.env"))
 	d := s.daemon(t)
-	eventually(t, "the files", func() bool { return s.inBucket(t, "secret.env", "first") && s.inBucket(t, "plain", "first") })
+	eventually(t, "the files", func() bool { return s.inBucket(t, "mapped.env", "first") && s.inBucket(t, "plain", "first") })
 	replaceIn(t, s.file, "  kms_key_id:", "  exclude: ['*.env']\n    kms_key_id:")
 	d.reload(t, `"msg":"ready"`)
 	write(t, s.path("secret.env"), "second")
+	copy(store, "other")
 	if err := os.Remove(s.path("plain")); err != nil {
 		t.Fatal(err)
 	}
 	write(t, s.path("more"), "more")
 	d.rounds(t, 2)
-	if !s.inBucket(t, "secret.env", "first") {
+	if !s.inBucket(t, "secret.env", "first") || !s.inBucket(t, "mapped.env", "first") {
 		t.Error("a file was uploaded that is excluded")
 	}
 	if code := d.stop(t); code != 0 {
@@ -100,4 +104,26 @@ func TestRereadingTakesNoFileOfAMissingMountForDeleted(t *testing.T) {
 	if code := d.stop(t); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
+}
+
+// mapped returns the content of a file. A store into it changes the file's times
+// late, if at all.
+func mapped(t *testing.T, file string) []byte {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Munmap(m) })
+	copy(m, bytes.Clone(m)) // The page is dirty from here on.
+	return m
 }
