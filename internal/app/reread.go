@@ -120,10 +120,10 @@ func (r *rereader) turn(ctx context.Context, d time.Duration) error {
 
 // one has one file read again and waits until that is done, or put off: one that
 // cannot be read keeps no other from being read. What is about to be looked at
-// anyway is left to that, and what was excluded since it was archived is not read.
+// anyway is left to that.
 func (r *rereader) one(ctx context.Context, it *state.Item) error {
 	w := r.s.watch
-	if it.Entry.FailClass != "" || w.LeavesOut(it.Path) || w.Unsettled(it.Path) || w.Pending(it.Path) {
+	if it.Entry.FailClass != "" || w.Unsettled(it.Path) || w.Pending(it.Path) {
 		return nil
 	}
 	job := uploader.Job{Source: r.s.cfg.Name, Path: it.Path, Kind: uploader.Reread, Trigger: state.TriggerRescan}

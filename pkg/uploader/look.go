@@ -87,6 +87,8 @@ func (l *look) act(ctx context.Context) error {
 		return l.rekey(ctx)
 	case l.job.offPath():
 		return nil // Only an interrupted copy was to be settled.
+	case (l.job.Kind == settle || l.job.Kind == Reread) && l.LeftOut != nil && l.LeftOut(l.job.Path):
+		return nil // No watcher asked for it.
 	default:
 		return l.lookup(ctx)
 	}
