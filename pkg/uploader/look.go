@@ -207,7 +207,7 @@ func (l *look) partSize() int64 {
 // checkLinks applies the policy for files with several names.
 func (l *look) checkLinks() error {
 	e := &l.entry
-	archived := l.known && e.Stored && e.Fence.Ino == l.fence.Ino && e.Attributes.UID == l.attrs.UID
+	archived := l.known && e.Stored && l.fence.Ino != 0 && e.Fence.Ino == l.fence.Ino && e.Attributes.UID == l.attrs.UID
 	if err := l.Hardlinks.Check(l.file.Stat, l.file.Dir, archived); err != nil {
 		return local(state.ClassFile, "open", err)
 	}

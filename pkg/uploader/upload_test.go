@@ -620,6 +620,31 @@ func TestForeignHardLinkIsAFailureOnRecord(t *testing.T) {
 	}
 }
 
+func TestWhereInodesSayNothingALinkIsNotTheFileThatWasArchived(t *testing.T) {
+	r := newRig(t, func(s *Source, _ *Options) {
+		s.Proven, s.Root = true, safefs.NewRoot(s.RealPath, safefs.RootOptions{SizeMtime: true})
+	})
+	r.start()
+	r.write("secret", []byte("not for everybody"))
+	r.write("d/x", []byte("mine"))
+	r.giveAway("secret")
+	r.giveAway("d/x")
+	if err := os.Chmod(filepath.Join(r.dir, "d"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	r.look(state.TriggerStartup, "d/x")
+	if err := os.Remove(r.dir + "/d/x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(r.dir+"/secret", r.dir+"/d/x"); err != nil {
+		t.Fatal(err)
+	}
+	r.offer(state.TriggerEvent, "d/x")
+	r.until("it was looked at", func() bool { return len(r.records()) == 2 })
+	r.wantTrail("uploaded", "failed/file")
+	r.wantObject("d/x", []byte("mine"))
+}
+
 func TestRereadFindsContentThatChangedWithoutItsTimes(t *testing.T) {
 	r := newRig(t, func(s *Source, _ *Options) { s.Proven = true })
 	r.start()
