@@ -53,7 +53,8 @@ func TestMemoryLimit(t *testing.T) {
 		},
 		"behind a mount of many layers": {
 			"20 1 0:20 / / rw - overlay overlay rw,lowerdir=" + strings.Repeat("/layer:", 10_000) + "/last\n" + v2, "0::/\n",
-			map[string]string{"sys/fs/cgroup/memory.max": "5000\n"}, 5000,
+			map[string]string{"sys/fs/cgroup/memory.max": "5000\n"},
+			5000,
 		},
 		"nonsense": {v2 + "\x00 - \n", "0::\n::\nx\n", map[string]string{"sys/fs/cgroup/memory.max": "-5\n"}, 0},
 	} {

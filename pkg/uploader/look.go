@@ -111,8 +111,6 @@ func (l *look) lookFile(ctx context.Context) error {
 	l.f.enter(PhaseOpen)
 	opened, err := l.Root.Open(l.job.Path)
 	switch {
-	case l.noFile(err) && l.job.Kind == Reread:
-		return nil // What is gone or out of sight, a scan tells apart.
 	case l.noFile(err):
 		return l.vanished(ctx)
 	case err != nil:
@@ -304,8 +302,8 @@ func (l *look) ask(ctx context.Context, present bool) (standing, error) {
 
 // vanished ends a look at a path where no file is.
 func (l *look) vanished(ctx context.Context) error {
-	if !l.known {
-		return nil
+	if !l.known || l.job.Kind == Reread {
+		return nil // What is gone and what is out of sight, a scan tells apart.
 	}
 	return l.gone(ctx)
 }
