@@ -200,7 +200,8 @@ type Trail struct {
 	LeftBy             string     `json:"left_by,omitempty"` // another chain of this instance that left this one
 	LeftAt             *time.Time `json:"left_at,omitempty"` // when that was seen
 	UnpublishedRecords int64      `json:"unpublished_records"`
-	WaitingDocuments   int        `json:"waiting_documents"` // sealed, not yet acknowledged
+	WaitingDocuments   int        `json:"waiting_documents"`       // sealed, not yet acknowledged
+	RequestSince       *time.Time `json:"request_since,omitempty"` // of the request for the trail that is under way
 	Error              string     `json:"error,omitempty"`
 	ErrorSince         *time.Time `json:"error_since,omitempty"`
 }

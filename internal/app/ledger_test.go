@@ -127,6 +127,17 @@ func TestTheSentenceSaysItAll(t *testing.T) {
 	}
 }
 
+func TestATrailWithoutAnAnswerIsBehind(t *testing.T) {
+	now := time.Date(2026, 3, 2, 2, 15, 0, 0, time.UTC)
+	for age, want := range map[time.Duration]string{silentAfter - time.Second: "", silentAfter: admin.StateBehind} {
+		since := now.Add(-age)
+		st, _, at := trailVerdict(&admin.Trail{RequestSince: &since, WaitingDocuments: 2}, now)
+		if st != want || want != "" && !at.Equal(since) {
+			t.Errorf("a request under way for %v: state %q since %v, want %q since %v", age, st, at, want, since)
+		}
+	}
+}
+
 func TestLedgerKeepsTheLastOutcomesAndMetersUploads(t *testing.T) {
 	l, now := newLedger(), time.Unix(1000, 0)
 	if _, _, last := l.list(); last == nil || len(last) != 0 {

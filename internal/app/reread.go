@@ -28,6 +28,7 @@ type rereader struct {
 	s      *source
 	queue  *uploader.Queue
 	period time.Duration
+	may    func() bool // files may be read, and uploaded, now
 
 	cursor rereadCursor
 	budget float64 // the part of a round that may be read now; negative after a large file
@@ -48,11 +49,12 @@ func (g *generation) reread(ctx context.Context, s *source) error {
 		return nil
 	}
 	r := &rereader{s: s, queue: g.queue, period: period}
+	r.may = func() bool { return g.inService(s) == nil && s.watch.Available() }
 	r.load(time.Now())
 	turn := min(max(period/rereadTurns, rereadTurnLeast), rereadTurnMost)
 	for wait(ctx, time.Until(r.cursor.Turn.Add(turn))) {
 		now := time.Now()
-		if g.inService(s) == nil && s.watch.Available() {
+		if r.may() {
 			if err := r.turn(ctx, min(now.Sub(r.cursor.Turn), rereadCatchUp*turn)); err != nil && ctx.Err() == nil {
 				s.log.Warn("files were not read again, the next turn goes on with them", zap.Duration("retry_in", turn), zap.Error(err))
 			}
@@ -92,6 +94,9 @@ func (r *rereader) turn(ctx context.Context, d time.Duration) error {
 			if r.budget <= 0 {
 				break
 			}
+			if !r.may() {
+				return nil // The next turn goes on from here.
+			}
 			if it.Entry.Stored {
 				if err := r.one(ctx, it); err != nil {
 					return err
@@ -113,8 +118,9 @@ func (r *rereader) turn(ctx context.Context, d time.Duration) error {
 	return nil
 }
 
-// one has one file read again and waits until that is done. What is about to be
-// looked at anyway is left to that.
+// one has one file read again and waits until that is done, or put off: one that
+// cannot be read keeps no other from being read. What is about to be looked at
+// anyway is left to that.
 func (r *rereader) one(ctx context.Context, it *state.Item) error {
 	w := r.s.watch
 	if it.Entry.FailClass != "" || w.Unsettled(it.Path) || w.Pending(it.Path) {
@@ -124,7 +130,7 @@ func (r *rereader) one(ctx context.Context, it *state.Item) error {
 	if err := r.queue.Offer(ctx, job); err != nil {
 		return err
 	}
-	for pause := 5 * time.Millisecond; r.queue.Pending(r.s.cfg.Name, it.Path); pause = min(2*pause, time.Second) {
+	for pause := 5 * time.Millisecond; r.queue.Begun(r.s.cfg.Name, it.Path); pause = min(2*pause, time.Second) {
 		if !wait(ctx, pause) {
 			return ctx.Err()
 		}

@@ -241,6 +241,7 @@ func (s *source) uploaderSource(instance string) uploader.Source {
 		Ended:                     newEndings(s, instance).ended,
 		ShortLife:                 max(shortLifeLeast, shortLifeSettles*s.cfg.Settle),
 		Intact:                    func(id safefs.Identity, path string) bool { return s.watch != nil && s.watch.Intact(id, path) },
+		LeftOut:                   func(path string) bool { return s.watch != nil && s.watch.LeavesOut(path) },
 		Requeue: func(path string) {
 			if s.watch != nil {
 				s.watch.Requeue(path)

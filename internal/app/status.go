@@ -19,6 +19,9 @@ const (
 	// LateAfter beyond max_delay makes what is on its way count as behind.
 	lateAfter = time.Minute
 	busyShown = 5
+	// SilentAfter is how long a request for the trail may take before the trail
+	// counts as behind.
+	silentAfter = 30 * time.Second
 	// ReasonText is the longest reason in a sentence, in runes.
 	reasonText = 160
 )
@@ -164,6 +167,8 @@ func trailVerdict(t *admin.Trail, now time.Time) (st, reason string, since time.
 	switch {
 	case t.Error != "":
 		return admin.StateBehind, "manifest not published: " + admin.Plain(t.Error, reasonText), timeOf(t.ErrorSince)
+	case t.RequestSince != nil && now.Sub(*t.RequestSince) >= silentAfter:
+		return admin.StateBehind, "a request for the trail has no answer, " + admin.Count(t.WaitingDocuments) + " documents wait", *t.RequestSince
 	case t.LeftBy != "":
 		return admin.StateParked, "chain " + t.LeftBy + " of this instance has left the chain of this host: two hosts, or two states, write as one", timeOf(t.LeftAt)
 	case t.SigningError != "":
@@ -305,6 +310,7 @@ func (s *source) trailStatus() admin.Trail {
 		LastDigest: st.Digest, LastDigestAt: instant(st.DigestAt), LastDigestSHA256: st.DigestHash,
 		Signing: st.Signing, UnsignedDigests: st.Unsigned, UnpublishedRecords: st.Unpublished, WaitingDocuments: st.Outbox,
 	}
+	t.RequestSince = instant(st.RequestSince)
 	t.UnsignedSince, t.LeftBy, t.LeftAt = instant(st.UnsignedSince), st.Twin, instant(st.TwinSince)
 	if st.SignErr != nil {
 		t.SigningError = admin.Plain(st.SignErr.Error(), errorText)

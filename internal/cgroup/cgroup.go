@@ -2,8 +2,6 @@
 package cgroup
 
 import (
-	"bufio"
-	"bytes"
 	"io/fs"
 	"math"
 	"path"
@@ -81,8 +79,8 @@ type memoryMount struct {
 // proc_pid_mountinfo(5).
 func memoryMounts(mounts []byte) []memoryMount {
 	var list []memoryMount
-	for lines := bufio.NewScanner(bytes.NewReader(mounts)); lines.Scan(); {
-		before, after, ok := strings.Cut(lines.Text(), " - ")
+	for line := range strings.Lines(string(mounts)) { // A line of an overlay may be long.
+		before, after, ok := strings.Cut(line, " - ")
 		fields, kind := strings.Fields(before), strings.Fields(after)
 		if !ok || len(fields) < 5 || len(kind) < 1 {
 			continue

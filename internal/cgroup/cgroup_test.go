@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"strings"
 	"testing"
 	"testing/fstest"
 )
@@ -49,6 +50,11 @@ func TestMemoryLimit(t *testing.T) {
 			v1 + "40 31 0:40 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n", "4:memory:/x\n0::/\n",
 			map[string]string{"sys/fs/cgroup/memory/x/memory.limit_in_bytes": "1048576\n"},
 			1 << 20,
+		},
+		"behind a mount of many layers": {
+			"20 1 0:20 / / rw - overlay overlay rw,lowerdir=" + strings.Repeat("/layer:", 10_000) + "/last\n" + v2, "0::/\n",
+			map[string]string{"sys/fs/cgroup/memory.max": "5000\n"},
+			5000,
 		},
 		"nonsense": {v2 + "\x00 - \n", "0::\n::\nx\n", map[string]string{"sys/fs/cgroup/memory.max": "-5\n"}, 0},
 	} {

@@ -30,7 +30,8 @@ func (p LinkPolicy) Valid() bool {
 // Check returns why the file st must not be archived under a name in the
 // directory dir, nil if it may. Archived says that this very file was archived
 // under this name before: a further name, made elsewhere by anybody, does not
-// take it out of the archive again.
+// take it out of the archive again. Where inodes say nothing (SizeMtime), nobody
+// can say so.
 //
 // The number of names alone says nothing about who made this one. A user who
 // may write to a directory can link a file there that only its owner can read,

@@ -80,6 +80,7 @@ type Status struct {
 	// signed; zero and nil: none waits.
 	UnsignedSince time.Time
 	SignErr       error
+	RequestSince  time.Time // when publishing began, or last went on; zero: nothing is being published
 	Err           error     // why publishing does not go on; nil: it does
 	Since         time.Time // when Err was first seen
 	Tried         time.Time // when it was last seen

@@ -420,6 +420,32 @@ func TestAWaitForTheCanaryIsNoFailure(t *testing.T) {
 	}
 }
 
+func TestGlanceSaysSinceWhenARequestHasNoAnswer(t *testing.T) {
+	r := newRig(t, nil)
+	r.begin(state.Report{New: true})
+	asked, answer := make(chan struct{}, 1), make(chan struct{})
+	r.bucket.set(func(string, string) error {
+		signal(asked)
+		<-answer
+		return nil
+	}, nil)
+	r.commit("a", 3)
+	begin := time.Now()
+	done := make(chan error, 1)
+	go func() { done <- r.f.Flush(t.Context(), ReasonFlush) }()
+	<-asked
+	st, err := r.f.Glance()
+	r.must(err)
+	if st.RequestSince.Before(begin) || st.Err != nil {
+		t.Errorf("a request is under way since %v, error %v; want since %v at the earliest, and none", st.RequestSince, st.Err, begin)
+	}
+	close(answer)
+	r.must(<-done)
+	if st, err = r.f.Glance(); err != nil || !st.RequestSince.IsZero() {
+		t.Errorf("a request is under way since %v (%v), want none", st.RequestSince, err)
+	}
+}
+
 func TestAStopDoesNotWaitForADestinationThatNobodyAsksAnyMore(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.StopTimeout = time.Hour })
 	r.begin(state.Report{New: true})

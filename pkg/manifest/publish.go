@@ -119,6 +119,8 @@ func (f *Flusher) publish(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	f.moves(time.Now())
+	defer f.moves(time.Time{})
 	if err := f.send(ctx); err != nil {
 		return err
 	}
@@ -148,6 +150,7 @@ func (f *Flusher) send(ctx context.Context) error {
 				break
 			}
 			sent = true
+			f.moves(time.Now())
 		}
 		if err == nil {
 			continue
@@ -293,6 +296,13 @@ func (f *Flusher) waits(n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.status.Outbox = n
+}
+
+// moves notes when publishing began or went on; zero: it ended.
+func (f *Flusher) moves(at time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.status.RequestSince = at
 }
 
 // settled notes that nothing waits.

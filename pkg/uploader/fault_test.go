@@ -228,6 +228,36 @@ func TestMultipartOfAFileThatChangedIsAborted(t *testing.T) {
 	r.noIntents()
 }
 
+func TestMultipartOfAFileThatWasExcludedIsAborted(t *testing.T) {
+	excluded := false
+	r := newRig(t, func(s *Source, o *Options) {
+		proven(s, o)
+		s.LeftOut = func(string) bool { return excluded }
+	})
+	r.start()
+	r.write("big", pattern(700<<10, 3))
+	r.write("small", []byte("one"))
+	r.look(state.TriggerStartup, "small")
+	r.store.plan(fault{op: "UploadPart", times: 4, err: reset()})
+	r.offer(state.TriggerEvent, "big")
+	r.until("a part failed", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
+	r.store.heal()
+	excluded = true
+	reads := r.store.count("UploadPart")
+	r.restart()
+	r.offerJob(Job{Source: "data", Path: "small", Kind: Reread, Trigger: state.TriggerRescan})
+	r.until("the upload was aborted", func() bool { return r.store.count("Abort") == 1 })
+	r.idle()
+	if n := r.store.count("UploadPart") - reads; n != 0 {
+		t.Errorf("%d parts were sent of a file that is excluded", n)
+	}
+	if n := len(r.store.uploads); n != 0 {
+		t.Errorf("%d multipart uploads are left, want 0", n)
+	}
+	r.wantTrail("uploaded")
+	r.noIntents()
+}
+
 func TestLostAnswerOfACompleteIsRecognized(t *testing.T) {
 	r := newRig(t, proven)
 	r.store.plan(fault{op: "Complete", times: 1, lost: true, err: reset()})

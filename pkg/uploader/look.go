@@ -7,8 +7,6 @@ import (
 	"syscall"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -89,6 +87,8 @@ func (l *look) act(ctx context.Context) error {
 		return l.rekey(ctx)
 	case l.job.offPath():
 		return nil // Only an interrupted copy was to be settled.
+	case (l.job.Kind == settle || l.job.Kind == Reread) && l.LeftOut != nil && l.LeftOut(l.job.Path):
+		return nil // No watcher asked for it.
 	default:
 		return l.lookup(ctx)
 	}
@@ -128,7 +128,10 @@ func (l *look) lookFile(ctx context.Context) error {
 	if l.job.Kind == settle && !l.resume.Fence.SameContent(l.fence) {
 		return nil
 	}
-	if l.unchanged() && l.job.Kind != Reread {
+	switch {
+	case l.job.Kind == Reread && !l.asIndexed():
+		return l.handOver()
+	case l.job.Kind != Reread && l.unchanged():
 		return l.skipByIndex(ctx)
 	}
 	return l.compare(ctx)
@@ -156,24 +159,6 @@ func (l *look) compare(ctx context.Context) error {
 		return l.skipAttributes(ctx)
 	}
 	return l.send(ctx)
-}
-
-// changedUnseen reports whether a file that is read again has another content
-// although size and times are those of the index.
-func (l *look) changedUnseen() bool {
-	e := &l.entry
-	return l.job.Kind == Reread && l.known && e.Stored && !e.Doubted && e.Fence.SameContent(l.fence) && !l.sameAsIndex()
-}
-
-// countReread counts a file that was read again although its times say that it
-// is unchanged.
-func (l *look) countReread() {
-	changed := l.changedUnseen()
-	l.metrics.reread(changed)
-	if changed {
-		l.log.Warn("content changed although size and times did not: a store through a mapping, or a failing disk; the file is uploaded as it is now",
-			zap.String("path", l.job.Path))
-	}
 }
 
 // hash reads the file. The caller returns the buffer, if there is one: of a small
@@ -220,7 +205,7 @@ func (l *look) partSize() int64 {
 // checkLinks applies the policy for files with several names.
 func (l *look) checkLinks() error {
 	e := &l.entry
-	archived := l.known && e.Stored && e.Fence.Ino == l.fence.Ino && e.Attributes.UID == l.attrs.UID
+	archived := l.known && e.Stored && l.fence.Ino != 0 && e.Fence.Ino == l.fence.Ino && e.Attributes.UID == l.attrs.UID
 	if err := l.Hardlinks.Check(l.file.Stat, l.file.Dir, archived); err != nil {
 		return local(state.ClassFile, "open", err)
 	}
@@ -317,8 +302,8 @@ func (l *look) ask(ctx context.Context, present bool) (standing, error) {
 
 // vanished ends a look at a path where no file is.
 func (l *look) vanished(ctx context.Context) error {
-	if !l.known {
-		return nil
+	if !l.known || l.job.Kind == Reread {
+		return nil // What is gone and what is out of sight, a scan tells apart.
 	}
 	return l.gone(ctx)
 }

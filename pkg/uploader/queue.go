@@ -184,6 +184,19 @@ func (q *Queue) Pending(source, path string) bool {
 	return s != nil && s.items[path] != nil
 }
 
+// Begun reports whether path is queued or in hand: pending, and not put off until
+// a retry or until somebody has done something.
+func (q *Queue) Begun(source, path string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.byName[source]
+	if s == nil {
+		return false
+	}
+	it := s.items[path]
+	return it != nil && it.at != placeDelayed
+}
+
 // Paths returns the paths of source that are pending, in no order.
 func (q *Queue) Paths(source string) []string {
 	q.mu.Lock()

@@ -319,3 +319,22 @@ func BenchmarkQueue(b *testing.B) {
 		q.done(q.pop(b.Context()))
 	}
 }
+
+func TestBegunIsWhatNobodyHasPutOff(t *testing.T) {
+	q := NewQueue(10)
+	q.Add("data")
+	if err := q.Offer(t.Context(), Job{Source: "data", Path: "f"}); err != nil {
+		t.Fatal(err)
+	}
+	if !q.Begun("data", "f") || q.Begun("data", "other") || q.Begun("other", "f") {
+		t.Error("what is queued, and nothing else, is begun")
+	}
+	it := q.pop(t.Context())
+	if !q.Begun("data", "f") {
+		t.Error("what is in hand is begun")
+	}
+	q.delay(it, time.Now().Add(time.Hour), false)
+	if q.Begun("data", "f") || !q.Pending("data", "f") {
+		t.Error("what waits for a retry is pending, and not begun")
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -619,6 +620,31 @@ func TestForeignHardLinkIsAFailureOnRecord(t *testing.T) {
 	}
 }
 
+func TestWhereInodesSayNothingALinkIsNotTheFileThatWasArchived(t *testing.T) {
+	r := newRig(t, func(s *Source, _ *Options) {
+		s.Proven, s.Root = true, safefs.NewRoot(s.RealPath, safefs.RootOptions{SizeMtime: true})
+	})
+	r.start()
+	r.write("secret", []byte("not for everybody"))
+	r.write("d/x", []byte("mine"))
+	r.giveAway("secret")
+	r.giveAway("d/x")
+	if err := os.Chmod(filepath.Join(r.dir, "d"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	r.look(state.TriggerStartup, "d/x")
+	if err := os.Remove(r.dir + "/d/x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(r.dir+"/secret", r.dir+"/d/x"); err != nil {
+		t.Fatal(err)
+	}
+	r.offer(state.TriggerEvent, "d/x")
+	r.until("it was looked at", func() bool { return len(r.records()) == 2 })
+	r.wantTrail("uploaded", "failed/file")
+	r.wantObject("d/x", []byte("mine"))
+}
+
 func TestRereadFindsContentThatChangedWithoutItsTimes(t *testing.T) {
 	r := newRig(t, func(s *Source, _ *Options) { s.Proven = true })
 	r.start()
@@ -659,4 +685,30 @@ s3syncd_rereads_total{result="same",source="data"} 1
 	if err := testutil.GatherAndCompare(r.reg, strings.NewReader(want), "s3syncd_rereads_total"); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestWhatIsToBeReadAgainAndIsNotAsIndexedIsLeftToTheWatcher(t *testing.T) {
+	var left []string
+	r := newRig(t, func(s *Source, _ *Options) {
+		s.Proven, s.Requeue = true, func(path string) { left = append(left, path) }
+	})
+	r.start()
+	r.write("changed", []byte("one"))
+	r.write("gone", []byte("one"))
+	r.look(state.TriggerStartup, "changed", "gone")
+	r.write("changed", []byte("second"))
+	r.write("new", []byte("second"))
+	if err := os.Remove(filepath.Join(r.dir, "gone")); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{"changed", "gone", "new"} {
+		r.offerJob(Job{Source: "data", Path: p, Kind: Reread, Trigger: state.TriggerRescan})
+	}
+	r.idle()
+	slices.Sort(left)
+	if want := []string{"changed", "new"}; !slices.Equal(left, want) {
+		t.Errorf("left to the watcher: %q, want %q", left, want)
+	}
+	r.wantObject("changed", []byte("one"))
+	r.wantTrail("uploaded", "uploaded")
 }

@@ -145,9 +145,13 @@ type Source struct {
 	// ShortLife is how soon after its last change a file must be gone for its
 	// upload to count as wasted. 0: none is counted.
 	ShortLife time.Duration
+	// LeftOut, optional, reports whether the path is not to be archived any more.
+	// Whoever offers a Look has asked; what is read again, or was interrupted in
+	// an earlier run, comes from the index and the journal.
+	LeftOut func(path string) bool
 	// Requeue, optional, takes a path whose file moved while it was read, or that
-	// is gone without a scan that confirms it; it must not block for long. Without it, and in a run that gives up, the queue itself
-	// looks again after a second.
+	// is gone without a scan that confirms it; it must not block for long. Without
+	// it, and in a run that gives up, the queue itself looks again after a second.
 	Requeue func(path string)
 	// Intact, optional, says whether id is the directory that the index
 	// describes. Without it, it is the one that was there when the pool first

@@ -525,7 +525,7 @@ func (s *scan) linked(ctx context.Context, path string, st safefs.Stat) error {
 	if err != nil {
 		return err
 	}
-	archived := k != nil && k.Path == path && k.Stored && k.Ino == st.Ino && k.UID == st.UID
+	archived := k != nil && k.Path == path && k.Stored && st.Ino != 0 && k.Ino == st.Ino && k.UID == st.UID
 	refused := s.w.o.Hardlinks.Check(st, s.above[len(s.above)-1], archived)
 	if refused == nil {
 		s.w.links.see(path, st)

@@ -117,6 +117,26 @@ func TestScanLeavesOut(t *testing.T) {
 	}
 }
 
+func TestWhereInodesSayNothingAScanTakesNoLinkForTheArchivedFile(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give a file away")
+	}
+	r := newRig(t, func(o *Options) {
+		o.Hardlinks, o.Root = safefs.LinksSameOwner, safefs.NewRoot(o.Root.Path(), safefs.RootOptions{SizeMtime: true})
+	})
+	r.write("d/f", "x")
+	r.must(os.Lchown(r.path("d/f"), 4711, 4711))
+	r.must(os.Chmod(r.path("d"), 0o777))
+	st, err := safefs.NewRoot(r.dir, safefs.RootOptions{SizeMtime: true}).Lstat("d/f")
+	r.must(err)
+	r.sink.put(knownOf("d/f", st))
+	r.must(os.Link(r.path("d/f"), filepath.Join(t.TempDir(), "elsewhere")))
+	r.once()
+	if got, want := r.offers(), "[refused d/f]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func TestScanReportsForeignHardLinksOnceTheyAreNotArchived(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can give a file away")

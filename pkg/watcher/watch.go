@@ -336,6 +336,10 @@ func (w *Watcher) Unsettled(path string) bool { return w.dirty.covered(path) }
 // Pending reports whether the sink has path in hand.
 func (w *Watcher) Pending(path string) bool { return w.sink.Pending(path) }
 
+// LeavesOut reports whether the policies leave path out, although it may have
+// been archived before.
+func (w *Watcher) LeavesOut(path string) bool { return w.left(path) }
+
 // Requeue makes path settle again. The sink calls it when a file changed while
 // it was read.
 func (w *Watcher) Requeue(path string) { w.dirty.touch(path, time.Now(), TriggerEvent) }
