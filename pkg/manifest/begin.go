@@ -90,10 +90,11 @@ func (f *Flusher) leaveHost(ctx context.Context, ch state.Chain) error {
 		return err
 	}
 	s, err := f.remote.survey(ask, ch, func(n Name) bool { return f.claim.foreign(n, ch, waiting) })
-	if err == nil && s.head.key != "" {
-		var sha string
-		if _, sha, err = f.remote.digest(ask, s.head.key); err == nil {
-			l.head, l.from = sha, min(s.from, l.from)
+	if err == nil && len(s.ahead) > 0 {
+		at := l
+		if err = f.leftAt(ask, ch, s.ahead, &at); err == nil {
+			l = at
+			l.from = min(s.from, l.from)
 			err = f.st.DoubtAll(ctx)
 		}
 	}
@@ -129,11 +130,10 @@ func (f *Flusher) leaveLocal(ctx context.Context) error {
 func (f *Flusher) beginFirst(ctx context.Context, report state.Report) error {
 	ask, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	old, err := f.remote.newest(ask)
+	old, sha, err := f.follows(ask)
 	var d Digest
-	var sha string
 	if err == nil && old.key != "" {
-		d, sha, err = f.remote.digest(ask, old.key)
+		d, _, err = f.remote.digest(ask, old.key)
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("begin chain of %s: %w", f.o.Source, ctx.Err())
@@ -147,6 +147,37 @@ func (f *Flusher) beginFirst(ctx context.Context, report state.Report) error {
 		note = f.o.changed()
 	}
 	return f.beginChain(ctx, begins, old.name.Chain, sha, note)
+}
+
+// followTries is how many chains a lost state may look at for one that is its own.
+const followTries = 32
+
+// follows returns the newest digest of the chain that a first chain follows, and
+// its SHA-256 where that may be named: the newest chain of those that this host
+// knows. Where it knows none, and could tell, it follows the newest and vouches
+// for nothing in it.
+func (f *Flusher) follows(ctx context.Context) (old head, sha string, err error) {
+	chains, err := f.remote.chains(ctx)
+	if err != nil || len(chains) == 0 {
+		return head{}, "", err
+	}
+	for _, t := range chains[:min(len(chains), followTries)] {
+		sha, ok, err := f.known.head(ctx, t)
+		if err != nil || ok {
+			return t[0], sha, err
+		}
+	}
+	old = chains[0][0]
+	proves, err := f.known.proves()
+	if err != nil {
+		return head{}, "", err
+	}
+	if proves {
+		f.log.Error("the newest chain of this instance in the bucket is none that this host can know as its own: nothing in it is vouched for", zap.String("chain", old.name.Chain))
+		return old, "", nil
+	}
+	sha, err = f.remote.sumOf(ctx, old, f.log)
+	return old, sha, err
 }
 
 // The newest digest in the bucket, its content, and why the bucket could not be

@@ -41,8 +41,12 @@ func (c localCopies) publishedHead(ctx context.Context, r remote, ch state.Chain
 	if err != nil {
 		return "", err
 	}
+	own, err := fileSHA(file)
+	if err != nil {
+		return "", err
+	}
 	sha, _, err := r.sum(ctx, c.trail+filepath.ToSlash(rel))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && sha != own {
 		return c.acknowledgedHead(ch)
 	}
 	return sha, err

@@ -62,7 +62,11 @@ func (f *Flusher) mend(ctx context.Context, err error) error {
 		f.log.Error("the chain has forked; its records go to another chain", zap.Error(err))
 		head, unknown := "", false
 		if fork.doc.Kind == state.KindDigest {
-			head, unknown = fork.seen, !f.claim.current()
+			var failed error
+			if head, failed = f.forkedAt(ctx, fork); failed != nil {
+				return failed
+			}
+			unknown = head != "" && !f.claim.current()
 			if err := f.st.DoubtAll(ctx); err != nil {
 				return err
 			}
@@ -75,6 +79,19 @@ func (f *Flusher) mend(ctx context.Context, err error) error {
 		return f.abandon(ctx, leave{begins: state.BeginsStateLost}, lost.doc, err.Error())
 	}
 	return err
+}
+
+// forkedAt returns the SHA-256 of the digest that stands under another one's key,
+// "" where this host's key should have signed it and did not.
+func (f *Flusher) forkedAt(ctx context.Context, fork *forkedError) (string, error) {
+	if len(f.known.keys) == 0 {
+		return fork.seen, nil
+	}
+	sha, own, err := f.known.digest(ctx, fork.doc.Key)
+	if err != nil || !own {
+		return "", err
+	}
+	return sha, nil
 }
 
 // abandon gives up the chain of d, which cannot be published. The records of
