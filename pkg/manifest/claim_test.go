@@ -289,6 +289,7 @@ func TestAChainThatWasLeftIsSeen(t *testing.T) {
 }
 
 func chainThatWasLeft(t *testing.T, sign Signer) {
+	t.Helper()
 	r := newRig(t, func(o *Options) { o.DigestInterval, o.Sign = time.Nanosecond, sign })
 	r.begin(state.Report{})
 	r.must(r.f.Claim(t.Context()))

@@ -60,18 +60,13 @@ func (f *Flusher) mend(ctx context.Context, err error) error {
 	if fork, ok := errors.AsType[*forkedError](err); ok {
 		f.m.forked.Inc()
 		f.log.Error("the chain has forked; its records go to another chain", zap.Error(err))
-		head, unknown := "", false
+		l := leave{begins: state.BeginsForked, known: true}
 		if fork.doc.Kind == state.KindDigest {
-			var failed error
-			if head, failed = f.forkedAt(ctx, fork); failed != nil {
-				return failed
-			}
-			unknown = head != "" && !f.claim.current()
-			if err := f.st.DoubtAll(ctx); err != nil {
+			if err := f.forkedAt(ctx, fork, &l); err != nil {
 				return err
 			}
 		}
-		return f.abandon(ctx, leave{begins: state.BeginsForked, head: head, further: unknown, known: true}, fork.doc, err.Error())
+		return f.abandon(ctx, l, fork.doc, fork.Error())
 	}
 	if lost, ok := errors.AsType[*lostError](err); ok {
 		f.m.forked.Inc()
@@ -81,17 +76,21 @@ func (f *Flusher) mend(ctx context.Context, err error) error {
 	return err
 }
 
-// forkedAt returns the SHA-256 of the digest that stands under another one's key,
-// "" where this host's key should have signed it and did not.
-func (f *Flusher) forkedAt(ctx context.Context, fork *forkedError) (string, error) {
-	if len(f.known.keys) == 0 {
-		return fork.seen, nil
+// forkedAt says where a chain is left because another digest stands under the key
+// of its next one: at that digest, or where this host's key should have signed it
+// and did not, before it.
+func (f *Flusher) forkedAt(ctx context.Context, fork *forkedError, l *leave) error {
+	own := len(f.known.keys) == 0
+	if !own {
+		var err error
+		if _, own, err = f.known.digest(ctx, fork.doc.Key); err != nil {
+			return err
+		}
 	}
-	sha, own, err := f.known.digest(ctx, fork.doc.Key)
-	if err != nil || !own {
-		return "", err
+	if own {
+		l.head, l.further = fork.seen, !f.claim.current()
 	}
-	return sha, nil
+	return f.st.DoubtAll(ctx)
 }
 
 // abandon gives up the chain of d, which cannot be published. The records of

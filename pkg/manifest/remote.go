@@ -88,15 +88,6 @@ func forgetOldest(all map[string]*tops) {
 	}
 }
 
-// newer reports whether digest a is newer than b: by sequence within a chain,
-// by time between chains.
-func newer(a, b Name) bool {
-	if a.Chain == b.Chain {
-		return a.Sequence > b.Sequence
-	}
-	return a.Time.After(b.Time)
-}
-
 // digest returns a digest and the SHA-256 of its bytes. A digest that cannot be
 // read as one still has its hash.
 func (r remote) digest(ctx context.Context, key string) (d Digest, sha string, err error) {
