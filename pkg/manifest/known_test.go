@@ -61,6 +61,7 @@ func TestAForgedDigestIsNotFollowed(t *testing.T) {
 		"behind the newest, state lost":      {sign: key, forge: behind, lost: []string{"state", "manifests"}},
 		"under the next name":                {sign: key, forge: behind, next: true},
 		"under the next name, no list":       {sign: key, forge: behind, next: true, noList: true},
+		"behind the newest, copies there":    {forge: behind, lost: []string{"state"}},
 		"a chain that follows":               {sign: key, forge: other},
 		"a chain that follows, unsigned":     {forge: other},
 		"a chain that follows, state lost":   {sign: key, forge: other, lost: []string{"state", "manifests"}},
@@ -149,5 +150,69 @@ func TestALostStateFollowsAChainWithoutItsLastSignature(t *testing.T) {
 	r.begin(state.Report{New: true})
 	if ch := r.chain(); ch.AbandonsChain != old.ID || ch.AbandonsSHA256 != "" {
 		t.Errorf("chain = %+v, want one that follows %s at no digest", ch, old.ID)
+	}
+}
+
+// Chains of one second are told apart by when they ended.
+func TestALostStateFollowsTheLastChainOfOneSecond(t *testing.T) {
+	for name, sign := range map[string]Signer{"unsigned": nil, "signed": newKey(t)} {
+		for range 8 { // Their ids are random.
+			r := newRig(t, func(o *Options) { o.Sign = sign })
+			for i := range 4 {
+				r.begin(state.Report{New: true})
+				if ch := r.chain(); i > 0 && ch.AbandonsSHA256 == "" {
+					t.Errorf("%s: chain = %+v names no digest", name, ch)
+				}
+				r.advance(time.Millisecond)
+				r.flush(ReasonFlush)
+				old := r.chain()
+				r.close()
+				r.must(os.RemoveAll(r.dir + "/state"))
+				r.must(os.RemoveAll(r.local()))
+				r.open()
+				r.begin(state.Report{New: true})
+				if ch := r.chain(); ch.AbandonsChain != old.ID {
+					t.Errorf("%s: chain = %+v, want one that follows %s", name, ch, old.ID)
+				}
+				r.close()
+				r.must(os.RemoveAll(r.dir + "/state"))
+				r.must(os.RemoveAll(r.local()))
+				r.open()
+			}
+		}
+	}
+}
+
+// A chain under another prefix is signed by a key that stands there too, with its
+// announcement.
+func TestTheKeyIsPublishedInEachTrail(t *testing.T) {
+	before, key := newKey(t), newKey(t)
+	prefix := "p"
+	r := newRig(t, func(o *Options) {
+		o.Sign, o.SignBefore, o.Mapper = key, before, state.NewMapper(prefix)
+	})
+	keys := func(prefix string) (names []string) {
+		for _, k := range r.bucket.created() {
+			if rest, ok := strings.CutPrefix(k, prefix+"/_manifests/keys/"); ok {
+				names = append(names, rest)
+			}
+		}
+		slices.Sort(names)
+		return names
+	}
+	r.begin(state.Report{New: true})
+	r.flush(ReasonStop)
+	first := keys("p")
+	if len(first) != 3 {
+		t.Fatalf("keys = %v, want two and an announcement", first)
+	}
+	r.close()
+	r.must(os.RemoveAll(r.dir + "/state"))
+	prefix = "q"
+	r.open()
+	r.begin(state.Report{New: true})
+	r.flush(ReasonStop)
+	if got := keys("q"); !slices.Equal(got, first) {
+		t.Errorf("keys below the other prefix = %v, want %v", got, first)
 	}
 }
