@@ -286,7 +286,7 @@ func (f *Flusher) judge(ctx context.Context, ch state.Chain, s *survey) error {
 		return err
 	}
 	f.setTwin(left[0][0].name)
-	for _, t := range left {
+	for _, t := range left[:min(len(left), followTries)] {
 		by := t[0].name.Chain
 		sha, own, err := f.known.head(ctx, t)
 		switch {

@@ -67,7 +67,7 @@ func (k *known) head(ctx context.Context, t tops) (sha string, ok bool, err erro
 // digest returns the SHA-256 of the digest under key, and whether it is one of
 // the host's. One that may not be read is not.
 func (k *known) digest(ctx context.Context, key string) (sha string, own bool, err error) {
-	data, err := k.remote.read(ctx, key, maxDigestBytes)
+	data, err := k.remote.read(ctx, key, aheadRead)
 	if err != nil && outage(ctx, err) {
 		return "", false, err
 	}

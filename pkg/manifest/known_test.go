@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -214,5 +215,34 @@ func TestTheKeyIsPublishedInEachTrail(t *testing.T) {
 	r.flush(ReasonStop)
 	if got := keys("q"); !slices.Equal(got, first) {
 		t.Errorf("keys below the other prefix = %v, want %v", got, first)
+	}
+}
+
+// Chains that are made up by the thousand, or digests that are large, cost a start
+// little.
+func TestForgedChainsCostAStartLittle(t *testing.T) {
+	r := newRig(t, nil)
+	r.begin(state.Report{New: true})
+	r.must(r.f.Claim(t.Context()))
+	r.flush(ReasonStop)
+	old := r.chain()
+	r.advance(time.Minute)
+	for i := range 3 * firstsRead {
+		r.forgeDigest(r.clock(), func(d *Digest) {
+			d.AbandonsChain, d.AbandonsDigestSHA256 = old.ID, *d.PreviousDigestSHA256
+			d.Chain, d.Sequence, d.PreviousDigestS3Key, d.PreviousDigestSHA256 = fmt.Sprintf("%08x", 0xf0000000+i), 1, nil, nil
+			d.Begins = state.BeginsStateLost
+		})
+	}
+	r.close()
+	r.open()
+	before := len(r.bucket.asked())
+	r.begin(state.Report{})
+	r.must(r.f.Claim(t.Context()))
+	if got := len(r.bucket.asked()) - before; got > 2*firstsRead {
+		t.Errorf("a start makes %d requests beside %d forged chains", got, 3*firstsRead)
+	}
+	if ch := r.chain(); ch.ID != old.ID || r.glance(t).Twin == "" {
+		t.Errorf("the chain is %+v, want %s, and a twin in the status", ch, old.ID)
 	}
 }

@@ -184,17 +184,30 @@ func (s *survey) unknown(n Name, key string) {
 	}
 }
 
-// leftBy returns the newest digests of the chains that say that they left ch.
+// Anybody who can write the bucket can put chains there. A host reads so much of
+// them, the newest first: verifying looks at them all.
+const (
+	firstsRead = 1000
+	aheadRead  = 8 << 20 // bytes of one digest that may be somebody else's
+)
+
+// leftBy returns the newest digests of the chains that say that they left ch, the
+// newest chain first.
 func (r remote) leftBy(ctx context.Context, ch state.Chain, s *survey) (by []tops, err error) {
-	for chain, key := range s.firsts {
-		d, _, err := r.digest(ctx, key)
+	chains := slices.SortedFunc(maps.Keys(s.firsts), func(a, b string) int {
+		return cmp.Or((*s.others[b])[0].name.Time.Compare((*s.others[a])[0].name.Time), strings.Compare(a, b))
+	})
+	for _, chain := range chains[:min(len(chains), firstsRead)] {
+		data, err := r.read(ctx, s.firsts[chain], aheadRead)
 		if err != nil && outage(ctx, err) {
 			return nil, err
 		}
-		if err == nil && d.AbandonsChain == ch.ID {
+		if err != nil {
+			continue
+		}
+		if d, err := parseDigest(data); err == nil && d.AbandonsChain == ch.ID {
 			by = append(by, *s.others[chain])
 		}
 	}
-	slices.SortFunc(by, func(a, b tops) int { return b[0].name.Time.Compare(a[0].name.Time) })
 	return by, nil
 }
