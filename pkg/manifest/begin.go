@@ -92,6 +92,7 @@ func (f *Flusher) leaveHost(ctx context.Context, ch state.Chain) error {
 	s, err := f.remote.survey(ask, ch, func(n Name) bool { return f.claim.foreign(n, ch, waiting) })
 	if err == nil && len(s.ahead) > 0 {
 		at := l
+		at.head = ""
 		if err = f.leftAt(ask, ch, s.ahead, &at); err == nil {
 			l = at
 			l.from = min(s.from, l.from)

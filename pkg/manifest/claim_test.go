@@ -344,6 +344,28 @@ func TestAnEndedChainIsNotContinued(t *testing.T) {
 	}
 }
 
+// What stands in the bucket under the name of the last digest ends no chain unless
+// it is that digest.
+func TestAForgedEndEndsNoChain(t *testing.T) {
+	r := newRig(t, nil)
+	r.begin(state.Report{})
+	r.commit("a", 1)
+	r.flush(ReasonFlush)
+	ch := r.chain()
+	d := mustDigest(t, r.bucket.objects[ch.PrevKey])
+	d.Reason, d.NextDigestDue = ReasonFinal, nil
+	data, err := d.Encode()
+	r.must(err)
+	r.bucket.objects[ch.PrevKey] = data
+	r.close()
+	r.must(os.RemoveAll(r.local()))
+	r.open()
+	r.begin(state.Report{})
+	if got := r.chain(); got.ID != ch.ID {
+		t.Errorf("the chain is %+v, want %s still", got, ch.ID)
+	}
+}
+
 // A digest is forged under the name of one that waits. What its manifests hold is
 // listed again, also where they were published long ago and the copies are old.
 func TestRecordsBehindAForgedDigestOutliveTheSweep(t *testing.T) {

@@ -78,7 +78,7 @@ func (f *Flusher) mend(ctx context.Context, err error) error {
 
 // forkedAt says where a chain is left because another digest stands under the key
 // of its next one: at that digest, or where this host's key should have signed it
-// and did not, before it.
+// and did not, before it; at none where the signer gives no answer.
 func (f *Flusher) forkedAt(ctx context.Context, fork *forkedError, l *leave) error {
 	own := len(f.known.keys) == 0
 	if !own {
@@ -87,8 +87,11 @@ func (f *Flusher) forkedAt(ctx context.Context, fork *forkedError, l *leave) err
 			return err
 		}
 	}
-	if own {
+	switch {
+	case own:
 		l.head, l.further = fork.seen, !f.claim.current()
+	case f.known.silent(ctx):
+		l.further = true
 	}
 	return f.st.DoubtAll(ctx)
 }

@@ -102,6 +102,15 @@ func (k *known) signed(ctx context.Context, key string, data []byte) (bool, erro
 	return slices.ContainsFunc(k.keys, func(s Signer) bool { return signedBy(ctx, s, data)(sig) }), nil
 }
 
+// silent reports whether a key cannot be had now, so that its signatures cannot be
+// told from others.
+func (k *known) silent(ctx context.Context) bool {
+	return slices.ContainsFunc(k.keys, func(s Signer) bool {
+		_, err := s.PublicKey(ctx)
+		return err != nil
+	})
+}
+
 // proves reports whether the host has what tells its digests from others, so that
 // a digest that is not known is not the host's: a key, or copies.
 func (k *known) proves() (bool, error) {
@@ -130,7 +139,8 @@ func (r remote) read(ctx context.Context, key string, limit int64) ([]byte, erro
 
 // leftAt says where ch is left because the bucket has the digests t of it behind
 // those of the state. Where the host's key has signed none of them, that is the
-// last one that the state knows. Without a key nobody can tell an old state from
+// last one that the state knows, and where its signer gives no answer no digest is
+// named. Without a key nobody can tell an old state from
 // digests that are made up: the chain that begins says so.
 func (f *Flusher) leftAt(ctx context.Context, ch state.Chain, t tops, l *leave) error {
 	sha, ok, err := f.known.head(ctx, t)
@@ -138,6 +148,9 @@ func (f *Flusher) leftAt(ctx context.Context, ch state.Chain, t tops, l *leave) 
 	case err != nil || ok:
 		l.head = sha
 		return err
+	case f.known.silent(ctx):
+		f.log.Warn("the signer gives no answer: whether this host has signed the digests behind those of its state is not known", zap.String("chain", ch.ID))
+		return nil
 	case len(f.known.keys) > 0:
 		f.log.Error("digests of the chain are in the bucket that this host's key has not signed: they are not followed", zap.String("chain", ch.ID))
 		l.head, err = f.local.acknowledgedHead(ch)

@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -244,5 +246,39 @@ func TestForgedChainsCostAStartLittle(t *testing.T) {
 	}
 	if ch := r.chain(); ch.ID != old.ID || r.glance(t).Twin == "" {
 		t.Errorf("the chain is %+v, want %s, and a twin in the status", ch, old.ID)
+	}
+}
+
+// deaf is a signer that does not answer.
+type deaf struct{}
+
+func (deaf) Sign(context.Context, []byte) (algorithm, fingerprint string, sig []byte, err error) {
+	return "", "", nil, errors.New("no answer")
+}
+
+func (deaf) PublicKey(context.Context) ([]byte, error) { return nil, errors.New("no answer") }
+
+// A signer that gives no answer holds up nothing, and makes no digest somebody
+// else's: the chain of an old state is left at no digest.
+func TestAnOldStateWithoutItsSigner(t *testing.T) {
+	for _, list := range []bool{true, false} {
+		sign := newKey(t)
+		r := newRig(t, func(o *Options) { o.Sign = sign })
+		r.run("a", 1, false)
+		r.copyTo("backup")
+		r.open()
+		r.run("b", 1, false)
+		r.restore("backup", "state", "manifests")
+		sign = deaf{}
+		if !list {
+			r.bucket.set(noList, nil)
+		}
+		r.open()
+		old := r.chain()
+		r.begin(state.Report{})
+		r.must(r.f.Claim(t.Context()))
+		if ch := r.chain(); ch.Begins != state.BeginsForked || ch.AbandonsChain != old.ID || ch.AbandonsSHA256 != "" {
+			t.Errorf("list %v: chain = %+v, want one that leaves %s at no digest", list, ch, old.ID)
+		}
 	}
 }
