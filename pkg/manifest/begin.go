@@ -90,10 +90,12 @@ func (f *Flusher) leaveHost(ctx context.Context, ch state.Chain) error {
 		return err
 	}
 	s, err := f.remote.survey(ask, ch, func(n Name) bool { return f.claim.foreign(n, ch, waiting) })
-	if err == nil && s.head.key != "" {
-		var sha string
-		if _, sha, err = f.remote.digest(ask, s.head.key); err == nil {
-			l.head, l.from = sha, min(s.from, l.from)
+	if err == nil && len(s.ahead) > 0 {
+		at := l
+		at.head = ""
+		if err = f.leftAt(ask, ch, s.ahead, &at); err == nil {
+			l = at
+			l.from = min(s.from, l.from)
 			err = f.st.DoubtAll(ctx)
 		}
 	}
@@ -129,12 +131,7 @@ func (f *Flusher) leaveLocal(ctx context.Context) error {
 func (f *Flusher) beginFirst(ctx context.Context, report state.Report) error {
 	ask, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	old, err := f.remote.newest(ask)
-	var d Digest
-	var sha string
-	if err == nil && old.key != "" {
-		d, sha, err = f.remote.digest(ask, old.key)
-	}
+	old, err := f.follows(ask)
 	if ctx.Err() != nil {
 		return fmt.Errorf("begin chain of %s: %w", f.o.Source, ctx.Err())
 	}
@@ -142,20 +139,83 @@ func (f *Flusher) beginFirst(ctx context.Context, report state.Report) error {
 	if err != nil {
 		note = f.notAsked(err)
 	}
-	begins := f.why(report, old, d, err)
+	begins := f.why(report, old, err)
 	if begins == state.BeginsReconfigured {
 		note = f.o.changed()
 	}
-	return f.beginChain(ctx, begins, old.name.Chain, sha, note)
+	return f.beginChain(ctx, begins, old.name.Chain, old.sha, note)
+}
+
+// followTries is how many chains a lost state may look at for one that is its own.
+const followTries = 32
+
+// follows returns the newest digest of the chain that a first chain follows, and
+// its SHA-256 where that may be named: the newest chain of those that this host
+// knows. Where it knows none, and could tell, it follows the newest and vouches
+// for nothing in it.
+func (f *Flusher) follows(ctx context.Context) (at followed, err error) {
+	chains, err := f.remote.chains(ctx)
+	if err != nil || len(chains) == 0 {
+		return at, err
+	}
+	proves, err := f.known.proves()
+	if err != nil {
+		return at, err
+	}
+	for _, t := range chains[:min(len(chains), followTries)] {
+		if at.own && !t[0].name.Time.Equal(at.name.Time) {
+			break
+		}
+		next, err := f.candidate(ctx, t, proves)
+		if err != nil {
+			return at, err
+		}
+		// Names have whole seconds: what ended last is in the digests.
+		if next.own && (!at.own || next.end.After(at.end)) {
+			at = next
+		}
+	}
+	if !at.own {
+		f.log.Error("the newest chain of this instance in the bucket is none that this host can know as its own: nothing in it is vouched for", zap.String("chain", chains[0][0].name.Chain))
+		return f.candidate(ctx, chains[0], true)
+	}
+	return at, nil
+}
+
+// followed is the digest at which a first chain follows another one.
+type followed struct {
+	head
+	sha    string // "": it is not named
+	own    bool   // it counts as the host's
+	reason string
+	end    time.Time
+}
+
+// candidate looks at the newest digests of a chain. Where nothing proves which
+// digests are the host's they all count.
+func (f *Flusher) candidate(ctx context.Context, t tops, proves bool) (followed, error) {
+	at := followed{head: t[0]}
+	d, sha, err := f.remote.digest(ctx, at.key)
+	if err != nil {
+		return at, err
+	}
+	at.reason = d.Reason
+	at.end, _ = time.Parse(time.RFC3339Nano, d.EndTime) // A digest that says none is no later than others.
+	if !proves {
+		at.sha, at.own = sha, true
+		return at, nil
+	}
+	at.sha, at.own, err = f.known.head(ctx, t)
+	return at, err
 }
 
 // The newest digest in the bucket, its content, and why the bucket could not be
 // asked about them decide how a first chain begins.
-func (f *Flusher) why(report state.Report, old head, d Digest, err error) state.Begins {
+func (f *Flusher) why(report state.Report, old followed, err error) state.Begins {
 	switch {
 	case report.SetAside != "":
 		return state.BeginsStateLost
-	case f.o.Before != "" && (old.key == "" || d.Reason == ReasonFinal):
+	case f.o.Before != "" && (old.key == "" || old.reason == ReasonFinal):
 		return state.BeginsReconfigured
 	case old.key != "":
 		return state.BeginsStateLost

@@ -272,32 +272,35 @@ const lookMargin = time.Hour
 
 // judge leaves ch if s shows that another run continued it or left it.
 func (f *Flusher) judge(ctx context.Context, ch state.Chain, s *survey) error {
-	if s.head.key != "" {
-		sha, err := f.remote.sumOf(ctx, s.head, f.log)
-		if err != nil {
+	if len(s.ahead) > 0 {
+		l := leave{begins: state.BeginsForked, old: ch, from: f.claim.from(ch, s.from)}
+		if err := f.leftAt(ctx, ch, s.ahead, &l); err != nil {
 			return err
 		}
 		f.log.Error("the trail is ahead of the state, which is a copy or an old one; another chain begins",
-			zap.String("chain", ch.ID), zap.Uint64("sequence", s.head.name.Sequence))
-		return f.leaveBehind(ctx, ch, leave{begins: state.BeginsForked, old: ch, from: f.claim.from(ch, s.from), head: sha})
+			zap.String("chain", ch.ID), zap.Uint64("sequence", s.ahead[0].name.Sequence))
+		return f.leaveBehind(ctx, ch, l)
 	}
-	by, err := f.remote.leftBy(ctx, ch, s)
-	if err != nil || by.key == "" {
+	left, err := f.remote.leftBy(ctx, ch, s)
+	if err != nil || len(left) == 0 {
 		return err
 	}
-	f.setTwin(by.name)
-	if f.claim.wasAsked() {
-		f.log.Error("another chain of this instance has left the chain of this host: two hosts, or two states, write as one instance",
-			zap.String("chain", ch.ID), zap.String("left_by", by.name.Chain))
-		return nil // The trail goes on until an operator decides which host it is of.
+	f.setTwin(left[0][0].name)
+	for _, t := range left[:min(len(left), followTries)] {
+		by := t[0].name.Chain
+		sha, own, err := f.known.head(ctx, t)
+		switch {
+		case err != nil:
+			return err
+		case own && !f.claim.wasAsked():
+			f.log.Error("another state of this instance has left the chain; another chain begins", zap.String("chain", ch.ID), zap.String("left_by", by))
+			return f.leaveBehind(ctx, ch, leave{begins: state.BeginsForked, old: ch, from: ch.Sequence, abandons: by, head: sha})
+		}
+		// The trail goes on until an operator decides which host it is of.
+		f.log.Error("another chain of this instance says that it has left the chain of this host: two hosts, or two states, write as one instance, or it is forged",
+			zap.String("chain", ch.ID), zap.String("left_by", by), zap.Bool("own", own))
 	}
-	sha, err := f.remote.sumOf(ctx, by, f.log)
-	if err != nil {
-		return err
-	}
-	f.log.Error("another state of this instance has left the chain; another chain begins",
-		zap.String("chain", ch.ID), zap.String("left_by", by.name.Chain))
-	return f.leaveBehind(ctx, ch, leave{begins: state.BeginsForked, old: ch, from: ch.Sequence, abandons: by.name.Chain, head: sha})
+	return nil
 }
 
 // leaveBehind leaves ch, unless that has happened, and doubts the index: it is as

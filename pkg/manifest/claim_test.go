@@ -278,19 +278,29 @@ func TestARunThatEndsByItselfBeginsLate(t *testing.T) {
 	}
 }
 
-// Two live states of one instance: the one whose chain was left notices, and a
-// start of it leaves in turn.
+// Two live states of one instance: the one whose chain was left notices. A start of
+// it leaves in turn where its own key has signed the other chain; else that may be
+// anybody's, and its own goes on.
 func TestAChainThatWasLeftIsSeen(t *testing.T) {
-	r := newRig(t, func(o *Options) { o.DigestInterval = time.Nanosecond })
+	key := newKey(t)
+	for name, sign := range map[string]Signer{"unsigned": nil, "signed": key} {
+		t.Run(name, func(t *testing.T) { chainThatWasLeft(t, sign) })
+	}
+}
+
+func chainThatWasLeft(t *testing.T, sign Signer) {
+	t.Helper()
+	r := newRig(t, func(o *Options) { o.DigestInterval, o.Sign = time.Nanosecond, sign })
 	r.begin(state.Report{})
 	r.must(r.f.Claim(t.Context()))
 	first := r.chain().ID
-	other := newRig(t, nil)
+	other := newRig(t, func(o *Options) { o.Sign = sign })
 	other.bucket = r.bucket
 	other.reopen()
 	other.advance(time.Minute)
 	other.begin(state.Report{New: true})
 	other.must(other.f.Claim(t.Context()))
+	other.flush(ReasonFlush)
 	if got := other.chain().AbandonsChain; got != first {
 		t.Fatalf("the other state leaves %q, want %s", got, first)
 	}
@@ -306,8 +316,11 @@ func TestAChainThatWasLeftIsSeen(t *testing.T) {
 	r.reopen()
 	r.begin(state.Report{})
 	ch := r.chain()
-	if ch.ID == first || ch.AbandonsChain != other.chain().ID || r.glance(t).Twin == "" {
-		t.Errorf("after a start the chain is %+v, want one that follows %s, and the twin in the status", ch, other.chain().ID)
+	if r.glance(t).Twin == "" {
+		t.Error("after a start the status names no twin")
+	}
+	if follows := ch.ID != first && ch.AbandonsChain == other.chain().ID; follows != (sign != nil) || sign == nil && ch.ID != first {
+		t.Errorf("after a start the chain is %+v; the other one is %s, signed %v", ch, other.chain().ID, sign != nil)
 	}
 	if got := other.glance(t); got.Twin != "" {
 		t.Errorf("the other state has a twin %q before its chain was left", got.Twin)
@@ -328,6 +341,28 @@ func TestAnEndedChainIsNotContinued(t *testing.T) {
 	r.begin(state.Report{})
 	if ch := r.chain(); ch.ID == first || ch.Begins != state.BeginsReconfigured || ch.AbandonsChain != first {
 		t.Errorf("the chain is %+v, want another one than the ended %s", ch, first)
+	}
+}
+
+// What stands in the bucket under the name of the last digest ends no chain unless
+// it is that digest.
+func TestAForgedEndEndsNoChain(t *testing.T) {
+	r := newRig(t, nil)
+	r.begin(state.Report{})
+	r.commit("a", 1)
+	r.flush(ReasonFlush)
+	ch := r.chain()
+	d := mustDigest(t, r.bucket.objects[ch.PrevKey])
+	d.Reason, d.NextDigestDue = ReasonFinal, nil
+	data, err := d.Encode()
+	r.must(err)
+	r.bucket.objects[ch.PrevKey] = data
+	r.close()
+	r.must(os.RemoveAll(r.local()))
+	r.open()
+	r.begin(state.Report{})
+	if got := r.chain(); got.ID != ch.ID {
+		t.Errorf("the chain is %+v, want %s still", got, ch.ID)
 	}
 }
 

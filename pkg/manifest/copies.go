@@ -41,8 +41,12 @@ func (c localCopies) publishedHead(ctx context.Context, r remote, ch state.Chain
 	if err != nil {
 		return "", err
 	}
+	own, err := fileSHA(file)
+	if err != nil {
+		return "", err
+	}
 	sha, _, err := r.sum(ctx, c.trail+filepath.ToSlash(rel))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && sha != own {
 		return c.acknowledgedHead(ch)
 	}
 	return sha, err
@@ -345,7 +349,10 @@ func (c localCopies) ended(ctx context.Context, r remote, ch state.Chain) (bool,
 	if errors.Is(err, fs.ErrNotExist) {
 		ask, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
-		d, _, err = r.digest(ask, ch.PrevKey)
+		var sha string
+		if d, sha, err = r.digest(ask, ch.PrevKey); err == nil && sha != ch.PrevSHA256 {
+			err = fmt.Errorf("%w: %s has the SHA-256 %s, and was sealed as %s", ErrFormat, ch.PrevKey, sha, ch.PrevSHA256)
+		}
 	}
 	if ctx.Err() != nil {
 		return false, fmt.Errorf("begin chain of %s: %w", c.source, ctx.Err())

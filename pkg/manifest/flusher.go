@@ -36,6 +36,7 @@ type Flusher struct {
 	claim   claim
 	local   localCopies
 	remote  remote
+	known   known
 
 	sealing  sync.Mutex        // held while documents are sealed or the chain changes
 	digestAt time.Time         // when this process last sealed a digest; guarded by sealing
@@ -103,6 +104,12 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 	trail := o.Mapper.TrailPrefix()
 	f.local = localCopies{st: st, dir: o.LocalDir, trail: trail, source: o.Source, instance: o.Instance, log: f.log}
 	f.remote = remote{pub: pub, trail: trail, instance: o.Instance}
+	f.known = known{local: f.local, remote: f.remote, log: f.log}
+	for _, s := range []Signer{o.Sign, o.SignBefore} {
+		if s != nil {
+			f.known.keys = append(f.known.keys, s)
+		}
+	}
 	f.skips = newSkipWriter(st, o.LocalDir, o.MaxRecords, f.Nudge)
 	if err := f.local.removeTemporary(); err != nil {
 		return nil, fmt.Errorf("manifests of %s: %w", o.Source, err)

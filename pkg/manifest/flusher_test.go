@@ -599,8 +599,13 @@ func TestAnotherHostBeginsAnotherChain(t *testing.T) {
 }
 
 func TestAStateThatWasRolledBackForks(t *testing.T) {
-	for _, keepLocal := range []bool{true, false} {
-		r := newRig(t, nil)
+	key := newKey(t)
+	for _, c := range []struct {
+		keepLocal bool
+		sign      Signer
+	}{{true, nil}, {false, nil}, {true, key}, {false, key}} {
+		keepLocal := c.keepLocal
+		r := newRig(t, func(o *Options) { o.Sign = c.sign })
 		r.begin(state.Report{New: true})
 		r.commit("a", 1)
 		r.flush(ReasonFlush)

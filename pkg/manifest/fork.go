@@ -60,14 +60,13 @@ func (f *Flusher) mend(ctx context.Context, err error) error {
 	if fork, ok := errors.AsType[*forkedError](err); ok {
 		f.m.forked.Inc()
 		f.log.Error("the chain has forked; its records go to another chain", zap.Error(err))
-		head, unknown := "", false
+		l := leave{begins: state.BeginsForked, known: true}
 		if fork.doc.Kind == state.KindDigest {
-			head, unknown = fork.seen, !f.claim.current()
-			if err := f.st.DoubtAll(ctx); err != nil {
+			if err := f.forkedAt(ctx, fork, &l); err != nil {
 				return err
 			}
 		}
-		return f.abandon(ctx, leave{begins: state.BeginsForked, head: head, further: unknown, known: true}, fork.doc, err.Error())
+		return f.abandon(ctx, l, fork.doc, fork.Error())
 	}
 	if lost, ok := errors.AsType[*lostError](err); ok {
 		f.m.forked.Inc()
@@ -75,6 +74,26 @@ func (f *Flusher) mend(ctx context.Context, err error) error {
 		return f.abandon(ctx, leave{begins: state.BeginsStateLost}, lost.doc, err.Error())
 	}
 	return err
+}
+
+// forkedAt says where a chain is left because another digest stands under the key
+// of its next one: at that digest, or where this host's key should have signed it
+// and did not, before it; at none where the signer gives no answer.
+func (f *Flusher) forkedAt(ctx context.Context, fork *forkedError, l *leave) error {
+	own := len(f.known.keys) == 0
+	if !own {
+		var err error
+		if _, own, err = f.known.digest(ctx, fork.doc.Key); err != nil {
+			return err
+		}
+	}
+	switch {
+	case own:
+		l.head, l.further = fork.seen, !f.claim.current()
+	case f.known.silent(ctx):
+		l.further = true
+	}
+	return f.st.DoubtAll(ctx)
 }
 
 // abandon gives up the chain of d, which cannot be published. The records of

@@ -1,10 +1,14 @@
 package manifest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -46,23 +50,42 @@ func (r remote) each(ctx context.Context, since time.Time, fn func(n Name, key s
 	return nil
 }
 
-// newest returns the newest digest of the instance.
-func (r remote) newest(ctx context.Context) (best head, err error) {
-	err = r.each(ctx, time.Time{}, func(n Name, key string) {
-		if n.Instance == r.instance && (best.key == "" || newer(n, best.name)) {
-			best = head{name: n, key: key}
+// chains returns the newest digests of each chain of the instance, the chain with
+// the newest one first.
+func (r remote) chains(ctx context.Context) ([]tops, error) {
+	all := map[string]*tops{}
+	err := r.each(ctx, time.Time{}, func(n Name, key string) {
+		if n.Instance != r.instance {
+			return
 		}
+		t := all[n.Chain]
+		if t == nil {
+			if len(all) >= surveyChains {
+				forgetOldest(all)
+			}
+			t = &tops{}
+			all[n.Chain] = t
+		}
+		t.add(head{name: n, key: key})
 	})
-	return best, err
+	list := make([]tops, 0, len(all))
+	for _, t := range all {
+		list = append(list, *t)
+	}
+	slices.SortFunc(list, func(a, b tops) int {
+		return cmp.Or(b[0].name.Time.Compare(a[0].name.Time), strings.Compare(a[0].key, b[0].key))
+	})
+	return list, err
 }
 
-// newer reports whether digest a is newer than b: by sequence within a chain,
-// by time between chains.
-func newer(a, b Name) bool {
-	if a.Chain == b.Chain {
-		return a.Sequence > b.Sequence
+// forgetOldest forgets half of the chains, those whose digests are the oldest.
+func forgetOldest(all map[string]*tops) {
+	ids := slices.SortedFunc(maps.Keys(all), func(a, b string) int {
+		return cmp.Or((*all[a])[0].name.Time.Compare((*all[b])[0].name.Time), strings.Compare(a, b))
+	})
+	for _, id := range ids[:len(ids)/2] {
+		delete(all, id)
 	}
-	return a.Time.After(b.Time)
 }
 
 // digest returns a digest and the SHA-256 of its bytes. A digest that cannot be
@@ -107,9 +130,9 @@ func (r remote) sumOf(ctx context.Context, h head, log *zap.Logger) (string, err
 
 // survey is what a listing of the trail's digests shows beside one chain.
 type survey struct {
-	head   head              // the newest digest of the chain that the state does not know
+	ahead  tops              // the newest digests of the chain that the state does not know
 	from   uint64            // the lowest sequence number of such a digest
-	others map[string]head   // of each other chain of the instance, its newest digest
+	others map[string]*tops  // the newest digests of each other chain of the instance
 	firsts map[string]string // and the key of its first one
 }
 
@@ -126,50 +149,64 @@ func (r remote) survey(ctx context.Context, ch state.Chain, foreign func(Name) b
 	if !ch.LookedTo.IsZero() && ch.LookedTo.Before(since) {
 		since = ch.LookedTo
 	}
-	s := &survey{others: map[string]head{}, firsts: map[string]string{}}
+	s := &survey{others: map[string]*tops{}, firsts: map[string]string{}}
 	err := r.each(ctx, since, func(n Name, key string) {
 		switch {
 		case n.Instance != r.instance:
 		case n.Chain != ch.ID:
 			s.other(n, key)
 		case foreign(n):
-			s.ahead(n, key)
+			s.unknown(n, key)
 		}
 	})
 	return s, err
 }
 
 func (s *survey) other(n Name, key string) {
-	old, known := s.others[n.Chain]
-	if !known && len(s.others) >= surveyChains {
-		return
+	t := s.others[n.Chain]
+	if t == nil {
+		if len(s.others) >= surveyChains {
+			return
+		}
+		t = &tops{}
+		s.others[n.Chain] = t
 	}
-	if !known || newer(n, old.name) {
-		s.others[n.Chain] = head{name: n, key: key}
-	}
+	t.add(head{name: n, key: key})
 	if n.Sequence == 1 {
 		s.firsts[n.Chain] = key
 	}
 }
 
-func (s *survey) ahead(n Name, key string) {
-	if s.head.key == "" || newer(n, s.head.name) {
-		s.head = head{name: n, key: key}
-	}
+func (s *survey) unknown(n Name, key string) {
+	s.ahead.add(head{name: n, key: key})
 	if s.from == 0 || n.Sequence < s.from {
 		s.from = n.Sequence
 	}
 }
 
-// leftBy returns the newest digest of the chain that left ch, if one did.
-func (r remote) leftBy(ctx context.Context, ch state.Chain, s *survey) (by head, err error) {
-	for chain, key := range s.firsts {
-		d, _, err := r.digest(ctx, key)
+// Anybody who can write the bucket can put chains there. A host reads so much of
+// them, the newest first: verifying looks at them all.
+const (
+	firstsRead = 1000
+	aheadRead  = 8 << 20 // bytes of one digest that may be somebody else's
+)
+
+// leftBy returns the newest digests of the chains that say that they left ch, the
+// newest chain first.
+func (r remote) leftBy(ctx context.Context, ch state.Chain, s *survey) (by []tops, err error) {
+	chains := slices.SortedFunc(maps.Keys(s.firsts), func(a, b string) int {
+		return cmp.Or((*s.others[b])[0].name.Time.Compare((*s.others[a])[0].name.Time), strings.Compare(a, b))
+	})
+	for _, chain := range chains[:min(len(chains), firstsRead)] {
+		data, err := r.read(ctx, s.firsts[chain], aheadRead)
 		if err != nil && outage(ctx, err) {
-			return head{}, err
+			return nil, err
 		}
-		if err == nil && d.AbandonsChain == ch.ID && (by.key == "" || newer(s.others[chain].name, by.name)) {
-			by = s.others[chain]
+		if err != nil {
+			continue
+		}
+		if d, err := parseDigest(data); err == nil && d.AbandonsChain == ch.ID {
+			by = append(by, *s.others[chain])
 		}
 	}
 	return by, nil

@@ -357,6 +357,11 @@ func (f *Flusher) sign(ctx context.Context, file string) error {
 	if err != nil {
 		return &signerError{err}
 	}
+	if n, ok := ParseName(file); ok && n.Sequence == 1 {
+		if err := f.forgetKey(fingerprint); err != nil {
+			return err
+		}
+	}
 	if err := f.publishKey(ctx, fingerprint); err != nil {
 		return err
 	}
@@ -387,6 +392,24 @@ func signedBy(ctx context.Context, s Signer, data []byte) func(seen []byte) bool
 		k, err := ParsePublicKey(public)
 		return err == nil && k.Verify(sig, data) == nil
 	}
+}
+
+// forgetKey removes the copies of a key and of its announcement, so that both are
+// published again: a chain that begins may be the first of its trail, and these
+// copies those of the trail before.
+func (f *Flusher) forgetKey(fingerprint string) error {
+	dir := f.local.path(keysDir)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), fingerprint+".") {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	f.announced, f.keyTaken = false, false
+	return err
 }
 
 // publishKey publishes the public key, once. Where something else stands under
