@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -101,14 +100,12 @@ func archivedBefore(ctx context.Context, db *state.DB, k state.SourceKey, path s
 func placeOf(k state.SourceKey) string { return "s3://" + k.Bucket + "/" + k.Prefix }
 
 // noteMove records that the source is archived from another directory than it was.
-// A directory that is not there says nothing: what its links lead to is not known.
+// A directory that was not there, or did not answer, when the run began says
+// nothing: what its links lead to is not known.
 func (s *source) noteMove(ctx context.Context) error {
 	before := s.state.Path()
-	if before == s.real {
+	if before == s.real || !s.there {
 		return nil
-	}
-	if _, err := os.Stat(s.real); err != nil {
-		return nil //nolint:nilerr // The watcher says that it is away.
 	}
 	return s.state.Move(ctx, s.real, state.Note{
 		Kind: state.NotePathChanged, Time: s.store.Now(), Detail: fmt.Sprintf("from %q to %q", before, s.real),

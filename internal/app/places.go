@@ -96,19 +96,25 @@ func (p *places) begin(what string, look func() config.Look) *opened {
 // lookAt looks at path, for as long as the file system takes.
 func lookAt(path string) config.Look {
 	fi, err := os.Stat(path) //nolint:gosec // The operator names the path.
-	return config.Look{Real: resolve(path), File: err == nil && !fi.IsDir()}
+	return config.Look{Real: resolve(path), There: err == nil, File: err == nil && !fi.IsDir()}
 }
 
 // realPath is the path without symbolic links, as far as it exists and its file
 // system answers in time.
 func realPath(path string) string {
+	l, _ := boundedLook(path)
+	return l.Real
+}
+
+// boundedLook is what stands at path, and whether its file system said so in time.
+func boundedLook(path string) (config.Look, bool) {
 	var p places
 	o := p.begin(path, func() config.Look { return lookAt(path) })
 	select {
 	case <-o.done:
-		return o.result.Real
+		return o.result, true
 	case <-time.After(lookBound):
-		return path
+		return config.Look{Real: path}, false
 	}
 }
 

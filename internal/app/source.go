@@ -39,6 +39,7 @@ type source struct {
 	counters sourceCounters
 
 	runsOnce  bool // the run ends by itself
+	there     bool // something stood at its path when the run began
 	proof     proof
 	provenAt  time.Time // when the canary passed that still counts; zero: none does
 	listSkips bool      // each skip that the index alone decides gets a record
@@ -82,10 +83,8 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 		log:         e.log.With(zap.String("source", c.Name)),
 		remoteAsked: make(chan struct{}, 1), instance: e.cfg.Instance, copies: e.copiesOf(c.Name),
 	}
-	var err error
-	if s.real, err = e.realPath(c); err != nil {
-		return nil, fmt.Errorf("source %s: %w", c.Name, err)
-	}
+	look, answered := e.lookAt(c)
+	s.real, s.there = look.Real, look.There
 	o := e.storeOptions(c, s.log)
 	o.OnThrottled = func() {
 		if p := s.pool.Load(); p != nil {
@@ -99,6 +98,7 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 		default:
 		}
 	}
+	var err error
 	if s.store, err = s3store.Open(ctx, o); err != nil {
 		return nil, fmt.Errorf("source %s: %w", c.Name, err)
 	}
@@ -110,6 +110,10 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("source %s: %w", c.Name, err)
+	}
+	if !answered {
+		s.real = s.state.Path()
+		s.log.Warn("the directory of a source does not answer: it is taken for the one that it was", zap.String("path", c.Path), zap.String("was", s.real))
 	}
 	if err := s.recallCapabilities(); err != nil {
 		return nil, fmt.Errorf("source %s: %w", c.Name, err)
@@ -127,27 +131,17 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 	return s, nil
 }
 
-// realPath returns the path of c without symbolic links: what the look at it
-// found, else what the state knows of the same objects, because a source that
-// does not answer is still the one that it was.
-func (e *environment) realPath(c config.Source) (string, error) {
+// lookAt returns what stands at the path of c, and whether anybody knows: a source
+// that does not answer is still the one that it was.
+func (e *environment) lookAt(c config.Source) (config.Look, bool) {
 	if e.found == nil {
-		return realPath(c.Path), nil
+		return boundedLook(c.Path)
 	}
-	if l, ok := e.found[c.Path]; ok {
-		return l.Real, nil
+	l, ok := e.found[c.Path]
+	if !ok {
+		l.Real = c.Path
 	}
-	e.log.Warn("the directory of a source does not answer: it is taken for the one that it was", zap.String("source", c.Name), zap.String("path", c.Path))
-	known, err := e.db.Sources()
-	if err != nil {
-		return "", err
-	}
-	for _, k := range known {
-		if k.Bucket == c.Bucket && k.Prefix == c.Prefix {
-			return k.RealPath, nil
-		}
-	}
-	return c.Path, nil
+	return l, ok
 }
 
 // rootOf is the directory of a source.

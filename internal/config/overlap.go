@@ -4,8 +4,9 @@ import "strings"
 
 // Look is what stands at a path.
 type Look struct {
-	Real string // the path without symbolic links, as far as that could be found out
-	File bool   // something is there that is no directory
+	Real  string // the path without symbolic links, as far as that could be found out
+	There bool   // something is there
+	File  bool   // and it is no directory
 }
 
 // place is a path as it was written and as it is without symbolic links.

@@ -171,3 +171,34 @@ func TestAHungMountInsideASourceMakesItHung(t *testing.T) {
 		t.Errorf("exit code %d, want 0", code)
 	}
 }
+
+// The directory of a source that does not answer at the start is the one that the
+// source was last archived from, also where another one stands in its first place.
+func TestASourceThatHangsAtTheStartHasNotMoved(t *testing.T) {
+	s := newFakeSite(t, "", "")
+	write(t, s.path("f"), "content")
+	s.mustSync(t, 1, 0, 0)
+	first, moved := s.dir, filepath.Join(filepath.Dir(s.dir), "moved")
+	if err := os.Rename(first, moved); err != nil {
+		t.Fatal(err)
+	}
+	s.dir = moved
+	s.configure(t, "", "")
+	s.mustSync(t, 0, 1, 0)
+	if err := os.Mkdir(first, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	hangs(t, moved)
+	before := len(s.bucket.readTrail(t).digests)
+	p := spawn(t, s.env, "run", "-c", s.file)
+	eventually(t, "the digest of the start", func() bool { return len(s.bucket.readTrail(t).digests) > before })
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.ended(t); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	if got := s.bucket.readTrail(t).event("path-changed"); len(got) != 1 {
+		t.Errorf("path-changed = %q, want the one of the move", got)
+	}
+}
