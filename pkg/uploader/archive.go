@@ -94,7 +94,7 @@ func CheckArchived(ctx context.Context, fetch Fetch, o state.Object, e *state.En
 		if !readable(fetch, o, c) {
 			return bytesOther, nil
 		}
-		return readObject(ctx, fetch, o, c)
+		return readObject(ctx, fetch, o, c, new(progress))
 	})
 	return err
 }

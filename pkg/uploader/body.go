@@ -42,9 +42,8 @@ type body struct {
 	summed  int64 // Bytes from the start that are in sum.
 	pos     int64
 	counted int64
-	peak    int64        // The farthest that any attempt came.
-	moved   atomic.Int64 // When it came there, in nanoseconds since 1970; 0: not yet.
-	paced   atomic.Bool  // It waits for the bandwidth limit.
+	peak    int64 // The farthest that any attempt came.
+	progress
 	failed  atomic.Pointer[error]
 }
 

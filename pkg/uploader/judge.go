@@ -115,7 +115,9 @@ func (j *judge) read(ctx context.Context, o state.Object, c content) (verdict, e
 		return bytesUnread, err
 	}
 	defer leave()
-	v, err := readObject(ctx, j.d.Fetch, o, c)
+	p := new(progress)
+	defer j.d.traffic.begin(p)()
+	v, err := readObject(ctx, j.d.Fetch, o, c, p)
 	if !errors.Is(err, errUnsteady) {
 		j.d.observe(err)
 	}
@@ -129,7 +131,7 @@ func readable(fetch Fetch, o state.Object, c content) bool {
 }
 
 // readObject does what judge.read does, without its destination.
-func readObject(ctx context.Context, fetch Fetch, o state.Object, c content) (verdict, error) {
+func readObject(ctx context.Context, fetch Fetch, o state.Object, c content, p *progress) (verdict, error) {
 	body, got, err := fetch(ctx, o.Key, o)
 	if err != nil {
 		return unread(err)
@@ -139,7 +141,7 @@ func readObject(ctx context.Context, fetch Fetch, o state.Object, c content) (ve
 		return bytesOther, nil
 	}
 	m, s := md5.New(), sha256.New()
-	n, err := io.Copy(io.MultiWriter(m, s), io.LimitReader(body, c.size+1))
+	n, err := io.Copy(io.MultiWriter(m, s), io.LimitReader(p.watched(body), c.size+1))
 	if err != nil {
 		return bytesUnread, err
 	}

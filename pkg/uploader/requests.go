@@ -82,8 +82,11 @@ func (d *destination) put(ctx context.Context, p state.Put) (state.Object, error
 		return state.Object{}, err
 	}
 	defer leave()
-	b, _ := p.Body.(*body)
-	defer d.traffic.begin(b)()
+	var sent *progress
+	if b, ok := p.Body.(*body); ok {
+		sent = &b.progress
+	}
+	defer d.traffic.begin(sent)()
 	o, err := d.Objects.Put(ctx, p)
 	d.observe(err)
 	if err == nil {
@@ -99,6 +102,7 @@ func (d *destination) remove(ctx context.Context, key string, cond state.Conditi
 		return state.Object{}, err
 	}
 	defer leave()
+	defer d.traffic.begin(nil)()
 	o, err := d.Objects.Delete(ctx, key, cond)
 	d.observe(err)
 	return o, err
@@ -126,6 +130,7 @@ func (d *destination) create(ctx context.Context, key string, metadata map[strin
 		return "", err
 	}
 	defer leave()
+	defer d.traffic.begin(nil)()
 	id, _, err := d.Multipart.Create(ctx, key, metadata)
 	d.observe(err)
 	return id, err
@@ -136,7 +141,7 @@ func (d *destination) uploadPart(ctx context.Context, in *state.Intent, n int32,
 	if err := d.gate(); err != nil {
 		return state.Part{}, err
 	}
-	defer d.traffic.begin(b)()
+	defer d.traffic.begin(&b.progress)()
 	part, err := d.Multipart.UploadPart(ctx, in.Key, in.UploadID, n, b, b.size, crc)
 	if ferr := b.err(); err != nil && ferr != nil {
 		err = ferr

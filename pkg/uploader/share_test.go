@@ -2,6 +2,7 @@ package uploader
 
 import (
 	"context"
+	"crypto/md5"
 	"errors"
 	"fmt"
 	"io"
@@ -177,7 +178,7 @@ func TestAStalledRequestIsSeen(t *testing.T) {
 	now := time.Now()
 	var tr traffic
 	b := newBody(t.Context(), strings.NewReader("content"), 7, nil, &new(flight).sent)
-	end := tr.begin(b)
+	end := tr.begin(&b.progress)
 	if n, _ := tr.stalled(now.Add(stallAfter - time.Second)); n != 0 {
 		t.Errorf("%d requests are stalled after %v", n, stallAfter-time.Second)
 	}
@@ -216,5 +217,39 @@ func TestAStalledRequestIsSeen(t *testing.T) {
 	end()
 	if n, _ := tr.stalled(now.Add(time.Hour)); n != 0 {
 		t.Error("a request that has ended counts as stalled")
+	}
+}
+
+// An object that is read to compare its bytes is a request, too.
+func TestAStalledReadIsSeen(t *testing.T) {
+	r := newRig(t, proven)
+	d := r.p.dests["data"]
+	answer, server := io.Pipe()
+	d.Fetch = func(_ context.Context, _ string, o state.Object) (io.ReadCloser, state.Object, error) { return answer, o, nil }
+	j, err := d.judgeOf(state.Entry{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := content{size: 7, md5: md5.Sum([]byte("content"))}
+	result := make(chan verdict, 1)
+	go func() {
+		v, _ := j.read(t.Context(), state.Object{Key: "pre/a", ETag: "1", Size: c.size}, c)
+		result <- v
+	}()
+	r.until("the read is a request", func() bool { n, _ := d.traffic.stalled(time.Now().Add(time.Minute)); return n == 1 })
+	now := time.Now()
+	if _, err := server.Write([]byte("con")); err != nil {
+		t.Fatal(err)
+	}
+	r.until("its bytes are progress", func() bool { _, since := d.traffic.stalled(now.Add(time.Minute)); return since.After(now) })
+	if _, err := server.Write([]byte("tent")); err != nil {
+		t.Fatal(err)
+	}
+	_ = server.Close() // A pipe's end never fails.
+	if v := <-result; v != bytesEqual {
+		t.Errorf("the verdict is %v, want bytesEqual", v)
+	}
+	if n, _ := d.traffic.stalled(now.Add(time.Hour)); n != 0 {
+		t.Errorf("%d requests are stalled after the read", n)
 	}
 }

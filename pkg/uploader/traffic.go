@@ -1,7 +1,9 @@
 package uploader
 
 import (
+	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -16,7 +18,7 @@ const (
 )
 
 // traffic is the requests of one destination that are under way. The end of a
-// multipart upload is none of them: a server may need minutes for it.
+// multipart upload is none of them, and no copy is: a server may need minutes for it.
 type traffic struct {
 	mu   sync.Mutex
 	live map[*transit]struct{}
@@ -25,27 +27,49 @@ type traffic struct {
 
 // transit is one request under way.
 type transit struct {
-	since time.Time
-	body  *body // nil: it has none
+	since    time.Time
+	progress *progress // nil: it has no body
+}
+
+// progress is how far the body of a request or of its answer came.
+type progress struct {
+	moved atomic.Int64 // When it came there, in nanoseconds since 1970; 0: not yet.
+	paced atomic.Bool  // It waits for the bandwidth limit.
+}
+
+// watched returns the bytes of r and notes each step in p.
+func (p *progress) watched(r io.Reader) io.Reader { return progressReader{r, p} }
+
+type progressReader struct {
+	r io.Reader
+	p *progress
+}
+
+func (r progressReader) Read(b []byte) (int, error) {
+	n, err := r.r.Read(b)
+	if n > 0 {
+		r.p.moved.Store(time.Now().UnixNano())
+	}
+	return n, err
 }
 
 // moved is when the request last made progress.
 func (t *transit) moved(now time.Time) time.Time {
 	switch {
-	case t.body == nil:
+	case t.progress == nil:
 		return t.since
-	case t.body.paced.Load():
+	case t.progress.paced.Load():
 		return now
 	}
-	if at := time.Unix(0, t.body.moved.Load()); at.After(t.since) {
+	if at := time.Unix(0, t.progress.moved.Load()); at.After(t.since) {
 		return at
 	}
 	return t.since
 }
 
-// begin notes a request until end is called.
-func (t *traffic) begin(b *body) (end func()) {
-	r := &transit{since: time.Now(), body: b}
+// begin notes a request until end is called. p is nil where it has no body.
+func (t *traffic) begin(p *progress) (end func()) {
+	r := &transit{since: time.Now(), progress: p}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.live == nil {
