@@ -76,7 +76,7 @@ func (p *progress) Outcome(o app.Outcome) {
 	case app.Skipped:
 		_, _ = fmt.Fprintf(p.out, "skipped %s (unchanged)\n", name) // As above.
 	case app.Deleted:
-		_, _ = fmt.Fprintf(p.out, "deleted %s (kept in S3)\n", name) // As above.
+		_, _ = fmt.Fprintf(p.out, "deleted %s (gone here)\n", name) // As above.
 	case app.Failed:
 		_, _ = fmt.Fprintf(p.out, "failed %s: %v\n", name, o.Err) // As above.
 	case app.Rekeyed:

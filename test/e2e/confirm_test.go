@@ -63,7 +63,7 @@ func TestASyncOfAMirrorConfirmsDeletions(t *testing.T) {
 	if n := len(s.bucket.keys(t, false)); n != 4 {
 		t.Errorf("%d objects, want 4", n)
 	}
-	s.said(t, 0, []string{"Deleted: 3 (gone here)"}, "--confirm-deletes")
+	s.said(t, 0, []string{"Deleted: 3 (gone here)", "deleted \"a\" (gone here)\n"}, "--confirm-deletes")
 	if n := len(s.bucket.keys(t, false)); n != 1 {
 		t.Errorf("%d objects, want 1", n)
 	}
