@@ -87,10 +87,28 @@ func placeOf(fd int, in inode, fs *unix.Statfs_t) Place {
 	if uint32(fs.Type) == unix.OVERLAYFS_SUPER_MAGIC {
 		p.Birth = 0 // Of a directory it is another one once something is written there.
 	}
+	if p.Birth == 0 && in.ino == extRoot && uint32(fs.Type) == unix.EXT4_SUPER_MAGIC {
+		p.Birth = madeAt(fd)
+	}
 	if g, err := unix.IoctlGetUint32(fd, uint(fsIocGetVersion)); err == nil {
 		p.Generation = strconv.FormatUint(uint64(g), 10)
 	}
 	return p
+}
+
+// extRoot is the inode of the root of ext2, ext3 and ext4.
+const extRoot = 2
+
+// madeAt returns when lost+found in the directory fd last changed, 0 where there is
+// none. That is when the file system was made or repaired: with inodes of 128 bytes
+// its root has no birth, and no generation ever.
+func madeAt(fd int) int64 {
+	var st unix.Stat_t
+	err := retry(func() error { return unix.Fstatat(fd, "lost+found", &st, unix.AT_SYMLINK_NOFOLLOW) })
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return 0
+	}
+	return unix.TimespecToNsec(st.Mtim)
 }
 
 // fsid returns "" where the id is the device number, which the next boot may

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -113,6 +114,47 @@ func TestAPlaceLivesAsLongAsItsFileSystem(t *testing.T) {
 
 // The first write in a directory of an overlay's lower layer makes a directory in
 // the upper one, which was born then.
+// The same id, inode and generation, and no birth: mkfs -U after a disk was restored.
+func TestAFileSystemWithoutBirthsIsTold(t *testing.T) {
+	const uuid = "6f0b1c0e-5a55-4c39-9a3c-0d8f6c1b2a3d"
+	dir := filepath.Join(t.TempDir(), "src")
+	d := fstest.NewDisk(t, dir, "-I", "128", "-U", uuid)
+	r := NewRoot(dir, RootOptions{CrossMounts: true})
+	place := func() Place {
+		t.Helper()
+		p, err := r.Place("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	first := place()
+	if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(filepath.Join(dir, "lost+found"), 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	d.Unmount()
+	d.Mount()
+	if now := place(); first.Compare(now) != Same {
+		t.Errorf("mounted again: got %+v, want the same as %+v", now, first)
+	}
+	end := time.Now().Add(10 * time.Second)
+	for { // The times are of whole seconds.
+		d.Unmount()
+		d.Make("-I", "128", "-U", uuid)
+		d.Mount()
+		now := place()
+		if first.Compare(now) == Other {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("made anew: got %+v, want another than %+v", now, first)
+		}
+	}
+}
+
 func TestADirectoryOfAnOverlayStaysTheSamePlace(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root mounts")

@@ -44,7 +44,7 @@ type body struct {
 	counted int64
 	peak    int64 // The farthest that any attempt came.
 	progress
-	failed  atomic.Pointer[error]
+	failed atomic.Pointer[error]
 }
 
 // newBody wraps size bytes of r, sent under ctx at the pace of limit.

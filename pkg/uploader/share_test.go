@@ -225,7 +225,9 @@ func TestAStalledReadIsSeen(t *testing.T) {
 	r := newRig(t, proven)
 	d := r.p.dests["data"]
 	answer, server := io.Pipe()
-	d.Fetch = func(_ context.Context, _ string, o state.Object) (io.ReadCloser, state.Object, error) { return answer, o, nil }
+	d.Fetch = func(_ context.Context, _ string, o state.Object) (io.ReadCloser, state.Object, error) {
+		return answer, o, nil
+	}
 	j, err := d.judgeOf(state.Entry{})
 	if err != nil {
 		t.Fatal(err)

@@ -67,7 +67,7 @@ func (t *transit) moved(now time.Time) time.Time {
 	return t.since
 }
 
-// begin notes a request until end is called. p is nil where it has no body.
+// Begin notes a request until end is called, without a body where p is nil.
 func (t *traffic) begin(p *progress) (end func()) {
 	r := &transit{since: time.Now(), progress: p}
 	t.mu.Lock()
