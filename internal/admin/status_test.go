@@ -134,3 +134,15 @@ func TestNumbersReadWell(t *testing.T) {
 		t.Errorf("Plain = %q", got)
 	}
 }
+
+func TestStatusOfAStartSaysSoFirst(t *testing.T) {
+	now := time.Now()
+	var b strings.Builder
+	s := Status{Time: now, StartedAt: now.Add(-14 * time.Second), State: "starting"}
+	if err := s.Text(&b); err != nil {
+		t.Fatal(err)
+	}
+	if first, _, _ := strings.Cut(b.String(), "\n"); first != "starting for 14 s: no source is in use yet" {
+		t.Errorf("first line %q", first)
+	}
+}

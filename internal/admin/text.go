@@ -22,6 +22,9 @@ func (s *Status) Text(w io.Writer) error {
 	for i := range s.Sources {
 		b.WriteString(s.Sources[i].Sentence + "\n")
 	}
+	if len(s.Sources) == 0 {
+		fmt.Fprintf(&b, "%s for %s: no source is in use yet\n", s.State, Duration(s.Time.Sub(s.StartedAt)))
+	}
 	fmt.Fprintf(&b, "\ns3syncd %s on %s, process %d, %s for %s; now %s\n",
 		s.Version, s.Instance, s.PID, s.State, Duration(s.Time.Sub(s.StartedAt)), s.Time.Format(timeForm))
 	if l := s.LastReload; l != nil && !l.Successful {
