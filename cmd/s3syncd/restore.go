@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
@@ -62,7 +62,8 @@ type restoreFlags struct {
 }
 
 func (f *restoreFlags) set(fs *pflag.FlagSet) {
-	f.from.set(fs)
+	f.from.set(fs, "`name` of the host that archived, where it is not this one")
+	f.from.setSource(fs)
 	fs.StringVar(&f.o.ExpectHead, "expect-head", "", "believe what the digest with this `SHA-256` leads to")
 	fs.StringVar(&f.o.AnchorFile, "anchor", "", "believe what the heads in this `file` of 's3syncd verify' lead to")
 	fs.StringArrayVar(&f.o.PublicKeys, "public-key", nil, "believe only what this PEM `file`'s key has signed, or a signed digest leads to; may be repeated")
@@ -122,29 +123,31 @@ func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o app.RestoreOpti
 }
 
 // restoreCommand rebuilds files and prints a summary.
-func restoreCommand(ctx context.Context, args []string, io streams) error {
-	fs := newFlags("restore", "(-c FILE --source S | --bucket B --prefix P) --to DIR [flags]", restoreAbout, io)
+func restoreCommand(io streams) *cobra.Command {
+	c := newCommand("restore (-c FILE --source S | --bucket B --prefix P) --to DIR [flags]", "rebuild files from the audit trail, as of now or of a time",
+		restoreAbout, "  s3syncd restore -c s3syncd.yaml --source data --to /srv/restored --dry-run\n"+
+			"  s3syncd restore --bucket my-company-data --prefix backups/app-01 --to /srv/restored --at 7d")
 	var f restoreFlags
-	f.set(fs)
-	if err := parseFlags(fs, args); err != nil {
-		return err
+	f.set(c.Flags())
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		o, err := f.options(c.Flags(), io)
+		if err != nil {
+			return err
+		}
+		sum, err := app.Restore(c.Context(), o)
+		f.progress.finish()
+		if errors.Is(err, app.ErrWrongUse) || (err != nil && sum.Restored+sum.Kept+sum.Failed == 0) {
+			return err
+		}
+		if perr := f.print(io, sum); perr != nil || err != nil {
+			return errors.Join(err, perr)
+		}
+		if sum.Failed > 0 || sum.FaultCount > 0 {
+			return errNotAll
+		}
+		return nil
 	}
-	o, err := f.options(fs, io)
-	if err != nil {
-		return err
-	}
-	sum, err := app.Restore(ctx, o)
-	f.progress.finish()
-	if errors.Is(err, app.ErrWrongUse) || (err != nil && sum.Restored+sum.Kept+sum.Failed == 0) {
-		return err
-	}
-	if perr := f.print(io, sum); perr != nil || err != nil {
-		return errors.Join(err, perr)
-	}
-	if sum.Failed > 0 || sum.FaultCount > 0 {
-		return errNotAll
-	}
-	return nil
+	return c
 }
 
 // print prints what was done, and on stderr what one has to know of it.
