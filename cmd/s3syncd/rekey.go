@@ -84,7 +84,7 @@ func rekeyCommand(io streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		show := newProgress(io.out, io.err, isTerminal(io.err))
+		show := newProgress(io, "scanning")
 		o.Stderr, o.Progress = io.err, show
 		sum, err := app.Rekey(c.Context(), o)
 		show.finish()

@@ -9,16 +9,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
-	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 )
 
@@ -117,7 +114,7 @@ func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o app.RestoreOpti
 		return o, err
 	}
 	f.o.Instance, f.o.CheckSpace, f.o.Stderr = f.from.instance, !f.noSpace && !f.o.DryRun, io.err
-	f.progress = newRestoreProgress(io, f.json, f.o.DryRun)
+	f.progress = &restoreProgress{progress: newProgress(io, "reading the trail"), err: io.err, quiet: f.json, dryRun: f.o.DryRun}
 	f.o.Progress = f.progress
 	return f.o, nil
 }
@@ -231,27 +228,15 @@ func (f *restoreFlags) printJSON(w io.Writer, sum manifest.RestoreSummary) error
 	})
 }
 
-// restoreProgress shows a restore: a bar on a terminal, a line a file elsewhere.
-// Its methods may be called from many goroutines.
+// restoreProgress shows a restore.
 type restoreProgress struct {
-	out    *logsink.Sink // A restore does not wait for who reads its lines.
+	*progress
 	err    io.Writer
 	quiet  bool // --json: no lines on stdout
 	dryRun bool
-	bar    *progressbar.ProgressBar // nil: lines
 
-	mu          sync.Mutex
-	anchored    bool // something vouches for the trail
-	files, done int64
-	failures    []restoreFailure
-}
-
-func newRestoreProgress(io streams, quiet, dryRun bool) *restoreProgress {
-	p := &restoreProgress{out: logsink.New(io.out), err: io.err, quiet: quiet, dryRun: dryRun}
-	if isTerminal(io.err) {
-		p.bar = newBar(io.err, "reading the trail")
-	}
-	return p
+	anchored bool // something vouches for the trail
+	failures []restoreFailure
 }
 
 // Anchored implements manifest.RestoreProgress: what it prints is the first line.
@@ -259,9 +244,7 @@ func (p *restoreProgress) Anchored(keys, heads int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.anchored = keys+heads > 0
-	if p.bar != nil {
-		_ = p.bar.Clear() // The bar is decoration: a terminal that is gone changes nothing.
-	}
+	p.bar.clear()
 	if !p.anchored {
 		_, _ = fmt.Fprintln(p.err, "s3syncd: note: unanchored: nothing outside the bucket vouches for this trail, whoever can write it may have made it up;"+
 			" give --public-key, --anchor or --expect-head where you can") // Nowhere left to say so.
@@ -275,18 +258,14 @@ func (p *restoreProgress) Planned(files, bytes int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.files = files
-	if p.bar != nil {
-		p.bar.ChangeMax64(max(bytes, 1))
-	}
+	p.bar.total(bytes)
 }
 
 // Received implements manifest.RestoreProgress.
 func (p *restoreProgress) Received(n int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.bar != nil {
-		_ = p.bar.Add64(n) // The bar is decoration: a terminal that is gone changes nothing.
-	}
+	p.bar.add(n)
 }
 
 // Done implements manifest.RestoreProgress.
@@ -303,16 +282,14 @@ func (p *restoreProgress) Done(f manifest.RestoredFile) {
 		if len(p.failures) < maxFailures {
 			p.failures = append(p.failures, restoreFailure{Path: f.Path, Key: f.Key, Error: why})
 		}
-		if p.bar != nil {
-			_ = p.bar.Clear() // As above.
-		}
-		_, _ = fmt.Fprintf(p.err, "failed %s: %s\n", strconv.Quote(name), why) // Nowhere left to say so.
+		p.bar.clear()
+		_, _ = fmt.Fprintf(p.err, "failed %s: %s\n", strconv.Quote(name), why) // As above.
 	}
+	if f.Status == manifest.FileKept || p.dryRun {
+		p.bar.add(f.Size)
+	}
+	p.bar.describe(p.done, p.files)
 	if p.bar != nil {
-		if f.Status == manifest.FileKept || p.dryRun {
-			_ = p.bar.Add64(f.Size) // As above.
-		}
-		p.bar.Describe(fmt.Sprintf("%d of %d files", p.done, p.files))
 		return
 	}
 	p.line(f, strconv.Quote(name))
@@ -335,14 +312,4 @@ func (p *restoreProgress) line(f manifest.RestoredFile, name string) {
 		mark = ", not proven by the trail"
 	}
 	_, _ = fmt.Fprintf(p.out, "%s %s (%s%s)\n", verb, name, admin.Bytes(max(f.Size, 0)), mark) // As above.
-}
-
-// finish takes the bar off the screen, or writes the lines that are left.
-func (p *restoreProgress) finish() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.bar != nil {
-		_ = p.bar.Finish() // As above.
-	}
-	p.out.Close(logsink.Forever)
 }

@@ -36,7 +36,7 @@ func retireCommand(io streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		show := newProgress(io.out, io.err, isTerminal(io.err))
+		show := newProgress(io, "scanning")
 		sum, err := app.Retire(c.Context(), app.RetireOptions{
 			SyncOptions: app.SyncOptions{Config: cfg, GiveUp: *giveUp, Stderr: io.err, Version: version, Progress: show},
 			Force:       *force,

@@ -91,7 +91,7 @@ func syncCommand(io streams) *cobra.Command {
 		warn(io.err, app.HostWarnings(cfg))
 		floor := make([]byte, heapFloor)
 		defer runtime.KeepAlive(floor)
-		show := newProgress(io.out, io.err, isTerminal(io.err))
+		show := newProgress(io, "scanning")
 		sum, err := app.Sync(c.Context(), app.SyncOptions{
 			Config: cfg,
 			GiveUp: f.giveUp,

@@ -10,10 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -141,7 +138,7 @@ func verifyCommand(io streams) *cobra.Command {
 		if info, err := os.Stat(o.Offline); err == nil && !info.IsDir() {
 			return f.bundle(o, io)
 		}
-		show := newVerifyProgress(io.err, isTerminal(io.err))
+		show := &verifyProgress{errs: io.err}
 		o.Progress = show
 		results, err := app.Verify(c.Context(), o)
 		show.finish()
@@ -340,59 +337,4 @@ func findingText(f manifest.Finding, withKind bool) string {
 		parts = append(parts, shown(f.Key))
 	}
 	return strings.Join(append(parts, shown(f.Detail)), ": ")
-}
-
-// verifyProgress shows on a terminal how far a verification is.
-type verifyProgress struct {
-	mu   sync.Mutex
-	errs io.Writer
-	bar  *progressbar.ProgressBar // nil: no terminal, or nothing to show yet
-	on   bool
-	what string
-}
-
-func newVerifyProgress(errs io.Writer, terminal bool) *verifyProgress {
-	return &verifyProgress{errs: errs, on: terminal}
-}
-
-// Trail begins another trail.
-func (p *verifyProgress) Trail(string) { p.finish() }
-
-// Documents shows the documents of the trail.
-func (p *verifyProgress) Documents(done, total int64) { p.show("documents", done, total) }
-
-// Objects shows the objects.
-func (p *verifyProgress) Objects(done int64) { p.show("objects", done, -1) }
-
-// Files shows the files.
-func (p *verifyProgress) Files(done int64) { p.show("files", done, -1) }
-
-func (p *verifyProgress) show(what string, done, total int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.on {
-		return
-	}
-	if p.bar == nil || p.what != what {
-		p.clear()
-		p.what = what
-		p.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(p.errs), progressbar.OptionSetDescription(what),
-			progressbar.OptionShowCount(), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(),
-			progressbar.OptionFullWidth(), progressbar.OptionSpinnerType(14))
-	}
-	_ = p.bar.Set64(done) // The bar is decoration: a terminal that is gone changes nothing.
-}
-
-// finish takes the bar off the screen.
-func (p *verifyProgress) finish() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.clear()
-}
-
-func (p *verifyProgress) clear() {
-	if p.bar != nil {
-		_ = p.bar.Finish() // As above.
-		p.bar = nil
-	}
 }
