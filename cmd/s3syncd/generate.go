@@ -1,7 +1,7 @@
 package main
 
 import (
-	"context"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -10,60 +10,71 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 
 	"github.com/s3syncd/s3syncd/internal/help"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
-// generateName is a command that packagers use; it is in no list.
-const generateName = "generate"
-
-// generateCommand writes what is made from the command table and the help of
-// each command: manual pages, completions, Markdown.
-func generateCommand(ctx context.Context, args []string, io streams) error {
-	fs := newFlags(generateName, "[--man DIR] [--completions DIR] [--markdown DIR] [--configuration FILE]",
-		"Writes manual pages, shell completions and Markdown from the help of every command.\n"+
-			"SOURCE_DATE_EPOCH is the date of the pages.", io)
+// generateCommand writes what is made from the help of each command: manual
+// pages, completions, Markdown. Packagers use it; it is in no list.
+func generateCommand(io streams) *cobra.Command {
+	c := newCommand("generate [--man DIR] [--completions DIR] [--markdown DIR] [--configuration FILE]", "manual pages, completions and Markdown",
+		"Writes manual pages, shell completions and Markdown from the help of every command.\nSOURCE_DATE_EPOCH is the date of the pages.",
+		"  s3syncd generate --man man --configuration deploy/s3syncd.example.yaml")
+	c.Hidden = true
+	fs := c.Flags()
 	man := fs.String("man", "", "`directory` for man1 and man5")
 	completions := fs.String("completions", "", "`directory` for the completions of bash, zsh and fish")
 	markdown := fs.String("markdown", "", "`directory` for a page a command")
 	configuration := fs.String("configuration", "", "the annotated example, a `file`; man5 is made from it")
-	if err := parseFlags(fs, args); err != nil {
-		return err
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if *man == "" && *completions == "" && *markdown == "" {
+			return fmt.Errorf("%w: generate: one of --man, --completions and --markdown is needed", errUsage)
+		}
+		p, err := describe(c.Root(), io.env)
+		if err != nil {
+			return err
+		}
+		if *man != "" {
+			reference, err := readReference(*configuration)
+			if err != nil {
+				return err
+			}
+			if err := writeAll(*man, help.Man(p, reference)); err != nil {
+				return err
+			}
+		}
+		if *completions != "" {
+			if err := writeCompletions(*completions, c.Root()); err != nil {
+				return err
+			}
+		}
+		if *markdown != "" {
+			return writeAll(*markdown, help.Markdown(p))
+		}
+		return nil
 	}
-	if *man == "" && *completions == "" && *markdown == "" {
-		return fmt.Errorf("%w: generate: one of --man, --completions and --markdown is needed", errUsage)
-	}
-	p, err := describe(ctx, io.env)
+	return c
+}
+
+// writeCompletions writes one script for each of bash, zsh and fish, under the
+// names that those look for. The scripts ask the program what to offer.
+func writeCompletions(dir string, root *cobra.Command) error {
+	var bash, zsh, fish bytes.Buffer
+	err := errors.Join(root.GenBashCompletionV2(&bash, true), root.GenZshCompletion(&zsh), root.GenFishCompletion(&fish, true))
 	if err != nil {
 		return err
 	}
-	if *man != "" {
-		reference, err := readReference(*configuration)
-		if err != nil {
-			return err
-		}
-		err = writeAll(*man, help.Man(p, reference))
-		if err != nil {
-			return err
-		}
-	}
-	if *completions != "" {
-		if err := writeAll(*completions, help.Completions(p)); err != nil {
-			return err
-		}
-	}
-	if *markdown != "" {
-		return writeAll(*markdown, help.Markdown(p))
-	}
-	return nil
+	return writeAll(dir, []help.File{
+		{Path: root.Name(), Text: bash.String()}, {Path: "_" + root.Name(), Text: zsh.String()}, {Path: root.Name() + ".fish", Text: fish.String()},
+	})
 }
 
-// describe asks every command of the table for its help.
-func describe(ctx context.Context, env []string) (*help.Program, error) {
+// describe returns what the pages say of root.
+func describe(root *cobra.Command, env []string) (*help.Program, error) {
 	p := &help.Program{
-		Name: "s3syncd", Summary: "directories archived in S3 under a KMS key, with an audit trail", Version: version,
+		Root: root, Version: version,
 		Exits: []help.Exit{
 			{Code: exitDone, Meaning: "done"},
 			{Code: exitCannotRun, Meaning: "could not run, or no daemon answers"},
@@ -80,16 +91,6 @@ func describe(ctx context.Context, env []string) (*help.Program, error) {
 			}
 			p.Date = time.Unix(seconds, 0)
 		}
-	}
-	for _, c := range commands() {
-		h := help.Command{Name: c.name, Summary: c.about}
-		asked := streams{describe: func(args, about string, fs *pflag.FlagSet) {
-			h.Args, h.About, h.Flags = args, about, help.Flags(fs)
-		}}
-		if err := c.run(ctx, []string{"--help"}, asked); !errors.Is(err, pflag.ErrHelp) {
-			return nil, fmt.Errorf("%s --help: %w", c.name, err)
-		}
-		p.Commands = append(p.Commands, h)
 	}
 	return p, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -27,9 +28,20 @@ func TestThePagesOfTheCommandsAreCurrent(t *testing.T) {
 			t.Errorf("docs/commands/%s is of no command: run 'make docs'", name)
 		}
 	}
-	if len(want) != len(commands())+1 {
-		t.Errorf("%d pages for %d commands", len(want), len(commands()))
+	if names := commandNames(); len(want) != len(names)+1 {
+		t.Errorf("%d pages for %d commands", len(want), len(names))
 	}
+}
+
+// commandNames are the commands that the help lists.
+func commandNames() []string {
+	var names []string
+	for _, c := range newRoot(streams{}).Commands() {
+		if c.IsAvailableCommand() && c.Name() != "help" {
+			names = append(names, c.Name())
+		}
+	}
+	return names
 }
 
 func pages(t *testing.T, dir string) map[string]string {
@@ -49,27 +61,36 @@ func pages(t *testing.T, dir string) map[string]string {
 	return texts
 }
 
-func TestGeneratedPagesAndCompletionsNameEveryCommand(t *testing.T) {
+func TestGeneratedPagesNameEveryCommand(t *testing.T) {
 	dir := t.TempDir()
 	code, _, errs := call(t, "generate", "--man", dir, "--completions", dir, "--configuration", "../../deploy/s3syncd.example.yaml")
 	if code != 0 {
 		t.Fatalf("generate = %d %q", code, errs)
 	}
-	for _, name := range []string{"man1/s3syncd.1", "s3syncd", "_s3syncd", "s3syncd.fish"} {
-		text, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
+	overview, err := os.ReadFile(filepath.Join(dir, "man1", "s3syncd.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range commandNames() {
+		if !strings.Contains(strings.ReplaceAll(string(overview), `\-`, "-"), "s3syncd "+name) {
+			t.Errorf("s3syncd(1) does not name %s", name)
 		}
-		for _, c := range commands() {
-			if !strings.Contains(strings.ReplaceAll(string(text), `\-`, "-"), c.name) {
-				t.Errorf("%s does not name %s", name, c.name)
-			}
+		text, err := os.ReadFile(filepath.Join(dir, "man1", "s3syncd-"+name+".1"))
+		if err != nil || !strings.Contains(string(text), ".SH DESCRIPTION\n") || !strings.Contains(string(text), ".SH EXAMPLES\n") {
+			t.Errorf("the page of %s has no description, or no example: %v", name, err)
 		}
 	}
-	for _, c := range commands() {
-		text, err := os.ReadFile(filepath.Join(dir, "man1", "s3syncd-"+c.name+".1"))
-		if err != nil || !strings.Contains(string(text), ".SH DESCRIPTION\n") {
-			t.Errorf("the page of %s has no description: %v", c.name, err)
+	for script, shell := range map[string]string{"s3syncd": "bash", "_s3syncd": "zsh", "s3syncd.fish": "fish"} {
+		text, err := os.ReadFile(filepath.Join(dir, script))
+		if err != nil || !strings.Contains(string(text), "__complete") {
+			t.Errorf("%s does not ask the program: %v", script, err)
+		}
+		program, err := exec.LookPath(shell)
+		if err != nil {
+			continue // It is not here to parse its script.
+		}
+		if out, err := exec.CommandContext(t.Context(), program, "-n", filepath.Join(dir, script)).CombinedOutput(); err != nil {
+			t.Errorf("%s -n: %v\n%s", shell, err, out)
 		}
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "man5", "s3syncd.yaml.5"))

@@ -1,13 +1,14 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
@@ -35,46 +36,51 @@ type historyLine struct {
 }
 
 // historyCommand prints the records of one file.
-func historyCommand(ctx context.Context, args []string, io streams) error {
-	fs := newFlags("history", "KEY_OR_PATH (-c FILE [--source S] | --bucket B --prefix P) [flags]", historyAbout, io)
+func historyCommand(io streams) *cobra.Command {
+	c := newCommand("history KEY_OR_PATH (-c FILE [--source S] | --bucket B --prefix P) [flags]", "every record of one file, and what proves it",
+		historyAbout, "  s3syncd history hello.txt -c s3syncd.yaml --at 7d\n"+
+			"  s3syncd history hello.txt -c s3syncd.yaml --bundle proof.json")
 	var from originFlags
-	from.set(fs)
-	at := fs.String("at", "", "only what was recorded up to this `time`: "+timeForms)
-	bundle := fs.String("bundle", "", "write what proves the last record to `file`")
-	head := fs.String("head", "", "the `SHA-256` of a digest that is known elsewhere: the bundle ends with it")
-	asJSON := fs.Bool("json", false, "print a line of JSON a record")
-	names, err := parseNames(fs, args)
-	if err != nil {
+	from.set(c.Flags(), "`name` of the host that archived, where it is not this one")
+	from.setSource(c.Flags())
+	at := c.Flags().String("at", "", "only what was recorded up to this `time`: "+timeForms)
+	bundle := c.Flags().String("bundle", "", "write what proves the last record to `file`")
+	head := c.Flags().String("head", "", "the `SHA-256` of a digest that is known elsewhere: the bundle ends with it")
+	asJSON := c.Flags().Bool("json", false, "print a line of JSON a record")
+	c.Args = func(_ *cobra.Command, names []string) error {
+		if len(names) != 1 {
+			return fmt.Errorf("%w: history: one KEY_OR_PATH is needed, got %d", errUsage, len(names))
+		}
+		return nil
+	}
+	c.RunE = func(c *cobra.Command, names []string) (err error) {
+		if *head != "" && *bundle == "" {
+			return fmt.Errorf("%w: history: --head is about --bundle FILE", errUsage)
+		}
+		o := app.HistoryOptions{File: names[0], Instance: from.instance, Bundle: *bundle, Head: *head, Stderr: io.err}
+		if o.At, err = parseAt(c.Flags(), *at, time.Now()); err != nil {
+			return err
+		}
+		if o.Origin, err = from.origin(c.Flags(), io.env); err != nil {
+			return err
+		}
+		o.Show = func(it manifest.HistoryItem) error { return printRecord(io.out, it, *asJSON) }
+		sum, err := app.History(c.Context(), o)
+		for _, fault := range sum.Faults {
+			_, _ = fmt.Fprintf(io.err, "s3syncd: %s\n", admin.Plain(fault, messageLength)) // Nowhere left to say so.
+		}
+		switch {
+		case err != nil:
+			return err
+		case *bundle != "":
+			_, err = fmt.Fprintf(io.err, "s3syncd: %s proves the record %s; digests: %d\n", *bundle, sum.Proven, sum.Digests)
+		}
+		if len(sum.Faults) > 0 {
+			return errors.Join(err, errNotAll)
+		}
 		return err
 	}
-	if len(names) != 1 {
-		return fmt.Errorf("%w: history: one KEY_OR_PATH is needed, got %d", errUsage, len(names))
-	}
-	if *head != "" && *bundle == "" {
-		return fmt.Errorf("%w: history: --head is about --bundle FILE", errUsage)
-	}
-	o := app.HistoryOptions{File: names[0], Instance: from.instance, Bundle: *bundle, Head: *head, Stderr: io.err}
-	if o.At, err = parseAt(fs, *at, time.Now()); err != nil {
-		return err
-	}
-	if o.Origin, err = from.origin(fs, io.env); err != nil {
-		return err
-	}
-	o.Show = func(it manifest.HistoryItem) error { return printRecord(io.out, it, *asJSON) }
-	sum, err := app.History(ctx, o)
-	for _, fault := range sum.Faults {
-		_, _ = fmt.Fprintf(io.err, "s3syncd: %s\n", admin.Plain(fault, messageLength)) // Nowhere left to say so.
-	}
-	switch {
-	case err != nil:
-		return err
-	case *bundle != "":
-		_, err = fmt.Fprintf(io.err, "s3syncd: %s proves the record %s; digests: %d\n", *bundle, sum.Proven, sum.Digests)
-	}
-	if len(sum.Faults) > 0 {
-		return errors.Join(err, errNotAll)
-	}
-	return err
+	return c
 }
 
 func printRecord(w io.Writer, it manifest.HistoryItem, asJSON bool) error {

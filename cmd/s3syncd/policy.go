@@ -1,13 +1,14 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/spf13/cobra"
 
 	"github.com/s3syncd/s3syncd/internal/app"
 )
@@ -26,46 +27,49 @@ several hosts, and --merge puts it into the policy that the bucket has: the
 prefixes of other hosts and what others have written stay.`
 
 // policyCommand prints one policy.
-func policyCommand(_ context.Context, args []string, io streams) error {
-	fs := newFlags("iam-policy", "-c FILE [--kind role|bucket|kms-key] [flags]", policyAbout, io)
-	file := fs.StringP("config", "c", "", "configuration `file`")
-	kind := fs.String("kind", string(app.PolicyRole), "`kind` of policy: role, bucket or kms-key")
-	source := fs.String("source", "", "only the source of this `name`")
-	instances := fs.StringSlice("instance", nil, "`names` of the hosts, with * for any text: '*', 'app-*' (default: the configuration's own); may be repeated")
-	present := fs.String("merge", "", "`file` with the bucket's present policy, or empty, to put this one into (with --kind bucket)")
-	with := fs.StringSlice("with", nil, "`commands` that the role is to allow as well: rekey, restore, verify")
-	if err := parseFlags(fs, args); err != nil {
-		return err
-	}
-	o := app.PolicyOptions{Kind: app.PolicyKind(*kind), Source: *source, With: *with, Region: environmentRegion(io.env), Instances: *instances}
-	if err := checkPolicy(o, *file, *present); err != nil {
-		return err
-	}
-	cfg, err := loadConfig(*file, io.env)
-	if err != nil {
-		return err
-	}
-	if err := knownSource(cfg, "iam-policy", *source); err != nil {
-		return err
-	}
-	o.Config = cfg
-	if *present != "" {
-		if o.Merge, err = os.ReadFile(*present); err != nil {
-			return fmt.Errorf("--merge: %w", err)
+func policyCommand(io streams) *cobra.Command {
+	c := newCommand("iam-policy -c FILE [--kind role|bucket|kms-key] [flags]", "print the least policy for this configuration",
+		policyAbout, "  s3syncd iam-policy -c s3syncd.yaml --with rekey,restore\n"+
+			"  s3syncd iam-policy -c s3syncd.yaml --kind bucket --instance '*'")
+	var file string
+	configFlag(c.Flags(), &file, "")
+	kind := c.Flags().String("kind", string(app.PolicyRole), "`kind` of policy: role, bucket or kms-key")
+	source := c.Flags().String("source", "", "only the source of this `name`")
+	instances := c.Flags().StringSlice("instance", nil, "`names` of the hosts, with * for any text: '*', 'app-*' (default: the configuration's own); may be repeated")
+	present := c.Flags().String("merge", "", "`file` with the bucket's present policy, or empty, to put this one into (with --kind bucket)")
+	with := c.Flags().StringSlice("with", nil, "`commands` that the role is to allow as well: rekey, restore, verify")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		o := app.PolicyOptions{Kind: app.PolicyKind(*kind), Source: *source, With: *with, Region: environmentRegion(io.env), Instances: *instances}
+		if err := checkPolicy(o, file, *present); err != nil {
+			return err
 		}
-	}
-	doc, notes, err := app.Policy(o)
-	if errors.Is(err, app.ErrPolicyChoice) {
-		return fmt.Errorf("%w: iam-policy: %w", errUsage, err)
-	}
-	if err != nil {
+		cfg, err := loadConfig(file, io.env)
+		if err != nil {
+			return err
+		}
+		if err := knownSource(cfg, "iam-policy", *source); err != nil {
+			return err
+		}
+		o.Config = cfg
+		if *present != "" {
+			if o.Merge, err = os.ReadFile(*present); err != nil {
+				return fmt.Errorf("--merge: %w", err)
+			}
+		}
+		doc, notes, err := app.Policy(o)
+		if errors.Is(err, app.ErrPolicyChoice) {
+			return fmt.Errorf("%w: iam-policy: %w", errUsage, err)
+		}
+		if err != nil {
+			return err
+		}
+		for _, n := range notes {
+			_, _ = fmt.Fprintf(io.err, "s3syncd: note: %s\n", n) // Nowhere left to say so.
+		}
+		_, err = io.out.Write(doc)
 		return err
 	}
-	for _, n := range notes {
-		_, _ = fmt.Fprintf(io.err, "s3syncd: note: %s\n", n) // Nowhere left to say so.
-	}
-	_, err = io.out.Write(doc)
-	return err
+	return c
 }
 
 var instancePattern = regexp.MustCompile(`^[A-Za-z0-9._*-]{1,128}$`)

@@ -1,12 +1,13 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/spf13/cobra"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
@@ -22,32 +23,34 @@ It exits with 0 when all that the configuration needs works, 3 when something is
 missing, 1 when no destination answered.`
 
 // preflightCommand tries everything once and prints what it found.
-func preflightCommand(ctx context.Context, args []string, io streams) error {
-	fs := newFlags("preflight", "-c FILE [--json]", preflightAbout, io)
-	file := fs.StringP("config", "c", "", "configuration `file`")
-	asJSON := fs.Bool("json", false, "print the report as JSON")
-	if err := parseFlags(fs, args); err != nil {
-		return err
+func preflightCommand(io streams) *cobra.Command {
+	c := newCommand("preflight -c FILE [--json]", "prove against the real bucket and key that a run can work",
+		preflightAbout, "  s3syncd preflight -c s3syncd.yaml")
+	var file string
+	configFlag(c.Flags(), &file, "")
+	asJSON := c.Flags().Bool("json", false, "print the report as JSON")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if file == "" {
+			return fmt.Errorf("%w: preflight: -c FILE is needed", errUsage)
+		}
+		cfg, err := loadConfig(file, io.env)
+		if err != nil {
+			return err
+		}
+		warn(io.err, cfg.Warnings)
+		warn(io.err, app.HostWarnings(cfg))
+		report, err := app.Preflight(c.Context(), app.PreflightOptions{Config: cfg, Stderr: io.err})
+		if len(report.Sources) == 0 {
+			return err
+		}
+		if *asJSON {
+			enc := json.NewEncoder(io.out)
+			enc.SetIndent("", "  ")
+			return errors.Join(err, enc.Encode(report))
+		}
+		return errors.Join(err, printPreflight(io.out, report))
 	}
-	if *file == "" {
-		return fmt.Errorf("%w: preflight: -c FILE is needed", errUsage)
-	}
-	cfg, err := loadConfig(*file, io.env)
-	if err != nil {
-		return err
-	}
-	warn(io.err, cfg.Warnings)
-	warn(io.err, app.HostWarnings(cfg))
-	report, err := app.Preflight(ctx, app.PreflightOptions{Config: cfg, Stderr: io.err})
-	if len(report.Sources) == 0 {
-		return err
-	}
-	if *asJSON {
-		enc := json.NewEncoder(io.out)
-		enc.SetIndent("", "  ")
-		return errors.Join(err, enc.Encode(report))
-	}
-	return errors.Join(err, printPreflight(io.out, report))
+	return c
 }
 
 func printPreflight(w io.Writer, r app.PreflightReport) error {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
@@ -36,9 +36,9 @@ type rekeyFlags struct {
 }
 
 func (f *rekeyFlags) set(fs *pflag.FlagSet) {
-	fs.StringVarP(&f.config, "config", "c", "", "configuration `file`")
+	configFlag(fs, &f.config, "")
 	fs.StringVar(&f.source, "source", "", "only the source of this `name`")
-	fs.StringVar(&f.rate, "rate", "200/s", "at most so many objects a second, 0 for no `limit`")
+	fs.StringVar(&f.rate, "rate", "200/s", "`objects` a second at most, 0 for no limit")
 	fs.BoolVar(&f.askAll, "ask-all", false, "ask S3 for every object, also where the index says that its key is right")
 	fs.DurationVar(&f.giveUp, "give-up", 10*time.Minute, "how long an outage is waited for before an object counts as failed")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "write nothing; print what would be rekeyed, bytes and requests")
@@ -74,28 +74,29 @@ func knownSource(cfg *config.Config, command, name string) error {
 }
 
 // rekeyCommand rekeys and prints what it did.
-func rekeyCommand(ctx context.Context, args []string, io streams) error {
-	fs := newFlags("rekey", "-c FILE [flags]", rekeyAbout, io)
+func rekeyCommand(io streams) *cobra.Command {
+	c := newCommand("rekey -c FILE [flags]", "bring objects under the configured key",
+		rekeyAbout, "  s3syncd rekey -c s3syncd.yaml --dry-run\n  s3syncd rekey -c s3syncd.yaml --source data --rate 50/s")
 	var f rekeyFlags
-	f.set(fs)
-	if err := parseFlags(fs, args); err != nil {
-		return err
+	f.set(c.Flags())
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		o, err := f.options(io.env)
+		if err != nil {
+			return err
+		}
+		show := newProgress(io, "scanning")
+		o.Stderr, o.Progress = io.err, show
+		sum, err := app.Rekey(c.Context(), o)
+		show.finish()
+		if err != nil && !errors.Is(err, app.ErrSomeFailed) && !errors.Is(err, app.ErrInterrupted) {
+			return err
+		}
+		if f.dryRun {
+			return errors.Join(err, printRekeyPlan(io.out, sum))
+		}
+		return errors.Join(err, printRekey(io.out, sum))
 	}
-	o, err := f.options(io.env)
-	if err != nil {
-		return err
-	}
-	show := newProgress(io.out, io.err, isTerminal(io.err))
-	o.Stderr, o.Progress = io.err, show
-	sum, err := app.Rekey(ctx, o)
-	show.finish()
-	if err != nil && !errors.Is(err, app.ErrSomeFailed) && !errors.Is(err, app.ErrInterrupted) {
-		return err
-	}
-	if f.dryRun {
-		return errors.Join(err, printRekeyPlan(io.out, sum))
-	}
-	return errors.Join(err, printRekey(io.out, sum))
+	return c
 }
 
 const rekeyLeft = "Left as they are: noncurrent versions, delete markers, and the trail under _manifests/\n"

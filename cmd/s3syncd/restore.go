@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,15 +9,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
-	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 )
 
@@ -62,7 +59,8 @@ type restoreFlags struct {
 }
 
 func (f *restoreFlags) set(fs *pflag.FlagSet) {
-	f.from.set(fs)
+	f.from.set(fs, "`name` of the host that archived, where it is not this one")
+	f.from.setSource(fs)
 	fs.StringVar(&f.o.ExpectHead, "expect-head", "", "believe what the digest with this `SHA-256` leads to")
 	fs.StringVar(&f.o.AnchorFile, "anchor", "", "believe what the heads in this `file` of 's3syncd verify' lead to")
 	fs.StringArrayVar(&f.o.PublicKeys, "public-key", nil, "believe only what this PEM `file`'s key has signed, or a signed digest leads to; may be repeated")
@@ -116,35 +114,37 @@ func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o app.RestoreOpti
 		return o, err
 	}
 	f.o.Instance, f.o.CheckSpace, f.o.Stderr = f.from.instance, !f.noSpace && !f.o.DryRun, io.err
-	f.progress = newRestoreProgress(io, f.json, f.o.DryRun)
+	f.progress = &restoreProgress{progress: newProgress(io, "reading the trail"), err: io.err, quiet: f.json, dryRun: f.o.DryRun}
 	f.o.Progress = f.progress
 	return f.o, nil
 }
 
 // restoreCommand rebuilds files and prints a summary.
-func restoreCommand(ctx context.Context, args []string, io streams) error {
-	fs := newFlags("restore", "(-c FILE --source S | --bucket B --prefix P) --to DIR [flags]", restoreAbout, io)
+func restoreCommand(io streams) *cobra.Command {
+	c := newCommand("restore (-c FILE --source S | --bucket B --prefix P) --to DIR [flags]", "rebuild files from the audit trail, as of now or of a time",
+		restoreAbout, "  s3syncd restore -c s3syncd.yaml --source data --to /srv/restored --dry-run\n"+
+			"  s3syncd restore --bucket my-company-data --prefix backups/app-01 --to /srv/restored --at 7d")
 	var f restoreFlags
-	f.set(fs)
-	if err := parseFlags(fs, args); err != nil {
-		return err
+	f.set(c.Flags())
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		o, err := f.options(c.Flags(), io)
+		if err != nil {
+			return err
+		}
+		sum, err := app.Restore(c.Context(), o)
+		f.progress.finish()
+		if errors.Is(err, app.ErrWrongUse) || (err != nil && sum.Restored+sum.Kept+sum.Failed == 0) {
+			return err
+		}
+		if perr := f.print(io, sum); perr != nil || err != nil {
+			return errors.Join(err, perr)
+		}
+		if sum.Failed > 0 || sum.FaultCount > 0 {
+			return errNotAll
+		}
+		return nil
 	}
-	o, err := f.options(fs, io)
-	if err != nil {
-		return err
-	}
-	sum, err := app.Restore(ctx, o)
-	f.progress.finish()
-	if errors.Is(err, app.ErrWrongUse) || (err != nil && sum.Restored+sum.Kept+sum.Failed == 0) {
-		return err
-	}
-	if perr := f.print(io, sum); perr != nil || err != nil {
-		return errors.Join(err, perr)
-	}
-	if sum.Failed > 0 || sum.FaultCount > 0 {
-		return errNotAll
-	}
-	return nil
+	return c
 }
 
 // print prints what was done, and on stderr what one has to know of it.
@@ -228,27 +228,15 @@ func (f *restoreFlags) printJSON(w io.Writer, sum manifest.RestoreSummary) error
 	})
 }
 
-// restoreProgress shows a restore: a bar on a terminal, a line a file elsewhere.
-// Its methods may be called from many goroutines.
+// restoreProgress shows a restore.
 type restoreProgress struct {
-	out    *logsink.Sink // A restore does not wait for who reads its lines.
+	*progress
 	err    io.Writer
 	quiet  bool // --json: no lines on stdout
 	dryRun bool
-	bar    *progressbar.ProgressBar // nil: lines
 
-	mu          sync.Mutex
-	anchored    bool // something vouches for the trail
-	files, done int64
-	failures    []restoreFailure
-}
-
-func newRestoreProgress(io streams, quiet, dryRun bool) *restoreProgress {
-	p := &restoreProgress{out: logsink.New(io.out), err: io.err, quiet: quiet, dryRun: dryRun}
-	if isTerminal(io.err) {
-		p.bar = newBar(io.err, "reading the trail")
-	}
-	return p
+	anchored bool // something vouches for the trail
+	failures []restoreFailure
 }
 
 // Anchored implements manifest.RestoreProgress: what it prints is the first line.
@@ -256,9 +244,7 @@ func (p *restoreProgress) Anchored(keys, heads int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.anchored = keys+heads > 0
-	if p.bar != nil {
-		_ = p.bar.Clear() // The bar is decoration: a terminal that is gone changes nothing.
-	}
+	p.bar.clear()
 	if !p.anchored {
 		_, _ = fmt.Fprintln(p.err, "s3syncd: note: unanchored: nothing outside the bucket vouches for this trail, whoever can write it may have made it up;"+
 			" give --public-key, --anchor or --expect-head where you can") // Nowhere left to say so.
@@ -272,18 +258,14 @@ func (p *restoreProgress) Planned(files, bytes int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.files = files
-	if p.bar != nil {
-		p.bar.ChangeMax64(max(bytes, 1))
-	}
+	p.bar.total(bytes)
 }
 
 // Received implements manifest.RestoreProgress.
 func (p *restoreProgress) Received(n int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.bar != nil {
-		_ = p.bar.Add64(n) // The bar is decoration: a terminal that is gone changes nothing.
-	}
+	p.bar.add(n)
 }
 
 // Done implements manifest.RestoreProgress.
@@ -300,16 +282,14 @@ func (p *restoreProgress) Done(f manifest.RestoredFile) {
 		if len(p.failures) < maxFailures {
 			p.failures = append(p.failures, restoreFailure{Path: f.Path, Key: f.Key, Error: why})
 		}
-		if p.bar != nil {
-			_ = p.bar.Clear() // As above.
-		}
-		_, _ = fmt.Fprintf(p.err, "failed %s: %s\n", strconv.Quote(name), why) // Nowhere left to say so.
+		p.bar.clear()
+		_, _ = fmt.Fprintf(p.err, "failed %s: %s\n", strconv.Quote(name), why) // As above.
 	}
+	if f.Status == manifest.FileKept || p.dryRun {
+		p.bar.add(f.Size)
+	}
+	p.bar.describe(p.done, p.files)
 	if p.bar != nil {
-		if f.Status == manifest.FileKept || p.dryRun {
-			_ = p.bar.Add64(f.Size) // As above.
-		}
-		p.bar.Describe(fmt.Sprintf("%d of %d files", p.done, p.files))
 		return
 	}
 	p.line(f, strconv.Quote(name))
@@ -332,14 +312,4 @@ func (p *restoreProgress) line(f manifest.RestoredFile, name string) {
 		mark = ", not proven by the trail"
 	}
 	_, _ = fmt.Fprintf(p.out, "%s %s (%s%s)\n", verb, name, admin.Bytes(max(f.Size, 0)), mark) // As above.
-}
-
-// finish takes the bar off the screen, or writes the lines that are left.
-func (p *restoreProgress) finish() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.bar != nil {
-		_ = p.bar.Finish() // As above.
-	}
-	p.out.Close(logsink.Forever)
 }

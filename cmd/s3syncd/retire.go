@@ -1,10 +1,11 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/s3syncd/s3syncd/internal/app"
 )
@@ -17,42 +18,44 @@ It closes nothing and exits with 3 when files failed or wait for a person: mend
 that and run it again, or say --force.`
 
 // retireCommand publishes the last digest of each source.
-func retireCommand(ctx context.Context, args []string, io streams) error {
-	fs := newFlags("retire", "-c FILE [flags]", retireAbout, io)
-	file := fs.StringP("config", "c", "", "configuration `file`")
-	force := fs.Bool("force", false, "close the trails although files failed or a source cannot be read")
-	giveUp := fs.Duration("give-up", 10*time.Minute, "how long an outage is waited for")
-	if err := parseFlags(fs, args); err != nil {
+func retireCommand(io streams) *cobra.Command {
+	c := newCommand("retire -c FILE [flags]", "this host is done: a last sync, and a final digest for each source",
+		retireAbout, "  s3syncd retire -c s3syncd.yaml")
+	var file string
+	configFlag(c.Flags(), &file, "")
+	force := c.Flags().Bool("force", false, "close the trails although files failed or a source cannot be read")
+	giveUp := c.Flags().Duration("give-up", 10*time.Minute, "how long an outage is waited for")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		switch {
+		case file == "":
+			return fmt.Errorf("%w: retire: -c FILE is needed", errUsage)
+		case *giveUp <= 0:
+			return fmt.Errorf("%w: retire: --give-up %v: a duration above 0 is needed", errUsage, *giveUp)
+		}
+		cfg, err := loadConfig(file, io.env)
+		if err != nil {
+			return err
+		}
+		show := newProgress(io, "scanning")
+		sum, err := app.Retire(c.Context(), app.RetireOptions{
+			SyncOptions: app.SyncOptions{Config: cfg, GiveUp: *giveUp, Stderr: io.err, Version: version, Progress: show},
+			Force:       *force,
+		})
+		show.finish()
+		if err != nil && !errors.Is(err, app.ErrSomeFailed) && !errors.Is(err, app.ErrInterrupted) {
+			return err
+		}
+		if perr := printSummary(io.out, sum); perr != nil {
+			return errors.Join(err, perr)
+		}
+		said := fmt.Sprintf("Retired: the trails of all sources are closed (%d)\n", len(cfg.Sources))
+		if err != nil && !*force {
+			said = "Not retired: mend what failed and run it again, or say --force\n"
+		}
+		if _, perr := fmt.Fprint(io.out, said); perr != nil {
+			return errors.Join(err, perr)
+		}
 		return err
 	}
-	switch {
-	case *file == "":
-		return fmt.Errorf("%w: retire: -c FILE is needed", errUsage)
-	case *giveUp <= 0:
-		return fmt.Errorf("%w: retire: --give-up %v: a duration above 0 is needed", errUsage, *giveUp)
-	}
-	cfg, err := loadConfig(*file, io.env)
-	if err != nil {
-		return err
-	}
-	show := newProgress(io.out, io.err, isTerminal(io.err))
-	sum, err := app.Retire(ctx, app.RetireOptions{
-		SyncOptions: app.SyncOptions{Config: cfg, GiveUp: *giveUp, Stderr: io.err, Version: version, Progress: show},
-		Force:       *force,
-	})
-	show.finish()
-	if err != nil && !errors.Is(err, app.ErrSomeFailed) && !errors.Is(err, app.ErrInterrupted) {
-		return err
-	}
-	if perr := printSummary(io.out, sum); perr != nil {
-		return errors.Join(err, perr)
-	}
-	said := fmt.Sprintf("Retired: the trails of all sources are closed (%d)\n", len(cfg.Sources))
-	if err != nil && !*force {
-		said = "Not retired: mend what failed and run it again, or say --force\n"
-	}
-	if _, perr := fmt.Fprint(io.out, said); perr != nil {
-		return errors.Join(err, perr)
-	}
-	return err
+	return c
 }

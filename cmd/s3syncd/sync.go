@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
@@ -44,7 +44,7 @@ type syncFlags struct {
 }
 
 func (f *syncFlags) set(fs *pflag.FlagSet) {
-	fs.StringVarP(&f.config, "config", "c", "", "configuration `file`; or, for one directory without a file:")
+	configFlag(fs, &f.config, "; or, for one directory without a file:")
 	fs.StringVar(&f.dir.Dir, "dir", "", "`directory` to archive")
 	fs.StringVar(&f.dir.Bucket, "bucket", "", "`bucket` to archive it in")
 	fs.StringVar(&f.dir.Prefix, "prefix", "", "`prefix` of the keys")
@@ -77,38 +77,40 @@ func (f *syncFlags) load(fs *pflag.FlagSet, env []string) (*config.Config, error
 }
 
 // syncCommand runs one sync and prints its summary.
-func syncCommand(ctx context.Context, args []string, io streams) error {
-	fs := newFlags("sync", "(-c FILE | --dir D --bucket B --prefix P --kms-key-id K) [flags]", syncAbout, io)
+func syncCommand(io streams) *cobra.Command {
+	c := newCommand("sync (-c FILE | --dir D --bucket B --prefix P --kms-key-id K) [flags]", "one sync run of every source, its manifests, then exit",
+		syncAbout, "  s3syncd sync -c s3syncd.yaml\n"+
+			"  s3syncd sync --dir /srv/data --bucket my-company-data --prefix backups/data --kms-key-id alias/archive --dry-run")
 	var f syncFlags
-	f.set(fs)
-	if err := parseFlags(fs, args); err != nil {
-		return err
+	f.set(c.Flags())
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		cfg, err := f.load(c.Flags(), io.env)
+		if err != nil {
+			return err
+		}
+		warn(io.err, app.HostWarnings(cfg))
+		floor := make([]byte, heapFloor)
+		defer runtime.KeepAlive(floor)
+		show := newProgress(io, "scanning")
+		sum, err := app.Sync(c.Context(), app.SyncOptions{
+			Config: cfg,
+			GiveUp: f.giveUp,
+			DryRun: f.dryRun, ConfirmDeletes: f.confirm,
+			ManifestOut: f.manifestOut,
+			Stderr:      io.err,
+			Version:     version,
+			Progress:    show,
+		})
+		show.finish()
+		switch {
+		case f.dryRun && (err == nil || errors.Is(err, app.ErrSomeFailed) || errors.Is(err, app.ErrInterrupted)):
+			return errors.Join(err, printPlan(io.out, sum))
+		case f.dryRun, sum.Sources == 0: // Nothing was begun.
+			return err
+		}
+		return errors.Join(err, printSummary(io.out, sum))
 	}
-	cfg, err := f.load(fs, io.env)
-	if err != nil {
-		return err
-	}
-	warn(io.err, app.HostWarnings(cfg))
-	floor := make([]byte, heapFloor)
-	defer runtime.KeepAlive(floor)
-	show := newProgress(io.out, io.err, isTerminal(io.err))
-	sum, err := app.Sync(ctx, app.SyncOptions{
-		Config: cfg,
-		GiveUp: f.giveUp,
-		DryRun: f.dryRun, ConfirmDeletes: f.confirm,
-		ManifestOut: f.manifestOut,
-		Stderr:      io.err,
-		Version:     version,
-		Progress:    show,
-	})
-	show.finish()
-	switch {
-	case f.dryRun && (err == nil || errors.Is(err, app.ErrSomeFailed) || errors.Is(err, app.ErrInterrupted)):
-		return errors.Join(err, printPlan(io.out, sum))
-	case f.dryRun, sum.Sources == 0: // Nothing was begun.
-		return err
-	}
-	return errors.Join(err, printSummary(io.out, sum))
+	return c
 }
 
 func printSummary(w io.Writer, s app.Summary) error {

@@ -21,33 +21,47 @@ type originFlags struct {
 	instance                         string
 }
 
-func (f *originFlags) set(fs *pflag.FlagSet) {
-	fs.StringVarP(&f.config, "config", "c", "", "configuration `file`")
-	fs.StringVar(&f.source, "source", "", "`name` of the source, where the configuration has several; or, without a file:")
+// set adds the flags that verify, restore and history share.
+func (f *originFlags) set(fs *pflag.FlagSet, instance string) {
+	configFlag(fs, &f.config, "; or, without a file:")
 	fs.StringVar(&f.bucket, "bucket", "", "`bucket` to read")
 	fs.StringVar(&f.prefix, "prefix", "", "`prefix` of the source's keys")
 	fs.StringVar(&f.region, "region", "", "AWS `region`")
 	fs.StringVar(&f.endpoint, "endpoint-url", "", "`URL` of an S3-compatible server")
 	fs.BoolVar(&f.insecure, "allow-insecure-endpoint", false, "allow http:// to another host")
-	fs.StringVar(&f.instance, "instance", "", "`name` of the host that archived, where it is not this one")
+	fs.StringVar(&f.instance, "instance", "", instance)
+}
+
+// setSource adds the flag of what reads one source only.
+func (f *originFlags) setSource(fs *pflag.FlagSet) {
+	fs.StringVar(&f.source, "source", "", "`name` of the source, where the configuration has several")
+}
+
+// given reports whether a flag names a bucket, or something about it.
+func (f *originFlags) given(fs *pflag.FlagSet) bool {
+	return slices.ContainsFunc([]string{"bucket", "prefix", "region", "endpoint-url", "allow-insecure-endpoint"}, fs.Changed)
+}
+
+// named returns what the flags name without a configuration.
+func (f *originFlags) named() app.Origin {
+	return app.Origin{
+		Bucket: f.bucket, Prefix: strings.Trim(f.prefix, "/"), Region: f.region,
+		EndpointURL: f.endpoint, PathStyle: f.endpoint != "", AllowInsecure: f.insecure,
+	}
 }
 
 // origin returns what the flags name. With a configuration, --instance stands
 // for the configuration's own: a host is restored on another one.
 func (f *originFlags) origin(fs *pflag.FlagSet, env []string) (app.Origin, error) {
-	given := slices.ContainsFunc([]string{"bucket", "prefix", "region", "endpoint-url", "allow-insecure-endpoint"}, fs.Changed)
 	switch {
-	case f.config != "" && given:
+	case f.config != "" && f.given(fs):
 		return app.Origin{}, fmt.Errorf("%w: %s: -c FILE and --bucket, --prefix, … exclude each other", errUsage, fs.Name())
 	case f.config == "" && (f.bucket == "" || !fs.Changed("prefix")):
 		return app.Origin{}, fmt.Errorf("%w: %s: -c FILE, or --bucket and --prefix, are needed", errUsage, fs.Name())
 	case f.config == "" && f.source != "":
 		return app.Origin{}, fmt.Errorf("%w: %s: --source names a source of -c FILE", errUsage, fs.Name())
 	case f.config == "":
-		return app.Origin{
-			Bucket: f.bucket, Prefix: strings.Trim(f.prefix, "/"), Region: f.region,
-			EndpointURL: f.endpoint, PathStyle: f.endpoint != "", AllowInsecure: f.insecure,
-		}, nil
+		return f.named(), nil
 	}
 	return f.configured(env)
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,10 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
-	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
@@ -43,22 +40,15 @@ const shownOfKind = 20
 
 // verifyFlags are the flags of verify.
 type verifyFlags struct {
-	config string
-	deep   string
-	json   bool
-	origin app.Origin
-	o      app.VerifyOptions
+	from originFlags
+	deep string
+	json bool
+	o    app.VerifyOptions
 }
 
 func (f *verifyFlags) set(fs *pflag.FlagSet) {
-	fs.StringVarP(&f.config, "config", "c", "", "configuration `file`: all its sources; or, without a file:")
-	fs.StringArrayVar(&f.o.Only, "only", nil, "`name` of a source of the configuration; may be repeated")
-	fs.StringVar(&f.origin.Bucket, "bucket", "", "`bucket` to read")
-	fs.StringVar(&f.origin.Prefix, "prefix", "", "`prefix` of the source's keys")
-	fs.StringVar(&f.origin.Region, "region", "", "AWS `region`")
-	fs.StringVar(&f.origin.EndpointURL, "endpoint-url", "", "`URL` of an S3-compatible server")
-	fs.BoolVar(&f.origin.AllowInsecure, "allow-insecure-endpoint", false, "allow http:// to another host")
-	fs.StringVar(&f.o.Instance, "instance", "", "only the chains of this `host`")
+	f.from.set(fs, "only the chains of this `host`")
+	fs.StringArrayVar(&f.o.Only, "only", nil, "`name` of a source of the configuration (default: all); may be repeated")
 	fs.StringVar(&f.o.Offline, "offline", "", "read the copies in this `directory` alone, or check this bundle of 's3syncd history'")
 	fs.StringVar(&f.o.ExpectHead, "expect-head", "", "a digest with this `SHA-256` must be there")
 	fs.StringVar(&f.o.AnchorFile, "anchor", "", "`file` of heads seen earlier, which must be there; brought up to date when all is clean")
@@ -76,16 +66,15 @@ var headForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // check refuses what cannot be meant.
 func (f *verifyFlags) check(fs *pflag.FlagSet) error {
-	given := slices.ContainsFunc([]string{"bucket", "prefix", "region", "endpoint-url", "allow-insecure-endpoint"}, fs.Changed)
-	named := f.origin.Bucket != "" && fs.Changed("prefix")
+	named := f.from.bucket != "" && fs.Changed("prefix")
 	for _, rule := range []struct {
 		broken bool
 		fault  string
 	}{
-		{f.config != "" && given, "-c FILE and --bucket, --prefix, … exclude each other"},
-		{f.config == "" && f.o.Offline == "" && !named, "-c FILE, or --bucket and --prefix, or --offline, are needed"},
-		{(f.origin.Bucket != "") != fs.Changed("prefix"), "--bucket and --prefix belong together"},
-		{f.config == "" && (f.o.Source || len(f.o.Only) > 0), "--source and --only need -c FILE"},
+		{f.from.config != "" && f.from.given(fs), "-c FILE and --bucket, --prefix, … exclude each other"},
+		{f.from.config == "" && f.o.Offline == "" && !named, "-c FILE, or --bucket and --prefix, or --offline, are needed"},
+		{(f.from.bucket != "") != fs.Changed("prefix"), "--bucket and --prefix belong together"},
+		{f.from.config == "" && (f.o.Source || len(f.o.Only) > 0), "--source and --only need -c FILE"},
 		{f.o.Offline != "" && (f.o.Remote || f.deep != ""), "--offline reads nothing from S3, as --remote and --deep would"},
 		{f.o.ExpectHead != "" && !headForm.MatchString(f.o.ExpectHead), fmt.Sprintf("--expect-head %q: a SHA-256 of 64 hex digits is needed", f.o.ExpectHead)},
 		{f.o.MaxAge < 0, fmt.Sprintf("--max-age %v: a duration above 0 is needed", f.o.MaxAge)},
@@ -109,11 +98,9 @@ func (f *verifyFlags) options(fs *pflag.FlagSet, io streams) (app.VerifyOptions,
 	if !fs.Changed("seed") {
 		f.o.Seed = rand.Uint64() >> 32 // Short enough to type.
 	}
-	f.origin.Prefix = strings.Trim(f.origin.Prefix, "/")
-	f.origin.PathStyle = f.origin.EndpointURL != ""
-	f.o.Origin, f.o.Stderr = f.origin, io.err
-	if f.config != "" {
-		if f.o.Config, err = loadConfig(f.config, io.env); err != nil {
+	f.o.Origin, f.o.Instance, f.o.Stderr = f.from.named(), f.from.instance, io.err
+	if f.from.config != "" {
+		if f.o.Config, err = loadConfig(f.from.config, io.env); err != nil {
 			return f.o, err
 		}
 	}
@@ -136,37 +123,40 @@ func parseShare(s string) (float64, error) {
 }
 
 // verifyCommand checks trails and prints what was found.
-func verifyCommand(ctx context.Context, args []string, io streams) error {
-	fs := newFlags("verify", "(-c FILE | --bucket B --prefix P | --offline DIR) [flags]", verifyAbout, io)
+func verifyCommand(io streams) *cobra.Command {
+	c := newCommand("verify (-c FILE | --bucket B --prefix P | --offline DIR) [flags]", "check the audit trail and what it claims",
+		verifyAbout, "  s3syncd verify -c s3syncd.yaml --remote\n"+
+			"  s3syncd verify --bucket my-company-data --prefix backups/app-01 --public-key key.pem --deep 5%\n"+
+			"  s3syncd verify --offline proof.json")
 	var f verifyFlags
-	f.set(fs)
-	if err := parseFlags(fs, args); err != nil {
+	f.set(c.Flags())
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		o, err := f.options(c.Flags(), io)
+		if err != nil {
+			return err
+		}
+		if info, err := os.Stat(o.Offline); err == nil && !info.IsDir() {
+			return f.bundle(o, io)
+		}
+		show := &verifyProgress{errs: io.err}
+		o.Progress = show
+		results, err := app.Verify(c.Context(), o)
+		show.finish()
+		if err != nil {
+			return err
+		}
+		clean := !slices.ContainsFunc(results, func(r app.VerifyResult) bool { return !r.Clean })
+		if f.json {
+			err = printVerifyJSON(io.out, results, clean)
+		} else {
+			err = printVerify(io.out, results)
+		}
+		if err == nil && !clean {
+			return errNotAll
+		}
 		return err
 	}
-	o, err := f.options(fs, io)
-	if err != nil {
-		return err
-	}
-	if info, err := os.Stat(o.Offline); err == nil && !info.IsDir() {
-		return f.bundle(o, io)
-	}
-	show := newVerifyProgress(io.err, isTerminal(io.err))
-	o.Progress = show
-	results, err := app.Verify(ctx, o)
-	show.finish()
-	if err != nil {
-		return err
-	}
-	clean := !slices.ContainsFunc(results, func(r app.VerifyResult) bool { return !r.Clean })
-	if f.json {
-		err = printVerifyJSON(io.out, results, clean)
-	} else {
-		err = printVerify(io.out, results)
-	}
-	if err == nil && !clean {
-		return errNotAll
-	}
-	return err
+	return c
 }
 
 func printVerifyJSON(w io.Writer, results []app.VerifyResult, clean bool) error {
@@ -347,59 +337,4 @@ func findingText(f manifest.Finding, withKind bool) string {
 		parts = append(parts, shown(f.Key))
 	}
 	return strings.Join(append(parts, shown(f.Detail)), ": ")
-}
-
-// verifyProgress shows on a terminal how far a verification is.
-type verifyProgress struct {
-	mu   sync.Mutex
-	errs io.Writer
-	bar  *progressbar.ProgressBar // nil: no terminal, or nothing to show yet
-	on   bool
-	what string
-}
-
-func newVerifyProgress(errs io.Writer, terminal bool) *verifyProgress {
-	return &verifyProgress{errs: errs, on: terminal}
-}
-
-// Trail begins another trail.
-func (p *verifyProgress) Trail(string) { p.finish() }
-
-// Documents shows the documents of the trail.
-func (p *verifyProgress) Documents(done, total int64) { p.show("documents", done, total) }
-
-// Objects shows the objects.
-func (p *verifyProgress) Objects(done int64) { p.show("objects", done, -1) }
-
-// Files shows the files.
-func (p *verifyProgress) Files(done int64) { p.show("files", done, -1) }
-
-func (p *verifyProgress) show(what string, done, total int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.on {
-		return
-	}
-	if p.bar == nil || p.what != what {
-		p.clear()
-		p.what = what
-		p.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(p.errs), progressbar.OptionSetDescription(what),
-			progressbar.OptionShowCount(), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(),
-			progressbar.OptionFullWidth(), progressbar.OptionSpinnerType(14))
-	}
-	_ = p.bar.Set64(done) // The bar is decoration: a terminal that is gone changes nothing.
-}
-
-// finish takes the bar off the screen.
-func (p *verifyProgress) finish() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.clear()
-}
-
-func (p *verifyProgress) clear() {
-	if p.bar != nil {
-		_ = p.bar.Finish() // As above.
-		p.bar = nil
-	}
 }

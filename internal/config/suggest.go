@@ -20,15 +20,15 @@ func looksLikeCredential(key string) bool {
 // didYouMean returns "; did you mean X?" for the name that is nearest to s, or
 // "" where none is near.
 func didYouMean(s string, names []string) string {
-	if best := nearest(s, names); best != "" {
+	if best := Nearest(s, names); best != "" {
 		return "; did you mean " + best + "?"
 	}
 	return ""
 }
 
-// nearest returns the name that s was probably meant to be: one that differs by
+// Nearest returns the name that s was probably meant to be: one that differs by
 // few letters, else one that s begins or that begins s.
-func nearest(s string, names []string) string {
+func Nearest(s string, names []string) string {
 	if len(s) > 64 {
 		return ""
 	}

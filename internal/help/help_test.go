@@ -9,12 +9,19 @@ import (
 	"testing"
 	"time"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 )
 
 // sample is a program with everything that is hard to quote.
 func sample() *Program {
-	fs := pflag.NewFlagSet("copy", pflag.ContinueOnError)
+	cobra.EnableCommandSorting = false
+	root := &cobra.Command{Use: "tool", Short: "a sample", Long: "Does things.", Example: "  tool copy"}
+	nothing := func(*cobra.Command, []string) {}
+	c := &cobra.Command{
+		Use: "copy -c FILE [--dry-run]", Short: "the first: copy <all>, it's safe", Long: "Copies.\n.hidden files too.\n\n  as is   here\n\nEnds.",
+		Example: "  tool copy -c f\n  tool copy --dry-run", DisableFlagsInUseLine: true, Run: nothing,
+	}
+	fs := c.Flags()
 	fs.SortFlags = false
 	fs.StringP("config", "c", "", "configuration `file`, it's [needed]: always")
 	fs.Duration("give-up", 10*time.Minute, "how long")
@@ -23,15 +30,9 @@ func sample() *Program {
 	if err := fs.MarkHidden("secret"); err != nil {
 		panic(err)
 	}
+	root.AddCommand(c, &cobra.Command{Use: "version", Short: "version", Run: nothing}, &cobra.Command{Use: "unlisted", Hidden: true, Run: nothing})
 	return &Program{
-		Name: "tool", Summary: "a sample", Version: "1.2-3", Date: time.Unix(1_700_000_000, 0),
-		Commands: []Command{
-			{
-				Name: "copy", Args: "-c FILE [--dry-run]", Summary: "the first: copy <all>, it's safe",
-				About: "Copies.\n.hidden files too.\n\n  as is   here\n\nEnds.", Flags: Flags(fs),
-			},
-			{Name: "version", Summary: "version"},
-		},
+		Root: root, Version: "1.2-3", Date: time.Unix(1_700_000_000, 0),
 		Exits: []Exit{{0, "done"}, {2, "wrong usage"}},
 	}
 }
@@ -62,7 +63,8 @@ func TestEveryCommandHasAManualPageWithItsOptions(t *testing.T) {
 	mustHave(t, "tool.1", text(t, files, "man1/tool.1"), `.TH "TOOL" 1 "2023-11-14" "tool 1.2\-3"`, `.BR tool\-copy (1)`, `\fBtool version\fR`)
 	page := text(t, files, "man1/tool-copy.1")
 	mustHave(t, "tool-copy.1", page, `tool\-copy \- the first`, `\fB\-c\fR, \fB\-\-config\fR \fIfile\fR`, `\fB\-\-dry\-run\fR`+"\n",
-		`how long (default 10m0s)`, "\n\\&.hidden files too.\n", ".nf\n  as is   here\n", `a \e and`, ".B 2\nwrong usage")
+		`how long (default 10m0s)`, "\n\\&.hidden files too.\n", ".nf\n  as is   here\n", `a \e and`, ".B 2\nwrong usage",
+		".SH EXAMPLES\n.PP\n.nf\n  tool copy \\-c f\n")
 	if strings.Contains(page, "secret") {
 		t.Errorf("a hidden option is in the page")
 	}
@@ -86,78 +88,6 @@ func TestManualPagesHaveNoFaults(t *testing.T) {
 	}
 }
 
-func TestBashCompletes(t *testing.T) {
-	bash, err := exec.LookPath("bash")
-	if err != nil {
-		t.Skip("no bash: its completion is not run")
-	}
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "a file"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	script := text(t, Completions(sample()), "tool")
-	cases := []struct {
-		words []string
-		want  string
-	}{
-		{[]string{"tool", "co"}, "copy"},
-		{[]string{"tool", "copy", "--d"}, "--dry-run"},
-		{[]string{"tool", "copy", "--give-up", "-"}, ""},
-		{[]string{"tool", "copy", "--config", "a"}, "a file"},
-		{[]string{"tool", "version", "--"}, "--help"},
-		{[]string{"tool", "nothing", "--"}, ""},
-	}
-	for _, c := range cases {
-		t.Run(strings.Join(c.words, " "), func(t *testing.T) {
-			// The option that turns on quoting of names works inside a completion only.
-			code := "compopt() { :; }\n" + script + "\nCOMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); _tool; printf '%s\\n' \"${COMPREPLY[@]}\"\n"
-			cmd := exec.CommandContext(t.Context(), bash, append([]string{"-c", code, "bash"}, c.words...)...)
-			cmd.Dir = dir
-			out, err := cmd.CombinedOutput()
-			if err != nil {
-				t.Fatalf("bash: %v\n%s", err, out)
-			}
-			if got := strings.TrimSpace(string(out)); got != c.want {
-				t.Errorf("completions of %q = %q, want %q", c.words, got, c.want)
-			}
-		})
-	}
-}
-
-func TestCompletionsAreScriptsOfTheirShell(t *testing.T) {
-	files := Completions(sample())
-	for path, shell := range map[string]string{"tool": "bash", "_tool": "zsh", "tool.fish": "fish"} {
-		t.Run(shell, func(t *testing.T) {
-			script := text(t, files, path)
-			mustHave(t, path, script, "copy", "dry-run", "give-up", "version")
-			program, err := exec.LookPath(shell)
-			if err != nil {
-				t.Skipf("no %s: its completion is not parsed", shell)
-			}
-			cmd := exec.CommandContext(t.Context(), program, "-n", "/dev/stdin")
-			cmd.Stdin = strings.NewReader(script)
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Errorf("%s -n: %v\n%s\n%s", shell, err, out, script)
-			}
-		})
-	}
-}
-
-func TestFishCompletes(t *testing.T) {
-	fish, err := exec.LookPath("fish")
-	if err != nil {
-		t.Skip("no fish: its completion is not run")
-	}
-	script := text(t, Completions(sample()), "tool.fish")
-	cmd := exec.CommandContext(t.Context(), fish, "--no-config", "-c", script+"\ncomplete -C 'tool copy --'\ncomplete -C 'tool co'")
-	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("fish: %v\n%s", err, out)
-	}
-	mustHave(t, "fish", string(out), "--dry-run\tnothing; a \\ and 100% | done", "--config\tconfiguration file, it's [needed]: always", "copy\tthe first: copy <all>, it's safe")
-}
-
 func TestMarkdownHasAPageACommandAndAList(t *testing.T) {
 	files := Markdown(sample())
 	if len(files) != 3 {
@@ -165,7 +95,7 @@ func TestMarkdownHasAPageACommandAndAList(t *testing.T) {
 	}
 	mustHave(t, "README.md", text(t, files, "README.md"), "[`tool copy`](copy.md)", `copy \<all>`)
 	mustHave(t, "copy.md", text(t, files, "copy.md"), "# tool copy\n", "The first: copy <all>, it's safe.\n", "tool copy -c FILE [--dry-run]",
-		"| `-c, --config FILE` |", `100% \| done`, "**2** wrong usage")
+		"| `-c, --config FILE` |", `100% \| done`, "**2** wrong usage", "```\ntool copy -c f\ntool copy --dry-run\n```")
 }
 
 func TestTheReferenceIsReadFromTheExample(t *testing.T) {

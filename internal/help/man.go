@@ -3,6 +3,8 @@ package help
 import (
 	"fmt"
 	"strings"
+
+	"github.com/spf13/cobra"
 )
 
 // section is one heading of a manual page with its text in roff.
@@ -11,61 +13,65 @@ type section struct{ title, body string }
 // Man returns a page for the program and one for each command, below man1, and
 // where reference is not nil the page of the configuration file, below man5.
 func Man(p *Program, reference *Reference) []File {
-	files := []File{{"man1/" + p.Name + ".1", p.overview(reference)}}
-	for i := range p.Commands {
-		c := &p.Commands[i]
-		files = append(files, File{"man1/" + p.Name + "-" + c.Name + ".1", p.page(c)})
+	files := []File{{"man1/" + p.Root.Name() + ".1", p.overview(reference)}}
+	for _, c := range p.commands() {
+		files = append(files, File{"man1/" + p.Root.Name() + "-" + c.Name() + ".1", p.page(c)})
 	}
 	if reference != nil {
-		files = append(files, File{"man5/" + p.Name + ".yaml.5", p.configuration(reference)})
+		files = append(files, File{"man5/" + p.Root.Name() + ".yaml.5", p.configuration(reference)})
 	}
 	return files
 }
 
 func (p *Program) overview(reference *Reference) string {
 	var list, also strings.Builder
-	for i := range p.Commands {
-		c := &p.Commands[i]
-		fmt.Fprintf(&list, ".TP\n\\fB%s %s\\fR %s\n%s\n", roff(p.Name), roff(c.Name), roff(c.Args), line(c.Summary))
-		fmt.Fprintf(&also, ".BR %s (1),\n", roff(p.Name+"-"+c.Name))
+	name := p.Root.Name()
+	for _, c := range p.commands() {
+		fmt.Fprintf(&list, ".TP\n\\fB%s %s\\fR %s\n%s\n", roff(name), roff(c.Name()), roff(arguments(c)), line(c.Short))
+		fmt.Fprintf(&also, ".BR %s (1),\n", roff(name+"-"+c.Name()))
 	}
 	if reference != nil {
-		fmt.Fprintf(&also, ".BR %s (5),\n", roff(p.Name+".yaml"))
+		fmt.Fprintf(&also, ".BR %s (5),\n", roff(name+".yaml"))
 	}
-	return p.man(p.Name, 1, p.Summary, []section{
-		{"SYNOPSIS", ".B " + roff(p.Name) + "\n.I COMMAND\n[\\fIarguments\\fR]\n.br\n.B " + roff(p.Name) + "\n.I COMMAND\n.B \\-\\-help\n"},
+	return p.man(name, 1, p.Root.Short, []section{
+		{"SYNOPSIS", ".B " + roff(name) + "\n.I COMMAND\n[\\fIarguments\\fR]\n.br\n.B " + roff(name) + "\n.I COMMAND\n.B \\-\\-help\n"},
+		{"DESCRIPTION", prose(p.Root.Long)},
 		{"COMMANDS", list.String()},
 		{"EXIT STATUS", p.exitStatus()},
-		{"FILES", files(p.Name)},
+		{"EXAMPLES", prose(p.Root.Example)},
+		{"FILES", files(name)},
 		{"SEE ALSO", also.String() + ".BR systemctl (1)\n"},
 	})
 }
 
-func (p *Program) page(c *Command) string {
+func (p *Program) page(c *cobra.Command) string {
 	sections := []section{
-		{"SYNOPSIS", ".B " + roff(p.Name+" "+c.Name) + "\n" + line(c.Args)},
-		{"DESCRIPTION", prose(c.About)},
+		{"SYNOPSIS", ".B " + roff(c.CommandPath()) + "\n" + line(arguments(c))},
+		{"DESCRIPTION", prose(c.Long)},
 	}
-	var options strings.Builder
-	for _, f := range c.Flags {
-		options.WriteString(".TP\n")
-		for i, s := range f.spellings() {
+	var list strings.Builder
+	for _, f := range options(c) {
+		list.WriteString(".TP\n")
+		for i, s := range f.spellings {
 			if i > 0 {
-				options.WriteString(", ")
+				list.WriteString(", ")
 			}
-			options.WriteString(`\fB` + roff(s) + `\fR`)
+			list.WriteString(`\fB` + roff(s) + `\fR`)
 		}
-		if f.Value != "" {
-			options.WriteString(` \fI` + roff(f.Value) + `\fR`)
+		if f.value != "" {
+			list.WriteString(` \fI` + roff(f.value) + `\fR`)
 		}
-		options.WriteString("\n" + line(f.text()))
+		list.WriteString("\n" + line(f.text))
 	}
-	if options.Len() > 0 {
-		sections = append(sections, section{"OPTIONS", options.String()})
+	if list.Len() > 0 {
+		sections = append(sections, section{"OPTIONS", list.String()})
+	}
+	if c.HasExample() {
+		sections = append(sections, section{"EXAMPLES", prose(c.Example)})
 	}
 	sections = append(sections, section{"EXIT STATUS", p.exitStatus()},
-		section{"SEE ALSO", ".BR " + roff(p.Name) + " (1)\n"})
-	return p.man(p.Name+"-"+c.Name, 1, c.Summary, sections)
+		section{"SEE ALSO", ".BR " + roff(p.Root.Name()) + " (1)\n"})
+	return p.man(p.Root.Name()+"-"+c.Name(), 1, c.Short, sections)
 }
 
 func (p *Program) configuration(r *Reference) string {
@@ -77,11 +83,11 @@ func (p *Program) configuration(r *Reference) string {
 		}
 		fmt.Fprintf(&keys, ".TP\n\\fB%s\\fR: %s\n%s", roff(k.Path), strings.ReplaceAll(roff(k.Value), "/", `/\:`), line(k.About))
 	}
-	return p.man(p.Name+".yaml", 5, "configuration of "+p.Name, []section{
+	return p.man(p.Root.Name()+".yaml", 5, "configuration of "+p.Root.Name(), []section{
 		{"DESCRIPTION", prose(strings.ReplaceAll(r.About, "\n", "\n\n"))},
 		{"KEYS", "Each key is shown with its default, or with an example where it has none.\n" + keys.String()},
-		{"FILES", files(p.Name)},
-		{"SEE ALSO", ".BR " + roff(p.Name) + " (1),\n.BR " + roff(p.Name+"-check") + " (1)\n"},
+		{"FILES", files(p.Root.Name())},
+		{"SEE ALSO", ".BR " + roff(p.Root.Name()) + " (1),\n.BR " + roff(p.Root.Name()+"-check") + " (1)\n"},
 	})
 }
 
@@ -113,7 +119,7 @@ func (p *Program) man(name string, number int, summary string, sections []sectio
 		date = p.Date.UTC().Format("2006-01-02")
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, ".TH \"%s\" %d \"%s\" \"%s\"\n", roff(strings.ToUpper(name)), number, date, roff(p.Name+" "+p.Version))
+	fmt.Fprintf(&b, ".TH \"%s\" %d \"%s\" \"%s\"\n", roff(strings.ToUpper(name)), number, date, roff(p.Root.Name()+" "+p.Version))
 	b.WriteString(".nh\n.ad l\n.SH NAME\n" + roff(name) + ` \- ` + line(summary))
 	for _, s := range sections {
 		b.WriteString(".SH " + s.title + "\n" + s.body)
@@ -126,7 +132,7 @@ func (p *Program) man(name string, number int, summary string, sections []sectio
 func prose(text string) string {
 	var b strings.Builder
 	verbatim := false
-	for l := range strings.Lines(strings.TrimSpace(text) + "\n") {
+	for l := range strings.Lines(strings.Trim(text, "\n") + "\n") {
 		l = strings.TrimRight(l, " \n")
 		if indented := strings.HasPrefix(l, " "); indented != verbatim && l != "" {
 			verbatim = indented

@@ -3,6 +3,8 @@ package help
 import (
 	"fmt"
 	"strings"
+
+	"github.com/spf13/cobra"
 )
 
 // Markdown returns a page for each command and README.md, which lists them. They
@@ -11,10 +13,9 @@ func Markdown(p *Program) []File {
 	var index strings.Builder
 	index.WriteString(generated + "\n# The commands\n\n| command | does |\n|---|---|\n")
 	var files []File
-	for i := range p.Commands {
-		c := &p.Commands[i]
-		fmt.Fprintf(&index, "| [`%s %s`](%s.md) | %s |\n", p.Name, c.Name, c.Name, cell(c.Summary))
-		files = append(files, File{c.Name + ".md", p.markdown(c)})
+	for _, c := range p.commands() {
+		fmt.Fprintf(&index, "| [`%s`](%s.md) | %s |\n", c.CommandPath(), c.Name(), cell(c.Short))
+		files = append(files, File{c.Name() + ".md", p.markdown(c)})
 	}
 	index.WriteString("\nExit codes: " + p.exitList() + "\n")
 	return append(files, File{"README.md", index.String()})
@@ -22,19 +23,22 @@ func Markdown(p *Program) []File {
 
 const generated = "<!-- Made by `make docs` from the program's own help; edits are lost. -->\n"
 
-func (p *Program) markdown(c *Command) string {
+func (p *Program) markdown(c *cobra.Command) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n# %s %s\n\n%s.\n\n```\n%s\n```\n\n%s\n", generated, p.Name, c.Name, upper(c.Summary),
-		strings.TrimSpace(p.Name+" "+c.Name+" "+c.Args), strings.TrimSpace(c.About))
-	if len(c.Flags) > 0 {
+	fmt.Fprintf(&b, "%s\n# %s\n\n%s.\n\n```\n%s\n```\n\n%s\n", generated, c.CommandPath(), upper(c.Short), c.UseLine(), c.Long)
+	if c.HasExample() {
+		b.WriteString("\nFor example:\n\n```\n" + strings.ReplaceAll(strings.TrimLeft(c.Example, " "), "\n  ", "\n") + "\n```\n")
+	}
+	list := options(c)
+	if len(list) > 0 {
 		b.WriteString("\n| option | meaning |\n|---|---|\n")
 	}
-	for _, f := range c.Flags {
+	for _, f := range list {
 		value := ""
-		if f.Value != "" {
-			value = " " + strings.ToUpper(f.Value)
+		if f.value != "" {
+			value = " " + strings.ToUpper(f.value)
 		}
-		fmt.Fprintf(&b, "| `%s%s` | %s |\n", strings.Join(f.spellings(), ", "), value, cell(f.text()))
+		fmt.Fprintf(&b, "| `%s%s` | %s |\n", strings.Join(f.spellings, ", "), value, cell(f.text))
 	}
 	b.WriteString("\nExit codes: " + p.exitList() + "\n")
 	return b.String()
