@@ -169,8 +169,7 @@ func (s *source) unpublishable(begin time.Time) error {
 	if err != nil || st.Err == nil || !st.Tried.After(begin) {
 		return nil //nolint:nilerr // Without a chain Flush itself says so.
 	}
-	switch state.ClassOf(st.Err) { //nolint:exhaustive // The others pass by themselves.
-	case state.ClassCredentials, state.ClassConfiguration, state.ClassEncryption:
+	if state.ClassOf(st.Err).OutOfService() {
 		return &blockedError{"the manifest is not published: " + reasonOf(st.Err)}
 	}
 	return nil

@@ -344,7 +344,7 @@ func (t *translator) translate(trial s3store.Trial) PreflightCheck {
 
 // denied reports whether err is about a permission.
 func (t *translator) denied(err error) bool {
-	return errors.Is(err, fs.ErrPermission) && state.ClassOf(err) == state.ClassConfiguration
+	return errors.Is(err, fs.ErrPermission) && state.ClassOf(err).Parks() && !state.ClassOf(err).Meaning().EveryRequest
 }
 
 // refine names the action that the server named, or both that it may have been.

@@ -283,7 +283,7 @@ func (r *rekeyRun) onOutcome(o uploader.Outcome) {
 		s.after(o)
 	}
 	r.mu.Lock()
-	if o.Err != nil && o.Class == state.ClassEncryption && r.halt != nil {
+	if o.Err != nil && o.Class.Stops() && r.halt != nil {
 		r.halt(fmt.Errorf("source %s: %w: %w", o.Source, errUnconfirmed, o.Err))
 	}
 	if !o.Retry {

@@ -266,7 +266,7 @@ func (f *Flusher) publishEnd(ctx context.Context) error {
 			return err
 		}
 		c := state.ClassOf(err)
-		if (c != state.ClassTransient && c != state.ClassThrottled) || !pause(ctx, backoff(n, c)) {
+		if !c.Passes() || !pause(ctx, backoff(n, c)) {
 			return err
 		}
 	}

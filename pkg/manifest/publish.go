@@ -102,12 +102,10 @@ func backoff(n int, c state.Class) time.Duration {
 	if n < 6 {
 		most = backoffFirst << n
 	}
-	switch c {
-	case state.ClassCredentials, state.ClassConfiguration, state.ClassEncryption:
+	if c.OutOfService() {
 		return backoffMost/2 + rand.N(backoffMost/2)
-	default:
-		return rand.N(most) + 1
 	}
+	return rand.N(most) + 1
 }
 
 // publish sends the documents of the outbox in order until none is left or one

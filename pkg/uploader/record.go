@@ -249,7 +249,7 @@ func (l *look) recordFailure(ctx context.Context, err error, again bool) (record
 		return false, local(state.ClassTransient, "read the index", gerr)
 	}
 	e, fence := &l.entry, l.failFence()
-	if !again && e.FailClass == class && (class == state.ClassChanged || e.FailFence.SameContent(fence)) {
+	if !again && e.FailClass == class && (class.Rereads() || e.FailFence.SameContent(fence)) {
 		return false, nil
 	}
 	r := l.failure(err)

@@ -214,7 +214,7 @@ func wasTaken(ctx context.Context, l *look, in *state.Intent, now standing) (boo
 // the intent goes; otherwise it stays, and the next look settles it first.
 func (l *look) broken(ctx context.Context, in *state.Intent, err error) error {
 	taken := ambiguous(err)
-	if !isLocal(err) && state.ClassOf(err) == state.ClassTransient && ctx.Err() == nil && l.file != nil && sameFence(l.file.File, l.fence) != nil {
+	if !isLocal(err) && state.ClassOf(err).Meaning().Effect == state.EffectFails && ctx.Err() == nil && l.file != nil && sameFence(l.file.File, l.fence) != nil {
 		err = changed("send") // A body of another length looks like a broken connection.
 	}
 	if taken {
@@ -232,12 +232,7 @@ func ambiguous(err error) bool {
 	if !ok || errors.Is(err, errHeldBack) {
 		return true
 	}
-	switch e.Class {
-	case state.ClassFile, state.ClassEncryption, state.ClassChanged:
-		return false
-	default:
-		return true
-	}
+	return !e.Class.Meaning().Refused
 }
 
 // forget drops what is left of earlier writes of the key, once one was
