@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -22,7 +23,7 @@ func skip(i int) state.Record {
 	return state.Record{
 		LocalPath: fmt.Sprintf("/data/skipped/%d", i), S3Key: fmt.Sprintf("p/skipped/%d", i), S3URI: fmt.Sprintf("s3://b/p/skipped/%d", i),
 		SizeBytes: &size, Status: state.StatusSkipped, Timestamp: "2026-01-20T10:30:00Z", Basis: state.BasisIndex,
-		Trigger: state.TriggerSync, Source: "data", Instance: "app-01",
+		Trigger: archive.TriggerSync, Source: "data", Instance: "app-01",
 	}
 }
 

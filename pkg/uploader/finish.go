@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -169,7 +170,7 @@ func (l *look) whatNext() string {
 // forGood reports whether a failure can only end with another name, so that one
 // record of it is enough for ever.
 func (l *look) forGood(err error) bool {
-	return errors.Is(err, state.ErrKeyTooLong) || l.job.Kind == Refused
+	return errors.Is(err, state.ErrKeyTooLong) || l.job.Kind == archive.Refused
 }
 
 // standsAlone reports whether a failure concerns this path only. If it does not

@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func newTestQueue(perSource int, sources ...string) *Queue {
@@ -68,11 +68,11 @@ func TestPathOfferedInFlightIsLookedAtAgain(t *testing.T) {
 func TestMergedOfferKeepsEarliestTimeAndEvent(t *testing.T) {
 	q := newTestQueue(10, "a")
 	early, late := time.Unix(1, 0), time.Unix(2, 0)
-	q.TryOffer(Job{Source: "a", Path: "1", Trigger: state.TriggerRescan, Detected: late})
-	q.TryOffer(Job{Source: "a", Path: "1", Trigger: state.TriggerEvent, Detected: early})
-	q.TryOffer(Job{Source: "a", Path: "1", Trigger: state.TriggerPoll, Detected: late})
+	q.TryOffer(Job{Source: "a", Path: "1", Trigger: archive.TriggerRescan, Detected: late})
+	q.TryOffer(Job{Source: "a", Path: "1", Trigger: archive.TriggerEvent, Detected: early})
+	q.TryOffer(Job{Source: "a", Path: "1", Trigger: archive.TriggerPoll, Detected: late})
 	got := q.pop(t.Context()).job()
-	if !got.Detected.Equal(early) || got.Trigger != state.TriggerEvent {
+	if !got.Detected.Equal(early) || got.Trigger != archive.TriggerEvent {
 		t.Errorf("merged job = %v %v, want %v event", got.Detected, got.Trigger, early)
 	}
 }
