@@ -115,10 +115,7 @@ func (g *generation) poolOptions() uploader.Options {
 func (g *generation) watchSource(ctx context.Context, s *source) error {
 	o := g.watchOptions(s)
 	if g.cfg.Manifest.ListSkipped == "all" {
-		skips, err := s.flusher.Skips()
-		if err != nil {
-			return err
-		}
+		skips := s.flusher.Skips()
 		s.listSkips, o.OnSame = true, g.listSkip(context.WithoutCancel(ctx), s, skips)
 	}
 	w, err := watcher.New(sink{source: s.cfg.Name, queue: g.queue}, &index{state: s.state}, o)

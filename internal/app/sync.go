@@ -222,10 +222,7 @@ func (r *syncRun) watchSource(ctx context.Context, s *source) error {
 	o := r.watchOptions(s)
 	s.listSkips = r.cfg.Manifest.ListSkipped != "none"
 	if s.listSkips {
-		skips, err := s.flusher.Skips()
-		if err != nil {
-			return err
-		}
+		skips := s.flusher.Skips()
 		o.OnSame = func(k watcher.Known, st safefs.Stat, _ archive.Trigger) { r.same(ctx, s, skips, k, st) }
 	} else {
 		o.OnSame = func(watcher.Known, safefs.Stat, archive.Trigger) { r.skipped() }

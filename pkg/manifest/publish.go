@@ -26,7 +26,7 @@ const (
 // publishLoop publishes whenever something was sealed and retries what could
 // not be published. It starts no try once ctx has ended.
 func (f *Flusher) publishLoop(ctx, work context.Context) {
-	f.wake() // What the last process left.
+	f.Retry() // What the last process left.
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	retry.Stop()
@@ -43,7 +43,7 @@ func (f *Flusher) publishLoop(ctx, work context.Context) {
 			failures = 0
 			sealed, err := f.sealBegin(work)
 			if sealed { // The chain was left.
-				f.wake()
+				f.Retry()
 			}
 			wait := f.untilSigner(work)
 			if err != nil {

@@ -26,7 +26,11 @@ func declared(t *testing.T) []Class {
 			return true
 		}
 		for _, e := range v.Values {
-			s, err := strconv.Unquote(e.(*ast.BasicLit).Value)
+			lit, ok := e.(*ast.BasicLit)
+			if !ok {
+				t.Fatalf("%s is no literal", v.Names)
+			}
+			s, err := strconv.Unquote(lit.Value)
 			if err != nil {
 				t.Fatal(err)
 			}

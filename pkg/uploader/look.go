@@ -216,19 +216,14 @@ func (l *look) checkLinks() error {
 // unchanged reports whether the index alone shows that S3 holds the file.
 func (l *look) unchanged() bool {
 	e := &l.entry
-	return l.known && e.Stored && !e.Racy && !e.Doubted && e.Fence.SameContent(l.fence) && l.keyStays()
+	return l.known && e.Stored && !e.Racy && !e.Doubted && e.Fence.SameContent(l.fence)
 }
 
 // sameAsIndex reports whether the content is the one that the index has.
 func (l *look) sameAsIndex() bool {
 	e := &l.entry
 	return l.known && e.Stored && !e.Doubted && e.Fence.Size == l.read.size && e.MD5 == l.read.md5 &&
-		(e.SHA256 == [32]byte{} || e.SHA256 == l.read.sha256) && l.keyStays()
-}
-
-// keyStays reports whether what the index holds may stay under its key.
-func (l *look) keyStays() bool {
-	return !l.ReplaceWrongKey || l.Accept(state.Object{SSE: l.entry.SSE, KMSKeyID: l.entry.KMSKeyID}) == archive.KeyOK
+		(e.SHA256 == [32]byte{} || e.SHA256 == l.read.sha256)
 }
 
 // send brings the content to S3, unless it is there.

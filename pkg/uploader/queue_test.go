@@ -31,6 +31,12 @@ func mustTry(t *testing.T, q *Queue, source string, paths ...string) {
 	}
 }
 
+// idle reports whether no path of source is left in q.
+func idle(q *Queue, source string) bool {
+	queued, inFlight, delayed := q.Depth(source)
+	return queued+inFlight+delayed == 0
+}
+
 func TestSourcesTakeTurns(t *testing.T) {
 	q := newTestQueue(10, "a", "b")
 	mustTry(t, q, "a", "1", "2", "3", "4")
@@ -125,8 +131,8 @@ func TestDelayedItemComesBackWhenDue(t *testing.T) {
 			}
 			q.done(it)
 		}
-		if !q.Idle("a") {
-			t.Error("Idle = false, want true")
+		if !idle(q, "a") {
+			t.Error("a path is left, want none")
 		}
 	})
 }
@@ -217,8 +223,8 @@ func TestBarrierPassesWhileNewPathsCome(t *testing.T) {
 		if err := <-passed; err != nil {
 			t.Errorf("Barrier = %v, want nil", err)
 		}
-		if q.Idle("a") {
-			t.Error("Idle = true, want the later path in hand")
+		if idle(q, "a") {
+			t.Error("no path is left, want the later one in hand")
 		}
 	})
 }

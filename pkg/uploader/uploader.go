@@ -86,17 +86,13 @@ type Source struct {
 	// not this host's, has ended: then its objects may be replaced.
 	Ended func(ctx context.Context, o state.Object) (bool, error)
 
-	// Accept judges an object's encryption from its SSE and KMSKeyID.
+	// Accept judges an object's encryption from its SSE and KMSKeyID. An unchanged
+	// file that the index holds under another key stays as it is; at first sight
+	// such an object is always replaced.
 	Accept func(o state.Object) archive.KeyVerdict
-	// ReplaceWrongKey uploads an unchanged file again when the index holds it
-	// under a key that Accept does not accept. Otherwise it stays as it is; at
-	// first sight such an object is always replaced.
-	ReplaceWrongKey bool
 	// HeadForbiddenMeansUnknown, optional: true when a 403 on a HEAD only says
 	// that the object is absent and listing is not granted.
 	HeadForbiddenMeansUnknown func() bool
-	// HeadFirst, optional: true asks for each new file before sending it.
-	HeadFirst func() bool
 	// Proven: the canary passed at ProvenAt, and need not run before the first
 	// file is sent. A canary runs again a day after the last.
 	Proven   bool

@@ -71,7 +71,7 @@ func (a *fakeArchive) TryOffer(c Change) bool {
 		a.refused = append(a.refused, c)
 	case archive.Gone:
 		a.remove(c.Path)
-	case archive.Look:
+	default:
 		if o, err := a.root.Open(c.Path); err == nil {
 			a.put(knownOf(c.Path, o.Stat))
 			o.File.Close()
