@@ -3,6 +3,8 @@ package admin
 import (
 	"regexp"
 	"strings"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // deniedAction is how AWS names the action that a policy does not grant.
@@ -45,24 +47,10 @@ func Advice(class, text string) string {
 	if strings.Contains(text, "AccessDenied") {
 		return "Compare the role's policy, the bucket's and the key's: s3:PutObject and kms:GenerateDataKey are needed, kms:Decrypt for large files."
 	}
-	if a := classAdvice()[class]; a != "" {
+	if a := state.Class(class).Meaning().Advice; a != "" {
 		return a
 	}
 	return "See the daemon's log for this path."
-}
-
-// classAdvice is what to do about an error class, as docs/OPERATIONS.md has it.
-func classAdvice() map[string]string {
-	return map[string]string{
-		"transient":     "Nothing: it is tried again for ever. If it lasts, check whether this host reaches the endpoint (proxy, firewall, VPC endpoint).",
-		"throttled":     "Nothing at first. If it lasts: bucket_key: true, fewer upload.workers, or a higher KMS quota.",
-		"credentials":   "Check that the role is attached or the key is valid. A new static key needs a restart, a role does not.",
-		"configuration": "Compare bucket, region, kms_key_id and the policies with the error. It is asked again at least every minute and goes on by itself.",
-		"encryption":    "Stop and look: the answer did not name your key. Check the bucket and the endpoint, then the object that the log names.",
-		"file":          "Mend or exclude this file; a rescan looks at it again.",
-		"changed":       "Nothing: it is uploaded once it is quiet. If it never is, archive a snapshot or a rotated copy instead.",
-		"conflict":      "Another instance or host owns this object: give each host its own instance and prefix; if that host is gone, name its chain in takes_over.",
-	}
 }
 
 // Todo says what a person does about the state of a source, "" for nothing.
@@ -71,7 +59,7 @@ func (s *SourceStatus) Todo() string {
 	case StateUnavailable:
 		return "Mount or restore the directory: the source then goes on by itself. Nothing counts as deleted meanwhile."
 	case StateStopped:
-		return Advice("encryption", "")
+		return Advice(string(state.ClassEncryption), "")
 	case StateCurrent, StateWorking, StateStarting:
 		return ""
 	}

@@ -122,12 +122,8 @@ func (c *Client) fault(code int, raw []byte) error {
 	if err := json.Unmarshal(raw, &f); err != nil || f.Error == "" {
 		return fmt.Errorf("the daemon at %s answers with status %d", c.socket, code)
 	}
-	switch {
-	case code == http.StatusNotFound && f.Source != "":
+	if code == http.StatusNotFound && f.Source != "" {
 		return &UnknownSourceError{Source: f.Source, Known: f.Sources}
-	case code == http.StatusNotImplemented:
-		return fmt.Errorf("%w: %s", ErrUnsupported, f.Error)
-	default:
-		return fmt.Errorf("the daemon at %s: %s", c.socket, f.Error)
 	}
+	return fmt.Errorf("the daemon at %s: %s", c.socket, f.Error)
 }

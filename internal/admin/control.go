@@ -34,9 +34,6 @@ const (
 // was asked.
 var ErrNotReady = errors.New("the daemon is not ready")
 
-// ErrUnsupported is returned by a Daemon for what this release cannot do.
-var ErrUnsupported = errors.New("not supported by this release")
-
 // Daemon is what the control socket gives access to. Its methods may be called
 // concurrently; an error may be an *UnknownSourceError.
 type Daemon interface {
@@ -265,10 +262,7 @@ func statusOf(err error) int {
 	if _, ok := errors.AsType[*UnknownSourceError](err); ok {
 		return http.StatusNotFound
 	}
-	switch {
-	case errors.Is(err, ErrUnsupported):
-		return http.StatusNotImplemented
-	case errors.Is(err, ErrNotReady):
+	if errors.Is(err, ErrNotReady) {
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError

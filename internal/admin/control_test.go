@@ -27,7 +27,7 @@ func (f *fake) Status() Status { return sample() }
 func (f *fake) Rescan(r RescanRequest) (RescanAnswer, error) {
 	switch {
 	case r.Remote:
-		return RescanAnswer{}, fmt.Errorf("a comparison is %w", ErrUnsupported)
+		return RescanAnswer{}, fmt.Errorf("a comparison: %w", ErrNotReady)
 	case r.Source != "" && r.Source != "app-data":
 		return RescanAnswer{}, &UnknownSourceError{Source: r.Source, Known: []string{"app-data"}}
 	}
@@ -73,8 +73,8 @@ func TestClientAndSocketAgree(t *testing.T) {
 	if u, ok := errors.AsType[*UnknownSourceError](err); !ok || u.Known[0] != "app-data" {
 		t.Errorf("Rescan of another source = %v, want UnknownSourceError", err)
 	}
-	if _, err := c.Rescan(t.Context(), RescanRequest{Remote: true}); !errors.Is(err, ErrUnsupported) {
-		t.Errorf("Rescan of the far side = %v, want ErrUnsupported", err)
+	if _, err := c.Rescan(t.Context(), RescanRequest{Remote: true}); err == nil || !strings.Contains(err.Error(), "a comparison: "+ErrNotReady.Error()) {
+		t.Errorf("Rescan of the remote = %v, want what the daemon said", err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
@@ -31,18 +32,15 @@ type sink struct {
 }
 
 func (s sink) job(c watcher.Change) uploader.Job {
-	kinds := map[watcher.Kind]uploader.Kind{
-		watcher.Look: uploader.Look, watcher.Gone: uploader.Gone, watcher.Refused: uploader.Refused,
-	}
 	return uploader.Job{
-		Source: s.source, Path: c.Path, Kind: kinds[c.Kind], Err: c.Err,
-		Trigger: state.Trigger(c.Trigger), Detected: c.Detected, Confirmed: c.Confirmed,
+		Source: s.source, Path: c.Path, Kind: c.Kind, Err: c.Err,
+		Trigger: c.Trigger, Detected: c.Detected, Confirmed: c.Confirmed,
 	}
 }
 
 // Offer implements watcher.Sink.
 func (s sink) Offer(ctx context.Context, c watcher.Change) error {
-	if s.progress != nil && c.Kind == watcher.Look {
+	if s.progress != nil && c.Kind == archive.Look {
 		s.progress(c.Size)
 	}
 	return s.queue.Offer(ctx, s.job(c))
@@ -117,7 +115,7 @@ func (s *source) onScan(r watcher.ScanResult) {
 	s.counters.lastScan.Store(&r)
 	s.uploads.AddUnchanged(s.cfg.Name, r.Unchanged)
 	note := state.ScanNote{
-		Trigger: state.Trigger(r.Trigger), Start: r.Start, End: r.End, Complete: r.Complete,
+		Trigger: r.Trigger, Start: r.Start, End: r.End, Complete: r.Complete,
 		Files: r.Files, New: r.New, Changed: r.Changed, Unchanged: r.Unchanged, Gone: r.Gone,
 		Excluded: r.Excluded, Unreadable: r.Unreadable, Special: r.Special, Hardlinks: r.Hardlinks,
 		Pseudo: r.Pseudo, Limited: r.Limited, DeletesWithheld: r.Withheld, DeletesHeld: r.Held,
@@ -154,13 +152,13 @@ func ignoreFiles(found []watcher.IgnoreFile) (list []state.IgnoreFile, omitted i
 // listSkip returns what lists the files that the index alone shows as unchanged
 // to a scan of the daemon. While too many records are unpublished, or the disk
 // takes no more, they are counted instead.
-func (g *generation) listSkip(ctx context.Context, s *source, skips *manifest.SkipWriter) func(watcher.Known, safefs.Stat, string) {
-	return func(k watcher.Known, st safefs.Stat, trigger string) {
+func (g *generation) listSkip(ctx context.Context, s *source, skips *manifest.SkipWriter) func(watcher.Known, safefs.Stat, archive.Trigger) {
+	return func(k watcher.Known, st safefs.Stat, trigger archive.Trigger) {
 		if s.unpublishedRecords() >= g.cfg.Manifest.MaxUnpublished {
 			s.counters.unlisted.Add(1)
 			return
 		}
-		r := s.skipRecord(k, st, state.Trigger(trigger), g.cfg.Instance)
+		r := s.skipRecord(k, st, trigger, g.cfg.Instance)
 		if err := skips.Write(ctx, r); err != nil && s.counters.unlisted.Add(1) == 1 {
 			s.log.Warn("unchanged files are counted instead of listed", zap.Error(err))
 		}
@@ -189,7 +187,7 @@ func (s *source) onAvailable(ok bool, reason string) {
 }
 
 // skipRecord is the record of a file that the index alone shows as unchanged.
-func (s *source) skipRecord(k watcher.Known, st safefs.Stat, trigger state.Trigger, instance string) state.Record {
+func (s *source) skipRecord(k watcher.Known, st safefs.Stat, trigger archive.Trigger, instance string) state.Record {
 	key, _ := s.mapper.Key(k.Path) // It was uploaded under this key: it is one.
 	r := state.Record{
 		S3Key: key, S3URI: "s3://" + s.cfg.Bucket + "/" + key, SizeBytes: &st.Size,

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
@@ -101,7 +102,7 @@ func benchWatcher(b *testing.B, dir string, src *state.Source) *watcher.Watcher 
 func benchRescan(b *testing.B, w *watcher.Watcher) time.Duration {
 	b.Helper()
 	begin := time.Now()
-	res, err := w.ScanOnce(b.Context(), watcher.TriggerRescan)
+	res, err := w.ScanOnce(b.Context(), archive.TriggerRescan)
 	if err != nil || res.Unchanged != benchFiles {
 		b.Fatalf("%+v, %v", res, err)
 	}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/config"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // listenControl opens the control socket. A default path that is too long for a
@@ -121,7 +121,7 @@ func (g *generation) rescan(name string, remote, confirm bool) error {
 		s.watch.ConfirmDeletes() // It asks for a scan as well.
 		return nil
 	}
-	s.watch.Rescan(string(state.TriggerRescan))
+	s.watch.Rescan(archive.TriggerRescan)
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -137,11 +138,11 @@ func (p *planner) forecast(ctx context.Context, s *source) *forecaster {
 	f := &forecaster{planner: p, source: s.uploaderSource(s.instance), bucket: s.viewBucket(ctx)}
 	if !s.store.Resolved() {
 		// Which key is behind the alias is found out by a write alone.
-		f.source.Accept = func(o state.Object) uploader.KeyVerdict {
-			if v := uploader.KeyVerdict(s.store.KeyVerdict(o)); v != uploader.KeyOther {
+		f.source.Accept = func(o state.Object) archive.KeyVerdict {
+			if v := s.store.KeyVerdict(o); v != archive.KeyOther {
 				return v
 			}
-			return uploader.KeyOK
+			return archive.KeyOK
 		}
 		p.alias(s.cfg.KMSKeyID)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
@@ -81,7 +82,7 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 	}
 	w := env.watchOptions(s)
 	w.OnScan, w.OnAvailable, w.OnMemory = func(watcher.ScanResult) {}, func(bool, string) {}, nil
-	w.OnSame = func(watcher.Known, safefs.Stat, string) {
+	w.OnSame = func(watcher.Known, safefs.Stat, archive.Trigger) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.sum.Skipped++
@@ -89,7 +90,7 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 	scanner, err := watcher.New(planSink{p, c.Name, ask}, known, w)
 	if err == nil {
 		var res watcher.ScanResult
-		res, err = scanner.ScanOnce(ctx, string(state.TriggerSync))
+		res, err = scanner.ScanOnce(ctx, archive.TriggerSync)
 		p.unused = append(p.unused, res.UnusedIncludes...)
 		err = errors.Join(err, res.Err)
 	}
@@ -162,7 +163,7 @@ type planSink struct {
 func (p planSink) Offer(ctx context.Context, c watcher.Change) error {
 	o := Outcome{Source: p.source, Path: c.Path, Size: c.Size}
 	switch c.Kind {
-	case watcher.Look:
+	case archive.Look:
 		if o.Err = uploader.CheckSize(c.Size); o.Err != nil {
 			o.Status = Failed
 			break
@@ -172,7 +173,7 @@ func (p planSink) Offer(ctx context.Context, c watcher.Change) error {
 			return ctx.Err()
 		}
 		o.Status = Planned
-	case watcher.Gone:
+	case archive.Gone:
 		o.Status = Deleted
 	default:
 		o.Status, o.Err = Failed, c.Err

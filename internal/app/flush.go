@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
@@ -117,7 +118,7 @@ func (g *generation) offerAgain(ctx context.Context, s *source, paths []string) 
 		return ctx.Err()
 	}
 	for _, p := range paths {
-		job := uploader.Job{Source: s.cfg.Name, Path: p, Kind: uploader.Look, Trigger: state.TriggerRescan, Detected: time.Now()}
+		job := uploader.Job{Source: s.cfg.Name, Path: p, Kind: archive.Look, Trigger: archive.TriggerRescan, Detected: time.Now()}
 		if err := g.queue.Offer(ctx, job); err != nil {
 			return err
 		}
@@ -169,8 +170,7 @@ func (s *source) unpublishable(begin time.Time) error {
 	if err != nil || st.Err == nil || !st.Tried.After(begin) {
 		return nil //nolint:nilerr // Without a chain Flush itself says so.
 	}
-	switch state.ClassOf(st.Err) { //nolint:exhaustive // The others pass by themselves.
-	case state.ClassCredentials, state.ClassConfiguration, state.ClassEncryption:
+	if state.ClassOf(st.Err).OutOfService() {
 		return &blockedError{"the manifest is not published: " + reasonOf(st.Err)}
 	}
 	return nil

@@ -11,8 +11,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
@@ -27,7 +27,7 @@ const queueLimit = 100_000
 type generation struct {
 	environment
 	d       *daemon
-	trigger state.Trigger
+	trigger archive.Trigger
 	sources []*source
 	pool    *uploader.Pool
 	perFile *zap.Logger
@@ -37,7 +37,7 @@ type generation struct {
 	hurried chan struct{} // closed when what is in flight is to be cut
 }
 
-func newGeneration(ctx context.Context, d *daemon, p plan, trigger state.Trigger) (*generation, error) {
+func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigger) (*generation, error) {
 	cfg := p.cfg
 	b, err := fit(cfg, d.log)
 	if err != nil {
@@ -115,10 +115,7 @@ func (g *generation) poolOptions() uploader.Options {
 func (g *generation) watchSource(ctx context.Context, s *source) error {
 	o := g.watchOptions(s)
 	if g.cfg.Manifest.ListSkipped == "all" {
-		skips, err := s.flusher.Skips()
-		if err != nil {
-			return err
-		}
+		skips := s.flusher.Skips()
 		s.listSkips, o.OnSame = true, g.listSkip(context.WithoutCancel(ctx), s, skips)
 	}
 	w, err := watcher.New(sink{source: s.cfg.Name, queue: g.queue}, &index{state: s.state}, o)
@@ -136,7 +133,7 @@ func (e *environment) watchOptions(s *source) watcher.Options {
 		RescanInterval: w.RescanInterval, PollInterval: w.PollInterval,
 		Include: s.cfg.Include, Exclude: s.cfg.Exclude, IgnoreFiles: s.cfg.IgnoreFiles,
 		Hardlinks: safefs.LinkPolicy(s.cfg.Hardlinks), Reserved: state.ReservedDir, TooDeep: s.mapper.TooDeep,
-		Mirror: s.cfg.Deletes == uploader.DeletesMirror, MaxDeletes: s.cfg.MaxDeletes,
+		Mirror: s.cfg.Deletes == archive.DeletesMirror, MaxDeletes: s.cfg.MaxDeletes,
 		OnScan: s.onScan, OnAvailable: s.onAvailable, OnMemory: s.remember, Memory: s.recall(),
 		Log: e.log, Metrics: e.metrics.watcher,
 	}
@@ -188,7 +185,7 @@ func (g *generation) each(fn func(context.Context, *source) error) func(context.
 // for all at once, because a bucket that does not answer costs seconds.
 func (g *generation) beginChains(ctx context.Context) error {
 	return g.each(func(ctx context.Context, s *source) error {
-		if g.trigger == state.TriggerHangup {
+		if g.trigger == archive.TriggerHangup {
 			return g.beginChain(ctx, s, state.NoteReload, reloadDetail(g.build.Version, s.cfg.Name, g.changed))
 		}
 		return g.beginChain(ctx, s, state.NoteStart, g.build.Version)
@@ -332,7 +329,7 @@ func (g *generation) settled() bool {
 // logged when it is not the one that was told.
 func (g *generation) countWrongKeys(told map[string]int64) {
 	for _, s := range g.sources {
-		n, err := s.state.WrongKey(func(o state.Object) bool { return s.store.KeyVerdict(o) == s3store.KeyOK })
+		n, err := s.state.WrongKey(func(o state.Object) bool { return s.store.KeyVerdict(o) == archive.KeyOK })
 		if err != nil {
 			s.log.Warn("objects under other keys were not counted", zap.Error(err))
 			continue

@@ -14,6 +14,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -65,8 +66,8 @@ func BenchmarkUploadOverLatency(b *testing.B) {
 		pool, err := uploader.New(q, []uploader.Source{{
 			Name: "s", Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: state.NewMapper(prefix),
 			Root: safefs.NewRoot(dir, safefs.RootOptions{}), Objects: store, Multipart: store, State: st,
-			Accept: func(o state.Object) uploader.KeyVerdict { return uploader.KeyVerdict(store.KeyVerdict(o)) },
-			Proven: true, ProvenAt: time.Now(), Hardlinks: safefs.LinksAllow, Deletes: uploader.DeletesKeep,
+			Accept: store.KeyVerdict,
+			Proven: true, ProvenAt: time.Now(), Hardlinks: safefs.LinksAllow, Deletes: archive.DeletesKeep,
 		}}, uploader.Options{
 			Workers: workers, PartSize: 16 << 20, SinglePutMax: 64 << 20, MemoryLimit: 128 << 20, Drain: time.Second,
 			Log: zap.NewNop(), Metrics: uploader.NewMetrics(reg),
@@ -75,7 +76,7 @@ func BenchmarkUploadOverLatency(b *testing.B) {
 			b.Fatal(err)
 		}
 		for i := range files {
-			job := uploader.Job{Source: "s", Path: fmt.Sprintf("f%05d", i), Trigger: state.TriggerStartup, Detected: time.Now()}
+			job := uploader.Job{Source: "s", Path: fmt.Sprintf("f%05d", i), Trigger: archive.TriggerStartup, Detected: time.Now()}
 			if !q.TryOffer(job) {
 				b.Fatal("the queue is full")
 			}

@@ -165,13 +165,13 @@ func (f *flushRecord) add(o uploader.Outcome) {
 	case o.Err == nil:
 		delete(f.moved, o.Path)
 		delete(f.failed, o.Path)
-	case o.Class == state.ClassChanged && f.again(o.Path):
+	case o.Class.Rereads() && f.again(o.Path):
 		if len(f.moved) >= flushPaths {
 			f.overflow = true
 			return
 		}
 		f.moved[o.Path] = struct{}{}
-	case (o.Class == state.ClassTransient || o.Class == state.ClassThrottled) && !o.Stuck:
+	case o.Class.Passes() && !o.Stuck:
 		// It stays in the queue.
 	case len(f.failed) >= flushPaths:
 		f.lost++

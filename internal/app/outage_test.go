@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
@@ -187,8 +188,8 @@ func newStation(t *testing.T, base string, c *cloud) *station {
 	s.pool, err = uploader.New(s.q, []uploader.Source{{
 		Name: "data", Instance: "i", Bucket: "b", RealPath: s.dir, Mapper: state.NewMapper("p"),
 		Root: safefs.NewRoot(s.dir, safefs.RootOptions{}), Objects: c, Multipart: noMultipart{}, State: s.st,
-		Accept: func(state.Object) uploader.KeyVerdict { return uploader.KeyOK }, Proven: true, ProvenAt: time.Now(),
-		OnProven: flusher.Retry, Hardlinks: safefs.LinksAllow, Deletes: uploader.DeletesKeep,
+		Accept: func(state.Object) archive.KeyVerdict { return archive.KeyOK }, Proven: true, ProvenAt: time.Now(),
+		OnProven: flusher.Retry, Hardlinks: safefs.LinksAllow, Deletes: archive.DeletesKeep,
 	}}, uploader.Options{
 		Workers: 16, PartSize: 16 << 20, SinglePutMax: 64 << 20, MemoryLimit: 64 << 20, Drain: 25 * time.Second,
 		Log: zap.NewNop(), Metrics: uploader.NewMetrics(reg), OnOutcome: func(uploader.Outcome) { flusher.Nudge() },
@@ -220,7 +221,7 @@ func (s *station) change(path, content string) {
 	s.t.Helper()
 	must(s.t, os.WriteFile(filepath.Join(s.dir, path), []byte(content), 0o600))
 	must(s.t, os.Chtimes(filepath.Join(s.dir, path), time.Now().Add(-time.Hour), time.Now().Add(-time.Hour)))
-	must(s.t, s.q.Offer(s.t.Context(), uploader.Job{Source: "data", Path: path, Trigger: state.TriggerEvent, Detected: time.Now()}))
+	must(s.t, s.q.Offer(s.t.Context(), uploader.Job{Source: "data", Path: path, Trigger: archive.TriggerEvent, Detected: time.Now()}))
 }
 
 // Two days without S3 (ten hours where it is not `make e2e`), with changes in every hour, some of them of the same

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // PolicyKind says whom a policy is attached to.
@@ -295,7 +296,7 @@ func (b *policyBuilder) listing(bucket, sid string, actions ...string) statement
 func (b *policyBuilder) mirrors() {
 	mirrored := func(v func(s *policySource) []string) []string {
 		return b.each(func(s *policySource) []string {
-			if s.Deletes != "mirror" {
+			if s.Deletes != archive.DeletesMirror {
 				return nil
 			}
 			return v(s)

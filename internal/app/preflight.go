@@ -15,6 +15,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
@@ -180,7 +181,7 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 	if directory.Verdict == VerdictOK { // One that hangs would hold up the rest.
 		out.Plan, body, unused = p.plan(ctx, i)
 	}
-	e := store.Examine(ctx, c.Deletes == "mirror", body)
+	e := store.Examine(ctx, c.Deletes == archive.DeletesMirror, body)
 	t := &translator{source: &c, arns: arnsOf(&c, out.Region), lockMode: p.opts.Config.Manifest.ObjectLock.Mode}
 	for _, trial := range e.Trials {
 		tried := trial.Skip == ""
@@ -300,12 +301,12 @@ func (t *translator) needOf(c s3store.Check) need {
 		s3store.CheckListUploads: {action: "s3:ListBucketMultipartUploads", bucket: true, feature: "looking for abandoned uploads by hand", optional: true},
 		s3store.CheckVersions:    {action: "s3:ListBucketVersions", bucket: true, feature: "verify's look at deletions, restore at a time", optional: true},
 		s3store.CheckLock:        {action: "s3:PutObjectRetention", feature: "manifest.object_lock: no manifest can be published"},
-		s3store.CheckDelete:      {action: "s3:DeleteObject", feature: t.deleteFeature(), optional: t.source.Deletes != "mirror"},
+		s3store.CheckDelete:      {action: "s3:DeleteObject", feature: t.deleteFeature(), optional: t.source.Deletes != archive.DeletesMirror},
 	}[c]
 }
 
 func (t *translator) deleteFeature() string {
-	if t.source.Deletes == "mirror" {
+	if t.source.Deletes == archive.DeletesMirror {
 		return "deletes: mirror"
 	}
 	return "removing what this preflight wrote"
@@ -344,7 +345,7 @@ func (t *translator) translate(trial s3store.Trial) PreflightCheck {
 
 // denied reports whether err is about a permission.
 func (t *translator) denied(err error) bool {
-	return errors.Is(err, fs.ErrPermission) && state.ClassOf(err) == state.ClassConfiguration
+	return errors.Is(err, fs.ErrPermission) && state.ClassOf(err).Parks() && !state.ClassOf(err).Meaning().EveryRequest
 }
 
 // refine names the action that the server named, or both that it may have been.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/s3test"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
@@ -320,7 +321,7 @@ func TestAPlanCountsThePartsThatAreSent(t *testing.T) {
 	p := &planner{opts: SyncOptions{Config: &config.Config{Upload: config.Upload{PartSize: 16 << 20, SinglePutMax: 64 << 20}}, Progress: noProgress{}}}
 	sink := planSink{planner: p, source: "app"}
 	for _, size := range []int64{6 << 40, 60 << 40} {
-		if err := sink.Offer(t.Context(), watcher.Change{Path: "a", Kind: watcher.Look, Size: size}); err != nil {
+		if err := sink.Offer(t.Context(), watcher.Change{Path: "a", Kind: archive.Look, Size: size}); err != nil {
 			t.Fatal(err)
 		}
 	}

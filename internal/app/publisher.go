@@ -39,7 +39,7 @@ func (p publisher) CreateDoc(ctx context.Context, key string, body io.ReadSeeker
 		}
 	}
 	o, err := p.Store.CreateDoc(ctx, key, body, size, md5, sha, contentType)
-	if state.ClassOf(err) == state.ClassEncryption && err != nil {
+	if err != nil && state.ClassOf(err).Stops() {
 		pool.Distrust(name, err)
 	}
 	return o, err

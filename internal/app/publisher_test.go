@@ -13,6 +13,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -54,8 +55,8 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 	pool := func(proven bool) {
 		p, err := uploader.New(uploader.NewQueue(1), []uploader.Source{{
 			Name: "s", Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: state.NewMapper("p"), Root: safefs.NewRoot(dir, safefs.RootOptions{}),
-			Objects: store, Multipart: store, State: st, Proven: proven, ProvenAt: time.Now(), Hardlinks: safefs.LinksAllow, Deletes: uploader.DeletesKeep,
-			Accept: func(state.Object) uploader.KeyVerdict { return uploader.KeyOK },
+			Objects: store, Multipart: store, State: st, Proven: proven, ProvenAt: time.Now(), Hardlinks: safefs.LinksAllow, Deletes: archive.DeletesKeep,
+			Accept: func(state.Object) archive.KeyVerdict { return archive.KeyOK },
 		}}, uploader.Options{Workers: 1, PartSize: 5 << 20, SinglePutMax: 5 << 20, MemoryLimit: 32 << 20, Log: zap.NewNop(), Metrics: uploader.NewMetrics(prometheus.NewRegistry())})
 		if err != nil {
 			t.Fatal(err)

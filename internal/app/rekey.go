@@ -14,7 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/s3syncd/s3syncd/internal/config"
-	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -258,7 +258,7 @@ func (r *rekeyRun) find(ctx context.Context, s *source) error {
 			r.trail[trailKey(s.cfg.Name, path)] = *known
 			r.mu.Unlock()
 		}
-		return r.queue.Offer(ctx, uploader.Job{Source: s.cfg.Name, Path: path, Kind: uploader.Rekey, Trigger: state.TriggerSync})
+		return r.queue.Offer(ctx, uploader.Job{Source: s.cfg.Name, Path: path, Kind: archive.Rekey, Trigger: archive.TriggerSync})
 	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -283,7 +283,7 @@ func (r *rekeyRun) onOutcome(o uploader.Outcome) {
 		s.after(o)
 	}
 	r.mu.Lock()
-	if o.Err != nil && o.Class == state.ClassEncryption && r.halt != nil {
+	if o.Err != nil && o.Class.Stops() && r.halt != nil {
 		r.halt(fmt.Errorf("source %s: %w: %w", o.Source, errUnconfirmed, o.Err))
 	}
 	if !o.Retry {
@@ -376,7 +376,7 @@ func (f *finder) known(path string, o state.Object) (bool, error) {
 }
 
 func (f *finder) accepts(e *state.Entry) bool {
-	return f.source.store.KeyVerdict(state.Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) == s3store.KeyOK
+	return f.source.store.KeyVerdict(state.Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) == archive.KeyOK
 }
 
 // runIndex is run over the index.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -114,7 +115,7 @@ func (p *rekeyPlanner) ask(ctx context.Context, s *source, path, key string, siz
 		return err
 	}
 	verdict := s.store.KeyVerdict(o)
-	right := err != nil || verdict == s3store.KeyOK || uploader.IsTrailDocument(o)
+	right := err != nil || verdict == archive.KeyOK || uploader.IsTrailDocument(o)
 	var why error
 	if !right {
 		if why, err = p.refuses(ctx, s, path, o, known); err != nil {
@@ -132,7 +133,7 @@ func (p *rekeyPlanner) ask(ctx context.Context, s *source, path, key string, siz
 		p.sum.Failed++
 		p.opts.Progress.Outcome(Outcome{Source: s.cfg.Name, Path: path, Status: Failed, Size: size, Err: why})
 		return nil
-	case verdict == s3store.KeyMissing:
+	case verdict == archive.KeyMissing:
 		p.sum.Plan.NoKey++
 	default:
 		p.sum.Plan.OtherKey++

@@ -10,7 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // followHangups answers each hang-up until ctx ends: it reads the configuration
@@ -33,7 +33,7 @@ func (g *generation) followHangups(ctx context.Context, replace context.CancelFu
 		}
 		for _, s := range g.sources {
 			g.pool.Release(s.cfg.Name)
-			s.watch.Rescan(string(state.TriggerHangup))
+			s.watch.Rescan(archive.TriggerHangup)
 		}
 		g.d.notify.ready()
 	}

@@ -10,9 +10,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
-	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
 const (
@@ -157,7 +157,7 @@ func (s *source) checkRemote(ctx context.Context) error {
 		err = cerr
 	}
 	if c.marked > 0 {
-		s.watch.Rescan(watcher.TriggerRescan)
+		s.watch.Rescan(archive.TriggerRescan)
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w: %w", errListDenied, err)

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -126,7 +127,7 @@ func (r *rereader) one(ctx context.Context, it *state.Item) error {
 	if it.Entry.FailClass != "" || w.Unsettled(it.Path) || w.Pending(it.Path) {
 		return nil
 	}
-	job := uploader.Job{Source: r.s.cfg.Name, Path: it.Path, Kind: uploader.Reread, Trigger: state.TriggerRescan}
+	job := uploader.Job{Source: r.s.cfg.Name, Path: it.Path, Kind: archive.Reread, Trigger: archive.TriggerRescan}
 	if err := r.queue.Offer(ctx, job); err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -104,7 +105,7 @@ func besideSlow(b *testing.B, files int, size int64, dead bool) (small, large ti
 	done := make(chan error, 1)
 	go func() { done <- pool.Run(ctx) }()
 	for i := range files {
-		q.TryOffer(uploader.Job{Source: "slow", Path: fmt.Sprintf("f%05d", i), Trigger: state.TriggerStartup, Detected: time.Now()})
+		q.TryOffer(uploader.Job{Source: "slow", Path: fmt.Sprintf("f%05d", i), Trigger: archive.TriggerStartup, Detected: time.Now()})
 	}
 	for files > 0 && len(pool.InFlight()) < min(files, 6) {
 		time.Sleep(10 * time.Millisecond) // A benchmark may: it waits for what it measures beside.
@@ -116,7 +117,7 @@ func besideSlow(b *testing.B, files int, size int64, dead bool) (small, large ti
 			b.Fatal(err)
 		}
 		begin := time.Now()
-		q.TryOffer(uploader.Job{Source: "fast", Path: name, Trigger: state.TriggerEvent, Detected: begin})
+		q.TryOffer(uploader.Job{Source: "fast", Path: name, Trigger: archive.TriggerEvent, Detected: begin})
 		if err := q.Wait(ctx, "fast"); err != nil {
 			b.Fatal(err)
 		}
@@ -155,7 +156,7 @@ func benchSource(b *testing.B, db *state.DB, name, chain, endpoint string) uploa
 	return uploader.Source{
 		Name: name, Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: state.NewMapper(name),
 		Root: safefs.NewRoot(dir, safefs.RootOptions{}), Objects: store, Multipart: store, State: st,
-		Accept: func(o state.Object) uploader.KeyVerdict { return uploader.KeyVerdict(store.KeyVerdict(o)) },
-		Proven: true, ProvenAt: time.Now(), Hardlinks: safefs.LinksAllow, Deletes: uploader.DeletesKeep,
+		Accept: store.KeyVerdict,
+		Proven: true, ProvenAt: time.Now(), Hardlinks: safefs.LinksAllow, Deletes: archive.DeletesKeep,
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
@@ -147,7 +148,7 @@ func (e *environment) lookAt(c config.Source) (config.Look, bool) {
 // rootOf is the directory of a source.
 func rootOf(c *config.Source) *safefs.Root {
 	return safefs.NewRoot(c.Path, safefs.RootOptions{
-		Follow: c.Symlinks == "follow", CrossMounts: c.CrossMounts, SizeMtime: c.Identity == "size-mtime",
+		Follow: c.Symlinks == archive.SymlinksFollow, CrossMounts: c.CrossMounts, SizeMtime: c.Identity == "size-mtime",
 	})
 }
 
@@ -221,7 +222,7 @@ func (s *source) uploaderSource(instance string) uploader.Source {
 	return uploader.Source{
 		Name: s.cfg.Name, Instance: instance, Bucket: s.cfg.Bucket, RealPath: s.cfg.Path,
 		Mapper: s.mapper, Root: s.root, Objects: s.store, Multipart: s.store, State: s.state,
-		Accept:                    func(o state.Object) uploader.KeyVerdict { return uploader.KeyVerdict(s.store.KeyVerdict(o)) },
+		Accept:                    s.store.KeyVerdict,
 		HeadForbiddenMeansUnknown: func() bool { return s.store.Capabilities().ListDenied },
 		Proven:                    !s.provenAt.IsZero(),
 		ProvenAt:                  s.provenAt,

@@ -327,7 +327,7 @@ func (s *source) scanStatus() *admin.Scan {
 		return nil
 	}
 	out := &admin.Scan{
-		Trigger: r.Trigger, StartedAt: r.Start.UTC(), EndedAt: r.End.UTC(), Complete: r.Complete, Files: r.Files,
+		Trigger: string(r.Trigger), StartedAt: r.Start.UTC(), EndedAt: r.End.UTC(), Complete: r.Complete, Files: r.Files,
 		New: r.New, Changed: r.Changed, Gone: r.Gone, Unreadable: r.Unreadable,
 	}
 	if r.Err != nil {

@@ -8,7 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // plan is a configuration with what stands at its paths.
@@ -24,13 +24,13 @@ type succession struct {
 	d       *daemon
 	next    plan
 	last    *plan // what worked before; nil: nothing has yet
-	trigger state.Trigger
+	trigger archive.Trigger
 	wait    time.Duration // before the next try
 }
 
 // pipeline runs the generations until ctx ends.
 func (d *daemon) pipeline(ctx context.Context) error {
-	s := succession{d: d, next: plan{cfg: d.cfg, at: d.places.all(d.cfg)}, trigger: state.TriggerStartup, wait: time.Second}
+	s := succession{d: d, next: plan{cfg: d.cfg, at: d.places.all(d.cfg)}, trigger: archive.TriggerStartup, wait: time.Second}
 	for ctx.Err() == nil {
 		d.settling.Store(true)
 		g, err := s.begin(ctx)
@@ -80,7 +80,7 @@ func (s *succession) live(ctx context.Context, g *generation) error {
 		if err != nil {
 			s.d.log.Error("the pipeline did not end well, the next one begins all the same", zap.Error(err))
 		}
-		s.next, s.trigger = *after, state.TriggerHangup
+		s.next, s.trigger = *after, archive.TriggerHangup
 	case err != nil && ctx.Err() == nil && fresh:
 		s.d.log.Error("the new configuration does not work, the old one goes on", zap.Error(err))
 		s.d.reloaded(err)

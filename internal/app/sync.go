@@ -13,6 +13,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
@@ -221,13 +222,10 @@ func (r *syncRun) watchSource(ctx context.Context, s *source) error {
 	o := r.watchOptions(s)
 	s.listSkips = r.cfg.Manifest.ListSkipped != "none"
 	if s.listSkips {
-		skips, err := s.flusher.Skips()
-		if err != nil {
-			return err
-		}
-		o.OnSame = func(k watcher.Known, st safefs.Stat, _ string) { r.same(ctx, s, skips, k, st) }
+		skips := s.flusher.Skips()
+		o.OnSame = func(k watcher.Known, st safefs.Stat, _ archive.Trigger) { r.same(ctx, s, skips, k, st) }
 	} else {
-		o.OnSame = func(watcher.Known, safefs.Stat, string) { r.skipped() }
+		o.OnSame = func(watcher.Known, safefs.Stat, archive.Trigger) { r.skipped() }
 	}
 	w, err := watcher.New(sink{source: s.cfg.Name, queue: r.queue, progress: r.opts.Progress.Found}, &index{state: s.state}, o)
 	s.watch = w
@@ -236,7 +234,7 @@ func (r *syncRun) watchSource(ctx context.Context, s *source) error {
 
 // same records a file that the index alone shows as unchanged.
 func (r *syncRun) same(ctx context.Context, s *source, skips *manifest.SkipWriter, k watcher.Known, st safefs.Stat) {
-	if err := skips.Write(ctx, s.skipRecord(k, st, state.TriggerSync, r.cfg.Instance)); err != nil {
+	if err := skips.Write(ctx, s.skipRecord(k, st, archive.TriggerSync, r.cfg.Instance)); err != nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.err = errors.Join(r.err, fmt.Errorf("record a skip: %w", err))
@@ -279,7 +277,7 @@ func (r *syncRun) scan(ctx context.Context, s *source) error {
 		s.watch.ConfirmDeletes()
 	}
 	return r.unlessHung(ctx, s, func() error {
-		res, err := s.watch.ScanOnce(ctx, string(state.TriggerSync))
+		res, err := s.watch.ScanOnce(ctx, archive.TriggerSync)
 		r.held(s, res)
 		return err
 	})

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/loopback"
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Config is the effective configuration.
@@ -190,6 +192,6 @@ func defaults() *Config {
 func defaultSource() Source {
 	return Source{
 		SSE: "aws:kms", BucketKey: true,
-		Symlinks: "skip", Hardlinks: "same-owner", Deletes: "keep", MaxDeletes: 100, CrossMounts: true, Identity: "inode",
+		Symlinks: archive.SymlinksSkip, Hardlinks: string(safefs.LinksSameOwner), Deletes: archive.DeletesKeep, MaxDeletes: 100, CrossMounts: true, Identity: "inode",
 	}
 }

@@ -3,6 +3,9 @@ package config
 import (
 	"math"
 	"time"
+
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // option is one key of a block. Exactly one of the fields behind key is set.
@@ -120,9 +123,9 @@ func (s *Source) options() []option {
 		{key: "include", list: &list{&s.Include, pattern}},
 		{key: "exclude", list: &list{&s.Exclude, pattern}},
 		{key: "ignore_files", value: boolean{&s.IgnoreFiles}},
-		{key: "symlinks", value: enum{&s.Symlinks, []string{"skip", "follow"}}},
-		{key: "hardlinks", value: enum{&s.Hardlinks, []string{"same-owner", "allow", "skip"}}},
-		{key: "deletes", value: enum{&s.Deletes, []string{"keep", "mirror"}}},
+		{key: "symlinks", value: enum{&s.Symlinks, []string{archive.SymlinksSkip, archive.SymlinksFollow}}},
+		{key: "hardlinks", value: enum{&s.Hardlinks, []string{string(safefs.LinksSameOwner), string(safefs.LinksAllow), string(safefs.LinksSkip)}}},
+		{key: "deletes", value: enum{&s.Deletes, []string{archive.DeletesKeep, archive.DeletesMirror}}},
 		{key: "max_deletes", value: integer[int]{&s.MaxDeletes, 0, 1_000_000_000}},
 		{key: "cross_mounts", value: boolean{&s.CrossMounts}},
 		{key: "identity", value: enum{&s.Identity, []string{"inode", "size-mtime"}}},

@@ -19,7 +19,6 @@ import (
 	"github.com/aws/smithy-go/middleware"
 
 	"github.com/s3syncd/s3syncd/internal/loopback"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 const (
@@ -147,7 +146,7 @@ func newRetryer(creds *credentialSource, c *clock) aws.Retryer {
 // may have been replaced since they were read.
 func refusedCredentials(err error) bool {
 	a := answerOf(err)
-	return a.code != "SignatureDoesNotMatch" && a.status != 0 && classOfCode(a.code) == state.ClassCredentials
+	return a.code != "SignatureDoesNotMatch" && a.status != 0 && classOfCode(a.code).Meaning().EveryRequest
 }
 
 // neverRetry holds back the attempts that would fail alike: the file changed,

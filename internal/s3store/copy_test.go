@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -53,7 +54,7 @@ func wantCopied(t *testing.T, s *Store, c state.Copy, o state.Object, body []byt
 	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, body) {
 		t.Errorf("the copy has %d bytes, %v, want the object's %d", len(got), err, len(body))
 	}
-	if s.KeyVerdict(g) != KeyOK || s.KeyVerdict(o) != KeyOK || g.ETag != o.ETag || o.ETag == c.ETag {
+	if s.KeyVerdict(g) != archive.KeyOK || s.KeyVerdict(o) != archive.KeyOK || g.ETag != o.ETag || o.ETag == c.ETag {
 		t.Errorf("Copy = %+v, now %+v; want the key and a new ETag", o, g)
 	}
 }
@@ -63,7 +64,7 @@ func TestCopyBringsAnObjectUnderTheKeyAndKeepsTheRest(t *testing.T) {
 		t, s := on.T, on.Store
 		body := []byte("here before us")
 		plain := storePlain(t, s, "data/a b+ü%.html", body)
-		if s.KeyVerdict(plain) == KeyOK || !plain.Dressed {
+		if s.KeyVerdict(plain) == archive.KeyOK || !plain.Dressed {
 			t.Fatalf("Head = %+v, want an object without the key, and dressed", plain)
 		}
 		c := state.Copy{

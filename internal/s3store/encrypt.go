@@ -9,18 +9,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
-)
-
-// KeyVerdict says how the encryption of an object that is already in the
-// bucket compares with the configuration.
-type KeyVerdict int
-
-// The verdicts.
-const (
-	KeyMissing KeyVerdict = iota // not encrypted under a KMS key at all
-	KeyOther                     // under a key, or with an algorithm, that is not accepted
-	KeyOK                        // under the configured or an accepted key
 )
 
 // encryption is what every write asks for.
@@ -105,15 +95,15 @@ func (s *Store) MatchesKey(serverKey string) bool {
 
 // KeyVerdict judges an object that is already in the bucket. Accepted keys
 // count here, and only here; aws:kms:dsse satisfies aws:kms.
-func (s *Store) KeyVerdict(o state.Object) KeyVerdict {
+func (s *Store) KeyVerdict(o state.Object) archive.KeyVerdict {
 	const kms, dsse = string(types.ServerSideEncryptionAwsKms), string(types.ServerSideEncryptionAwsKmsDsse)
 	switch {
 	case o.SSE != kms && o.SSE != dsse:
-		return KeyMissing
+		return archive.KeyMissing
 	case o.SSE == kms && s.o.SSE == dsse, !s.MatchesKey(o.KMSKeyID):
-		return KeyOther
+		return archive.KeyOther
 	}
-	return KeyOK
+	return archive.KeyOK
 }
 
 const kmsARN = "arn:aws:kms:"

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -47,16 +48,16 @@ func TestKeyVerdict(t *testing.T) {
 		store *Store
 		sse   string
 		key   string
-		want  KeyVerdict
+		want  archive.KeyVerdict
 	}{
-		{"plain", s, "", "", KeyMissing},
-		{"S3's own key", s, "AES256", "", KeyMissing},
-		{"the configured key", s, "aws:kms", s3test.FakeKeyARN, KeyOK},
-		{"an accepted key", s, "aws:kms", s3test.FakeOtherARN, KeyOK},
-		{"a foreign key", s, "aws:kms", s3test.FakeKeyARN + "0", KeyOther},
-		{"no key named", s, "aws:kms", "", KeyOther},
-		{"two layers where one is asked for", s, "aws:kms:dsse", s3test.FakeKeyARN, KeyOK},
-		{"one layer where two are asked for", strict, "aws:kms", s3test.FakeKeyARN, KeyOther},
+		{"plain", s, "", "", archive.KeyMissing},
+		{"S3's own key", s, "AES256", "", archive.KeyMissing},
+		{"the configured key", s, "aws:kms", s3test.FakeKeyARN, archive.KeyOK},
+		{"an accepted key", s, "aws:kms", s3test.FakeOtherARN, archive.KeyOK},
+		{"a foreign key", s, "aws:kms", s3test.FakeKeyARN + "0", archive.KeyOther},
+		{"no key named", s, "aws:kms", "", archive.KeyOther},
+		{"two layers where one is asked for", s, "aws:kms:dsse", s3test.FakeKeyARN, archive.KeyOK},
+		{"one layer where two are asked for", strict, "aws:kms", s3test.FakeKeyARN, archive.KeyOther},
 	} {
 		if got := c.store.KeyVerdict(state.Object{SSE: c.sse, KMSKeyID: c.key}); got != c.want {
 			t.Errorf("%s: verdict = %v, want %v", c.name, got, c.want)
@@ -166,7 +167,7 @@ func TestAliasIsPinnedAndFollowed(t *testing.T) {
 	if o, err := s.Put(t.Context(), put("data/b", []byte("1"), state.Condition{})); err != nil || o.KMSKeyID != s3test.FakeOtherARN {
 		t.Errorf("Put after the alias moved = %+v, %v, want the new key", o, err)
 	}
-	if s.KeyVerdict(state.Object{SSE: "aws:kms", KMSKeyID: s3test.FakeKeyARN}) != KeyOther {
+	if s.KeyVerdict(state.Object{SSE: "aws:kms", KMSKeyID: s3test.FakeKeyARN}) != archive.KeyOther {
 		t.Error("an object under the old key counts as right")
 	}
 }

@@ -125,8 +125,8 @@ func (e *Examination) unanswered() error {
 // request should come later.
 func NoAnswer(err error) bool {
 	e, ok := errors.AsType[*state.Error](err)
-	return !ok || e.Class == state.ClassTransient && e.Status == 0 || e.Class == state.ClassThrottled || e.Status >= 500 ||
-		e.Class == state.ClassCredentials && e.Status == 0
+	return !ok || e.Class.Throttles() || e.Status >= 500 ||
+		e.Status == 0 && (e.Class.Passes() || e.Class.Meaning().EveryRequest)
 }
 
 // unconfirmedKey: nothing more is sent.

@@ -190,7 +190,7 @@ func (s *KMSSigner) publicKey(ctx context.Context, arn string) ([]byte, *ecdsa.P
 // fault classifies err and has refused credentials looked up again.
 func (s *KMSSigner) fault(ctx context.Context, op string, err error) error {
 	err = classify(op, "", err)
-	if state.ClassOf(err) == state.ClassCredentials {
+	if state.ClassOf(err).Meaning().EveryRequest {
 		if rerr := s.creds.renew(ctx, time.Now()); rerr != nil {
 			return &state.Error{Class: state.ClassCredentials, Op: op, Err: errors.Join(err, rerr)}
 		}

@@ -221,7 +221,7 @@ func listedKey(key string, encoding types.EncodingType) (string, error) {
 // next request.
 func (s *Store) fault(ctx context.Context, op, key string, err error) error {
 	err = classify(op, key, err)
-	if state.ClassOf(err) == state.ClassCredentials {
+	if state.ClassOf(err).Meaning().EveryRequest {
 		if rerr := s.creds.renew(ctx, time.Now()); rerr != nil {
 			return &state.Error{Class: state.ClassCredentials, Op: op, Err: errors.Join(err, rerr)}
 		}

@@ -187,7 +187,7 @@ func (s *Store) refuses(ctx context.Context, p state.Put, expected error) (bool,
 	switch {
 	case err == nil, errors.Is(err, state.ErrUnsupported):
 		return false, nil
-	case errors.Is(err, expected), errors.Is(expected, errChanged) && state.ClassOf(err) == state.ClassChanged:
+	case errors.Is(err, expected), errors.Is(expected, errChanged) && state.ClassOf(err).Rereads():
 		return true, nil
 	}
 	return false, err
@@ -250,7 +250,7 @@ func (c Capabilities) conditions() bool { return c.IfNoneMatch && c.IfMatch }
 // circuit, not of the key: that is Probe.
 func (s *Store) Ping(ctx context.Context) error {
 	err := s.ping(ctx)
-	if err != nil && state.ClassOf(err) == state.ClassTransient {
+	if err != nil && state.ClassOf(err).Meaning().Effect == state.EffectFails {
 		s.CloseIdle() // The next one asks the resolver anew.
 	}
 	return err

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -27,7 +28,7 @@ func TestPutIsEncryptedAndReadBack(t *testing.T) {
 		if err != nil {
 			t.Fatalf("Put: %v", err)
 		}
-		if s.KeyVerdict(o) != KeyOK || o.ETag == "" || strings.Contains(o.ETag, `"`) || o.RequestID == "" {
+		if s.KeyVerdict(o) != archive.KeyOK || o.ETag == "" || strings.Contains(o.ETag, `"`) || o.RequestID == "" {
 			t.Errorf("Put = %+v, want the key, an unquoted ETag and a request id", o)
 		}
 		if d := time.Since(o.ServerTime); d.Abs() > time.Minute {
@@ -38,7 +39,7 @@ func TestPutIsEncryptedAndReadBack(t *testing.T) {
 			t.Fatalf("Head: %v", err)
 		}
 		sum := md5.Sum(body)
-		if h.Size != 6 || h.ETag != o.ETag || h.Metadata[state.MetaMD5] != hex.EncodeToString(sum[:]) || s.KeyVerdict(h) != KeyOK || h.LastModified.IsZero() {
+		if h.Size != 6 || h.ETag != o.ETag || h.Metadata[state.MetaMD5] != hex.EncodeToString(sum[:]) || s.KeyVerdict(h) != archive.KeyOK || h.LastModified.IsZero() {
 			t.Errorf("Head = %+v, want what Put wrote", h)
 		}
 		r, g, err := s.Get(t.Context(), o.Key)
@@ -78,7 +79,7 @@ func TestPutOnEmptyBody(t *testing.T) {
 		if _, err := s.Put(t.Context(), put("data/empty", nil, state.Condition{})); err != nil {
 			t.Fatalf("Put: %v", err)
 		}
-		if h, err := s.Head(t.Context(), "data/empty"); err != nil || h.Size != 0 || s.KeyVerdict(h) != KeyOK {
+		if h, err := s.Head(t.Context(), "data/empty"); err != nil || h.Size != 0 || s.KeyVerdict(h) != archive.KeyOK {
 			t.Errorf("Head = %+v, %v, want an empty encrypted object", h, err)
 		}
 	})
@@ -135,7 +136,7 @@ func TestCreateDocWritesOnce(t *testing.T) {
 		doc := func() (state.Object, error) {
 			return s.CreateDoc(t.Context(), "data/_manifests/m.json", bytes.NewReader(body), int64(len(body)), md5.Sum(body), sha256.Sum256(body), "application/json")
 		}
-		if o, err := doc(); err != nil || s.KeyVerdict(o) != KeyOK {
+		if o, err := doc(); err != nil || s.KeyVerdict(o) != archive.KeyOK {
 			t.Fatalf("CreateDoc = %+v, %v", o, err)
 		}
 		if _, err := doc(); !errors.Is(err, state.ErrPrecondition) {
@@ -184,7 +185,7 @@ func upload(t *testing.T, s *Store, key string, body []byte) state.Complete {
 	if err != nil {
 		t.Fatalf("Create: %v", err)
 	}
-	if o.SSE != "" && s.KeyVerdict(o) != KeyOK { // MinIO does not say.
+	if o.SSE != "" && s.KeyVerdict(o) != archive.KeyOK { // MinIO does not say.
 		t.Errorf("Create = %+v, want the key", o)
 	}
 	c := state.Complete{Key: key, UploadID: id, Size: int64(len(body)), CRC32: crc32.ChecksumIEEE(body)}
@@ -214,7 +215,7 @@ func TestMultipart(t *testing.T) {
 		if err != nil {
 			t.Fatalf("Complete: %v", err)
 		}
-		if s.KeyVerdict(o) != KeyOK || o.Size != int64(len(body)) || o.ServerTime.IsZero() {
+		if s.KeyVerdict(o) != archive.KeyOK || o.Size != int64(len(body)) || o.ServerTime.IsZero() {
 			t.Errorf("Complete = %+v, want key, size and time", o)
 		}
 		h, err := s.Head(t.Context(), c.Key)

@@ -16,7 +16,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/google/renameio/v2"
+	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
 // caFiles is a private CA.
@@ -65,7 +65,7 @@ func writeCA(dir string) (*caFiles, error) {
 		filepath.Join(dir, "public.crt"):  {Type: "CERTIFICATE", Bytes: leaf.Raw},
 		filepath.Join(dir, "private.key"): {Type: "EC PRIVATE KEY", Bytes: der},
 	} {
-		if err := renameio.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+		if err := safefs.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
 			return nil, fmt.Errorf("write %s: %w", name, err)
 		}
 	}

@@ -98,9 +98,6 @@ func (t *Target) Close() {
 	t.fd = -1
 }
 
-// Path returns what OpenTarget was given.
-func (t *Target) Path() string { return t.path }
-
 // Free returns how many bytes and how many files the target's file system has
 // room for. A file system that does not count files has room for any number.
 func (t *Target) Free() (bytes, files uint64, err error) {

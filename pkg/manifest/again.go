@@ -89,7 +89,7 @@ func passing(err error) bool {
 	if !ok || errors.Is(err, fs.ErrNotExist) || errors.Is(err, context.Canceled) {
 		return false
 	}
-	return e.Class == state.ClassTransient || e.Class == state.ClassThrottled
+	return e.Class.Passes()
 }
 
 // callerError is an error of a callback, which no retry mends.

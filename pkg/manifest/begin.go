@@ -228,7 +228,7 @@ func (f *Flusher) why(report state.Report, old followed, err error) state.Begins
 // notAsked logs that the bucket gave no answer, and returns the note that says
 // so, or nil where it is a missing right, which `unknown` says by itself.
 func (f *Flusher) notAsked(err error) *state.Note {
-	if errors.Is(err, fs.ErrPermission) && state.ClassOf(err) != state.ClassCredentials {
+	if errors.Is(err, fs.ErrPermission) && !state.ClassOf(err).Meaning().EveryRequest {
 		f.log.Info("no right to look for an older chain", zap.Error(err))
 		return nil
 	}

@@ -17,13 +17,13 @@ import (
 )
 
 // HeadVersion implements Header.
-func (a *archive) HeadVersion(context.Context, string, string) (state.Object, error) {
+func (a *fakeArchive) HeadVersion(context.Context, string, string) (state.Object, error) {
 	return state.Object{Size: 7, ETag: "e"}, nil
 }
 
 // signed returns a trail of three digests, of which the second is signed, the
 // bundle of the one file in the first, and the key.
-func signed(t *testing.T) (*archive, *Bundle, *PublicKey) {
+func signed(t *testing.T) (*fakeArchive, *Bundle, *PublicKey) {
 	t.Helper()
 	a := newArchive()
 	_, first := a.add(t, "h", "0a0a0a0a", 1, true, nil, a.upload("f", "content", atTen), a.upload("g", "other", atTen))
@@ -53,7 +53,7 @@ func signed(t *testing.T) (*archive, *Bundle, *PublicKey) {
 }
 
 // bundle makes the bundle of the newest record of key.
-func (a *archive) bundle(t *testing.T, key, head string) *Bundle {
+func (a *fakeArchive) bundle(t *testing.T, key, head string) *Bundle {
 	t.Helper()
 	trail := NewTrail(a, "p/")
 	var latest Latest

@@ -240,10 +240,10 @@ func (f *Flusher) ask(ctx context.Context) error {
 // outage reports whether a request failed in a way that passes by itself, or with
 // other credentials. A server that refuses or does not know it is asked in vain.
 func outage(ctx context.Context, err error) bool {
-	switch state.ClassOf(err) { //nolint:exhaustive // The others need an operator.
-	case state.ClassTransient, state.ClassThrottled:
+	switch c := state.ClassOf(err); {
+	case c.Passes():
 		return ctx.Err() != nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, state.ErrUnsupported)
-	case state.ClassCredentials:
+	case c.Meaning().EveryRequest:
 		return true
 	}
 	return ctx.Err() != nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -197,7 +198,7 @@ func TestAStateCopiedWhileItRanBeginsAnotherChain(t *testing.T) {
 // The index of an old state is as old: every file is asked for.
 func TestTheIndexOfAnOldStateIsDoubted(t *testing.T) {
 	r := newRig(t, nil)
-	rec := state.Record{LocalPath: "/data/f", S3Key: "p/f", Status: state.StatusUploaded, Trigger: state.TriggerEvent}
+	rec := state.Record{LocalPath: "/data/f", S3Key: "p/f", Status: state.StatusUploaded, Trigger: archive.TriggerEvent}
 	r.begin(state.Report{})
 	_, err := r.st.Commit(r.Context(), state.Outcome{Path: "f", Key: "p/f", Entry: &state.Entry{Stored: true, ETag: "1"}, Record: &rec})
 	r.must(err)
@@ -254,9 +255,8 @@ func TestARunThatEndsByItselfBeginsLate(t *testing.T) {
 				r.bucket.set(noList, nil)
 			}
 			r.begin(state.Report{})
-			skips, err := r.f.Skips()
-			r.must(err)
-			rec := state.Record{LocalPath: "/data/s", S3Key: "p/s", Status: state.StatusSkipped, Trigger: state.TriggerSync, Source: "data", Instance: "app-01"}
+			skips := r.f.Skips()
+			rec := state.Record{LocalPath: "/data/s", S3Key: "p/s", Status: state.StatusSkipped, Trigger: archive.TriggerSync, Source: "data", Instance: "app-01"}
 			r.must(skips.Write(t.Context(), rec))
 			ctx, stop := context.WithCancel(t.Context())
 			stop()
@@ -374,13 +374,12 @@ func TestRecordsBehindAForgedDigestOutliveTheSweep(t *testing.T) {
 		r.begin(state.Report{})
 		r.commit("a", 1)
 		r.flush(ReasonFlush)
-		skips, err := r.f.Skips()
-		r.must(err)
+		skips := r.f.Skips()
 		for i := range 3 { // Nothing but the manifest holds them.
-			rec := state.Record{LocalPath: fmt.Sprintf("/data/s-%d", i), S3Key: fmt.Sprintf("p/s-%d", i), Status: state.StatusSkipped, Trigger: state.TriggerSync, Source: "data", Instance: "app-01"}
+			rec := state.Record{LocalPath: fmt.Sprintf("/data/s-%d", i), S3Key: fmt.Sprintf("p/s-%d", i), Status: state.StatusSkipped, Trigger: archive.TriggerSync, Source: "data", Instance: "app-01"}
 			r.must(skips.Write(t.Context(), rec))
 		}
-		_, err = r.f.sealAll(t.Context(), ReasonFlush)
+		_, err := r.f.sealAll(t.Context(), ReasonFlush)
 		r.must(err)
 		digest := ""
 		r.bucket.set(func(op, key string) error {

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -236,7 +237,7 @@ func (r *rig) commit(prefix string, n int) {
 	r.Helper()
 	for i := range n {
 		path := fmt.Sprintf("%s-%d", prefix, i)
-		rec := state.Record{LocalPath: "/data/" + path, S3Key: "p/" + path, Status: state.StatusUploaded, Trigger: state.TriggerEvent, Source: "data", Instance: "app-01"}
+		rec := state.Record{LocalPath: "/data/" + path, S3Key: "p/" + path, Status: state.StatusUploaded, Trigger: archive.TriggerEvent, Source: "data", Instance: "app-01"}
 		if _, err := r.st.Commit(r.Context(), state.Outcome{Path: path, Key: "p/" + path, Record: &rec}); err != nil {
 			r.Fatal(err)
 		}

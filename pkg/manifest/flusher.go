@@ -125,7 +125,7 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 }
 
 // Skips returns the writer of streamed skips, the same one each time.
-func (f *Flusher) Skips() (*SkipWriter, error) { return f.skips, nil }
+func (f *Flusher) Skips() *SkipWriter { return f.skips }
 
 // Nudge says that records were added. It never blocks.
 func (f *Flusher) Nudge() { signal(f.nudged) }
@@ -146,8 +146,6 @@ func (f *Flusher) Abandon() {
 	}
 }
 
-func (f *Flusher) wake() { signal(f.woken) }
-
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -155,39 +153,21 @@ func signal(c chan struct{}) {
 	}
 }
 
-// Status returns what the Flusher is doing.
-func (f *Flusher) Status() (Status, error) {
-	ch, err := f.st.Chain()
-	if err != nil {
-		return Status{}, fmt.Errorf("read chain of %s: %w", f.o.Source, err)
-	}
-	box, err := f.st.Outbox()
-	if err != nil {
-		return Status{}, fmt.Errorf("read outbox of %s: %w", f.o.Source, err)
-	}
-	s := f.glance(ch)
-	s.Outbox = len(box)
-	return s, nil
-}
-
-// Glance is Status without a look at the disk, for whoever must not wait for
-// it: the documents in the outbox are those of the last try to publish.
+// Glance returns what the Flusher is doing. It does not read the disk, for callers
+// that must not wait for it: the documents in the outbox are those of the last
+// try to publish.
 func (f *Flusher) Glance() (Status, error) {
 	ch, err := f.st.Chain()
 	if err != nil {
 		return Status{}, fmt.Errorf("read chain of %s: %w", f.o.Source, err)
 	}
-	return f.glance(ch), nil
-}
-
-func (f *Flusher) glance(ch state.Chain) Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.status
 	s.Chain, s.Unpublished, s.Sequence = ch.ID, ch.Unpublished, max(ch.Sequence, 1)-1
 	s.Digest, s.DigestAt, s.DigestHash = ch.PrevKey, ch.LastDigest, ch.PrevSHA256
 	s.Signing = f.o.Sign != nil
-	return s
+	return s, nil
 }
 
 // Close drops skips that were not sealed. The Flusher must not be used after it.
@@ -266,7 +246,7 @@ func (f *Flusher) publishEnd(ctx context.Context) error {
 			return err
 		}
 		c := state.ClassOf(err)
-		if (c != state.ClassTransient && c != state.ClassThrottled) || !pause(ctx, backoff(n, c)) {
+		if !c.Passes() || !pause(ctx, backoff(n, c)) {
 			return err
 		}
 	}
@@ -381,7 +361,7 @@ func (f *Flusher) tick(ctx context.Context, due time.Time) (time.Time, error) {
 	f.gauges(ch)
 	box, err := f.st.Outbox()
 	if len(box) > 0 {
-		f.wake()
+		f.Retry()
 	}
 	return due, err
 }
@@ -400,7 +380,7 @@ func (f *Flusher) sealFull(ctx context.Context) error {
 	if err := f.seal(ctx); err != nil {
 		return err
 	}
-	f.wake()
+	f.Retry()
 	return nil
 }
 

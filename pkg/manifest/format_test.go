@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -25,24 +26,24 @@ func goldenRecords() []state.Record {
 		S3URI: "s3://my-company-data/backups/app-data/report <1>.csv", SizeBytes: &size, Status: state.StatusUploaded,
 		Timestamp: "2026-01-20T10:30:00Z", MD5: strings.Repeat("a", 32), SHA256: strings.Repeat("b", 64),
 		ETag: "etag", VersionID: "v1", KMSKeyID: "arn:aws:kms:us-east-1:123456789012:key/abc-123", SSE: "aws:kms",
-		Trigger: state.TriggerEvent, Source: "app-data", Instance: "app-01", MTime: "2026-01-20T10:29:00.123456789Z",
+		Trigger: archive.TriggerEvent, Source: "app-data", Instance: "app-01", MTime: "2026-01-20T10:29:00.123456789Z",
 		Mode: "0644", UID: &id, GID: &id, Chain: "0a1b2c3d", Attempt: 5, Recovered: true, ReplacedVID: "v0", ReplacedETag: "old",
 		S3Time: "2026-01-20T10:30:00Z", RequestID: "R1", DetectedAt: "2026-01-20T10:29:58Z", ID: "0a1b2c3d-1",
 	}
 	skipped := state.Record{
 		LocalPath: "/opt/app/data/config.json", S3Key: "backups/app-data/config.json", SizeBytes: &size,
 		S3URI: "s3://my-company-data/backups/app-data/config.json", Status: state.StatusSkipped, Timestamp: "2026-01-20T10:30:01Z",
-		Basis: state.BasisIndex, Trigger: state.TriggerSync, Source: "app-data", Instance: "app-01", Chain: "0a1b2c3d", ID: "0a1b2c3d-2",
+		Basis: state.BasisIndex, Trigger: archive.TriggerSync, Source: "app-data", Instance: "app-01", Chain: "0a1b2c3d", ID: "0a1b2c3d-2",
 	}
 	failed := state.Record{
 		S3Key: "backups/app-data/%FF", S3URI: "s3://my-company-data/backups/app-data/%FF", Status: state.StatusFailed,
 		Timestamp: "2026-01-20T10:30:02Z", Error: "open: permission denied", ErrorClass: state.ClassFile,
-		Trigger: state.TriggerRescan, Source: "app-data", Instance: "app-01", Chain: "0a1b2c3d", ID: "0a1b2c3d-3",
+		Trigger: archive.TriggerRescan, Source: "app-data", Instance: "app-01", Chain: "0a1b2c3d", ID: "0a1b2c3d-3",
 	}
 	failed.SetPath("/opt/app/data/\xff")
 	deleted := state.Record{
 		LocalPath: "/opt/app/data/gone", S3Key: "backups/app-data/gone", S3URI: "s3://my-company-data/backups/app-data/gone",
-		Status: state.StatusDeleted, Timestamp: "2026-01-20T10:30:03Z", Trigger: state.TriggerPoll,
+		Status: state.StatusDeleted, Timestamp: "2026-01-20T10:30:03Z", Trigger: archive.TriggerPoll,
 		Source: "app-data", Instance: "app-01", Chain: "0a1b2c3d", ID: "0a1b2c3d-9",
 	}
 	rekeyed := deleted
@@ -240,7 +241,7 @@ func goldenDigest() *Digest {
 		Manifests: []state.ManifestRef{{S3Key: "backups/app-data/_manifests/m.json", SHA256: strings.Repeat("d", 64), SizeBytes: 10, Records: 5}},
 		Counts:    Counts{Uploaded: 1, Skipped: 1, Failed: 1, Deleted: 1, Rekeyed: 1}, UnchangedByIndex: 40,
 		Excluded: &excluded, Unreadable: &none, Special: &none,
-		Scans:        []state.ScanNote{{Trigger: state.TriggerRescan, Start: at, End: at.Add(time.Minute), Complete: true, Files: 41, New: 1, Excluded: 3}},
+		Scans:        []state.ScanNote{{Trigger: archive.TriggerRescan, Start: at, End: at.Add(time.Minute), Complete: true, Files: 41, New: 1, Excluded: 3}},
 		Events:       []state.Note{{Kind: state.NoteReload, Time: at, Detail: "<ok>"}},
 		ConfigSHA256: strings.Repeat("e", 64), S3syncdVersion: "1.0.0", PreviousDigestS3Key: &key, PreviousDigestSHA256: &sha,
 		Reason: ReasonInterval, NextDigestDue: &due, Pending: 2, OldestPendingSince: &since,

@@ -14,13 +14,13 @@ import (
 
 // shelf is a trail in memory with the objects that it tells of.
 type shelf struct {
-	*archive
+	*fakeArchive
 
 	heads map[string]state.Object
 	heed  func(key string) error // before each HEAD, where it is set
 }
 
-func newShelf() *shelf { return &shelf{archive: newArchive(), heads: map[string]state.Object{}} }
+func newShelf() *shelf { return &shelf{fakeArchive: newArchive(), heads: map[string]state.Object{}} }
 
 func (s *shelf) Head(_ context.Context, key string) (state.Object, error) {
 	s.mu.Lock()

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/crashfs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -52,7 +53,7 @@ func playSealer() error {
 	}
 	told := map[string]bool{}
 	for i := range 5 {
-		rec := state.Record{LocalPath: fmt.Sprintf("/data/%d", i), S3Key: fmt.Sprintf("p/%d", i), Status: state.StatusUploaded, Trigger: state.TriggerEvent}
+		rec := state.Record{LocalPath: fmt.Sprintf("/data/%d", i), S3Key: fmt.Sprintf("p/%d", i), Status: state.StatusUploaded, Trigger: archive.TriggerEvent}
 		if _, err := st.Commit(ctx, state.Outcome{Record: &rec}); err != nil {
 			return err
 		}

@@ -26,7 +26,7 @@ const (
 // publishLoop publishes whenever something was sealed and retries what could
 // not be published. It starts no try once ctx has ended.
 func (f *Flusher) publishLoop(ctx, work context.Context) {
-	f.wake() // What the last process left.
+	f.Retry() // What the last process left.
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	retry.Stop()
@@ -43,7 +43,7 @@ func (f *Flusher) publishLoop(ctx, work context.Context) {
 			failures = 0
 			sealed, err := f.sealBegin(work)
 			if sealed { // The chain was left.
-				f.wake()
+				f.Retry()
 			}
 			wait := f.untilSigner(work)
 			if err != nil {
@@ -102,12 +102,10 @@ func backoff(n int, c state.Class) time.Duration {
 	if n < 6 {
 		most = backoffFirst << n
 	}
-	switch c {
-	case state.ClassCredentials, state.ClassConfiguration, state.ClassEncryption:
+	if c.OutOfService() {
 		return backoffMost/2 + rand.N(backoffMost/2)
-	default:
-		return rand.N(most) + 1
 	}
+	return rand.N(most) + 1
 }
 
 // publish sends the documents of the outbox in order until none is left or one

@@ -339,7 +339,7 @@ func (r *restorer) endsAll(ctx context.Context, err error) error {
 	case errors.Is(err, ErrOutage), fullOrBroken(err):
 		return err
 	}
-	if e, ok := errors.AsType[*state.Error](err); ok && e.Class == state.ClassCredentials {
+	if e, ok := errors.AsType[*state.Error](err); ok && e.Class.Meaning().EveryRequest {
 		return err
 	}
 	return nil

@@ -20,13 +20,13 @@ import (
 )
 
 // archive is a trail in memory with the objects that it tells of.
-type archive struct {
+type fakeArchive struct {
 	*library
 
 	onGet func(key string) error // before each answer
 }
 
-func (a *archive) GetFrom(ctx context.Context, key, version string, from int64, _ string) (io.ReadCloser, state.Object, error) {
+func (a *fakeArchive) GetFrom(ctx context.Context, key, version string, from int64, _ string) (io.ReadCloser, state.Object, error) {
 	if a.onGet != nil {
 		if err := a.onGet(key); err != nil {
 			return nil, state.Object{}, err
@@ -42,7 +42,7 @@ func (a *archive) GetFrom(ctx context.Context, key, version string, from int64, 
 }
 
 // upload stores an object and returns its record.
-func (a *archive) upload(rel, text, at string, change ...func(*state.Record)) state.Record {
+func (a *fakeArchive) upload(rel, text, at string, change ...func(*state.Record)) state.Record {
 	a.set("p/"+rel+"?", []byte(text))
 	size := int64(len(text))
 	r := rec(state.StatusUploaded, rel, at, change...)
@@ -72,7 +72,7 @@ func (o *outcomes) Done(f RestoredFile) {
 }
 
 // restore runs one restore into dir.
-func (a *archive) restore(t *testing.T, dir string, change func(*RestoreOptions)) (map[string]string, RestoreSummary, error) {
+func (a *fakeArchive) restore(t *testing.T, dir string, change func(*RestoreOptions)) (map[string]string, RestoreSummary, error) {
 	t.Helper()
 	said := &outcomes{files: map[string]string{}}
 	o := RestoreOptions{Prefix: "p/", Target: dir, DirMode: 0o700, Workers: 1, GiveUp: time.Minute, CheckSpace: true, Progress: said}
@@ -96,7 +96,7 @@ func wantSaid(t *testing.T, got, want map[string]string) {
 	}
 }
 
-func newArchive() *archive { return &archive{library: newLibrary()} }
+func newArchive() *fakeArchive { return &fakeArchive{library: newLibrary()} }
 
 const (
 	atTen    = "2026-03-01T10:00:00Z"

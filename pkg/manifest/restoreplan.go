@@ -127,14 +127,9 @@ func (p *planner) ask(ctx context.Context) error {
 	return p.trail.Newest(ctx, q, p.consider)
 }
 
-// refused reports whether a server did not want to answer.
-func refused(err error) bool {
-	switch state.ClassOf(err) { //nolint:exhaustive // The others concern one document.
-	case state.ClassCredentials, state.ClassConfiguration:
-		return true
-	}
-	return false
-}
+// refused reports whether a server did not want to answer. Other errors concern
+// one document.
+func refused(err error) bool { return state.ClassOf(err).Parks() }
 
 // consider takes the newest record of one key into the plan, unless its file was
 // gone.

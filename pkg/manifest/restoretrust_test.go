@@ -17,7 +17,7 @@ import (
 // vouchedArchive is an archive of two digests whose second one somebody knows, or has
 // signed, and that somebody else can write.
 type vouchedArchive struct {
-	*archive
+	*fakeArchive
 
 	t       *testing.T
 	first   [2]string // keys of manifest and digest
@@ -30,7 +30,7 @@ const vouchedChain0 = "0a0a0a0a"
 
 func newVouchedArchive(t *testing.T) *vouchedArchive {
 	t.Helper()
-	a := &vouchedArchive{archive: newArchive(), t: t}
+	a := &vouchedArchive{fakeArchive: newArchive(), t: t}
 	m, d := a.add(t, "h", vouchedChain0, 1, true, nil, a.upload("one", "first", atTen))
 	a.first = [2]string{m, d}
 	_, a.head = a.add(t, "h", vouchedChain0, 2, true, nil, a.upload("two", "second", atEleven))
@@ -240,7 +240,7 @@ func TestRestoreOfALostHostIsNoFault(t *testing.T) {
 // A forged first digest of an older chain says that this chain follows the newer
 // one, so that its records would be the newest.
 func TestRestoreOrdersChainsByDigestsThatAreVouchedFor(t *testing.T) {
-	a := &vouchedArchive{archive: newArchive(), t: t}
+	a := &vouchedArchive{fakeArchive: newArchive(), t: t}
 	version := func(v, text string) func(*state.Record) {
 		a.set("p/f?"+v, []byte(text))
 		return func(r *state.Record) { r.VersionID = v }
@@ -276,7 +276,7 @@ func TestRestoreOrdersChainsByDigestsThatAreVouchedFor(t *testing.T) {
 // Where a chain was left, what it had not named yet is in the chain that follows
 // it: that is no fault.
 func TestRestoreOfAChainThatWasLeftIsNoFault(t *testing.T) {
-	a := &vouchedArchive{archive: newArchive(), t: t}
+	a := &vouchedArchive{fakeArchive: newArchive(), t: t}
 	_, old := a.add(t, "h", vouchedChain0, 1, true, nil, a.upload("one", "first", atTen))
 	a.add(t, "h", vouchedChain0, 2, false, nil, a.upload("two", "second", atTen))
 	_, head := a.add(t, "h", "0b0b0b0b", 1, true, func(d *Digest) {

@@ -313,7 +313,7 @@ func (f *Flusher) PublishConfig(ctx context.Context, canonical []byte, sha strin
 	if err := f.st.SealConfig(ctx, doc, sha); err != nil {
 		return fmt.Errorf("seal configuration of %s: %w", f.o.Source, err)
 	}
-	f.wake()
+	f.Retry()
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -22,14 +23,13 @@ func skip(i int) state.Record {
 	return state.Record{
 		LocalPath: fmt.Sprintf("/data/skipped/%d", i), S3Key: fmt.Sprintf("p/skipped/%d", i), S3URI: fmt.Sprintf("s3://b/p/skipped/%d", i),
 		SizeBytes: &size, Status: state.StatusSkipped, Timestamp: "2026-01-20T10:30:00Z", Basis: state.BasisIndex,
-		Trigger: state.TriggerSync, Source: "data", Instance: "app-01",
+		Trigger: archive.TriggerSync, Source: "data", Instance: "app-01",
 	}
 }
 
 func (r *rig) skip(from, to int) {
 	r.Helper()
-	w, err := r.f.Skips()
-	r.must(err)
+	w := r.f.Skips()
 	for i := from; i < to; i++ {
 		r.must(w.Write(r.Context(), skip(i)))
 	}
@@ -150,8 +150,7 @@ func TestNoSkipGetsBetweenTwoChains(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{New: true})
 	r.skip(0, 5)
-	w, err := r.f.Skips()
-	r.must(err)
+	w := r.f.Skips()
 	written := make(chan error, 1)
 	dropped, err := w.restart(func() error {
 		go func() { written <- w.Write(t.Context(), skip(7)) }()
@@ -193,8 +192,7 @@ func TestBlocksGrowWithWhatIsUsed(t *testing.T) {
 func TestSkipsFromManyGoroutines(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{New: true})
-	w, err := r.f.Skips()
-	r.must(err)
+	w := r.f.Skips()
 	var wg sync.WaitGroup
 	for g := range 4 {
 		wg.Go(func() {

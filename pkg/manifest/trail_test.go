@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -87,7 +88,7 @@ func (l *library) add(t *testing.T, instance, chain string, seq uint64, digest b
 }
 
 func rec(status state.Status, key, at string, change ...func(*state.Record)) state.Record {
-	r := state.Record{LocalPath: "/data/" + key, S3Key: "p/" + key, Status: status, Timestamp: at, Trigger: state.TriggerEvent}
+	r := state.Record{LocalPath: "/data/" + key, S3Key: "p/" + key, Status: status, Timestamp: at, Trigger: archive.TriggerEvent}
 	for _, c := range change {
 		c(&r)
 	}

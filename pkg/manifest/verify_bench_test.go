@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -32,7 +33,7 @@ func writeCopies(tb testing.TB, dir string, digests, per int) {
 				LocalPath: "/opt/app/data/" + path, S3Key: "p/" + path, S3URI: "s3://b/p/" + path, SizeBytes: &size,
 				Status: state.StatusUploaded, Timestamp: state.FormatTime(at), MD5: strings.Repeat("a", 32), SHA256: strings.Repeat("b", 64),
 				ETag: strings.Repeat("c", 32), VersionID: strings.Repeat("d", 32), KMSKeyID: "arn:aws:kms:us-east-1:123456789012:key/abc-123",
-				SSE: "aws:kms", Trigger: state.TriggerEvent, Source: "data", Instance: "app-01", MTime: state.FormatTime(at), Mode: "0644",
+				SSE: "aws:kms", Trigger: archive.TriggerEvent, Source: "data", Instance: "app-01", MTime: state.FormatTime(at), Mode: "0644",
 				UID: &id, GID: &id, Chain: "0a1b2c3d", Attempt: uint64(i), S3Time: state.FormatTime(at), RequestID: "R1234567890", DetectedAt: state.FormatTime(at),
 				ID: state.RecordID("0a1b2c3d", uint64((seq-1)*per+i+1)),
 			}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -69,7 +70,7 @@ func (r *rig) commitFull(prefix string, n int) {
 		size := int64(i)
 		rec := state.Record{
 			LocalPath: "/data/" + path, S3Key: "p/" + path, S3URI: "s3://b/p/" + path, SizeBytes: &size, Status: state.StatusUploaded,
-			Timestamp: state.FormatTime(r.clock()), SHA256: strings.Repeat("a", 64), Trigger: state.TriggerEvent, Source: "data", Instance: "app-01",
+			Timestamp: state.FormatTime(r.clock()), SHA256: strings.Repeat("a", 64), Trigger: archive.TriggerEvent, Source: "data", Instance: "app-01",
 		}
 		if _, err := r.st.Commit(r.Context(), state.Outcome{Path: path, Key: rec.S3Key, Record: &rec}); err != nil {
 			r.Fatal(err)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 var day = time.Date(2026, 5, 6, 0, 0, 0, 0, time.UTC)
@@ -69,7 +71,7 @@ func TestChainFromRecordsToPublishedDigest(t *testing.T) {
 	commitN(t, s, 1)
 	check(t, s.AddCounts(ctx, map[Status]int64{StatusSkipped: 3}, 40))
 	check(t, s.AddNote(ctx, Note{Kind: NoteStart, Time: day}))
-	check(t, s.AddScan(ctx, ScanNote{Trigger: TriggerStartup, Files: 9}))
+	check(t, s.AddScan(ctx, ScanNote{Trigger: archive.TriggerStartup, Files: 9}))
 	sealManifest(t, s, "m1", 4)
 	sealManifest(t, s, "m2", 9)
 	before := must(s.Chain())(t)

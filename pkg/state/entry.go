@@ -1,6 +1,10 @@
 package state
 
-import "time"
+import (
+	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
+)
 
 // Entry is what the index knows of one path.
 type Entry struct {
@@ -66,7 +70,7 @@ type Intent struct {
 	Racy       bool
 	MD5        [16]byte
 	SHA256     [32]byte
-	Trigger    Trigger
+	Trigger    archive.Trigger
 	DetectedAt time.Time
 	Replaces   Object // what stood there and is replaced: VersionID and ETag only
 	Unresolved bool   // settled without an answer: held until the next acknowledged write of Key
@@ -176,18 +180,18 @@ type Note struct {
 
 // ScanNote is one completed scan for the next digest.
 type ScanNote struct {
-	Trigger    Trigger   `json:"trigger"`
-	Start      time.Time `json:"start_time"`
-	End        time.Time `json:"end_time"`
-	Complete   bool      `json:"complete"`
-	Files      int64     `json:"files"`
-	New        int64     `json:"new"`
-	Changed    int64     `json:"changed"`
-	Unchanged  int64     `json:"unchanged"`
-	Gone       int64     `json:"gone"`
-	Excluded   int64     `json:"excluded"`
-	Unreadable int64     `json:"unreadable"`
-	Special    int64     `json:"special"`
+	Trigger    archive.Trigger `json:"trigger"`
+	Start      time.Time       `json:"start_time"`
+	End        time.Time       `json:"end_time"`
+	Complete   bool            `json:"complete"`
+	Files      int64           `json:"files"`
+	New        int64           `json:"new"`
+	Changed    int64           `json:"changed"`
+	Unchanged  int64           `json:"unchanged"`
+	Gone       int64           `json:"gone"`
+	Excluded   int64           `json:"excluded"`
+	Unreadable int64           `json:"unreadable"`
+	Special    int64           `json:"special"`
 
 	// Hardlinks is how many files the policy for hard links refused or skipped.
 	Hardlinks int64 `json:"hardlinks,omitempty"`

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // TestMain also plays the other process of the tests that need one.
@@ -92,7 +94,7 @@ func testEntry(n int) Entry {
 // uploaded returns the outcome of an upload of path.
 func uploaded(path string, n int) Outcome {
 	e := testEntry(n)
-	r := &Record{S3Key: "backups/app/" + path, Status: StatusUploaded, Trigger: TriggerEvent, Source: "app", Instance: "app-01"}
+	r := &Record{S3Key: "backups/app/" + path, Status: StatusUploaded, Trigger: archive.TriggerEvent, Source: "app", Instance: "app-01"}
 	r.SetPath(path)
 	r.SetAttributes(e.Fence, e.Attributes)
 	return Outcome{Path: path, Entry: &e, Record: r, Key: r.S3Key}

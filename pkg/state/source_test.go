@@ -15,6 +15,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func TestCommitStoresEntryRecordAndIntentTogether(t *testing.T) {
@@ -22,7 +24,7 @@ func TestCommitStoresEntryRecordAndIntentTogether(t *testing.T) {
 	db, s := openTestSource(t, dir)
 	in := Intent{
 		Op: OpMultipart, Path: "d/\xff", Key: "backups/app/d/%FF", Fence: testEntry(5).Fence, Attributes: Attributes{0o600, 1, 2}, Racy: true,
-		MD5: [16]byte{3}, SHA256: [32]byte{4}, Trigger: TriggerRescan, DetectedAt: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
+		MD5: [16]byte{3}, SHA256: [32]byte{4}, Trigger: archive.TriggerRescan, DetectedAt: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
 		Replaces: Object{ETag: "e", VersionID: "v"}, PartSize: 5 << 20,
 	}
 	in.Attempt = must(s.Begin(t.Context(), in))(t)

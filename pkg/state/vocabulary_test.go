@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -127,13 +129,13 @@ func TestRecordLinesAreAsPublished(t *testing.T) {
 		S3Key: "backups/app/<a>&b", S3URI: "s3://bucket/backups/app/<a>&b", Status: StatusUploaded,
 		Timestamp: FormatTime(time.Date(2026, 3, 4, 5, 6, 7, 890, time.FixedZone("x", 3600))),
 		Error:     "AccessDenied", ErrorClass: ClassCredentials, MD5: "0f", SHA256: "f0", ETag: "0f", VersionID: "v", KMSKeyID: "k",
-		SSE: "aws:kms", Basis: BasisETag, Trigger: TriggerEvent, Source: "app", Instance: "app-01", Chain: testChain, Attempt: 9,
+		SSE: "aws:kms", Basis: BasisETag, Trigger: archive.TriggerEvent, Source: "app", Instance: "app-01", Chain: testChain, Attempt: 9,
 		Recovered: true, ReplacedVID: "v0", ReplacedETag: "e0", S3Time: "2026-03-04T05:06:07Z", RequestID: "r", DetectedAt: "2026-03-04T05:06:00Z",
 		ID: RecordID(testChain, 12),
 	}
 	full.SetPath("<a>&b")
 	full.SetAttributes(Fence{Size: 0, MtimeNs: 1_700_000_000_123_456_789}, Attributes{Mode: 0o104755})
-	raw := Record{Status: StatusFailed, Trigger: TriggerRescan, Source: "app", Instance: "app-01", Chain: testChain, ID: RecordID(testChain, 13)}
+	raw := Record{Status: StatusFailed, Trigger: archive.TriggerRescan, Source: "app", Instance: "app-01", Chain: testChain, ID: RecordID(testChain, 13)}
 	raw.SetPath("bad\xff")
 	var got bytes.Buffer
 	for _, r := range []*Record{&full, &raw} {

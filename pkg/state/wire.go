@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Names in the file. Each source has a bucket below bucketSources, named by the
@@ -190,27 +192,27 @@ type fenceWire struct {
 
 // intentWire is an Intent in the file.
 type intentWire struct {
-	Attempt     uint64    `json:"attempt"`
-	Chain       string    `json:"chain,omitempty"`
-	Op          Op        `json:"op"`
-	Path        []byte    `json:"path"`
-	Key         string    `json:"key"`
-	Fence       fenceWire `json:"fence"`
-	Mode        uint32    `json:"mode,omitempty"`
-	UID         uint32    `json:"uid,omitempty"`
-	GID         uint32    `json:"gid,omitempty"`
-	Racy        bool      `json:"racy,omitempty"`
-	MD5         []byte    `json:"md5,omitempty"`
-	SHA256      []byte    `json:"sha256,omitempty"`
-	Trigger     Trigger   `json:"trigger,omitempty"`
-	DetectedAt  time.Time `json:"detected_at,omitzero"`
-	ReplacesVID string    `json:"replaces_version_id,omitempty"`
-	ReplacesTag string    `json:"replaces_etag,omitempty"`
-	Unresolved  bool      `json:"unresolved,omitempty"`
-	Rekey       bool      `json:"rekey,omitempty"`
-	Reread      bool      `json:"reread,omitempty"`
-	UploadID    string    `json:"upload_id,omitempty"`
-	PartSize    int64     `json:"part_size,omitempty"`
+	Attempt     uint64          `json:"attempt"`
+	Chain       string          `json:"chain,omitempty"`
+	Op          Op              `json:"op"`
+	Path        []byte          `json:"path"`
+	Key         string          `json:"key"`
+	Fence       fenceWire       `json:"fence"`
+	Mode        uint32          `json:"mode,omitempty"`
+	UID         uint32          `json:"uid,omitempty"`
+	GID         uint32          `json:"gid,omitempty"`
+	Racy        bool            `json:"racy,omitempty"`
+	MD5         []byte          `json:"md5,omitempty"`
+	SHA256      []byte          `json:"sha256,omitempty"`
+	Trigger     archive.Trigger `json:"trigger,omitempty"`
+	DetectedAt  time.Time       `json:"detected_at,omitzero"`
+	ReplacesVID string          `json:"replaces_version_id,omitempty"`
+	ReplacesTag string          `json:"replaces_etag,omitempty"`
+	Unresolved  bool            `json:"unresolved,omitempty"`
+	Rekey       bool            `json:"rekey,omitempty"`
+	Reread      bool            `json:"reread,omitempty"`
+	UploadID    string          `json:"upload_id,omitempty"`
+	PartSize    int64           `json:"part_size,omitempty"`
 }
 
 func toIntentWire(in *Intent) intentWire {

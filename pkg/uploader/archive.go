@@ -10,9 +10,9 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// archive is what the index or the trail knows of an object: which it is, what
+// archivedObject is what the index or the trail knows of an object: which it is, what
 // it holds, and of which file. Nothing of it comes from the object's metadata.
-type archive struct {
+type archivedObject struct {
 	content
 
 	object     state.Object // ETag and VersionID
@@ -24,8 +24,8 @@ type archive struct {
 var ErrUnarchived = errors.New("neither the index nor the trail knows this object: it is not taken for what was archived")
 
 // archiveOfEntry is what the index knows.
-func archiveOfEntry(e *state.Entry) archive {
-	return archive{
+func archiveOfEntry(e *state.Entry) archivedObject {
+	return archivedObject{
 		content:    content{size: e.Fence.Size, md5: e.MD5, sha256: e.SHA256},
 		object:     state.Object{ETag: e.ETag, VersionID: e.VersionID},
 		mtime:      e.Fence.Mtime(),
@@ -34,8 +34,8 @@ func archiveOfEntry(e *state.Entry) archive {
 }
 
 // archiveOfRecord is what a record of the trail says.
-func archiveOfRecord(r *state.Record) archive {
-	a := archive{content: content{size: -1}, object: state.Object{ETag: r.ETag, VersionID: r.VersionID}}
+func archiveOfRecord(r *state.Record) archivedObject {
+	a := archivedObject{content: content{size: -1}, object: state.Object{ETag: r.ETag, VersionID: r.VersionID}}
 	if r.SizeBytes != nil {
 		a.size = *r.SizeBytes
 	}
@@ -50,14 +50,14 @@ func archiveOfRecord(r *state.Record) archive {
 }
 
 // holds reports whether c is the content that a knows.
-func (a *archive) holds(c content) bool {
+func (a *archivedObject) holds(c content) bool {
 	hashed := a.sha256 == c.sha256 || a.sha256 == [32]byte{} && a.md5 == c.md5
 	return a.size == c.size && hashed
 }
 
 // find returns which of known describes o: by its version or ETag, or by its
 // bytes, which read compares. Else the object is nobody's that this host knows.
-func find(o state.Object, known []archive, read func(content) (verdict, error)) (archive, error) {
+func find(o state.Object, known []archivedObject, read func(content) (verdict, error)) (archivedObject, error) {
 	for i := range known {
 		if sameObject(known[i].object, o) {
 			return known[i], nil
@@ -66,18 +66,18 @@ func find(o state.Object, known []archive, read func(content) (verdict, error)) 
 	for i := range known {
 		switch v, err := read(known[i].content); {
 		case err != nil:
-			return archive{}, err
+			return archivedObject{}, err
 		case v == bytesEqual:
 			return known[i], nil
 		}
 	}
-	return archive{}, state.Classified(state.ClassConflict, "compare", ErrUnarchived)
+	return archivedObject{}, state.Classified(state.ClassConflict, "compare", ErrUnarchived)
 }
 
 // archives is what the index and the trail know of one key. Of the index, what is
 // not stored says nothing.
-func archives(e *state.Entry, r *state.Record) []archive {
-	var list []archive
+func archives(e *state.Entry, r *state.Record) []archivedObject {
+	var list []archivedObject
 	if e.Stored {
 		list = append(list, archiveOfEntry(e))
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -67,7 +68,7 @@ func BenchmarkUploadSmallFiles(b *testing.B) {
 	defer r.halt()
 	b.ResetTimer()
 	for _, p := range paths {
-		if err := r.q.Offer(b.Context(), Job{Source: "data", Path: p, Trigger: state.TriggerStartup}); err != nil {
+		if err := r.q.Offer(b.Context(), Job{Source: "data", Path: p, Trigger: archive.TriggerStartup}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"strings"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -26,11 +27,11 @@ type standing struct {
 	asked   bool // The server said so just now.
 	stale   bool // It is another object by now: to be asked for again.
 	present bool
-	refused bool         // That it is absent is a guess: the server refused to say.
-	object  state.Object // ETag and VersionID only, unless asked.
-	key     KeyVerdict   // How object is encrypted, when asked.
-	bytes   verdict      // What its bytes are, compared with the file's.
-	ours    bool         // Another writer's object, whose place this host takes.
+	refused bool               // That it is absent is a guess: the server refused to say.
+	object  state.Object       // ETag and VersionID only, unless asked.
+	key     archive.KeyVerdict // How object is encrypted, when asked.
+	bytes   verdict            // What its bytes are, compared with the file's.
+	ours    bool               // Another writer's object, whose place this host takes.
 }
 
 // verdict is what reading an object's bytes has shown.
@@ -85,9 +86,9 @@ func decide(c content, s standing, m memory, self writer) decision {
 	}
 	basis, equal := compare(c, s, m)
 	switch {
-	case equal == bytesEqual && s.key == KeyOK:
+	case equal == bytesEqual && s.key == archive.KeyOK:
 		return decision{act: actSkip, basis: basis}
-	case equal == bytesUnread && s.key == KeyOK:
+	case equal == bytesUnread && s.key == archive.KeyOK:
 		return decision{act: actRead}
 	case !s.ours && self.owner(s.object) != ownerSelf:
 		return decision{act: actConflict}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -22,7 +23,7 @@ func TestDecide(t *testing.T) {
 		}
 		return o
 	}
-	asked := func(key KeyVerdict, o state.Object) standing {
+	asked := func(key archive.KeyVerdict, o state.Object) standing {
 		return standing{asked: true, present: true, key: key, object: o}
 	}
 	replace := func(etag string) decision {
@@ -35,7 +36,7 @@ func TestDecide(t *testing.T) {
 	read := decision{act: actRead}
 	ours := []string{state.MetaMD5, sum, state.MetaID, "app-01/0a1b2c3d/7"}
 	there := func(v verdict, o state.Object) standing {
-		s := asked(KeyOK, o)
+		s := asked(archive.KeyOK, o)
 		s.bytes = v
 		return s
 	}
@@ -47,29 +48,29 @@ func TestDecide(t *testing.T) {
 		{"nothing is believed to be there", standing{}, create},
 		{"the server says that nothing is there", standing{asked: true}, create},
 		{"the index has an ETag", standing{present: true, object: state.Object{ETag: "e", VersionID: "v1"}}, replace("e")},
-		{"equal by metadata", asked(KeyOK, object(7, "e", state.MetaMD5, sum)), skip(state.BasisMetadata)},
-		{"equal by metadata in capitals", asked(KeyOK, object(7, "e", state.MetaMD5, "9A0364B9E99BB480DD25E1F0284C8555")), skip(state.BasisMetadata)},
-		{"equal by metadata with an equal sha256", asked(KeyOK, object(7, "e", state.MetaMD5, sum, state.MetaSHA256, sha)), skip(state.BasisMetadata)},
-		{"equal MD5 but another sha256", asked(KeyOK, object(7, "e", state.MetaMD5, sum, state.MetaSHA256, "00")), replace("e")},
-		{"equal by ETag", asked(KeyOK, object(7, sum)), skip(state.BasisETag)},
-		{"equal by ETag though the metadata is older", asked(KeyOK, object(7, sum, state.MetaMD5, "00")), skip(state.BasisETag)},
-		{"another ETag and no metadata proves nothing", asked(KeyOK, object(7, "e")), replace("e")},
-		{"copied metadata on another size", asked(KeyOK, object(8, "e", state.MetaMD5, sum)), replace("e")},
-		{"equal under another key", asked(KeyOther, object(7, "e", state.MetaMD5, sum)), replace("e")},
-		{"equal without encryption", asked(KeyMissing, object(7, sum)), replace(sum)},
-		{"other content of ours", asked(KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/0a1b2c3d/7")), replace("e")},
-		{"other content of another instance", asked(KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-02/0a1b2c3d/7")), conflict},
-		{"other content with an id that cannot be read", asked(KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "?")), conflict},
-		{"equal content of another instance, as it says", asked(KeyOK, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), read},
+		{"equal by metadata", asked(archive.KeyOK, object(7, "e", state.MetaMD5, sum)), skip(state.BasisMetadata)},
+		{"equal by metadata in capitals", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "9A0364B9E99BB480DD25E1F0284C8555")), skip(state.BasisMetadata)},
+		{"equal by metadata with an equal sha256", asked(archive.KeyOK, object(7, "e", state.MetaMD5, sum, state.MetaSHA256, sha)), skip(state.BasisMetadata)},
+		{"equal MD5 but another sha256", asked(archive.KeyOK, object(7, "e", state.MetaMD5, sum, state.MetaSHA256, "00")), replace("e")},
+		{"equal by ETag", asked(archive.KeyOK, object(7, sum)), skip(state.BasisETag)},
+		{"equal by ETag though the metadata is older", asked(archive.KeyOK, object(7, sum, state.MetaMD5, "00")), skip(state.BasisETag)},
+		{"another ETag and no metadata proves nothing", asked(archive.KeyOK, object(7, "e")), replace("e")},
+		{"copied metadata on another size", asked(archive.KeyOK, object(8, "e", state.MetaMD5, sum)), replace("e")},
+		{"equal under another key", asked(archive.KeyOther, object(7, "e", state.MetaMD5, sum)), replace("e")},
+		{"equal without encryption", asked(archive.KeyMissing, object(7, sum)), replace(sum)},
+		{"other content of ours", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/0a1b2c3d/7")), replace("e")},
+		{"other content of another instance", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-02/0a1b2c3d/7")), conflict},
+		{"other content with an id that cannot be read", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "?")), conflict},
+		{"equal content of another instance, as it says", asked(archive.KeyOK, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), read},
 		{"equal content of another instance, as its bytes say", there(bytesEqual, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), skip(state.BasisMetadata)},
 		{"other bytes of another instance", there(bytesOther, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), conflict},
-		{"equal content of ours, as it says", asked(KeyOK, object(7, "e", ours...)), read},
+		{"equal content of ours, as it says", asked(archive.KeyOK, object(7, "e", ours...)), read},
 		{"equal content of ours, as its bytes say", there(bytesEqual, object(7, "e", ours...)), skip(state.BasisMetadata)},
 		{"other bytes that say they are ours", there(bytesOther, object(7, "e", ours...)), replace("e")},
-		{"other content of another host", asked(KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7", state.MetaHost, "there")), conflict},
-		{"other content of this host under an earlier chain", asked(KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7", state.MetaHost, "here")), replace("e")},
-		{"other content of an earlier release under another chain", asked(KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7")), conflict},
-		{"equal content of another instance under another key", asked(KeyOther, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), conflict},
+		{"other content of another host", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7", state.MetaHost, "there")), conflict},
+		{"other content of this host under an earlier chain", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7", state.MetaHost, "here")), replace("e")},
+		{"other content of an earlier release under another chain", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7")), conflict},
+		{"equal content of another instance under another key", asked(archive.KeyOther, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), conflict},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -97,7 +98,7 @@ func TestTheIndexBelievesOnlyTheObjectThatItKnows(t *testing.T) {
 		for i := 0; i < len(meta); i += 2 {
 			o.Metadata[meta[i]] = meta[i+1]
 		}
-		return standing{asked: true, present: true, key: KeyOK, object: o}
+		return standing{asked: true, present: true, key: archive.KeyOK, object: o}
 	}
 	racy := entry("e", "")
 	racy.MD5, racy.SHA256 = [16]byte{1}, [32]byte{}

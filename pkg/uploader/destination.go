@@ -336,10 +336,10 @@ func (d *destination) proved(err error, begun time.Time) {
 	switch c := state.ClassOf(err); {
 	case err == nil:
 		d.proven, d.nextCanary = begun, now.Add(canaryEvery)
-	case c == state.ClassEncryption:
+	case c.Stops():
 		d.metrics.mismatches.Inc()
 		d.leave(HealthStopped, err)
-	case needsPerson(c):
+	case c.NeedsOperator():
 		d.leave(HealthParked, err)
 	default:
 		d.nextCanary = now.Add(canaryRetry)
@@ -383,14 +383,14 @@ func (d *destination) probed(err error, begun time.Time, canary bool, stops int)
 func (d *destination) failedProbe(err error) {
 	h := d.st.State
 	switch c := state.ClassOf(err); {
-	case c == state.ClassEncryption:
+	case c.Stops():
 		h = HealthStopped
 		d.metrics.mismatches.Inc()
-	case needsPerson(c) && h == HealthWaiting:
+	case c.NeedsOperator() && h == HealthWaiting:
 		h = HealthParked
 	}
-	d.blamed = d.blamed || needsPerson(state.ClassOf(err))
-	if h == d.st.State && h != HealthWaiting && !needsPerson(state.ClassOf(err)) {
+	d.blamed = d.blamed || state.ClassOf(err).NeedsOperator()
+	if h == d.st.State && h != HealthWaiting && !state.ClassOf(err).NeedsOperator() {
 		err = d.st.Err // The cause that needs a person stays the one shown.
 	}
 	d.leave(h, err)

@@ -124,7 +124,7 @@ func (l *look) recordLasting(ctx context.Context, err error, f failure, now time
 	switch {
 	case isUnreadable(err) && now.Sub(f.since) >= stuckAfter:
 		err = fileFault(err)
-	case isUnreadable(err), f.class == state.ClassThrottled, f.tries < lostTries, now.Sub(f.since) < lostAfter:
+	case isUnreadable(err), f.class.Throttles(), f.tries < lostTries, now.Sub(f.since) < lostAfter:
 		return err
 	}
 	recorded, rerr := l.recordFailure(ctx, err, false)

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -35,14 +36,14 @@ func TestRetriesDoNotStarveNewChanges(t *testing.T) {
 		for i := range bad {
 			p := fmt.Sprintf("bad/f%03d", i)
 			r.write(p, []byte("x"))
-			r.offer(state.TriggerStartup, p)
+			r.offer(archive.TriggerStartup, p)
 		}
 		time.Sleep(2 * time.Hour)
 		for i := range 20 {
 			hang.Store(i >= 10)
 			p := fmt.Sprintf("new%02d", i)
 			r.write(p, []byte(p))
-			r.offer(state.TriggerEvent, p)
+			r.offer(archive.TriggerEvent, p)
 			start := time.Now()
 			r.until("the new file is there", func() bool { _, _, ok := r.store.object("pre/" + p); return ok })
 			if took := time.Since(start); took > 16*time.Second {
@@ -81,7 +82,7 @@ func TestAFileThatKeepsFailingIsSeen(t *testing.T) {
 				r.start()
 				r.write("bad", []byte("x"))
 				r.write("good", []byte("y"))
-				r.offer(state.TriggerEvent, "bad", "good")
+				r.offer(archive.TriggerEvent, "bad", "good")
 				time.Sleep(time.Second)
 				time.Sleep(c.passes)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -121,7 +122,7 @@ func TestAnOutageIsNoFailureOfAFile(t *testing.T) {
 		for i := range 30 {
 			p := fmt.Sprintf("f%02d", i)
 			r.write(p, []byte(p))
-			r.offer(state.TriggerEvent, p)
+			r.offer(archive.TriggerEvent, p)
 		}
 		time.Sleep(12 * time.Hour)
 		if n := len(r.trail()); n != 0 {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -33,7 +34,7 @@ func TestLostAnswerOfAPutIsRecognized(t *testing.T) {
 	r.store.plan(fault{op: "Put", times: 1, lost: true, err: reset()})
 	r.start()
 	r.write("a", []byte("x"))
-	r.offer(state.TriggerEvent, "a")
+	r.offer(archive.TriggerEvent, "a")
 	r.hurry()
 	r.idle()
 	r.wantTrail("uploaded/recovered")
@@ -50,7 +51,7 @@ func TestPreconditionFailedByOwnWriteIsSuccess(t *testing.T) {
 	r.store.plan(fault{op: "Put", times: 1, lost: true, err: remote(state.ClassTransient, "PreconditionFailed", 412, state.ErrPrecondition)})
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(state.TriggerEvent, "a")
+	r.look(archive.TriggerEvent, "a")
 	r.wantTrail("uploaded/recovered")
 	r.noIntents()
 }
@@ -60,7 +61,7 @@ func TestRefusedPutIsTriedAgain(t *testing.T) {
 	r.store.plan(fault{op: "Put", times: 2, err: reset()})
 	r.start()
 	r.write("a", []byte("x"))
-	r.offer(state.TriggerEvent, "a")
+	r.offer(archive.TriggerEvent, "a")
 	for r.store.count("Put") < 3 {
 		r.hurry()
 	}
@@ -77,7 +78,7 @@ func TestUnresolvedWriteIsRecordedWhenItShows(t *testing.T) {
 	r.store.plan(fault{op: "Put", times: 1, err: reset()})
 	r.start()
 	r.write("a", []byte("x"))
-	r.offer(state.TriggerEvent, "a")
+	r.offer(archive.TriggerEvent, "a")
 	r.until("the write failed", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
 	intents, err := r.src.State.Intents()
 	if err != nil || len(intents) != 1 {
@@ -104,7 +105,7 @@ func TestAnotherStatesWriteIsNotTakenForOurs(t *testing.T) {
 	r.store.plan(fault{op: "Put", times: 1, do: func() { r.foreignObject("a", []byte("x"), theirs) }})
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	r.wantTrail("skipped/metadata")
 	r.noIntents()
 }
@@ -115,7 +116,7 @@ func TestAWriteIsRecoveredUnderALaterChain(t *testing.T) {
 	r.store.plan(fault{op: "Put", times: 1, lost: true, err: reset()})
 	r.start()
 	r.write("a", []byte("x"))
-	r.offer(state.TriggerEvent, "a")
+	r.offer(archive.TriggerEvent, "a")
 	r.until("the answer is lost", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
 	for _, id := range []string{"11111111", "22222222"} {
 		if err := r.src.State.BeginChain(t.Context(), id, state.BeginsForked, "0a1b2c3d", ""); err != nil {
@@ -135,11 +136,11 @@ func TestInterruptedUploadIsRecoveredByTheNextRun(t *testing.T) {
 	r.start()
 	r.write("a", []byte("x"))
 	r.write("b", []byte("y"))
-	r.offer(state.TriggerEvent, "a")
+	r.offer(archive.TriggerEvent, "a")
 	r.until("the answer is lost", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
 	r.restart()
 	r.until("it is recovered", func() bool { return len(r.trail()) == 1 })
-	r.look(state.TriggerStartup, "a", "b")
+	r.look(archive.TriggerStartup, "a", "b")
 	r.wantTrail("uploaded/recovered", "uploaded")
 	if got := r.store.count("Put"); got != 2 {
 		t.Errorf("%d PUT, want 2", got)
@@ -152,7 +153,7 @@ func TestInterruptedWriteThatNeverArrivedStaysUnresolved(t *testing.T) {
 	r.store.plan(fault{op: "Put", times: 1, err: reset()})
 	r.start()
 	r.write("a", []byte("x"))
-	r.offer(state.TriggerEvent, "a")
+	r.offer(archive.TriggerEvent, "a")
 	r.until("the write failed", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
 	r.restart()
 	r.until("it is unresolved", func() bool {
@@ -165,7 +166,7 @@ func TestInterruptedWriteThatNeverArrivedStaysUnresolved(t *testing.T) {
 		t.Errorf("unresolved_intents = %v, want 1", got)
 	}
 	r.start()
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	r.wantTrail("uploaded")
 	r.noIntents()
 }
@@ -175,7 +176,7 @@ func TestMultipartUploadsWhatWasRead(t *testing.T) {
 	r.start()
 	data := pattern(700<<10, 3)
 	r.write("big", data)
-	r.look(state.TriggerEvent, "big")
+	r.look(archive.TriggerEvent, "big")
 	r.wantObject("big", data)
 	r.wantTrail("uploaded")
 	if got := r.store.count("UploadPart"); got != 11 {
@@ -191,7 +192,7 @@ func TestMultipartResumesAfterARestart(t *testing.T) {
 	r.write("big", data)
 	r.store.plan(fault{op: "UploadPart", times: 5}) // These arrive.
 	r.store.plan(fault{op: "UploadPart", times: 1 << 20, err: reset()})
-	r.offer(state.TriggerEvent, "big")
+	r.offer(archive.TriggerEvent, "big")
 	r.until("a part failed", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
 	r.store.heal()
 	sent := r.store.count("UploadPart")
@@ -214,13 +215,13 @@ func TestMultipartOfAFileThatChangedIsAborted(t *testing.T) {
 	r.start()
 	r.write("big", pattern(700<<10, 3))
 	r.store.plan(fault{op: "UploadPart", times: 4, err: reset()})
-	r.offer(state.TriggerEvent, "big")
+	r.offer(archive.TriggerEvent, "big")
 	r.until("a part failed", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
 	r.store.heal()
 	newer := pattern(600<<10, 9)
 	r.write("big", newer)
 	r.restart()
-	r.look(state.TriggerStartup, "big")
+	r.look(archive.TriggerStartup, "big")
 	r.wantObject("big", newer)
 	if n := len(r.store.uploads); n != 0 {
 		t.Errorf("%d multipart uploads are left, want 0", n)
@@ -237,15 +238,15 @@ func TestMultipartOfAFileThatWasExcludedIsAborted(t *testing.T) {
 	r.start()
 	r.write("big", pattern(700<<10, 3))
 	r.write("small", []byte("one"))
-	r.look(state.TriggerStartup, "small")
+	r.look(archive.TriggerStartup, "small")
 	r.store.plan(fault{op: "UploadPart", times: 4, err: reset()})
-	r.offer(state.TriggerEvent, "big")
+	r.offer(archive.TriggerEvent, "big")
 	r.until("a part failed", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
 	r.store.heal()
 	excluded = true
 	reads := r.store.count("UploadPart")
 	r.restart()
-	r.offerJob(Job{Source: "data", Path: "small", Kind: Reread, Trigger: state.TriggerRescan})
+	r.offerJob(Job{Source: "data", Path: "small", Kind: archive.Reread, Trigger: archive.TriggerRescan})
 	r.until("the upload was aborted", func() bool { return r.store.count("Abort") == 1 })
 	r.idle()
 	if n := r.store.count("UploadPart") - reads; n != 0 {
@@ -264,7 +265,7 @@ func TestLostAnswerOfACompleteIsRecognized(t *testing.T) {
 	r.start()
 	data := pattern(300<<10, 1)
 	r.write("big", data)
-	r.offer(state.TriggerEvent, "big")
+	r.offer(archive.TriggerEvent, "big")
 	r.hurry()
 	r.idle()
 	r.wantObject("big", data)
@@ -279,14 +280,14 @@ func TestUploadCompletedWhileItIsGivenUpIsRecorded(t *testing.T) {
 	r.store.plan(fault{op: "Complete", times: 1, err: reset()})
 	r.start()
 	r.write("big", pattern(700<<10, 3))
-	r.offer(state.TriggerEvent, "big")
+	r.offer(archive.TriggerEvent, "big")
 	r.until("the upload is cut off", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
 	r.halt()
 	newer := pattern(600<<10, 4)
 	r.write("big", newer)
 	r.store.plan(fault{op: "Abort", times: 1, do: r.store.completeAll})
 	r.restart()
-	r.look(state.TriggerStartup, "big")
+	r.look(archive.TriggerStartup, "big")
 	r.wantTrail("uploaded/recovered", "uploaded")
 	r.wantObject("big", newer)
 	r.noIntents()
@@ -302,7 +303,7 @@ func TestUploadThatTheServerForgotIsBegunAnew(t *testing.T) {
 	r.start()
 	data := pattern(300<<10, 1)
 	r.write("big", data)
-	r.look(state.TriggerEvent, "big")
+	r.look(archive.TriggerEvent, "big")
 	r.wantObject("big", data)
 	r.wantTrail("uploaded")
 	r.noIntents()
@@ -342,13 +343,13 @@ func TestTornFileIsNeverStored(t *testing.T) {
 				}
 			})
 			for range 15 {
-				r.offer(state.TriggerEvent, "torn")
+				r.offer(archive.TriggerEvent, "torn")
 				r.hurry()
 			}
 			close(stop)
 			wg.Wait()
 			r.q.release("data", true)
-			r.offer(state.TriggerEvent, "torn")
+			r.offer(archive.TriggerEvent, "torn")
 			r.idle()
 			final, err := os.ReadFile(path)
 			if err != nil {
@@ -377,7 +378,7 @@ func TestFileThatChangesBetweenThePassesIsRefusedByTheServer(t *testing.T) {
 	requeued := make(chan string, 10)
 	r.p.dests["data"].Requeue = func(p string) { requeued <- p }
 	r.start()
-	r.look(state.TriggerEvent, "a")
+	r.look(archive.TriggerEvent, "a")
 	if got := <-requeued; got != "a" {
 		t.Errorf("requeued %q, want a", got)
 	}
@@ -386,7 +387,7 @@ func TestFileThatChangesBetweenThePassesIsRefusedByTheServer(t *testing.T) {
 	}
 	r.wantTrail()
 	r.noIntents()
-	r.look(state.TriggerEvent, "a")
+	r.look(archive.TriggerEvent, "a")
 	r.wantObject("a", newer)
 }
 
@@ -397,12 +398,12 @@ func TestFileThatMovesAfterItsReadingIsRecordedAndLookedAtAgain(t *testing.T) {
 	r.write("a", []byte("one"))
 	r.store.plan(fault{op: "Put", times: 1, do: func() { r.write("a", []byte("two!")) }})
 	r.start()
-	r.look(state.TriggerEvent, "a")
+	r.look(archive.TriggerEvent, "a")
 	if got := <-requeued; got != "a" {
 		t.Errorf("requeued %q, want a", got)
 	}
 	r.wantObject("a", []byte("one"))
-	r.look(state.TriggerEvent, "a")
+	r.look(archive.TriggerEvent, "a")
 	r.wantObject("a", []byte("two!"))
 	r.wantTrail("uploaded", "uploaded")
 }
@@ -417,11 +418,11 @@ func TestFileThatMovesBeforeItsSkipIsCommittedIsLookedAtAgain(t *testing.T) {
 	r.foreignObject("a", []byte("one"), map[string]string{state.MetaMD5: md5hex([]byte("one"))})
 	r.store.plan(fault{op: "Head", times: 1, do: func() { r.write("a", []byte("two!")) }})
 	r.start()
-	r.look(state.TriggerEvent, "a")
+	r.look(archive.TriggerEvent, "a")
 	if got := <-requeued; got != "a" {
 		t.Errorf("requeued %q, want a", got)
 	}
-	r.look(state.TriggerEvent, "a")
+	r.look(archive.TriggerEvent, "a")
 	r.wantObject("a", []byte("two!"))
 	r.wantTrail("skipped/metadata", "uploaded")
 }
@@ -434,12 +435,12 @@ func TestFileThatNeverHoldsStillIsRecordedOnce(t *testing.T) {
 	r.start()
 	r.write("a", []byte("x"))
 	for i := range 7 {
-		r.offer(state.TriggerEvent, "a")
+		r.offer(archive.TriggerEvent, "a")
 		r.until("the look ended", func() bool { return r.store.count("Put") == i+1 })
 		r.until("nothing is in hand", func() bool { q, f, _ := r.q.Depth("data"); return q+f == 0 })
 	}
 	r.wantTrail("failed/changed")
-	r.offer(state.TriggerEvent, "a")
+	r.offer(archive.TriggerEvent, "a")
 	r.idle()
 	r.wantTrail("failed/changed", "uploaded")
 	if e := r.entry("a"); e.FailClass != "" {
@@ -453,7 +454,7 @@ func TestEncryptionMismatchStopsTheDestination(t *testing.T) {
 	r.start()
 	r.write("a", []byte("x"))
 	r.write("b", []byte("y"))
-	r.offer(state.TriggerEvent, "a", "b")
+	r.offer(archive.TriggerEvent, "a", "b")
 	r.until("it is stopped", func() bool { return r.p.Destination("data").State == HealthStopped })
 	r.until("nothing is in hand", func() bool { _, f, _ := r.q.Depth("data"); return f == 0 })
 	if got := r.store.count("Put"); got != 1 {
@@ -481,7 +482,7 @@ func TestUnprovenDestinationIsProbedBeforeTheFirstFile(t *testing.T) {
 		r.store.plan(fault{op: "Probe", times: 3, err: reset()})
 		r.start()
 		r.write("a", []byte("x"))
-		r.offer(state.TriggerStartup, "a")
+		r.offer(archive.TriggerStartup, "a")
 		synctest.Wait()
 		if got := r.p.Destination("data"); got.State != HealthWaiting || r.store.count("Put") != 0 {
 			t.Errorf("destination = %+v with %d PUT, want waiting with none", got, r.store.count("Put"))
@@ -507,7 +508,7 @@ func TestOutageCostsProbesOnlyAndEndsWithinOne(t *testing.T) {
 		for _, op := range []string{"Head", "Put", "Ping"} {
 			r.store.plan(fault{op: op, times: 1 << 20, err: reset()})
 		}
-		r.offer(state.TriggerStartup, paths...)
+		r.offer(archive.TriggerStartup, paths...)
 		time.Sleep(time.Minute)
 		if got := r.p.Destination("data").State; got != HealthWaiting {
 			t.Fatalf("destination = %v, want waiting", got)
@@ -545,7 +546,7 @@ func TestRefusedDestinationParksAndResumes(t *testing.T) {
 			r.write(p, []byte(p))
 			paths = append(paths, p)
 		}
-		r.offer(state.TriggerStartup, paths...)
+		r.offer(archive.TriggerStartup, paths...)
 		time.Sleep(time.Hour)
 		d := r.p.Destination("data")
 		if d.State != HealthParked || d.Class != state.ClassConfiguration || time.Until(d.NextProbe) > time.Minute {
@@ -592,7 +593,7 @@ func TestRefusalOfOneFileHoldsThatFileAlone(t *testing.T) {
 			r.write(p, []byte(p))
 			paths = append(paths, p)
 		}
-		r.offer(state.TriggerStartup, paths...)
+		r.offer(archive.TriggerStartup, paths...)
 		time.Sleep(10 * time.Second)
 		if got := r.store.count("Put"); got != 20 {
 			t.Errorf("%d other files went on, want 20", got)
@@ -658,7 +659,7 @@ func TestThrottledFilesAllArrive(t *testing.T) {
 			r.write(p, []byte(p))
 			paths = append(paths, p)
 		}
-		r.offer(state.TriggerStartup, paths...)
+		r.offer(archive.TriggerStartup, paths...)
 		if err := r.q.Wait(t.Context(), "data"); err != nil {
 			t.Fatal(err)
 		}
@@ -676,7 +677,7 @@ func TestGiveUpEndsASyncDuringAnOutage(t *testing.T) {
 		start := time.Now()
 		r.write("a", []byte("x"))
 		r.write("b", []byte("y"))
-		r.offer(state.TriggerSync, "a", "b")
+		r.offer(archive.TriggerSync, "a", "b")
 		if err := r.q.Wait(t.Context(), "data"); err != nil {
 			t.Fatal(err)
 		}
@@ -698,7 +699,7 @@ func TestSyncDoesNotWaitForAPerson(t *testing.T) {
 		start := time.Now()
 		for i := range 20 {
 			r.write(strconv.Itoa(i), []byte("x"))
-			r.offer(state.TriggerSync, strconv.Itoa(i))
+			r.offer(archive.TriggerSync, strconv.Itoa(i))
 		}
 		if err := r.q.Wait(t.Context(), "data"); err != nil {
 			t.Fatal(err)
@@ -720,7 +721,7 @@ func TestStopLetsWorkInHandFinish(t *testing.T) {
 	r.start()
 	r.write("a", []byte("x"))
 	r.write("b", []byte("y"))
-	r.offer(state.TriggerEvent, "a")
+	r.offer(archive.TriggerEvent, "a")
 	<-r.store.entered
 	if got := r.p.InFlight(); len(got) != 1 || got[0].Path != "a" || got[0].Phase != PhaseSend {
 		t.Errorf("InFlight = %+v, want a in phase send", got)
@@ -737,7 +738,7 @@ func TestStopCutsWhatDoesNotFinish(t *testing.T) {
 	r.store.hold["pre/a"] = make(chan struct{})
 	r.start()
 	r.write("a", []byte("x"))
-	r.offer(state.TriggerEvent, "a")
+	r.offer(archive.TriggerEvent, "a")
 	<-r.store.entered
 	r.halt()
 	r.wantTrail()
@@ -746,7 +747,7 @@ func TestStopCutsWhatDoesNotFinish(t *testing.T) {
 	}
 	r.store.hold = map[string]chan struct{}{}
 	r.restart()
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	r.wantTrail("uploaded")
 	r.noIntents()
 }
@@ -761,7 +762,7 @@ func TestPausedSourceWaits(t *testing.T) {
 		})
 		r.start()
 		r.write("a", []byte("x"))
-		r.offer(state.TriggerEvent, "a")
+		r.offer(archive.TriggerEvent, "a")
 		time.Sleep(time.Minute)
 		if got := r.store.count("Put") + r.store.count("Head"); got != 0 {
 			t.Errorf("%d requests of a paused source, want 0", got)
@@ -780,7 +781,7 @@ func TestBandwidthLimitHolds(t *testing.T) {
 		r.start()
 		r.write("a", pattern(250<<10, 1))
 		start := time.Now()
-		r.look(state.TriggerEvent, "a")
+		r.look(archive.TriggerEvent, "a")
 		if took := time.Since(start); took < 2*time.Second || took > 4*time.Second {
 			t.Errorf("250 KiB at 100 KiB/s took %v, want about 2.4 s", took)
 		}
@@ -852,7 +853,7 @@ func TestNothingInHandIsSentAfterAMismatch(t *testing.T) {
 	r.start()
 	r.write("a", []byte("x"))
 	r.write("b", []byte("y"))
-	r.offer(state.TriggerEvent, "b", "a")
+	r.offer(archive.TriggerEvent, "b", "a")
 	r.until("it is stopped", func() bool { return r.p.Destination("data").State == HealthStopped })
 	close(hooked.let)
 	r.until("nothing is in hand", func() bool { _, f, _ := r.q.Depth("data"); return f == 0 })
@@ -869,7 +870,7 @@ func TestGoodProbeClearsTheBackoffs(t *testing.T) {
 		r.start()
 		for i := range breakerStreak {
 			r.write(strconv.Itoa(i), []byte("x"))
-			r.offer(state.TriggerEvent, strconv.Itoa(i))
+			r.offer(archive.TriggerEvent, strconv.Itoa(i))
 		}
 		start := time.Now()
 		r.idle()
@@ -886,7 +887,7 @@ func TestDrainGivesWorkInHandItsTime(t *testing.T) {
 		r.store.hold["pre/a"] = hold
 		r.start()
 		r.write("a", []byte("x"))
-		r.offer(state.TriggerEvent, "a")
+		r.offer(archive.TriggerEvent, "a")
 		synctest.Wait()
 		time.AfterFunc(r.o.Drain-time.Second, func() { close(hold) })
 		r.halt()
@@ -902,7 +903,7 @@ func TestPartThatTheServerHasWrongIsSentAgain(t *testing.T) {
 	r.write("big", data)
 	r.store.plan(fault{op: "UploadPart", times: 5}) // These arrive.
 	r.store.plan(fault{op: "UploadPart", times: 1 << 20, err: reset()})
-	r.offer(state.TriggerEvent, "big")
+	r.offer(archive.TriggerEvent, "big")
 	r.until("a part failed", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
 	r.store.heal()
 	r.store.mu.Lock()
@@ -931,7 +932,7 @@ func TestSyncLooksAgainItselfAtAFileThatMoved(t *testing.T) {
 	r.write("a", []byte("one"))
 	r.store.plan(fault{op: "Put", times: 1, do: func() { r.write("a", []byte("two!")) }})
 	r.start()
-	r.look(state.TriggerSync, "a")
+	r.look(archive.TriggerSync, "a")
 	r.wantObject("a", []byte("two!"))
 	r.wantTrail("uploaded", "uploaded")
 }

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -63,7 +64,7 @@ func (l *look) letGoOthers() {
 // failed decides what becomes of a path whose look failed.
 func (l *look) failed(ctx context.Context, err error) {
 	class, now := state.ClassOf(err), time.Now()
-	if class == state.ClassEncryption {
+	if class.Stops() {
 		l.metrics.mismatches.Inc()
 	}
 	tr := l.it.troubles()
@@ -74,9 +75,9 @@ func (l *look) failed(ctx context.Context, err error) {
 	switch {
 	case l.hopeless() != nil && !isLocal(err):
 		l.giveUpOn(ctx, err)
-	case class == state.ClassChanged:
+	case class.Rereads():
 		l.failedChanged(ctx, err)
-	case class == state.ClassTransient || class == state.ClassThrottled:
+	case class.Passes():
 		l.failedForNow(ctx, err, now)
 	default:
 		l.failedForPerson(ctx, err, now)
@@ -101,7 +102,7 @@ func (l *look) failedForNow(ctx context.Context, err error, now time.Time) {
 	l.metrics.retry(state.ClassOf(err))
 	l.sayPostponed(err, now, wait)
 	err = l.recordLasting(ctx, err, f, now)
-	l.it.stuck = isUnreadable(err) || f.stuck(now) && f.class != state.ClassThrottled // Requests that are too many pass.
+	l.it.stuck = isUnreadable(err) || f.stuck(now) && !f.class.Throttles() // Requests that are too many pass.
 	l.outcome(err, true)
 	l.q.delay(l.it, now.Add(wait), false)
 }
@@ -169,14 +170,14 @@ func (l *look) whatNext() string {
 // forGood reports whether a failure can only end with another name, so that one
 // record of it is enough for ever.
 func (l *look) forGood(err error) bool {
-	return errors.Is(err, state.ErrKeyTooLong) || l.job.Kind == Refused
+	return errors.Is(err, state.ErrKeyTooLong) || l.job.Kind == archive.Refused
 }
 
 // standsAlone reports whether a failure concerns this path only. If it does not
 // the destination is parked or stopped.
 func (l *look) standsAlone(err error, now time.Time) bool {
-	if !parks(state.ClassOf(err)) {
-		return state.ClassOf(err) != state.ClassEncryption
+	if c := state.ClassOf(err); !c.Parks() {
+		return !c.Stops()
 	}
 	tr := l.it.troubles()
 	if tr.cause != "" && tr.cause != causeOf(err) {

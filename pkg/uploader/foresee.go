@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -83,7 +84,7 @@ func foreseeAt(ctx context.Context, l *look, j *judge, there func(ctx context.Co
 	if present {
 		at.key = l.Accept(o)
 	}
-	if l.read.size == 0 && present && at.key == KeyOK && o.Size == l.fence.Size {
+	if l.read.size == 0 && present && at.key == archive.KeyOK && o.Size == l.fence.Size {
 		if err := foreseeHash(ctx, l); err != nil {
 			return 0, err
 		}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -74,11 +75,11 @@ func TestAForgedObjectIsReplacedFromTheFile(t *testing.T) {
 			r := newRig(t, proven)
 			r.start()
 			r.write("a", []byte(content))
-			r.look(state.TriggerStartup, "a")
+			r.look(archive.TriggerStartup, "a")
 			genuine, _, _ := r.store.object("pre/a")
 			forged := r.forge("a", len(content), way.meta(genuine.Metadata))
 			way.look(r)
-			r.look(state.TriggerRescan, "a")
+			r.look(archive.TriggerRescan, "a")
 			r.wantObject("a", []byte(content))
 			r.wantNoRecordOf(forged)
 			r.wantTrail("uploaded", "uploaded")
@@ -103,9 +104,9 @@ func TestALostIndexIsRebuiltFromTheBytes(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", []byte("content"))
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	r.forgets("a")
-	r.look(state.TriggerRescan, "a")
+	r.look(archive.TriggerRescan, "a")
 	r.wantTrail("uploaded", "skipped/metadata")
 	if puts, gets := r.store.count("Put"), r.store.count("Get"); puts != 1 || gets != 1 {
 		t.Errorf("%d PUT and %d GET, want 1 and 1", puts, gets)
@@ -123,12 +124,12 @@ func TestAForgedObjectIsNotRecovered(t *testing.T) {
 			r.store.plan(fault{op: op, times: 1, lost: true, err: reset()})
 			r.write("a", data)
 			r.start()
-			r.offer(state.TriggerEvent, "a")
+			r.offer(archive.TriggerEvent, "a")
 			r.until("the answer is lost", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
 			taken, _, _ := r.store.object("pre/a")
 			forged := r.forge("a", size, taken.Metadata)
 			r.restart()
-			r.look(state.TriggerStartup, "a")
+			r.look(archive.TriggerStartup, "a")
 			r.wantObject("a", data)
 			r.wantNoRecordOf(forged)
 			r.wantTrail("uploaded")
@@ -152,7 +153,7 @@ func TestAForgedObjectInTheWayIsNotRecovered(t *testing.T) {
 		forged = r.forge("a", 7, map[string]string{state.MetaMD5: md5hex([]byte("content")), state.MetaID: id.String(), state.MetaHost: "host-a"})
 	}})
 	r.start()
-	r.look(state.TriggerEvent, "a")
+	r.look(archive.TriggerEvent, "a")
 	r.wantObject("a", []byte("content"))
 	r.wantNoRecordOf(forged)
 	r.wantTrail("uploaded")
@@ -164,9 +165,9 @@ func TestWhatMayNotBeReadIsSentAgain(t *testing.T) {
 	r := newRig(t, func(s *Source, o *Options) { proven(s, o); s.Fetch = nil })
 	r.start()
 	r.write("a", []byte("content"))
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	r.forgets("a")
-	r.look(state.TriggerRescan, "a")
+	r.look(archive.TriggerRescan, "a")
 	r.wantTrail("uploaded", "uploaded")
 }
 
@@ -192,7 +193,7 @@ func TestAnotherHostOfThisNameIsNotOverwritten(t *testing.T) {
 			}
 			r.foreignObject("a", []byte("theirs"), meta)
 			r.write("a", []byte("ours"))
-			r.offer(state.TriggerEvent, "a")
+			r.offer(archive.TriggerEvent, "a")
 			r.until("the conflict", func() bool { return len(r.trail()) == 1 })
 			r.wantTrail("failed/conflict")
 			if _, body, _ := r.store.object("pre/a"); string(body) != "theirs" {
@@ -214,7 +215,7 @@ func TestEveryWriteCarriesTheHost(t *testing.T) {
 	r.start()
 	r.write("small", []byte("x"))
 	r.write("large", pattern(700<<10, 1))
-	r.look(state.TriggerStartup, "small", "large")
+	r.look(archive.TriggerStartup, "small", "large")
 	for _, p := range []string{"small", "large"} {
 		if o, _, _ := r.store.object("pre/" + p); o.Metadata[state.MetaHost] != "host-a" {
 			t.Errorf("%s carries %v, want the host", p, o.Metadata)

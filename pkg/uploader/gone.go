@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -26,8 +27,8 @@ func (l *look) gone(ctx context.Context) error {
 	case err == nil && st.IsRegular() && l.Root.Misnamed(l.job.Path):
 		// Another name that differs in case is found by this one.
 	case err == nil && st.IsRegular():
-		if l.job.Kind == Gone {
-			l.job.Kind, l.job.Confirmed = Look, false
+		if l.job.Kind == archive.Gone {
+			l.job.Kind, l.job.Confirmed = archive.Look, false
 			return l.lookFile(ctx)
 		}
 		return local(state.ClassTransient, "open", fs.ErrNotExist) // It comes and goes.
@@ -54,10 +55,10 @@ func (l *look) settleGone(ctx context.Context) error {
 	switch {
 	case !l.entry.Stored:
 		return l.commit(ctx, state.Outcome{Path: l.job.Path, Key: l.key, Remove: true})
-	case l.Deletes == DeletesMirror && !l.job.Confirmed:
+	case l.Deletes == archive.DeletesMirror && !l.job.Confirmed:
 		l.unconfirmed()
 		return nil
-	case l.Deletes == DeletesMirror:
+	case l.Deletes == archive.DeletesMirror:
 		return l.mirror(ctx)
 	default:
 		return l.commitDelete(ctx, nil, state.Object{})

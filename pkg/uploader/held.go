@@ -36,7 +36,7 @@ type notice struct {
 // refusal or an outage is one fault of many files; another failure is each
 // file's own.
 func namedFiles(k noticeKind) int {
-	if k.again || parks(k.class) || k.class == state.ClassEncryption {
+	if k.again || k.class.OutOfService() {
 		return 1
 	}
 	return 10
@@ -93,7 +93,7 @@ func (d *destination) flushNotices(now time.Time) {
 // causeOf names what refused a file, "" for an error that holds no others.
 func causeOf(err error) string {
 	c := state.ClassOf(err)
-	if !parks(c) {
+	if !c.Parks() {
 		return ""
 	}
 	e, _ := errors.AsType[*state.Error](err)

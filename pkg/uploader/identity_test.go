@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Where inodes and ctimes mean nothing, size and mtime decide: what has the same
@@ -30,7 +30,7 @@ func TestIdentityBySizeAndMtime(t *testing.T) {
 		if err := os.Chtimes(path, old, old); err != nil {
 			t.Fatal(err)
 		}
-		r.look(state.TriggerRescan, "a")
+		r.look(archive.TriggerRescan, "a")
 		// Another inode and another ctime, with the same size, mtime and content.
 		if err := os.WriteFile(path+".new", []byte("one"), 0o600); err != nil {
 			t.Fatal(err)
@@ -40,7 +40,7 @@ func TestIdentityBySizeAndMtime(t *testing.T) {
 		}
 		d := r.p.dests["data"]
 		hashed := testutil.ToFloat64(d.metrics.hashed)
-		r.look(state.TriggerRescan, "a")
+		r.look(archive.TriggerRescan, "a")
 		if again := testutil.ToFloat64(d.metrics.hashed) > hashed; again == loose {
 			t.Errorf("identity by size and mtime: %v; the file was read again: %v", loose, again)
 		}

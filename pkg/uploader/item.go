@@ -3,7 +3,7 @@ package uploader
 import (
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // place says where in its subqueue an item is.
@@ -22,10 +22,10 @@ const (
 type item struct {
 	s        *subqueue
 	path     string // These six are its Job.
-	trigger  state.Trigger
+	trigger  archive.Trigger
 	err      error
 	detected int64 // Nanoseconds since 1970, 0: not known.
-	kind     Kind
+	kind     archive.Kind
 
 	confirmed bool
 	at        place
@@ -109,12 +109,12 @@ func (it *item) troubles() *trouble {
 
 // merge takes in what a later offer of the same path says.
 func (j *Job) merge(later Job) {
-	j.Confirmed = later.Kind == Gone && (later.Confirmed || j.Kind == Gone && j.Confirmed)
+	j.Confirmed = later.Kind == archive.Gone && (later.Confirmed || j.Kind == archive.Gone && j.Confirmed)
 	j.Kind, j.Err = later.Kind, later.Err
 	if j.Detected.IsZero() || !later.Detected.IsZero() && later.Detected.Before(j.Detected) {
 		j.Detected = later.Detected
 	}
-	if later.Trigger == state.TriggerEvent || j.Trigger == "" {
+	if later.Trigger == archive.TriggerEvent || j.Trigger == "" {
 		j.Trigger = later.Trigger
 	}
 }

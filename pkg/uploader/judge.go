@@ -156,7 +156,7 @@ func unread(err error) (verdict, error) {
 	switch {
 	case errors.Is(err, state.ErrPrecondition), errors.Is(err, fs.ErrNotExist) && !isLocal(err):
 		return bytesUnread, local(state.ClassTransient, "compare", errUnsteady)
-	case errors.Is(err, fs.ErrPermission), state.ClassOf(err) == state.ClassFile:
+	case errors.Is(err, fs.ErrPermission), state.ClassOf(err).Alone():
 		return bytesOther, nil
 	}
 	return bytesUnread, err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -57,7 +58,7 @@ type ending struct {
 func (l *look) run(ctx context.Context) error {
 	key, err := l.keyOf(&l.job)
 	l.key = key
-	if l.job.Kind == Refused {
+	if l.job.Kind == archive.Refused {
 		if l.job.Err == nil {
 			return local(state.ClassFile, "look", errRefused)
 		}
@@ -71,7 +72,7 @@ func (l *look) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if l.job.Kind == settle && l.resume == nil {
+	if l.job.Kind == archive.Settle && l.resume == nil {
 		return nil
 	}
 	if err := l.act(ctx); err != nil {
@@ -83,11 +84,11 @@ func (l *look) run(ctx context.Context) error {
 // act does what the job asks for.
 func (l *look) act(ctx context.Context) error {
 	switch {
-	case l.job.Kind == Rekey:
+	case l.job.Kind == archive.Rekey:
 		return l.rekey(ctx)
 	case l.job.offPath():
 		return nil // Only an interrupted copy was to be settled.
-	case (l.job.Kind == settle || l.job.Kind == Reread) && l.LeftOut != nil && l.LeftOut(l.job.Path):
+	case (l.job.Kind == archive.Settle || l.job.Kind == archive.Reread) && l.LeftOut != nil && l.LeftOut(l.job.Path):
 		return nil // No watcher asked for it.
 	default:
 		return l.lookup(ctx)
@@ -100,7 +101,7 @@ func (l *look) lookup(ctx context.Context) error {
 	if l.entry, l.known, err = l.State.Get(l.job.Path); err != nil {
 		return local(state.ClassTransient, "read the index", err)
 	}
-	if l.job.Kind == Gone {
+	if l.job.Kind == archive.Gone {
 		return l.gone(ctx)
 	}
 	return l.lookFile(ctx)
@@ -125,13 +126,13 @@ func (l *look) lookFile(ctx context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	if l.job.Kind == settle && !l.resume.Fence.SameContent(l.fence) {
+	if l.job.Kind == archive.Settle && !l.resume.Fence.SameContent(l.fence) {
 		return nil
 	}
 	switch {
-	case l.job.Kind == Reread && !l.asIndexed():
+	case l.job.Kind == archive.Reread && !l.asIndexed():
 		return l.handOver()
-	case l.job.Kind != Reread && l.unchanged():
+	case l.job.Kind != archive.Reread && l.unchanged():
 		return l.skipByIndex(ctx)
 	}
 	return l.compare(ctx)
@@ -152,7 +153,7 @@ func (l *look) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if l.job.Kind == Reread {
+	if l.job.Kind == archive.Reread {
 		l.countReread()
 	}
 	if l.sameAsIndex() {
@@ -215,19 +216,14 @@ func (l *look) checkLinks() error {
 // unchanged reports whether the index alone shows that S3 holds the file.
 func (l *look) unchanged() bool {
 	e := &l.entry
-	return l.known && e.Stored && !e.Racy && !e.Doubted && e.Fence.SameContent(l.fence) && l.keyStays()
+	return l.known && e.Stored && !e.Racy && !e.Doubted && e.Fence.SameContent(l.fence)
 }
 
 // sameAsIndex reports whether the content is the one that the index has.
 func (l *look) sameAsIndex() bool {
 	e := &l.entry
 	return l.known && e.Stored && !e.Doubted && e.Fence.Size == l.read.size && e.MD5 == l.read.md5 &&
-		(e.SHA256 == [32]byte{} || e.SHA256 == l.read.sha256) && l.keyStays()
-}
-
-// keyStays reports whether what the index holds may stay under its key.
-func (l *look) keyStays() bool {
-	return !l.ReplaceWrongKey || l.Accept(state.Object{SSE: l.entry.SSE, KMSKeyID: l.entry.KMSKeyID}) == KeyOK
+		(e.SHA256 == [32]byte{} || e.SHA256 == l.read.sha256)
 }
 
 // send brings the content to S3, unless it is there.
@@ -302,7 +298,7 @@ func (l *look) ask(ctx context.Context, present bool) (standing, error) {
 
 // vanished ends a look at a path where no file is.
 func (l *look) vanished(ctx context.Context) error {
-	if !l.known || l.job.Kind == Reread {
+	if !l.known || l.job.Kind == archive.Reread {
 		return nil // What is gone and what is out of sight, a scan tells apart.
 	}
 	return l.gone(ctx)

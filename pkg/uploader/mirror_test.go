@@ -10,12 +10,15 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // mirrors is a source that mirrors deletions, in a run that gives up at once on
 // what needs a person.
-func mirrors(s *Source, o *Options) { s.Proven, s.Deletes, o.GiveUp = true, DeletesMirror, time.Hour }
+func mirrors(s *Source, o *Options) {
+	s.Proven, s.Deletes, o.GiveUp = true, archive.DeletesMirror, time.Hour
+}
 
 func (r *rig) remove(path string) {
 	r.t.Helper()
@@ -27,7 +30,7 @@ func (r *rig) remove(path string) {
 // confirmGone offers path as a scan does that found it gone.
 func (r *rig) confirmGone(path string) {
 	r.t.Helper()
-	r.offerJob(Job{Source: "data", Path: path, Kind: Gone, Trigger: state.TriggerRescan, Confirmed: true})
+	r.offerJob(Job{Source: "data", Path: path, Kind: archive.Gone, Trigger: archive.TriggerRescan, Confirmed: true})
 }
 
 func (r *rig) doubt(paths ...string) {
@@ -45,7 +48,7 @@ func TestMirrorRecordsADeletionWhoseAnswerWasLostOnce(t *testing.T) {
 	r := newRig(t, mirrors)
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	r.remove("a")
 	r.store.plan(fault{op: "Delete", times: 1, lost: true, err: reset()})
 	r.confirmGone("a")
@@ -64,7 +67,7 @@ func TestMirrorRecoversADeletionThatACrashInterrupted(t *testing.T) {
 	r.start()
 	r.write("a", []byte("x"))
 	r.write("b", []byte("y"))
-	r.look(state.TriggerStartup, "a", "b")
+	r.look(archive.TriggerStartup, "a", "b")
 	r.remove("a")
 	r.store.plan(fault{op: "Delete", times: 1, lost: true, err: reset()})
 	r.confirmGone("a")
@@ -94,7 +97,7 @@ func TestMirrorNeverDeletesWhatSomebodyElseWrote(t *testing.T) {
 		r := newRig(t, mirrors)
 		r.start()
 		r.write("a", []byte("ours"))
-		r.look(state.TriggerStartup, "a")
+		r.look(archive.TriggerStartup, "a")
 		r.remove("a")
 		r.foreignObject("a", []byte("theirs"), meta)
 		r.confirmGone("a")
@@ -116,7 +119,7 @@ func TestMirrorDeletesWhatItAdopted(t *testing.T) {
 	data := []byte("from the older tool")
 	r.foreignObject("a", data, map[string]string{state.MetaMD5: md5hex(data)})
 	r.write("a", data)
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	r.remove("a")
 	r.confirmGone("a")
 	r.idle()
@@ -130,7 +133,7 @@ func TestMirrorOfAnObjectThatIsGoneAlreadyIsRecorded(t *testing.T) {
 	r := newRig(t, mirrors)
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	r.remove("a")
 	r.store.mu.Lock()
 	delete(r.store.objects, "pre/a")
@@ -143,13 +146,13 @@ func TestMirrorOfAnObjectThatIsGoneAlreadyIsRecorded(t *testing.T) {
 
 // A file that came back takes the confirmation back.
 func TestMirrorBelievesNoConfirmationFromBefore(t *testing.T) {
-	early := Job{Kind: Gone, Confirmed: true}
-	early.merge(Job{Kind: Look})
+	early := Job{Kind: archive.Gone, Confirmed: true}
+	early.merge(Job{Kind: archive.Look})
 	if early.Confirmed {
 		t.Error("a later look leaves the deletion confirmed")
 	}
-	again := Job{Kind: Gone, Confirmed: true}
-	again.merge(Job{Kind: Gone})
+	again := Job{Kind: archive.Gone, Confirmed: true}
+	again.merge(Job{Kind: archive.Gone})
 	if !again.Confirmed {
 		t.Error("another sight of the same absence takes the confirmation back")
 	}
@@ -171,10 +174,10 @@ func TestMirrorHandsBackWhatVanishedUnconfirmed(t *testing.T) {
 	})
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	r.remove("a")
-	r.look(state.TriggerEvent, "a")
-	r.offerJob(Job{Source: "data", Path: "a", Kind: Gone, Trigger: state.TriggerEvent})
+	r.look(archive.TriggerEvent, "a")
+	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerEvent})
 	r.idle()
 	mu.Lock()
 	defer mu.Unlock()
@@ -192,7 +195,7 @@ func TestDoubtedObjectsArePutBack(t *testing.T) {
 	for _, p := range paths {
 		r.write(p, []byte("content of "+p))
 	}
-	r.look(state.TriggerStartup, paths...)
+	r.look(archive.TriggerStartup, paths...)
 	r.store.mu.Lock()
 	delete(r.store.objects, "pre/missing")
 	r.store.mu.Unlock()
@@ -201,7 +204,7 @@ func TestDoubtedObjectsArePutBack(t *testing.T) {
 	theirs, _, _ := r.store.object("pre/replaced")
 	r.doubt(paths...)
 	for _, p := range paths {
-		r.look(state.TriggerRescan, p)
+		r.look(archive.TriggerRescan, p)
 	}
 	r.wantTrail("uploaded", "uploaded", "uploaded", "uploaded", "skipped/etag", "failed/conflict", "uploaded", "uploaded")
 	for _, p := range []string{"equal", "missing", "replaced"} {
@@ -244,7 +247,7 @@ func TestMirrorDoesNotTakeARefusalForADeletion(t *testing.T) {
 			r := newRig(t, unlisted)
 			r.start()
 			r.write("a", []byte("x"))
-			r.look(state.TriggerStartup, "a")
+			r.look(archive.TriggerStartup, "a")
 			r.doubt("a")
 			r.remove("a")
 			put(r)
@@ -262,7 +265,7 @@ func TestMirrorDoesNotTakeARefusalForADeletion(t *testing.T) {
 		r := newRig(t, func(s *Source, o *Options) { unlisted(s, o); o.GiveUp = 0 })
 		r.start()
 		r.write("a", []byte("x"))
-		r.look(state.TriggerStartup, "a")
+		r.look(archive.TriggerStartup, "a")
 		r.remove("a")
 		r.store.plan(fault{op: "Delete", times: 1, err: reset()})
 		r.confirmGone("a")
@@ -279,7 +282,7 @@ func TestMirrorDoesNotTakeARefusalForADeletion(t *testing.T) {
 		r := newRig(t, unlisted)
 		r.start()
 		r.write("a", []byte("x"))
-		r.look(state.TriggerStartup, "a")
+		r.look(archive.TriggerStartup, "a")
 		r.remove("a")
 		r.foreignObject("a", []byte("theirs"), map[string]string{state.MetaID: "app-02/ffffffff/1"})
 		r.store.plan(fault{op: "Head", times: 2, err: forbidden})

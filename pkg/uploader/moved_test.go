@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -141,7 +142,7 @@ func TestAFileThatMovesBeforeCompleteIsNotCompleted(t *testing.T) {
 		}
 	}}
 	r.start()
-	r.look(state.TriggerEvent, "big")
+	r.look(archive.TriggerEvent, "big")
 	if got := <-requeued; got != "big" {
 		t.Errorf("requeued %q, want big", got)
 	}
@@ -149,7 +150,7 @@ func TestAFileThatMovesBeforeCompleteIsNotCompleted(t *testing.T) {
 		t.Errorf("Complete was called %d times for a file that moved before", n)
 	}
 	r.wantTrail()
-	r.look(state.TriggerEvent, "big")
+	r.look(archive.TriggerEvent, "big")
 	r.wantObject("big", data)
 }
 
@@ -171,14 +172,14 @@ func TestARacyEntryIsReadAgain(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", []byte("content"))
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	e := r.entry("a")
 	e.Racy = true
 	e.MD5, e.SHA256 = [16]byte{1}, [32]byte{} // What stood there in the same tick of the clock.
 	if _, err := r.src.State.Commit(t.Context(), state.Outcome{Path: "a", Entry: &e}); err != nil {
 		t.Fatal(err)
 	}
-	r.look(state.TriggerRescan, "a")
+	r.look(archive.TriggerRescan, "a")
 	r.wantTrail("uploaded", "uploaded")
 	if e := r.entry("a"); e.Racy || e.MD5 == [16]byte{1} {
 		t.Errorf("entry %+v, want one of a reading that is not racy", e)
@@ -188,7 +189,7 @@ func TestARacyEntryIsReadAgain(t *testing.T) {
 // The source is looked at before and after the file is: one that is swapped in
 // between has deleted nothing.
 func TestASourceThatIsSwappedDuringTheLookHasDeletedNothing(t *testing.T) {
-	for _, deletes := range []string{DeletesKeep, DeletesMirror} {
+	for _, deletes := range []string{archive.DeletesKeep, archive.DeletesMirror} {
 		for swapped := range 3 { // Before the look, during it, after it.
 			r := newRig(t, func(s *Source, o *Options) {
 				proven(s, o)
@@ -199,7 +200,7 @@ func TestASourceThatIsSwappedDuringTheLookHasDeletedNothing(t *testing.T) {
 			r.p.dests["data"].Intact = func(safefs.Identity, string) bool { return looks.Add(-1) >= 0 }
 			r.start()
 			r.write("a", []byte("x"))
-			r.look(state.TriggerStartup, "a")
+			r.look(archive.TriggerStartup, "a")
 			r.remove("a")
 			looks.Store(int32(swapped))
 			r.confirmGone("a")

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -75,7 +76,7 @@ func (s *Source) check() error {
 		return errors.New("root, objects, multipart, state and accept must be given")
 	case !s.Hardlinks.Valid():
 		return fmt.Errorf("unknown hard link policy %q", s.Hardlinks)
-	case !slices.Contains([]string{DeletesKeep, DeletesMirror}, s.Deletes):
+	case !slices.Contains([]string{archive.DeletesKeep, archive.DeletesMirror}, s.Deletes):
 		return fmt.Errorf("unknown deletion policy %q", s.Deletes)
 	}
 	return nil

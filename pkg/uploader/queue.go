@@ -268,14 +268,6 @@ func (q *Queue) Oldest(source string) time.Time {
 	return time.Time{}
 }
 
-// Idle reports whether nothing of source is queued, in hand or delayed.
-func (q *Queue) Idle(source string) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	s := q.byName[source]
-	return s == nil || len(s.items) == 0
-}
-
 // Wait blocks until nothing of source is queued, in hand or delayed; what is
 // held for a person counts. It fails when ctx ends first.
 func (q *Queue) Wait(ctx context.Context, source string) error {

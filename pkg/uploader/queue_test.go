@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func newTestQueue(perSource int, sources ...string) *Queue {
@@ -29,6 +29,12 @@ func mustTry(t *testing.T, q *Queue, source string, paths ...string) {
 			t.Fatalf("TryOffer(%q) = false, want true", p)
 		}
 	}
+}
+
+// idle reports whether no path of source is left in q.
+func idle(q *Queue, source string) bool {
+	queued, inFlight, delayed := q.Depth(source)
+	return queued+inFlight+delayed == 0
 }
 
 func TestSourcesTakeTurns(t *testing.T) {
@@ -68,11 +74,11 @@ func TestPathOfferedInFlightIsLookedAtAgain(t *testing.T) {
 func TestMergedOfferKeepsEarliestTimeAndEvent(t *testing.T) {
 	q := newTestQueue(10, "a")
 	early, late := time.Unix(1, 0), time.Unix(2, 0)
-	q.TryOffer(Job{Source: "a", Path: "1", Trigger: state.TriggerRescan, Detected: late})
-	q.TryOffer(Job{Source: "a", Path: "1", Trigger: state.TriggerEvent, Detected: early})
-	q.TryOffer(Job{Source: "a", Path: "1", Trigger: state.TriggerPoll, Detected: late})
+	q.TryOffer(Job{Source: "a", Path: "1", Trigger: archive.TriggerRescan, Detected: late})
+	q.TryOffer(Job{Source: "a", Path: "1", Trigger: archive.TriggerEvent, Detected: early})
+	q.TryOffer(Job{Source: "a", Path: "1", Trigger: archive.TriggerPoll, Detected: late})
 	got := q.pop(t.Context()).job()
-	if !got.Detected.Equal(early) || got.Trigger != state.TriggerEvent {
+	if !got.Detected.Equal(early) || got.Trigger != archive.TriggerEvent {
 		t.Errorf("merged job = %v %v, want %v event", got.Detected, got.Trigger, early)
 	}
 }
@@ -125,8 +131,8 @@ func TestDelayedItemComesBackWhenDue(t *testing.T) {
 			}
 			q.done(it)
 		}
-		if !q.Idle("a") {
-			t.Error("Idle = false, want true")
+		if !idle(q, "a") {
+			t.Error("a path is left, want none")
 		}
 	})
 }
@@ -217,8 +223,8 @@ func TestBarrierPassesWhileNewPathsCome(t *testing.T) {
 		if err := <-passed; err != nil {
 			t.Errorf("Barrier = %v, want nil", err)
 		}
-		if q.Idle("a") {
-			t.Error("Idle = true, want the later path in hand")
+		if idle(q, "a") {
+			t.Error("no path is left, want the later one in hand")
 		}
 	})
 }

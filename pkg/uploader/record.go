@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -172,7 +173,7 @@ func (l *look) skipByIndex(ctx context.Context) error {
 }
 
 // listed reports whether a skip that the index alone decided gets a record.
-func (l *look) listed() bool { return l.p.o.ListSkips || l.job.Trigger == state.TriggerEvent }
+func (l *look) listed() bool { return l.p.o.ListSkips || l.job.Trigger == archive.TriggerEvent }
 
 // skipAttributes ends a look at a file whose content is the one that the index
 // has. Only what a restore would need is worth a record.
@@ -182,7 +183,7 @@ func (l *look) skipAttributes(ctx context.Context) error {
 	if e.Attributes != l.entry.Attributes || !e.Fence.Mtime().Equal(l.entry.Fence.Mtime()) {
 		return l.skip(ctx, e, l.indexed(), state.BasisAttributes, true)
 	}
-	if l.job.Kind == Reread && l.unchanged() {
+	if l.job.Kind == archive.Reread && l.unchanged() {
 		return l.skipReread(ctx, e)
 	}
 	return l.skip(ctx, e, l.indexed(), state.BasisIndex, l.listed() && l.end.status == "")
@@ -240,7 +241,7 @@ func (l *look) countSkip() {
 // recordFailure records err once for the path, its class and its content, or
 // again where a run ends with it. It reports whether there is a new record.
 func (l *look) recordFailure(ctx context.Context, err error, again bool) (recorded bool, rerr error) {
-	if l.job.Kind == Rekey {
+	if l.job.Kind == archive.Rekey {
 		return l.recordUnkeyed(ctx, err)
 	}
 	class := state.ClassOf(err)
@@ -249,7 +250,7 @@ func (l *look) recordFailure(ctx context.Context, err error, again bool) (record
 		return false, local(state.ClassTransient, "read the index", gerr)
 	}
 	e, fence := &l.entry, l.failFence()
-	if !again && e.FailClass == class && (class == state.ClassChanged || e.FailFence.SameContent(fence)) {
+	if !again && e.FailClass == class && (class.Rereads() || e.FailFence.SameContent(fence)) {
 		return false, nil
 	}
 	r := l.failure(err)
@@ -293,7 +294,7 @@ func (l *look) recordUnkeyed(ctx context.Context, err error) (recorded bool, rer
 
 // failFence is the content that a failure concerns, as far as it is known.
 func (l *look) failFence() state.Fence {
-	if l.file != nil || l.job.Kind == Refused {
+	if l.file != nil || l.job.Kind == archive.Refused {
 		return l.fence
 	}
 	st, err := l.Root.Lstat(l.job.Path)

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -60,7 +61,7 @@ func (d *destination) settleOpen() {
 	}
 	for i := range intents {
 		in := &intents[i]
-		d.q.offerSettle(Job{Source: d.Name, Path: in.Path, Kind: settle, Trigger: in.Trigger, Detected: in.DetectedAt})
+		d.q.offerSettle(Job{Source: d.Name, Path: in.Path, Kind: archive.Settle, Trigger: in.Trigger, Detected: in.DetectedAt})
 	}
 	if len(intents) > 0 {
 		d.log.Info("settling interrupted writes", zap.Int("writes", len(intents)))

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -63,7 +64,7 @@ func deniedRig(t *testing.T, files int) (*rig, *denying, *observer.ObservedLogs)
 		r.write(fmt.Sprintf("denied/f%04d", i), []byte("x"))
 	}
 	for i := range files {
-		r.offer(state.TriggerStartup, fmt.Sprintf("denied/f%04d", i))
+		r.offer(archive.TriggerStartup, fmt.Sprintf("denied/f%04d", i))
 	}
 	return r, d, logs
 }
@@ -75,7 +76,7 @@ func TestManyRefusedFilesCostOneRequestEachAndOneProbeAMinute(t *testing.T) {
 		r.start()
 		time.Sleep(time.Hour)
 		r.write("granted", []byte("y"))
-		r.offer(state.TriggerEvent, "granted")
+		r.offer(archive.TriggerEvent, "granted")
 		r.until("the other file went on", func() bool { _, _, ok := r.store.object("pre/granted"); return ok })
 		t.Logf("%d PUT, %d canaries, %d log lines, %d held", d.sent(), r.store.count("Probe"), logs.Len(), r.q.Held("data"))
 		if got := d.sent(); got < files || got > files+500 {
@@ -166,7 +167,7 @@ func TestEachCauseIsReleasedByItself(t *testing.T) {
 		}}
 		for i := range 40 {
 			r.write(fmt.Sprintf("locked/f%02d", i), []byte("x"))
-			r.offer(state.TriggerStartup, fmt.Sprintf("locked/f%02d", i))
+			r.offer(archive.TriggerStartup, fmt.Sprintf("locked/f%02d", i))
 		}
 		r.start()
 		r.until("all are held", func() bool { return r.q.Held("data") == 80 })
@@ -222,7 +223,7 @@ func TestOneHotFileDoesNotHideThatTheKeyWasDisabled(t *testing.T) {
 		s.code.Store("KMS.DisabledException")
 		for i := range 20 {
 			r.write("hot", fmt.Appendf(nil, "%d", i))
-			r.offer(state.TriggerEvent, "hot")
+			r.offer(archive.TriggerEvent, "hot")
 			time.Sleep(10 * time.Second)
 		}
 		if st := r.p.Destination("data"); st.State != HealthParked {
@@ -266,7 +267,7 @@ func TestAFileRefusedAloneCostsOneMoreCanary(t *testing.T) {
 		r.start()
 		r.until("the canary passed", func() bool { return r.p.Destination("data").State == HealthOK })
 		r.write("denied/f", []byte("x"))
-		r.offer(state.TriggerEvent, "denied/f")
+		r.offer(archive.TriggerEvent, "denied/f")
 		r.until("it is held", func() bool { return r.q.Held("data") == 1 })
 		if got := r.store.count("Probe"); got != 1 {
 			t.Errorf("%d canaries when the file was held, want the first only", got)

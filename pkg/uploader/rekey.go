@@ -9,6 +9,7 @@ import (
 	"maps"
 	"strings"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -52,7 +53,7 @@ func (l *look) rekey(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if s.key == KeyOK {
+		if s.key == archive.KeyOK {
 			return l.noteKey(ctx, s.object)
 		}
 		finished, now, err := l.rekeyObject(ctx, s, a)
@@ -69,7 +70,7 @@ func movable(l *look, s standing) bool {
 	switch {
 	case !s.present:
 		return false
-	case s.key == KeyOK:
+	case s.key == archive.KeyOK:
 		return misplaced(l)
 	default:
 		return !IsTrailDocument(s.object)
@@ -85,20 +86,20 @@ func IsTrailDocument(o state.Object) bool {
 // misplaced reports whether the index has the path's object under another key.
 func misplaced(l *look) bool {
 	indexed := state.Object{SSE: l.entry.SSE, KMSKeyID: l.entry.KMSKeyID}
-	return l.known && l.entry.Stored && l.Accept(indexed) != KeyOK
+	return l.known && l.entry.Stored && l.Accept(indexed) != archive.KeyOK
 }
 
 // archived returns what is known of the object that is to be rekeyed. What this
 // host has not archived is not brought under its key: that would make it the
 // host's word.
-func archived(ctx context.Context, l *look, s standing) (archive, error) {
+func archived(ctx context.Context, l *look, s standing) (archivedObject, error) {
 	j, err := l.judgeOf(l.entry)
 	if err != nil {
-		return archive{}, err
+		return archivedObject{}, err
 	}
 	why, err := j.stranger(ctx, s.object)
 	if err := cmp.Or(err, why); err != nil {
-		return archive{}, err
+		return archivedObject{}, err
 	}
 	var record *state.Record
 	if l.Archived != nil {
@@ -125,7 +126,7 @@ func (l *look) readEntry() error {
 // rekeyObject writes the object anew under the configured key: from the file
 // where that is archived, holds the same content, and nothing of the object
 // would be lost, else by a copy on the server.
-func (l *look) rekeyObject(ctx context.Context, s standing, a archive) (finished bool, now standing, err error) {
+func (l *look) rekeyObject(ctx context.Context, s standing, a archivedObject) (finished bool, now standing, err error) {
 	if !s.object.Dressed && l.known && l.entry.Stored {
 		sent, finished, now, err := l.resend(ctx, s, a)
 		if sent {
@@ -138,7 +139,7 @@ func (l *look) rekeyObject(ctx context.Context, s standing, a archive) (finished
 
 // resend sends the file in the object's place if its content is the same. What
 // is wrong with the file is no reason to fail: sent is false then.
-func (l *look) resend(ctx context.Context, s standing, a archive) (sent, finished bool, now standing, err error) {
+func (l *look) resend(ctx context.Context, s standing, a archivedObject) (sent, finished bool, now standing, err error) {
 	opened, err := l.Root.Open(l.job.Path)
 	if err != nil {
 		return false, false, now, nil // The object can be copied.
@@ -170,7 +171,7 @@ func (l *look) resend(ctx context.Context, s standing, a archive) (sent, finishe
 }
 
 // copyOnto announces and makes a copy of the object onto itself.
-func (l *look) copyOnto(ctx context.Context, s standing, a archive) (finished bool, now standing, err error) {
+func (l *look) copyOnto(ctx context.Context, s standing, a archivedObject) (finished bool, now standing, err error) {
 	if err := l.dropResume(ctx); err != nil {
 		return false, now, err
 	}
@@ -254,7 +255,7 @@ func (l *look) commitCopy(ctx context.Context, in *state.Intent, o state.Object,
 	if l.file == nil {
 		l.fence = state.Fence{Size: o.Size}
 	}
-	r := l.rekeyRecord(o, archive{
+	r := l.rekeyRecord(o, archivedObject{
 		content: content{size: o.Size, md5: in.MD5, sha256: in.SHA256}, mtime: in.Fence.Mtime(), attributes: in.Attributes,
 	})
 	r.Trigger, r.Attempt, r.Recovered = in.Trigger, in.Attempt, recovered
@@ -293,7 +294,7 @@ func (l *look) noteKey(ctx context.Context, o state.Object) error {
 }
 
 // rekeyRecord is the record of o, with what was known of its content before.
-func (l *look) rekeyRecord(o state.Object, a archive) *state.Record {
+func (l *look) rekeyRecord(o state.Object, a archivedObject) *state.Record {
 	r := l.record(state.StatusRekeyed)
 	r.DetectedAt = ""
 	describe(r, o, a.md5, a.sha256)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -90,7 +91,7 @@ func rekeyRig(t *testing.T) (*rig, *copier) {
 	for _, p := range []string{"same", "edited", "lost"} {
 		r.write(p, []byte("content of "+p))
 	}
-	r.look(state.TriggerSync, "same", "edited", "lost")
+	r.look(archive.TriggerSync, "same", "edited", "lost")
 	r.halt()
 	r.store.put("pre/theirs", []byte("before us"), map[string]string{"theirs": "kept"}, "")
 	c.knows("theirs", "pre/theirs")
@@ -102,21 +103,21 @@ func rekeyRig(t *testing.T) (*rig, *copier) {
 	return r, c
 }
 
-func acceptOld(o state.Object) KeyVerdict {
+func acceptOld(o state.Object) archive.KeyVerdict {
 	if o.KMSKeyID == oldKey {
-		return KeyOK
+		return archive.KeyOK
 	}
-	return KeyOther
+	return archive.KeyOther
 }
 
-func acceptNew(o state.Object) KeyVerdict {
+func acceptNew(o state.Object) archive.KeyVerdict {
 	switch {
 	case o.SSE != "aws:kms":
-		return KeyMissing
+		return archive.KeyMissing
 	case o.KMSKeyID != testKey:
-		return KeyOther
+		return archive.KeyOther
 	}
-	return KeyOK
+	return archive.KeyOK
 }
 
 // put stores an object as another program would, under key or none.
@@ -133,7 +134,7 @@ func (s *store) put(key string, body []byte, meta map[string]string, kms string)
 func (r *rig) rekey(paths ...string) {
 	r.t.Helper()
 	for _, p := range paths {
-		r.offerJob(Job{Source: "data", Path: p, Kind: Rekey, Trigger: state.TriggerSync})
+		r.offerJob(Job{Source: "data", Path: p, Kind: archive.Rekey, Trigger: archive.TriggerSync})
 	}
 	r.idle()
 }
@@ -194,7 +195,7 @@ func TestRekeySendsTheFileWhereItIsTheSameElseCopies(t *testing.T) {
 	if c.count("Copy") != 3 {
 		t.Error("what is under the key was copied again")
 	}
-	r.look(state.TriggerSync, "edited")
+	r.look(archive.TriggerSync, "edited")
 	r.wantObject("edited", []byte("another content"))
 }
 
@@ -233,7 +234,7 @@ func TestRekeyIsTakenUpAfterALostAnswer(t *testing.T) {
 			r.store.put("pre/dir/", nil, nil, "")
 			c.knows(RekeyPath("pre/dir/"), "pre/dir/")
 			r.store.plan(fault{op: "Copy", times: 1, lost: true, err: reset()})
-			r.offerJob(Job{Source: "data", Path: path, Kind: Rekey, Trigger: state.TriggerSync})
+			r.offerJob(Job{Source: "data", Path: path, Kind: archive.Rekey, Trigger: archive.TriggerSync})
 			r.until("the copy", func() bool { return c.count("Copy") == 1 })
 			r.until("the retry waits", func() bool { _, _, d := r.q.Depth("data"); return d > 0 })
 			r.restart() // The daemon, say: it settles what is open.
@@ -253,7 +254,7 @@ func TestAnInterruptedCopyLeavesNoUploadAndNoIntent(t *testing.T) {
 	r, c := rekeyRig(t)
 	c.opened = true
 	r.store.plan(fault{op: "Copy", times: 1, err: reset()})
-	r.offerJob(Job{Source: "data", Path: "lost", Kind: Rekey, Trigger: state.TriggerSync})
+	r.offerJob(Job{Source: "data", Path: "lost", Kind: archive.Rekey, Trigger: archive.TriggerSync})
 	r.until("the retry waits", func() bool { _, _, d := r.q.Depth("data"); return d > 0 })
 	r.restart()
 	r.settled()
@@ -373,7 +374,7 @@ func TestRekeyRecordsWhatIsKnownAndNotWhatTheObjectSays(t *testing.T) {
 func TestRekeyDoesNotBringAFileBack(t *testing.T) {
 	for _, opened := range []bool{false, true} { // Or its answer is lost, and the daemon settles it.
 		r, c := rekeyRig(t)
-		r.look(state.TriggerSync, "lost")
+		r.look(archive.TriggerSync, "lost")
 		if rec := r.lastRecord(); rec.Status != state.StatusDeleted {
 			t.Fatalf("record %+v, want a deleted one", rec)
 		}
@@ -382,7 +383,7 @@ func TestRekeyDoesNotBringAFileBack(t *testing.T) {
 		if opened {
 			r.store.plan(fault{op: "Copy", times: 1, lost: true, err: reset()})
 		}
-		r.offerJob(Job{Source: "data", Path: "lost", Kind: Rekey, Trigger: state.TriggerSync})
+		r.offerJob(Job{Source: "data", Path: "lost", Kind: archive.Rekey, Trigger: archive.TriggerSync})
 		r.hurry()
 		r.idle()
 		if rec := r.lastRecord(); rec.Status != state.StatusRekeyed {
@@ -395,8 +396,8 @@ func TestRekeyDoesNotBringAFileBack(t *testing.T) {
 			t.Errorf("Totals = %d files of %d bytes, want %d of %d as before", f, s, files, size)
 		}
 		records := len(r.records())
-		r.look(state.TriggerRescan, "lost")
-		r.offerJob(Job{Source: "data", Path: "lost", Kind: Gone, Trigger: state.TriggerRescan})
+		r.look(archive.TriggerRescan, "lost")
+		r.offerJob(Job{Source: "data", Path: "lost", Kind: archive.Gone, Trigger: archive.TriggerRescan})
 		r.idle()
 		if n := len(r.records()); n != records {
 			t.Errorf("%d records after another look at a file that is gone, want %d", n, records)

@@ -161,7 +161,7 @@ func (d *destination) forbiddenIsAbsent() bool {
 // filled before, by an older tool or by a state that was lost, costs a HEAD a
 // file instead of a body in vain, and an empty one no HEADs.
 func (d *destination) headFirst(size int64) bool {
-	if size > headAlways || d.HeadFirst != nil && d.HeadFirst() {
+	if size > headAlways {
 		return true
 	}
 	d.mu.Lock()

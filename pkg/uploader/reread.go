@@ -1,6 +1,10 @@
 package uploader
 
-import "go.uber.org/zap"
+import (
+	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
+)
 
 // asIndexed reports whether size and times of the file are those of the index.
 func (l *look) asIndexed() bool {
@@ -19,7 +23,7 @@ func (l *look) handOver() error {
 // changedUnseen reports whether a file that is read again has another content
 // although size and times are those of the index.
 func (l *look) changedUnseen() bool {
-	return l.job.Kind == Reread && l.asIndexed() && !l.entry.Doubted && !l.sameAsIndex()
+	return l.job.Kind == archive.Reread && l.asIndexed() && !l.entry.Doubted && !l.sameAsIndex()
 }
 
 // countReread counts a file that was read again although its times say that it

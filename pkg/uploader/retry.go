@@ -131,15 +131,17 @@ func answerOf(err error) answer {
 	switch {
 	case err == nil, isAnswer(err):
 		return answerGood
-	case e != nil && e.Class == state.ClassEncryption:
+	case e != nil && e.Class.Stops():
 		return answerUnsafe
 	case errors.Is(err, context.Canceled), errors.Is(err, errHeldBack), isLocal(err):
 		return answerNothing
 	case e == nil:
 		return answerNone
-	case e.Class == state.ClassThrottled:
+	}
+	switch e.Class.Meaning().Effect {
+	case state.EffectSlows:
 		return answerThrottled
-	case e.Class == state.ClassTransient:
+	case state.EffectFails:
 		return answerNone
 	default:
 		return answerGood
@@ -180,16 +182,6 @@ func hostBusy(err error) bool {
 func isLocal(err error) bool {
 	_, ok := errors.AsType[*localError](err)
 	return ok
-}
-
-// parks reports whether a class concerns a whole destination and a person.
-func parks(c state.Class) bool {
-	return c == state.ClassCredentials || c == state.ClassConfiguration
-}
-
-// needsPerson reports whether a class does not pass by itself.
-func needsPerson(c state.Class) bool {
-	return c != state.ClassTransient && c != state.ClassThrottled && c != state.ClassChanged
 }
 
 // isAnswer reports whether err is one of the answers that are no failures by

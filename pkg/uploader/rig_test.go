@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -55,16 +56,16 @@ func newRig(tb testing.TB, change func(*Source, *Options)) *rig {
 	r.src = Source{
 		Name: "data", Instance: "app-01", Bucket: "b", RealPath: r.dir, Mapper: state.NewMapper("pre"),
 		Root: safefs.NewRoot(r.dir, safefs.RootOptions{}), Objects: r.store, Multipart: r.store,
-		Accept: func(o state.Object) KeyVerdict {
+		Accept: func(o state.Object) archive.KeyVerdict {
 			switch {
 			case o.SSE != "aws:kms":
-				return KeyMissing
+				return archive.KeyMissing
 			case o.KMSKeyID != testKey:
-				return KeyOther
+				return archive.KeyOther
 			}
-			return KeyOK
+			return archive.KeyOK
 		},
-		Hardlinks: safefs.LinksSameOwner, Deletes: DeletesKeep, Fetch: r.store.fetch, Host: "host-a",
+		Hardlinks: safefs.LinksSameOwner, Deletes: archive.DeletesKeep, Fetch: r.store.fetch, Host: "host-a",
 	}
 	if change != nil {
 		change(&r.src, &r.o)
@@ -163,7 +164,7 @@ func (r *rig) age(path string, by time.Duration) {
 	r.until("a ctime that no change repeats", func() bool { return by < racyWindow || !racy(fenceOf(st), time.Now()) })
 }
 
-func (r *rig) offer(trigger state.Trigger, paths ...string) {
+func (r *rig) offer(trigger archive.Trigger, paths ...string) {
 	r.t.Helper()
 	for _, p := range paths {
 		r.offerJob(Job{Source: "data", Path: p, Trigger: trigger, Detected: time.Now()})
@@ -190,7 +191,7 @@ func (r *rig) idle() {
 }
 
 // look offers paths and waits until they are done.
-func (r *rig) look(trigger state.Trigger, paths ...string) {
+func (r *rig) look(trigger archive.Trigger, paths ...string) {
 	r.t.Helper()
 	r.offer(trigger, paths...)
 	r.idle()

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -64,7 +65,7 @@ func TestASlowDestinationLeavesOthersTheirShare(t *testing.T) {
 				for i := range c.files {
 					path := fmt.Sprintf("f%d", i)
 					r.write(path, pattern(c.size, byte(i)))
-					r.offer(state.TriggerStartup, path)
+					r.offer(archive.TriggerStartup, path)
 				}
 				r.start()
 				r.until("the first source has all that it gets", func() bool {
@@ -76,7 +77,7 @@ func TestASlowDestinationLeavesOthersTheirShare(t *testing.T) {
 					if err := os.WriteFile(filepath.Join(dir, path), pattern(size, 1), 0o600); err != nil {
 						t.Fatal(err)
 					}
-					r.offerJob(Job{Source: "other", Path: path, Trigger: state.TriggerEvent})
+					r.offerJob(Job{Source: "other", Path: path, Trigger: archive.TriggerEvent})
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
@@ -107,14 +108,14 @@ func TestSmallFilesPassStalledOnes(t *testing.T) {
 				for i := range 100 {
 					path := fmt.Sprintf("stalled%d", i)
 					r.write(path, pattern(int(limit)+1+i, byte(i)))
-					r.offer(state.TriggerStartup, path)
+					r.offer(archive.TriggerStartup, path)
 				}
 				r.start()
 				r.until("requests are stalled", func() bool { _, in, _ := r.q.Depth("data"); return in > 0 })
 				for i := range 10 {
 					path := fmt.Sprintf("small%d", i)
 					r.write(path, pattern(300, byte(i)))
-					r.offer(state.TriggerEvent, path)
+					r.offer(archive.TriggerEvent, path)
 				}
 				r.until("the small ones are there", func() bool {
 					n := 0

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -55,7 +56,7 @@ func TestOneRefusedFileDoesNotFailARun(t *testing.T) {
 		paths = append(paths, fmt.Sprintf("f%04d", i))
 		r.write(paths[i], []byte("x"))
 	}
-	r.look(state.TriggerSync, paths...)
+	r.look(archive.TriggerSync, paths...)
 	n := map[state.Status]int{}
 	for _, o := range r.outcomesSoFar() {
 		n[o.Status]++
@@ -76,7 +77,7 @@ func TestAServerThatAnswersButTakesNothingIsGivenUp(t *testing.T) {
 	for i := range files {
 		path := fmt.Sprintf("f%02d", i)
 		r.write(path, []byte("x"))
-		r.offer(state.TriggerSync, path)
+		r.offer(archive.TriggerSync, path)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -113,14 +114,14 @@ func TestADestinationThatHangsLeavesAWorkerToTheOthers(t *testing.T) {
 	for i := range 2 * r.o.Workers {
 		path := fmt.Sprintf("f%d", i)
 		r.write(path, []byte("x"))
-		r.offer(state.TriggerEvent, path)
+		r.offer(archive.TriggerEvent, path)
 	}
 	r.start()
 	r.until("the first source hangs", func() bool { _, in, _ := r.q.Depth("data"); return in >= r.o.Workers-1 })
 	if err := os.WriteFile(filepath.Join(dir, "x"), []byte("y"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.offerJob(Job{Source: "other", Path: "x", Trigger: state.TriggerEvent})
+	r.offerJob(Job{Source: "other", Path: "x", Trigger: archive.TriggerEvent})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := r.q.Wait(ctx, "other"); err != nil {
@@ -134,7 +135,7 @@ func TestAFileThatBecameSomethingElseIsGone(t *testing.T) {
 			r := newRig(t, proven)
 			r.start()
 			r.write("a", []byte("x"))
-			r.look(state.TriggerEvent, "a")
+			r.look(archive.TriggerEvent, "a")
 			p := filepath.Join(r.dir, "a")
 			err := os.Remove(p)
 			if kind == "fifo" {
@@ -145,7 +146,7 @@ func TestAFileThatBecameSomethingElseIsGone(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.look(state.TriggerEvent, "a")
+			r.look(archive.TriggerEvent, "a")
 			r.wantTrail("uploaded", "deleted")
 			if _, known, err := r.src.State.Get("a"); known || err != nil {
 				t.Errorf("the index still has it: %v, %v", known, err)

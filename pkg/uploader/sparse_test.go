@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Holes read as zeros, wherever they are, without being read.
@@ -85,7 +85,7 @@ func TestHugeFilesOfHoles(t *testing.T) {
 	}
 	if err := f.Truncate(mostParts*maxPart + 1); err == nil {
 		r.start()
-		r.look(state.TriggerEvent, "huge")
+		r.look(archive.TriggerEvent, "huge")
 		r.wantTrail("failed/file")
 		r.halt()
 	}
@@ -93,7 +93,7 @@ func TestHugeFilesOfHoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.restart()
-	r.offer(state.TriggerEvent, "huge")
+	r.offer(archive.TriggerEvent, "huge")
 	r.until("the progress of the hashing is seen", func() bool {
 		l := r.p.InFlight()
 		return len(l) == 1 && l[0].Phase == PhaseHash && l[0].Hashed > 0

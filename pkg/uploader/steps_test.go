@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -47,7 +48,7 @@ func TestAFileThatMovesAtEachStep(t *testing.T) {
 					r.write("f", before)
 					r.store.plan(fault{op: op, times: 1, do: func() { final = move(r, sizes[kind]) }})
 					r.start()
-					r.offer(state.TriggerEvent, "f")
+					r.offer(archive.TriggerEvent, "f")
 					for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
 						r.hurry()
 						r.idle()
@@ -55,10 +56,10 @@ func TestAFileThatMovesAtEachStep(t *testing.T) {
 							break
 						}
 						for len(requeued) > 0 {
-							r.offer(state.TriggerEvent, <-requeued)
+							r.offer(archive.TriggerEvent, <-requeued)
 						}
 					}
-					r.look(state.TriggerEvent, "f")
+					r.look(archive.TriggerEvent, "f")
 					if _, err := os.Lstat(filepath.Join(r.dir, "f")); err == nil {
 						r.wantObject("f", final)
 					} else if e, known, err := r.src.State.Get("f"); known || err != nil {
@@ -103,12 +104,12 @@ func TestSmallFilesPassLargeOnes(t *testing.T) {
 	r.p.dests["data"].Multipart = &slowParts{store: r.store, let: release}
 	r.start()
 	for _, name := range []string{"large0", "large1", "large2", "large3", "large4", "large5"} {
-		r.offer(state.TriggerEvent, name)
+		r.offer(archive.TriggerEvent, name)
 	}
 	r.until("large files are under way", func() bool { return r.store.count("Create") == r.o.Workers/2 })
 	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
 		r.write(name, []byte(name))
-		r.offer(state.TriggerEvent, name)
+		r.offer(archive.TriggerEvent, name)
 	}
 	r.until("the small ones are there", func() bool { return len(r.trail()) == 8 })
 	if n := r.store.count("Complete"); n != 0 {
@@ -169,7 +170,7 @@ func TestTheWindowFollowsWhatTheServerBears(t *testing.T) {
 				name := "f" + string(rune('a'+n%26)) + time.Duration(n).String()
 				n++
 				r.write(name, []byte("x"))
-				r.q.TryOffer(Job{Source: "data", Path: name, Trigger: state.TriggerEvent, Detected: time.Now()})
+				r.q.TryOffer(Job{Source: "data", Path: name, Trigger: archive.TriggerEvent, Detected: time.Now()})
 			}
 			time.Sleep(d)
 			mu.Lock()
@@ -202,7 +203,7 @@ func TestAFileThatNeverHoldsStillShows(t *testing.T) {
 	r.start()
 	r.write("a", []byte("x"))
 	for i := range changedTries {
-		r.offer(state.TriggerEvent, "a")
+		r.offer(archive.TriggerEvent, "a")
 		r.until("the look ended", func() bool { q, f, _ := r.q.Depth("data"); return r.store.count("Put") > i && q+f == 0 })
 	}
 	shown := func() float64 {

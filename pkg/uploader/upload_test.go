@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -25,7 +26,7 @@ func TestSmallFileIsUploadedAndRecorded(t *testing.T) {
 	r.start()
 	data := pattern(1000, 1)
 	r.write("dir/a.txt", data)
-	r.look(state.TriggerEvent, "dir/a.txt")
+	r.look(archive.TriggerEvent, "dir/a.txt")
 	o := r.wantObject("dir/a.txt", data)
 	r.noIntents()
 	e := r.entry("dir/a.txt")
@@ -62,7 +63,7 @@ func TestEmptyFileIsUploaded(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("empty", nil)
-	r.look(state.TriggerStartup, "empty")
+	r.look(archive.TriggerStartup, "empty")
 	r.wantObject("empty", nil)
 	r.wantTrail("uploaded")
 }
@@ -71,11 +72,11 @@ func TestUnchangedFileCostsNoRequest(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", pattern(10, 1))
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	puts, heads := r.store.count("Put"), r.store.count("Head")
-	r.look(state.TriggerRescan, "a")
+	r.look(archive.TriggerRescan, "a")
 	r.wantTrail("uploaded") // A scan's skips by the index are only counted.
-	r.look(state.TriggerEvent, "a")
+	r.look(archive.TriggerEvent, "a")
 	r.wantTrail("uploaded", "skipped/index")
 	if r.store.count("Put") != puts || r.store.count("Head") != heads {
 		t.Errorf("an unchanged file cost %d PUT and %d HEAD", r.store.count("Put")-puts, r.store.count("Head")-heads)
@@ -91,11 +92,11 @@ func TestRacyFileIsHashedAgain(t *testing.T) {
 	r.start()
 	r.write("a", []byte("one"))
 	r.age("a", 0)
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	if !r.entry("a").Racy {
 		t.Fatal("an entry read right after its modification is not racy")
 	}
-	r.look(state.TriggerRescan, "a")
+	r.look(archive.TriggerRescan, "a")
 	r.wantTrail("uploaded")
 	if got := r.store.count("Put"); got != 1 {
 		t.Errorf("%d PUT, want 1", got)
@@ -106,11 +107,11 @@ func TestAttributesAloneAreRecordedWithoutUpload(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", []byte("one"))
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	if err := os.Chmod(filepath.Join(r.dir, "a"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.look(state.TriggerRescan, "a")
+	r.look(archive.TriggerRescan, "a")
 	r.wantTrail("uploaded", "skipped/attributes")
 	rec := r.records()[1]
 	if rec.Mode != "0600" || rec.ETag == "" {
@@ -128,11 +129,11 @@ func TestChangedFileReplacesItsOwnObject(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", []byte("one"))
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	old := r.wantObject("a", []byte("one"))
 	heads := r.store.count("Head")
 	r.write("a", []byte("two!"))
-	r.look(state.TriggerEvent, "a")
+	r.look(archive.TriggerEvent, "a")
 	r.wantObject("a", []byte("two!"))
 	rec := r.records()[1]
 	if rec.ReplacedETag != old.ETag || rec.ReplacedVID != old.VersionID {
@@ -147,12 +148,12 @@ func TestObjectThatIsGoneIsWrittenAgain(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", []byte("one"))
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	r.store.mu.Lock()
 	delete(r.store.objects, "pre/a")
 	r.store.mu.Unlock()
 	r.write("a", []byte("two"))
-	r.look(state.TriggerEvent, "a")
+	r.look(archive.TriggerEvent, "a")
 	r.wantObject("a", []byte("two"))
 	r.wantTrail("uploaded", "uploaded")
 	r.noIntents()
@@ -175,13 +176,13 @@ func TestObjectsOfTheOlderToolAreAdopted(t *testing.T) {
 	r.write("a", data)
 	r.foreignObject("a", data, map[string]string{state.MetaMD5: "0bd1d1a8b1c08d0d2e6ae1c4ab0f1de9"})
 	r.foreignObject("a", data, map[string]string{state.MetaMD5: md5hex(data)})
-	r.look(state.TriggerSync, "a")
+	r.look(archive.TriggerSync, "a")
 	r.wantTrail("skipped/metadata")
 	if got := r.store.count("Put"); got != 0 {
 		t.Errorf("%d PUT, want 0", got)
 	}
 	r.write("a", []byte("newer"))
-	r.look(state.TriggerEvent, "a")
+	r.look(archive.TriggerEvent, "a")
 	r.wantTrail("skipped/metadata", "uploaded")
 }
 
@@ -192,10 +193,10 @@ func TestConflictIsParkedAndNeverOverwritten(t *testing.T) {
 	r.foreignObject("a", theirs, map[string]string{state.MetaMD5: md5hex(theirs), state.MetaID: "app-02/ffffffff/1"})
 	r.write("a", []byte("ours!!"))
 	r.write("b", []byte("other"))
-	r.offer(state.TriggerRescan, "a", "b")
+	r.offer(archive.TriggerRescan, "a", "b")
 	r.until("the conflict is held", func() bool { _, f, _ := r.q.Depth("data"); return f == 0 && r.q.Held("data") == 1 })
 	r.until("the other file went on", func() bool { return len(r.trail()) == 2 })
-	r.offer(state.TriggerRescan, "a")
+	r.offer(archive.TriggerRescan, "a")
 	r.until("it was looked at again", func() bool { return r.store.count("Head") >= 3 })
 	r.until("and held again", func() bool { _, f, _ := r.q.Depth("data"); return f == 0 && r.q.Held("data") == 1 })
 	failed := 0
@@ -221,9 +222,9 @@ func TestAdoptedForeignObjectIsNotOverwrittenLater(t *testing.T) {
 	data := []byte("same")
 	r.foreignObject("a", data, map[string]string{state.MetaMD5: md5hex(data), state.MetaID: "app-02/ffffffff/1"})
 	r.write("a", data)
-	r.look(state.TriggerSync, "a")
+	r.look(archive.TriggerSync, "a")
 	r.write("a", []byte("changed"))
-	r.look(state.TriggerSync, "a")
+	r.look(archive.TriggerSync, "a")
 	r.wantTrail("skipped/metadata", "failed/conflict")
 	if _, body, _ := r.store.object("pre/a"); string(body) != "same" {
 		t.Errorf("object = %q, want it untouched", body)
@@ -238,42 +239,34 @@ func TestWrongKeyAtFirstSightIsReplaced(t *testing.T) {
 	r.store.key = "arn:aws:kms:us-east-1:1:key/old"
 	old := r.foreignObject("a", data, map[string]string{state.MetaMD5: md5hex(data)})
 	r.store.key = testKey
-	r.look(state.TriggerSync, "a")
+	r.look(archive.TriggerSync, "a")
 	r.wantTrail("uploaded")
 	if rec := r.records()[0]; rec.ReplacedETag != old.ETag || rec.KMSKeyID != testKey {
 		t.Errorf("record = %+v, want the old object replaced under the key", rec)
 	}
 }
 
-func TestKeyChangeOfIndexedObjects(t *testing.T) {
-	for _, replace := range []bool{false, true} {
-		t.Run(fmt.Sprintf("replace %v", replace), func(t *testing.T) {
-			key := testKey
-			r := newRig(t, func(s *Source, _ *Options) {
-				s.Proven, s.ReplaceWrongKey = true, replace
-				s.Accept = func(o state.Object) KeyVerdict {
-					if o.KMSKeyID == key {
-						return KeyOK
-					}
-					return KeyOther
-				}
-			})
-			r.start()
-			r.write("a", []byte("data"))
-			r.look(state.TriggerStartup, "a")
-			r.halt()
-			key = "arn:aws:kms:us-east-1:1:key/two"
-			r.store.key = key
-			r.start()
-			r.look(state.TriggerRescan, "a")
-			want := 1
-			if replace {
-				want = 2
+func TestKeyChangeLeavesIndexedObjectsAlone(t *testing.T) {
+	key := testKey
+	r := newRig(t, func(s *Source, _ *Options) {
+		s.Proven = true
+		s.Accept = func(o state.Object) archive.KeyVerdict {
+			if o.KMSKeyID == key {
+				return archive.KeyOK
 			}
-			if got := r.store.count("Put"); got != want {
-				t.Errorf("%d PUT, want %d", got, want)
-			}
-		})
+			return archive.KeyOther
+		}
+	})
+	r.start()
+	r.write("a", []byte("data"))
+	r.look(archive.TriggerStartup, "a")
+	r.halt()
+	key = "arn:aws:kms:us-east-1:1:key/two"
+	r.store.key = key
+	r.start()
+	r.look(archive.TriggerRescan, "a")
+	if got := r.store.count("Put"); got != 1 {
+		t.Errorf("%d PUT, want 1", got)
 	}
 }
 
@@ -286,7 +279,7 @@ func TestLostStateAsksAndUploadsNothing(t *testing.T) {
 		r.write(p, pattern(100+i, byte(i)))
 		paths = append(paths, p)
 	}
-	r.look(state.TriggerStartup, paths...)
+	r.look(archive.TriggerStartup, paths...)
 	if got := r.store.count("Head"); got > 30 {
 		t.Errorf("%d HEAD for 60 new files in an empty prefix, want few", got)
 	}
@@ -297,7 +290,7 @@ func TestLostStateAsksAndUploadsNothing(t *testing.T) {
 	r.open()
 	r.start()
 	puts, heads := r.store.count("Put"), r.store.count("Head")
-	r.look(state.TriggerStartup, paths...)
+	r.look(archive.TriggerStartup, paths...)
 	if got := r.store.count("Put") - puts; got != 0 {
 		t.Errorf("%d PUT after the state was lost, want 0", got)
 	}
@@ -321,7 +314,7 @@ func TestHeadForbiddenMeansAbsentWithoutListing(t *testing.T) {
 		r.store.plan(fault{op: "Head", times: 1, err: forbidden})
 		r.start()
 		r.write("a", []byte("x"))
-		r.look(state.TriggerSync, "a")
+		r.look(archive.TriggerSync, "a")
 		r.wantTrail("uploaded")
 	})
 	t.Run("a fault", func(t *testing.T) {
@@ -329,7 +322,7 @@ func TestHeadForbiddenMeansAbsentWithoutListing(t *testing.T) {
 		r.store.plan(fault{op: "Head", times: 2, err: forbidden})
 		r.start()
 		r.write("a", []byte("x"))
-		r.look(state.TriggerSync, "a")
+		r.look(archive.TriggerSync, "a")
 		r.wantTrail("failed/configuration")
 	})
 }
@@ -341,11 +334,11 @@ func TestFileFailuresAreRecordedOnceAndHeld(t *testing.T) {
 		strings.Repeat("n", 200) + "/" + strings.Repeat("n", 200) + "/" + strings.Repeat("n", 200)
 	r.write(long, []byte("x"))
 	jobs := []Job{
-		{Path: long}, {Path: "dir", Kind: Refused, Err: os.ErrPermission}, {Path: "_manifests", Kind: Refused, Err: os.ErrInvalid},
+		{Path: long}, {Path: "dir", Kind: archive.Refused, Err: os.ErrPermission}, {Path: "_manifests", Kind: archive.Refused, Err: os.ErrInvalid},
 	}
 	for range 2 {
 		for _, j := range jobs {
-			j.Source, j.Trigger = "data", state.TriggerRescan
+			j.Source, j.Trigger = "data", archive.TriggerRescan
 			r.offerJob(j)
 		}
 		r.until("all are held", func() bool { q, f, _ := r.q.Depth("data"); return q == 0 && f == 0 && r.q.Held("data") == 3 })
@@ -360,7 +353,7 @@ func TestFileFailuresAreRecordedOnceAndHeld(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(r.dir, strings.Repeat("n", 200))); err != nil {
 		t.Fatal(err)
 	}
-	r.offerJob(Job{Source: "data", Path: long, Kind: Gone, Trigger: state.TriggerRescan})
+	r.offerJob(Job{Source: "data", Path: long, Kind: archive.Gone, Trigger: archive.TriggerRescan})
 	r.until("the one without a key is forgotten", func() bool { return r.p.Parked("data")[state.ClassFile] == 2 })
 	r.wantTrail("failed/file", "failed/file", "failed/file")
 }
@@ -368,7 +361,7 @@ func TestFileFailuresAreRecordedOnceAndHeld(t *testing.T) {
 func TestVanishedPathLeavesNoRecord(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
-	r.look(state.TriggerEvent, "never/there")
+	r.look(archive.TriggerEvent, "never/there")
 	r.wantTrail()
 }
 
@@ -377,14 +370,14 @@ func TestDeletedFileKeepsItsObject(t *testing.T) {
 	r.start()
 	r.write("a", []byte("x"))
 	r.write("b", []byte("y"))
-	r.look(state.TriggerStartup, "a", "b")
+	r.look(archive.TriggerStartup, "a", "b")
 	for _, p := range []string{"a", "b"} {
 		if err := os.Remove(filepath.Join(r.dir, p)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	r.offerJob(Job{Source: "data", Path: "a", Kind: Gone, Trigger: state.TriggerRescan})
-	r.look(state.TriggerEvent, "b")
+	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
+	r.look(archive.TriggerEvent, "b")
 	r.wantTrail("uploaded", "uploaded", "deleted", "deleted")
 	r.wantObject("a", []byte("x"))
 	if r.entry("a").Stored || r.entry("b").Stored {
@@ -400,14 +393,14 @@ func TestAFileThatIsGoneSoonAfterItsUploadIsCountedAsShortLived(t *testing.T) {
 	r.start()
 	r.write("soon", []byte("x"))
 	r.write("late", []byte("y"))
-	r.look(state.TriggerStartup, "soon", "late")
+	r.look(archive.TriggerStartup, "soon", "late")
 	for _, p := range []string{"soon", "late"} {
 		if err := os.Remove(filepath.Join(r.dir, p)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	r.offerJob(Job{Source: "data", Path: "soon", Kind: Gone, Trigger: state.TriggerEvent, Detected: time.Now()})
-	r.offerJob(Job{Source: "data", Path: "late", Kind: Gone, Trigger: state.TriggerEvent, Detected: time.Now().Add(2 * time.Hour)})
+	r.offerJob(Job{Source: "data", Path: "soon", Kind: archive.Gone, Trigger: archive.TriggerEvent, Detected: time.Now()})
+	r.offerJob(Job{Source: "data", Path: "late", Kind: archive.Gone, Trigger: archive.TriggerEvent, Detected: time.Now().Add(2 * time.Hour)})
 	r.idle()
 	r.wantTrail("uploaded", "uploaded", "deleted", "deleted")
 	if got := testutil.ToFloat64(r.o.Metrics.shortLived.WithLabelValues("data")); got != 1 {
@@ -447,21 +440,21 @@ func TestAFileThatSomethingElseReplacedIsGone(t *testing.T) {
 		"link out of the tree": func(p string) error { return os.Symlink("/etc/passwd", p) },
 		"FIFO":                 func(p string) error { return syscall.Mkfifo(p, 0o644) },
 	} {
-		for _, kind := range []Kind{Look, Gone} {
+		for _, kind := range []archive.Kind{archive.Look, archive.Gone} {
 			t.Run(fmt.Sprintf("%s %d", name, kind), func(t *testing.T) {
 				r := newRig(t, proven)
 				r.start()
 				r.write("target", []byte("x"))
 				r.write("f", []byte("y"))
-				r.look(state.TriggerStartup, "f")
+				r.look(archive.TriggerStartup, "f")
 				f := filepath.Join(r.dir, "f")
 				if err := errors.Join(os.Remove(f), put(f)); err != nil {
 					t.Fatal(err)
 				}
-				r.offerJob(Job{Source: "data", Path: "f", Kind: kind, Trigger: state.TriggerEvent})
+				r.offerJob(Job{Source: "data", Path: "f", Kind: kind, Trigger: archive.TriggerEvent})
 				r.idle()
 				r.wantTrail("uploaded", "deleted")
-				r.offerJob(Job{Source: "data", Path: "f", Kind: kind, Trigger: state.TriggerEvent})
+				r.offerJob(Job{Source: "data", Path: "f", Kind: kind, Trigger: archive.TriggerEvent})
 				r.idle()
 				r.wantTrail("uploaded", "deleted")
 			})
@@ -473,9 +466,9 @@ func TestGoneIsNotBelievedOfAFileThatIsThere(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	r.write("a", []byte("xyz"))
-	r.offerJob(Job{Source: "data", Path: "a", Kind: Gone, Trigger: state.TriggerRescan})
+	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
 	r.idle()
 	r.wantObject("a", []byte("xyz"))
 	r.wantTrail("uploaded", "uploaded")
@@ -485,17 +478,17 @@ func TestNothingIsDeletedInAnotherDirectory(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	if err := os.Rename(r.dir, r.dir+".old"); err != nil {
 		t.Fatal(err)
 	}
-	r.offerJob(Job{Source: "data", Path: "a", Kind: Gone, Trigger: state.TriggerRescan})
+	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
 	r.idle()
 	if err := os.Mkdir(r.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	r.offerJob(Job{Source: "data", Path: "a", Kind: Gone, Trigger: state.TriggerRescan})
-	r.look(state.TriggerEvent, "a")
+	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
+	r.look(archive.TriggerEvent, "a")
 	r.wantTrail("uploaded")
 	if !r.entry("a").Stored {
 		t.Error("the index lost the file of a source that is away")
@@ -503,18 +496,18 @@ func TestNothingIsDeletedInAnotherDirectory(t *testing.T) {
 }
 
 func TestMirrorDeletesOnlyWhenConfirmed(t *testing.T) {
-	r := newRig(t, func(s *Source, _ *Options) { s.Proven, s.Deletes = true, DeletesMirror })
+	r := newRig(t, func(s *Source, _ *Options) { s.Proven, s.Deletes = true, archive.DeletesMirror })
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(state.TriggerStartup, "a")
+	r.look(archive.TriggerStartup, "a")
 	old := r.wantObject("a", []byte("x"))
 	if err := os.Remove(filepath.Join(r.dir, "a")); err != nil {
 		t.Fatal(err)
 	}
-	r.offerJob(Job{Source: "data", Path: "a", Kind: Gone, Trigger: state.TriggerRescan})
+	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
 	r.idle()
 	r.wantObject("a", []byte("x"))
-	r.offerJob(Job{Source: "data", Path: "a", Kind: Gone, Trigger: state.TriggerRescan, Confirmed: true})
+	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan, Confirmed: true})
 	r.idle()
 	if _, _, ok := r.store.object("pre/a"); ok {
 		t.Error("the object is still there")
@@ -533,7 +526,7 @@ func TestHardLinksAreSkippedWhereTheConfigurationSaysSo(t *testing.T) {
 	if err := os.Link(filepath.Join(r.dir, "a"), filepath.Join(r.dir, "b")); err != nil {
 		t.Fatal(err)
 	}
-	r.look(state.TriggerStartup, "a", "b")
+	r.look(archive.TriggerStartup, "a", "b")
 	r.wantTrail()
 }
 
@@ -574,12 +567,12 @@ func TestSecondNameElsewhereDoesNotEndArchiving(t *testing.T) {
 	if err := os.Chmod(filepath.Join(r.dir, "d"), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	r.look(state.TriggerStartup, "d/f")
+	r.look(archive.TriggerStartup, "d/f")
 	if err := os.Link(r.dir+"/d/f", filepath.Join(t.TempDir(), "backup")); err != nil {
 		t.Fatal(err)
 	}
 	r.write("d/f", []byte("second"))
-	r.look(state.TriggerEvent, "d/f")
+	r.look(archive.TriggerEvent, "d/f")
 	r.wantObject("d/f", []byte("second"))
 	r.wantTrail("uploaded", "uploaded")
 }
@@ -598,7 +591,7 @@ func TestForeignHardLinkIsAFailureOnRecord(t *testing.T) {
 				t.Fatal(err)
 			}
 			if before != "" {
-				r.look(state.TriggerStartup, "d/x")
+				r.look(archive.TriggerStartup, "d/x")
 				want = []string{"uploaded", "failed/file"}
 			}
 			if err := os.Remove(r.dir + "/d/x"); err != nil {
@@ -607,7 +600,7 @@ func TestForeignHardLinkIsAFailureOnRecord(t *testing.T) {
 			if err := os.Link(secret, r.dir+"/d/x"); err != nil {
 				t.Fatal(err)
 			}
-			r.offer(state.TriggerEvent, "d/x")
+			r.offer(archive.TriggerEvent, "d/x")
 			r.until("the failure is on record", func() bool { return len(r.records()) == len(want) })
 			r.wantTrail(want...)
 			if rec := r.records()[len(want)-1]; !strings.Contains(rec.Error, "hardlinks: allow") {
@@ -632,14 +625,14 @@ func TestWhereInodesSayNothingALinkIsNotTheFileThatWasArchived(t *testing.T) {
 	if err := os.Chmod(filepath.Join(r.dir, "d"), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	r.look(state.TriggerStartup, "d/x")
+	r.look(archive.TriggerStartup, "d/x")
 	if err := os.Remove(r.dir + "/d/x"); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Link(r.dir+"/secret", r.dir+"/d/x"); err != nil {
 		t.Fatal(err)
 	}
-	r.offer(state.TriggerEvent, "d/x")
+	r.offer(archive.TriggerEvent, "d/x")
 	r.until("it was looked at", func() bool { return len(r.records()) == 2 })
 	r.wantTrail("uploaded", "failed/file")
 	r.wantObject("d/x", []byte("mine"))
@@ -650,7 +643,7 @@ func TestRereadFindsContentThatChangedWithoutItsTimes(t *testing.T) {
 	r.start()
 	r.write("same", []byte("one"))
 	r.write("f", []byte("one"))
-	r.look(state.TriggerStartup, "f", "same")
+	r.look(archive.TriggerStartup, "f", "same")
 	old := r.wantObject("f", []byte("one"))
 
 	// As a store through a mapping leaves it: the index has the times of now.
@@ -664,16 +657,16 @@ func TestRereadFindsContentThatChangedWithoutItsTimes(t *testing.T) {
 	if _, err := r.src.State.Commit(t.Context(), state.Outcome{Path: "f", Entry: &e}); err != nil {
 		t.Fatal(err)
 	}
-	r.look(state.TriggerRescan, "f")
+	r.look(archive.TriggerRescan, "f")
 	r.wantObject("f", []byte("one")) // That is why files are read again.
 
 	for _, p := range []string{"f", "same"} {
-		r.offerJob(Job{Source: "data", Path: p, Kind: Reread, Trigger: state.TriggerRescan})
+		r.offerJob(Job{Source: "data", Path: p, Kind: archive.Reread, Trigger: archive.TriggerRescan})
 	}
 	r.idle()
 	r.wantObject("f", []byte("two"))
 	r.wantTrail("uploaded", "uploaded", "uploaded/reread")
-	if rec := r.records()[2]; rec.ReplacedETag != old.ETag || rec.Trigger != state.TriggerRescan {
+	if rec := r.records()[2]; rec.ReplacedETag != old.ETag || rec.Trigger != archive.TriggerRescan {
 		t.Errorf("replaced_etag %q, trigger %q, want %q, rescan", rec.ReplacedETag, rec.Trigger, old.ETag)
 	}
 	want := `
@@ -695,14 +688,14 @@ func TestWhatIsToBeReadAgainAndIsNotAsIndexedIsLeftToTheWatcher(t *testing.T) {
 	r.start()
 	r.write("changed", []byte("one"))
 	r.write("gone", []byte("one"))
-	r.look(state.TriggerStartup, "changed", "gone")
+	r.look(archive.TriggerStartup, "changed", "gone")
 	r.write("changed", []byte("second"))
 	r.write("new", []byte("second"))
 	if err := os.Remove(filepath.Join(r.dir, "gone")); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range []string{"changed", "gone", "new"} {
-		r.offerJob(Job{Source: "data", Path: p, Kind: Reread, Trigger: state.TriggerRescan})
+		r.offerJob(Job{Source: "data", Path: p, Kind: archive.Reread, Trigger: archive.TriggerRescan})
 	}
 	r.idle()
 	slices.Sort(left)

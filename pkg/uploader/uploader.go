@@ -9,35 +9,17 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
-)
-
-// Kind says what a Job asks for.
-type Kind uint8
-
-// The kinds of jobs.
-const (
-	Look    Kind = iota // Upload the file if its content is not in S3.
-	Gone                // It was indexed and is not there.
-	Refused             // It cannot be archived; Job.Err says why.
-	// Rekey brings the object under the configured key. The content stays: the
-	// file is sent only where it is the same, and the index stays the file's.
-	Rekey
-	// Reread compares the content of a file whose times did not change, and
-	// uploads it where it is another: a store through a mapping may leave the
-	// times as they are, and so does a disk that decays.
-	Reread
-
-	settle // An interrupted write of the path is to be settled.
 )
 
 // Job is one path to be looked at. Jobs are hints: a worker looks for itself.
 type Job struct {
 	Source   string
 	Path     string // Raw bytes below the source, slash-separated.
-	Kind     Kind
+	Kind     archive.Kind
 	Err      error // Refused only.
-	Trigger  state.Trigger
+	Trigger  archive.Trigger
 	Detected time.Time // When the change was first seen.
 	// Confirmed allows a Gone job to delete the object of a source whose policy
 	// is mirror. A later sight of the file takes it back.
@@ -75,22 +57,6 @@ type Multipart interface {
 	ListParts(ctx context.Context, key, uploadID string) ([]state.Part, error)
 }
 
-// KeyVerdict says how an object is encrypted, compared with the configuration.
-type KeyVerdict uint8
-
-// The verdicts.
-const (
-	KeyMissing KeyVerdict = iota // Not encrypted as configured.
-	KeyOther                     // Encrypted, under a key that is neither configured nor accepted.
-	KeyOK                        // Encrypted under the configured or an accepted key.
-)
-
-// Values of Source.Deletes, as the configuration spells them.
-const (
-	DeletesKeep   = "keep"
-	DeletesMirror = "mirror"
-)
-
 // Source is one directory and its destination. The functions are called from
 // several goroutines; those marked optional may be nil.
 type Source struct {
@@ -120,17 +86,13 @@ type Source struct {
 	// not this host's, has ended: then its objects may be replaced.
 	Ended func(ctx context.Context, o state.Object) (bool, error)
 
-	// Accept judges an object's encryption from its SSE and KMSKeyID.
-	Accept func(o state.Object) KeyVerdict
-	// ReplaceWrongKey uploads an unchanged file again when the index holds it
-	// under a key that Accept does not accept. Otherwise it stays as it is; at
-	// first sight such an object is always replaced.
-	ReplaceWrongKey bool
+	// Accept judges an object's encryption from its SSE and KMSKeyID. An unchanged
+	// file that the index holds under another key stays as it is; at first sight
+	// such an object is always replaced.
+	Accept func(o state.Object) archive.KeyVerdict
 	// HeadForbiddenMeansUnknown, optional: true when a 403 on a HEAD only says
 	// that the object is absent and listing is not granted.
 	HeadForbiddenMeansUnknown func() bool
-	// HeadFirst, optional: true asks for each new file before sending it.
-	HeadFirst func() bool
 	// Proven: the canary passed at ProvenAt, and need not run before the first
 	// file is sent. A canary runs again a day after the last.
 	Proven   bool
@@ -141,7 +103,7 @@ type Source struct {
 	OnStopped func()
 
 	Hardlinks safefs.LinkPolicy
-	Deletes   string
+	Deletes   string // archive.DeletesKeep or archive.DeletesMirror.
 	// ShortLife is how soon after its last change a file must be gone for its
 	// upload to count as wasted. 0: none is counted.
 	ShortLife time.Duration
@@ -198,7 +160,7 @@ type Outcome struct {
 	Class     state.Class  // Of Err.
 	Err       error
 	Basis     state.Basis
-	Trigger   state.Trigger
+	Trigger   archive.Trigger
 	Bytes     int64 // Sent and acknowledged.
 	Size      int64
 	Took      time.Duration

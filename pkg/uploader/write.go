@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -58,7 +59,7 @@ func (l *look) announce(ctx context.Context, d decision) (*state.Intent, error) 
 	in := &state.Intent{
 		Op: state.OpPut, Path: l.job.Path, Key: l.key, Fence: l.fence, Attributes: l.attrs, Racy: l.racy,
 		MD5: l.read.md5, SHA256: l.read.sha256, Trigger: l.job.Trigger, DetectedAt: l.job.Detected,
-		Replaces: d.replaces, Rekey: l.job.Kind == Rekey, Reread: l.changedUnseen(),
+		Replaces: d.replaces, Rekey: l.job.Kind == archive.Rekey, Reread: l.changedUnseen(),
 	}
 	if l.read.partSize > 0 {
 		in.Op, in.PartSize = state.OpMultipart, l.read.partSize
@@ -175,7 +176,7 @@ func (l *look) surprised(ctx context.Context, in *state.Intent, present bool) (f
 // settleEarlier records an earlier write of the key that now turns out to have
 // been taken.
 func (l *look) settleEarlier(ctx context.Context, in *state.Intent, now standing) error {
-	if !now.present || now.key != KeyOK {
+	if !now.present || now.key != archive.KeyOK {
 		return nil
 	}
 	intents, err := l.State.Intent(in.Key)
@@ -200,7 +201,7 @@ func (l *look) settleEarlier(ctx context.Context, in *state.Intent, now standing
 // wasTaken reports whether the server has taken the write that in announced: its
 // object, and its bytes, stand under the key.
 func wasTaken(ctx context.Context, l *look, in *state.Intent, now standing) (bool, error) {
-	if !now.present || now.key != KeyOK {
+	if !now.present || now.key != archive.KeyOK {
 		return false, nil
 	}
 	j, err := l.judgeOf(l.entry)
@@ -214,7 +215,7 @@ func wasTaken(ctx context.Context, l *look, in *state.Intent, now standing) (boo
 // the intent goes; otherwise it stays, and the next look settles it first.
 func (l *look) broken(ctx context.Context, in *state.Intent, err error) error {
 	taken := ambiguous(err)
-	if !isLocal(err) && state.ClassOf(err) == state.ClassTransient && ctx.Err() == nil && l.file != nil && sameFence(l.file.File, l.fence) != nil {
+	if !isLocal(err) && state.ClassOf(err).Meaning().Effect == state.EffectFails && ctx.Err() == nil && l.file != nil && sameFence(l.file.File, l.fence) != nil {
 		err = changed("send") // A body of another length looks like a broken connection.
 	}
 	if taken {
@@ -232,12 +233,7 @@ func ambiguous(err error) bool {
 	if !ok || errors.Is(err, errHeldBack) {
 		return true
 	}
-	switch e.Class {
-	case state.ClassFile, state.ClassEncryption, state.ClassChanged:
-		return false
-	default:
-		return true
-	}
+	return !e.Class.Meaning().Refused
 }
 
 // forget drops what is left of earlier writes of the key, once one was

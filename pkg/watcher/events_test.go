@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // noScanHelped fails if a scan other than the first one ran.
@@ -308,7 +310,7 @@ func TestANameThatIsAddedToAFileOnItsWay(t *testing.T) {
 		return whole && slices.Contains(r.sink.offered(), "b/g")
 	})
 	r.sink.hold("") // The upload ends.
-	r.must(r.sink.Offer(t.Context(), Change{Path: "a/f", Kind: Look}))
+	r.must(r.sink.Offer(t.Context(), Change{Path: "a/f", Kind: archive.Look}))
 	r.write("b/g", "changed under the new name")
 	r.agrees()
 	r.noScanHelped()

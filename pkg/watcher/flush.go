@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // flushMargin is how long a flush waits beyond settle, so that what has settled
@@ -108,9 +109,9 @@ func (w *Watcher) serveFlushes(ctx context.Context, id safefs.Identity) {
 }
 
 func (w *Watcher) flushScan(ctx context.Context, id safefs.Identity) error {
-	p := w.scanPolicy(TriggerRescan)
+	p := w.scanPolicy(archive.TriggerRescan)
 	p.settles, p.onSame = false, w.o.OnSame
-	res := w.whole(ctx, id, TriggerRescan, p, &flushPolicy{p})
+	res := w.whole(ctx, id, archive.TriggerRescan, p, &flushPolicy{p})
 	p.scanAgain(ctx, id, &res)
 	if ctx.Err() != nil && !res.Complete {
 		return fmt.Errorf("scan: %w", context.Cause(ctx))
@@ -149,7 +150,7 @@ func (p *flushPolicy) differs(ctx context.Context, s *scan, path string, st safe
 		s.res.New++
 	}
 	p.w.mounts.offered(path)
-	return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: time.Now(), Kind: Look, Size: st.Size})
+	return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: time.Now(), Kind: archive.Look, Size: st.Size})
 }
 
 // setAway notes why the source is not in use, and tells those who wait for it.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/fstest"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // runs are several runs over one source: each remembers what the one before it
@@ -18,7 +19,7 @@ import (
 type runs struct {
 	tb     testing.TB
 	dir    string
-	sink   *archive
+	sink   *fakeArchive
 	memory Memory
 	change func(*Options)
 }
@@ -41,7 +42,7 @@ func (s *runs) next() *rig {
 // scan is a run that scans once.
 func (s *runs) scan() ScanResult {
 	s.tb.Helper()
-	res, err := s.next().ScanOnce(context.Background(), TriggerSync)
+	res, err := s.next().ScanOnce(context.Background(), archive.TriggerSync)
 	if err != nil {
 		s.tb.Fatal(err)
 	}
@@ -98,7 +99,7 @@ func TestAnotherFileSystemAfterARestartIsNoDeletion(t *testing.T) {
 			}
 			r := s.next()
 			r.ConfirmDeletes()
-			if res, err := r.ScanOnce(context.Background(), TriggerSync); err != nil || res.Replaced || res.Gone != 4 {
+			if res, err := r.ScanOnce(context.Background(), archive.TriggerSync); err != nil || res.Replaced || res.Gone != 4 {
 				t.Errorf("confirmed: %+v, %v, want 4 gone", res, err)
 			}
 			s.must(os.Remove(filepath.Join(s.dir, "f0")))
@@ -214,7 +215,7 @@ func mountsOverRestarts(tb testing.TB, dir string) {
 	expect("unmounted", 0, 1) // Nobody knows what became of vol/on.
 	r := s.next()
 	r.ConfirmDeletes()
-	if res, err := r.ScanOnce(context.Background(), TriggerSync); err != nil || res.Gone != 1 {
+	if res, err := r.ScanOnce(context.Background(), archive.TriggerSync); err != nil || res.Gone != 1 {
 		tb.Errorf("confirmed: %+v, %v, want vol/on gone", res, err)
 	}
 	s.must(os.Remove(filepath.Join(vol, "hidden")))
@@ -277,7 +278,7 @@ func TestALockedSourceIsAway(t *testing.T) {
 	s.write("f")
 	s.scan()
 	key.Remove()
-	if res, err := s.next().ScanOnce(context.Background(), TriggerSync); err == nil || res.Complete {
+	if res, err := s.next().ScanOnce(context.Background(), archive.TriggerSync); err == nil || res.Complete {
 		t.Errorf("locked: %+v, want an error", res)
 	}
 	key.Add()

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // nest makes depth directories of the given name in each other, which no path
@@ -129,7 +130,7 @@ func TestLinksThatMultiplyPathsAreLimited(t *testing.T) {
 	p := &counter{paths: &paths}
 	for range 2 {
 		paths = 0
-		s := r.newScan("", TriggerSync, p)
+		s := r.newScan("", archive.TriggerSync, p)
 		r.overLinked.begin()
 		r.must(s.run(context.Background()))
 		r.overLinked.end()
@@ -192,9 +193,9 @@ func TestDirectoriesThatAreReadInPartsAreScannedAlike(t *testing.T) {
 		}
 	}
 	r.sink.takeOffers()
-	p := r.scanPolicy(TriggerSync)
+	p := r.scanPolicy(archive.TriggerSync)
 	p.settles, p.busy = false, nil
-	s := r.newScan("", TriggerSync, p)
+	s := r.newScan("", archive.TriggerSync, p)
 	s.budget = 1
 	r.must(s.run(context.Background()))
 	if s.res.Gone != 215 || s.res.New+s.res.Changed != 0 || s.res.Unchanged != 1500-215+15+29 {
@@ -218,7 +219,7 @@ func TestAHugeDirectoryTakesBoundedMemory(t *testing.T) {
 		r.must(unix.Mknodat(fd, fmt.Sprintf("%05d%s", i, long), unix.S_IFREG|0o644, 0))
 	}
 	paths := 0
-	s := r.newScan("", TriggerSync, &counter{paths: &paths})
+	s := r.newScan("", archive.TriggerSync, &counter{paths: &paths})
 	s.budget = 4 << 20
 	most := 0
 	s.policy = &heldBytes{counter: counter{paths: &paths}, most: &most}

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // maxLinked bounds the paths that are remembered by inode. Of more, a change
@@ -164,7 +165,7 @@ func (w *Watcher) otherNames(it *item, path string, st safefs.Stat) error {
 }
 
 // goneName makes the other names of a file settle that lost this one.
-func (w *Watcher) goneName(path string, at time.Time, trigger string) {
+func (w *Watcher) goneName(path string, at time.Time, trigger archive.Trigger) {
 	for _, other := range w.links.forget(path) {
 		w.dirty.touch(other, at, trigger)
 	}
@@ -230,7 +231,7 @@ func (w *Watcher) findNames(ctx context.Context, ids map[fileID]struct{}) error 
 		}
 		w.links.see(k.Path, st)
 		if !unchanged(k, st) {
-			w.dirty.touch(k.Path, time.Now(), TriggerEvent)
+			w.dirty.touch(k.Path, time.Now(), archive.TriggerEvent)
 		}
 	}
 	return nil

@@ -10,10 +10,11 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // triggerOverflow is that of a scan after events were lost.
-const triggerOverflow = "overflow"
+const triggerOverflow archive.Trigger = "overflow"
 
 // pollCost is how much longer than a poll itself the pause after it is.
 const pollCost = 20
@@ -36,9 +37,9 @@ func (w *Watcher) live(ctx context.Context, id safefs.Identity) error {
 	w.told.reset()
 	w.events.take(nil)
 	if w.started.Swap(true) {
-		w.requests.scan(TriggerRescan)
+		w.requests.scan(archive.TriggerRescan)
 	} else {
-		w.requests.scan(TriggerStartup)
+		w.requests.scan(archive.TriggerStartup)
 	}
 	placed := make(chan struct{})
 	var wg sync.WaitGroup
@@ -58,7 +59,7 @@ func (w *Watcher) live(ctx context.Context, id safefs.Identity) error {
 func (w *Watcher) clock(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		every(ctx, w.o.RescanInterval, func() { w.requests.scan(TriggerRescan) })
+		every(ctx, w.o.RescanInterval, func() { w.requests.scan(archive.TriggerRescan) })
 	})
 	wg.Go(func() {
 		every(ctx, w.o.PollInterval, func() {
@@ -131,9 +132,9 @@ func (w *Watcher) awaitRequest(ctx context.Context, nextRemoval time.Time) {
 }
 
 // scanSource scans the whole source and reports what it found.
-func (w *Watcher) scanSource(ctx context.Context, id safefs.Identity, trigger string) {
+func (w *Watcher) scanSource(ctx context.Context, id safefs.Identity, trigger archive.Trigger) {
 	p := w.scanPolicy(trigger)
-	p.missed = trigger == TriggerRescan || trigger == TriggerHangup
+	p.missed = trigger == archive.TriggerRescan || trigger == archive.TriggerHangup
 	p.onSame = w.o.OnSame
 	res := w.whole(ctx, id, trigger, p, p)
 	if ctx.Err() != nil && !res.Complete {
@@ -149,11 +150,11 @@ func (w *Watcher) scanSource(ctx context.Context, id safefs.Identity, trigger st
 }
 
 // scanPolicy is that of the scans that block while the sink is full.
-func (w *Watcher) scanPolicy(trigger string) *offerer {
+func (w *Watcher) scanPolicy(trigger archive.Trigger) *offerer {
 	switch trigger {
-	case TriggerStartup, TriggerHangup, TriggerSync, TriggerPoll:
+	case archive.TriggerStartup, archive.TriggerHangup, archive.TriggerSync, archive.TriggerPoll:
 	default:
-		trigger = TriggerRescan
+		trigger = archive.TriggerRescan
 	}
 	return &offerer{
 		w: w, trigger: trigger, offer: w.offerLast, settles: true,
@@ -163,7 +164,7 @@ func (w *Watcher) scanPolicy(trigger string) *offerer {
 
 // whole scans the whole source with the policy as, which is p or stands before
 // it; the identity must hold before and after.
-func (w *Watcher) whole(ctx context.Context, id safefs.Identity, trigger string, p *offerer, as policy) ScanResult {
+func (w *Watcher) whole(ctx context.Context, id safefs.Identity, trigger archive.Trigger, p *offerer, as policy) ScanResult {
 	w.mounts.check(id.RealPath)
 	s := w.newScan("", scanTrigger(trigger), as)
 	if w.o.Mirror {
@@ -197,20 +198,20 @@ func (w *Watcher) whole(ctx context.Context, id safefs.Identity, trigger string,
 	return s.res
 }
 
-// scanTrigger returns trigger if scans are counted by it, else TriggerRescan.
-func scanTrigger(trigger string) string {
+// scanTrigger returns trigger if scans are counted by it, else archive.TriggerRescan.
+func scanTrigger(trigger archive.Trigger) archive.Trigger {
 	for _, t := range triggers() {
 		if t == trigger {
 			return t
 		}
 	}
-	return TriggerRescan
+	return archive.TriggerRescan
 }
 
 func (w *Watcher) report(res *ScanResult) {
 	w.met.scanned(res.Trigger, res)
 	fields := []zap.Field{
-		zap.String("trigger", res.Trigger), zap.Duration("took", res.End.Sub(res.Start)), zap.Int64("files", res.Files),
+		zap.String("trigger", string(res.Trigger)), zap.Duration("took", res.End.Sub(res.Start)), zap.Int64("files", res.Files),
 		zap.Int64("new", res.New), zap.Int64("changed", res.Changed), zap.Int64("unchanged", res.Unchanged),
 		zap.Int64("gone", res.Gone), zap.Int64("missed", res.Missed), zap.Int64("withheld", res.Withheld), zap.Int64("held", res.Held),
 		zap.Int64("excluded", res.Excluded), zap.Int64("unreadable", res.Unreadable), zap.Int64("special", res.Special),
@@ -238,7 +239,7 @@ func (w *Watcher) report(res *ScanResult) {
 // ScanOnce scans the source once without watching and offers what differs from
 // the index; it blocks while the sink is full. It must not be called while Run
 // is under way. The error is that of the result.
-func (w *Watcher) ScanOnce(ctx context.Context, trigger string) (ScanResult, error) {
+func (w *Watcher) ScanOnce(ctx context.Context, trigger archive.Trigger) (ScanResult, error) {
 	var a assessor
 	id, reason := w.assess(&a)
 	if reason != "" && a.proposed == id { // Readable and not empty: looked at twice.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func TestDirectoriesThatLoseMostOfTheirFiles(t *testing.T) {
@@ -96,9 +97,9 @@ func TestADirectoryThatComesBackKeepsItsObjects(t *testing.T) {
 	leave := func() { r.must(os.Rename(r.path("home"), away)) }
 	scan := func(what string, waiting, deleted int) {
 		t.Helper()
-		p := r.scanPolicy(TriggerSync)
+		p := r.scanPolicy(archive.TriggerSync)
 		p.settles, p.busy = false, nil
-		s := r.whole(context.Background(), id, TriggerSync, p, p)
+		s := r.whole(context.Background(), id, archive.TriggerSync, p, p)
 		if got := len(r.deletions()); !s.Complete || s.Waiting != int64(waiting) || got != deleted {
 			t.Errorf("%s: waiting %d, deleted %d, want %d and %d", what, s.Waiting, got, waiting, deleted)
 		}
@@ -133,7 +134,7 @@ func mountGoneDuringScan(tb testing.TB, dir string, change func(*Options)) {
 		if change != nil {
 			change(o)
 		}
-		o.OnSame = func(Known, safefs.Stat, string) { _ = unix.Unmount(vol, unix.MNT_DETACH) }
+		o.OnSame = func(Known, safefs.Stat, archive.Trigger) { _ = unix.Unmount(vol, unix.MNT_DETACH) }
 	}
 	if res := s.scan(); res.Gone != 0 || res.Withheld != 1 || res.Unchanged != 1 {
 		tb.Errorf("gone %d, withheld %d, unchanged %d, want 0, 1, 1", res.Gone, res.Withheld, res.Unchanged)

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func TestMain(m *testing.M) {
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) {
 
 // archive is a Sink and an Index: what is offered is archived at once, as a
 // real uploader would after a moment.
-type archive struct {
+type fakeArchive struct {
 	root *safefs.Root
 
 	mu      sync.Mutex
@@ -41,11 +42,11 @@ type archive struct {
 	held    string // a path whose offers stay pending
 }
 
-func newArchive(root string) *archive {
-	return &archive{root: safefs.NewRoot(root, safefs.RootOptions{CrossMounts: true, Follow: true}), known: make(map[string]Known)}
+func newArchive(root string) *fakeArchive {
+	return &fakeArchive{root: safefs.NewRoot(root, safefs.RootOptions{CrossMounts: true, Follow: true}), known: make(map[string]Known)}
 }
 
-func (a *archive) Offer(ctx context.Context, c Change) error {
+func (a *fakeArchive) Offer(ctx context.Context, c Change) error {
 	for !a.TryOffer(c) {
 		if err := wait(ctx, time.Millisecond); err != nil {
 			return err
@@ -54,7 +55,7 @@ func (a *archive) Offer(ctx context.Context, c Change) error {
 	return nil
 }
 
-func (a *archive) TryOffer(c Change) bool {
+func (a *fakeArchive) TryOffer(c Change) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.full {
@@ -66,11 +67,11 @@ func (a *archive) TryOffer(c Change) bool {
 		return true
 	}
 	switch c.Kind {
-	case Refused:
+	case archive.Refused:
 		a.refused = append(a.refused, c)
-	case Gone:
+	case archive.Gone:
 		a.remove(c.Path)
-	case Look:
+	default:
 		if o, err := a.root.Open(c.Path); err == nil {
 			a.put(knownOf(c.Path, o.Stat))
 			o.File.Close()
@@ -86,7 +87,7 @@ func knownOf(path string, st safefs.Stat) Known {
 	}
 }
 
-func (a *archive) put(k Known) {
+func (a *fakeArchive) put(k Known) {
 	if _, ok := a.known[k.Path]; !ok {
 		i, _ := slices.BinarySearch(a.paths, k.Path)
 		a.paths = slices.Insert(a.paths, i, k.Path)
@@ -94,16 +95,16 @@ func (a *archive) put(k Known) {
 	a.known[k.Path] = k
 }
 
-func (a *archive) remove(path string) {
+func (a *fakeArchive) remove(path string) {
 	if i, ok := slices.BinarySearch(a.paths, path); ok {
 		a.paths = slices.Delete(a.paths, i, i+1)
 		delete(a.known, path)
 	}
 }
 
-func (a *archive) Pending(path string) bool { return slices.Contains(a.Paths(), path) }
+func (a *fakeArchive) Pending(path string) bool { return slices.Contains(a.Paths(), path) }
 
-func (a *archive) Paths() []string {
+func (a *fakeArchive) Paths() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.held == "" {
@@ -112,7 +113,7 @@ func (a *archive) Paths() []string {
 	return []string{a.held}
 }
 
-func (a *archive) Range(after string, n int, buf []Known) ([]Known, error) {
+func (a *fakeArchive) Range(after string, n int, buf []Known) ([]Known, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	i, ok := slices.BinarySearch(a.paths, after)
@@ -126,14 +127,14 @@ func (a *archive) Range(after string, n int, buf []Known) ([]Known, error) {
 }
 
 // hold has the offers of path stay pending, "" of none.
-func (a *archive) hold(path string) {
+func (a *fakeArchive) hold(path string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.held = path
 }
 
 // offered returns the paths of all offers that were not taken.
-func (a *archive) offered() []string {
+func (a *fakeArchive) offered() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	paths := make([]string, len(a.offers))
@@ -143,19 +144,19 @@ func (a *archive) offered() []string {
 	return paths
 }
 
-func (a *archive) set(full bool) {
+func (a *fakeArchive) set(full bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.full = full
 }
 
-func (a *archive) list() []string {
+func (a *fakeArchive) list() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.paths)
 }
 
-func (a *archive) takeOffers() []Change {
+func (a *fakeArchive) takeOffers() []Change {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.offers
@@ -164,7 +165,7 @@ func (a *archive) takeOffers() []Change {
 }
 
 // differences compares the archive with the tree by content fences.
-func (a *archive) differences(tb testing.TB) []string {
+func (a *fakeArchive) differences(tb testing.TB) []string {
 	tb.Helper()
 	var out []string
 	there := make(map[string]bool)
@@ -207,7 +208,7 @@ type rig struct {
 	*Watcher
 	tb    testing.TB
 	dir   string
-	sink  *archive
+	sink  *fakeArchive
 	reg   *prometheus.Registry
 	logs  *observer.ObservedLogs
 	scans chan ScanResult
@@ -285,7 +286,7 @@ func (r *rig) scanned() ScanResult {
 
 func (r *rig) rescan() ScanResult {
 	r.tb.Helper()
-	r.Rescan(TriggerRescan)
+	r.Rescan(archive.TriggerRescan)
 	return r.scanned()
 }
 

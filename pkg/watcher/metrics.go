@@ -4,6 +4,8 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Metrics are the series of all watchers of a process.
@@ -57,16 +59,16 @@ func (m *Metrics) Forget(source string) {
 type sourceMetrics struct {
 	write, create, remove, rename, chmod prometheus.Counter
 	overflows, missed                    prometheus.Counter
-	rescans                              map[string]prometheus.Counter
+	rescans                              map[archive.Trigger]prometheus.Counter
 	watched, polled, lastScan            prometheus.Gauge
 	available, degraded                  prometheus.Gauge
 	skipped                              map[string]prometheus.Gauge
 	duration                             prometheus.Observer
 }
 
-// triggers are those of scans; others count as TriggerRescan.
-func triggers() []string {
-	return []string{TriggerStartup, TriggerRescan, TriggerHangup, TriggerSync, TriggerPoll, triggerOverflow}
+// triggers are those of scans; others count as archive.TriggerRescan.
+func triggers() []archive.Trigger {
+	return []archive.Trigger{archive.TriggerStartup, archive.TriggerRescan, archive.TriggerHangup, archive.TriggerSync, archive.TriggerPoll, triggerOverflow}
 }
 
 func (m *Metrics) source(name string) *sourceMetrics {
@@ -78,10 +80,10 @@ func (m *Metrics) source(name string) *sourceMetrics {
 		watched: m.watched.WithLabelValues(name), polled: m.polled.WithLabelValues(name),
 		lastScan: m.lastScan.WithLabelValues(name), available: m.available.WithLabelValues(name),
 		degraded: m.degraded.WithLabelValues(name), duration: m.duration.WithLabelValues(name),
-		rescans: make(map[string]prometheus.Counter), skipped: make(map[string]prometheus.Gauge),
+		rescans: make(map[archive.Trigger]prometheus.Counter), skipped: make(map[string]prometheus.Gauge),
 	}
 	for _, t := range triggers() {
-		s.rescans[t] = m.rescans.WithLabelValues(name, t)
+		s.rescans[t] = m.rescans.WithLabelValues(name, string(t))
 	}
 	for _, r := range []string{"excluded", "unreadable", "special", "symlink", "hardlink", "reserved", "held_delete", "pseudo", "limit"} {
 		s.skipped[r] = m.skipped.WithLabelValues(name, r)
@@ -105,7 +107,7 @@ func (s *sourceMetrics) event(op fsnotify.Op) {
 }
 
 // scanned counts a scan of the whole source that ended.
-func (s *sourceMetrics) scanned(trigger string, r *ScanResult) {
+func (s *sourceMetrics) scanned(trigger archive.Trigger, r *ScanResult) {
 	s.missed.Add(float64(r.Missed))
 	if !r.Complete {
 		return

@@ -8,12 +8,13 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
 	// TriggerRemoval is that of a scan because events told of removals, which a
 	// mirrored source waits for.
-	triggerRemoval = "removal"
+	triggerRemoval archive.Trigger = "removal"
 	// So many deletions a scan offers when a person has allowed more than
 	// MaxDeletes; another scan goes on with the rest.
 	doomBatch = 4096
@@ -42,7 +43,7 @@ func (d *doomed) add(c Change) {
 
 // offerGone offers that f is gone, or leaves that to the end of the scan.
 func (p *offerer) offerGone(ctx context.Context, f *finding) error {
-	c := Change{Path: f.path, Trigger: p.trigger, Detected: time.Now(), Kind: Gone}
+	c := Change{Path: f.path, Trigger: p.trigger, Detected: time.Now(), Kind: archive.Gone}
 	if p.w.o.Mirror && f.known.Stored {
 		p.doom(c)
 		return nil
@@ -71,7 +72,7 @@ func (p *offerer) doom(c Change) {
 		return
 	}
 	if p.w.told.byEvent(c.Path) {
-		c.Trigger = TriggerEvent
+		c.Trigger = archive.TriggerEvent
 	}
 	c.Confirmed = true
 	p.doomed.add(c)

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func mirror(maxDeletes int) func(*Options) {
@@ -23,7 +24,7 @@ func (r *rig) deletions() []Change {
 	r.tb.Helper()
 	var out []Change
 	for _, c := range r.sink.takeOffers() {
-		if c.Kind != Gone {
+		if c.Kind != archive.Gone {
 			continue
 		}
 		if !c.Confirmed {
@@ -71,11 +72,11 @@ func TestMirrorDeletesWhatAScanConfirms(t *testing.T) {
 		t.Fatalf("deleted %+v, want d/last and f1", got)
 	}
 	for _, c := range got {
-		if c.Trigger != TriggerEvent {
+		if c.Trigger != archive.TriggerEvent {
 			t.Errorf("%s has trigger %s, want event", c.Path, c.Trigger)
 		}
 	}
-	if s := r.scanned(); s.Trigger != TriggerRescan || s.Missed != 0 {
+	if s := r.scanned(); s.Trigger != archive.TriggerRescan || s.Missed != 0 {
 		t.Errorf("the scan that decided: %+v", s)
 	}
 	if got := r.metric("rescan_missed_files_total"); got != 0 {
@@ -157,7 +158,7 @@ func TestMirrorDeletesNothingAfterAScanThatDidNotEnd(t *testing.T) {
 	away := false
 	r = newRig(t, func(o *Options) {
 		mirror(100)(o)
-		o.OnSame = func(Known, safefs.Stat, string) {
+		o.OnSame = func(Known, safefs.Stat, archive.Trigger) {
 			if !away {
 				away = true
 				r.must(os.Rename(r.dir, r.dir+"-away"))
@@ -169,7 +170,7 @@ func TestMirrorDeletesNothingAfterAScanThatDidNotEnd(t *testing.T) {
 	r.must(err)
 	r.sink.put(knownOf("z", st))
 	r.sink.put(Known{Path: "a", Stored: true})
-	s, err := r.ScanOnce(context.Background(), TriggerSync)
+	s, err := r.ScanOnce(context.Background(), archive.TriggerSync)
 	if err == nil || s.Complete || s.Gone == 0 {
 		t.Fatalf("got %+v, %v, want a scan that found something gone and did not end", s, err)
 	}
@@ -245,8 +246,8 @@ func TestScansBecauseOfRemovalsKeepTheirDistance(t *testing.T) {
 		t.Errorf("take when due = %q, still wanted %v", trigger, r.wantsRemovals())
 	}
 	r.removals()
-	r.scan(TriggerHangup)
-	if trigger, _ := r.take(false); trigger != TriggerHangup || r.wantsRemovals() {
+	r.scan(archive.TriggerHangup)
+	if trigger, _ := r.take(false); trigger != archive.TriggerHangup || r.wantsRemovals() {
 		t.Errorf("another scan = %q, still wanted %v, want hangup to do for both", trigger, r.wantsRemovals())
 	}
 }

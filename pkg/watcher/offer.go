@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
@@ -34,9 +35,9 @@ const (
 // offerer is the policy of all scans: it turns what they find into changes.
 type offerer struct {
 	w       *Watcher
-	trigger string // of the changes
+	trigger archive.Trigger // of the changes
 	offer   func(context.Context, Change) error
-	onSame  func(Known, safefs.Stat, string)
+	onSame  func(Known, safefs.Stat, archive.Trigger)
 	busy    func() bool // events wait; nil: none can
 	settles bool        // what is not quiet goes to the settler
 	missed  bool        // what no event told of is counted
@@ -75,7 +76,7 @@ func (p *offerer) differs(ctx context.Context, s *scan, path string, st safefs.S
 	p.w.mounts.offered(path)
 	if !p.settles {
 		s.count(known)
-		return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: now, Kind: Look, Size: st.Size})
+		return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: now, Kind: archive.Look, Size: st.Size})
 	}
 	f, err := p.find(path)
 	switch {
@@ -98,7 +99,7 @@ func (p *offerer) differs(ctx context.Context, s *scan, path string, st safefs.S
 		p.countMissed(s, path, f.known, &st)
 	}
 	p.w.links.want(st)
-	return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: now, Kind: Look, Size: st.Size})
+	return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: now, Kind: archive.Look, Size: st.Size})
 }
 
 // tellable reports whether an event could have told how st differs from k. None
@@ -272,7 +273,7 @@ func (p *offerer) refuse(ctx context.Context, _ *scan, path string, err error) e
 	if !p.listed.IsZero() {
 		return nil // The scans say so.
 	}
-	return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: time.Now(), Kind: Refused, Err: err})
+	return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: time.Now(), Kind: archive.Refused, Err: err})
 }
 
 func (p *offerer) same(k *Known, st safefs.Stat) {

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // poll scans what is not watched, or not by events alone.
@@ -17,20 +18,20 @@ func (w *Watcher) poll(ctx context.Context, id safefs.Identity) {
 		if ctx.Err() != nil {
 			return
 		}
-		p := w.scanPolicy(TriggerPoll)
+		p := w.scanPolicy(archive.TriggerPoll)
 		if dir == "" {
-			res := w.whole(ctx, id, TriggerPoll, p, p)
+			res := w.whole(ctx, id, archive.TriggerPoll, p, p)
 			w.polled(ctx, dir, &res)
-			w.met.scanned(TriggerPoll, &res)
+			w.met.scanned(archive.TriggerPoll, &res)
 			return // Everything else is part of it.
 		}
-		s := w.newScan(dir, TriggerPoll, p)
+		s := w.newScan(dir, archive.TriggerPoll, p)
 		s.res.Err = s.run(ctx)
 		w.polled(ctx, dir, &s.res)
 	}
 	now := time.Now().Add(-w.o.Settle)
 	for _, dir := range lists {
-		w.dirty.list(dir, now, TriggerPoll)
+		w.dirty.list(dir, now, archive.TriggerPoll)
 	}
 	w.gauges(-1)
 }

@@ -5,13 +5,15 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // requests merges what the scanner is asked for: at most one scan of the source
 // and one poll wait.
 type requests struct {
 	mu      sync.Mutex
-	trigger string // of the scan that waits, "" for none
+	trigger archive.Trigger // of the scan that waits, "" for none
 	poll    bool
 	removed bool // a scan is wanted that decides on removals
 	wake    chan struct{}
@@ -20,9 +22,9 @@ type requests struct {
 func newRequests() *requests { return &requests{wake: make(chan struct{}, 1)} }
 
 // scan asks for a scan. A person's request lends its trigger to one that waits.
-func (r *requests) scan(trigger string) {
+func (r *requests) scan(trigger archive.Trigger) {
 	r.mu.Lock()
-	if r.trigger == "" || trigger == TriggerHangup {
+	if r.trigger == "" || trigger == archive.TriggerHangup {
 		r.trigger = trigger
 	}
 	r.mu.Unlock()
@@ -61,7 +63,7 @@ func (r *requests) signal() {
 
 // take returns what waits and forgets it. A scan because of removals goes on
 // waiting unless they are due.
-func (r *requests) take(removalsDue bool) (trigger string, poll bool) {
+func (r *requests) take(removalsDue bool) (trigger archive.Trigger, poll bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	trigger, poll = r.trigger, r.poll
@@ -125,14 +127,14 @@ type dirtySet struct {
 
 func newDirtySet(s *settler) *dirtySet { return &dirtySet{s: s, wake: make(chan struct{}, 1)} }
 
-func (d *dirtySet) touch(path string, now time.Time, trigger string) {
+func (d *dirtySet) touch(path string, now time.Time, trigger archive.Trigger) {
 	d.mu.Lock()
 	d.s.touch(path, now, trigger)
 	d.mu.Unlock()
 	d.signal()
 }
 
-func (d *dirtySet) list(dir string, now time.Time, trigger string) {
+func (d *dirtySet) list(dir string, now time.Time, trigger archive.Trigger) {
 	d.mu.Lock()
 	d.s.list(dir, now, trigger)
 	d.mu.Unlock()

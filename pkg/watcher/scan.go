@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
@@ -49,7 +50,7 @@ type policy interface {
 type scan struct {
 	w       *Watcher
 	policy  policy
-	trigger string
+	trigger archive.Trigger
 	flat    bool // this directory alone
 	cur     *cursor
 	res     ScanResult
@@ -60,7 +61,7 @@ type scan struct {
 	links   linkLimit
 }
 
-func (w *Watcher) newScan(dir, trigger string, p policy) *scan {
+func (w *Watcher) newScan(dir string, trigger archive.Trigger, p policy) *scan {
 	return &scan{w: w, policy: p, trigger: trigger, cur: newCursor(w.index, dir), res: ScanResult{Trigger: trigger}, budget: listBudget}
 }
 

@@ -21,11 +21,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func (r *rig) once() ScanResult {
 	r.tb.Helper()
-	s, err := r.ScanOnce(context.Background(), TriggerSync)
+	s, err := r.ScanOnce(context.Background(), archive.TriggerSync)
 	if err != nil {
 		r.tb.Fatal(err)
 	}
@@ -43,7 +44,9 @@ func (r *rig) offers() string {
 
 func TestScanFindsWhatDiffers(t *testing.T) {
 	var same []string
-	r := newRig(t, func(o *Options) { o.OnSame = func(k Known, _ safefs.Stat, _ string) { same = append(same, k.Path) } })
+	r := newRig(t, func(o *Options) {
+		o.OnSame = func(k Known, _ safefs.Stat, _ archive.Trigger) { same = append(same, k.Path) }
+	})
 	for _, f := range []string{"a/x", "a.txt", "a-", "b/c/d", "b/e", "z"} {
 		r.write(f, "x")
 	}
@@ -404,7 +407,7 @@ func TestScanDoesNotStarveEvents(t *testing.T) {
 		r.write(fmt.Sprintf("old/f%d", i), "x")
 	}
 	wait(context.Background(), 2*r.o.Settle)
-	slow := &slowSink{archive: r.sink}
+	slow := &slowSink{fakeArchive: r.sink}
 	r.Watcher.sink = slow
 	r.run()
 	<-r.Watching()
@@ -429,7 +432,7 @@ func TestScanDoesNotStarveEvents(t *testing.T) {
 
 // slowSink has room for one change every 10 ms, whoever comes first.
 type slowSink struct {
-	*archive
+	*fakeArchive
 	last atomic.Int64
 	fast atomic.Bool
 }
@@ -439,7 +442,7 @@ func (s *slowSink) TryOffer(c Change) bool {
 	if !s.fast.Load() && (now-last < int64(10*time.Millisecond) || !s.last.CompareAndSwap(last, now)) {
 		return false
 	}
-	return s.archive.TryOffer(c)
+	return s.fakeArchive.TryOffer(c)
 }
 
 func (s *slowSink) Offer(ctx context.Context, c Change) error {
@@ -680,7 +683,7 @@ func TestFileSystemTypes(t *testing.T) {
 		}
 	}
 	r := rigAt(t, "/proc", nil)
-	if _, err := r.ScanOnce(context.Background(), TriggerSync); err == nil {
+	if _, err := r.ScanOnce(context.Background(), archive.TriggerSync); err == nil {
 		t.Error("/proc was scanned")
 	}
 }

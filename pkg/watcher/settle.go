@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
@@ -73,7 +74,7 @@ func (g *settling) takeIn() {
 		d.mu.Lock()
 		for _, t := range items[:n] {
 			if !g.w.ignores(t.path) {
-				d.s.touch(t.path, t.at, TriggerEvent)
+				d.s.touch(t.path, t.at, archive.TriggerEvent)
 				d.busy.add(parentOf(t.path), t.at)
 			}
 		}
@@ -186,7 +187,7 @@ func (g *settling) offer(_ context.Context, c Change) error {
 	}
 	g.pause = 0
 	g.w.starved.Store(false)
-	if c.Kind == Look {
+	if c.Kind == archive.Look {
 		g.w.changedIgnoreFile(c.Path)
 	}
 	return nil
@@ -209,7 +210,7 @@ func (g *settling) path(ctx context.Context, it *item, now time.Time) (time.Time
 	}
 	switch {
 	case w.reserved(path):
-		return time.Time{}, g.offer(ctx, Change{Path: path, Trigger: it.trigger, Detected: it.first, Kind: Refused, Err: ErrReserved})
+		return time.Time{}, g.offer(ctx, Change{Path: path, Trigger: it.trigger, Detected: it.first, Kind: archive.Refused, Err: ErrReserved})
 	case st.IsDir():
 		w.recheck(path)
 		return time.Time{}, g.goneItself(ctx, it, path)
@@ -234,7 +235,7 @@ func (g *settling) file(ctx context.Context, it *item, st safefs.Stat, now time.
 		return next, nil
 	}
 	w.mounts.offered(it.path())
-	if err := g.offer(ctx, Change{Path: it.path(), Trigger: it.trigger, Detected: it.first, Kind: Look}); err != nil {
+	if err := g.offer(ctx, Change{Path: it.path(), Trigger: it.trigger, Detected: it.first, Kind: archive.Look}); err != nil {
 		return time.Time{}, err
 	}
 	if st.Nlink > 1 {
@@ -314,7 +315,7 @@ func (g *settling) offerGone(ctx context.Context, it *item, k *Known) error {
 	case !k.Stored && w.stillRefused(k.Path):
 		return nil
 	}
-	return g.offer(ctx, Change{Path: k.Path, Trigger: it.trigger, Detected: it.first, Kind: Gone})
+	return g.offer(ctx, Change{Path: k.Path, Trigger: it.trigger, Detected: it.first, Kind: archive.Gone})
 }
 
 // exhausted reports whether err says that this host lacks something for a while:

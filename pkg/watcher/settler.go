@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
@@ -41,7 +42,7 @@ type dirtyDir struct {
 type item struct {
 	dir     *dirtyDir
 	name    string // "" for a listing
-	trigger string
+	trigger archive.Trigger
 	first   time.Time // of the changes since it was last handed on
 	last    time.Time
 	handed  time.Time // last, when it was handed out
@@ -66,7 +67,7 @@ func newSettler(settle, maxDelay time.Duration) *settler {
 }
 
 // touch notes that path changed.
-func (s *settler) touch(path string, now time.Time, trigger string) {
+func (s *settler) touch(path string, now time.Time, trigger archive.Trigger) {
 	dir := parentOf(path)
 	name := path
 	if dir != "" {
@@ -94,7 +95,7 @@ func (s *settler) touch(path string, now time.Time, trigger string) {
 }
 
 // list notes that the directory dir is to be compared with the index.
-func (s *settler) list(dir string, now time.Time, trigger string) {
+func (s *settler) list(dir string, now time.Time, trigger archive.Trigger) {
 	d := s.dir(dir)
 	if d == nil {
 		return
@@ -110,7 +111,7 @@ func (s *settler) list(dir string, now time.Time, trigger string) {
 // collapse forgets the names of d: a listing finds them again. What goes on
 // changing does not keep the listing from being due, because it leaves out the
 // files that are not quiet and is repeated for them.
-func (s *settler) collapse(d *dirtyDir, now time.Time, trigger string) {
+func (s *settler) collapse(d *dirtyDir, now time.Time, trigger archive.Trigger) {
 	if d.list == nil {
 		first := now
 		for _, it := range d.names {

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func TestRootThatGoesAndComesBack(t *testing.T) {
@@ -86,7 +88,7 @@ func TestEmptyRootAtStart(t *testing.T) {
 	if r.Available() || len(r.sink.takeOffers()) != 0 {
 		t.Error("an empty source whose files are archived is used")
 	}
-	if _, err := r.ScanOnce(context.Background(), TriggerSync); err == nil {
+	if _, err := r.ScanOnce(context.Background(), archive.TriggerSync); err == nil {
 		t.Error("ScanOnce of an empty source whose files are archived succeeded")
 	}
 	r.ConfirmDeletes()
@@ -286,11 +288,11 @@ func TestScanOnceTakesAReplacedRootWithoutGone(t *testing.T) {
 	r := newRig(t, nil)
 	r.write("new", "x")
 	r.sink.put(Known{Path: "old", Ino: 1, Stored: true})
-	s, err := r.ScanOnce(context.Background(), TriggerSync)
+	s, err := r.ScanOnce(context.Background(), archive.TriggerSync)
 	if err != nil || !s.Complete || !s.Replaced || s.Gone != 0 || s.Withheld != 1 || s.New != 1 {
 		t.Errorf("got %+v, %v", s, err)
 	}
-	if got := r.metric("rescans_total", TriggerSync); got != 1 {
+	if got := r.metric("rescans_total", string(archive.TriggerSync)); got != 1 {
 		t.Errorf("rescans_total: got %v, want 1", got)
 	}
 }
@@ -306,7 +308,7 @@ func TestAMountThatIsLateAfterARestartIsNoDeletion(t *testing.T) {
 	r.must(err)
 	r.sink.put(Known{Path: "f", Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs, Ino: st.Ino, Stored: true})
 	r.sink.put(Known{Path: "vol/a", Ino: 1, Stored: true})
-	s, err := r.ScanOnce(context.Background(), TriggerSync)
+	s, err := r.ScanOnce(context.Background(), archive.TriggerSync)
 	if err != nil || s.Replaced || s.Gone != 0 || s.Withheld != 1 {
 		t.Errorf("without its mount: %+v, %v, want vol/a withheld", s, err)
 	}
@@ -316,7 +318,7 @@ func TestAMountThatIsLateAfterARestartIsNoDeletion(t *testing.T) {
 		}
 	}
 	r.ConfirmDeletes()
-	if s, err = r.ScanOnce(context.Background(), TriggerSync); err != nil || s.Gone != 1 || s.Withheld != 0 {
+	if s, err = r.ScanOnce(context.Background(), archive.TriggerSync); err != nil || s.Gone != 1 || s.Withheld != 0 {
 		t.Errorf("after the confirmation: %+v, %v, want vol/a gone", s, err)
 	}
 	if last := kept[len(kept)-1]; len(last.Mounts) != 0 {
@@ -326,7 +328,7 @@ func TestAMountThatIsLateAfterARestartIsNoDeletion(t *testing.T) {
 
 func TestScanOnceOfAMissingRoot(t *testing.T) {
 	r := rigAt(t, filepath.Join(t.TempDir(), "none"), nil)
-	if s, err := r.ScanOnce(context.Background(), TriggerSync); err == nil || s.Complete || !errors.Is(s.Err, err) {
+	if s, err := r.ScanOnce(context.Background(), archive.TriggerSync); err == nil || s.Complete || !errors.Is(s.Err, err) {
 		t.Errorf("got %+v, %v", s, err)
 	}
 }

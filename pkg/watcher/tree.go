@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // placeTries bounds how often a directory that keeps being replaced is watched
@@ -175,7 +176,7 @@ func (t *tree) loops(path string, id fileID) bool {
 }
 
 // list has a directory compared with the index once it is quiet.
-func (t *tree) list(path string) { t.w.dirty.list(path, time.Now(), TriggerEvent) }
+func (t *tree) list(path string) { t.w.dirty.list(path, time.Now(), archive.TriggerEvent) }
 
 // scan watches path and every directory below it. Each is watched before it is
 // listed, so that nothing appears in between unseen.

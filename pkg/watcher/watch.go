@@ -11,38 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-)
-
-// Kind says what a Change asks for.
-type Kind int
-
-// The kinds.
-const (
-	Look    Kind = iota // open the file and upload it if it changed
-	Gone                // the index has the path, the source does not
-	Refused             // it cannot be archived; Err says why
-)
-
-// String names the kind.
-func (k Kind) String() string {
-	switch k {
-	case Look:
-		return "look"
-	case Gone:
-		return "gone"
-	default:
-		return "refused"
-	}
-}
-
-// Triggers of changes and scans.
-const (
-	TriggerStartup = "startup"
-	TriggerEvent   = "event"
-	TriggerRescan  = "rescan"
-	TriggerHangup  = "hangup"
-	TriggerSync    = "sync"
-	TriggerPoll    = "poll"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // ErrReserved is the Err of the Refused change for the reserved name.
@@ -52,9 +21,9 @@ var ErrReserved = errors.New("the name is reserved for the audit trail")
 // everything below it.
 type Change struct {
 	Path     string
-	Trigger  string
+	Trigger  archive.Trigger
 	Detected time.Time // of the first event, or when the scan saw it
-	Kind     Kind
+	Kind     archive.Kind
 	Err      error // Refused only
 	Size     int64 // when it was seen, 0 where nobody looked
 	// Confirmed: Gone only, of a mirrored source. A complete scan found it gone,
@@ -118,10 +87,10 @@ type Options struct {
 	Memory Memory
 
 	// All callbacks are optional and must not block for long.
-	OnMemory    func(Memory)                                  // when what is to be remembered of the source changes
-	OnScan      func(ScanResult)                              // after each scan of the whole source
-	OnSame      func(k Known, st safefs.Stat, trigger string) // for each unchanged file of such a scan
-	OnAvailable func(ok bool, reason string)                  // when the source goes or comes back
+	OnMemory    func(Memory)                                           // when what is to be remembered of the source changes
+	OnScan      func(ScanResult)                                       // after each scan of the whole source
+	OnSame      func(k Known, st safefs.Stat, trigger archive.Trigger) // for each unchanged file of such a scan
+	OnAvailable func(ok bool, reason string)                           // when the source goes or comes back
 
 	Log     *zap.Logger
 	Metrics *Metrics
@@ -132,7 +101,7 @@ type IgnoreFile struct{ Path, SHA256 string }
 
 // ScanResult is what a scan found.
 type ScanResult struct {
-	Trigger    string
+	Trigger    archive.Trigger
 	Start, End time.Time
 	Complete   bool // the scan reached its end and the source was the same all the time
 	Err        error
@@ -295,7 +264,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 
 // Rescan asks for a scan of the whole source and returns at once. Requests that
 // arrive during a scan merge into one more.
-func (w *Watcher) Rescan(trigger string) { w.requests.scan(trigger) }
+func (w *Watcher) Rescan(trigger archive.Trigger) { w.requests.scan(trigger) }
 
 // Watching is closed once watches are everywhere for the first time, before the
 // scan that follows. It is closed as well when the source is away at start: it
@@ -342,7 +311,7 @@ func (w *Watcher) LeavesOut(path string) bool { return w.left(path) }
 
 // Requeue makes path settle again. The sink calls it when a file changed while
 // it was read.
-func (w *Watcher) Requeue(path string) { w.dirty.touch(path, time.Now(), TriggerEvent) }
+func (w *Watcher) Requeue(path string) { w.dirty.touch(path, time.Now(), archive.TriggerEvent) }
 
 // ConfirmDeletes accepts the directory that is in the place of the source, even
 // if it is empty, and asks for a scan that counts what is not there as gone. Of
@@ -355,7 +324,7 @@ func (w *Watcher) ConfirmDeletes() {
 		w.memory.accept(id)
 	}
 	w.mounts.confirm()
-	w.requests.scan(TriggerRescan)
+	w.requests.scan(archive.TriggerRescan)
 	w.suspect()
 }
 

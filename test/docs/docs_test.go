@@ -13,10 +13,12 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 const root = "../.."
@@ -113,6 +115,58 @@ func TestWebConfigurationInTheRunbookIsAccepted(t *testing.T) {
 	}
 	if w, err := admin.CheckWebConfig(file); err != nil || !w.TLS || !w.Authenticates {
 		t.Errorf("CheckWebConfig(the runbook's) = %+v %v, want TLS and passwords", w, err)
+	}
+}
+
+func TestClassesInDocumentsAreThoseOfTheTable(t *testing.T) {
+	docs := documents(t)
+	plain := func(s string) string { return strings.ReplaceAll(s, "`", "") }
+
+	var names []string
+	for _, c := range state.Classes() {
+		names = append(names, "`"+string(c)+"`")
+	}
+	if row := "| `error_class` | " + strings.Join(names, " ") + " |"; !strings.Contains(docs["docs/FORMAT.md"], row) {
+		t.Errorf("docs/FORMAT.md has no row that begins with %s", row)
+	}
+
+	_, section, _ := strings.Cut(docs["docs/OPERATIONS.md"], "\n## Failures by class\n")
+	_, table, _ := strings.Cut(section, "|---|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	rows := strings.Split(table, "\n")
+	if len(rows) != len(names) {
+		t.Fatalf("docs/OPERATIONS.md explains %d classes, want %d:\n%s", len(rows), len(names), table)
+	}
+	for i, c := range state.Classes() {
+		cells := strings.Split(rows[i], " | ")
+		if len(cells) != 3 || cells[0] != "| "+names[i] || !strings.HasPrefix(plain(cells[2]), c.Meaning().Advice) {
+			t.Errorf("docs/OPERATIONS.md: row %d is %q, want one of %s whose last cell begins with %q", i+1, rows[i], c, c.Meaning().Advice)
+		}
+	}
+}
+
+func TestClassesInQueriesExist(t *testing.T) {
+	texts := documents(t)
+	for _, name := range []string{"deploy/prometheus/s3syncd.rules.yml", "deploy/grafana/s3syncd.json"} {
+		text, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[name] = string(text)
+	}
+	asked, query := 0, regexp.MustCompile(`class=~?\\?"([^"\\$]+)\\?"`)
+	for name, text := range texts {
+		for _, m := range query.FindAllStringSubmatch(text, -1) {
+			asked++
+			for one := range strings.SplitSeq(m[1], "|") {
+				if !slices.Contains(state.Classes(), state.Class(one)) {
+					t.Errorf("%s asks for class %q, which does not exist", name, one)
+				}
+			}
+		}
+	}
+	if asked < 3 {
+		t.Errorf("found %d queries by class, want at least 3", asked)
 	}
 }
 
