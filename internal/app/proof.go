@@ -27,7 +27,7 @@ func (s *source) prove(ctx context.Context) error {
 		s.proof.done = true
 		return nil
 	}
-	if pool := s.pool.Load(); pool != nil && state.ClassOf(err) == state.ClassEncryption {
+	if pool := s.pool.Load(); pool != nil && state.ClassOf(err).Stops() {
 		pool.Distrust(s.cfg.Name, err)
 	}
 	return err
