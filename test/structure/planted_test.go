@@ -84,7 +84,8 @@ func TestEachBoundFindsWhatIsPlanted(t *testing.T) {
 		n            int
 	}{
 		{
-			"the methods of a type in two files", map[string]string{"pkg/p/p.go": "package p\n\ntype t struct{}\n" + methods("t", 0, 25)},
+			"the methods of a type in two files",
+			map[string]string{"pkg/p/p.go": "package p\n\ntype t struct{}\n" + methods("t", 0, 25)},
 			map[string]string{"pkg/p/p.go": "package p\n\ntype t struct{}\n" + methods("t", 0, 13), "pkg/p/p2.go": "package p\n\n" + methods("t", 13, 26)},
 			"own-methods pkg/p.t", 26,
 		},
@@ -92,12 +93,16 @@ func TestEachBoundFindsWhatIsPlanted(t *testing.T) {
 		{"the lines of a package", lines(3000), lines(3001), "package-lines pkg/p", 3001},
 		{"the files of a package", manyFiles(16), manyFiles(17), "package-files pkg/p", 17},
 		{
-			"the lines of a file", map[string]string{"cmd/p/main.go": "package main\n" + strings.Repeat("\n", 449)},
-			map[string]string{"cmd/p/main.go": "package main\n" + strings.Repeat("\n", 450)}, "file-lines cmd/p/main.go", 451,
+			"the lines of a file",
+			map[string]string{"cmd/p/main.go": "package main\n" + strings.Repeat("\n", 449)},
+			map[string]string{"cmd/p/main.go": "package main\n" + strings.Repeat("\n", 450)},
+			"file-lines cmd/p/main.go", 451,
 		},
 		{
-			"the lines of a function", map[string]string{"internal/p/p.go": "package p\n\n" + function(60)},
-			map[string]string{"internal/p/p.go": "package p\n\n" + function(61)}, "function-lines internal/p/p.go:f", 61,
+			"the lines of a function",
+			map[string]string{"internal/p/p.go": "package p\n\n" + function(60)},
+			map[string]string{"internal/p/p.go": "package p\n\n" + function(61)},
+			"function-lines internal/p/p.go:f", 61,
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
