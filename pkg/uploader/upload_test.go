@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -681,9 +682,14 @@ s3syncd_rereads_total{result="same",source="data"} 1
 }
 
 func TestWhatIsToBeReadAgainAndIsNotAsIndexedIsLeftToTheWatcher(t *testing.T) {
+	var mu sync.Mutex // Several workers hand paths back.
 	var left []string
 	r := newRig(t, func(s *Source, _ *Options) {
-		s.Proven, s.Requeue = true, func(path string) { left = append(left, path) }
+		s.Proven, s.Requeue = true, func(path string) {
+			mu.Lock()
+			defer mu.Unlock()
+			left = append(left, path)
+		}
 	})
 	r.start()
 	r.write("changed", []byte("one"))
@@ -698,6 +704,8 @@ func TestWhatIsToBeReadAgainAndIsNotAsIndexedIsLeftToTheWatcher(t *testing.T) {
 		r.offerJob(Job{Source: "data", Path: p, Kind: archive.Reread, Trigger: archive.TriggerRescan})
 	}
 	r.idle()
+	mu.Lock()
+	defer mu.Unlock()
 	slices.Sort(left)
 	if want := []string{"changed", "new"}; !slices.Equal(left, want) {
 		t.Errorf("left to the watcher: %q, want %q", left, want)
