@@ -14,7 +14,8 @@ func TestAListingInPartsIsTheWholeOne(t *testing.T) {
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	for i := range 1000 {
-		name := fmt.Sprintf("%0*d", 1+rnd.IntN(100), i)
+		// The dot keeps a name and what is written beside one apart, whatever its width.
+		name := fmt.Sprintf("%0*d.", 1+rnd.IntN(100), i)
 		path := filepath.Join(dir, name)
 		switch rnd.IntN(10) {
 		case 0:
