@@ -1,0 +1,70 @@
+package localfile
+
+import (
+	"os"
+	"time"
+
+	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// RacyWindow: a file modified so shortly before it was read may be modified
+// again without a new mtime, so an equal fence proves nothing.
+const RacyWindow = 2 * time.Second
+
+// tick is the longest time for which a kernel stamps the same time on changes,
+// whatever the file system can store: one tick of its clock.
+const tick = 10 * time.Millisecond
+
+// FenceOf is the fence of a file's stat.
+func FenceOf(st safefs.Stat) state.Fence {
+	return state.Fence{Dev: st.Dev, Ino: st.Ino, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs, MtimeSec: st.MtimeSec}
+}
+
+// AttributesOf are the attributes of a file's stat.
+func AttributesOf(st safefs.Stat) state.Attributes {
+	return state.Attributes{Mode: st.Mode & 0o7777, UID: st.UID, GID: st.GID}
+}
+
+// SameFence fails unless the open file still has fence f.
+func SameFence(file *os.File, f state.Fence) error {
+	st, err := safefs.Fstat(file)
+	if err != nil {
+		return Unreadable("fstat", err)
+	}
+	if f.Ino == 0 {
+		st = st.SizeMtime() // As the source's identity has it.
+	}
+	switch now := FenceOf(st); {
+	case now == f:
+		return nil
+	case now.Size == f.Size && now.MtimeNs == f.MtimeNs:
+		return state.Classified(state.ClassChanged, "fstat", errIdentity)
+	}
+	return Changed("fstat")
+}
+
+// Racy reports whether a file whose fence was taken before now may change after
+// it with neither a new ctime nor, by its mtime put back, a new mtime.
+func Racy(f state.Fence, now time.Time) bool {
+	g := granularity(f.CtimeNs) + tick
+	return within(f.CtimeNs, now, g) || within(f.MtimeNs, now, max(g, RacyWindow))
+}
+
+// granularity is how long a file system may stamp the same time on changes, by
+// what it stored as a ctime, which no program can choose.
+func granularity(ctimeNs int64) time.Duration {
+	for _, unit := range []time.Duration{24 * time.Hour, time.Hour, time.Minute} {
+		if ctimeNs%int64(unit) == 0 {
+			return unit
+		}
+	}
+	if ctimeNs%int64(time.Second) == 0 {
+		return 2 * time.Second // FAT's; one second looks the same half of the time.
+	}
+	return 0
+}
+
+func within(ns int64, now time.Time, d time.Duration) bool {
+	return now.Sub(time.Unix(0, ns)).Abs() < d
+}
