@@ -36,12 +36,7 @@ func newBuffers(limit, small int64, sources ...string) *buffers {
 
 // largest is the size of the largest buffer that a source gets whatever the
 // others have.
-func (b *buffers) largest() int64 {
-	if b.rest.sources <= 1 {
-		return b.rest.total
-	}
-	return b.rest.own
-}
+func (b *buffers) largest() int64 { return b.rest.least() }
 
 // class is the size of the buffer that n bytes get.
 func (b *buffers) class(n int64) int64 {

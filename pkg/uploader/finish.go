@@ -55,7 +55,7 @@ func (l *look) letGoOthers() {
 	if cause == "" {
 		return
 	}
-	l.it.trouble.cause = ""
+	l.it.troubles().cause = ""
 	if l.end.status == state.StatusUploaded {
 		l.q.releaseCause(l.Name, cause)
 	}

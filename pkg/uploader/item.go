@@ -6,6 +6,19 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
+// Job is one path to be looked at. Jobs are hints: a worker looks for itself.
+type Job struct {
+	Source   string
+	Path     string // Raw bytes below the source, slash-separated.
+	Kind     archive.Kind
+	Err      error // Refused only.
+	Trigger  archive.Trigger
+	Detected time.Time // When the change was first seen.
+	// Confirmed allows a Gone job to delete the object of a source whose policy
+	// is mirror. A later sight of the file takes it back.
+	Confirmed bool
+}
+
 // place says where in its subqueue an item is.
 type place uint8
 

@@ -144,20 +144,6 @@ func TestMirrorOfAnObjectThatIsGoneAlreadyIsRecorded(t *testing.T) {
 	r.noIntents()
 }
 
-// A file that came back takes the confirmation back.
-func TestMirrorBelievesNoConfirmationFromBefore(t *testing.T) {
-	early := Job{Kind: archive.Gone, Confirmed: true}
-	early.merge(Job{Kind: archive.Look})
-	if early.Confirmed {
-		t.Error("a later look leaves the deletion confirmed")
-	}
-	again := Job{Kind: archive.Gone, Confirmed: true}
-	again.merge(Job{Kind: archive.Gone})
-	if !again.Confirmed {
-		t.Error("another sight of the same absence takes the confirmation back")
-	}
-}
-
 // What vanishes before a worker came to it is told to the watcher, because no
 // event may follow.
 func TestMirrorHandsBackWhatVanishedUnconfirmed(t *testing.T) {

@@ -104,7 +104,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	for _, d := range p.order {
 		tenders.Go(func() { d.tend(ctx, p) })
 	}
-	for range p.looks.total {
+	for range p.looks.all() {
 		workers.Go(func() {
 			for it := p.q.pop(ctx); it != nil; it = p.q.pop(ctx) {
 				p.handle(work, it)

@@ -3,12 +3,16 @@ package uploader
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 )
+
+// ErrUnknownSource is returned for a job of a source that was never added.
+var ErrUnknownSource = errors.New("unknown source")
 
 // Queue holds the paths that wait for a look, those in hand and those that are
 // tried again later. A path is in it once: offers of a queued path are merged,

@@ -344,3 +344,17 @@ func TestBegunIsWhatNobodyHasPutOff(t *testing.T) {
 		t.Error("what waits for a retry is pending, and not begun")
 	}
 }
+
+// A file that came back takes the confirmation back.
+func TestMirrorBelievesNoConfirmationFromBefore(t *testing.T) {
+	early := Job{Kind: archive.Gone, Confirmed: true}
+	early.merge(Job{Kind: archive.Look})
+	if early.Confirmed {
+		t.Error("a later look leaves the deletion confirmed")
+	}
+	again := Job{Kind: archive.Gone, Confirmed: true}
+	again.merge(Job{Kind: archive.Gone})
+	if !again.Confirmed {
+		t.Error("another sight of the same absence takes the confirmation back")
+	}
+}

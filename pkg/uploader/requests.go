@@ -12,10 +12,6 @@ const (
 	headAlways = 64 << 10
 	// HeadStreak new files in a row that S3 did not hold end asking for each.
 	headStreak = 16
-	// Ahead is how many looks there are for each request at a time: while one
-	// waits for the server, another reads its file or waits for the disk that its
-	// announcement or its record goes to.
-	ahead = 3
 )
 
 // enter waits until one more request with a body of size bytes may run, and

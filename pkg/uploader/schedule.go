@@ -64,7 +64,7 @@ func (q *Queue) takeFrom(s *subqueue) *item {
 		}
 	}
 	switch {
-	case s.retries.n > 0 && int64(s.retrying) < max(1, min(int64(s.limit), q.looks.total/ahead)/2) && (s.ready.n == 0 || s.turn%retryTurn == 0):
+	case s.retries.n > 0 && int64(s.retrying) < max(1, min(int64(s.limit), q.looks.all()/ahead)/2) && (s.ready.n == 0 || s.turn%retryTurn == 0):
 		s.turn++
 		s.retrying++
 		return s.retries.popFront()
