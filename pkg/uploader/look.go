@@ -86,7 +86,7 @@ func (l *look) act(ctx context.Context) error {
 	switch {
 	case l.job.Kind == archive.Rekey:
 		return l.rekey(ctx)
-	case l.job.offPath():
+	case offPath(&l.job):
 		return nil // Only an interrupted copy was to be settled.
 	case (l.job.Kind == archive.Settle || l.job.Kind == archive.Reread) && l.LeftOut != nil && l.LeftOut(l.job.Path):
 		return nil // No watcher asked for it.

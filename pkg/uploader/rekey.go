@@ -21,11 +21,11 @@ const metaTrail = "s3syncd-instance"
 func RekeyPath(key string) string { return "/" + key }
 
 // offPath reports whether the job's path only names a key.
-func (j *Job) offPath() bool { return strings.HasPrefix(j.Path, "/") }
+func offPath(j *Job) bool { return strings.HasPrefix(j.Path, "/") }
 
 // keyOf returns the key of the job's path.
 func (d *destination) keyOf(j *Job) (string, error) {
-	if j.offPath() {
+	if offPath(j) {
 		return j.Path[1:], nil
 	}
 	return d.Mapper.Key(j.Path)
@@ -113,7 +113,7 @@ func archived(ctx context.Context, l *look, s standing) (archivedObject, error) 
 // readEntry reads what the index knows of the path.
 func (l *look) readEntry() error {
 	l.entry, l.known = state.Entry{}, false
-	if l.job.offPath() {
+	if offPath(&l.job) {
 		return nil
 	}
 	var err error
