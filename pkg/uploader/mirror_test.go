@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -30,7 +31,7 @@ func (r *rig) remove(path string) {
 // confirmGone offers path as a scan does that found it gone.
 func (r *rig) confirmGone(path string) {
 	r.t.Helper()
-	r.offerJob(Job{Source: "data", Path: path, Kind: archive.Gone, Trigger: archive.TriggerRescan, Confirmed: true})
+	r.offerJob(queue.Job{Source: "data", Path: path, Kind: archive.Gone, Trigger: archive.TriggerRescan, Confirmed: true})
 }
 
 func (r *rig) doubt(paths ...string) {
@@ -163,7 +164,7 @@ func TestMirrorHandsBackWhatVanishedUnconfirmed(t *testing.T) {
 	r.look(archive.TriggerStartup, "a")
 	r.remove("a")
 	r.look(archive.TriggerEvent, "a")
-	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerEvent})
+	r.offerJob(queue.Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerEvent})
 	r.idle()
 	mu.Lock()
 	defer mu.Unlock()

@@ -30,15 +30,15 @@ func (d *destination) enter(ctx context.Context, size int64) (leave func(), err 
 			own.Release(1)
 		}
 	}
-	if !d.requests.take(d.Name, 1) {
+	if !d.requests.Take(d.Name, 1) {
 		waited = true
-		if err := d.requests.acquire(ctx, d.Name, 1); err != nil {
+		if err := d.requests.Acquire(ctx, d.Name, 1); err != nil {
 			out()
 			return nil, err
 		}
 	}
 	leave = func() {
-		d.requests.release(d.Name, 1)
+		d.requests.Release(d.Name, 1)
 		out()
 	}
 	if err = d.gate(); err == nil && waited && d.closed() {

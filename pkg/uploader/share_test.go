@@ -16,6 +16,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -32,7 +33,7 @@ func (r *rig) beside(hangs *Source) (dir string, other Source) {
 	if err := other.State.BeginChain(r.t.Context(), "0a1b2c3e", state.BeginsNew, "", ""); err != nil {
 		r.t.Fatal(err)
 	}
-	r.q = NewQueue(1000)
+	r.q = queue.New(1000)
 	if r.p, err = New(r.q, []Source{*hangs, other}, r.o); err != nil {
 		r.t.Fatal(err)
 	}
@@ -71,7 +72,7 @@ func TestASlowDestinationLeavesOthersTheirShare(t *testing.T) {
 					if err := os.WriteFile(filepath.Join(dir, path), pattern(size, 1), 0o600); err != nil {
 						t.Fatal(err)
 					}
-					r.offerJob(Job{Source: "other", Path: path, Trigger: archive.TriggerEvent})
+					r.offerJob(queue.Job{Source: "other", Path: path, Trigger: archive.TriggerEvent})
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
