@@ -16,6 +16,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
@@ -27,12 +28,12 @@ const noteTimeout = 30 * time.Second
 // sink hands what the watcher finds to the queue.
 type sink struct {
 	source   string
-	queue    *uploader.Queue
+	queue    *queue.Queue
 	progress func(size int64) // nil: nobody counts
 }
 
-func (s sink) job(c watcher.Change) uploader.Job {
-	return uploader.Job{
+func (s sink) job(c watcher.Change) queue.Job {
+	return queue.Job{
 		Source: s.source, Path: c.Path, Kind: c.Kind, Err: c.Err,
 		Trigger: c.Trigger, Detected: c.Detected, Confirmed: c.Confirmed,
 	}

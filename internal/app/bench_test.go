@@ -17,8 +17,8 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
-	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
@@ -87,7 +87,7 @@ func benchDir(b *testing.B, src *state.Source, root, rel string) error {
 // benchWatcher scans dir, all of which src knows.
 func benchWatcher(b *testing.B, dir string, src *state.Source) *watcher.Watcher {
 	b.Helper()
-	w, err := watcher.New(sink{source: "bench", queue: uploader.NewQueue(1)}, &index{state: src}, watcher.Options{
+	w, err := watcher.New(sink{source: "bench", queue: queue.New(1)}, &index{state: src}, watcher.Options{
 		Source: "bench", Root: safefs.NewRoot(dir, safefs.RootOptions{CrossMounts: true}),
 		Settle: time.Second, MaxDelay: time.Second, Hardlinks: safefs.LinksSameOwner, Reserved: state.ReservedDir,
 		Log: zap.NewNop(), Metrics: watcher.NewMetrics(prometheus.NewRegistry()),

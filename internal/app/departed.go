@@ -15,8 +15,8 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
-	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
 // closeDeparted ends the chains of sources that left the configuration. It keeps
@@ -161,7 +161,7 @@ func (d departures) closeOne(ctx context.Context, k state.SourceKey) error {
 		return err
 	}
 	env := environment{
-		cfg: cfg, db: d.db, log: d.log, build: d.build, queue: uploader.NewQueue(1), grace: d.grace, direct: true, of: &k,
+		cfg: cfg, db: d.db, log: d.log, build: d.build, queue: queue.New(1), grace: d.grace, direct: true, of: &k,
 		metrics: newMetrics(prometheus.NewPedanticRegistry(), d.build, d.db, func() []snapshot { return nil }),
 	}
 	s, err := env.openSource(ctx, 0)

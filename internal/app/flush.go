@@ -11,6 +11,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -118,7 +119,7 @@ func (g *generation) offerAgain(ctx context.Context, s *source, paths []string) 
 		return ctx.Err()
 	}
 	for _, p := range paths {
-		job := uploader.Job{Source: s.cfg.Name, Path: p, Kind: archive.Look, Trigger: archive.TriggerRescan, Detected: time.Now()}
+		job := queue.Job{Source: s.cfg.Name, Path: p, Kind: archive.Look, Trigger: archive.TriggerRescan, Detected: time.Now()}
 		if err := g.queue.Offer(ctx, job); err != nil {
 			return err
 		}

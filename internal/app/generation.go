@@ -13,6 +13,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
@@ -45,7 +46,7 @@ func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigg
 	}
 	g := &generation{
 		environment: environment{
-			cfg: cfg, db: d.db, log: d.log, metrics: d.metrics, build: d.build, queue: uploader.NewQueue(queueLimit),
+			cfg: cfg, db: d.db, log: d.log, metrics: d.metrics, build: d.build, queue: queue.New(queueLimit),
 			grace: d.opts.Grace, found: p.at, budget: b, keysMoved: make(chan struct{}, 1),
 		},
 		d: d, trigger: trigger, perFile: sampled(d.log.Named("file")), leaving: make(chan struct{}), hurried: make(chan struct{}),

@@ -15,6 +15,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -62,7 +63,7 @@ func BenchmarkUploadOverLatency(b *testing.B) {
 		if err := st.BeginChain(b.Context(), "0a1b2c3d", state.BeginsNew, "", ""); err != nil {
 			b.Fatal(err)
 		}
-		q := uploader.NewQueue(files)
+		q := queue.New(files)
 		pool, err := uploader.New(q, []uploader.Source{{
 			Name: "s", Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: state.NewMapper(prefix),
 			Root: safefs.NewRoot(dir, safefs.RootOptions{}), Objects: store, Multipart: store, State: st,
@@ -76,7 +77,7 @@ func BenchmarkUploadOverLatency(b *testing.B) {
 			b.Fatal(err)
 		}
 		for i := range files {
-			job := uploader.Job{Source: "s", Path: fmt.Sprintf("f%05d", i), Trigger: archive.TriggerStartup, Detected: time.Now()}
+			job := queue.Job{Source: "s", Path: fmt.Sprintf("f%05d", i), Trigger: archive.TriggerStartup, Detected: time.Now()}
 			if !q.TryOffer(job) {
 				b.Fatal("the queue is full")
 			}

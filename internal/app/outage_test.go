@@ -25,6 +25,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -164,7 +165,7 @@ type station struct {
 	dir   string
 	cloud *cloud
 	st    *state.Source
-	q     *uploader.Queue
+	q     *queue.Queue
 	pool  *uploader.Pool
 	end   func()
 }
@@ -172,7 +173,7 @@ type station struct {
 // newStation runs queue, pool, state and flusher of one source until its end.
 func newStation(t *testing.T, base string, c *cloud) *station {
 	t.Helper()
-	s := &station{t: t, dir: filepath.Join(base, "data"), cloud: c, q: uploader.NewQueue(100_000)}
+	s := &station{t: t, dir: filepath.Join(base, "data"), cloud: c, q: queue.New(100_000)}
 	db, err := state.Open(filepath.Join(base, "state"), state.Options{Instance: "i", MachineID: "m", Log: zap.NewNop()})
 	must(t, err)
 	s.st, err = db.Source(t.Context(), state.SourceKey{Bucket: "b", Prefix: "p", RealPath: s.dir})
@@ -221,7 +222,7 @@ func (s *station) change(path, content string) {
 	s.t.Helper()
 	must(s.t, os.WriteFile(filepath.Join(s.dir, path), []byte(content), 0o600))
 	must(s.t, os.Chtimes(filepath.Join(s.dir, path), time.Now().Add(-time.Hour), time.Now().Add(-time.Hour)))
-	must(s.t, s.q.Offer(s.t.Context(), uploader.Job{Source: "data", Path: path, Trigger: archive.TriggerEvent, Detected: time.Now()}))
+	must(s.t, s.q.Offer(s.t.Context(), queue.Job{Source: "data", Path: path, Trigger: archive.TriggerEvent, Detected: time.Now()}))
 }
 
 // Two days without S3 (ten hours where it is not `make e2e`), with changes in every hour, some of them of the same

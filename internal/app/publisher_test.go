@@ -14,6 +14,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -53,7 +54,7 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 		return err
 	}
 	pool := func(proven bool) {
-		p, err := uploader.New(uploader.NewQueue(1), []uploader.Source{{
+		p, err := uploader.New(queue.New(1), []uploader.Source{{
 			Name: "s", Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: state.NewMapper("p"), Root: safefs.NewRoot(dir, safefs.RootOptions{}),
 			Objects: store, Multipart: store, State: st, Proven: proven, ProvenAt: time.Now(), Hardlinks: safefs.LinksAllow, Deletes: archive.DeletesKeep,
 			Accept: func(state.Object) archive.KeyVerdict { return archive.KeyOK },

@@ -15,6 +15,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -96,7 +97,7 @@ func Rekey(ctx context.Context, o RekeyOptions) (RekeySummary, error) {
 	r := &rekeyRun{opts: o, byName: map[string]*source{}, trail: map[string]state.Record{}, clock: &c, limit: o.limiter()}
 	r.environment = environment{
 		cfg: o.Config, db: db, log: log, build: build, runsOnce: true, found: at, budget: b, grace: Grace{Drain: drainTime, Publish: max(publishTime, o.GiveUp)},
-		metrics: newMetrics(prometheus.NewPedanticRegistry(), build, db, func() []snapshot { return nil }), queue: uploader.NewQueue(queueLimit),
+		metrics: newMetrics(prometheus.NewPedanticRegistry(), build, db, func() []snapshot { return nil }), queue: queue.New(queueLimit),
 	}
 	err = r.run(ctx)
 	if cerr := db.Close(); cerr != nil {
@@ -258,7 +259,7 @@ func (r *rekeyRun) find(ctx context.Context, s *source) error {
 			r.trail[trailKey(s.cfg.Name, path)] = *known
 			r.mu.Unlock()
 		}
-		return r.queue.Offer(ctx, uploader.Job{Source: s.cfg.Name, Path: path, Kind: archive.Rekey, Trigger: archive.TriggerSync})
+		return r.queue.Offer(ctx, queue.Job{Source: s.cfg.Name, Path: path, Kind: archive.Rekey, Trigger: archive.TriggerSync})
 	})
 	r.mu.Lock()
 	defer r.mu.Unlock()

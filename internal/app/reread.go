@@ -9,8 +9,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
-	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
 const (
@@ -27,7 +27,7 @@ const (
 // the index and one at a time, to find content that changed without its times.
 type rereader struct {
 	s      *source
-	queue  *uploader.Queue
+	queue  *queue.Queue
 	period time.Duration
 	may    func() bool // files may be read, and uploaded, now
 
@@ -127,7 +127,7 @@ func (r *rereader) one(ctx context.Context, it *state.Item) error {
 	if it.Entry.FailClass != "" || w.Unsettled(it.Path) || w.Pending(it.Path) {
 		return nil
 	}
-	job := uploader.Job{Source: r.s.cfg.Name, Path: it.Path, Kind: archive.Reread, Trigger: archive.TriggerRescan}
+	job := queue.Job{Source: r.s.cfg.Name, Path: it.Path, Kind: archive.Reread, Trigger: archive.TriggerRescan}
 	if err := r.queue.Offer(ctx, job); err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -93,7 +94,7 @@ func besideSlow(b *testing.B, files int, size int64, dead bool) (small, large ti
 			b.Fatal(err)
 		}
 	}
-	q := uploader.NewQueue(queueLimit)
+	q := queue.New(queueLimit)
 	pool, err := uploader.New(q, []uploader.Source{slow, fast}, uploader.Options{
 		Workers: 16, PartSize: 16 << 20, SinglePutMax: 64 << 20, MemoryLimit: 128 << 20, Drain: time.Millisecond,
 		Log: zap.NewNop(), Metrics: uploader.NewMetrics(prometheus.NewRegistry()),
@@ -105,7 +106,7 @@ func besideSlow(b *testing.B, files int, size int64, dead bool) (small, large ti
 	done := make(chan error, 1)
 	go func() { done <- pool.Run(ctx) }()
 	for i := range files {
-		q.TryOffer(uploader.Job{Source: "slow", Path: fmt.Sprintf("f%05d", i), Trigger: archive.TriggerStartup, Detected: time.Now()})
+		q.TryOffer(queue.Job{Source: "slow", Path: fmt.Sprintf("f%05d", i), Trigger: archive.TriggerStartup, Detected: time.Now()})
 	}
 	for files > 0 && len(pool.InFlight()) < min(files, 6) {
 		time.Sleep(10 * time.Millisecond) // A benchmark may: it waits for what it measures beside.
@@ -117,7 +118,7 @@ func besideSlow(b *testing.B, files int, size int64, dead bool) (small, large ti
 			b.Fatal(err)
 		}
 		begin := time.Now()
-		q.TryOffer(uploader.Job{Source: "fast", Path: name, Trigger: archive.TriggerEvent, Detected: begin})
+		q.TryOffer(queue.Job{Source: "fast", Path: name, Trigger: archive.TriggerEvent, Detected: begin})
 		if err := q.Wait(ctx, "fast"); err != nil {
 			b.Fatal(err)
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
@@ -55,7 +56,7 @@ type environment struct {
 	log     *zap.Logger
 	metrics *metrics
 	build   Build
-	queue   *uploader.Queue
+	queue   *queue.Queue
 
 	grace     Grace            // of an orderly end
 	keysMoved chan struct{}    // capacity 1, nil: nobody counts; an alias moved

@@ -15,6 +15,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
@@ -80,7 +81,7 @@ func newSyncRun(o SyncOptions, at found, log *zap.Logger) (*syncRun, error) {
 	build := ReadBuild(o.Version)
 	r.environment = environment{
 		cfg: o.Config, db: db, log: log, build: build, runsOnce: true, found: at, budget: b,
-		metrics: newMetrics(reg, build, db, func() []snapshot { return nil }), queue: uploader.NewQueue(queueLimit),
+		metrics: newMetrics(reg, build, db, func() []snapshot { return nil }), queue: queue.New(queueLimit),
 	}
 	return r, nil
 }
@@ -294,7 +295,7 @@ func (r *syncRun) unread(s *source, err error) {
 // settled waits until what is queued for source is done and its destination has
 // proven itself, or was given up: the trail of a run without a file to send needs
 // the canary as well, and nobody asks for it once the pool has ended.
-func settled(ctx context.Context, queue *uploader.Queue, pool *uploader.Pool, source string) error {
+func settled(ctx context.Context, queue *queue.Queue, pool *uploader.Pool, source string) error {
 	if err := queue.Wait(ctx, source); err != nil {
 		return err
 	}

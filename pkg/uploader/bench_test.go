@@ -13,6 +13,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -68,7 +69,7 @@ func BenchmarkUploadSmallFiles(b *testing.B) {
 	defer r.halt()
 	b.ResetTimer()
 	for _, p := range paths {
-		if err := r.q.Offer(b.Context(), Job{Source: "data", Path: p, Trigger: archive.TriggerStartup}); err != nil {
+		if err := r.q.Offer(b.Context(), queue.Job{Source: "data", Path: p, Trigger: archive.TriggerStartup}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -3,6 +3,8 @@ package uploader
 import (
 	"context"
 	"sync"
+
+	"github.com/s3syncd/s3syncd/pkg/queue"
 )
 
 // bufferMin is the smallest buffer; every class is four times the one before,
@@ -15,8 +17,8 @@ const bufferMin = 16 << 10
 // the rest.
 type buffers struct {
 	limit int64
-	small *shares // Up to headAlways; nil: there is too little to divide.
-	rest  *shares
+	small *queue.Shares // Up to headAlways; nil: there is too little to divide.
+	rest  *queue.Shares
 
 	mu   sync.Mutex
 	free map[int64][][]byte
@@ -27,21 +29,16 @@ type buffers struct {
 func newBuffers(limit, small int64, sources ...string) *buffers {
 	b := &buffers{limit: limit, free: map[int64][][]byte{}}
 	if small = min(small, limit/4); small >= headAlways*int64(max(1, len(sources))) && limit-small >= 4*hashChunk {
-		b.small = newShares(small, headAlways, sources...)
+		b.small = queue.NewShares(small, headAlways, sources...)
 		limit -= small
 	}
-	b.rest = newShares(limit, 2*bufferMax, sources...)
+	b.rest = queue.NewShares(limit, 2*bufferMax, sources...)
 	return b
 }
 
 // largest is the size of the largest buffer that a source gets whatever the
 // others have.
-func (b *buffers) largest() int64 {
-	if b.rest.sources <= 1 {
-		return b.rest.total
-	}
-	return b.rest.own
-}
+func (b *buffers) largest() int64 { return b.rest.Least() }
 
 // class is the size of the buffer that n bytes get.
 func (b *buffers) class(n int64) int64 {
@@ -56,7 +53,7 @@ func (b *buffers) class(n int64) int64 {
 }
 
 // from returns what buffers of class c are a part of.
-func (b *buffers) from(c int64) *shares {
+func (b *buffers) from(c int64) *queue.Shares {
 	if c <= headAlways && b.small != nil {
 		return b.small
 	}
@@ -67,7 +64,7 @@ func (b *buffers) from(c int64) *shares {
 // blocks while source has its part.
 func (b *buffers) get(ctx context.Context, source string, n int64) ([]byte, error) {
 	c := b.class(n)
-	if err := b.from(c).acquire(ctx, source, c); err != nil {
+	if err := b.from(c).Acquire(ctx, source, c); err != nil {
 		return nil, err
 	}
 	b.mu.Lock()
@@ -100,5 +97,5 @@ func (b *buffers) put(source string, buf []byte) {
 	b.mu.Lock()
 	b.free[c] = append(b.free[c], buf[:0])
 	b.mu.Unlock()
-	b.from(c).release(source, c)
+	b.from(c).Release(source, c)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -42,8 +43,8 @@ func TestTheCanaryOfADestinationThatWorksRunsDaily(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				server := &canaries{err: c.err}
 				s := Source{Name: "app", Objects: server, Proven: true, ProvenAt: time.Now().Add(-23 * time.Hour)}
-				q := NewQueue(1)
-				q.Add(s.Name)
+				q := queue.New(1)
+				q.AddSource(s.Name)
 				d := newDestination(s, q, Options{Workers: 1, Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewRegistry())}, newCapacity(Options{Workers: 1, MemoryLimit: 1 << 20, SinglePutMax: 1}, []string{s.Name}))
 				if got := d.untilProbe(); got != time.Hour {
 					t.Errorf("untilProbe() = %v a day after the last canary less an hour, want 1h", got)

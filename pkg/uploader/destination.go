@@ -9,21 +9,22 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // destination is a source together with what the pool knows of where it goes.
 type destination struct {
 	Source
-	q       *Queue
+	q       *queue.Queue
 	log     *zap.Logger
 	metrics *sourceMetrics
 	giveUp  time.Duration
 	wake    chan struct{} // Capacity 1: the next probe's time has moved.
 	judged  chan struct{} // Closed once the canary has passed or the destination was given up.
 
-	requests *shares                    // Requests at once, of all destinations.
-	lanes    [lanes]*semaphore.Weighted // And of this one from a lane on; nil: laneTiny has all.
+	requests *queue.Shares                    // Requests at once, of all destinations.
+	lanes    [queue.Lanes]*semaphore.Weighted // And of this one from a lane on; nil: laneTiny has all.
 	traffic  traffic
 	failing  failing
 
@@ -67,22 +68,22 @@ const (
 	pingLimit   = 20 * time.Second // A ping into a dead network must not outlast the outage.
 )
 
-func newDestination(s Source, q *Queue, o Options, c capacity) *destination {
+func newDestination(s Source, q *queue.Queue, o Options, c capacity) *destination {
 	d := &destination{
 		Source: s, q: q, giveUp: o.GiveUp,
 		log:     o.Log.With(zap.String("source", s.Name)),
 		metrics: o.Metrics.source(s.Name),
 		wake:    make(chan struct{}, 1),
 		judged:  make(chan struct{}),
-		window:  newWindow(int(c.looks.most())),
+		window:  newWindow(int(c.looks.Most())),
 		open:    map[string]int{},
 		moved:   map[string]int{},
 		parked:  map[state.Class]int64{},
 		st:      DestinationState{State: HealthOK},
 	}
 	d.requests = c.requests
-	for l := laneSmall; l < lanes; l++ {
-		d.lanes[l] = semaphore.NewWeighted(max(1, c.requests.most()-int64(min(l, laneWhole))))
+	for l := queue.LaneSmall; l < queue.Lanes; l++ {
+		d.lanes[l] = semaphore.NewWeighted(max(1, c.requests.Most()-int64(min(l, queue.LaneWhole))))
 	}
 	if !s.Proven {
 		d.st.State, d.canary = HealthWaiting, true
@@ -100,7 +101,7 @@ func (d *destination) begin(now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.st.Since, d.st.NextProbe = now, now
-	d.q.setLimit(d.Name, d.window.limit())
+	d.q.SetLimit(d.Name, d.window.limit())
 	d.publish()
 }
 
@@ -150,7 +151,7 @@ func (d *destination) observe(err error) {
 	case answerGood:
 		d.streak, d.st.Answered = 0, true
 		if d.window.grew() {
-			d.q.setLimit(d.Name, d.window.limit())
+			d.q.SetLimit(d.Name, d.window.limit())
 		}
 	case answerThrottled:
 		d.narrow()
@@ -172,7 +173,7 @@ func (d *destination) observe(err error) {
 // narrow halves the window. The caller holds d.mu.
 func (d *destination) narrow() {
 	if d.window.halved() {
-		d.q.setLimit(d.Name, d.window.limit())
+		d.q.SetLimit(d.Name, d.window.limit())
 	}
 }
 
@@ -187,22 +188,22 @@ func (d *destination) wrote() {
 // reports true when the error concerns the file alone: the canary has passed
 // since the file was first refused. One that passed a moment before is believed
 // for as long only: after it the next refusal asks the canary.
-func (d *destination) refused(tr *trouble, err error, now time.Time) (alone bool) {
+func (d *destination) refused(tr *queue.Streak, err error, now time.Time) (alone bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !tr.parked.IsZero() && d.proven.After(tr.parked) {
+	if !tr.ParkedAt.IsZero() && d.proven.After(tr.ParkedAt) {
 		return true
 	}
-	if !tr.alone {
+	if !tr.Alone {
 		d.refusals++
 	}
-	if tr.parked.IsZero() {
-		tr.parked = now
+	if tr.ParkedAt.IsZero() {
+		tr.ParkedAt = now
 	}
 	if !d.proven.IsZero() && now.Sub(d.proven) < provenFor && d.refusals <= refusalStreak<<d.suspicion {
 		return true
 	}
-	tr.parked = now
+	tr.ParkedAt = now
 	if d.st.State == HealthOK || d.st.State == HealthWaiting {
 		d.leave(HealthParked, err)
 	}
@@ -244,7 +245,7 @@ func (d *destination) leave(h Health, err error) {
 
 // publish brings queue and metrics in line with the state. The caller holds d.mu.
 func (d *destination) publish() {
-	d.q.setBlocked(d.Name, d.st.State != HealthOK && !d.gaveUp)
+	d.q.SetBlocked(d.Name, d.st.State != HealthOK && !d.gaveUp)
 	d.metrics.health(d.st)
 	if d.gaveUp || d.trusted() {
 		d.judge()
@@ -403,7 +404,7 @@ func (d *destination) failedProbe(err error) {
 // restart releases what waited for the destination, with held also what waits
 // for a person alone.
 func (d *destination) restart(canary, held bool) {
-	d.q.release(d.Name, held)
+	d.q.Release(d.Name, held)
 	if canary && d.OnProven != nil {
 		d.OnProven()
 	}
@@ -449,7 +450,7 @@ func (d *destination) tend(ctx context.Context, p *Pool) {
 			d.probe(ctx)
 		case now := <-tick.C:
 			if p.o.Paused != nil {
-				d.q.setPaused(d.Name, p.o.Paused(d.Name))
+				d.q.SetPaused(d.Name, p.o.Paused(d.Name))
 			}
 			d.checkGiveUp(now)
 			p.recordParked(ctx, d)

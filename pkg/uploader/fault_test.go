@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -26,7 +27,7 @@ func (r *rig) hurry() {
 		q, f, d := r.q.Depth("data")
 		return d > 0 || q+f == 0
 	})
-	r.q.release("data", true)
+	r.q.Release("data", true)
 }
 
 func TestLostAnswerOfAPutIsRecognized(t *testing.T) {
@@ -246,7 +247,7 @@ func TestMultipartOfAFileThatWasExcludedIsAborted(t *testing.T) {
 	excluded = true
 	reads := r.store.count("UploadPart")
 	r.restart()
-	r.offerJob(Job{Source: "data", Path: "small", Kind: archive.Reread, Trigger: archive.TriggerRescan})
+	r.offerJob(queue.Job{Source: "data", Path: "small", Kind: archive.Reread, Trigger: archive.TriggerRescan})
 	r.until("the upload was aborted", func() bool { return r.store.count("Abort") == 1 })
 	r.idle()
 	if n := r.store.count("UploadPart") - reads; n != 0 {
@@ -348,7 +349,7 @@ func TestTornFileIsNeverStored(t *testing.T) {
 			}
 			close(stop)
 			wg.Wait()
-			r.q.release("data", true)
+			r.q.Release("data", true)
 			r.offer(archive.TriggerEvent, "torn")
 			r.idle()
 			final, err := os.ReadFile(path)
@@ -552,10 +553,10 @@ func TestRefusedDestinationParksAndResumes(t *testing.T) {
 		if d.State != HealthParked || d.Class != state.ClassConfiguration || time.Until(d.NextProbe) > time.Minute {
 			t.Fatalf("destination = %+v, want parked with a probe within a minute", d)
 		}
-		if got := r.store.count("Put"); got > ahead*(2+int(spare)) {
+		if got := r.store.count("Put"); got > queue.Ahead*(2+int(spare)) {
 			t.Errorf("%d PUT to a parked destination, want those of the looks in hand", got)
 		}
-		if got := len(r.trail()); got > ahead*(2+int(spare)) {
+		if got := len(r.trail()); got > queue.Ahead*(2+int(spare)) {
 			t.Errorf("%d records, want only of the files that met the refusal", got)
 		}
 		r.store.heal()

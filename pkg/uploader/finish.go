@@ -20,9 +20,9 @@ func (l *look) finish(ctx context.Context, err error) {
 	case err == nil:
 		l.finished()
 	case errors.Is(err, errNoSlot):
-		l.q.awaitSlot(l.it)
+		l.q.AwaitSlot(l.it)
 	case errors.Is(err, errHeldBack), errors.Is(err, errEnding), state.Interrupted(ctx, err):
-		l.q.back(l.it)
+		l.q.PutBack(l.it)
 	default:
 		l.failed(ctx, err)
 	}
@@ -45,19 +45,19 @@ func (l *look) finished() {
 	delete(l.moved, l.job.Path)
 	l.mu.Unlock()
 	l.outcome(nil, false)
-	l.q.done(l.it)
+	l.q.Done(l.it)
 }
 
 // letGoOthers ends the wait of what was refused for the same cause as this file,
 // which is taken now.
 func (l *look) letGoOthers() {
-	cause := l.it.cause()
+	cause := l.it.Cause()
 	if cause == "" {
 		return
 	}
-	l.it.trouble.cause = ""
+	l.it.Streak().Cause = ""
 	if l.end.status == state.StatusUploaded {
-		l.q.releaseCause(l.Name, cause)
+		l.q.ReleaseCause(l.Name, cause)
 	}
 }
 
@@ -67,11 +67,11 @@ func (l *look) failed(ctx context.Context, err error) {
 	if class.Stops() {
 		l.metrics.mismatches.Inc()
 	}
-	tr := l.it.troubles()
-	if tr.failed.IsZero() {
-		tr.failed = now
+	tr := l.it.Streak()
+	if tr.Since.IsZero() {
+		tr.Since = now
 	}
-	tr.tries++
+	tr.Tries++
 	switch {
 	case l.hopeless() != nil && !isLocal(err):
 		l.giveUpOn(ctx, err)
@@ -87,9 +87,9 @@ func (l *look) failed(ctx context.Context, err error) {
 // failedForNow tries again later, or gives the path up when that is asked for.
 func (l *look) failedForNow(ctx context.Context, err error, now time.Time) {
 	f := l.failing.add(l.job.Path, state.ClassOf(err), now)
-	wait := backoff(l.it.tries())
+	wait := backoff(l.it.Tries())
 	if limit := l.p.o.GiveUp; limit > 0 {
-		left := limit - now.Sub(l.it.troubles().failed)
+		left := limit - now.Sub(l.it.Streak().Since)
 		if left <= 0 {
 			l.giveUpOn(ctx, err)
 			return
@@ -102,9 +102,9 @@ func (l *look) failedForNow(ctx context.Context, err error, now time.Time) {
 	l.metrics.retry(state.ClassOf(err))
 	l.sayPostponed(err, now, wait)
 	err = l.recordLasting(ctx, err, f, now)
-	l.it.stuck = isUnreadable(err) || f.stuck(now) && !f.class.Throttles() // Requests that are too many pass.
+	l.it.Stuck = isUnreadable(err) || f.stuck(now) && !f.class.Throttles() // Requests that are too many pass.
 	l.outcome(err, true)
-	l.q.delay(l.it, now.Add(wait), false)
+	l.q.Delay(l.it, now.Add(wait), false)
 }
 
 // sayPostponed logs that the path is tried again after wait. An outage postpones
@@ -126,7 +126,7 @@ func (l *look) failedForPerson(ctx context.Context, err error, now time.Time) {
 	alone := l.standsAlone(err, now)
 	if l.p.o.GiveUp > 0 && !alone {
 		l.outcome(err, true)
-		l.q.back(l.it) // The canary decides whether it is the file or the destination.
+		l.q.PutBack(l.it) // The canary decides whether it is the file or the destination.
 		return
 	}
 	recorded, rerr := l.recordFailure(ctx, err, l.p.o.GiveUp > 0 && !l.forGood(err))
@@ -146,17 +146,17 @@ func (l *look) failedForPerson(ctx context.Context, err error, now time.Time) {
 	if l.p.o.GiveUp > 0 {
 		l.end.status = state.StatusFailed
 		l.outcome(err, false)
-		l.q.done(l.it)
+		l.q.Done(l.it)
 		return
 	}
 	l.metrics.retry(class)
 	l.outcome(err, true)
 	if alone {
-		l.it.troubles().cause = causeOf(err)
-		l.q.delay(l.it, now.Add(slow(l.q.Held(l.Name))), true)
+		l.it.Streak().Cause = causeOf(err)
+		l.q.Delay(l.it, now.Add(slow(l.q.Held(l.Name))), true)
 		return
 	}
-	l.q.back(l.it)
+	l.q.PutBack(l.it)
 }
 
 // whatNext says what becomes of a path that failed.
@@ -179,12 +179,12 @@ func (l *look) standsAlone(err error, now time.Time) bool {
 	if c := state.ClassOf(err); !c.Parks() {
 		return !c.Stops()
 	}
-	tr := l.it.troubles()
-	if tr.cause != "" && tr.cause != causeOf(err) {
-		tr.alone, tr.parked = false, time.Time{} // What the canary showed was of another refusal.
+	tr := l.it.Streak()
+	if tr.Cause != "" && tr.Cause != causeOf(err) {
+		tr.Alone, tr.ParkedAt = false, time.Time{} // What the canary showed was of another refusal.
 	}
-	tr.alone = l.refused(tr, err, now)
-	return tr.alone
+	tr.Alone = l.refused(tr, err, now)
+	return tr.Alone
 }
 
 // giveUpOn records the failure and ends the path.
@@ -194,7 +194,7 @@ func (l *look) giveUpOn(ctx context.Context, err error) {
 	}
 	l.end.status = state.StatusFailed
 	l.outcome(err, false)
-	l.q.done(l.it)
+	l.q.Done(l.it)
 }
 
 // failedChanged hands a file that moved while it was read back to where
@@ -222,9 +222,9 @@ func (l *look) failedChanged(ctx context.Context, err error) {
 			l.warn("file never holds still, it is tried less often", err)
 		}
 	}
-	l.it.stuck = true
+	l.it.Stuck = true
 	l.outcome(err, true)
-	l.q.delay(l.it, time.Now().Add(backoff(tries-changedTries+1)), false)
+	l.q.Delay(l.it, time.Now().Add(backoff(tries-changedTries+1)), false)
 }
 
 // countMoved counts the looks in a row at which the path moved.
@@ -241,9 +241,9 @@ func (l *look) countMoved() int {
 // requeue has a file that moved looked at again once it is quiet.
 func (l *look) requeue() {
 	if l.Requeue == nil || l.p.o.GiveUp > 0 {
-		l.q.delay(l.it, time.Now().Add(time.Second), false)
+		l.q.Delay(l.it, time.Now().Add(time.Second), false)
 		return
 	}
 	l.Requeue(l.job.Path) // First, so that the path is never in nobody's hands.
-	l.q.done(l.it)
+	l.q.Done(l.it)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -28,7 +29,7 @@ const (
 // where the real look would not depend on the answer. The State and Ended of s may
 // be nil. The error of ForecastConflict says whose object it is.
 func Foresee(ctx context.Context, s Source, path string, there func(ctx context.Context) (o state.Object, present bool, err error)) (Forecast, error) {
-	l := &look{destination: &destination{Source: s}, job: Job{Path: path}, f: &flight{started: time.Now()}}
+	l := &look{destination: &destination{Source: s}, job: queue.Job{Path: path}, f: &flight{started: time.Now()}}
 	j := judge{d: l.destination, self: writer{instance: s.Instance, host: s.Host}}
 	if s.State != nil {
 		var err error

@@ -201,7 +201,7 @@ func TestAnotherHostOfThisNameIsNotOverwritten(t *testing.T) {
 			}
 			r.until("it waits", func() bool { return r.q.Held("data") == 1 })
 			ended = true
-			r.q.release("data", true)
+			r.q.Release("data", true)
 			r.idle()
 			r.wantObject("a", []byte("ours"))
 			r.wantTrail("failed/conflict", "uploaded")

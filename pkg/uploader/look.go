@@ -9,6 +9,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -28,8 +29,8 @@ var errRefused = errors.New("not archived")
 type look struct {
 	*destination
 	p     *Pool
-	it    *item
-	job   Job
+	it    *queue.Task
+	job   queue.Job
 	f     *flight
 	key   string
 	entry state.Entry
@@ -86,7 +87,7 @@ func (l *look) act(ctx context.Context) error {
 	switch {
 	case l.job.Kind == archive.Rekey:
 		return l.rekey(ctx)
-	case l.job.offPath():
+	case offPath(&l.job):
 		return nil // Only an interrupted copy was to be settled.
 	case (l.job.Kind == archive.Settle || l.job.Kind == archive.Reread) && l.LeftOut != nil && l.LeftOut(l.job.Path):
 		return nil // No watcher asked for it.
@@ -143,7 +144,7 @@ func (l *look) compare(ctx context.Context) error {
 	if err := CheckSize(l.fence.Size); err != nil {
 		return local(state.ClassFile, "look", err)
 	}
-	if !l.q.takeSlot(l.it, laneOf(l.fence.Size, l.p.o.SinglePutMax)) {
+	if !l.q.TakeSlot(l.it, laneOf(l.fence.Size, l.p.o.SinglePutMax)) {
 		return errNoSlot
 	}
 	buf, err := l.hash(ctx)

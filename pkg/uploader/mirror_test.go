@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -30,7 +31,7 @@ func (r *rig) remove(path string) {
 // confirmGone offers path as a scan does that found it gone.
 func (r *rig) confirmGone(path string) {
 	r.t.Helper()
-	r.offerJob(Job{Source: "data", Path: path, Kind: archive.Gone, Trigger: archive.TriggerRescan, Confirmed: true})
+	r.offerJob(queue.Job{Source: "data", Path: path, Kind: archive.Gone, Trigger: archive.TriggerRescan, Confirmed: true})
 }
 
 func (r *rig) doubt(paths ...string) {
@@ -144,20 +145,6 @@ func TestMirrorOfAnObjectThatIsGoneAlreadyIsRecorded(t *testing.T) {
 	r.noIntents()
 }
 
-// A file that came back takes the confirmation back.
-func TestMirrorBelievesNoConfirmationFromBefore(t *testing.T) {
-	early := Job{Kind: archive.Gone, Confirmed: true}
-	early.merge(Job{Kind: archive.Look})
-	if early.Confirmed {
-		t.Error("a later look leaves the deletion confirmed")
-	}
-	again := Job{Kind: archive.Gone, Confirmed: true}
-	again.merge(Job{Kind: archive.Gone})
-	if !again.Confirmed {
-		t.Error("another sight of the same absence takes the confirmation back")
-	}
-}
-
 // What vanishes before a worker came to it is told to the watcher, because no
 // event may follow.
 func TestMirrorHandsBackWhatVanishedUnconfirmed(t *testing.T) {
@@ -177,7 +164,7 @@ func TestMirrorHandsBackWhatVanishedUnconfirmed(t *testing.T) {
 	r.look(archive.TriggerStartup, "a")
 	r.remove("a")
 	r.look(archive.TriggerEvent, "a")
-	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerEvent})
+	r.offerJob(queue.Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerEvent})
 	r.idle()
 	mu.Lock()
 	defer mu.Unlock()

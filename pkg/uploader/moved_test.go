@@ -16,6 +16,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -81,7 +82,7 @@ func TestBytesThatChangeUnderTheSameCRCAreNeverStored(t *testing.T) {
 			fence := fenceOf(opened.Stat)
 			_ = opened.File.Close()
 			d := r.p.dests["data"]
-			l := &look{destination: d, p: r.p, job: Job{Source: "data", Path: "big"}, key: "pre/big", f: &flight{started: time.Now()}, fence: fence}
+			l := &look{destination: d, p: r.p, job: queue.Job{Source: "data", Path: "big"}, key: "pre/big", f: &flight{started: time.Now()}, fence: fence}
 			buf := make([]byte, hashChunk)
 			path := filepath.Join(r.dir, "big")
 			f := openFile(t, path)

@@ -126,10 +126,10 @@ func (l *look) missingParts(ctx context.Context, in *state.Intent, have map[int3
 
 // sendPart sends part n, the i-th. A file that has moved ends the upload early.
 func (l *look) sendPart(ctx context.Context, in *state.Intent, i int, n int32) (state.Part, error) {
-	if err := l.p.parts.acquire(ctx, l.Name, 1); err != nil {
+	if err := l.p.parts.Acquire(ctx, l.Name, 1); err != nil {
 		return state.Part{}, err
 	}
-	defer l.p.parts.release(l.Name, 1)
+	defer l.p.parts.Release(l.Name, 1)
 	if err := sameFence(l.file.File, l.fence); err != nil {
 		return state.Part{}, err
 	}

@@ -12,13 +12,14 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // Pool takes paths from a Queue and brings their content to S3. Its methods may
 // be called concurrently, Run once.
 type Pool struct {
-	q     *Queue
+	q     *queue.Queue
 	o     Options
 	dests map[string]*destination
 	order []*destination
@@ -31,7 +32,7 @@ type Pool struct {
 }
 
 // New returns a pool that serves sources from q, to which it adds them.
-func New(q *Queue, sources []Source, o Options) (*Pool, error) {
+func New(q *queue.Queue, sources []Source, o Options) (*Pool, error) {
 	switch {
 	case o.Workers < 1:
 		return nil, fmt.Errorf("workers must be positive, got %d", o.Workers)
@@ -60,12 +61,12 @@ func New(q *Queue, sources []Source, o Options) (*Pool, error) {
 		if err := s.check(); err != nil {
 			return nil, fmt.Errorf("source %q: %w", s.Name, err)
 		}
-		q.Add(s.Name)
+		q.AddSource(s.Name)
 		d := newDestination(s, q, o, p.capacity)
 		p.dests[s.Name] = d
 		p.order = append(p.order, d)
 	}
-	q.setShares(p.looks, p.large)
+	q.SetShares(p.looks, p.large)
 	return p, nil
 }
 
@@ -104,9 +105,9 @@ func (p *Pool) Run(ctx context.Context) error {
 	for _, d := range p.order {
 		tenders.Go(func() { d.tend(ctx, p) })
 	}
-	for range p.looks.total {
+	for range p.looks.All() {
 		workers.Go(func() {
-			for it := p.q.pop(ctx); it != nil; it = p.q.pop(ctx) {
+			for it := p.q.Pop(ctx); it != nil; it = p.q.Pop(ctx) {
 				p.handle(work, it)
 			}
 		})
@@ -118,7 +119,7 @@ func (p *Pool) Run(ctx context.Context) error {
 		d.flushSkips(work)
 		d.gauges()
 	}
-	p.q.stop()
+	p.q.Stop()
 	return nil
 }
 
@@ -162,7 +163,7 @@ func (p *Pool) drain(workers *sync.WaitGroup, cut context.CancelFunc) {
 func (p *Pool) Await(ctx context.Context, source string) error {
 	d := p.dests[source]
 	if d == nil {
-		return ErrUnknownSource
+		return queue.ErrUnknownSource
 	}
 	select {
 	case <-d.judged:
@@ -196,7 +197,7 @@ func (p *Pool) Release(source string) {
 		return
 	}
 	d.probeNow()
-	p.q.release(source, true)
+	p.q.Release(source, true)
 }
 
 // Distrust takes in an answer without the key to a write that did not come from
@@ -247,16 +248,16 @@ func (p *Pool) Parked(source string) map[state.Class]int64 {
 }
 
 // handle looks at one item and ends it.
-func (p *Pool) handle(ctx context.Context, it *item) {
-	job := it.job()
+func (p *Pool) handle(ctx context.Context, it *queue.Task) {
+	job := it.Job()
 	d := p.dests[job.Source]
 	if d == nil {
-		p.q.done(it)
+		p.q.Done(it)
 		return
 	}
 	if p.o.Paused != nil && p.o.Paused(d.Name) {
-		p.q.setPaused(d.Name, true)
-		p.q.back(it)
+		p.q.SetPaused(d.Name, true)
+		p.q.PutBack(it)
 		return
 	}
 	f := &flight{source: d.Name, path: job.Path, started: time.Now()}
@@ -286,7 +287,7 @@ func (l *look) outcome(err error, retry bool) {
 	o := Outcome{
 		Source: l.Name, Path: l.job.Path, Status: l.end.status, Basis: l.end.basis, Trigger: l.job.Trigger,
 		Bytes: l.end.sent, Size: l.fence.Size, Took: time.Since(l.f.started), Detected: l.job.Detected, Recovered: l.end.recovered, Retry: retry, Err: err,
-		Stuck: l.it != nil && l.it.stuck,
+		Stuck: l.it != nil && l.it.Stuck,
 	}
 	if err != nil {
 		o.Class = state.ClassOf(err)

@@ -49,7 +49,7 @@ func (l *look) record(s state.Status) *state.Record {
 		S3Key: l.key, S3URI: "s3://" + l.Bucket + "/" + l.key,
 		Status: s, Trigger: l.job.Trigger, Source: l.Name, Instance: l.Instance,
 	}
-	if !l.job.offPath() {
+	if !offPath(&l.job) {
 		r.SetPath(strings.TrimSuffix(l.RealPath, "/") + "/" + l.job.Path)
 	}
 	if !l.job.Detected.IsZero() {

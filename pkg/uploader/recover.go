@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -61,7 +62,7 @@ func (d *destination) settleOpen() {
 	}
 	for i := range intents {
 		in := &intents[i]
-		d.q.offerSettle(Job{Source: d.Name, Path: in.Path, Kind: archive.Settle, Trigger: in.Trigger, Detected: in.DetectedAt})
+		d.q.OfferIfAbsent(queue.Job{Source: d.Name, Path: in.Path, Kind: archive.Settle, Trigger: in.Trigger, Detected: in.DetectedAt})
 	}
 	if len(intents) > 0 {
 		d.log.Info("settling interrupted writes", zap.Int("writes", len(intents)))
@@ -171,7 +172,7 @@ func (p *Pool) recordParked(ctx context.Context, d *destination) {
 	if st.State != HealthParked && st.State != HealthStopped || p.o.GiveUp > 0 || d.told.Equal(st.Since) {
 		return
 	}
-	job, ok := p.q.waitingJob(d.Name)
+	job, ok := p.q.WaitingJob(d.Name)
 	if !ok {
 		return
 	}

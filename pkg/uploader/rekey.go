@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -21,11 +22,11 @@ const metaTrail = "s3syncd-instance"
 func RekeyPath(key string) string { return "/" + key }
 
 // offPath reports whether the job's path only names a key.
-func (j *Job) offPath() bool { return strings.HasPrefix(j.Path, "/") }
+func offPath(j *queue.Job) bool { return strings.HasPrefix(j.Path, "/") }
 
 // keyOf returns the key of the job's path.
-func (d *destination) keyOf(j *Job) (string, error) {
-	if j.offPath() {
+func (d *destination) keyOf(j *queue.Job) (string, error) {
+	if offPath(j) {
 		return j.Path[1:], nil
 	}
 	return d.Mapper.Key(j.Path)
@@ -113,7 +114,7 @@ func archived(ctx context.Context, l *look, s standing) (archivedObject, error) 
 // readEntry reads what the index knows of the path.
 func (l *look) readEntry() error {
 	l.entry, l.known = state.Entry{}, false
-	if l.job.offPath() {
+	if offPath(&l.job) {
 		return nil
 	}
 	var err error
@@ -150,7 +151,7 @@ func (l *look) resend(ctx context.Context, s standing, a archivedObject) (sent, 
 	if l.fence.Size != s.object.Size || l.checkLinks() != nil {
 		return false, false, now, nil
 	}
-	if !l.q.takeSlot(l.it, laneOf(l.fence.Size, l.p.o.SinglePutMax)) {
+	if !l.q.TakeSlot(l.it, laneOf(l.fence.Size, l.p.o.SinglePutMax)) {
 		return true, false, now, errNoSlot
 	}
 	buf, err := l.hash(ctx)

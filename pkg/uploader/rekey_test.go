@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -134,7 +135,7 @@ func (s *store) put(key string, body []byte, meta map[string]string, kms string)
 func (r *rig) rekey(paths ...string) {
 	r.t.Helper()
 	for _, p := range paths {
-		r.offerJob(Job{Source: "data", Path: p, Kind: archive.Rekey, Trigger: archive.TriggerSync})
+		r.offerJob(queue.Job{Source: "data", Path: p, Kind: archive.Rekey, Trigger: archive.TriggerSync})
 	}
 	r.idle()
 }
@@ -234,7 +235,7 @@ func TestRekeyIsTakenUpAfterALostAnswer(t *testing.T) {
 			r.store.put("pre/dir/", nil, nil, "")
 			c.knows(RekeyPath("pre/dir/"), "pre/dir/")
 			r.store.plan(fault{op: "Copy", times: 1, lost: true, err: reset()})
-			r.offerJob(Job{Source: "data", Path: path, Kind: archive.Rekey, Trigger: archive.TriggerSync})
+			r.offerJob(queue.Job{Source: "data", Path: path, Kind: archive.Rekey, Trigger: archive.TriggerSync})
 			r.until("the copy", func() bool { return c.count("Copy") == 1 })
 			r.until("the retry waits", func() bool { _, _, d := r.q.Depth("data"); return d > 0 })
 			r.restart() // The daemon, say: it settles what is open.
@@ -254,7 +255,7 @@ func TestAnInterruptedCopyLeavesNoUploadAndNoIntent(t *testing.T) {
 	r, c := rekeyRig(t)
 	c.opened = true
 	r.store.plan(fault{op: "Copy", times: 1, err: reset()})
-	r.offerJob(Job{Source: "data", Path: "lost", Kind: archive.Rekey, Trigger: archive.TriggerSync})
+	r.offerJob(queue.Job{Source: "data", Path: "lost", Kind: archive.Rekey, Trigger: archive.TriggerSync})
 	r.until("the retry waits", func() bool { _, _, d := r.q.Depth("data"); return d > 0 })
 	r.restart()
 	r.settled()
@@ -383,7 +384,7 @@ func TestRekeyDoesNotBringAFileBack(t *testing.T) {
 		if opened {
 			r.store.plan(fault{op: "Copy", times: 1, lost: true, err: reset()})
 		}
-		r.offerJob(Job{Source: "data", Path: "lost", Kind: archive.Rekey, Trigger: archive.TriggerSync})
+		r.offerJob(queue.Job{Source: "data", Path: "lost", Kind: archive.Rekey, Trigger: archive.TriggerSync})
 		r.hurry()
 		r.idle()
 		if rec := r.lastRecord(); rec.Status != state.StatusRekeyed {
@@ -397,7 +398,7 @@ func TestRekeyDoesNotBringAFileBack(t *testing.T) {
 		}
 		records := len(r.records())
 		r.look(archive.TriggerRescan, "lost")
-		r.offerJob(Job{Source: "data", Path: "lost", Kind: archive.Gone, Trigger: archive.TriggerRescan})
+		r.offerJob(queue.Job{Source: "data", Path: "lost", Kind: archive.Gone, Trigger: archive.TriggerRescan})
 		r.idle()
 		if n := len(r.records()); n != records {
 			t.Errorf("%d records after another look at a file that is gone, want %d", n, records)

@@ -12,10 +12,6 @@ const (
 	headAlways = 64 << 10
 	// HeadStreak new files in a row that S3 did not hold end asking for each.
 	headStreak = 16
-	// Ahead is how many looks there are for each request at a time: while one
-	// waits for the server, another reads its file or waits for the disk that its
-	// announcement or its record goes to.
-	ahead = 3
 )
 
 // enter waits until one more request with a body of size bytes may run, and
@@ -34,15 +30,15 @@ func (d *destination) enter(ctx context.Context, size int64) (leave func(), err 
 			own.Release(1)
 		}
 	}
-	if !d.requests.take(d.Name, 1) {
+	if !d.requests.Take(d.Name, 1) {
 		waited = true
-		if err := d.requests.acquire(ctx, d.Name, 1); err != nil {
+		if err := d.requests.Acquire(ctx, d.Name, 1); err != nil {
 			out()
 			return nil, err
 		}
 	}
 	leave = func() {
-		d.requests.release(d.Name, 1)
+		d.requests.Release(d.Name, 1)
 		out()
 	}
 	if err = d.gate(); err == nil && waited && d.closed() {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -31,7 +32,7 @@ type rig struct {
 	stateDir string
 	store    *store
 	db       *state.DB
-	q        *Queue
+	q        *queue.Queue
 	p        *Pool
 	reg      *prometheus.Registry
 	src      Source
@@ -97,7 +98,7 @@ func (r *rig) open() {
 	}
 	r.reg = prometheus.NewPedanticRegistry()
 	r.o.Metrics = NewMetrics(r.reg)
-	r.q = NewQueue(1000)
+	r.q = queue.New(1000)
 	if r.p, err = New(r.q, []Source{r.src}, r.o); err != nil {
 		r.t.Fatal(err)
 	}
@@ -167,11 +168,11 @@ func (r *rig) age(path string, by time.Duration) {
 func (r *rig) offer(trigger archive.Trigger, paths ...string) {
 	r.t.Helper()
 	for _, p := range paths {
-		r.offerJob(Job{Source: "data", Path: p, Trigger: trigger, Detected: time.Now()})
+		r.offerJob(queue.Job{Source: "data", Path: p, Trigger: trigger, Detected: time.Now()})
 	}
 }
 
-func (r *rig) offerJob(j Job) {
+func (r *rig) offerJob(j queue.Job) {
 	r.t.Helper()
 	if err := r.q.Offer(r.t.Context(), j); err != nil {
 		r.t.Fatalf("Offer(%q) = %v", j.Path, err)

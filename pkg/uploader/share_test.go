@@ -3,13 +3,11 @@ package uploader
 import (
 	"context"
 	"crypto/md5"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +16,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -34,7 +33,7 @@ func (r *rig) beside(hangs *Source) (dir string, other Source) {
 	if err := other.State.BeginChain(r.t.Context(), "0a1b2c3e", state.BeginsNew, "", ""); err != nil {
 		r.t.Fatal(err)
 	}
-	r.q = NewQueue(1000)
+	r.q = queue.New(1000)
 	if r.p, err = New(r.q, []Source{*hangs, other}, r.o); err != nil {
 		r.t.Fatal(err)
 	}
@@ -68,16 +67,12 @@ func TestASlowDestinationLeavesOthersTheirShare(t *testing.T) {
 					r.offer(archive.TriggerStartup, path)
 				}
 				r.start()
-				r.until("the first source has all that it gets", func() bool {
-					r.p.looks.mu.Lock()
-					defer r.p.looks.mu.Unlock()
-					return r.p.looks.used["data"] > 0
-				})
+				r.until("the first source has attempts under way", func() bool { _, in, _ := r.q.Depth("data"); return in > 0 })
 				for path, size := range map[string]int{"tiny": 10, "small": 30 << 10, "whole": 200 << 10, "parts": 700 << 10} {
 					if err := os.WriteFile(filepath.Join(dir, path), pattern(size, 1), 0o600); err != nil {
 						t.Fatal(err)
 					}
-					r.offerJob(Job{Source: "other", Path: path, Trigger: archive.TriggerEvent})
+					r.offerJob(queue.Job{Source: "other", Path: path, Trigger: archive.TriggerEvent})
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
@@ -128,48 +123,6 @@ func TestSmallFilesPassStalledOnes(t *testing.T) {
 				})
 			})
 		}
-	}
-}
-
-// Shares keep what each source has for itself, whoever asks, and in whatever order.
-func TestSharesKeepTheirPromise(t *testing.T) {
-	s := newShares(10, 2, "a", "b", "c")
-	if got := s.most(); got != 6 {
-		t.Errorf("most = %d, want 6", got)
-	}
-	for i := range 6 {
-		if !s.take("a", 1) {
-			t.Fatalf("a got %d, want 6", i)
-		}
-	}
-	if s.take("a", 1) {
-		t.Error("a got what the others have for themselves")
-	}
-	var wg sync.WaitGroup
-	ctx, cancel := context.WithCancel(t.Context())
-	wg.Go(func() {
-		if err := s.acquire(ctx, "a", 1); !errors.Is(err, context.Canceled) {
-			t.Errorf("acquire = %v, want it to wait until its context ends", err)
-		}
-	})
-	for range 2 {
-		if err := s.acquire(t.Context(), "b", 1); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if s.take("b", 1) {
-		t.Error("b got what c has for itself")
-	}
-	if !s.take("c", 2) {
-		t.Error("c did not get its own")
-	}
-	cancel()
-	wg.Wait()
-	s.release("a", 6)
-	s.release("b", 2)
-	s.release("c", 2)
-	if s.sum != 0 || len(s.queue) != 0 {
-		t.Errorf("%d are in use and %d wait at the end", s.sum, len(s.queue))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -36,7 +37,7 @@ func pickyRig(t *testing.T, giveUp time.Duration, put func(context.Context, stat
 	r := newRig(t, func(s *Source, o *Options) { proven(s, o); o.GiveUp = giveUp })
 	r.src.Objects = &picky{r.store, put}
 	var err error
-	r.q = NewQueue(1000)
+	r.q = queue.New(1000)
 	if r.p, err = New(r.q, []Source{r.src}, r.o); err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +108,7 @@ func TestADestinationThatHangsLeavesAWorkerToTheOthers(t *testing.T) {
 	}
 	hangs := r.src
 	hangs.Objects = &picky{r.store, func(ctx context.Context, _ state.Put) error { <-ctx.Done(); return ctx.Err() }}
-	r.q = NewQueue(1000)
+	r.q = queue.New(1000)
 	if r.p, err = New(r.q, []Source{hangs, other}, r.o); err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +122,7 @@ func TestADestinationThatHangsLeavesAWorkerToTheOthers(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "x"), []byte("y"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.offerJob(Job{Source: "other", Path: "x", Trigger: archive.TriggerEvent})
+	r.offerJob(queue.Job{Source: "other", Path: "x", Trigger: archive.TriggerEvent})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := r.q.Wait(ctx, "other"); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -170,7 +171,7 @@ func TestTheWindowFollowsWhatTheServerBears(t *testing.T) {
 				name := "f" + string(rune('a'+n%26)) + time.Duration(n).String()
 				n++
 				r.write(name, []byte("x"))
-				r.q.TryOffer(Job{Source: "data", Path: name, Trigger: archive.TriggerEvent, Detected: time.Now()})
+				r.q.TryOffer(queue.Job{Source: "data", Path: name, Trigger: archive.TriggerEvent, Detected: time.Now()})
 			}
 			time.Sleep(d)
 			mu.Lock()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -334,7 +335,7 @@ func TestFileFailuresAreRecordedOnceAndHeld(t *testing.T) {
 	long := strings.Repeat("n", 200) + "/" + strings.Repeat("n", 200) + "/" + strings.Repeat("n", 200) + "/" +
 		strings.Repeat("n", 200) + "/" + strings.Repeat("n", 200) + "/" + strings.Repeat("n", 200)
 	r.write(long, []byte("x"))
-	jobs := []Job{
+	jobs := []queue.Job{
 		{Path: long}, {Path: "dir", Kind: archive.Refused, Err: os.ErrPermission}, {Path: "_manifests", Kind: archive.Refused, Err: os.ErrInvalid},
 	}
 	for range 2 {
@@ -354,7 +355,7 @@ func TestFileFailuresAreRecordedOnceAndHeld(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(r.dir, strings.Repeat("n", 200))); err != nil {
 		t.Fatal(err)
 	}
-	r.offerJob(Job{Source: "data", Path: long, Kind: archive.Gone, Trigger: archive.TriggerRescan})
+	r.offerJob(queue.Job{Source: "data", Path: long, Kind: archive.Gone, Trigger: archive.TriggerRescan})
 	r.until("the one without a key is forgotten", func() bool { return r.p.Parked("data")[state.ClassFile] == 2 })
 	r.wantTrail("failed/file", "failed/file", "failed/file")
 }
@@ -377,7 +378,7 @@ func TestDeletedFileKeepsItsObject(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
+	r.offerJob(queue.Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
 	r.look(archive.TriggerEvent, "b")
 	r.wantTrail("uploaded", "uploaded", "deleted", "deleted")
 	r.wantObject("a", []byte("x"))
@@ -400,8 +401,8 @@ func TestAFileThatIsGoneSoonAfterItsUploadIsCountedAsShortLived(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r.offerJob(Job{Source: "data", Path: "soon", Kind: archive.Gone, Trigger: archive.TriggerEvent, Detected: time.Now()})
-	r.offerJob(Job{Source: "data", Path: "late", Kind: archive.Gone, Trigger: archive.TriggerEvent, Detected: time.Now().Add(2 * time.Hour)})
+	r.offerJob(queue.Job{Source: "data", Path: "soon", Kind: archive.Gone, Trigger: archive.TriggerEvent, Detected: time.Now()})
+	r.offerJob(queue.Job{Source: "data", Path: "late", Kind: archive.Gone, Trigger: archive.TriggerEvent, Detected: time.Now().Add(2 * time.Hour)})
 	r.idle()
 	r.wantTrail("uploaded", "uploaded", "deleted", "deleted")
 	if got := testutil.ToFloat64(r.o.Metrics.shortLived.WithLabelValues("data")); got != 1 {
@@ -452,10 +453,10 @@ func TestAFileThatSomethingElseReplacedIsGone(t *testing.T) {
 				if err := errors.Join(os.Remove(f), put(f)); err != nil {
 					t.Fatal(err)
 				}
-				r.offerJob(Job{Source: "data", Path: "f", Kind: kind, Trigger: archive.TriggerEvent})
+				r.offerJob(queue.Job{Source: "data", Path: "f", Kind: kind, Trigger: archive.TriggerEvent})
 				r.idle()
 				r.wantTrail("uploaded", "deleted")
-				r.offerJob(Job{Source: "data", Path: "f", Kind: kind, Trigger: archive.TriggerEvent})
+				r.offerJob(queue.Job{Source: "data", Path: "f", Kind: kind, Trigger: archive.TriggerEvent})
 				r.idle()
 				r.wantTrail("uploaded", "deleted")
 			})
@@ -469,7 +470,7 @@ func TestGoneIsNotBelievedOfAFileThatIsThere(t *testing.T) {
 	r.write("a", []byte("x"))
 	r.look(archive.TriggerStartup, "a")
 	r.write("a", []byte("xyz"))
-	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
+	r.offerJob(queue.Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
 	r.idle()
 	r.wantObject("a", []byte("xyz"))
 	r.wantTrail("uploaded", "uploaded")
@@ -483,12 +484,12 @@ func TestNothingIsDeletedInAnotherDirectory(t *testing.T) {
 	if err := os.Rename(r.dir, r.dir+".old"); err != nil {
 		t.Fatal(err)
 	}
-	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
+	r.offerJob(queue.Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
 	r.idle()
 	if err := os.Mkdir(r.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
+	r.offerJob(queue.Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
 	r.look(archive.TriggerEvent, "a")
 	r.wantTrail("uploaded")
 	if !r.entry("a").Stored {
@@ -505,10 +506,10 @@ func TestMirrorDeletesOnlyWhenConfirmed(t *testing.T) {
 	if err := os.Remove(filepath.Join(r.dir, "a")); err != nil {
 		t.Fatal(err)
 	}
-	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
+	r.offerJob(queue.Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
 	r.idle()
 	r.wantObject("a", []byte("x"))
-	r.offerJob(Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan, Confirmed: true})
+	r.offerJob(queue.Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan, Confirmed: true})
 	r.idle()
 	if _, _, ok := r.store.object("pre/a"); ok {
 		t.Error("the object is still there")
@@ -543,7 +544,7 @@ func TestNewRejectsWhatCannotWork(t *testing.T) {
 	} {
 		s, o := r.src, r.o
 		change(&s, &o)
-		if _, err := New(NewQueue(1), []Source{s}, o); err == nil {
+		if _, err := New(queue.New(1), []Source{s}, o); err == nil {
 			t.Errorf("New with bad %s = nil, want an error", name)
 		}
 	}
@@ -662,7 +663,7 @@ func TestRereadFindsContentThatChangedWithoutItsTimes(t *testing.T) {
 	r.wantObject("f", []byte("one")) // That is why files are read again.
 
 	for _, p := range []string{"f", "same"} {
-		r.offerJob(Job{Source: "data", Path: p, Kind: archive.Reread, Trigger: archive.TriggerRescan})
+		r.offerJob(queue.Job{Source: "data", Path: p, Kind: archive.Reread, Trigger: archive.TriggerRescan})
 	}
 	r.idle()
 	r.wantObject("f", []byte("two"))
@@ -701,7 +702,7 @@ func TestWhatIsToBeReadAgainAndIsNotAsIndexedIsLeftToTheWatcher(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range []string{"changed", "gone", "new"} {
-		r.offerJob(Job{Source: "data", Path: p, Kind: archive.Reread, Trigger: archive.TriggerRescan})
+		r.offerJob(queue.Job{Source: "data", Path: p, Kind: archive.Reread, Trigger: archive.TriggerRescan})
 	}
 	r.idle()
 	mu.Lock()

@@ -2,7 +2,6 @@ package uploader
 
 import (
 	"context"
-	"errors"
 	"io"
 	"time"
 
@@ -12,19 +11,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
-
-// Job is one path to be looked at. Jobs are hints: a worker looks for itself.
-type Job struct {
-	Source   string
-	Path     string // Raw bytes below the source, slash-separated.
-	Kind     archive.Kind
-	Err      error // Refused only.
-	Trigger  archive.Trigger
-	Detected time.Time // When the change was first seen.
-	// Confirmed allows a Gone job to delete the object of a source whose policy
-	// is mirror. A later sight of the file takes it back.
-	Confirmed bool
-}
 
 // Objects is the object store of one source. Every write that it sends carries
 // the configured key, and it checks every answer: an answer without that key is
@@ -218,6 +204,3 @@ type DestinationState struct {
 	// Proven: the canary has passed, and no answer without the key came since.
 	Proven bool
 }
-
-// ErrUnknownSource is returned for a job of a source that was never added.
-var ErrUnknownSource = errors.New("unknown source")

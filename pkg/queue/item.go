@@ -1,10 +1,23 @@
-package uploader
+package queue
 
 import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
+
+// Job is one path to be looked at. Jobs are hints: a worker looks for itself.
+type Job struct {
+	Source   string
+	Path     string // Raw bytes below the source, slash-separated.
+	Kind     archive.Kind
+	Err      error // Refused only.
+	Trigger  archive.Trigger
+	Detected time.Time // When the change was first seen.
+	// Confirmed allows a Gone job to delete the object of a source whose policy
+	// is mirror. A later sight of the file takes it back.
+	Confirmed bool
+}
 
 // place says where in its subqueue an item is.
 type place uint8
@@ -19,7 +32,7 @@ const (
 // item is one path in the queue. It exists from its first offer until a look
 // at it has ended without a reason for another. As many as there are paths on
 // the host may wait in an outage: its size is the memory that an outage costs.
-type item struct {
+type Task struct {
 	s        *subqueue
 	path     string // These six are its Job.
 	trigger  archive.Trigger
@@ -30,27 +43,27 @@ type item struct {
 	confirmed bool
 	at        place
 	held      bool          // Delayed until a person has done something, or for long.
-	lane      lane          // Whose slot it holds.
-	wants     lane          // Whose slot it waits for.
-	stuck     bool          // It fails again and again, or cannot be read: no barrier waits for it.
+	lane      Lane          // Whose slot it holds.
+	wants     Lane          // Whose slot it waits for.
+	Stuck     bool          // It fails again and again, or cannot be read: no barrier waits for it.
 	retry     bool          // In the lane of retries, or in hand from there.
 	slot      int32         // Index in the heap of delayed items, -1 outside it.
 	due       time.Duration // placeDelayed: since the queue's epoch.
 	gen       uint64        // Barriers of the source when it was offered.
 
-	prev, next *item // All items of a source in the order of their first offer.
+	prev, next *Task // All items of a source in the order of their first offer.
 
-	trouble *trouble // Its failures in a row, nil when there are none.
-	again   *repeat  // Offered while in flight.
+	trouble *Streak // Its failures in a row, nil when there are none.
+	again   *repeat // Offered while in flight.
 }
 
 // trouble is what few of the waiting paths have behind them.
-type trouble struct {
-	failed time.Time // First of the failures in a row.
-	parked time.Time // When it met an error that parks a destination, which a canary since has judged or will.
-	cause  string    // Of the refusal that held it: its class and code.
-	tries  int       // Failures in a row.
-	alone  bool      // It was taken to be refused alone, by a destination that works.
+type Streak struct {
+	Since    time.Time // First of the failures in a row.
+	ParkedAt time.Time // When it met an error that parks a destination, which a canary since has judged or will.
+	Cause    string    // Of the refusal that held it: its class and code.
+	Tries    int       // Failures in a row.
+	Alone    bool      // It was taken to be refused alone, by a destination that works.
 }
 
 // repeat is an offer of a path that is in flight.
@@ -60,7 +73,7 @@ type repeat struct {
 }
 
 // job is what the item asks for.
-func (it *item) job() Job {
+func (it *Task) Job() Job {
 	j := Job{Source: it.s.name, Path: it.path, Kind: it.kind, Err: it.err, Trigger: it.trigger, Confirmed: it.confirmed}
 	if it.detected != 0 {
 		j.Detected = time.Unix(0, it.detected)
@@ -69,7 +82,7 @@ func (it *item) job() Job {
 }
 
 // set makes the item ask for what j does, of the same path.
-func (it *item) set(j *Job) {
+func (it *Task) set(j *Job) {
 	it.kind, it.err, it.trigger, it.confirmed, it.detected = j.Kind, j.Err, j.Trigger, j.Confirmed, 0
 	if !j.Detected.IsZero() {
 		it.detected = j.Detected.UnixNano()
@@ -77,32 +90,32 @@ func (it *item) set(j *Job) {
 }
 
 // merge takes in what a later offer of the same path says.
-func (it *item) merge(later Job) {
-	j := it.job()
+func (it *Task) merge(later Job) {
+	j := it.Job()
 	j.merge(later)
 	it.set(&j)
 }
 
 // tries is how many failures in a row the item has behind it.
-func (it *item) tries() int {
+func (it *Task) Tries() int {
 	if it.trouble == nil {
 		return 0
 	}
-	return it.trouble.tries
+	return it.trouble.Tries
 }
 
 // cause names the refusal that held the item, "" when there was none.
-func (it *item) cause() string {
+func (it *Task) Cause() string {
 	if it.trouble == nil {
 		return ""
 	}
-	return it.trouble.cause
+	return it.trouble.Cause
 }
 
 // troubles returns the item's trouble, to be changed.
-func (it *item) troubles() *trouble {
+func (it *Task) Streak() *Streak {
 	if it.trouble == nil {
-		it.trouble = &trouble{}
+		it.trouble = &Streak{}
 	}
 	return it.trouble
 }
@@ -121,25 +134,25 @@ func (j *Job) merge(later Job) {
 
 // deque is a double-ended queue of items in a ring. The zero value is empty.
 type deque struct {
-	ring []*item
+	ring []*Task
 	head int
 	n    int
 }
 
-func (d *deque) pushBack(it *item) {
+func (d *deque) pushBack(it *Task) {
 	d.grow()
 	d.ring[(d.head+d.n)%len(d.ring)] = it
 	d.n++
 }
 
-func (d *deque) pushFront(it *item) {
+func (d *deque) pushFront(it *Task) {
 	d.grow()
 	d.head = (d.head + len(d.ring) - 1) % len(d.ring)
 	d.ring[d.head] = it
 	d.n++
 }
 
-func (d *deque) popFront() *item {
+func (d *deque) popFront() *Task {
 	it := d.ring[d.head]
 	d.ring[d.head] = nil
 	d.head = (d.head + 1) % len(d.ring)
@@ -154,7 +167,7 @@ func (d *deque) grow() {
 	if d.n < len(d.ring) {
 		return
 	}
-	ring := make([]*item, max(16, 2*len(d.ring)))
+	ring := make([]*Task, max(16, 2*len(d.ring)))
 	for i := range d.n {
 		ring[i] = d.ring[(d.head+i)%len(d.ring)]
 	}
@@ -162,7 +175,7 @@ func (d *deque) grow() {
 }
 
 // dueHeap orders delayed items by their time (container/heap).
-type dueHeap []*item
+type dueHeap []*Task
 
 // Len is part of heap.Interface.
 func (h *dueHeap) Len() int { return len(*h) }
@@ -179,7 +192,7 @@ func (h *dueHeap) Swap(i, j int) {
 
 // Push is part of heap.Interface.
 func (h *dueHeap) Push(x any) {
-	it, ok := x.(*item)
+	it, ok := x.(*Task)
 	if !ok {
 		return
 	}

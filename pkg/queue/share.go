@@ -1,4 +1,4 @@
-package uploader
+package queue
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 // shares divides so many of something among sources. Each source has a few for
 // itself, which no other takes; what is left goes to who comes first. So a
 // source whose destination is slow cannot keep all of it.
-type shares struct {
+type Shares struct {
 	total   int64
 	own     int64
 	sources int64
@@ -29,8 +29,8 @@ type claim struct {
 
 // newShares divides total among sources, each of which has own for itself, or
 // as much as there is.
-func newShares(total, own int64, sources ...string) *shares {
-	s := &shares{total: total, own: own, sources: int64(len(sources)), used: map[string]int64{}}
+func NewShares(total, own int64, sources ...string) *Shares {
+	s := &Shares{total: total, own: own, sources: int64(len(sources)), used: map[string]int64{}}
 	for _, name := range sources {
 		s.used[name] = 0
 	}
@@ -40,11 +40,22 @@ func newShares(total, own int64, sources ...string) *shares {
 	return s
 }
 
+// all is what all sources have together.
+func (s *Shares) All() int64 { return s.total }
+
+// least is what one source can have whatever the others have.
+func (s *Shares) Least() int64 {
+	if s.sources <= 1 {
+		return s.total
+	}
+	return s.own
+}
+
 // most is what one source can have when the others have nothing.
-func (s *shares) most() int64 { return s.total - s.own*max(0, s.sources-1) }
+func (s *Shares) Most() int64 { return s.total - s.own*max(0, s.sources-1) }
 
 // fits reports whether source may have n more now. The caller holds s.mu.
-func (s *shares) fits(source string, n int64) bool {
+func (s *Shares) fits(source string, n int64) bool {
 	free := s.total - s.sum
 	for other, used := range s.used {
 		if other != source {
@@ -55,7 +66,7 @@ func (s *shares) fits(source string, n int64) bool {
 }
 
 // take gives source n if it may have them now.
-func (s *shares) take(source string, n int64) bool {
+func (s *Shares) Take(source string, n int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.fits(source, n) {
@@ -65,14 +76,14 @@ func (s *shares) take(source string, n int64) bool {
 	return true
 }
 
-func (s *shares) add(source string, n int64) {
+func (s *Shares) add(source string, n int64) {
 	s.used[source] += n
 	s.sum += n
 }
 
 // acquire is take, and blocks until source may have them. It fails when ctx ends
 // first. N must not be over most.
-func (s *shares) acquire(ctx context.Context, source string, n int64) error {
+func (s *Shares) Acquire(ctx context.Context, source string, n int64) error {
 	s.mu.Lock()
 	if !s.waits(source) && s.fits(source, n) {
 		s.add(source, n)
@@ -98,12 +109,12 @@ func (s *shares) acquire(ctx context.Context, source string, n int64) error {
 }
 
 // waits reports whether a claim of source is in the queue. The caller holds s.mu.
-func (s *shares) waits(source string) bool {
+func (s *Shares) waits(source string) bool {
 	return slices.ContainsFunc(s.queue, func(c *claim) bool { return c.source == source })
 }
 
 // release takes n back from source.
-func (s *shares) release(source string, n int64) {
+func (s *Shares) Release(source string, n int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.add(source, -n)
@@ -112,7 +123,7 @@ func (s *shares) release(source string, n int64) {
 
 // serve gives what is free to those who wait, in the order in which each source
 // asked. The caller holds s.mu.
-func (s *shares) serve() {
+func (s *Shares) serve() {
 	if len(s.queue) == 0 {
 		return
 	}
@@ -131,58 +142,17 @@ func (s *shares) serve() {
 // lane says how much of a destination's time a file is likely to take. Each lane
 // leaves workers, slots and memory to those before it: small files pass large
 // ones, also where nothing large gets through.
-type lane uint8
+type Lane uint8
 
 const (
-	laneTiny  lane = iota // fits into a packet or two
-	laneSmall             // up to headAlways
-	laneWhole             // sent in one request
-	laneLarge             // sent in parts
-	lanes
+	LaneTiny  Lane = iota // fits into a packet or two
+	LaneSmall             // up to headAlways
+	LaneWhole             // sent in one request
+	LaneLarge             // sent in parts
+	Lanes
 )
 
-// tiny is the largest file that a path with a too small MTU lets through.
-const tiny = 1 << 10
-
-// laneOf is the lane of a file or a body of size bytes.
-func laneOf(size, singleMax int64) lane {
-	switch {
-	case size <= tiny:
-		return laneTiny
-	case size <= headAlways:
-		return laneSmall
-	case size <= singleMax:
-		return laneWhole
-	}
-	return laneLarge
-}
-
-// spare is how many requests there are beyond Options.Workers: one for each lane
-// that is before laneWhole.
-const spare = int64(laneWhole)
-
-// capacity is what all sources share.
-type capacity struct {
-	looks    *shares
-	requests *shares
-	parts    *shares
-	large    *shares
-	buffers  *buffers
-	smallMax int64 // Files up to this size are read into memory.
-}
-
-// newCapacity divides what o allows among sources.
-func newCapacity(o Options, sources []string) capacity {
-	n := int64(max(1, len(sources)))
-	workers := max(int64(o.Workers), n)
-	own := min(max(workers/(2*n), 1), spare)
-	c := capacity{
-		looks:    newShares(ahead*(workers+spare), ahead*own, sources...),
-		requests: newShares(workers+spare, own, sources...),
-		parts:    newShares(max(workers, partsAtOnce), 1, sources...),
-		large:    newShares(max(int64(o.Workers)/2, n), 1, sources...),
-	}
-	c.buffers = newBuffers(o.MemoryLimit, c.looks.total*headAlways, sources...)
-	c.smallMax = min(bufferMax, c.buffers.largest(), o.SinglePutMax)
-	return c
-}
+// ahead is how many attempts there are for each request at a time: while one
+// waits for the server, another reads its file or waits for the disk that its
+// intent or its record goes to.
+const Ahead = 3

@@ -1,14 +1,18 @@
-package uploader
+package queue
 
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 )
+
+// ErrUnknownSource is returned for a job of a source that was never added.
+var ErrUnknownSource = errors.New("unknown source")
 
 // Queue holds the paths that wait for a look, those in hand and those that are
 // tried again later. A path is in it once: offers of a queued path are merged,
@@ -31,22 +35,22 @@ type Queue struct {
 	timer     *time.Timer
 	timerAt   time.Time
 
-	looks *shares // Looks at once, of all sources.
-	large *shares // And of those the ones at large files.
+	looks *Shares // Looks at once, of all sources.
+	large *Shares // And of those the ones at large files.
 }
 
 // subqueue is one source's part of a Queue.
 type subqueue struct {
 	name        string
-	items       map[string]*item
+	items       map[string]*Task
 	ready       deque
 	retries     deque        // Ready again after a failure.
 	retrying    int          // Of those, in hand.
 	turn        int          // Of new paths and retries.
-	aside       [lanes]deque // Their size is known, and they wait for a slot.
-	inLane      [lanes]int   // Slots in use.
+	aside       [Lanes]deque // Their size is known, and they wait for a slot.
+	inLane      [Lanes]int   // Slots in use.
 	delayed     dueHeap
-	first, last *item // In the order of the first offer.
+	first, last *Task // In the order of the first offer.
 	inFlight    int
 	held        int
 	limit       int // Looks at once.
@@ -65,20 +69,20 @@ type barrier struct {
 
 // NewQueue returns a queue that lets perSource paths of each source wait before
 // Offer blocks.
-func NewQueue(perSource int) *Queue {
-	q := &Queue{epoch: time.Now(), perSource: max(1, perSource), byName: map[string]*subqueue{}, looks: newShares(1<<30, 0), large: newShares(1, 0)}
+func New(perSource int) *Queue {
+	q := &Queue{epoch: time.Now(), perSource: max(1, perSource), byName: map[string]*subqueue{}, looks: NewShares(1<<30, 0), large: NewShares(1, 0)}
 	q.work, q.room = sync.NewCond(&q.mu), sync.NewCond(&q.mu)
 	return q
 }
 
 // Add makes source known. Adding it again does nothing.
-func (q *Queue) Add(source string) {
+func (q *Queue) AddSource(source string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.byName[source] != nil {
 		return
 	}
-	s := &subqueue{name: source, items: map[string]*item{}, limit: 1 << 30}
+	s := &subqueue{name: source, items: map[string]*Task{}, limit: 1 << 30}
 	q.byName[source] = s
 	q.order = append(q.order, s)
 }
@@ -117,7 +121,7 @@ func (q *Queue) TryOffer(j Job) bool {
 
 // offerSettle adds a look at an interrupted write, whatever the bound. A path
 // that is queued already is left alone: every look settles first.
-func (q *Queue) offerSettle(j Job) {
+func (q *Queue) OfferIfAbsent(j Job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if s := q.byName[j.Source]; s != nil && s.items[j.Path] == nil {
@@ -138,7 +142,7 @@ func (q *Queue) tryOffer(s *subqueue, j Job) bool {
 }
 
 func (q *Queue) insert(s *subqueue, j Job) {
-	it := &item{s: s, path: j.Path, slot: -1, gen: s.gen}
+	it := &Task{s: s, path: j.Path, slot: -1, gen: s.gen}
 	it.set(&j)
 	s.items[j.Path] = it
 	s.link(it)
@@ -146,7 +150,7 @@ func (q *Queue) insert(s *subqueue, j Job) {
 	q.work.Signal()
 }
 
-func (q *Queue) offerAgain(s *subqueue, it *item, j Job) {
+func (q *Queue) offerAgain(s *subqueue, it *Task, j Job) {
 	switch it.at {
 	case placeFlight:
 		if it.again == nil {
@@ -165,11 +169,11 @@ func (q *Queue) offerAgain(s *subqueue, it *item, j Job) {
 
 // undelay moves a delayed item to the ready ones. One that has failed goes to the
 // lane of retries, which leaves workers to new paths.
-func (q *Queue) undelay(s *subqueue, it *item) {
+func (q *Queue) undelay(s *subqueue, it *Task) {
 	heap.Remove(&s.delayed, int(it.slot))
 	s.unhold(it)
 	it.at = placeReady
-	if it.retry = it.tries() > 0; it.retry {
+	if it.retry = it.Tries() > 0; it.retry {
 		s.retries.pushBack(it)
 		return
 	}
@@ -226,13 +230,13 @@ func (q *Queue) Depth(source string) (queued, inFlight, delayed int) {
 
 // waitingJob returns the job that has waited longest, leaving out those that
 // are held by themselves; ok is false when none waits.
-func (q *Queue) waitingJob(source string) (j Job, ok bool) {
+func (q *Queue) WaitingJob(source string) (j Job, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if s := q.byName[source]; s != nil {
 		for it := s.first; it != nil; it = it.next {
 			if !it.held && it.at != placeFlight {
-				return it.job(), true
+				return it.Job(), true
 			}
 		}
 	}
@@ -262,7 +266,7 @@ func (q *Queue) Oldest(source string) time.Time {
 	}
 	for it := s.first; it != nil; it = it.next {
 		if !it.held {
-			return it.job().Detected
+			return it.Job().Detected
 		}
 	}
 	return time.Time{}
@@ -303,7 +307,7 @@ func (q *Queue) Barrier(ctx context.Context, source string) error {
 	s.gen++
 	b := &barrier{gen: s.gen, left: len(s.items), done: make(chan struct{})}
 	for _, it := range s.delayed {
-		if it.held || it.stuck {
+		if it.held || it.Stuck {
 			it.gen = s.gen // It is not counted, also when it is released before the end.
 			b.left--
 		}

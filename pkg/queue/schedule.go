@@ -1,4 +1,4 @@
-package uploader
+package queue
 
 import (
 	"container/heap"
@@ -13,7 +13,7 @@ const retryTurn = 4
 // pop takes the next item, and blocks while there is none. It returns nil once
 // ctx has ended. The caller ends it with done, delay, back or awaitSlot; until
 // then nobody else writes its job.
-func (q *Queue) pop(ctx context.Context) *item {
+func (q *Queue) Pop(ctx context.Context) *Task {
 	stop := context.AfterFunc(ctx, func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
@@ -34,29 +34,29 @@ func (q *Queue) pop(ctx context.Context) *item {
 }
 
 // take picks from the next source in turn that may go on.
-func (q *Queue) take() *item {
+func (q *Queue) take() *Task {
 	for i := range q.order {
 		s := q.order[(q.next+i)%len(q.order)]
-		if s.blocked || s.paused || s.inFlight >= s.limit || !q.looks.take(s.name, 1) {
+		if s.blocked || s.paused || s.inFlight >= s.limit || !q.looks.Take(s.name, 1) {
 			continue
 		}
 		it := q.takeFrom(s)
 		if it == nil {
-			q.looks.release(s.name, 1)
+			q.looks.Release(s.name, 1)
 			continue
 		}
 		q.next = (q.next + i + 1) % len(q.order)
 		it.at = placeFlight
 		s.inFlight++
-		it.stuck = false
+		it.Stuck = false
 		q.signalRoom()
 		return it
 	}
 	return nil
 }
 
-func (q *Queue) takeFrom(s *subqueue) *item {
-	for l := laneLarge; l > laneTiny; l-- {
+func (q *Queue) takeFrom(s *subqueue) *Task {
+	for l := LaneLarge; l > LaneTiny; l-- {
 		if s.aside[l].n > 0 && q.slot(s, l) {
 			it := s.aside[l].popFront()
 			it.lane = l
@@ -64,7 +64,7 @@ func (q *Queue) takeFrom(s *subqueue) *item {
 		}
 	}
 	switch {
-	case s.retries.n > 0 && int64(s.retrying) < max(1, min(int64(s.limit), q.looks.total/ahead)/2) && (s.ready.n == 0 || s.turn%retryTurn == 0):
+	case s.retries.n > 0 && int64(s.retrying) < max(1, min(int64(s.limit), q.looks.All()/Ahead)/2) && (s.ready.n == 0 || s.turn%retryTurn == 0):
 		s.turn++
 		s.retrying++
 		return s.retries.popFront()
@@ -77,7 +77,7 @@ func (q *Queue) takeFrom(s *subqueue) *item {
 }
 
 // done ends an item for good, unless it was offered again meanwhile.
-func (q *Queue) done(it *item) {
+func (q *Queue) Done(it *Task) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := q.land(it)
@@ -94,7 +94,7 @@ func (q *Queue) done(it *item) {
 
 // delay brings the item back at due. A held one is waiting for a person: when
 // too many are held it is forgotten, because the next scan offers it again.
-func (q *Queue) delay(it *item, due time.Time, held bool) {
+func (q *Queue) Delay(it *Task, due time.Time, held bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := q.land(it)
@@ -112,7 +112,7 @@ func (q *Queue) delay(it *item, due time.Time, held bool) {
 	if held {
 		s.held++
 	}
-	if held || it.stuck {
+	if held || it.Stuck {
 		s.pass(it.gen, s.gen)
 		it.gen = s.gen
 	}
@@ -122,7 +122,7 @@ func (q *Queue) delay(it *item, due time.Time, held bool) {
 }
 
 // back returns an item that was not looked at, to be the next of its source.
-func (q *Queue) back(it *item) {
+func (q *Queue) PutBack(it *Task) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := q.land(it)
@@ -137,13 +137,13 @@ func (q *Queue) back(it *item) {
 
 // slot takes a slot of lane l for s, if there is one: each lane leaves looks to
 // those before it.
-func (q *Queue) slot(s *subqueue, l lane) bool {
-	looks := int64(min(s.limit, int(q.looks.most())))
+func (q *Queue) slot(s *subqueue, l Lane) bool {
+	looks := int64(min(s.limit, int(q.looks.Most())))
 	from := 0 // Looks in lanes from this one on.
-	for i := l; i < lanes; i++ {
+	for i := l; i < Lanes; i++ {
 		from += s.inLane[i]
 	}
-	if int64(from) >= max(1, looks-ahead*int64(min(l, laneWhole))) || l == laneLarge && !q.large.take(s.name, 1) {
+	if int64(from) >= max(1, looks-Ahead*int64(min(l, LaneWhole))) || l == LaneLarge && !q.large.Take(s.name, 1) {
 		return false
 	}
 	s.inLane[l]++
@@ -152,8 +152,8 @@ func (q *Queue) slot(s *subqueue, l lane) bool {
 
 // takeSlot gives the item a slot of lane l if there is one. Where there is none
 // awaitSlot ends the look.
-func (q *Queue) takeSlot(it *item, l lane) bool {
-	if l == laneTiny {
+func (q *Queue) TakeSlot(it *Task, l Lane) bool {
+	if l == LaneTiny {
 		return true
 	}
 	q.mu.Lock()
@@ -172,19 +172,19 @@ func (q *Queue) takeSlot(it *item, l lane) bool {
 }
 
 // leave gives the slot of the item back.
-func (q *Queue) leave(it *item) {
-	if it.lane == laneTiny {
+func (q *Queue) leave(it *Task) {
+	if it.lane == LaneTiny {
 		return
 	}
 	it.s.inLane[it.lane]--
-	if it.lane == laneLarge {
-		q.large.release(it.s.name, 1)
+	if it.lane == LaneLarge {
+		q.large.Release(it.s.name, 1)
 	}
-	it.lane = laneTiny
+	it.lane = LaneTiny
 }
 
 // awaitSlot puts an item aside until there is a slot for it.
-func (q *Queue) awaitSlot(it *item) {
+func (q *Queue) AwaitSlot(it *Task) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := q.land(it) // A file that waits for a slot is in a lane of its own, also when it is a retry.
@@ -194,10 +194,10 @@ func (q *Queue) awaitSlot(it *item) {
 }
 
 // land takes an item out of flight, and frees its slot.
-func (q *Queue) land(it *item) *subqueue {
+func (q *Queue) land(it *Task) *subqueue {
 	s := it.s
 	s.inFlight--
-	q.looks.release(s.name, 1)
+	q.looks.Release(s.name, 1)
 	q.leave(it)
 	if it.retry {
 		it.retry = false
@@ -207,16 +207,16 @@ func (q *Queue) land(it *item) *subqueue {
 	return s
 }
 
-func (q *Queue) ready(s *subqueue, it *item) {
+func (q *Queue) ready(s *subqueue, it *Task) {
 	it.at = placeReady
 	s.ready.pushBack(it)
 	q.work.Signal()
 }
 
-func (q *Queue) remove(s *subqueue, it *item) {
+func (q *Queue) remove(s *subqueue, it *Task) {
 	delete(s.items, it.path)
 	if len(s.items) == 0 {
-		s.items = map[string]*item{} // A map never shrinks by itself.
+		s.items = map[string]*Task{} // A map never shrinks by itself.
 	}
 	s.unlink(it)
 	s.pass(it.gen, ^uint64(0))
@@ -268,7 +268,7 @@ func (q *Queue) wakeDue() {
 
 // release makes the delayed items of source ready. With held it takes those that
 // wait for a person too, and forgets the failures of all: their cause is gone.
-func (q *Queue) release(source string, held bool) {
+func (q *Queue) Release(source string, held bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := q.byName[source]
@@ -288,12 +288,12 @@ func (q *Queue) release(source string, held bool) {
 }
 
 // releaseCause makes what is held for one cause ready: it is gone.
-func (q *Queue) releaseCause(source, cause string) {
+func (q *Queue) ReleaseCause(source, cause string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := q.byName[source]
 	for _, it := range slices.Clone(s.delayed) {
-		if it.held && it.cause() == cause {
+		if it.held && it.Cause() == cause {
 			it.trouble = nil
 			q.undelay(s, it)
 		}
@@ -303,14 +303,14 @@ func (q *Queue) releaseCause(source, cause string) {
 
 // probeHeld makes one path of each cause that holds paths ready, the one that
 // was tried longest ago, and returns how many each cause holds.
-func (q *Queue) probeHeld(source string) map[string]int {
+func (q *Queue) ProbeHeld(source string) map[string]int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := q.byName[source]
 	held := map[string]int{}
-	oldest := map[string]*item{}
+	oldest := map[string]*Task{}
 	for _, it := range s.delayed {
-		cause := it.cause()
+		cause := it.Cause()
 		if !it.held || cause == "" {
 			continue
 		}
@@ -327,7 +327,7 @@ func (q *Queue) probeHeld(source string) map[string]int {
 }
 
 // setBlocked holds a source back, or lets it go on.
-func (q *Queue) setBlocked(source string, blocked bool) {
+func (q *Queue) SetBlocked(source string, blocked bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.byName[source].blocked = blocked
@@ -335,7 +335,7 @@ func (q *Queue) setBlocked(source string, blocked bool) {
 }
 
 // setPaused is setBlocked for the caller's reasons.
-func (q *Queue) setPaused(source string, paused bool) {
+func (q *Queue) SetPaused(source string, paused bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.byName[source].paused = paused
@@ -343,7 +343,7 @@ func (q *Queue) setPaused(source string, paused bool) {
 }
 
 // setLimit sets how many items of source may be in hand at once.
-func (q *Queue) setLimit(source string, n int) {
+func (q *Queue) SetLimit(source string, n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.byName[source].limit = n
@@ -351,14 +351,14 @@ func (q *Queue) setLimit(source string, n int) {
 }
 
 // setShares sets how sources share looks, and looks at large files.
-func (q *Queue) setShares(looks, large *shares) {
+func (q *Queue) SetShares(looks, large *Shares) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.looks, q.large = looks, large
 }
 
 // stop ends the timer. Delayed items stay.
-func (q *Queue) stop() {
+func (q *Queue) Stop() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.timer != nil {
@@ -370,14 +370,14 @@ func (q *Queue) stop() {
 // waiting is what the bound of a source counts.
 func (s *subqueue) waiting() int { return len(s.items) - s.inFlight - s.held }
 
-func (s *subqueue) unhold(it *item) {
+func (s *subqueue) unhold(it *Task) {
 	if it.held {
 		it.held = false
 		s.held--
 	}
 }
 
-func (s *subqueue) link(it *item) {
+func (s *subqueue) link(it *Task) {
 	it.prev = s.last
 	if s.last != nil {
 		s.last.next = it
@@ -387,7 +387,7 @@ func (s *subqueue) link(it *item) {
 	s.last = it
 }
 
-func (s *subqueue) unlink(it *item) {
+func (s *subqueue) unlink(it *Task) {
 	if it.prev != nil {
 		it.prev.next = it.next
 	} else {

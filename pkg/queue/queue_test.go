@@ -1,4 +1,4 @@
-package uploader
+package queue
 
 import (
 	"context"
@@ -15,9 +15,9 @@ import (
 )
 
 func newTestQueue(perSource int, sources ...string) *Queue {
-	q := NewQueue(perSource)
+	q := New(perSource)
 	for _, s := range sources {
-		q.Add(s)
+		q.AddSource(s)
 	}
 	return q
 }
@@ -43,9 +43,9 @@ func TestSourcesTakeTurns(t *testing.T) {
 	mustTry(t, q, "b", "5", "6")
 	var got []string
 	for range 6 {
-		it := q.pop(t.Context())
+		it := q.Pop(t.Context())
 		got = append(got, it.path)
-		q.done(it)
+		q.Done(it)
 	}
 	if want := []string{"1", "5", "2", "6", "3", "4"}; !slices.Equal(got, want) {
 		t.Errorf("order = %v, want %v", got, want)
@@ -55,17 +55,17 @@ func TestSourcesTakeTurns(t *testing.T) {
 func TestPathOfferedInFlightIsLookedAtAgain(t *testing.T) {
 	q := newTestQueue(10, "a")
 	mustTry(t, q, "a", "1", "1", "2")
-	it := q.pop(t.Context())
+	it := q.Pop(t.Context())
 	mustTry(t, q, "a", "1", "1")
-	if got := q.pop(t.Context()).path; got != "2" {
+	if got := q.Pop(t.Context()).path; got != "2" {
 		t.Fatalf("second pop = %q, want 2: a path is in hand once at a time", got)
 	}
-	q.done(it)
-	again := q.pop(t.Context())
+	q.Done(it)
+	again := q.Pop(t.Context())
 	if again.path != "1" {
 		t.Fatalf("third pop = %q, want 1 again", again.path)
 	}
-	q.done(again)
+	q.Done(again)
 	if queued, inFlight, _ := q.Depth("a"); queued != 0 || inFlight != 1 {
 		t.Errorf("Depth = %d queued, %d in flight, want 0, 1", queued, inFlight)
 	}
@@ -77,7 +77,7 @@ func TestMergedOfferKeepsEarliestTimeAndEvent(t *testing.T) {
 	q.TryOffer(Job{Source: "a", Path: "1", Trigger: archive.TriggerRescan, Detected: late})
 	q.TryOffer(Job{Source: "a", Path: "1", Trigger: archive.TriggerEvent, Detected: early})
 	q.TryOffer(Job{Source: "a", Path: "1", Trigger: archive.TriggerPoll, Detected: late})
-	got := q.pop(t.Context()).job()
+	got := q.Pop(t.Context()).Job()
 	if !got.Detected.Equal(early) || got.Trigger != archive.TriggerEvent {
 		t.Errorf("merged job = %v %v, want %v event", got.Detected, got.Trigger, early)
 	}
@@ -86,7 +86,7 @@ func TestMergedOfferKeepsEarliestTimeAndEvent(t *testing.T) {
 func TestOfferBlocksAtBoundAndRetriesDoNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newTestQueue(2, "a")
-		defer q.stop()
+		defer q.Stop()
 		mustTry(t, q, "a", "1", "2")
 		if q.TryOffer(Job{Source: "a", Path: "3"}) {
 			t.Fatal("TryOffer over the bound = true, want false")
@@ -100,11 +100,11 @@ func TestOfferBlocksAtBoundAndRetriesDoNot(t *testing.T) {
 		if len(offered) != 0 {
 			t.Fatal("Offer over the bound returned at once")
 		}
-		first := q.pop(t.Context())
+		first := q.Pop(t.Context())
 		if err := <-offered; err != nil {
 			t.Fatalf("Offer = %v, want nil once there is room", err)
 		}
-		q.delay(first, time.Now().Add(time.Minute), false) // Over the bound now.
+		q.Delay(first, time.Now().Add(time.Minute), false) // Over the bound now.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if err := q.Offer(ctx, Job{Source: "a", Path: "4"}); !errors.Is(err, context.DeadlineExceeded) {
@@ -118,18 +118,18 @@ func TestDelayedItemComesBackWhenDue(t *testing.T) {
 		q := newTestQueue(10, "a")
 		mustTry(t, q, "a", "1", "2")
 		start := time.Now()
-		one, two := q.pop(t.Context()), q.pop(t.Context())
-		q.delay(one, start.Add(3*time.Second), false)
-		q.delay(two, start.Add(time.Second), false)
+		one, two := q.Pop(t.Context()), q.Pop(t.Context())
+		q.Delay(one, start.Add(3*time.Second), false)
+		q.Delay(two, start.Add(time.Second), false)
 		for _, want := range []struct {
 			path  string
 			after time.Duration
 		}{{"2", time.Second}, {"1", 3 * time.Second}} {
-			it := q.pop(t.Context())
+			it := q.Pop(t.Context())
 			if got := time.Since(start); it.path != want.path || got != want.after {
 				t.Errorf("pop = %q after %v, want %q after %v", it.path, got, want.path, want.after)
 			}
-			q.done(it)
+			q.Done(it)
 		}
 		if !idle(q, "a") {
 			t.Error("a path is left, want none")
@@ -142,17 +142,17 @@ func TestBlockedSourceLosesNothing(t *testing.T) {
 		q := newTestQueue(10, "a", "b")
 		mustTry(t, q, "a", "1")
 		mustTry(t, q, "b", "2")
-		q.setBlocked("a", true)
-		if got := q.pop(t.Context()).path; got != "2" {
+		q.SetBlocked("a", true)
+		if got := q.Pop(t.Context()).path; got != "2" {
 			t.Fatalf("pop = %q, want 2", got)
 		}
-		got := make(chan *item, 1)
-		go func() { got <- q.pop(t.Context()) }()
+		got := make(chan *Task, 1)
+		go func() { got <- q.Pop(t.Context()) }()
 		synctest.Wait()
 		if len(got) != 0 {
 			t.Fatal("pop took a path of a blocked source")
 		}
-		q.setBlocked("a", false)
+		q.SetBlocked("a", false)
 		if it := <-got; it.path != "1" {
 			t.Errorf("pop = %q, want 1", it.path)
 		}
@@ -161,10 +161,10 @@ func TestBlockedSourceLosesNothing(t *testing.T) {
 
 func TestHeldItemsDoNotFillTheQueue(t *testing.T) {
 	q := newTestQueue(2, "a")
-	defer q.stop()
+	defer q.Stop()
 	for i := range 3 {
 		mustTry(t, q, "a", strconv.Itoa(i))
-		q.delay(q.pop(t.Context()), time.Now().Add(time.Hour), true)
+		q.Delay(q.Pop(t.Context()), time.Now().Add(time.Hour), true)
 	}
 	if _, _, delayed := q.Depth("a"); delayed != 0 || q.Held("a") != 2 {
 		t.Errorf("%d delayed, %d held, want 0 and the bound 2", delayed, q.Held("a"))
@@ -173,7 +173,7 @@ func TestHeldItemsDoNotFillTheQueue(t *testing.T) {
 		t.Errorf("Oldest = %v, want none: what is held waits for a person", q.Oldest("a"))
 	}
 	mustTry(t, q, "a", "x", "y")
-	q.release("a", true)
+	q.Release("a", true)
 	if queued, _, delayed := q.Depth("a"); queued != 4 || delayed != 0 {
 		t.Errorf("after release %d queued, %d delayed, want 4, 0", queued, delayed)
 	}
@@ -181,19 +181,19 @@ func TestHeldItemsDoNotFillTheQueue(t *testing.T) {
 
 func TestLargeFilesLeaveWorkersForSmallOnes(t *testing.T) {
 	q := newTestQueue(10, "a")
-	q.setShares(newShares(100, 1, "a"), newShares(1, 1, "a"))
+	q.SetShares(NewShares(100, 1, "a"), NewShares(1, 1, "a"))
 	mustTry(t, q, "a", "big1", "big2", "small")
-	one, two := q.pop(t.Context()), q.pop(t.Context())
-	if !q.takeSlot(one, laneLarge) || q.takeSlot(two, laneLarge) {
+	one, two := q.Pop(t.Context()), q.Pop(t.Context())
+	if !q.TakeSlot(one, LaneLarge) || q.TakeSlot(two, LaneLarge) {
 		t.Fatal("two large files have a slot, want one")
 	}
-	q.awaitSlot(two)
-	small := q.pop(t.Context())
+	q.AwaitSlot(two)
+	small := q.Pop(t.Context())
 	if small.path != "small" {
 		t.Fatalf("pop = %q, want small", small.path)
 	}
-	q.done(one)
-	if it := q.pop(t.Context()); it.path != "big2" || !q.takeSlot(it, laneLarge) {
+	q.Done(one)
+	if it := q.Pop(t.Context()); it.path != "big2" || !q.TakeSlot(it, LaneLarge) {
 		t.Errorf("pop = %q, want big2 with a slot", it.path)
 	}
 }
@@ -202,22 +202,22 @@ func TestBarrierPassesWhileNewPathsCome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newTestQueue(10, "a")
 		mustTry(t, q, "a", "1", "2")
-		inHand := q.pop(t.Context())
+		inHand := q.Pop(t.Context())
 		mustTry(t, q, "a", "1") // Changed again before the barrier.
 		passed := make(chan error, 1)
 		go func() { passed <- q.Barrier(t.Context(), "a") }()
 		synctest.Wait()
 		mustTry(t, q, "a", "3") // Behind the barrier.
-		q.done(inHand)
-		q.done(q.pop(t.Context())) // 2.
+		q.Done(inHand)
+		q.Done(q.Pop(t.Context())) // 2.
 		synctest.Wait()
 		if len(passed) != 0 {
 			t.Fatal("the barrier passed before the second look at 1")
 		}
 		for range 2 {
-			it := q.pop(t.Context())
+			it := q.Pop(t.Context())
 			if it.path == "1" {
-				q.done(it)
+				q.Done(it)
 			}
 		}
 		if err := <-passed; err != nil {
@@ -232,29 +232,29 @@ func TestBarrierPassesWhileNewPathsCome(t *testing.T) {
 func TestBarrierDoesNotWaitForWhatIsHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newTestQueue(10, "a")
-		defer q.stop()
+		defer q.Stop()
 		due := time.Now().Add(time.Hour)
 		mustTry(t, q, "a", "held before", "held meanwhile", "retried")
-		q.delay(q.pop(t.Context()), due, true)
+		q.Delay(q.Pop(t.Context()), due, true)
 		passed := make(chan error, 1)
 		go func() { passed <- q.Barrier(t.Context(), "a") }()
 		synctest.Wait()
-		q.delay(q.pop(t.Context()), due, true)
-		retried := q.pop(t.Context())
-		q.delay(retried, due, false)
-		q.release("a", true) // What is held is looked at again, and ends: it must not count.
+		q.Delay(q.Pop(t.Context()), due, true)
+		retried := q.Pop(t.Context())
+		q.Delay(retried, due, false)
+		q.Release("a", true) // What is held is looked at again, and ends: it must not count.
 		for range 2 {
-			it := q.pop(t.Context())
+			it := q.Pop(t.Context())
 			if it.path == "retried" {
 				t.Fatalf("pop = %q, want what is held first", it.path)
 			}
-			q.done(it)
+			q.Done(it)
 		}
 		synctest.Wait()
 		if len(passed) != 0 {
 			t.Fatal("the barrier passed before the retry")
 		}
-		q.done(q.pop(t.Context()))
+		q.Done(q.Pop(t.Context()))
 		if err := <-passed; err != nil {
 			t.Errorf("Barrier = %v, want nil", err)
 		}
@@ -267,13 +267,13 @@ func TestWaitEndsWhenIdle(t *testing.T) {
 		mustTry(t, q, "a", "1")
 		waited := make(chan error, 1)
 		go func() { waited <- q.Wait(t.Context(), "a") }()
-		it := q.pop(t.Context())
-		q.delay(it, time.Now().Add(time.Minute), false)
+		it := q.Pop(t.Context())
+		q.Delay(it, time.Now().Add(time.Minute), false)
 		synctest.Wait()
 		if len(waited) != 0 {
 			t.Fatal("Wait returned with a delayed path")
 		}
-		q.done(q.pop(t.Context()))
+		q.Done(q.Pop(t.Context()))
 		if err := <-waited; err != nil {
 			t.Errorf("Wait = %v, want nil", err)
 		}
@@ -287,11 +287,11 @@ func TestOldestIsTheFirstOffer(t *testing.T) {
 	if got := q.Oldest("a"); got.Unix() != 5 {
 		t.Errorf("Oldest = %v, want 5", got.Unix())
 	}
-	q.done(q.pop(t.Context()))
+	q.Done(q.Pop(t.Context()))
 	if got := q.Oldest("a"); got.Unix() != 6 {
 		t.Errorf("Oldest = %v, want 6", got.Unix())
 	}
-	q.done(q.pop(t.Context()))
+	q.Done(q.Pop(t.Context()))
 	if got := q.Oldest("a"); !got.IsZero() {
 		t.Errorf("Oldest = %v, want zero", got)
 	}
@@ -322,25 +322,39 @@ func BenchmarkQueue(b *testing.B) {
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		q.TryOffer(Job{Source: "a", Path: paths[i%len(paths)]})
-		q.done(q.pop(b.Context()))
+		q.Done(q.Pop(b.Context()))
 	}
 }
 
 func TestBegunIsWhatNobodyHasPutOff(t *testing.T) {
-	q := NewQueue(10)
-	q.Add("data")
+	q := New(10)
+	q.AddSource("data")
 	if err := q.Offer(t.Context(), Job{Source: "data", Path: "f"}); err != nil {
 		t.Fatal(err)
 	}
 	if !q.Begun("data", "f") || q.Begun("data", "other") || q.Begun("other", "f") {
 		t.Error("what is queued, and nothing else, is begun")
 	}
-	it := q.pop(t.Context())
+	it := q.Pop(t.Context())
 	if !q.Begun("data", "f") {
 		t.Error("what is in hand is begun")
 	}
-	q.delay(it, time.Now().Add(time.Hour), false)
+	q.Delay(it, time.Now().Add(time.Hour), false)
 	if q.Begun("data", "f") || !q.Pending("data", "f") {
 		t.Error("what waits for a retry is pending, and not begun")
+	}
+}
+
+// A file that came back takes the confirmation back.
+func TestMirrorBelievesNoConfirmationFromBefore(t *testing.T) {
+	early := Job{Kind: archive.Gone, Confirmed: true}
+	early.merge(Job{Kind: archive.Look})
+	if early.Confirmed {
+		t.Error("a later look leaves the deletion confirmed")
+	}
+	again := Job{Kind: archive.Gone, Confirmed: true}
+	again.merge(Job{Kind: archive.Gone})
+	if !again.Confirmed {
+		t.Error("another sight of the same absence takes the confirmation back")
 	}
 }
