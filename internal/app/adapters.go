@@ -51,10 +51,10 @@ func (s sink) Offer(ctx context.Context, c watcher.Change) error {
 func (s sink) TryOffer(c watcher.Change) bool { return s.queue.TryOffer(s.job(c)) }
 
 // Pending implements watcher.Sink.
-func (s sink) Pending(path string) bool { return s.queue.Pending(s.source, path) }
+func (s sink) Pending(path string) bool { return s.queue.Source(s.source).Pending(path) }
 
 // Paths implements watcher.Sink.
-func (s sink) Paths() []string { return s.queue.Paths(s.source) }
+func (s sink) Paths() []string { return s.queue.Source(s.source).Paths() }
 
 // index shows the state's index to the scan.
 type index struct {

@@ -87,7 +87,7 @@ func (g *generation) drain(ctx context.Context, s *source, record *flushRecord) 
 	}
 	var before []string // nil: any path counts
 	for {
-		if err := g.queue.Barrier(ctx, s.cfg.Name); err != nil {
+		if err := g.queue.Source(s.cfg.Name).Barrier(ctx); err != nil {
 			return err
 		}
 		moved, all := record.takeMoved()

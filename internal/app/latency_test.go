@@ -87,7 +87,7 @@ func BenchmarkUploadOverLatency(b *testing.B) {
 		begin := time.Now()
 		b.StartTimer()
 		go func() { done <- pool.Run(ctx) }()
-		if err := q.Wait(b.Context(), "s"); err != nil {
+		if err := q.Source("s").Wait(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()

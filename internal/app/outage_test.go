@@ -242,7 +242,7 @@ func TestTwoDaysOfOutage(t *testing.T) {
 		for i := range 20 {
 			s.change(fmt.Sprintf("before%02d", i), "b")
 		}
-		must(t, s.q.Wait(t.Context(), "data"))
+		must(t, s.q.Source("data").Wait(t.Context()))
 		c.set(true)
 		want := map[string]string{}
 		for hour := range hours {
@@ -269,7 +269,7 @@ func TestTwoDaysOfOutage(t *testing.T) {
 		refused, data := c.refused, c.data
 		c.mu.Unlock()
 		t.Logf("%d requests in %d hours, %d of them for data", refused, hours, data)
-		if queued, _, delayed := s.q.Depth("data"); queued+delayed != len(want) {
+		if queued, _, delayed := s.q.Source("data").Depth(); queued+delayed != len(want) {
 			t.Errorf("%d paths wait, want each of %d once", queued+delayed, len(want))
 		}
 		// Pings each 11 to 15 s, and the trail's own tries beside them.
@@ -281,7 +281,7 @@ func TestTwoDaysOfOutage(t *testing.T) {
 		}
 		c.set(false)
 		back := time.Now()
-		must(t, s.q.Wait(t.Context(), "data"))
+		must(t, s.q.Source("data").Wait(t.Context()))
 		if took := time.Since(back); took > 15*time.Second+time.Duration(len(want)/16+2)*time.Second {
 			t.Errorf("all was there %v after the end of the outage, want one probe's interval", took)
 		}

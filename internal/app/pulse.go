@@ -91,7 +91,7 @@ func (g *generation) works() []work {
 	busy := 0 // Every worker may be with another source.
 	for _, s := range g.sources {
 		name := s.cfg.Name
-		queued, hand, _ := g.queue.Depth(name)
+		queued, hand, _ := g.queue.Source(name).Depth()
 		busy += hand
 		list = append(list, work{
 			source: name, ended: s.counters.ended.Load(), queued: queued, hand: hand, flights: flights[name],

@@ -210,7 +210,7 @@ func (r *rekeyRun) rekeyAll(ctx context.Context) error {
 			if err == nil {
 				err = r.find(ctx, s)
 			}
-			err = errors.Join(err, r.queue.Wait(ctx, s.cfg.Name))
+			err = errors.Join(err, r.queue.Source(s.cfg.Name).Wait(ctx))
 			if err != nil && ctx.Err() == nil {
 				errs[i] = fmt.Errorf("source %s: %w", s.cfg.Name, err)
 			}

@@ -131,7 +131,7 @@ func (r *rereader) one(ctx context.Context, it *state.Item) error {
 	if err := r.queue.Offer(ctx, job); err != nil {
 		return err
 	}
-	for pause := 5 * time.Millisecond; r.queue.Begun(r.s.cfg.Name, it.Path); pause = min(2*pause, time.Second) {
+	for pause := 5 * time.Millisecond; r.queue.Source(r.s.cfg.Name).Begun(it.Path); pause = min(2*pause, time.Second) {
 		if !wait(ctx, pause) {
 			return ctx.Err()
 		}

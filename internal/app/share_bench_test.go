@@ -119,7 +119,7 @@ func besideSlow(b *testing.B, files int, size int64, dead bool) (small, large ti
 		}
 		begin := time.Now()
 		q.TryOffer(queue.Job{Source: "fast", Path: name, Trigger: archive.TriggerEvent, Detected: begin})
-		if err := q.Wait(ctx, "fast"); err != nil {
+		if err := q.Source("fast").Wait(ctx); err != nil {
 			b.Fatal(err)
 		}
 		return time.Since(begin)

@@ -204,8 +204,8 @@ func (e *environment) pending(s *source) pending {
 	if s.watch != nil {
 		p.settling, p.oldest = s.watch.Dirty(), s.watch.OldestDirty()
 	}
-	p.queued, p.inFlight, p.delayed = e.queue.Depth(s.cfg.Name)
-	if t := e.queue.Oldest(s.cfg.Name); !t.IsZero() && (p.oldest.IsZero() || t.Before(p.oldest)) {
+	p.queued, p.inFlight, p.delayed = e.queue.Source(s.cfg.Name).Depth()
+	if t := e.queue.Source(s.cfg.Name).Oldest(); !t.IsZero() && (p.oldest.IsZero() || t.Before(p.oldest)) {
 		p.oldest = t
 	}
 	return p

@@ -296,7 +296,7 @@ func (r *syncRun) unread(s *source, err error) {
 // proven itself, or was given up: the trail of a run without a file to send needs
 // the canary as well, and nobody asks for it once the pool has ended.
 func settled(ctx context.Context, queue *queue.Queue, pool *uploader.Pool, source string) error {
-	if err := queue.Wait(ctx, source); err != nil {
+	if err := queue.Source(source).Wait(ctx); err != nil {
 		return err
 	}
 	return pool.Await(ctx, source)

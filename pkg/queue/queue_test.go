@@ -16,9 +16,7 @@ import (
 
 func newTestQueue(perSource int, sources ...string) *Queue {
 	q := New(perSource)
-	for _, s := range sources {
-		q.AddSource(s)
-	}
+	q.Serve(NewShares(1<<30, 0), NewShares(1, 0), sources...)
 	return q
 }
 
@@ -33,7 +31,7 @@ func mustTry(t *testing.T, q *Queue, source string, paths ...string) {
 
 // idle reports whether no path of source is left in q.
 func idle(q *Queue, source string) bool {
-	queued, inFlight, delayed := q.Depth(source)
+	queued, inFlight, delayed := q.Source(source).Depth()
 	return queued+inFlight+delayed == 0
 }
 
@@ -45,7 +43,7 @@ func TestSourcesTakeTurns(t *testing.T) {
 	for range 6 {
 		it := q.Pop(t.Context())
 		got = append(got, it.path)
-		q.Done(it)
+		it.Done()
 	}
 	if want := []string{"1", "5", "2", "6", "3", "4"}; !slices.Equal(got, want) {
 		t.Errorf("order = %v, want %v", got, want)
@@ -58,15 +56,15 @@ func TestPathOfferedInFlightIsLookedAtAgain(t *testing.T) {
 	it := q.Pop(t.Context())
 	mustTry(t, q, "a", "1", "1")
 	if got := q.Pop(t.Context()).path; got != "2" {
-		t.Fatalf("second pop = %q, want 2: a path is in hand once at a time", got)
+		t.Fatalf("second pop = %q, want 2: one worker has a path at a time", got)
 	}
-	q.Done(it)
+	it.Done()
 	again := q.Pop(t.Context())
 	if again.path != "1" {
 		t.Fatalf("third pop = %q, want 1 again", again.path)
 	}
-	q.Done(again)
-	if queued, inFlight, _ := q.Depth("a"); queued != 0 || inFlight != 1 {
+	again.Done()
+	if queued, inFlight, _ := q.Source("a").Depth(); queued != 0 || inFlight != 1 {
 		t.Errorf("Depth = %d queued, %d in flight, want 0, 1", queued, inFlight)
 	}
 }
@@ -104,7 +102,7 @@ func TestOfferBlocksAtBoundAndRetriesDoNot(t *testing.T) {
 		if err := <-offered; err != nil {
 			t.Fatalf("Offer = %v, want nil once there is room", err)
 		}
-		q.Delay(first, time.Now().Add(time.Minute), false) // Over the bound now.
+		first.Delay(time.Now().Add(time.Minute), false) // Over the bound now.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if err := q.Offer(ctx, Job{Source: "a", Path: "4"}); !errors.Is(err, context.DeadlineExceeded) {
@@ -119,8 +117,8 @@ func TestDelayedItemComesBackWhenDue(t *testing.T) {
 		mustTry(t, q, "a", "1", "2")
 		start := time.Now()
 		one, two := q.Pop(t.Context()), q.Pop(t.Context())
-		q.Delay(one, start.Add(3*time.Second), false)
-		q.Delay(two, start.Add(time.Second), false)
+		one.Delay(start.Add(3*time.Second), false)
+		two.Delay(start.Add(time.Second), false)
 		for _, want := range []struct {
 			path  string
 			after time.Duration
@@ -129,7 +127,7 @@ func TestDelayedItemComesBackWhenDue(t *testing.T) {
 			if got := time.Since(start); it.path != want.path || got != want.after {
 				t.Errorf("pop = %q after %v, want %q after %v", it.path, got, want.path, want.after)
 			}
-			q.Done(it)
+			it.Done()
 		}
 		if !idle(q, "a") {
 			t.Error("a path is left, want none")
@@ -142,7 +140,7 @@ func TestBlockedSourceLosesNothing(t *testing.T) {
 		q := newTestQueue(10, "a", "b")
 		mustTry(t, q, "a", "1")
 		mustTry(t, q, "b", "2")
-		q.SetBlocked("a", true)
+		q.Source("a").SetBlocked(true)
 		if got := q.Pop(t.Context()).path; got != "2" {
 			t.Fatalf("pop = %q, want 2", got)
 		}
@@ -152,7 +150,7 @@ func TestBlockedSourceLosesNothing(t *testing.T) {
 		if len(got) != 0 {
 			t.Fatal("pop took a path of a blocked source")
 		}
-		q.SetBlocked("a", false)
+		q.Source("a").SetBlocked(false)
 		if it := <-got; it.path != "1" {
 			t.Errorf("pop = %q, want 1", it.path)
 		}
@@ -164,36 +162,36 @@ func TestHeldItemsDoNotFillTheQueue(t *testing.T) {
 	defer q.Stop()
 	for i := range 3 {
 		mustTry(t, q, "a", strconv.Itoa(i))
-		q.Delay(q.Pop(t.Context()), time.Now().Add(time.Hour), true)
+		q.Pop(t.Context()).Delay(time.Now().Add(time.Hour), true)
 	}
-	if _, _, delayed := q.Depth("a"); delayed != 0 || q.Held("a") != 2 {
-		t.Errorf("%d delayed, %d held, want 0 and the bound 2", delayed, q.Held("a"))
+	if _, _, delayed := q.Source("a").Depth(); delayed != 0 || q.Source("a").Held() != 2 {
+		t.Errorf("%d delayed, %d held, want 0 and the bound 2", delayed, q.Source("a").Held())
 	}
-	if !q.Oldest("a").IsZero() {
-		t.Errorf("Oldest = %v, want none: what is held waits for a person", q.Oldest("a"))
+	if !q.Source("a").Oldest().IsZero() {
+		t.Errorf("Oldest = %v, want none: what is held waits for an operator", q.Source("a").Oldest())
 	}
 	mustTry(t, q, "a", "x", "y")
-	q.Release("a", true)
-	if queued, _, delayed := q.Depth("a"); queued != 4 || delayed != 0 {
+	q.Source("a").Release(true)
+	if queued, _, delayed := q.Source("a").Depth(); queued != 4 || delayed != 0 {
 		t.Errorf("after release %d queued, %d delayed, want 4, 0", queued, delayed)
 	}
 }
 
 func TestLargeFilesLeaveWorkersForSmallOnes(t *testing.T) {
-	q := newTestQueue(10, "a")
-	q.SetShares(NewShares(100, 1, "a"), NewShares(1, 1, "a"))
+	q := New(10)
+	q.Serve(NewShares(100, 1, "a"), NewShares(1, 1, "a"), "a")
 	mustTry(t, q, "a", "big1", "big2", "small")
 	one, two := q.Pop(t.Context()), q.Pop(t.Context())
-	if !q.TakeSlot(one, LaneLarge) || q.TakeSlot(two, LaneLarge) {
+	if !one.TakeSlot(LaneLarge) || two.TakeSlot(LaneLarge) {
 		t.Fatal("two large files have a slot, want one")
 	}
-	q.AwaitSlot(two)
+	two.AwaitSlot()
 	small := q.Pop(t.Context())
 	if small.path != "small" {
 		t.Fatalf("pop = %q, want small", small.path)
 	}
-	q.Done(one)
-	if it := q.Pop(t.Context()); it.path != "big2" || !q.TakeSlot(it, LaneLarge) {
+	one.Done()
+	if it := q.Pop(t.Context()); it.path != "big2" || !it.TakeSlot(LaneLarge) {
 		t.Errorf("pop = %q, want big2 with a slot", it.path)
 	}
 }
@@ -205,11 +203,11 @@ func TestBarrierPassesWhileNewPathsCome(t *testing.T) {
 		inHand := q.Pop(t.Context())
 		mustTry(t, q, "a", "1") // Changed again before the barrier.
 		passed := make(chan error, 1)
-		go func() { passed <- q.Barrier(t.Context(), "a") }()
+		go func() { passed <- q.Source("a").Barrier(t.Context()) }()
 		synctest.Wait()
 		mustTry(t, q, "a", "3") // Behind the barrier.
-		q.Done(inHand)
-		q.Done(q.Pop(t.Context())) // 2.
+		inHand.Done()
+		q.Pop(t.Context()).Done() // 2.
 		synctest.Wait()
 		if len(passed) != 0 {
 			t.Fatal("the barrier passed before the second look at 1")
@@ -217,14 +215,14 @@ func TestBarrierPassesWhileNewPathsCome(t *testing.T) {
 		for range 2 {
 			it := q.Pop(t.Context())
 			if it.path == "1" {
-				q.Done(it)
+				it.Done()
 			}
 		}
 		if err := <-passed; err != nil {
 			t.Errorf("Barrier = %v, want nil", err)
 		}
 		if idle(q, "a") {
-			t.Error("no path is left, want the later one in hand")
+			t.Error("no path is left, want the later one")
 		}
 	})
 }
@@ -234,27 +232,27 @@ func TestBarrierDoesNotWaitForWhatIsHeld(t *testing.T) {
 		q := newTestQueue(10, "a")
 		defer q.Stop()
 		due := time.Now().Add(time.Hour)
-		mustTry(t, q, "a", "held before", "held meanwhile", "retried")
-		q.Delay(q.Pop(t.Context()), due, true)
+		mustTry(t, q, "a", "held before", "held afterwards", "retried")
+		q.Pop(t.Context()).Delay(due, true)
 		passed := make(chan error, 1)
-		go func() { passed <- q.Barrier(t.Context(), "a") }()
+		go func() { passed <- q.Source("a").Barrier(t.Context()) }()
 		synctest.Wait()
-		q.Delay(q.Pop(t.Context()), due, true)
+		q.Pop(t.Context()).Delay(due, true)
 		retried := q.Pop(t.Context())
-		q.Delay(retried, due, false)
-		q.Release("a", true) // What is held is looked at again, and ends: it must not count.
+		retried.Delay(due, false)
+		q.Source("a").Release(true) // What is held is tried again, and ends: it must not count.
 		for range 2 {
 			it := q.Pop(t.Context())
 			if it.path == "retried" {
 				t.Fatalf("pop = %q, want what is held first", it.path)
 			}
-			q.Done(it)
+			it.Done()
 		}
 		synctest.Wait()
 		if len(passed) != 0 {
 			t.Fatal("the barrier passed before the retry")
 		}
-		q.Done(q.Pop(t.Context()))
+		q.Pop(t.Context()).Done()
 		if err := <-passed; err != nil {
 			t.Errorf("Barrier = %v, want nil", err)
 		}
@@ -266,14 +264,14 @@ func TestWaitEndsWhenIdle(t *testing.T) {
 		q := newTestQueue(10, "a")
 		mustTry(t, q, "a", "1")
 		waited := make(chan error, 1)
-		go func() { waited <- q.Wait(t.Context(), "a") }()
+		go func() { waited <- q.Source("a").Wait(t.Context()) }()
 		it := q.Pop(t.Context())
-		q.Delay(it, time.Now().Add(time.Minute), false)
+		it.Delay(time.Now().Add(time.Minute), false)
 		synctest.Wait()
 		if len(waited) != 0 {
 			t.Fatal("Wait returned with a delayed path")
 		}
-		q.Done(q.Pop(t.Context()))
+		q.Pop(t.Context()).Done()
 		if err := <-waited; err != nil {
 			t.Errorf("Wait = %v, want nil", err)
 		}
@@ -284,15 +282,15 @@ func TestOldestIsTheFirstOffer(t *testing.T) {
 	q := newTestQueue(10, "a")
 	q.TryOffer(Job{Source: "a", Path: "1", Detected: time.Unix(5, 0)})
 	q.TryOffer(Job{Source: "a", Path: "2", Detected: time.Unix(6, 0)})
-	if got := q.Oldest("a"); got.Unix() != 5 {
+	if got := q.Source("a").Oldest(); got.Unix() != 5 {
 		t.Errorf("Oldest = %v, want 5", got.Unix())
 	}
-	q.Done(q.Pop(t.Context()))
-	if got := q.Oldest("a"); got.Unix() != 6 {
+	q.Pop(t.Context()).Done()
+	if got := q.Source("a").Oldest(); got.Unix() != 6 {
 		t.Errorf("Oldest = %v, want 6", got.Unix())
 	}
-	q.Done(q.Pop(t.Context()))
-	if got := q.Oldest("a"); !got.IsZero() {
+	q.Pop(t.Context()).Done()
+	if got := q.Source("a").Oldest(); !got.IsZero() {
 		t.Errorf("Oldest = %v, want zero", got)
 	}
 }
@@ -322,25 +320,24 @@ func BenchmarkQueue(b *testing.B) {
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		q.TryOffer(Job{Source: "a", Path: paths[i%len(paths)]})
-		q.Done(q.Pop(b.Context()))
+		q.Pop(b.Context()).Done()
 	}
 }
 
 func TestBegunIsWhatNobodyHasPutOff(t *testing.T) {
-	q := New(10)
-	q.AddSource("data")
+	q := newTestQueue(10, "data")
 	if err := q.Offer(t.Context(), Job{Source: "data", Path: "f"}); err != nil {
 		t.Fatal(err)
 	}
-	if !q.Begun("data", "f") || q.Begun("data", "other") || q.Begun("other", "f") {
+	if !q.Source("data").Begun("f") || q.Source("data").Begun("other") || q.Source("other").Begun("f") {
 		t.Error("what is queued, and nothing else, is begun")
 	}
 	it := q.Pop(t.Context())
-	if !q.Begun("data", "f") {
-		t.Error("what is in hand is begun")
+	if !q.Source("data").Begun("f") {
+		t.Error("what a worker has is begun")
 	}
-	q.Delay(it, time.Now().Add(time.Hour), false)
-	if q.Begun("data", "f") || !q.Pending("data", "f") {
+	it.Delay(time.Now().Add(time.Hour), false)
+	if q.Source("data").Begun("f") || !q.Source("data").Pending("f") {
 		t.Error("what waits for a retry is pending, and not begun")
 	}
 }
@@ -356,5 +353,25 @@ func TestMirrorBelievesNoConfirmationFromBefore(t *testing.T) {
 	again.merge(Job{Kind: archive.Gone})
 	if !again.Confirmed {
 		t.Error("another sight of the same absence takes the confirmation back")
+	}
+}
+
+func TestAnUnknownSourceIsEmptyAndRefusesOffers(t *testing.T) {
+	q := newTestQueue(10, "a")
+	if err := q.Offer(t.Context(), Job{Source: "b", Path: "1"}); !errors.Is(err, ErrUnknownSource) {
+		t.Errorf("Offer = %v, want ErrUnknownSource", err)
+	}
+	if q.TryOffer(Job{Source: "b", Path: "1"}) {
+		t.Error("TryOffer = true, want false")
+	}
+	b := q.Source("b")
+	b.Release(true)
+	if queued, inFlight, delayed := b.Depth(); queued+inFlight+delayed != 0 || b.Pending("1") {
+		t.Errorf("%d queued, %d in flight, %d delayed, want none", queued, inFlight, delayed)
+	}
+	for name, wait := range map[string]func(context.Context) error{"Wait": b.Wait, "Barrier": b.Barrier} {
+		if err := wait(t.Context()); !errors.Is(err, ErrUnknownSource) {
+			t.Errorf("%s = %v, want ErrUnknownSource", name, err)
+		}
 	}
 }

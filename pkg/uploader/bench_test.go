@@ -73,7 +73,7 @@ func BenchmarkUploadSmallFiles(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	if err := r.q.Wait(b.Context(), "data"); err != nil {
+	if err := r.q.Source("data").Wait(b.Context()); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -44,7 +44,7 @@ func TestTheCanaryOfADestinationThatWorksRunsDaily(t *testing.T) {
 				server := &canaries{err: c.err}
 				s := Source{Name: "app", Objects: server, Proven: true, ProvenAt: time.Now().Add(-23 * time.Hour)}
 				q := queue.New(1)
-				q.AddSource(s.Name)
+				q.Serve(queue.NewShares(1, 0), queue.NewShares(1, 0), s.Name)
 				d := newDestination(s, q, Options{Workers: 1, Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewRegistry())}, newCapacity(Options{Workers: 1, MemoryLimit: 1 << 20, SinglePutMax: 1}, []string{s.Name}))
 				if got := d.untilProbe(); got != time.Hour {
 					t.Errorf("untilProbe() = %v a day after the last canary less an hour, want 1h", got)

@@ -45,7 +45,7 @@ func newCapacity(o Options, sources []string) capacity {
 		parts:    queue.NewShares(max(workers, partsAtOnce), 1, sources...),
 		large:    queue.NewShares(max(int64(o.Workers)/2, n), 1, sources...),
 	}
-	c.buffers = newBuffers(o.MemoryLimit, c.looks.All()*headAlways, sources...)
+	c.buffers = newBuffers(o.MemoryLimit, c.looks.Total()*headAlways, sources...)
 	c.smallMax = min(bufferMax, c.buffers.largest(), o.SinglePutMax)
 	return c
 }

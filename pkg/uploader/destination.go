@@ -101,7 +101,7 @@ func (d *destination) begin(now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.st.Since, d.st.NextProbe = now, now
-	d.q.SetLimit(d.Name, d.window.limit())
+	d.q.Source(d.Name).SetLimit(d.window.limit())
 	d.publish()
 }
 
@@ -151,7 +151,7 @@ func (d *destination) observe(err error) {
 	case answerGood:
 		d.streak, d.st.Answered = 0, true
 		if d.window.grew() {
-			d.q.SetLimit(d.Name, d.window.limit())
+			d.q.Source(d.Name).SetLimit(d.window.limit())
 		}
 	case answerThrottled:
 		d.narrow()
@@ -173,7 +173,7 @@ func (d *destination) observe(err error) {
 // narrow halves the window. The caller holds d.mu.
 func (d *destination) narrow() {
 	if d.window.halved() {
-		d.q.SetLimit(d.Name, d.window.limit())
+		d.q.Source(d.Name).SetLimit(d.window.limit())
 	}
 }
 
@@ -245,7 +245,7 @@ func (d *destination) leave(h Health, err error) {
 
 // publish brings queue and metrics in line with the state. The caller holds d.mu.
 func (d *destination) publish() {
-	d.q.SetBlocked(d.Name, d.st.State != HealthOK && !d.gaveUp)
+	d.q.Source(d.Name).SetBlocked(d.st.State != HealthOK && !d.gaveUp)
 	d.metrics.health(d.st)
 	if d.gaveUp || d.trusted() {
 		d.judge()
@@ -404,7 +404,7 @@ func (d *destination) failedProbe(err error) {
 // restart releases what waited for the destination, with held also what waits
 // for a person alone.
 func (d *destination) restart(canary, held bool) {
-	d.q.Release(d.Name, held)
+	d.q.Source(d.Name).Release(held)
 	if canary && d.OnProven != nil {
 		d.OnProven()
 	}
@@ -450,7 +450,7 @@ func (d *destination) tend(ctx context.Context, p *Pool) {
 			d.probe(ctx)
 		case now := <-tick.C:
 			if p.o.Paused != nil {
-				d.q.SetPaused(d.Name, p.o.Paused(d.Name))
+				d.q.Source(d.Name).SetPaused(p.o.Paused(d.Name))
 			}
 			d.checkGiveUp(now)
 			p.recordParked(ctx, d)

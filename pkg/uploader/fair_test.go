@@ -87,7 +87,7 @@ func TestAFileThatKeepsFailingIsSeen(t *testing.T) {
 				time.Sleep(c.passes)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
-				if err := r.q.Barrier(ctx, "data"); err != nil {
+				if err := r.q.Source("data").Barrier(ctx); err != nil {
 					t.Errorf("a barrier waits for the file after %v: %v", c.passes, err)
 				}
 				time.Sleep(20 * time.Minute)

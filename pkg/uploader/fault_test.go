@@ -24,10 +24,10 @@ import (
 // hurry makes what waits for a retry due, so that tests need not wait.
 func (r *rig) hurry() {
 	r.until("something waits or all is done", func() bool {
-		q, f, d := r.q.Depth("data")
+		q, f, d := r.q.Source("data").Depth()
 		return d > 0 || q+f == 0
 	})
-	r.q.Release("data", true)
+	r.q.Source("data").Release(true)
 }
 
 func TestLostAnswerOfAPutIsRecognized(t *testing.T) {
@@ -80,7 +80,7 @@ func TestUnresolvedWriteIsRecordedWhenItShows(t *testing.T) {
 	r.start()
 	r.write("a", []byte("x"))
 	r.offer(archive.TriggerEvent, "a")
-	r.until("the write failed", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
+	r.until("the write failed", func() bool { _, _, d := r.q.Source("data").Depth(); return d == 1 })
 	intents, err := r.src.State.Intents()
 	if err != nil || len(intents) != 1 {
 		t.Fatalf("Intents = %+v, %v, want one", intents, err)
@@ -118,7 +118,7 @@ func TestAWriteIsRecoveredUnderALaterChain(t *testing.T) {
 	r.start()
 	r.write("a", []byte("x"))
 	r.offer(archive.TriggerEvent, "a")
-	r.until("the answer is lost", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
+	r.until("the answer is lost", func() bool { _, _, d := r.q.Source("data").Depth(); return d == 1 })
 	for _, id := range []string{"11111111", "22222222"} {
 		if err := r.src.State.BeginChain(t.Context(), id, state.BeginsForked, "0a1b2c3d", ""); err != nil {
 			t.Fatal(err)
@@ -138,7 +138,7 @@ func TestInterruptedUploadIsRecoveredByTheNextRun(t *testing.T) {
 	r.write("a", []byte("x"))
 	r.write("b", []byte("y"))
 	r.offer(archive.TriggerEvent, "a")
-	r.until("the answer is lost", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
+	r.until("the answer is lost", func() bool { _, _, d := r.q.Source("data").Depth(); return d == 1 })
 	r.restart()
 	r.until("it is recovered", func() bool { return len(r.trail()) == 1 })
 	r.look(archive.TriggerStartup, "a", "b")
@@ -155,7 +155,7 @@ func TestInterruptedWriteThatNeverArrivedStaysUnresolved(t *testing.T) {
 	r.start()
 	r.write("a", []byte("x"))
 	r.offer(archive.TriggerEvent, "a")
-	r.until("the write failed", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
+	r.until("the write failed", func() bool { _, _, d := r.q.Source("data").Depth(); return d == 1 })
 	r.restart()
 	r.until("it is unresolved", func() bool {
 		list, err := r.src.State.Intents()
@@ -194,7 +194,7 @@ func TestMultipartResumesAfterARestart(t *testing.T) {
 	r.store.plan(fault{op: "UploadPart", times: 5}) // These arrive.
 	r.store.plan(fault{op: "UploadPart", times: 1 << 20, err: reset()})
 	r.offer(archive.TriggerEvent, "big")
-	r.until("a part failed", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
+	r.until("a part failed", func() bool { _, _, d := r.q.Source("data").Depth(); return d == 1 })
 	r.store.heal()
 	sent := r.store.count("UploadPart")
 	r.restart()
@@ -217,7 +217,7 @@ func TestMultipartOfAFileThatChangedIsAborted(t *testing.T) {
 	r.write("big", pattern(700<<10, 3))
 	r.store.plan(fault{op: "UploadPart", times: 4, err: reset()})
 	r.offer(archive.TriggerEvent, "big")
-	r.until("a part failed", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
+	r.until("a part failed", func() bool { _, _, d := r.q.Source("data").Depth(); return d == 1 })
 	r.store.heal()
 	newer := pattern(600<<10, 9)
 	r.write("big", newer)
@@ -242,7 +242,7 @@ func TestMultipartOfAFileThatWasExcludedIsAborted(t *testing.T) {
 	r.look(archive.TriggerStartup, "small")
 	r.store.plan(fault{op: "UploadPart", times: 4, err: reset()})
 	r.offer(archive.TriggerEvent, "big")
-	r.until("a part failed", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
+	r.until("a part failed", func() bool { _, _, d := r.q.Source("data").Depth(); return d == 1 })
 	r.store.heal()
 	excluded = true
 	reads := r.store.count("UploadPart")
@@ -282,7 +282,7 @@ func TestUploadCompletedWhileItIsGivenUpIsRecorded(t *testing.T) {
 	r.start()
 	r.write("big", pattern(700<<10, 3))
 	r.offer(archive.TriggerEvent, "big")
-	r.until("the upload is cut off", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
+	r.until("the upload is cut off", func() bool { _, _, d := r.q.Source("data").Depth(); return d == 1 })
 	r.halt()
 	newer := pattern(600<<10, 4)
 	r.write("big", newer)
@@ -349,7 +349,7 @@ func TestTornFileIsNeverStored(t *testing.T) {
 			}
 			close(stop)
 			wg.Wait()
-			r.q.Release("data", true)
+			r.q.Source("data").Release(true)
 			r.offer(archive.TriggerEvent, "torn")
 			r.idle()
 			final, err := os.ReadFile(path)
@@ -438,7 +438,7 @@ func TestFileThatNeverHoldsStillIsRecordedOnce(t *testing.T) {
 	for i := range 7 {
 		r.offer(archive.TriggerEvent, "a")
 		r.until("the look ended", func() bool { return r.store.count("Put") == i+1 })
-		r.until("nothing is in hand", func() bool { q, f, _ := r.q.Depth("data"); return q+f == 0 })
+		r.until("nothing is in hand", func() bool { q, f, _ := r.q.Source("data").Depth(); return q+f == 0 })
 	}
 	r.wantTrail("failed/changed")
 	r.offer(archive.TriggerEvent, "a")
@@ -457,7 +457,7 @@ func TestEncryptionMismatchStopsTheDestination(t *testing.T) {
 	r.write("b", []byte("y"))
 	r.offer(archive.TriggerEvent, "a", "b")
 	r.until("it is stopped", func() bool { return r.p.Destination("data").State == HealthStopped })
-	r.until("nothing is in hand", func() bool { _, f, _ := r.q.Depth("data"); return f == 0 })
+	r.until("nothing is in hand", func() bool { _, f, _ := r.q.Source("data").Depth(); return f == 0 })
 	if got := r.store.count("Put"); got != 1 {
 		t.Errorf("%d PUT, want 1: nothing is sent after a mismatch", got)
 	}
@@ -560,7 +560,7 @@ func TestRefusedDestinationParksAndResumes(t *testing.T) {
 			t.Errorf("%d records, want only of the files that met the refusal", got)
 		}
 		r.store.heal()
-		if err := r.q.Wait(t.Context(), "data"); err != nil {
+		if err := r.q.Source("data").Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if got := r.store.count("Probe"); got < 55 || got > 130 {
@@ -599,7 +599,7 @@ func TestRefusalOfOneFileHoldsThatFileAlone(t *testing.T) {
 		if got := r.store.count("Put"); got != 20 {
 			t.Errorf("%d other files went on, want 20", got)
 		}
-		if q, f, d := r.q.Depth("data"); q != 0 || f != 0 || d != 0 || r.q.Held("data") != 1 {
+		if q, f, d := r.q.Source("data").Depth(); q != 0 || f != 0 || d != 0 || r.q.Source("data").Held() != 1 {
 			t.Errorf("Depth = %d, %d, %d, want the refused file held", q, f, d)
 		}
 		if got := r.p.Destination("data").State; got != HealthOK {
@@ -661,7 +661,7 @@ func TestThrottledFilesAllArrive(t *testing.T) {
 			paths = append(paths, p)
 		}
 		r.offer(archive.TriggerStartup, paths...)
-		if err := r.q.Wait(t.Context(), "data"); err != nil {
+		if err := r.q.Source("data").Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if got := len(r.trail()); got != 30 {
@@ -679,7 +679,7 @@ func TestGiveUpEndsASyncDuringAnOutage(t *testing.T) {
 		r.write("a", []byte("x"))
 		r.write("b", []byte("y"))
 		r.offer(archive.TriggerSync, "a", "b")
-		if err := r.q.Wait(t.Context(), "data"); err != nil {
+		if err := r.q.Source("data").Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(start); took < 10*time.Minute || took > 10*time.Minute+5*time.Second {
@@ -702,7 +702,7 @@ func TestSyncDoesNotWaitForAPerson(t *testing.T) {
 			r.write(strconv.Itoa(i), []byte("x"))
 			r.offer(archive.TriggerSync, strconv.Itoa(i))
 		}
-		if err := r.q.Wait(t.Context(), "data"); err != nil {
+		if err := r.q.Source("data").Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(start); took > 5*time.Second {
@@ -857,7 +857,7 @@ func TestNothingInHandIsSentAfterAMismatch(t *testing.T) {
 	r.offer(archive.TriggerEvent, "b", "a")
 	r.until("it is stopped", func() bool { return r.p.Destination("data").State == HealthStopped })
 	close(hooked.let)
-	r.until("nothing is in hand", func() bool { _, f, _ := r.q.Depth("data"); return f == 0 })
+	r.until("nothing is in hand", func() bool { _, f, _ := r.q.Source("data").Depth(); return f == 0 })
 	if got := r.store.count("Put"); got != 1 {
 		t.Errorf("%d PUT, want 1: nothing is sent after a mismatch", got)
 	}
@@ -905,7 +905,7 @@ func TestPartThatTheServerHasWrongIsSentAgain(t *testing.T) {
 	r.store.plan(fault{op: "UploadPart", times: 5}) // These arrive.
 	r.store.plan(fault{op: "UploadPart", times: 1 << 20, err: reset()})
 	r.offer(archive.TriggerEvent, "big")
-	r.until("a part failed", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
+	r.until("a part failed", func() bool { _, _, d := r.q.Source("data").Depth(); return d == 1 })
 	r.store.heal()
 	r.store.mu.Lock()
 	for _, u := range r.store.uploads {

@@ -20,9 +20,9 @@ func (l *look) finish(ctx context.Context, err error) {
 	case err == nil:
 		l.finished()
 	case errors.Is(err, errNoSlot):
-		l.q.AwaitSlot(l.it)
+		l.it.AwaitSlot()
 	case errors.Is(err, errHeldBack), errors.Is(err, errEnding), state.Interrupted(ctx, err):
-		l.q.PutBack(l.it)
+		l.it.PutBack()
 	default:
 		l.failed(ctx, err)
 	}
@@ -45,7 +45,7 @@ func (l *look) finished() {
 	delete(l.moved, l.job.Path)
 	l.mu.Unlock()
 	l.outcome(nil, false)
-	l.q.Done(l.it)
+	l.it.Done()
 }
 
 // letGoOthers ends the wait of what was refused for the same cause as this file,
@@ -57,7 +57,7 @@ func (l *look) letGoOthers() {
 	}
 	l.it.Streak().Cause = ""
 	if l.end.status == state.StatusUploaded {
-		l.q.ReleaseCause(l.Name, cause)
+		l.q.Source(l.Name).ReleaseCause(cause)
 	}
 }
 
@@ -104,7 +104,7 @@ func (l *look) failedForNow(ctx context.Context, err error, now time.Time) {
 	err = l.recordLasting(ctx, err, f, now)
 	l.it.Stuck = isUnreadable(err) || f.stuck(now) && !f.class.Throttles() // Requests that are too many pass.
 	l.outcome(err, true)
-	l.q.Delay(l.it, now.Add(wait), false)
+	l.it.Delay(now.Add(wait), false)
 }
 
 // sayPostponed logs that the path is tried again after wait. An outage postpones
@@ -126,7 +126,7 @@ func (l *look) failedForPerson(ctx context.Context, err error, now time.Time) {
 	alone := l.standsAlone(err, now)
 	if l.p.o.GiveUp > 0 && !alone {
 		l.outcome(err, true)
-		l.q.PutBack(l.it) // The canary decides whether it is the file or the destination.
+		l.it.PutBack() // The canary decides whether it is the file or the destination.
 		return
 	}
 	recorded, rerr := l.recordFailure(ctx, err, l.p.o.GiveUp > 0 && !l.forGood(err))
@@ -146,17 +146,17 @@ func (l *look) failedForPerson(ctx context.Context, err error, now time.Time) {
 	if l.p.o.GiveUp > 0 {
 		l.end.status = state.StatusFailed
 		l.outcome(err, false)
-		l.q.Done(l.it)
+		l.it.Done()
 		return
 	}
 	l.metrics.retry(class)
 	l.outcome(err, true)
 	if alone {
 		l.it.Streak().Cause = causeOf(err)
-		l.q.Delay(l.it, now.Add(slow(l.q.Held(l.Name))), true)
+		l.it.Delay(now.Add(slow(l.q.Source(l.Name).Held())), true)
 		return
 	}
-	l.q.PutBack(l.it)
+	l.it.PutBack()
 }
 
 // whatNext says what becomes of a path that failed.
@@ -194,7 +194,7 @@ func (l *look) giveUpOn(ctx context.Context, err error) {
 	}
 	l.end.status = state.StatusFailed
 	l.outcome(err, false)
-	l.q.Done(l.it)
+	l.it.Done()
 }
 
 // failedChanged hands a file that moved while it was read back to where
@@ -224,7 +224,7 @@ func (l *look) failedChanged(ctx context.Context, err error) {
 	}
 	l.it.Stuck = true
 	l.outcome(err, true)
-	l.q.Delay(l.it, time.Now().Add(backoff(tries-changedTries+1)), false)
+	l.it.Delay(time.Now().Add(backoff(tries-changedTries+1)), false)
 }
 
 // countMoved counts the looks in a row at which the path moved.
@@ -241,9 +241,9 @@ func (l *look) countMoved() int {
 // requeue has a file that moved looked at again once it is quiet.
 func (l *look) requeue() {
 	if l.Requeue == nil || l.p.o.GiveUp > 0 {
-		l.q.Delay(l.it, time.Now().Add(time.Second), false)
+		l.it.Delay(time.Now().Add(time.Second), false)
 		return
 	}
 	l.Requeue(l.job.Path) // First, so that the path is never in nobody's hands.
-	l.q.Done(l.it)
+	l.it.Done()
 }

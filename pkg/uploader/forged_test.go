@@ -125,7 +125,7 @@ func TestAForgedObjectIsNotRecovered(t *testing.T) {
 			r.write("a", data)
 			r.start()
 			r.offer(archive.TriggerEvent, "a")
-			r.until("the answer is lost", func() bool { _, _, d := r.q.Depth("data"); return d == 1 })
+			r.until("the answer is lost", func() bool { _, _, d := r.q.Source("data").Depth(); return d == 1 })
 			taken, _, _ := r.store.object("pre/a")
 			forged := r.forge("a", size, taken.Metadata)
 			r.restart()
@@ -199,9 +199,9 @@ func TestAnotherHostOfThisNameIsNotOverwritten(t *testing.T) {
 			if _, body, _ := r.store.object("pre/a"); string(body) != "theirs" {
 				t.Errorf("object = %q, want theirs", body)
 			}
-			r.until("it waits", func() bool { return r.q.Held("data") == 1 })
+			r.until("it waits", func() bool { return r.q.Source("data").Held() == 1 })
 			ended = true
-			r.q.Release("data", true)
+			r.q.Source("data").Release(true)
 			r.idle()
 			r.wantObject("a", []byte("ours"))
 			r.wantTrail("failed/conflict", "uploaded")

@@ -115,7 +115,7 @@ func (d *destination) probeHeld(now time.Time) {
 	if !due {
 		return
 	}
-	held := d.q.ProbeHeld(d.Name)
+	held := d.q.Source(d.Name).ProbeHeld()
 	for _, cause := range slices.Sorted(maps.Keys(held)) {
 		d.log.Warn("files wait for a person, one is tried again each minute",
 			zap.String("cause", cause), zap.Int("files", held[cause]))

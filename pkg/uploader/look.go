@@ -144,7 +144,7 @@ func (l *look) compare(ctx context.Context) error {
 	if err := CheckSize(l.fence.Size); err != nil {
 		return local(state.ClassFile, "look", err)
 	}
-	if !l.q.TakeSlot(l.it, laneOf(l.fence.Size, l.p.o.SinglePutMax)) {
+	if !l.it.TakeSlot(laneOf(l.fence.Size, l.p.o.SinglePutMax)) {
 		return errNoSlot
 	}
 	buf, err := l.hash(ctx)

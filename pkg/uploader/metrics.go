@@ -184,7 +184,7 @@ func (m *sourceMetrics) health(st DestinationState) {
 // gauges brings the gauges that nobody counts up to date. While a person is
 // needed for the destination, everything that waits for it is parked.
 func (d *destination) gauges() {
-	queued, _, delayed := d.q.Depth(d.Name)
+	queued, _, delayed := d.q.Source(d.Name).Depth()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, c := range state.Classes() {

@@ -72,7 +72,7 @@ func TestMirrorRecoversADeletionThatACrashInterrupted(t *testing.T) {
 	r.remove("a")
 	r.store.plan(fault{op: "Delete", times: 1, lost: true, err: reset()})
 	r.confirmGone("a")
-	r.until("the answer is lost", func() bool { _, f, d := r.q.Depth("data"); return f == 0 && d == 1 })
+	r.until("the answer is lost", func() bool { _, f, d := r.q.Source("data").Depth(); return f == 0 && d == 1 })
 	if list, err := r.src.State.Intents(); err != nil || len(list) != 1 || list[0].Op != state.OpDelete {
 		t.Fatalf("Intents = %+v, %v, want the deletion", list, err)
 	}
@@ -256,7 +256,7 @@ func TestMirrorDoesNotTakeARefusalForADeletion(t *testing.T) {
 		r.remove("a")
 		r.store.plan(fault{op: "Delete", times: 1, err: reset()})
 		r.confirmGone("a")
-		r.until("the request fails", func() bool { _, f, d := r.q.Depth("data"); return f == 0 && d == 1 })
+		r.until("the request fails", func() bool { _, f, d := r.q.Source("data").Depth(); return f == 0 && d == 1 })
 		r.store.plan(fault{op: "Head", times: 1, err: forbidden})
 		r.restart()
 		r.until("it is settled", func() bool { list, err := r.src.State.Intents(); return err == nil && len(list) == 0 })

@@ -54,6 +54,7 @@ func New(q *queue.Queue, sources []Source, o Options) (*Pool, error) {
 		names = append(names, s.Name)
 	}
 	p.capacity = newCapacity(o, names)
+	q.Serve(p.looks, p.large, names...)
 	for _, s := range sources {
 		if p.dests[s.Name] != nil {
 			return nil, fmt.Errorf("two sources are named %q", s.Name)
@@ -61,12 +62,10 @@ func New(q *queue.Queue, sources []Source, o Options) (*Pool, error) {
 		if err := s.check(); err != nil {
 			return nil, fmt.Errorf("source %q: %w", s.Name, err)
 		}
-		q.AddSource(s.Name)
 		d := newDestination(s, q, o, p.capacity)
 		p.dests[s.Name] = d
 		p.order = append(p.order, d)
 	}
-	q.SetShares(p.looks, p.large)
 	return p, nil
 }
 
@@ -105,7 +104,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	for _, d := range p.order {
 		tenders.Go(func() { d.tend(ctx, p) })
 	}
-	for range p.looks.All() {
+	for range p.looks.Total() {
 		workers.Go(func() {
 			for it := p.q.Pop(ctx); it != nil; it = p.q.Pop(ctx) {
 				p.handle(work, it)
@@ -197,7 +196,7 @@ func (p *Pool) Release(source string) {
 		return
 	}
 	d.probeNow()
-	p.q.Release(source, true)
+	p.q.Source(source).Release(true)
 }
 
 // Distrust takes in an answer without the key to a write that did not come from
@@ -252,12 +251,12 @@ func (p *Pool) handle(ctx context.Context, it *queue.Task) {
 	job := it.Job()
 	d := p.dests[job.Source]
 	if d == nil {
-		p.q.Done(it)
+		it.Done()
 		return
 	}
 	if p.o.Paused != nil && p.o.Paused(d.Name) {
-		p.q.SetPaused(d.Name, true)
-		p.q.PutBack(it)
+		p.q.Source(d.Name).SetPaused(true)
+		it.PutBack()
 		return
 	}
 	f := &flight{source: d.Name, path: job.Path, started: time.Now()}

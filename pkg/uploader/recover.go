@@ -172,7 +172,7 @@ func (p *Pool) recordParked(ctx context.Context, d *destination) {
 	if st.State != HealthParked && st.State != HealthStopped || p.o.GiveUp > 0 || d.told.Equal(st.Since) {
 		return
 	}
-	job, ok := p.q.WaitingJob(d.Name)
+	job, ok := p.q.Source(d.Name).Waiting()
 	if !ok {
 		return
 	}

@@ -78,7 +78,7 @@ func TestManyRefusedFilesCostOneRequestEachAndOneProbeAMinute(t *testing.T) {
 		r.write("granted", []byte("y"))
 		r.offer(archive.TriggerEvent, "granted")
 		r.until("the other file went on", func() bool { _, _, ok := r.store.object("pre/granted"); return ok })
-		t.Logf("%d PUT, %d canaries, %d log lines, %d held", d.sent(), r.store.count("Probe"), logs.Len(), r.q.Held("data"))
+		t.Logf("%d PUT, %d canaries, %d log lines, %d held", d.sent(), r.store.count("Probe"), logs.Len(), r.q.Source("data").Held())
 		if got := d.sent(); got < files || got > files+500 {
 			t.Errorf("%d PUT in an hour, want one for each of %d files and about one a minute", got, files)
 		}
@@ -111,7 +111,7 @@ func TestReleaseLetsRefusedFilesGoAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, d, _ := deniedRig(t, 50)
 		r.start()
-		r.until("all are held", func() bool { return r.q.Held("data") == 50 })
+		r.until("all are held", func() bool { return r.q.Source("data").Held() == 50 })
 		d.grant()
 		granted := time.Now()
 		r.p.Release("data")
@@ -140,11 +140,11 @@ func TestAFileThatMovesLetsTheOthersGo(t *testing.T) {
 			return nil
 		}}
 		r.start()
-		r.until("all are held", func() bool { return r.q.Held("data") == files })
+		r.until("all are held", func() bool { return r.q.Source("data").Held() == files })
 		granted.Store(true)
 		r.until("a file is taken", moved.Load)
 		time.Sleep(10 * time.Second)
-		if held := r.q.Held("data"); held != 0 {
+		if held := r.q.Source("data").Held(); held != 0 {
 			t.Errorf("%d are held, want none", held)
 		}
 	})
@@ -170,10 +170,10 @@ func TestEachCauseIsReleasedByItself(t *testing.T) {
 			r.offer(archive.TriggerStartup, fmt.Sprintf("locked/f%02d", i))
 		}
 		r.start()
-		r.until("all are held", func() bool { return r.q.Held("data") == 80 })
+		r.until("all are held", func() bool { return r.q.Source("data").Held() == 80 })
 		granted.Store(true)
 		time.Sleep(2 * time.Minute)
-		if held := r.q.Held("data"); held < 39 || held > 40 {
+		if held := r.q.Source("data").Held(); held < 39 || held > 40 {
 			t.Errorf("%d are held, want those of the other cause", held)
 		}
 		if _, _, ok := r.store.object("pre/denied/f0039"); !ok {
@@ -247,8 +247,8 @@ func TestARefusedFileDoesNotHideAnotherRefusal(t *testing.T) {
 		r.p.dests["data"].Objects = s
 		r.start()
 		time.Sleep(time.Hour)
-		if st := r.p.Destination("data"); st.State != HealthOK || r.q.Held("data") != 1 {
-			t.Fatalf("the destination is %s with %d held files, want ok with one", st.State, r.q.Held("data"))
+		if st := r.p.Destination("data"); st.State != HealthOK || r.q.Source("data").Held() != 1 {
+			t.Fatalf("the destination is %s with %d held files, want ok with one", st.State, r.q.Source("data").Held())
 		}
 		s.code.Store("KMS.DisabledException")
 		time.Sleep(3 * time.Minute)
@@ -268,7 +268,7 @@ func TestAFileRefusedAloneCostsOneMoreCanary(t *testing.T) {
 		r.until("the canary passed", func() bool { return r.p.Destination("data").State == HealthOK })
 		r.write("denied/f", []byte("x"))
 		r.offer(archive.TriggerEvent, "denied/f")
-		r.until("it is held", func() bool { return r.q.Held("data") == 1 })
+		r.until("it is held", func() bool { return r.q.Source("data").Held() == 1 })
 		if got := r.store.count("Probe"); got != 1 {
 			t.Errorf("%d canaries when the file was held, want the first only", got)
 		}
@@ -276,7 +276,7 @@ func TestAFileRefusedAloneCostsOneMoreCanary(t *testing.T) {
 		if got := r.store.count("Probe"); got != 2 {
 			t.Errorf("%d canaries in six hours for one refused file, want one more", got)
 		}
-		if got := r.q.Held("data"); got != 1 {
+		if got := r.q.Source("data").Held(); got != 1 {
 			t.Errorf("%d held, want one", got)
 		}
 	})

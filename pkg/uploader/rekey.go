@@ -151,7 +151,7 @@ func (l *look) resend(ctx context.Context, s standing, a archivedObject) (sent, 
 	if l.fence.Size != s.object.Size || l.checkLinks() != nil {
 		return false, false, now, nil
 	}
-	if !l.q.TakeSlot(l.it, laneOf(l.fence.Size, l.p.o.SinglePutMax)) {
+	if !l.it.TakeSlot(laneOf(l.fence.Size, l.p.o.SinglePutMax)) {
 		return true, false, now, errNoSlot
 	}
 	buf, err := l.hash(ctx)

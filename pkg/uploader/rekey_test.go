@@ -237,7 +237,7 @@ func TestRekeyIsTakenUpAfterALostAnswer(t *testing.T) {
 			r.store.plan(fault{op: "Copy", times: 1, lost: true, err: reset()})
 			r.offerJob(queue.Job{Source: "data", Path: path, Kind: archive.Rekey, Trigger: archive.TriggerSync})
 			r.until("the copy", func() bool { return c.count("Copy") == 1 })
-			r.until("the retry waits", func() bool { _, _, d := r.q.Depth("data"); return d > 0 })
+			r.until("the retry waits", func() bool { _, _, d := r.q.Source("data").Depth(); return d > 0 })
 			r.restart() // The daemon, say: it settles what is open.
 			r.settled()
 			if rec := r.lastRecord(); rec.Status != state.StatusRekeyed || !rec.Recovered || rec.KMSKeyID != testKey || rec.Attempt == 0 {
@@ -256,7 +256,7 @@ func TestAnInterruptedCopyLeavesNoUploadAndNoIntent(t *testing.T) {
 	c.opened = true
 	r.store.plan(fault{op: "Copy", times: 1, err: reset()})
 	r.offerJob(queue.Job{Source: "data", Path: "lost", Kind: archive.Rekey, Trigger: archive.TriggerSync})
-	r.until("the retry waits", func() bool { _, _, d := r.q.Depth("data"); return d > 0 })
+	r.until("the retry waits", func() bool { _, _, d := r.q.Source("data").Depth(); return d > 0 })
 	r.restart()
 	r.settled()
 	r.noIntents()

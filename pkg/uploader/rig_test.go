@@ -184,8 +184,8 @@ func (r *rig) idle() {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
 	defer cancel()
-	if err := r.q.Wait(ctx, "data"); err != nil {
-		q, f, d := r.q.Depth("data")
+	if err := r.q.Source("data").Wait(ctx); err != nil {
+		q, f, d := r.q.Source("data").Depth()
 		r.t.Fatalf("Wait = %v with %d queued, %d in flight, %d delayed; destination %+v; outcomes %+v",
 			err, q, f, d, r.p.Destination("data"), r.outcomesSoFar())
 	}

@@ -67,7 +67,7 @@ func TestASlowDestinationLeavesOthersTheirShare(t *testing.T) {
 					r.offer(archive.TriggerStartup, path)
 				}
 				r.start()
-				r.until("the first source has attempts under way", func() bool { _, in, _ := r.q.Depth("data"); return in > 0 })
+				r.until("the first source has attempts under way", func() bool { _, in, _ := r.q.Source("data").Depth(); return in > 0 })
 				for path, size := range map[string]int{"tiny": 10, "small": 30 << 10, "whole": 200 << 10, "parts": 700 << 10} {
 					if err := os.WriteFile(filepath.Join(dir, path), pattern(size, 1), 0o600); err != nil {
 						t.Fatal(err)
@@ -76,8 +76,8 @@ func TestASlowDestinationLeavesOthersTheirShare(t *testing.T) {
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
-				if err := r.q.Wait(ctx, "other"); err != nil {
-					t.Errorf("the other source waits for %v: %v", r.q.Paths("other"), err)
+				if err := r.q.Source("other").Wait(ctx); err != nil {
+					t.Errorf("the other source waits for %v: %v", r.q.Source("other").Paths(), err)
 				}
 			})
 		}
@@ -106,7 +106,7 @@ func TestSmallFilesPassStalledOnes(t *testing.T) {
 					r.offer(archive.TriggerStartup, path)
 				}
 				r.start()
-				r.until("requests are stalled", func() bool { _, in, _ := r.q.Depth("data"); return in > 0 })
+				r.until("requests are stalled", func() bool { _, in, _ := r.q.Source("data").Depth(); return in > 0 })
 				for i := range 10 {
 					path := fmt.Sprintf("small%d", i)
 					r.write(path, pattern(300, byte(i)))

@@ -82,7 +82,7 @@ func TestAServerThatAnswersButTakesNothingIsGivenUp(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := r.q.Wait(ctx, "data"); err != nil {
+	if err := r.q.Source("data").Wait(ctx); err != nil {
 		t.Fatalf("Wait = %v, want the files to be given up; destination %+v", err, r.p.Destination("data"))
 	}
 	in, err := r.src.State.Intents()
@@ -118,14 +118,14 @@ func TestADestinationThatHangsLeavesAWorkerToTheOthers(t *testing.T) {
 		r.offer(archive.TriggerEvent, path)
 	}
 	r.start()
-	r.until("the first source hangs", func() bool { _, in, _ := r.q.Depth("data"); return in >= r.o.Workers-1 })
+	r.until("the first source hangs", func() bool { _, in, _ := r.q.Source("data").Depth(); return in >= r.o.Workers-1 })
 	if err := os.WriteFile(filepath.Join(dir, "x"), []byte("y"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r.offerJob(queue.Job{Source: "other", Path: "x", Trigger: archive.TriggerEvent})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := r.q.Wait(ctx, "other"); err != nil {
+	if err := r.q.Source("other").Wait(ctx); err != nil {
 		t.Errorf("the other source waits: %v", err)
 	}
 }

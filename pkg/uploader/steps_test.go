@@ -205,7 +205,7 @@ func TestAFileThatNeverHoldsStillShows(t *testing.T) {
 	r.write("a", []byte("x"))
 	for i := range changedTries {
 		r.offer(archive.TriggerEvent, "a")
-		r.until("the look ended", func() bool { q, f, _ := r.q.Depth("data"); return r.store.count("Put") > i && q+f == 0 })
+		r.until("the look ended", func() bool { q, f, _ := r.q.Source("data").Depth(); return r.store.count("Put") > i && q+f == 0 })
 	}
 	shown := func() float64 {
 		return testutil.ToFloat64(r.o.Metrics.parked.WithLabelValues("data", string(state.ClassChanged)))

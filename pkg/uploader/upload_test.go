@@ -196,11 +196,11 @@ func TestConflictIsParkedAndNeverOverwritten(t *testing.T) {
 	r.write("a", []byte("ours!!"))
 	r.write("b", []byte("other"))
 	r.offer(archive.TriggerRescan, "a", "b")
-	r.until("the conflict is held", func() bool { _, f, _ := r.q.Depth("data"); return f == 0 && r.q.Held("data") == 1 })
+	r.until("the conflict is held", func() bool { _, f, _ := r.q.Source("data").Depth(); return f == 0 && r.q.Source("data").Held() == 1 })
 	r.until("the other file went on", func() bool { return len(r.trail()) == 2 })
 	r.offer(archive.TriggerRescan, "a")
 	r.until("it was looked at again", func() bool { return r.store.count("Head") >= 3 })
-	r.until("and held again", func() bool { _, f, _ := r.q.Depth("data"); return f == 0 && r.q.Held("data") == 1 })
+	r.until("and held again", func() bool { _, f, _ := r.q.Source("data").Depth(); return f == 0 && r.q.Source("data").Held() == 1 })
 	failed := 0
 	for _, s := range r.trail() {
 		if s == "failed/conflict" {
@@ -343,7 +343,10 @@ func TestFileFailuresAreRecordedOnceAndHeld(t *testing.T) {
 			j.Source, j.Trigger = "data", archive.TriggerRescan
 			r.offerJob(j)
 		}
-		r.until("all are held", func() bool { q, f, _ := r.q.Depth("data"); return q == 0 && f == 0 && r.q.Held("data") == 3 })
+		r.until("all are held", func() bool {
+			q, f, _ := r.q.Source("data").Depth()
+			return q == 0 && f == 0 && r.q.Source("data").Held() == 3
+		})
 	}
 	r.wantTrail("failed/file", "failed/file", "failed/file")
 	if got := r.p.Destination("data").State; got != HealthOK {

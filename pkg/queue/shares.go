@@ -6,9 +6,10 @@ import (
 	"sync"
 )
 
-// shares divides so many of something among sources. Each source has a few for
-// itself, which no other takes; what is left goes to who comes first. So a
-// source whose destination is slow cannot keep all of it.
+// Shares divides a number of units of something among sources: workers, requests,
+// bytes of memory. Each source owns a few, which no other gets; the rest goes to
+// whoever asks first. So a source whose destination is slow cannot occupy all of
+// them. All methods may be called concurrently.
 type Shares struct {
 	total   int64
 	own     int64
@@ -20,15 +21,15 @@ type Shares struct {
 	queue []*claim
 }
 
-// claim is somebody who waits for n.
+// claim is a caller of Acquire that waits for n.
 type claim struct {
 	source string
 	n      int64
 	given  chan struct{}
 }
 
-// newShares divides total among sources, each of which has own for itself, or
-// as much as there is.
+// NewShares divides total among sources, each of which owns own, or an equal part
+// where the total is less.
 func NewShares(total, own int64, sources ...string) *Shares {
 	s := &Shares{total: total, own: own, sources: int64(len(sources)), used: map[string]int64{}}
 	for _, name := range sources {
@@ -40,10 +41,10 @@ func NewShares(total, own int64, sources ...string) *Shares {
 	return s
 }
 
-// all is what all sources have together.
-func (s *Shares) All() int64 { return s.total }
+// Total returns what all sources have together.
+func (s *Shares) Total() int64 { return s.total }
 
-// least is what one source can have whatever the others have.
+// Least returns what one source can have whatever the others use.
 func (s *Shares) Least() int64 {
 	if s.sources <= 1 {
 		return s.total
@@ -51,7 +52,7 @@ func (s *Shares) Least() int64 {
 	return s.own
 }
 
-// most is what one source can have when the others have nothing.
+// Most returns what one source can have while the others use nothing.
 func (s *Shares) Most() int64 { return s.total - s.own*max(0, s.sources-1) }
 
 // fits reports whether source may have n more now. The caller holds s.mu.
@@ -65,7 +66,7 @@ func (s *Shares) fits(source string, n int64) bool {
 	return n <= free
 }
 
-// take gives source n if it may have them now.
+// Take gives source n and reports true if it may have them now.
 func (s *Shares) Take(source string, n int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,8 +82,8 @@ func (s *Shares) add(source string, n int64) {
 	s.sum += n
 }
 
-// acquire is take, and blocks until source may have them. It fails when ctx ends
-// first. N must not be over most.
+// Acquire gives source n, and blocks until it may have them. It fails when ctx
+// ends first. More than Most is never granted.
 func (s *Shares) Acquire(ctx context.Context, source string, n int64) error {
 	s.mu.Lock()
 	if !s.waits(source) && s.fits(source, n) {
@@ -113,7 +114,7 @@ func (s *Shares) waits(source string) bool {
 	return slices.ContainsFunc(s.queue, func(c *claim) bool { return c.source == source })
 }
 
-// release takes n back from source.
+// Release returns n of source's.
 func (s *Shares) Release(source string, n int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,8 +122,8 @@ func (s *Shares) Release(source string, n int64) {
 	s.serve()
 }
 
-// serve gives what is free to those who wait, in the order in which each source
-// asked. The caller holds s.mu.
+// serve grants the claims that fit now, in the order in which each source made
+// them. The caller holds s.mu.
 func (s *Shares) serve() {
 	if len(s.queue) == 0 {
 		return
@@ -138,21 +139,3 @@ func (s *Shares) serve() {
 		return true
 	})
 }
-
-// lane says how much of a destination's time a file is likely to take. Each lane
-// leaves workers, slots and memory to those before it: small files pass large
-// ones, also where nothing large gets through.
-type Lane uint8
-
-const (
-	LaneTiny  Lane = iota // fits into a packet or two
-	LaneSmall             // up to headAlways
-	LaneWhole             // sent in one request
-	LaneLarge             // sent in parts
-	Lanes
-)
-
-// ahead is how many attempts there are for each request at a time: while one
-// waits for the server, another reads its file or waits for the disk that its
-// intent or its record goes to.
-const Ahead = 3
