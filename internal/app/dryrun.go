@@ -13,8 +13,8 @@ import (
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/state"
-	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
@@ -164,7 +164,7 @@ func (p planSink) Offer(ctx context.Context, c watcher.Change) error {
 	o := Outcome{Source: p.source, Path: c.Path, Size: c.Size}
 	switch c.Kind {
 	case archive.Look:
-		if o.Err = uploader.CheckSize(c.Size); o.Err != nil {
+		if o.Err = localfile.CheckSize(c.Size); o.Err != nil {
 			o.Status = Failed
 			break
 		}
@@ -227,7 +227,7 @@ func (p *planner) plan(size int64) {
 		p.largest = max(p.largest, size)
 		return
 	}
-	part := uploader.PartSize(size, u.PartSize)
+	part := localfile.PartSize(size, u.PartSize)
 	run.Put += 2 // Create and Complete.
 	run.Parts += (size + part - 1) / part
 	p.largest = max(p.largest, part)

@@ -10,10 +10,10 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
-	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
 // blockCheck is how often a flush looks whether something is in its way.
@@ -158,7 +158,7 @@ func (g *generation) blocked(s *source) error {
 		return &blockedError{"hung since " + clockTime(since, time.Now()) + ": " + hungReason}
 	}
 	d := g.pool.Destination(s.cfg.Name)
-	if d.Err == nil || d.State != uploader.HealthParked && d.State != uploader.HealthStopped || !time.Now().Before(d.NextProbe) {
+	if d.Err == nil || d.State != breaker.HealthParked && d.State != breaker.HealthStopped || !time.Now().Before(d.NextProbe) {
 		return nil
 	}
 	return &blockedError{string(d.State) + ": " + reasonOf(d.Err)}

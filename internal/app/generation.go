@@ -13,6 +13,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
@@ -316,10 +317,10 @@ func (g *generation) settled() bool {
 			}
 		}
 		d := g.pool.Destination(s.cfg.Name)
-		if d.State == uploader.HealthWaiting && d.Err == nil {
+		if d.State == breaker.HealthWaiting && d.Err == nil {
 			return false
 		}
-		if d.State == uploader.HealthStopped {
+		if d.State == breaker.HealthStopped {
 			stopped++
 		}
 	}

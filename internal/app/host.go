@@ -17,8 +17,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
-	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
 const (
@@ -171,4 +171,4 @@ func (s *source) fetch(ctx context.Context, key string, o state.Object) (io.Read
 	return s.store.GetFrom(ctx, key, "", 0, o.ETag)
 }
 
-var _ uploader.Fetch = (*source)(nil).fetch
+var _ remote.Fetch = (*source)(nil).fetch

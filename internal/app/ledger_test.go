@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
@@ -87,12 +88,12 @@ func TestTheSentenceSaysItAll(t *testing.T) {
 		Class: state.ClassConfiguration, Op: "PutObject", Code: "AccessDenied", Status: 403,
 		Err: errors.New("User: arn:aws:sts::1:role/x is not authorized to perform: kms:GenerateDataKey on resource: arn:…"),
 	}
-	parked := uploader.DestinationState{State: uploader.HealthParked, Err: denied, Since: since, NextProbe: now.Add(40 * time.Second)}
-	ok := uploader.DestinationState{State: uploader.HealthOK}
+	parked := breaker.Status{State: breaker.HealthParked, Err: denied, Since: since, NextProbe: now.Add(40 * time.Second)}
+	ok := breaker.Status{State: breaker.HealthOK}
 	cases := []struct {
 		name string
 		ss   admin.SourceStatus
-		dest uploader.DestinationState
+		dest breaker.Status
 		want string
 	}{
 		{"nothing to say", admin.SourceStatus{State: admin.StateCurrent}, ok, "current"},

@@ -6,9 +6,9 @@ import (
 	"io"
 
 	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
-	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
 // publisher sends the documents of one source's trail where its files go, and
@@ -46,7 +46,7 @@ func (p publisher) CreateDoc(ctx context.Context, key string, body io.ReadSeeker
 }
 
 // unproven says why nothing is published to d.
-func unproven(d uploader.DestinationState) error {
+func unproven(d breaker.Status) error {
 	if d.Err == nil {
 		return state.Classified(state.ClassTransient, "publish", manifest.ErrNotYet)
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
@@ -95,7 +96,7 @@ func (g *generation) works() []work {
 		busy += hand
 		list = append(list, work{
 			source: name, ended: s.counters.ended.Load(), queued: queued, hand: hand, flights: flights[name],
-			held: g.pool.Destination(name).State != uploader.HealthOK || s.counters.trouble.Load() != nil ||
+			held: g.pool.Destination(name).State != breaker.HealthOK || s.counters.trouble.Load() != nil ||
 				s.counters.unpublished.Load() >= g.cfg.Manifest.MaxUnpublished,
 		})
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
@@ -237,7 +238,7 @@ func (r *rekeyRun) proven(ctx context.Context, s *source) error {
 		switch {
 		case d.Proven:
 			return nil
-		case d.State == uploader.HealthParked, d.State == uploader.HealthStopped,
+		case d.State == breaker.HealthParked, d.State == breaker.HealthStopped,
 			d.Err != nil && time.Since(begin) > r.opts.GiveUp:
 			return fmt.Errorf("nothing was rekeyed: %w", d.Err)
 		}

@@ -13,8 +13,8 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
-	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
 // rekeyDry asks S3 and counts what a rekey would do. It writes nothing. While a
@@ -115,7 +115,7 @@ func (p *rekeyPlanner) ask(ctx context.Context, s *source, path, key string, siz
 		return err
 	}
 	verdict := s.store.KeyVerdict(o)
-	right := err != nil || verdict == archive.KeyOK || uploader.IsTrailDocument(o)
+	right := err != nil || verdict == archive.KeyOK || remote.IsTrailDocument(o)
 	var why error
 	if !right {
 		if why, err = p.refuses(ctx, s, path, o, known); err != nil {
@@ -156,7 +156,7 @@ func (p *rekeyPlanner) refuses(ctx context.Context, s *source, path string, o st
 	if id, ok := state.ParseObjectID(o.Metadata[state.MetaID]); o.Metadata[state.MetaID] != "" && (!ok || id.Instance != p.opts.Config.Instance) {
 		return fmt.Errorf("it was written by another instance: %s", o.Metadata[state.MetaID]), nil
 	}
-	if why = uploader.CheckArchived(ctx, s.fetch, o, &entry, known); why != nil && !errors.Is(why, uploader.ErrUnarchived) {
+	if why = remote.CheckArchived(ctx, s.fetch, o, &entry, known); why != nil && !errors.Is(why, remote.ErrUnarchived) {
 		return nil, why
 	}
 	return why, nil

@@ -11,8 +11,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/breaker"
+	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
-	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
 const (
@@ -94,7 +95,7 @@ func (s *source) awaitRemote(ctx context.Context, next time.Time) bool {
 // inService fails while the destination of s takes no requests.
 func (g *generation) inService(s *source) error {
 	d := g.pool.Destination(s.cfg.Name)
-	if d.State == uploader.HealthOK {
+	if d.State == breaker.HealthOK {
 		return nil
 	}
 	return fmt.Errorf("the destination is %s: %w", d.State, errors.Join(errNotNow, d.Err))
@@ -242,7 +243,7 @@ func (c *remoteCheck) differs(ctx context.Context, key string, e *state.Entry, o
 	switch {
 	case o.Size != e.Fence.Size:
 		return true, nil
-	case o.ETag != "" && o.ETag == e.ETag, !uploader.Identified(e):
+	case o.ETag != "" && o.ETag == e.ETag, !remote.Identified(e):
 		return false, nil
 	case c.trusted && o.ETag != "":
 		return true, nil
@@ -256,7 +257,7 @@ func (c *remoteCheck) askWhether(ctx context.Context, key string, e *state.Entry
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return false, err
-	case err == nil && uploader.Describes(e, now):
+	case err == nil && remote.Describes(e, now):
 		c.asked++
 		return false, nil
 	}

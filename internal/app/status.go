@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
@@ -84,7 +85,7 @@ func (g *generation) sourceStatus(s *source, flights []uploader.InFlight, now ti
 }
 
 // judge sets state, reason, since and the sentence.
-func (s *source) judge(ss *admin.SourceStatus, dest uploader.DestinationState, work pending, now time.Time) {
+func (s *source) judge(ss *admin.SourceStatus, dest breaker.Status, work pending, now time.Time) {
 	var since time.Time
 	ss.State, ss.Reason, since = s.verdict(ss, dest, now)
 	if t := s.counters.trouble.Load(); t != nil && ss.State != admin.StateUnavailable {
@@ -110,7 +111,7 @@ func (s *source) withholds() bool {
 }
 
 // verdict returns what is in the way of s, an empty state for nothing.
-func (s *source) verdict(ss *admin.SourceStatus, dest uploader.DestinationState, now time.Time) (st, reason string, since time.Time) {
+func (s *source) verdict(ss *admin.SourceStatus, dest breaker.Status, now time.Time) (st, reason string, since time.Time) {
 	if ss.HungSince != nil {
 		return admin.StateUnavailable, hungReason, *ss.HungSince
 	}
@@ -148,15 +149,15 @@ func (s *source) verdictOfFiles(ss *admin.SourceStatus) (st, reason string, sinc
 }
 
 // destinationVerdict returns what is in the way at a destination, if anything is.
-func destinationVerdict(dest uploader.DestinationState) (st, reason string, since time.Time, ok bool) {
+func destinationVerdict(dest breaker.Status) (st, reason string, since time.Time, ok bool) {
 	switch {
-	case dest.State == uploader.HealthStopped:
+	case dest.State == breaker.HealthStopped:
 		return admin.StateStopped, reasonOf(dest.Err), dest.Since, true
-	case dest.State == uploader.HealthParked:
+	case dest.State == breaker.HealthParked:
 		return admin.StateParked, reasonOf(dest.Err), dest.Since, true
-	case dest.State == uploader.HealthWaiting && dest.Err != nil:
+	case dest.State == breaker.HealthWaiting && dest.Err != nil:
 		return admin.StateBehind, "no answer: " + reasonOf(dest.Err), dest.Since, true
-	case dest.State == uploader.HealthWaiting:
+	case dest.State == breaker.HealthWaiting:
 		return admin.StateStarting, "the first canary has no answer yet", time.Time{}, true
 	}
 	return "", "", time.Time{}, false
@@ -205,7 +206,7 @@ func parkedReason(parked map[string]int64) string {
 }
 
 // sentence says all of it in one line.
-func sentence(ss *admin.SourceStatus, dest uploader.DestinationState, now time.Time) string {
+func sentence(ss *admin.SourceStatus, dest breaker.Status, now time.Time) string {
 	var b strings.Builder
 	switch {
 	case ss.State == admin.StateCurrent:
@@ -230,7 +231,7 @@ func sentence(ss *admin.SourceStatus, dest uploader.DestinationState, now time.T
 			b.WriteString(", the oldest since " + clockTime(*ss.Queue.Oldest, now))
 		}
 	}
-	if dest.State != uploader.HealthOK && dest.Err != nil {
+	if dest.State != breaker.HealthOK && dest.Err != nil {
 		b.WriteString("; next probe in " + admin.Duration(dest.NextProbe.Sub(now)))
 	}
 	return b.String()
@@ -280,7 +281,7 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-func destinationStatus(d uploader.DestinationState) admin.Destination {
+func destinationStatus(d breaker.Status) admin.Destination {
 	out := admin.Destination{State: string(d.State), Since: instant(d.Since), Stalled: d.Stalled, StalledSince: instant(d.StalledSince)}
 	if d.Err != nil {
 		out.Class, out.Error, out.NextProbe = string(d.Class), admin.Plain(d.Err.Error(), errorText), instant(d.NextProbe)

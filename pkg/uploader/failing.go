@@ -1,29 +1,32 @@
 package uploader
 
 import (
-	"context"
 	"errors"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 const (
-	// StuckAfter is how long a file fails, and StuckTries how often, before it
+	// stuckAfter is how long a file fails, and stuckTries how often, before it
 	// counts as one that keeps failing: a flush does not wait for it any more.
 	stuckAfter = time.Minute
 	stuckTries = 3
-	// LostAfter and lostTries are the same for a record of the failure where the
+	// lostAfter and lostTries are the same for a record of the failure where the
 	// destination is at fault: an outage is no failure of a file.
 	lostAfter = 15 * time.Minute
 	lostTries = 5
-	// FailingMax bounds how many paths are remembered as failing.
+	// failingMax bounds how many paths are remembered as failing.
 	failingMax = 10_000
+	// movingMax bounds how many paths are remembered as changing.
+	movingMax = 10_000
 )
 
 // failing remembers the paths that fail in a row for causes that may pass.
-// Unlike the queue's own count it lasts until a look at the path succeeds.
+// Unlike the queue's own count it lasts until an attempt at the path succeeds.
 type failing struct {
 	mu    sync.Mutex
 	paths map[string]*failure
@@ -48,9 +51,6 @@ func (f *failing) add(path string, class state.Class, now time.Time) failure {
 	one := f.paths[path]
 	if one == nil {
 		one = &failure{since: now}
-		if f.paths == nil {
-			f.paths = map[string]*failure{}
-		}
 		if len(f.paths) < failingMax {
 			f.paths[path] = one
 		}
@@ -60,7 +60,7 @@ func (f *failing) add(path string, class state.Class, now time.Time) failure {
 	return *one
 }
 
-// clear notes that a look at path did not fail.
+// clear notes that an attempt at path did not fail.
 func (f *failing) clear(path string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -90,50 +90,64 @@ func (f *failing) list(now time.Time) (l Failing) {
 	return l
 }
 
-// Failing returns which files of source keep failing for causes that may pass.
-func (p *Pool) Failing(source string) Failing {
-	d := p.dests[source]
-	if d == nil {
-		return Failing{}
-	}
-	return d.failing.list(time.Now())
+// moving counts the attempts in a row at which a path changed.
+type moving struct {
+	mu    sync.Mutex
+	paths map[string]int
 }
 
-// unreadable marks err as one of reading a file, of class transient: its disk,
-// or the server that it is on, may recover.
-func unreadable(op string, err error) error {
-	return &localError{err: state.Classified(state.ClassTransient, op, err), file: true}
+func (m *moving) count(path string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.paths[path]; !ok && len(m.paths) >= movingMax {
+		clear(m.paths) // They only have to be counted again.
+	}
+	m.paths[path]++
+	return m.paths[path]
+}
+
+func (m *moving) clear(path string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.paths, path)
+}
+
+// localError is a failure of this host: it says nothing about the destination.
+type localError struct{ err error }
+
+func (e *localError) Error() string { return e.err.Error() }
+func (e *localError) Unwrap() error { return e.err }
+
+// local marks err as a failure of this host, of class c.
+func local(c state.Class, op string, err error) error {
+	return &localError{state.Classified(c, op, err)}
+}
+
+// isLocal reports whether err is a failure of this host, its files included.
+func isLocal(err error) bool {
+	if _, ok := errors.AsType[*localError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[*localfile.Failure](err)
+	return ok
+}
+
+// hostBusy reports whether this host lacks something for the moment: room for the
+// state, descriptors, memory. To try again costs next to nothing.
+func hostBusy(err error) bool {
+	if !isLocal(err) {
+		return false
+	}
+	for _, lacking := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		if errors.Is(err, lacking) {
+			return true
+		}
+	}
+	return false
 }
 
 // isUnreadable reports whether err is about one file of this host alone.
 func isUnreadable(err error) bool {
-	e, ok := errors.AsType[*localError](err)
-	return ok && e.file && !hostBusy(err)
-}
-
-// fileFault gives err, of a file that cannot be read, the class of what a person
-// has to mend.
-func fileFault(err error) error {
-	return &localError{err: &state.Error{Class: state.ClassFile, Op: "read", Err: err}, file: true}
-}
-
-// recordLasting records the failure of a file that fails for too long, and
-// returns the error with its class: a disk or a key that is broken for good looks
-// like one that recovers.
-func (l *look) recordLasting(ctx context.Context, err error, f failure, now time.Time) error {
-	switch {
-	case isUnreadable(err) && now.Sub(f.since) >= stuckAfter:
-		err = fileFault(err)
-	case isUnreadable(err), f.class.Throttles(), f.tries < lostTries, now.Sub(f.since) < lostAfter:
-		return err
-	}
-	recorded, rerr := l.recordFailure(ctx, err, false)
-	if rerr != nil || !recorded {
-		return err // The next look tries again to record it.
-	}
-	l.end.status = state.StatusFailed
-	if l.name(noticeKind{class: state.ClassOf(err)}, now) {
-		l.warn("file keeps failing, it is tried again", err)
-	}
-	return err
+	_, ok := errors.AsType[*localfile.Failure](err)
+	return ok && !hostBusy(err)
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/localfile"
+	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -22,7 +24,7 @@ func TestRetriesDoNotStarveNewChanges(t *testing.T) {
 		const bad = 200
 		var hang atomic.Bool
 		r := pickyRig(t, 0, nil)
-		r.p.dests["data"].Objects = &picky{r.store, func(ctx context.Context, p state.Put) error {
+		r.p.dests["data"].src.Objects = &picky{r.store, func(ctx context.Context, p state.Put) error {
 			if !strings.HasPrefix(p.Key, "pre/bad/") {
 				return nil
 			}
@@ -30,7 +32,7 @@ func TestRetriesDoNotStarveNewChanges(t *testing.T) {
 				<-ctx.Done()
 				return ctx.Err()
 			}
-			return remote(state.ClassTransient, "InternalError", 500, errors.New("this key's shard is down"))
+			return remoteError(state.ClassTransient, "InternalError", 500, errors.New("this key's shard is down"))
 		}}
 		r.start()
 		for i := range bad {
@@ -63,17 +65,17 @@ func TestAFileThatKeepsFailingIsSeen(t *testing.T) {
 		passes   time.Duration // until a barrier passes it
 		recorded time.Duration
 	}{
-		"EIO":         {unreadable("read", syscall.EIO), state.ClassFile, 0, 20 * time.Minute},
-		"ESTALE":      {unreadable("open", syscall.ESTALE), state.ClassFile, 0, 20 * time.Minute},
-		"504":         {remote(state.ClassTransient, "GatewayTimeout", 504, errors.New("no")), state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
+		"EIO":         {localfile.Unreadable("read", syscall.EIO), state.ClassFile, 0, 20 * time.Minute},
+		"ESTALE":      {localfile.Unreadable("open", syscall.ESTALE), state.ClassFile, 0, 20 * time.Minute},
+		"504":         {remoteError(state.ClassTransient, "GatewayTimeout", 504, errors.New("no")), state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
 		"409 forever": {state.ErrConcurrent, state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
-		"412 forever": {local(state.ClassTransient, "compare", errUnsteady), state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
+		"412 forever": {local(state.ClassTransient, "compare", remote.ErrUnsteady), state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := pickyRig(t, 0, nil)
 				healed := atomic.Bool{}
-				r.p.dests["data"].Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
+				r.p.dests["data"].src.Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
 					if p.Key != "pre/bad" || healed.Load() {
 						return nil
 					}

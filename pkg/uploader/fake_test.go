@@ -131,7 +131,7 @@ func (s *store) call(ctx context.Context, op string, apply func() error) error {
 	return nil
 }
 
-func remote(c state.Class, code string, status int, err error) error {
+func remoteError(c state.Class, code string, status int, err error) error {
 	return &state.Error{Class: c, Op: "S3", Code: code, Status: status, Err: err}
 }
 
@@ -143,9 +143,9 @@ func (s *store) holds(c state.Condition, key string) error {
 	o, ok := s.objects[key]
 	switch {
 	case c.Absent && ok, c.ETag != "" && ok && o.ETag != c.ETag:
-		return remote(state.ClassTransient, "PreconditionFailed", 412, state.ErrPrecondition)
+		return remoteError(state.ClassTransient, "PreconditionFailed", 412, state.ErrPrecondition)
 	case c.ETag != "" && !ok:
-		return remote(state.ClassTransient, "NoSuchKey", 404, fs.ErrNotExist)
+		return remoteError(state.ClassTransient, "NoSuchKey", 404, fs.ErrNotExist)
 	}
 	return nil
 }
@@ -164,7 +164,7 @@ func (s *store) Head(ctx context.Context, key string) (o state.Object, err error
 		defer s.mu.Unlock()
 		var ok bool
 		if o, ok = s.objects[key]; !ok {
-			return remote(state.ClassTransient, "", 404, fs.ErrNotExist)
+			return remoteError(state.ClassTransient, "", 404, fs.ErrNotExist)
 		}
 		return nil
 	})
@@ -178,10 +178,10 @@ func (s *store) fetch(ctx context.Context, key string, o state.Object) (body io.
 		defer s.mu.Unlock()
 		var ok bool
 		if got, ok = s.objects[key]; !ok {
-			return remote(state.ClassTransient, "NoSuchKey", 404, fs.ErrNotExist)
+			return remoteError(state.ClassTransient, "NoSuchKey", 404, fs.ErrNotExist)
 		}
 		if got.ETag != o.ETag {
-			return remote(state.ClassTransient, "PreconditionFailed", 412, state.ErrPrecondition)
+			return remoteError(state.ClassTransient, "PreconditionFailed", 412, state.ErrPrecondition)
 		}
 		body = io.NopCloser(bytes.NewReader(slices.Clone(s.bodies[key])))
 		return nil
@@ -212,7 +212,7 @@ func (s *store) Put(ctx context.Context, p state.Put) (o state.Object, err error
 			return &state.Error{Class: state.ClassTransient, Op: "PutObject", Err: rerr}
 		}
 		if int64(len(body)) != p.Size || md5.Sum(body) != p.MD5 || sha256.Sum256(body) != p.SHA256 {
-			return remote(state.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))
+			return remoteError(state.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))
 		}
 		o, err = s.store(p.Key, body, p.Metadata, p.If)
 		return err
@@ -285,13 +285,13 @@ func (s *store) UploadPart(ctx context.Context, _, id string, n int32, body io.R
 			return &state.Error{Class: state.ClassTransient, Op: "UploadPart", Err: rerr}
 		}
 		if int64(len(data)) != size || crc32.ChecksumIEEE(data) != crc {
-			return remote(state.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))
+			return remoteError(state.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		u := s.uploads[id]
 		if u == nil {
-			return remote(state.ClassTransient, "NoSuchUpload", 404, state.ErrNoUpload)
+			return remoteError(state.ClassTransient, "NoSuchUpload", 404, state.ErrNoUpload)
 		}
 		u.parts[n] = data
 		p = state.Part{Number: n, Size: size, ETag: "p" + strconv.Itoa(int(n)), CRC32: crc}
@@ -306,7 +306,7 @@ func (s *store) Complete(ctx context.Context, c state.Complete) (o state.Object,
 		u := s.uploads[c.UploadID]
 		if u == nil {
 			s.mu.Unlock()
-			return remote(state.ClassTransient, "NoSuchUpload", 404, state.ErrNoUpload)
+			return remoteError(state.ClassTransient, "NoSuchUpload", 404, state.ErrNoUpload)
 		}
 		var body []byte
 		for _, p := range c.Parts {
@@ -314,7 +314,7 @@ func (s *store) Complete(ctx context.Context, c state.Complete) (o state.Object,
 		}
 		s.mu.Unlock()
 		if int64(len(body)) != c.Size || crc32.ChecksumIEEE(body) != c.CRC32 {
-			return remote(state.ClassChanged, "XAmzContentChecksumMismatch", 400, errors.New("checksum mismatch"))
+			return remoteError(state.ClassChanged, "XAmzContentChecksumMismatch", 400, errors.New("checksum mismatch"))
 		}
 		if o, err = s.store(c.Key, body, u.meta, c.If); err != nil {
 			return err
@@ -332,7 +332,7 @@ func (s *store) Abort(ctx context.Context, _, id string) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.uploads[id] == nil {
-			return remote(state.ClassTransient, "NoSuchUpload", 404, state.ErrNoUpload)
+			return remoteError(state.ClassTransient, "NoSuchUpload", 404, state.ErrNoUpload)
 		}
 		delete(s.uploads, id)
 		return nil
@@ -345,7 +345,7 @@ func (s *store) ListParts(ctx context.Context, _, id string) (list []state.Part,
 		defer s.mu.Unlock()
 		u := s.uploads[id]
 		if u == nil {
-			return remote(state.ClassTransient, "NoSuchUpload", 404, state.ErrNoUpload)
+			return remoteError(state.ClassTransient, "NoSuchUpload", 404, state.ErrNoUpload)
 		}
 		for n, data := range u.parts {
 			list = append(list, state.Part{Number: n, Size: int64(len(data)), ETag: "p" + strconv.Itoa(int(n)), CRC32: crc32.ChecksumIEEE(data)})

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -49,7 +50,7 @@ func TestLostAnswerOfAPutIsRecognized(t *testing.T) {
 // The store's own retry of a request whose answer was lost gets 412.
 func TestPreconditionFailedByOwnWriteIsSuccess(t *testing.T) {
 	r := newRig(t, proven)
-	r.store.plan(fault{op: "Put", times: 1, lost: true, err: remote(state.ClassTransient, "PreconditionFailed", 412, state.ErrPrecondition)})
+	r.store.plan(fault{op: "Put", times: 1, lost: true, err: remoteError(state.ClassTransient, "PreconditionFailed", 412, state.ErrPrecondition)})
 	r.start()
 	r.write("a", []byte("x"))
 	r.look(archive.TriggerEvent, "a")
@@ -377,7 +378,7 @@ func TestFileThatChangesBetweenThePassesIsRefusedByTheServer(t *testing.T) {
 	r.write("a", data)
 	r.store.plan(fault{op: "Head", times: 1, do: func() { r.write("a", newer) }}) // After the hash, before the body.
 	requeued := make(chan string, 10)
-	r.p.dests["data"].Requeue = func(p string) { requeued <- p }
+	r.p.dests["data"].src.Requeue = func(p string) { requeued <- p }
 	r.start()
 	r.look(archive.TriggerEvent, "a")
 	if got := <-requeued; got != "a" {
@@ -395,7 +396,7 @@ func TestFileThatChangesBetweenThePassesIsRefusedByTheServer(t *testing.T) {
 func TestFileThatMovesAfterItsReadingIsRecordedAndLookedAtAgain(t *testing.T) {
 	r := newRig(t, proven)
 	requeued := make(chan string, 10)
-	r.p.dests["data"].Requeue = func(p string) { requeued <- p }
+	r.p.dests["data"].src.Requeue = func(p string) { requeued <- p }
 	r.write("a", []byte("one"))
 	r.store.plan(fault{op: "Put", times: 1, do: func() { r.write("a", []byte("two!")) }})
 	r.start()
@@ -414,7 +415,7 @@ func TestFileThatMovesAfterItsReadingIsRecordedAndLookedAtAgain(t *testing.T) {
 func TestFileThatMovesBeforeItsSkipIsCommittedIsLookedAtAgain(t *testing.T) {
 	r := newRig(t, proven)
 	requeued := make(chan string, 10)
-	r.p.dests["data"].Requeue = func(p string) { requeued <- p }
+	r.p.dests["data"].src.Requeue = func(p string) { requeued <- p }
 	r.write("a", []byte("one"))
 	r.foreignObject("a", []byte("one"), map[string]string{state.MetaMD5: md5hex([]byte("one"))})
 	r.store.plan(fault{op: "Head", times: 1, do: func() { r.write("a", []byte("two!")) }})
@@ -430,8 +431,8 @@ func TestFileThatMovesBeforeItsSkipIsCommittedIsLookedAtAgain(t *testing.T) {
 
 func TestFileThatNeverHoldsStillIsRecordedOnce(t *testing.T) {
 	r := newRig(t, proven)
-	r.p.dests["data"].Requeue = func(string) {}
-	moved := remote(state.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))
+	r.p.dests["data"].src.Requeue = func(string) {}
+	moved := remoteError(state.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))
 	r.store.plan(fault{op: "Put", times: 7, err: moved})
 	r.start()
 	r.write("a", []byte("x"))
@@ -456,7 +457,7 @@ func TestEncryptionMismatchStopsTheDestination(t *testing.T) {
 	r.write("a", []byte("x"))
 	r.write("b", []byte("y"))
 	r.offer(archive.TriggerEvent, "a", "b")
-	r.until("it is stopped", func() bool { return r.p.Destination("data").State == HealthStopped })
+	r.until("it is stopped", func() bool { return r.p.Destination("data").State == breaker.HealthStopped })
 	r.until("nothing is in hand", func() bool { _, f, _ := r.q.Source("data").Depth(); return f == 0 })
 	if got := r.store.count("Put"); got != 1 {
 		t.Errorf("%d PUT, want 1: nothing is sent after a mismatch", got)
@@ -472,7 +473,7 @@ func TestEncryptionMismatchStopsTheDestination(t *testing.T) {
 	r.idle()
 	r.wantObject("a", []byte("x"))
 	r.wantTrail("failed/encryption", "uploaded", "uploaded")
-	if got := r.p.Destination("data"); got.State != HealthOK {
+	if got := r.p.Destination("data"); got.State != breaker.HealthOK {
 		t.Errorf("destination = %+v, want ok", got)
 	}
 }
@@ -485,7 +486,7 @@ func TestUnprovenDestinationIsProbedBeforeTheFirstFile(t *testing.T) {
 		r.write("a", []byte("x"))
 		r.offer(archive.TriggerStartup, "a")
 		synctest.Wait()
-		if got := r.p.Destination("data"); got.State != HealthWaiting || r.store.count("Put") != 0 {
+		if got := r.p.Destination("data"); got.State != breaker.HealthWaiting || r.store.count("Put") != 0 {
 			t.Errorf("destination = %+v with %d PUT, want waiting with none", got, r.store.count("Put"))
 		}
 		r.idle()
@@ -511,7 +512,7 @@ func TestOutageCostsProbesOnlyAndEndsWithinOne(t *testing.T) {
 		}
 		r.offer(archive.TriggerStartup, paths...)
 		time.Sleep(time.Minute)
-		if got := r.p.Destination("data").State; got != HealthWaiting {
+		if got := r.p.Destination("data").State; got != breaker.HealthWaiting {
 			t.Fatalf("destination = %v, want waiting", got)
 		}
 		heads, pings := r.store.count("Head"), r.store.count("Ping")
@@ -538,7 +539,7 @@ func TestRefusedDestinationParksAndResumes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(s *Source, o *Options) { s.Proven = true; o.Workers = 2 })
 		r.start()
-		denied := remote(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
+		denied := remoteError(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
 		r.store.plan(fault{op: "Put", times: 1 << 20, err: denied})
 		r.store.plan(fault{op: "Probe", times: 1 << 20, err: denied})
 		var paths []string
@@ -550,7 +551,7 @@ func TestRefusedDestinationParksAndResumes(t *testing.T) {
 		r.offer(archive.TriggerStartup, paths...)
 		time.Sleep(time.Hour)
 		d := r.p.Destination("data")
-		if d.State != HealthParked || d.Class != state.ClassConfiguration || time.Until(d.NextProbe) > time.Minute {
+		if d.State != breaker.HealthParked || d.Class != state.ClassConfiguration || time.Until(d.NextProbe) > time.Minute {
 			t.Fatalf("destination = %+v, want parked with a probe within a minute", d)
 		}
 		if got := r.store.count("Put"); got > queue.Ahead*(2+int(spare)) {
@@ -566,7 +567,7 @@ func TestRefusedDestinationParksAndResumes(t *testing.T) {
 		if got := r.store.count("Probe"); got < 55 || got > 130 {
 			t.Errorf("%d probes in an hour, want about one a minute", got)
 		}
-		if got := r.p.Destination("data").State; got != HealthOK {
+		if got := r.p.Destination("data").State; got != breaker.HealthOK {
 			t.Errorf("destination = %v, want ok", got)
 		}
 		uploaded := 0
@@ -586,7 +587,7 @@ func TestRefusalOfOneFileHoldsThatFileAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(s *Source, o *Options) { s.Proven = true; o.Workers = 1 })
 		r.start()
-		r.p.dests["data"].Objects = &denyOne{store: r.store, key: "pre/denied"}
+		r.p.dests["data"].src.Objects = &denyOne{store: r.store, key: "pre/denied"}
 		r.write("denied", []byte("x"))
 		paths := []string{"denied"}
 		for i := range 20 {
@@ -602,7 +603,7 @@ func TestRefusalOfOneFileHoldsThatFileAlone(t *testing.T) {
 		if q, f, d := r.q.Source("data").Depth(); q != 0 || f != 0 || d != 0 || r.q.Source("data").Held() != 1 {
 			t.Errorf("Depth = %d, %d, %d, want the refused file held", q, f, d)
 		}
-		if got := r.p.Destination("data").State; got != HealthOK {
+		if got := r.p.Destination("data").State; got != breaker.HealthOK {
 			t.Errorf("destination = %v, want ok", got)
 		}
 	})
@@ -615,44 +616,15 @@ type denyOne struct {
 
 func (d *denyOne) Put(ctx context.Context, p state.Put) (state.Object, error) {
 	if p.Key == d.key {
-		return state.Object{}, remote(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
+		return state.Object{}, remoteError(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
 	}
 	return d.store.Put(ctx, p)
-}
-
-func TestThrottlingHalvesTheWindowAndAnswersWidenIt(t *testing.T) {
-	w := newWindow(16)
-	if !w.halved() || w.halved() {
-		t.Error("two throttled answers to what was under way at once, want one cut")
-	}
-	if got := w.limit(); got != 8 {
-		t.Errorf("limit = %d, want 8", got)
-	}
-	for range 16 {
-		w.answered()
-	}
-	if !w.halved() || w.limit() != 4 {
-		t.Errorf("limit = %d after another window's refusal, want 4", w.limit())
-	}
-	for range 100 {
-		w.answered()
-		w.halved()
-	}
-	if got := w.limit(); got != 1 {
-		t.Errorf("limit = %d, want never below 1", got)
-	}
-	for range 1000 {
-		w.grew()
-	}
-	if got := w.limit(); got != 16 {
-		t.Errorf("limit = %d, want 16 again", got)
-	}
 }
 
 func TestThrottledFilesAllArrive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, proven)
-		r.store.plan(fault{op: "Put", times: 30, err: remote(state.ClassThrottled, "SlowDown", 503, errors.New("slow down"))})
+		r.store.plan(fault{op: "Put", times: 30, err: remoteError(state.ClassThrottled, "SlowDown", 503, errors.New("slow down"))})
 		r.start()
 		var paths []string
 		for i := range 30 {
@@ -695,7 +667,7 @@ func TestGiveUpEndsASyncDuringAnOutage(t *testing.T) {
 func TestSyncDoesNotWaitForAPerson(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(_ *Source, o *Options) { o.GiveUp = 10 * time.Minute })
-		r.store.plan(fault{op: "Probe", times: 1 << 20, err: remote(state.ClassConfiguration, "NoSuchBucket", 404, errors.New("no bucket"))})
+		r.store.plan(fault{op: "Probe", times: 1 << 20, err: remoteError(state.ClassConfiguration, "NoSuchBucket", 404, errors.New("no bucket"))})
 		r.start()
 		start := time.Now()
 		for i := range 20 {
@@ -849,13 +821,13 @@ func (s *slowHead) Head(ctx context.Context, key string) (state.Object, error) {
 func TestNothingInHandIsSentAfterAMismatch(t *testing.T) {
 	r := newRig(t, func(s *Source, o *Options) { s.Proven, o.Workers = true, 2 })
 	hooked := &slowHead{store: r.store, key: "pre/b", let: make(chan struct{})}
-	r.p.dests["data"].Objects = hooked
+	r.p.dests["data"].src.Objects = hooked
 	r.store.key = ""
 	r.start()
 	r.write("a", []byte("x"))
 	r.write("b", []byte("y"))
 	r.offer(archive.TriggerEvent, "b", "a")
-	r.until("it is stopped", func() bool { return r.p.Destination("data").State == HealthStopped })
+	r.until("it is stopped", func() bool { return r.p.Destination("data").State == breaker.HealthStopped })
 	close(hooked.let)
 	r.until("nothing is in hand", func() bool { _, f, _ := r.q.Source("data").Depth(); return f == 0 })
 	if got := r.store.count("Put"); got != 1 {
@@ -864,18 +836,24 @@ func TestNothingInHandIsSentAfterAMismatch(t *testing.T) {
 	r.wantTrail("failed/encryption")
 }
 
+// As package breaker has them.
+const (
+	failsToOpen = 5
+	firstPing   = time.Second
+)
+
 func TestGoodProbeClearsTheBackoffs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(s *Source, o *Options) { s.Proven, o.Workers = true, 8 })
-		r.store.plan(fault{op: "Head", times: breakerStreak, err: reset()})
+		r.store.plan(fault{op: "Head", times: failsToOpen, err: reset()})
 		r.start()
-		for i := range breakerStreak {
+		for i := range failsToOpen {
 			r.write(strconv.Itoa(i), []byte("x"))
 			r.offer(archive.TriggerEvent, strconv.Itoa(i))
 		}
 		start := time.Now()
 		r.idle()
-		if took := time.Since(start); took > pingFirst+500*time.Millisecond {
+		if took := time.Since(start); took > firstPing+500*time.Millisecond {
 			t.Errorf("all done after %v, want right after the first probe", took)
 		}
 	})

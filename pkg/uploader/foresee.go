@@ -4,15 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/queue"
+	"github.com/s3syncd/s3syncd/pkg/localfile"
+	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// Forecast is what a look at a file would do.
+// Forecast is what an attempt at a file would do.
 type Forecast uint8
 
 // The forecasts.
@@ -24,99 +24,92 @@ const (
 	ForecastConflict                 // Another writer's object is in its place.
 )
 
-// Foresee says what a look at path would do, by the same decisions, and changes
-// nothing. There asks for the object that stands under the key; it is not called
-// where the real look would not depend on the answer. The State and Ended of s may
-// be nil. The error of ForecastConflict says whose object it is.
+// Foresee says what an attempt at path would do, by the same decisions, and
+// changes nothing. There asks for the object under the key; it is not called where
+// a real attempt would not depend on the answer. The State and Ended of s may be
+// nil. The error of ForecastConflict says whose object it is.
 func Foresee(ctx context.Context, s Source, path string, there func(ctx context.Context) (o state.Object, present bool, err error)) (Forecast, error) {
-	l := &look{destination: &destination{Source: s}, job: queue.Job{Path: path}, f: &flight{started: time.Now()}}
-	j := judge{d: l.destination, self: writer{instance: s.Instance, host: s.Host}}
+	var x index
+	var chain state.Chain
 	if s.State != nil {
 		var err error
-		if l.entry, l.known, err = s.State.Get(path); err != nil {
+		if x.entry, x.known, err = s.State.Get(path); err != nil {
 			return 0, err
 		}
-		if j, err = l.judgeOf(l.entry); err != nil {
-			return 0, err
+		if chain, err = s.State.Chain(); err != nil {
+			return 0, local(state.ClassTransient, "read the chain", err)
 		}
 	}
 	opened, err := s.Root.Open(path)
 	switch {
-	case l.noFile(err):
+	case noFile(s.Root, err):
 		return ForecastNothing, nil
 	case err != nil:
 		return 0, err
 	}
 	defer func() { _ = opened.File.Close() }() // It was only read.
-	l.file, l.fence = opened, fenceOf(opened.Stat)
-	if err := l.checkLinks(); errors.Is(err, safefs.ErrLinkSkipped) {
+	var f file
+	f.take(opened)
+	if err := f.checkLinks(s.Hardlinks, &x); errors.Is(err, safefs.ErrLinkSkipped) {
 		return ForecastNothing, nil
 	} else if err != nil {
 		return 0, err
 	}
-	if same, err := foreseeSame(ctx, l); same || err != nil {
-		return ForecastSkip, err
+
+	hashed := x.entry.Stored && x.entry.Fence.Size == f.fence.Size
+	if hashed && !x.unchanged(&f) {
+		if err := f.hash(ctx); err != nil {
+			return 0, err
+		}
 	}
-	if l.believe().present {
+	switch {
+	case x.unchanged(&f), hashed && x.sameContent(f.read.Content):
+		return ForecastSkip, nil
+	case x.believed().Present:
 		return ForecastSend, nil
 	}
-	return foreseeAt(ctx, l, &j, there)
-}
-
-// foreseeSame reports whether the index has the file's content.
-func foreseeSame(ctx context.Context, l *look) (bool, error) {
-	if l.unchanged() {
-		return true, nil
-	}
-	if !l.entry.Stored || l.entry.Fence.Size != l.fence.Size {
-		return false, nil
-	}
-	err := foreseeHash(ctx, l)
-	return err == nil && l.sameAsIndex(), err
-}
-
-// foreseeAt asks what stands under the key. The file is hashed where that matters.
-func foreseeAt(ctx context.Context, l *look, j *judge, there func(ctx context.Context) (o state.Object, present bool, err error)) (Forecast, error) {
 	o, present, err := there(ctx)
 	if err != nil {
 		return 0, err
 	}
-	at := standing{asked: true, present: present, object: o}
+	at := remote.State{Asked: true, Present: present, Object: o}
 	if present {
-		at.key = l.Accept(o)
+		at.Key = s.Accept(o)
 	}
-	if l.read.size == 0 && present && at.key == archive.KeyOK && o.Size == l.fence.Size {
-		if err := foreseeHash(ctx, l); err != nil {
+	if !hashed && present && at.Key == archive.KeyOK && o.Size == f.fence.Size {
+		if err := f.hash(ctx); err != nil {
 			return 0, err
 		}
 	}
-	l.read.size = l.fence.Size
-	return j.foresee(ctx, l.read.content, at)
+	f.read.Size = f.fence.Size
+	j := remote.NewJudge(s.Instance, s.Host, chain, x.entry)
+	j.Ended = s.Ended
+	return foresee(ctx, &j, f.read.Content, at)
 }
 
-// foreseeHash hashes the file as a look does.
-func foreseeHash(ctx context.Context, l *look) (err error) {
-	l.read, err = readLarge(hashing{cut: ctx.Err}, l.file.File, l.fence, 0, make([]byte, hashChunk))
-	return err
-}
-
-// foresee is decide without what it would change or read.
-func (j *judge) foresee(ctx context.Context, c content, s standing) (Forecast, error) {
-	switch d := decide(c, s, j.memory, j.self); d.act {
-	case actSkip:
+// foresee is the decision about c in the place of s, without reading the object.
+func foresee(ctx context.Context, j *remote.Judge, c localfile.Content, s remote.State) (Forecast, error) {
+	switch remote.Decide(c, s, j.Memory, j.Self).Act {
+	case remote.Skip:
 		return ForecastSkip, nil
-	case actRead:
+	case remote.Read:
 		return ForecastRead, nil
-	case actConflict:
-		why, err := j.stranger(ctx, s.object)
+	case remote.Conflict:
+		why, err := j.Stranger(ctx, s.Object)
 		if err != nil {
 			return 0, err
 		}
 		if why != nil {
 			return ForecastConflict, fmt.Errorf("it would fail: %w", why)
 		}
-		return ForecastSend, nil
-	case actWrite:
+	case remote.Write:
 	}
 	return ForecastSend, nil
+}
+
+// hash reads the file as an attempt does.
+func (f *file) hash(ctx context.Context) (err error) {
+	w := localfile.Watch{Cut: ctx.Err}
+	f.read, err = localfile.ReadLarge(w, f.opened.File, f.fence, 0, make([]byte, localfile.ChunkSize))
+	return err
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/localfile"
 )
 
 // Where inodes and ctimes mean nothing, size and mtime decide: what has the same
@@ -48,18 +49,18 @@ func TestIdentityBySizeAndMtime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fence := fenceOf(file.Stat)
+		fence := localfile.FenceOf(file.Stat)
 		if err := os.Chmod(path, 0o640); err != nil { // Moves ctime.
 			t.Fatal(err)
 		}
-		err = sameFence(file.File, fence)
+		err = localfile.SameFence(file.File, fence)
 		if (err == nil) != loose {
 			t.Errorf("identity by size and mtime: %v; sameFence = %v", loose, err)
 		}
 		if !loose && !strings.Contains(err.Error(), "inode or ctime changed") {
 			t.Errorf("sameFence = %v, want it to say that only inode or ctime changed", err)
 		}
-		if err := errors.Join(os.WriteFile(path, []byte("two"), 0o600), sameFence(file.File, fence)); err == nil {
+		if err := errors.Join(os.WriteFile(path, []byte("two"), 0o600), localfile.SameFence(file.File, fence)); err == nil {
 			t.Error("sameFence = nil for a file with another mtime")
 		}
 		_ = file.File.Close()

@@ -1,11 +1,14 @@
 package uploader
 
 import (
+	"maps"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -90,6 +93,7 @@ type sourceMetrics struct {
 	last       prometheus.Gauge
 	stalled    prometheus.Gauge
 	failing    prometheus.Gauge
+	unresolved prometheus.Gauge
 	durable    prometheus.Observer
 }
 
@@ -104,10 +108,9 @@ func (m *Metrics) source(name string) *sourceMetrics {
 		m.parked.WithLabelValues(name, string(c))
 		m.blocked.WithLabelValues(name, string(c))
 	}
-	for _, h := range healths() {
+	for _, h := range breaker.Healths() {
 		m.health.WithLabelValues(name, string(h))
 	}
-	m.unresolved.WithLabelValues(name)
 	for _, result := range []string{rereadSame, rereadChanged} {
 		m.rereads.WithLabelValues(name, result)
 	}
@@ -122,12 +125,9 @@ func (m *Metrics) source(name string) *sourceMetrics {
 		last:       m.last.WithLabelValues(name),
 		stalled:    m.stalled.WithLabelValues(name),
 		failing:    m.failing.WithLabelValues(name),
+		unresolved: m.unresolved.WithLabelValues(name),
 		durable:    m.durable.WithLabelValues(name),
 	}
-}
-
-func healths() []Health {
-	return []Health{HealthOK, HealthWaiting, HealthParked, HealthStopped}
 }
 
 // The results of rereads_total.
@@ -164,8 +164,8 @@ func (m *sourceMetrics) uploaded(status state.Status, size int64, detected, now 
 }
 
 // health shows the state of the destination.
-func (m *sourceMetrics) health(st DestinationState) {
-	for _, h := range healths() {
+func (m *sourceMetrics) health(st breaker.Status) {
+	for _, h := range breaker.Healths() {
 		v := 0.0
 		if h == st.State {
 			v = 1
@@ -174,46 +174,16 @@ func (m *sourceMetrics) health(st DestinationState) {
 	}
 	for _, c := range state.Classes() {
 		v := 0.0
-		if st.State != HealthOK && c == st.Class {
+		if st.State != breaker.HealthOK && c == st.Class {
 			v = seconds(st.Since)
 		}
 		m.m.blocked.WithLabelValues(m.name, string(c)).Set(v)
 	}
 }
 
-// gauges brings the gauges that nobody counts up to date. While a person is
-// needed for the destination, everything that waits for it is parked.
-func (d *destination) gauges() {
-	queued, _, delayed := d.q.Source(d.Name).Depth()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, c := range state.Classes() {
-		n := d.parked[c]
-		if c == d.st.Class && (d.st.State == HealthParked || d.st.State == HealthStopped) {
-			n = max(n, int64(queued+delayed)) // Those with a record wait among them.
-		}
-		d.metrics.m.parked.WithLabelValues(d.Name, string(c)).Set(float64(n))
-	}
-	n := 0
-	for _, unresolved := range d.open {
-		n += unresolved
-	}
-	d.metrics.m.unresolved.WithLabelValues(d.Name).Set(float64(n))
-}
-
-// countParked moves one path from one class of failure to another; "" is none.
-func (d *destination) countParked(from, to state.Class) {
-	if from == to {
-		return
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for c, by := range map[state.Class]int64{from: -1, to: 1} {
-		if c == "" {
-			continue
-		}
-		d.parked[c] = max(0, d.parked[c]+by)
-	}
+// parked shows how many paths have a failure of class c that needs an operator.
+func (m *sourceMetrics) parked(c state.Class, n int64) {
+	m.m.parked.WithLabelValues(m.name, string(c)).Set(float64(n))
 }
 
 func seconds(t time.Time) float64 {
@@ -221,4 +191,54 @@ func seconds(t time.Time) float64 {
 		return 0
 	}
 	return float64(t.UnixNano()) / 1e9
+}
+
+// tallies count what is known of a source's paths.
+type tallies struct {
+	mu     sync.Mutex
+	parked map[state.Class]int64
+	skips  int64 // Decided by the index alone, not yet counted in the state.
+}
+
+// park moves one path from one class of failure to another; "" is none.
+func (t *tallies) park(from, to state.Class) {
+	if from == to {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if from != "" {
+		t.parked[from] = max(0, t.parked[from]-1)
+	}
+	if to != "" {
+		t.parked[to]++
+	}
+}
+
+// byClass returns how many paths have a failure of each class that has any.
+func (t *tallies) byClass() map[state.Class]int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	parked := maps.Clone(t.parked)
+	maps.DeleteFunc(parked, func(_ state.Class, n int64) bool { return n == 0 })
+	return parked
+}
+
+func (t *tallies) skip() { t.returnSkips(1) }
+
+// takeSkips returns the skips that are not yet counted in the state, for the
+// caller to count.
+func (t *tallies) takeSkips() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.skips
+	t.skips = 0
+	return n
+}
+
+// returnSkips takes back n skips that the state did not take.
+func (t *tallies) returnSkips(n int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.skips += n
 }

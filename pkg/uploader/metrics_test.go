@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -16,15 +17,15 @@ func TestBlockedSinceNamesTheClassAndTheTimeInEachState(t *testing.T) {
 	s := m.source("data")
 	since := time.Unix(1_700_000_000, 0)
 	for _, c := range []struct {
-		st      DestinationState
+		st      breaker.Status
 		blocked state.Class // "": none
 	}{
-		{DestinationState{State: HealthWaiting, Since: since}, ""}, // The first canary is under way.
-		{DestinationState{State: HealthWaiting, Class: state.ClassTransient, Err: errors.New("x"), Since: since}, state.ClassTransient},
-		{DestinationState{State: HealthParked, Class: state.ClassConfiguration, Err: errors.New("x"), Since: since}, state.ClassConfiguration},
-		{DestinationState{State: HealthParked, Class: state.ClassCredentials, Err: errors.New("x"), Since: since}, state.ClassCredentials},
-		{DestinationState{State: HealthStopped, Class: state.ClassEncryption, Err: errors.New("x"), Since: since}, state.ClassEncryption},
-		{DestinationState{State: HealthOK, Since: since}, ""},
+		{breaker.Status{State: breaker.HealthWaiting, Since: since}, ""}, // The first canary is under way.
+		{breaker.Status{State: breaker.HealthWaiting, Class: state.ClassTransient, Err: errors.New("x"), Since: since}, state.ClassTransient},
+		{breaker.Status{State: breaker.HealthParked, Class: state.ClassConfiguration, Err: errors.New("x"), Since: since}, state.ClassConfiguration},
+		{breaker.Status{State: breaker.HealthParked, Class: state.ClassCredentials, Err: errors.New("x"), Since: since}, state.ClassCredentials},
+		{breaker.Status{State: breaker.HealthStopped, Class: state.ClassEncryption, Err: errors.New("x"), Since: since}, state.ClassEncryption},
+		{breaker.Status{State: breaker.HealthOK, Since: since}, ""},
 	} {
 		s.health(c.st)
 		for _, class := range state.Classes() {
@@ -36,7 +37,7 @@ func TestBlockedSinceNamesTheClassAndTheTimeInEachState(t *testing.T) {
 				t.Errorf("%s for %q: blocked since %v by %s, want %v", c.st.State, c.st.Class, got, class, want)
 			}
 		}
-		for _, h := range healths() {
+		for _, h := range breaker.Healths() {
 			want := 0.0
 			if h == c.st.State {
 				want = 1

@@ -219,7 +219,7 @@ func TestDoubtedObjectsArePutBack(t *testing.T) {
 // Where listing is not granted a refused HEAD may mean that nothing is there, or
 // that the object may not be looked at. It is no proof that it is gone.
 func TestMirrorDoesNotTakeARefusalForADeletion(t *testing.T) {
-	forbidden := remote(state.ClassConfiguration, "", 403, os.ErrPermission)
+	forbidden := remoteError(state.ClassConfiguration, "", 403, os.ErrPermission)
 	unlisted := func(s *Source, o *Options) {
 		mirrors(s, o)
 		s.HeadForbiddenMeansUnknown = func() bool { return true }

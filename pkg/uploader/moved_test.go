@@ -3,10 +3,8 @@ package uploader
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"hash/crc32"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +14,9 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
+	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -79,14 +79,12 @@ func TestBytesThatChangeUnderTheSameCRCAreNeverStored(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			fence := fenceOf(opened.Stat)
+			a := newAttempt(r.p, r.p.dests["data"], nil, queue.Job{Source: "data", Path: "big"})
+			a.file.take(opened)
 			_ = opened.File.Close()
-			d := r.p.dests["data"]
-			l := &look{destination: d, p: r.p, job: queue.Job{Source: "data", Path: "big"}, key: "pre/big", f: &flight{started: time.Now()}, fence: fence}
-			buf := make([]byte, hashChunk)
 			path := filepath.Join(r.dir, "big")
-			f := openFile(t, path)
-			if l.read, err = readLarge(hashing{cut: t.Context().Err}, f, fence, part, buf); err != nil {
+			w := localfile.Watch{Cut: t.Context().Err}
+			if a.file.read, err = localfile.ReadLarge(w, openFile(t, path), a.file.fence, part, make([]byte, localfile.ChunkSize)); err != nil {
 				t.Fatal(err)
 			}
 			// The file behind the descriptor is another one with the same fence, as a
@@ -94,13 +92,12 @@ func TestBytesThatChangeUnderTheSameCRCAreNeverStored(t *testing.T) {
 			if err := os.WriteFile(path, is, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			l.file = &safefs.Opened{File: openFile(t, path)}
-			st, err := safefs.Fstat(l.file.File)
-			if err != nil {
+			changed := &safefs.Opened{File: openFile(t, path)}
+			if changed.Stat, err = safefs.Fstat(changed.File); err != nil {
 				t.Fatal(err)
 			}
-			l.fence = fenceOf(st)
-			_, _, err = l.write(t.Context(), decision{cond: state.Condition{Absent: true}})
+			a.file.take(changed)
+			_, _, err = a.write(t.Context(), remote.Decision{Cond: state.Condition{Absent: true}})
 			if state.ClassOf(err) != state.ClassChanged {
 				t.Errorf("write = %v, want class changed", err)
 			}
@@ -132,12 +129,12 @@ func openFile(t *testing.T, path string) *os.File {
 func TestAFileThatMovesBeforeCompleteIsNotCompleted(t *testing.T) {
 	r := newRig(t, proven)
 	requeued := make(chan string, 10)
-	r.p.dests["data"].Requeue = func(p string) { requeued <- p }
+	r.p.dests["data"].src.Requeue = func(p string) { requeued <- p }
 	data := pattern(300<<10, 3)
 	r.write("big", data)
 	var left atomic.Int32
 	left.Store(5)
-	r.p.dests["data"].Multipart = &lastPart{store: r.store, after: func() {
+	r.p.dests["data"].src.Multipart = &lastPart{store: r.store, after: func() {
 		if left.Add(-1) == 0 {
 			r.age("big", time.Minute)
 		}
@@ -198,7 +195,7 @@ func TestASourceThatIsSwappedDuringTheLookHasDeletedNothing(t *testing.T) {
 			})
 			var looks atomic.Int32
 			looks.Store(100)
-			r.p.dests["data"].Intact = func(safefs.Identity, string) bool { return looks.Add(-1) >= 0 }
+			r.p.dests["data"].src.Intact = func(safefs.Identity, string) bool { return looks.Add(-1) >= 0 }
 			r.start()
 			r.write("a", []byte("x"))
 			r.look(archive.TriggerStartup, "a")
@@ -213,41 +210,5 @@ func TestASourceThatIsSwappedDuringTheLookHasDeletedNothing(t *testing.T) {
 			r.wantTrail("uploaded")
 			r.wantObject("a", []byte("x"))
 		}
-	}
-}
-
-func TestABodyThatIsComparedMayBeReadAgain(t *testing.T) {
-	data := pattern(1000, 1)
-	path := filepath.Join(t.TempDir(), "f")
-	rewrite(t, path, data)
-	var sent atomic.Int64
-	f := openFile(t, path)
-	b := newBody(t.Context(), io.NewSectionReader(f, 0, 1000), 1000, nil, &sent).comparing(sha256.Sum256(data))
-	for range 3 { // As a client does that computes a checksum, or tries again.
-		if _, err := io.CopyN(io.Discard, b, 300); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := b.Seek(0, io.SeekStart); err != nil {
-			t.Fatal(err)
-		}
-		if n, err := io.Copy(io.Discard, b); n != 1000 || err != nil || b.err() != nil {
-			t.Fatalf("read %d bytes, %v, %v", n, err, b.err())
-		}
-		if _, err := b.Seek(0, io.SeekStart); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, spoil := range map[string]func(){
-		"another byte": func() { rewrite(t, path, append(data[:999:999], data[999]^1)) },
-		"a gap":        func() { rewrite(t, path, data); _, _ = b.Seek(500, io.SeekStart) },
-	} {
-		_, _ = b.Seek(0, io.SeekStart)
-		spoil()
-		if n, err := io.Copy(io.Discard, b); n >= 1000 || state.ClassOf(err) != state.ClassChanged || !errors.Is(b.err(), errMoved) {
-			t.Errorf("%s: read %d bytes, %v; want fewer than the body has, and class changed", name, n, err)
-		}
-	}
-	if errors.Is(b.err(), fs.ErrNotExist) {
-		t.Error("the error is another one")
 	}
 }

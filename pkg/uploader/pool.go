@@ -6,24 +6,28 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/breaker"
+	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// Pool takes paths from a Queue and brings their content to S3. Its methods may
-// be called concurrently, Run once.
+// Pool takes tasks from a queue and brings the content of their files to S3. Its
+// methods may be called concurrently, Run once.
 type Pool struct {
-	q     *queue.Queue
-	o     Options
-	dests map[string]*destination
-	order []*destination
 	capacity
+
+	o       Options
+	q       *queue.Queue
+	dests   map[string]*destination
+	order   []*destination
 	limiter *rate.Limiter
 	ending  <-chan struct{} // Closed when Run's context has ended; nil before Run.
 
@@ -38,31 +42,32 @@ func New(q *queue.Queue, sources []Source, o Options) (*Pool, error) {
 		return nil, fmt.Errorf("workers must be positive, got %d", o.Workers)
 	case o.PartSize < 1 || o.SinglePutMax < 1:
 		return nil, fmt.Errorf("part size and single put maximum must be positive, got %d and %d", o.PartSize, o.SinglePutMax)
-	case o.MemoryLimit < hashChunk:
-		return nil, fmt.Errorf("memory limit must be at least %d, got %d", hashChunk, o.MemoryLimit)
+	case o.MemoryLimit < localfile.ChunkSize:
+		return nil, fmt.Errorf("memory limit must be at least %d, got %d", localfile.ChunkSize, o.MemoryLimit)
 	case o.Log == nil || o.Metrics == nil:
 		return nil, errors.New("log and metrics must be given")
 	}
-	p := &Pool{
-		q: q, o: o,
-		dests:   map[string]*destination{},
-		limiter: newLimiter(o.BandwidthLimit),
-		flights: map[*flight]struct{}{},
-	}
 	names := make([]string, 0, len(sources))
-	for _, s := range sources {
-		names = append(names, s.Name)
-	}
-	p.capacity = newCapacity(o, names)
-	q.Serve(p.looks, p.large, names...)
-	for _, s := range sources {
-		if p.dests[s.Name] != nil {
+	for i := range sources {
+		s := &sources[i]
+		if slices.Contains(names, s.Name) {
 			return nil, fmt.Errorf("two sources are named %q", s.Name)
 		}
 		if err := s.check(); err != nil {
 			return nil, fmt.Errorf("source %q: %w", s.Name, err)
 		}
-		d := newDestination(s, q, o, p.capacity)
+		names = append(names, s.Name)
+	}
+	p := &Pool{
+		o: o, q: q,
+		capacity: newCapacity(o, names),
+		limiter:  newLimiter(o.BandwidthLimit),
+		dests:    map[string]*destination{},
+		flights:  map[*flight]struct{}{},
+	}
+	q.Serve(p.attempts, p.large, names...)
+	for _, s := range sources {
+		d := newDestination(&s, q, o, p.capacity)
 		p.dests[s.Name] = d
 		p.order = append(p.order, d)
 	}
@@ -82,9 +87,9 @@ func (s *Source) check() error {
 	return nil
 }
 
-// Run works until ctx ends. Then it takes nothing new, gives what is in hand
-// Options.Drain to finish, and cuts the rest: interrupted writes are settled by
-// the next run. It returns when all its goroutines have ended, with an error
+// Run works until ctx ends. Then it takes nothing new, gives the attempts under
+// way Options.Drain to finish, and cuts the rest: interrupted writes are resolved
+// by the next run. It returns when all its goroutines have ended, with an error
 // only when the state could not be read at the start.
 func (p *Pool) Run(ctx context.Context) error {
 	p.ending = ctx.Done()
@@ -93,27 +98,27 @@ func (p *Pool) Run(ctx context.Context) error {
 			return err
 		}
 		d.identify()
-		d.begin(time.Now())
-		if d.Proven {
-			d.settleOpen()
+		d.breaker.Begin(time.Now())
+		if d.src.Proven {
+			d.resolveInterrupted()
 		}
 	}
 	work, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	var workers, tenders sync.WaitGroup
+	var workers, monitors sync.WaitGroup
 	for _, d := range p.order {
-		tenders.Go(func() { d.tend(ctx, p) })
+		monitors.Go(func() { d.run(ctx, p) })
 	}
-	for range p.looks.Total() {
+	for range p.attempts.Total() {
 		workers.Go(func() {
-			for it := p.q.Pop(ctx); it != nil; it = p.q.Pop(ctx) {
-				p.handle(work, it)
+			for task := p.q.Pop(ctx); task != nil; task = p.q.Pop(ctx) {
+				p.handle(work, task)
 			}
 		})
 	}
 	<-ctx.Done()
 	p.drain(&workers, cut)
-	tenders.Wait()
+	monitors.Wait()
 	for _, d := range p.order {
 		d.flushSkips(work)
 		d.gauges()
@@ -122,12 +127,12 @@ func (p *Pool) Run(ctx context.Context) error {
 	return nil
 }
 
-// strandedAfter is how long a worker may go on that was cut: a file that it
+// strandedAfter is how long a worker may continue that was cut: a file that it
 // reads may be on a file system that does not answer.
 const strandedAfter = 5 * time.Second
 
 // drain waits for the workers, and cuts what takes too long. A worker that does
-// not end even then is left behind: what it had in hand is not recorded.
+// not end even then is left behind: its attempt is not recorded.
 func (p *Pool) drain(workers *sync.WaitGroup, cut context.CancelFunc) {
 	ended := make(chan struct{})
 	go func() {
@@ -149,30 +154,57 @@ func (p *Pool) drain(workers *sync.WaitGroup, cut context.CancelFunc) {
 	case <-ended:
 	case <-stranded.C:
 		for _, f := range p.InFlight() {
-			p.o.Log.Error("a file is left behind in the middle of a look, the next start looks again",
+			p.o.Log.Error("a file is left behind in the middle of an attempt, the next start checks it again",
 				zap.String("source", f.Source), zap.String("path", f.Path), zap.String("phase", string(f.Phase)))
 		}
 	}
 }
 
+// handle makes an attempt at one task and ends it.
+func (p *Pool) handle(ctx context.Context, task *queue.Task) {
+	job := task.Job()
+	d := p.dests[job.Source]
+	if d == nil {
+		task.Done()
+		return
+	}
+	if p.o.Paused != nil && p.o.Paused(job.Source) {
+		d.queue.SetPaused(true)
+		task.PutBack()
+		return
+	}
+	a := newAttempt(p, d, task, job)
+	a.flight.enter(PhaseOpen)
+	p.mu.Lock()
+	p.flights[a.flight] = struct{}{}
+	p.mu.Unlock()
+
+	err := d.breaker.GivenUp()
+	if err == nil {
+		err = a.run(ctx)
+	} else {
+		err = fmt.Errorf("the destination was given up: %w", err)
+	}
+	p.mu.Lock()
+	delete(p.flights, a.flight)
+	p.mu.Unlock()
+	a.close(ctx, err)
+}
+
 // Await blocks until the canary of source's destination has passed once, or the
 // destination was given up (Options.GiveUp). Run must be under way. A run that
 // found no file to send waits here: without the canary nothing of its trail may
-// be sent either. It returns ErrUnknownSource, or ctx's error when that ends first.
+// be sent either. It returns queue.ErrUnknownSource, or ctx's error when that ends
+// first.
 func (p *Pool) Await(ctx context.Context, source string) error {
 	d := p.dests[source]
 	if d == nil {
 		return queue.ErrUnknownSource
 	}
-	select {
-	case <-d.judged:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return d.breaker.Await(ctx)
 }
 
-// InFlight lists the files in hand.
+// InFlight lists the files that are being attempted.
 func (p *Pool) InFlight() []InFlight {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -187,114 +219,64 @@ func (p *Pool) InFlight() []InFlight {
 	return list
 }
 
-// Release tries everything of source again that waits for a retry or a person.
+// flight is the progress of one attempt, for InFlight.
+type flight struct {
+	source, path string
+	started      time.Time
+	size, sent   atomic.Int64
+	hashed       atomic.Int64
+	phase        atomic.Value
+}
+
+func (f *flight) enter(p Phase) { f.phase.Store(p) }
+
+// Release tries everything of source again that waits for a retry or an operator.
 // A destination that is out of service is probed at once, and lets its files go
 // when it works.
 func (p *Pool) Release(source string) {
-	d := p.dests[source]
-	if d == nil {
-		return
+	if d := p.dests[source]; d != nil {
+		d.breaker.ProbeNow()
+		d.queue.Release(true)
 	}
-	d.probeNow()
-	p.q.Source(source).Release(true)
 }
 
-// Distrust takes in an answer without the key to a write that did not come from
-// this pool: source's destination is stopped until its canary passes.
+// Distrust reports an answer without the KMS key to a write that did not come
+// from this pool: source's destination is stopped until its canary passes.
 func (p *Pool) Distrust(source string, err error) {
 	if d := p.dests[source]; d != nil {
-		d.observe(err)
+		d.breaker.Observe(err)
 	}
 }
 
-// Throttled takes in that source's destination asked for fewer requests, whether
-// or not the request was answered at a later attempt. It does not block.
+// Throttled reports that source's destination asked for fewer requests, whether
+// or not the request was answered at a later try. It does not block.
 func (p *Pool) Throttled(source string) {
-	d := p.dests[source]
-	if d == nil {
-		return
+	if d := p.dests[source]; d != nil {
+		d.breaker.Throttled()
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.narrow()
 }
 
 // Destination returns what is known of the destination of source.
-func (p *Pool) Destination(source string) DestinationState {
-	d := p.dests[source]
-	if d == nil {
-		return DestinationState{}
+func (p *Pool) Destination(source string) breaker.Status {
+	if d := p.dests[source]; d != nil {
+		return d.status(time.Now())
 	}
-	return d.state()
+	return breaker.Status{}
 }
 
-// Parked returns how many paths of source have a failure that needs a person,
+// Parked returns how many paths of source have a failure that needs an operator,
 // by class; classes without any are left out.
 func (p *Pool) Parked(source string) map[state.Class]int64 {
-	d := p.dests[source]
-	if d == nil {
-		return nil
+	if d := p.dests[source]; d != nil {
+		return d.tallies.byClass()
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	parked := make(map[state.Class]int64, len(d.parked))
-	for c, n := range d.parked {
-		if n > 0 {
-			parked[c] = n
-		}
-	}
-	return parked
+	return nil
 }
 
-// handle looks at one item and ends it.
-func (p *Pool) handle(ctx context.Context, it *queue.Task) {
-	job := it.Job()
-	d := p.dests[job.Source]
-	if d == nil {
-		it.Done()
-		return
+// Failing returns which files of source keep failing for causes that may pass.
+func (p *Pool) Failing(source string) Failing {
+	if d := p.dests[source]; d != nil {
+		return d.failing.list(time.Now())
 	}
-	if p.o.Paused != nil && p.o.Paused(d.Name) {
-		p.q.Source(d.Name).SetPaused(true)
-		it.PutBack()
-		return
-	}
-	f := &flight{source: d.Name, path: job.Path, started: time.Now()}
-	f.enter(PhaseOpen)
-	p.mu.Lock()
-	p.flights[f] = struct{}{}
-	p.mu.Unlock()
-	l := &look{destination: d, p: p, it: it, job: job, f: f}
-	err := d.hopeless()
-	if err == nil {
-		err = l.run(ctx)
-	} else {
-		err = fmt.Errorf("the destination was given up: %w", err)
-		l.key, _ = d.keyOf(&job) // A path without a key fails with the destination's error as well.
-	}
-	p.mu.Lock()
-	delete(p.flights, f)
-	p.mu.Unlock()
-	l.finish(ctx, err)
-}
-
-// outcome reports how the look ended.
-func (l *look) outcome(err error, retry bool) {
-	if l.p.o.OnOutcome == nil {
-		return
-	}
-	o := Outcome{
-		Source: l.Name, Path: l.job.Path, Status: l.end.status, Basis: l.end.basis, Trigger: l.job.Trigger,
-		Bytes: l.end.sent, Size: l.fence.Size, Took: time.Since(l.f.started), Detected: l.job.Detected, Recovered: l.end.recovered, Retry: retry, Err: err,
-		Stuck: l.it != nil && l.it.Stuck,
-	}
-	if err != nil {
-		o.Class = state.ClassOf(err)
-	}
-	l.p.o.OnOutcome(o)
-}
-
-// warn logs a failure that the trail has as well, and what happens next.
-func (l *look) warn(message string, err error) {
-	l.log.Warn(message, zap.String("path", l.job.Path), zap.String("class", string(state.ClassOf(err))), zap.Error(err))
+	return Failing{}
 }

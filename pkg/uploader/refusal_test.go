@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -35,7 +36,7 @@ func (d *denying) Put(ctx context.Context, p state.Put) (state.Object, error) {
 	refuse := d.prefix != "" && strings.HasPrefix(p.Key, d.prefix)
 	d.mu.Unlock()
 	if refuse {
-		return state.Object{}, remote(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
+		return state.Object{}, remoteError(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
 	}
 	return d.store.Put(ctx, p)
 }
@@ -59,7 +60,7 @@ func deniedRig(t *testing.T, files int) (*rig, *denying, *observer.ObservedLogs)
 	core, logs := observer.New(zapcore.WarnLevel)
 	r := newRig(t, func(s *Source, o *Options) { proven(s, o); o.Log = zap.New(core) })
 	d := &denying{store: r.store, prefix: "pre/denied/"}
-	r.p.dests["data"].Objects = d
+	r.p.dests["data"].src.Objects = d
 	for i := range files {
 		r.write(fmt.Sprintf("denied/f%04d", i), []byte("x"))
 	}
@@ -129,10 +130,10 @@ func TestAFileThatMovesLetsTheOthersGo(t *testing.T) {
 		const files = 40
 		r, _, _ := deniedRig(t, files)
 		var granted, moved atomic.Bool
-		r.p.dests["data"].Requeue = func(string) {} // It comes back much later.
-		r.p.dests["data"].Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
+		r.p.dests["data"].src.Requeue = func(string) {} // It comes back much later.
+		r.p.dests["data"].src.Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
 			if !granted.Load() {
-				return remote(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
+				return remoteError(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
 			}
 			if !moved.Swap(true) {
 				r.write(strings.TrimPrefix(p.Key, "pre/"), []byte("another"))
@@ -156,12 +157,12 @@ func TestEachCauseIsReleasedByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _, _ := deniedRig(t, 40)
 		var granted atomic.Bool
-		r.p.dests["data"].Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
+		r.p.dests["data"].src.Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
 			switch {
 			case strings.HasPrefix(p.Key, "pre/locked/"):
-				return remote(state.ClassConfiguration, "InvalidRequest", 400, os.ErrPermission)
+				return remoteError(state.ClassConfiguration, "InvalidRequest", 400, os.ErrPermission)
 			case !granted.Load():
-				return remote(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
+				return remoteError(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
 			}
 			return nil
 		}}
@@ -191,7 +192,7 @@ type refusing struct {
 
 func (r *refusing) refusal() error {
 	if c, _ := r.code.Load().(string); c != "" {
-		return remote(state.ClassConfiguration, c, 400, os.ErrPermission)
+		return remoteError(state.ClassConfiguration, c, 400, os.ErrPermission)
 	}
 	return nil
 }
@@ -216,9 +217,9 @@ func TestOneHotFileDoesNotHideThatTheKeyWasDisabled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
 		s := &refusing{denying: &denying{store: r.store}}
-		r.p.dests["data"].Objects = s
+		r.p.dests["data"].src.Objects = s
 		r.start()
-		r.until("the canary passed", func() bool { return r.p.Destination("data").State == HealthOK })
+		r.until("the canary passed", func() bool { return r.p.Destination("data").State == breaker.HealthOK })
 		time.Sleep(20 * time.Second)
 		s.code.Store("KMS.DisabledException")
 		for i := range 20 {
@@ -226,13 +227,13 @@ func TestOneHotFileDoesNotHideThatTheKeyWasDisabled(t *testing.T) {
 			r.offer(archive.TriggerEvent, "hot")
 			time.Sleep(10 * time.Second)
 		}
-		if st := r.p.Destination("data"); st.State != HealthParked {
+		if st := r.p.Destination("data"); st.State != breaker.HealthParked {
 			t.Errorf("three minutes after its key was disabled the destination is %s, want parked", st.State)
 		}
 		s.code.Store("")
 		time.Sleep(2 * time.Minute)
 		r.wantObject("hot", []byte("19"))
-		if st := r.p.Destination("data"); st.State != HealthOK {
+		if st := r.p.Destination("data"); st.State != breaker.HealthOK {
 			t.Errorf("two minutes after its key was enabled the destination is %s, want ok", st.State)
 		}
 	})
@@ -244,15 +245,15 @@ func TestARefusedFileDoesNotHideAnotherRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, d, _ := deniedRig(t, 1)
 		s := &refusing{denying: d}
-		r.p.dests["data"].Objects = s
+		r.p.dests["data"].src.Objects = s
 		r.start()
 		time.Sleep(time.Hour)
-		if st := r.p.Destination("data"); st.State != HealthOK || r.q.Source("data").Held() != 1 {
+		if st := r.p.Destination("data"); st.State != breaker.HealthOK || r.q.Source("data").Held() != 1 {
 			t.Fatalf("the destination is %s with %d held files, want ok with one", st.State, r.q.Source("data").Held())
 		}
 		s.code.Store("KMS.DisabledException")
 		time.Sleep(3 * time.Minute)
-		if st := r.p.Destination("data"); st.State != HealthParked {
+		if st := r.p.Destination("data"); st.State != breaker.HealthParked {
 			t.Errorf("three minutes after its key was disabled the destination is %s, want parked", st.State)
 		}
 	})
@@ -263,9 +264,9 @@ func TestARefusedFileDoesNotHideAnotherRefusal(t *testing.T) {
 func TestAFileRefusedAloneCostsOneMoreCanary(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
-		r.p.dests["data"].Objects = &denying{store: r.store, prefix: "pre/denied/"}
+		r.p.dests["data"].src.Objects = &denying{store: r.store, prefix: "pre/denied/"}
 		r.start()
-		r.until("the canary passed", func() bool { return r.p.Destination("data").State == HealthOK })
+		r.until("the canary passed", func() bool { return r.p.Destination("data").State == breaker.HealthOK })
 		r.write("denied/f", []byte("x"))
 		r.offer(archive.TriggerEvent, "denied/f")
 		r.until("it is held", func() bool { return r.q.Source("data").Held() == 1 })
@@ -287,10 +288,10 @@ func TestPostponedLooksCostALineAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const files = 200
 		r, _, logs := deniedRig(t, files)
-		r.p.dests["data"].Objects = &picky{r.store, func(context.Context, state.Put) error {
-			r.p.dests["data"].wrote()
-			r.p.dests["data"].observe(nil) // Others are taken: the destination is not away.
-			return remote(state.ClassTransient, "InternalError", 500, os.ErrInvalid)
+		r.p.dests["data"].src.Objects = &picky{r.store, func(context.Context, state.Put) error {
+			r.p.dests["data"].breaker.Wrote()
+			r.p.dests["data"].breaker.Observe(nil) // Others are taken: the destination is not away.
+			return remoteError(state.ClassTransient, "InternalError", 500, os.ErrInvalid)
 		}}
 		r.start()
 		time.Sleep(time.Hour)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -52,9 +53,9 @@ func (s *copier) Copy(ctx context.Context, c state.Copy) (o state.Object, err er
 		s.mu.Unlock()
 		switch {
 		case !there:
-			return remote(state.ClassTransient, "NoSuchKey", 404, fs.ErrNotExist)
+			return remoteError(state.ClassTransient, "NoSuchKey", 404, fs.ErrNotExist)
 		case old.ETag != c.ETag:
-			return remote(state.ClassTransient, "PreconditionFailed", 412, state.ErrPrecondition)
+			return remoteError(state.ClassTransient, "PreconditionFailed", 412, state.ErrPrecondition)
 		}
 		if s.opened {
 			id, _, err := s.Create(ctx, c.Key, c.Metadata)
@@ -87,7 +88,7 @@ func rekeyRig(t *testing.T) (*rig, *copier) {
 		o.GiveUp = time.Minute
 	})
 	r.store.key = oldKey
-	r.src.Accept, r.p.dests["data"].Accept = acceptOld, acceptOld
+	r.src.Accept, r.p.dests["data"].src.Accept = acceptOld, acceptOld
 	r.start()
 	for _, p := range []string{"same", "edited", "lost"} {
 		r.write(p, []byte("content of "+p))
@@ -203,7 +204,7 @@ func TestRekeySendsTheFileWhereItIsTheSameElseCopies(t *testing.T) {
 func TestRekeyLeavesWhatIsNotOurs(t *testing.T) {
 	r, c := rekeyRig(t)
 	r.store.put("pre/other", []byte("x"), map[string]string{state.MetaID: "app-02/0badcafe/1"}, oldKey)
-	r.store.put("pre/b/_manifests/manifest_1.json", []byte("[]"), map[string]string{metaTrail: "app-02"}, oldKey)
+	r.store.put("pre/b/_manifests/manifest_1.json", []byte("[]"), map[string]string{"s3syncd-instance": "app-02"}, oldKey)
 	r.rekey("other", "b/_manifests/manifest_1.json", "absent")
 	if c.count("Copy") != 0 {
 		t.Errorf("%d copies, want none", c.count("Copy"))
@@ -288,7 +289,7 @@ func TestRekeyGivesWayToAConcurrentChange(t *testing.T) {
 func TestRekeyThatIsRefusedIsAFailedRecord(t *testing.T) {
 	r, _ := rekeyRig(t)
 	before := r.entry("lost")
-	r.store.plan(fault{op: "Copy", times: 1, err: remote(state.ClassFile, "InvalidObjectState", 403, errors.New("archived"))})
+	r.store.plan(fault{op: "Copy", times: 1, err: remoteError(state.ClassFile, "InvalidObjectState", 403, errors.New("archived"))})
 	r.rekey("lost")
 	rec := r.lastRecord()
 	if rec.Status != state.StatusFailed || rec.ErrorClass != state.ClassFile || r.entry("lost") != before {
@@ -313,10 +314,10 @@ func TestAnObjectThatSomebodyElseRekeyedIsNoted(t *testing.T) {
 
 func TestRekeyStopsAtAServerThatDoesNotConfirmTheKey(t *testing.T) {
 	r, c := rekeyRig(t)
-	r.store.plan(fault{op: "Copy", times: 1, err: remote(state.ClassEncryption, "", 200, errors.New("no key"))})
-	r.store.plan(fault{op: "Probe", times: 1000, err: remote(state.ClassEncryption, "", 200, errors.New("no key"))})
+	r.store.plan(fault{op: "Copy", times: 1, err: remoteError(state.ClassEncryption, "", 200, errors.New("no key"))})
+	r.store.plan(fault{op: "Probe", times: 1000, err: remoteError(state.ClassEncryption, "", 200, errors.New("no key"))})
 	r.rekey("lost")
-	if got := r.p.Destination("data").State; got != HealthStopped {
+	if got := r.p.Destination("data").State; got != breaker.HealthStopped {
 		t.Errorf("destination is %s, want stopped", got)
 	}
 	r.rekey("edited", "theirs")

@@ -19,6 +19,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -162,7 +163,7 @@ func (r *rig) age(path string, by time.Duration) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.until("a ctime that no change repeats", func() bool { return by < racyWindow || !racy(fenceOf(st), time.Now()) })
+	r.until("a ctime that no change repeats", func() bool { return by < localfile.RacyWindow || !localfile.Racy(localfile.FenceOf(st), time.Now()) })
 }
 
 func (r *rig) offer(trigger archive.Trigger, paths ...string) {
@@ -292,9 +293,10 @@ func (r *rig) noIntents() {
 	if err != nil || len(list) != 0 {
 		r.t.Errorf("Intents() = %+v, %v, want none", list, err)
 	}
-	r.p.dests["data"].mu.Lock()
-	defer r.p.dests["data"].mu.Unlock()
-	if n := len(r.p.dests["data"].open); n != 0 {
+	open := &r.p.dests["data"].open
+	open.mu.Lock()
+	defer open.mu.Unlock()
+	if n := len(open.unresolved); n != 0 {
 		r.t.Errorf("%d keys are still open", n)
 	}
 }

@@ -7,16 +7,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
-	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest/observer"
-
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
+	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -92,14 +90,14 @@ func TestSmallFilesPassStalledOnes(t *testing.T) {
 				r := newRig(t, func(s *Source, o *Options) {
 					s.Proven, o.Workers, o.MemoryLimit, o.Drain = true, workers, 4<<20, time.Millisecond
 				})
-				r.p.dests["data"].Objects = &picky{r.store, func(ctx context.Context, p state.Put) error {
+				r.p.dests["data"].src.Objects = &picky{r.store, func(ctx context.Context, p state.Put) error {
 					if p.Size <= limit {
 						return nil
 					}
 					<-ctx.Done()
 					return ctx.Err()
 				}}
-				r.p.dests["data"].Multipart = &slowParts{store: r.store, let: make(chan struct{})}
+				r.p.dests["data"].src.Multipart = &slowParts{store: r.store, let: make(chan struct{})}
 				for i := range 100 {
 					path := fmt.Sprintf("stalled%d", i)
 					r.write(path, pattern(int(limit)+1+i, byte(i)))
@@ -126,86 +124,38 @@ func TestSmallFilesPassStalledOnes(t *testing.T) {
 	}
 }
 
-// A request that makes no progress is seen within half a minute, and one that
-// only waits for the bandwidth limit is not.
-func TestAStalledRequestIsSeen(t *testing.T) {
-	now := time.Now()
-	var tr traffic
-	b := newBody(t.Context(), strings.NewReader("content"), 7, nil, &new(flight).sent)
-	end := tr.begin(&b.progress)
-	if n, _ := tr.stalled(now.Add(stallAfter - time.Second)); n != 0 {
-		t.Errorf("%d requests are stalled after %v", n, stallAfter-time.Second)
-	}
-	if n, since := tr.stalled(now.Add(stallAfter + time.Second)); n != 1 || since.Sub(now).Abs() > time.Second {
-		t.Errorf("%d requests are stalled since %v, want one since %v", n, since, now)
-	}
-	if _, err := io.ReadAll(b); err != nil {
-		t.Fatal(err)
-	}
-	b.moved.Store(now.Add(10 * time.Second).UnixNano())
-	if n, _ := tr.stalled(now.Add(20 * time.Second)); n != 0 {
-		t.Error("a request that moved counts as stalled")
-	}
-	if _, err := b.Seek(0, io.SeekStart); err != nil {
-		t.Fatal(err)
-	}
-	at := b.moved.Load()
-	if _, err := io.ReadAll(b); err != nil || b.moved.Load() != at {
-		t.Errorf("sending the same bytes again counts as progress (%v)", err)
-	}
-	b.paced.Store(true)
-	if n, _ := tr.stalled(now.Add(time.Hour)); n != 0 {
-		t.Error("a request that waits for the bandwidth limit counts as stalled")
-	}
-	b.paced.Store(false)
-	core, logs := observer.New(zap.WarnLevel)
-	r := newRig(t, proven)
-	d := r.p.dests["data"]
-	d.log = zap.New(core)
-	defer d.traffic.begin(nil)()
-	d.watchTraffic(now.Add(20 * time.Second))
-	d.watchTraffic(now.Add(21 * time.Second))
-	if n := logs.FilterMessageSnippet("no progress").Len(); n != 1 {
-		t.Errorf("%d lines of the log say so, want 1", n)
-	}
-	end()
-	if n, _ := tr.stalled(now.Add(time.Hour)); n != 0 {
-		t.Error("a request that has ended counts as stalled")
-	}
-}
-
 // An object that is read to compare its bytes is a request, too.
 func TestAStalledReadIsSeen(t *testing.T) {
 	r := newRig(t, proven)
 	d := r.p.dests["data"]
 	answer, server := io.Pipe()
-	d.Fetch = func(_ context.Context, _ string, o state.Object) (io.ReadCloser, state.Object, error) {
+	d.src.Fetch = func(_ context.Context, _ string, o state.Object) (io.ReadCloser, state.Object, error) {
 		return answer, o, nil
 	}
-	j, err := d.judgeOf(state.Entry{})
+	j, err := d.judge(state.Entry{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := content{size: 7, md5: md5.Sum([]byte("content"))}
-	result := make(chan verdict, 1)
+	c := localfile.Content{Size: 7, MD5: md5.Sum([]byte("content"))}
+	result := make(chan remote.Bytes, 1)
 	go func() {
-		v, _ := j.read(t.Context(), state.Object{Key: "pre/a", ETag: "1", Size: c.size}, c)
+		v, _ := j.Read(t.Context(), state.Object{Key: "pre/a", ETag: "1", Size: c.Size}, c)
 		result <- v
 	}()
-	r.until("the read is a request", func() bool { n, _ := d.traffic.stalled(time.Now().Add(time.Minute)); return n == 1 })
+	r.until("the read is a request", func() bool { n, _ := d.requests.monitor.Stalled(time.Now().Add(time.Minute)); return n == 1 })
 	now := time.Now()
 	if _, err := server.Write([]byte("con")); err != nil {
 		t.Fatal(err)
 	}
-	r.until("its bytes are progress", func() bool { _, since := d.traffic.stalled(now.Add(time.Minute)); return since.After(now) })
+	r.until("its bytes are progress", func() bool { _, since := d.requests.monitor.Stalled(now.Add(time.Minute)); return since.After(now) })
 	if _, err := server.Write([]byte("tent")); err != nil {
 		t.Fatal(err)
 	}
 	_ = server.Close() // A pipe's end never fails.
-	if v := <-result; v != bytesEqual {
-		t.Errorf("the verdict is %v, want bytesEqual", v)
+	if v := <-result; v != remote.BytesEqual {
+		t.Errorf("the verdict is %v, want BytesEqual", v)
 	}
-	if n, _ := d.traffic.stalled(now.Add(time.Hour)); n != 0 {
+	if n, _ := d.requests.monitor.Stalled(now.Add(time.Hour)); n != 0 {
 		t.Errorf("%d requests are stalled after the read", n)
 	}
 }

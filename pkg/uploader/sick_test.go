@@ -47,7 +47,7 @@ func pickyRig(t *testing.T, giveUp time.Duration, put func(context.Context, stat
 func TestOneRefusedFileDoesNotFailARun(t *testing.T) {
 	r := pickyRig(t, 10*time.Minute, func(_ context.Context, p state.Put) error {
 		if strings.HasSuffix(p.Key, "f0100") {
-			return remote(state.ClassConfiguration, "AccessDenied", 403, errors.New("denied"))
+			return remoteError(state.ClassConfiguration, "AccessDenied", 403, errors.New("denied"))
 		}
 		return nil
 	})
@@ -71,7 +71,7 @@ func TestAServerThatAnswersButTakesNothingIsGivenUp(t *testing.T) {
 	var sent atomic.Int64
 	r := pickyRig(t, 2*time.Second, func(context.Context, state.Put) error {
 		sent.Add(1)
-		return remote(state.ClassTransient, "InternalError", 500, errors.New("no space"))
+		return remoteError(state.ClassTransient, "InternalError", 500, errors.New("no space"))
 	})
 	r.start()
 	const files = 20

@@ -44,7 +44,7 @@ func TestAFileThatMovesAtEachStep(t *testing.T) {
 					})
 					var final []byte
 					requeued := make(chan string, 100)
-					r.p.dests["data"].Requeue = func(p string) { requeued <- p }
+					r.p.dests["data"].src.Requeue = func(p string) { requeued <- p }
 					before := pattern(sizes[kind], 1)
 					r.write("f", before)
 					r.store.plan(fault{op: op, times: 1, do: func() { final = move(r, sizes[kind]) }})
@@ -102,7 +102,7 @@ func TestSmallFilesPassLargeOnes(t *testing.T) {
 		r.write(name, pattern(600<<10, 1))
 	}
 	release := make(chan struct{})
-	r.p.dests["data"].Multipart = &slowParts{store: r.store, let: release}
+	r.p.dests["data"].src.Multipart = &slowParts{store: r.store, let: release}
 	r.start()
 	for _, name := range []string{"large0", "large1", "large2", "large3", "large4", "large5"} {
 		r.offer(archive.TriggerEvent, name)
@@ -142,7 +142,7 @@ func TestTheWindowFollowsWhatTheServerBears(t *testing.T) {
 		var mu sync.Mutex
 		bears, active, refused, taken := 1000, 0, 0, 0
 		r := newRig(t, func(s *Source, o *Options) { proven(s, o); o.Workers = 16 })
-		r.p.dests["data"].Objects = &picky{r.store, func(context.Context, state.Put) error {
+		r.p.dests["data"].src.Objects = &picky{r.store, func(context.Context, state.Put) error {
 			mu.Lock()
 			active++
 			over := active > bears
@@ -156,7 +156,7 @@ func TestTheWindowFollowsWhatTheServerBears(t *testing.T) {
 			defer mu.Unlock()
 			active--
 			if over {
-				return remote(state.ClassThrottled, "SlowDown", 503, errors.New("slow down"))
+				return remoteError(state.ClassThrottled, "SlowDown", 503, errors.New("slow down"))
 			}
 			return nil
 		}}
@@ -199,8 +199,8 @@ func TestTheWindowFollowsWhatTheServerBears(t *testing.T) {
 // A file that never holds still shows in a gauge, until it does.
 func TestAFileThatNeverHoldsStillShows(t *testing.T) {
 	r := newRig(t, proven)
-	r.p.dests["data"].Requeue = func(string) {}
-	r.store.plan(fault{op: "Put", times: 1 << 20, err: remote(state.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))})
+	r.p.dests["data"].src.Requeue = func(string) {}
+	r.store.plan(fault{op: "Put", times: 1 << 20, err: remoteError(state.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))})
 	r.start()
 	r.write("a", []byte("x"))
 	for i := range changedTries {

@@ -17,6 +17,8 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/breaker"
+	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -307,7 +309,7 @@ func TestLostStateAsksAndUploadsNothing(t *testing.T) {
 }
 
 func TestHeadForbiddenMeansAbsentWithoutListing(t *testing.T) {
-	forbidden := remote(state.ClassConfiguration, "", 403, os.ErrPermission)
+	forbidden := remoteError(state.ClassConfiguration, "", 403, os.ErrPermission)
 	t.Run("granted", func(t *testing.T) {
 		r := newRig(t, func(s *Source, _ *Options) {
 			s.Proven = true
@@ -349,7 +351,7 @@ func TestFileFailuresAreRecordedOnceAndHeld(t *testing.T) {
 		})
 	}
 	r.wantTrail("failed/file", "failed/file", "failed/file")
-	if got := r.p.Destination("data").State; got != HealthOK {
+	if got := r.p.Destination("data").State; got != breaker.HealthOK {
 		t.Errorf("destination = %v, want ok", got)
 	}
 	if got := r.p.Parked("data")[state.ClassFile]; got != 3 {
@@ -658,7 +660,7 @@ func TestRereadFindsContentThatChangedWithoutItsTimes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.Fence = fenceOf(st)
+	e.Fence = localfile.FenceOf(st)
 	if _, err := r.src.State.Commit(t.Context(), state.Outcome{Path: "f", Entry: &e}); err != nil {
 		t.Fatal(err)
 	}

@@ -1,3 +1,23 @@
+// Package uploader turns paths into outcomes: it decides for each file whether
+// S3 holds its content already, sends what it does not hold, and makes every
+// outcome durable in the state.
+//
+// A Pool of workers takes tasks from a queue.Queue and makes an attempt at each
+// file: open and fence, compare with the index, hash, decide, write the intent
+// (durable before the request), send conditionally, fence again, commit.
+//
+//	attempt   one try at one file: what it read, and what S3 holds under its key
+//	intents   writing the intents of a key, and resolving them by what S3 holds
+//	journal   making the results durable: index entries and records of the trail
+//	transfer  a multipart upload; removal: a file that is gone; rekey: another KMS key
+//	closing   what becomes of the task afterwards: done, tried again, held
+//
+// What is recorded as uploaded was acknowledged by the server under the
+// configured KMS key and was one consistent reading of the file. A write whose
+// answer was lost is recognized later by its attempt number in the object's
+// metadata. A destination that does not work holds its own files back, is
+// probed (package breaker), and lets them go when it works again; nothing is
+// dropped until then.
 package uploader
 
 import (
@@ -9,6 +29,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -56,12 +77,12 @@ type Source struct {
 	Multipart Multipart
 	State     *state.Source
 	// Copy, needed for Rekey jobs, writes an object onto itself under the
-	// configured key, under the same rules as Objects.
+	// configured KMS key, under the same rules as Objects.
 	Copy func(ctx context.Context, c state.Copy) (state.Object, error)
 
 	// Fetch, optional, reads an object, so that its bytes prove what its metadata
 	// claims. Without it a claim proves nothing where s3syncd may have written.
-	Fetch Fetch
+	Fetch remote.Fetch
 	// Archived, optional, is what the trail knows of the object of a Rekey job's
 	// path: the last record that says which it is.
 	Archived func(path string) (state.Record, bool)
@@ -94,19 +115,19 @@ type Source struct {
 	// upload to count as wasted. 0: none is counted.
 	ShortLife time.Duration
 	// LeftOut, optional, reports whether the path is not to be archived any more.
-	// Whoever offers a Look has asked; what is read again, or was interrupted in
-	// an earlier run, comes from the index and the journal.
+	// The watcher has asked before it offers a Look; what is read again, or was
+	// interrupted in an earlier run, comes from the index and the intents.
 	LeftOut func(path string) bool
-	// Requeue, optional, takes a path whose file moved while it was read, or that
+	// Requeue, optional, takes a path whose file changed while it was read, or that
 	// is gone without a scan that confirms it; it must not block for long. Without
-	// it, and in a run that gives up, the queue itself looks again after a second.
+	// it, and in a run that gives up, the file is tried again after a second.
 	Requeue func(path string)
 	// Intact, optional, says whether id is the directory that the index
-	// describes. Without it, it is the one that was there when the pool first
-	// looked. Nothing is taken for deleted in another.
+	// describes. Without it, it is the one that was there when Run began. Nothing
+	// is taken for deleted in another.
 	Intact func(id safefs.Identity, path string) bool
-	// Claim, optional, returns nil once this run may write: it is called before
-	// each write is announced. After an error the look is tried again.
+	// Claim, optional, returns nil when this run may write: it is called before
+	// each intent is written. After an error the attempt is repeated.
 	Claim func(ctx context.Context) error
 }
 
@@ -117,12 +138,12 @@ type Options struct {
 	SinglePutMax   int64 // Larger files are sent as multipart uploads.
 	MemoryLimit    int64 // All buffers together.
 	BandwidthLimit int64 // Bytes a second over all sources, 0 for none.
-	// Drain is how long work in flight may go on after Run's context has ended.
+	// Drain is how long attempts may continue after Run's context has ended.
 	Drain time.Duration
 	// Hurry, optional, cuts that short when it is closed.
 	Hurry <-chan struct{}
 	// GiveUp ends a transient error that is older than this as a failure, and any
-	// error that needs a person at once. 0 retries for ever.
+	// error that needs an operator at once. 0 retries for ever.
 	GiveUp time.Duration
 
 	// ListSkips records also the skips that the index alone decided. Without it
@@ -131,18 +152,19 @@ type Options struct {
 
 	// Paused, optional, holds a source back while it is true.
 	Paused func(source string) bool
-	// OnOutcome, optional, is called by the workers after each look that ended. It must not block.
+	// OnOutcome, optional, is called by the workers after each attempt that ended.
+	// It must not block.
 	OnOutcome func(Outcome)
 
 	Log     *zap.Logger
 	Metrics *Metrics
 }
 
-// Outcome is how one look at a path ended.
+// Outcome is how one attempt at a path ended.
 type Outcome struct {
 	Source    string
 	Path      string
-	Status    state.Status // "" when nothing was recorded: it will be looked at again, or it is gone.
+	Status    state.Status // "" when nothing was recorded: it will be tried again, or it is gone.
 	Class     state.Class  // Of Err.
 	Err       error
 	Basis     state.Basis
@@ -152,11 +174,11 @@ type Outcome struct {
 	Took      time.Duration
 	Detected  time.Time // When the change was first seen; zero: not known.
 	Recovered bool
-	Retry     bool // It is tried again without anyone's help.
-	Stuck     bool // It is tried again, and nobody should wait for it.
+	Retry     bool // It is tried again without an operator.
+	Stuck     bool // It is tried again, and a flush should not wait for it.
 }
 
-// InFlight is one file that a worker has in hand.
+// InFlight is one file that a worker is attempting.
 type InFlight struct {
 	Source  string
 	Path    string
@@ -178,29 +200,3 @@ const (
 	PhaseSend   Phase = "send"
 	PhaseCommit Phase = "commit"
 )
-
-// Health is the state of a destination.
-type Health string
-
-// The states of a destination.
-const (
-	HealthOK      Health = "ok"
-	HealthWaiting Health = "waiting" // It does not answer, or is not proven yet: probed until it does.
-	HealthParked  Health = "parked"  // A person is needed: probed slowly.
-	HealthStopped Health = "stopped" // It did not confirm the key: nothing is sent there.
-)
-
-// DestinationState is what a Pool knows of a source's destination.
-type DestinationState struct {
-	State     Health
-	Class     state.Class // Why it is not ok.
-	Err       error
-	Since     time.Time
-	NextProbe time.Time
-	// Stalled requests of those under way make no progress since StalledSince.
-	Stalled      int
-	StalledSince time.Time
-	Answered     bool // It has worked at least once since the pool began.
-	// Proven: the canary has passed, and no answer without the key came since.
-	Proven bool
-}

@@ -63,7 +63,7 @@ func comparisons(t *testing.T, root string) []string {
 
 func TestWhatAClassMeansIsSaidInItsTableAlone(t *testing.T) {
 	// The metric of conflicts counts that class and no other.
-	want := []string{"pkg/uploader/finish.go ClassConflict"}
+	want := []string{"pkg/uploader/closing.go ClassConflict"}
 	if got := comparisons(t, root); !slices.Equal(got, want) {
 		t.Errorf("compared with a class: %q, want %q: what a class means belongs into pkg/state/class.go", got, want)
 	}

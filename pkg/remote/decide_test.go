@@ -1,21 +1,21 @@
-package uploader
+package remote
 
 import (
 	"crypto/md5"
 	"crypto/sha256"
 	"encoding/hex"
 	"testing"
-	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 func TestDecide(t *testing.T) {
 	data := []byte("content")
-	c := content{size: 7, md5: md5.Sum(data), sha256: sha256.Sum256(data)}
-	sum := hex.EncodeToString(c.md5[:])
-	sha := hex.EncodeToString(c.sha256[:])
+	c := localfile.Content{Size: 7, MD5: md5.Sum(data), SHA256: sha256.Sum256(data)}
+	sum := hex.EncodeToString(c.MD5[:])
+	sha := hex.EncodeToString(c.SHA256[:])
 	object := func(size int64, etag string, meta ...string) state.Object {
 		o := state.Object{Size: size, ETag: etag, VersionID: "v1", Metadata: map[string]string{}}
 		for i := 0; i < len(meta); i += 2 {
@@ -23,31 +23,31 @@ func TestDecide(t *testing.T) {
 		}
 		return o
 	}
-	asked := func(key archive.KeyVerdict, o state.Object) standing {
-		return standing{asked: true, present: true, key: key, object: o}
+	asked := func(key archive.KeyVerdict, o state.Object) State {
+		return State{Asked: true, Present: true, Key: key, Object: o}
 	}
-	replace := func(etag string) decision {
-		return decision{cond: state.Condition{ETag: etag}, replaces: state.Object{ETag: etag, VersionID: "v1"}}
+	replace := func(etag string) Decision {
+		return Decision{Cond: state.Condition{ETag: etag}, Replaces: state.Object{ETag: etag, VersionID: "v1"}}
 	}
-	create := decision{cond: state.Condition{Absent: true}}
-	conflict := decision{act: actConflict}
-	skip := func(b state.Basis) decision { return decision{act: actSkip, basis: b} }
-	self := writer{instance: "app-01", chain: "0a1b2c3d", host: "here"}
-	read := decision{act: actRead}
+	create := Decision{Cond: state.Condition{Absent: true}}
+	conflict := Decision{Act: Conflict}
+	skip := func(b state.Basis) Decision { return Decision{Act: Skip, Basis: b} }
+	self := Writer{Instance: "app-01", Chain: "0a1b2c3d", Host: "here"}
+	read := Decision{Act: Read}
 	ours := []string{state.MetaMD5, sum, state.MetaID, "app-01/0a1b2c3d/7"}
-	there := func(v verdict, o state.Object) standing {
+	there := func(v Bytes, o state.Object) State {
 		s := asked(archive.KeyOK, o)
-		s.bytes = v
+		s.Bytes = v
 		return s
 	}
 	tests := []struct {
 		name string
-		s    standing
-		want decision
+		s    State
+		want Decision
 	}{
-		{"nothing is believed to be there", standing{}, create},
-		{"the server says that nothing is there", standing{asked: true}, create},
-		{"the index has an ETag", standing{present: true, object: state.Object{ETag: "e", VersionID: "v1"}}, replace("e")},
+		{"nothing is believed to be there", State{}, create},
+		{"the server says that nothing is there", State{Asked: true}, create},
+		{"the index has an ETag", State{Present: true, Object: state.Object{ETag: "e", VersionID: "v1"}}, replace("e")},
 		{"equal by metadata", asked(archive.KeyOK, object(7, "e", state.MetaMD5, sum)), skip(state.BasisMetadata)},
 		{"equal by metadata in capitals", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "9A0364B9E99BB480DD25E1F0284C8555")), skip(state.BasisMetadata)},
 		{"equal by metadata with an equal sha256", asked(archive.KeyOK, object(7, "e", state.MetaMD5, sum, state.MetaSHA256, sha)), skip(state.BasisMetadata)},
@@ -62,11 +62,11 @@ func TestDecide(t *testing.T) {
 		{"other content of another instance", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-02/0a1b2c3d/7")), conflict},
 		{"other content with an id that cannot be read", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "?")), conflict},
 		{"equal content of another instance, as it says", asked(archive.KeyOK, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), read},
-		{"equal content of another instance, as its bytes say", there(bytesEqual, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), skip(state.BasisMetadata)},
-		{"other bytes of another instance", there(bytesOther, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), conflict},
+		{"equal content of another instance, as its bytes say", there(BytesEqual, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), skip(state.BasisMetadata)},
+		{"other bytes of another instance", there(BytesOther, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), conflict},
 		{"equal content of ours, as it says", asked(archive.KeyOK, object(7, "e", ours...)), read},
-		{"equal content of ours, as its bytes say", there(bytesEqual, object(7, "e", ours...)), skip(state.BasisMetadata)},
-		{"other bytes that say they are ours", there(bytesOther, object(7, "e", ours...)), replace("e")},
+		{"equal content of ours, as its bytes say", there(BytesEqual, object(7, "e", ours...)), skip(state.BasisMetadata)},
+		{"other bytes that say they are ours", there(BytesOther, object(7, "e", ours...)), replace("e")},
 		{"other content of another host", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7", state.MetaHost, "there")), conflict},
 		{"other content of this host under an earlier chain", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7", state.MetaHost, "here")), replace("e")},
 		{"other content of an earlier release under another chain", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7")), conflict},
@@ -74,9 +74,9 @@ func TestDecide(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := decide(c, tt.s, memory{}, self)
-			if got.act != tt.want.act || got.basis != tt.want.basis || got.cond != tt.want.cond ||
-				got.replaces.ETag != tt.want.replaces.ETag || got.replaces.VersionID != tt.want.replaces.VersionID {
+			got := Decide(c, tt.s, Memory{}, self)
+			if got.Act != tt.want.Act || got.Basis != tt.want.Basis || got.Cond != tt.want.Cond ||
+				got.Replaces.ETag != tt.want.Replaces.ETag || got.Replaces.VersionID != tt.want.Replaces.VersionID {
 				t.Errorf("decide = %+v, want %+v", got, tt.want)
 			}
 		})
@@ -87,18 +87,18 @@ func TestDecide(t *testing.T) {
 // acknowledged, whatever metadata says: everybody who writes the bucket can copy it.
 func TestTheIndexBelievesOnlyTheObjectThatItKnows(t *testing.T) {
 	data := []byte("content")
-	c := content{size: 7, md5: md5.Sum(data), sha256: sha256.Sum256(data)}
-	sum := hex.EncodeToString(c.md5[:])
-	self := writer{instance: "app-01", chain: "0a1b2c3d"}
+	c := localfile.Content{Size: 7, MD5: md5.Sum(data), SHA256: sha256.Sum256(data)}
+	sum := hex.EncodeToString(c.MD5[:])
+	self := Writer{Instance: "app-01", Chain: "0a1b2c3d"}
 	entry := func(etag, version string) state.Entry {
-		return state.Entry{Stored: true, ETag: etag, VersionID: version, MD5: c.md5, SHA256: c.sha256, Fence: state.Fence{Size: 7}}
+		return state.Entry{Stored: true, ETag: etag, VersionID: version, MD5: c.MD5, SHA256: c.SHA256, Fence: state.Fence{Size: 7}}
 	}
-	object := func(etag, version string, meta ...string) standing {
+	object := func(etag, version string, meta ...string) State {
 		o := state.Object{Size: 7, ETag: etag, VersionID: version, Metadata: map[string]string{state.MetaMD5: sum}}
 		for i := 0; i < len(meta); i += 2 {
 			o.Metadata[meta[i]] = meta[i+1]
 		}
-		return standing{asked: true, present: true, key: archive.KeyOK, object: o}
+		return State{Asked: true, Present: true, Key: archive.KeyOK, Object: o}
 	}
 	racy := entry("e", "")
 	racy.MD5, racy.SHA256 = [16]byte{1}, [32]byte{}
@@ -106,38 +106,38 @@ func TestTheIndexBelievesOnlyTheObjectThatItKnows(t *testing.T) {
 		name string
 		e    state.Entry
 		more bool // An earlier chain has written here.
-		s    standing
-		want action
+		s    State
+		want Action
 	}{
-		{"the ETag that is known", entry("e", ""), false, object("e", ""), actSkip},
-		{"the version that is known", entry("e", "v1"), false, object("e", "v1"), actSkip},
-		{"another ETag with the same metadata", entry("e", ""), false, object("f", ""), actWrite},
-		{"another version with the same metadata and ETag", entry("e", "v1"), false, object("e", "v2"), actWrite},
-		{"the null version, overwritten", entry("e", "null"), false, object("f", "null"), actWrite},
-		{"the null version as it was", entry("e", "null"), false, object("e", "null"), actSkip},
-		{"versioning was switched on since", entry("e", ""), false, object("e", "null"), actSkip},
-		{"another ETag with our id", entry("e", ""), false, object("f", "", state.MetaID, "app-01/0a1b2c3d/9"), actWrite},
-		{"an entry that names no object", entry("", ""), false, object("f", ""), actRead},
-		{"the known object holds other content than the file", racy, false, object("e", ""), actWrite},
-		{"never seen, by a script", state.Entry{}, false, object("f", ""), actSkip},
-		{"only failed before", state.Entry{FailClass: state.ClassFile}, false, object("f", ""), actSkip},
-		{"never seen, and says that s3syncd wrote it", state.Entry{}, false, object("f", "", state.MetaID, "app-01/0a1b2c3d/9"), actRead},
-		{"never seen since the state was lost", state.Entry{}, true, object("f", ""), actRead},
-		{"never seen since the state was lost, and the ETag is the MD5", state.Entry{}, true, object(sum, ""), actSkip},
+		{"the ETag that is known", entry("e", ""), false, object("e", ""), Skip},
+		{"the version that is known", entry("e", "v1"), false, object("e", "v1"), Skip},
+		{"another ETag with the same metadata", entry("e", ""), false, object("f", ""), Write},
+		{"another version with the same metadata and ETag", entry("e", "v1"), false, object("e", "v2"), Write},
+		{"the null version, overwritten", entry("e", "null"), false, object("f", "null"), Write},
+		{"the null version as it was", entry("e", "null"), false, object("e", "null"), Skip},
+		{"versioning was switched on since", entry("e", ""), false, object("e", "null"), Skip},
+		{"another ETag with our id", entry("e", ""), false, object("f", "", state.MetaID, "app-01/0a1b2c3d/9"), Write},
+		{"an entry that names no object", entry("", ""), false, object("f", ""), Read},
+		{"the known object holds other content than the file", racy, false, object("e", ""), Write},
+		{"never seen, by a script", state.Entry{}, false, object("f", ""), Skip},
+		{"only failed before", state.Entry{FailClass: state.ClassFile}, false, object("f", ""), Skip},
+		{"never seen, and says that s3syncd wrote it", state.Entry{}, false, object("f", "", state.MetaID, "app-01/0a1b2c3d/9"), Read},
+		{"never seen since the state was lost", state.Entry{}, true, object("f", ""), Read},
+		{"never seen since the state was lost, and the ETag is the MD5", state.Entry{}, true, object(sum, ""), Skip},
 	}
 	for _, tt := range tests {
-		if got := decide(c, tt.s, memory{entry: tt.e, succeeds: tt.more}, self); got.act != tt.want {
-			t.Errorf("%s: decide = %+v, want action %d", tt.name, got, tt.want)
+		if got := Decide(c, tt.s, Memory{Entry: tt.e, Succeeds: tt.more}, self); got.Act != tt.want {
+			t.Errorf("%s: decide = %+v, want Action %d", tt.name, got, tt.want)
 		}
 	}
 }
 
 func TestOwnerTellsHostsOfOneNameApart(t *testing.T) {
-	here := writer{instance: "app-01", chain: "0a1b2c3d", host: "here"}
-	nameless := writer{instance: "app-01", chain: "0a1b2c3d"}
+	here := Writer{Instance: "app-01", Chain: "0a1b2c3d", Host: "here"}
+	nameless := Writer{Instance: "app-01", Chain: "0a1b2c3d"}
 	tests := []struct {
 		name     string
-		w        writer
+		w        Writer
 		id, host string
 		want     owner
 	}{
@@ -182,31 +182,6 @@ func TestShowsOnlyTheVeryWrite(t *testing.T) {
 	for _, tt := range tests {
 		if got := shows(tt.o, in, "app-01"); got != tt.want {
 			t.Errorf("%s: shows = %v, want %v", tt.name, got, tt.want)
-		}
-	}
-}
-
-func TestPartSizeKeepsBelowTheLimitOfParts(t *testing.T) {
-	for _, tt := range []struct{ size, configured, want int64 }{
-		{100 << 20, 16 << 20, 16 << 20},
-		{9000 * (16 << 20), 16 << 20, 16 << 20},
-		{9000*(16<<20) + 1, 16 << 20, 17 << 20},
-		{5 << 40, 16 << 20, 583 << 20},
-	} {
-		if got := PartSize(tt.size, tt.configured); got != tt.want {
-			t.Errorf("PartSize(%d, %d) = %d, want %d", tt.size, tt.configured, got, tt.want)
-		}
-	}
-}
-
-func TestFormatMtime(t *testing.T) {
-	for at, want := range map[time.Time]string{
-		time.Unix(0, 0): "0.000000000", time.Unix(0, 1_700_000_000_123_456_789): "1700000000.123456789", time.Unix(0, -1_500_000_000): "-1.500000000",
-		time.Unix(0, -1): "-0.000000001", time.Unix(-1, 0): "-1.000000000",
-		time.Date(2300, 1, 1, 0, 0, 0, 5, time.UTC): "10413792000.000000005", time.Date(1500, 1, 1, 0, 0, 0, 5e8, time.UTC): "-14831769599.500000000",
-	} {
-		if got := formatMtime(at); got != want {
-			t.Errorf("formatMtime(%v) = %q, want %q", at, got, want)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package uploader
+package localfile
 
 import (
 	"os"
@@ -59,11 +59,11 @@ func TestReadingOfAFileThatChangedIsVoid(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if _, err := readSmall(f, fenceOf(st), make([]byte, 5000)); state.ClassOf(err) != state.ClassChanged {
-				t.Errorf("readSmall = %v, want class changed", err)
+			if _, err := ReadSmall(f, FenceOf(st), make([]byte, 5000)); state.ClassOf(err) != state.ClassChanged {
+				t.Errorf("ReadSmall = %v, want class changed", err)
 			}
-			if _, err := readLarge(hashing{cut: t.Context().Err}, f, fenceOf(st), 1000, make([]byte, 777)); state.ClassOf(err) != state.ClassChanged {
-				t.Errorf("readLarge = %v, want class changed", err)
+			if _, err := ReadLarge(Watch{Cut: t.Context().Err}, f, FenceOf(st), 1000, make([]byte, 777)); state.ClassOf(err) != state.ClassChanged {
+				t.Errorf("ReadLarge = %v, want class changed", err)
 			}
 		})
 	}
@@ -73,5 +73,27 @@ func rewrite(t *testing.T, path string, data []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// pattern is n bytes that differ from place to place.
+func pattern(n int, seed byte) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i*7) ^ byte(i>>8) ^ seed
+	}
+	return b
+}
+
+func TestPartSizeKeepsBelowTheLimitOfParts(t *testing.T) {
+	for _, tt := range []struct{ size, configured, want int64 }{
+		{100 << 20, 16 << 20, 16 << 20},
+		{9000 * (16 << 20), 16 << 20, 16 << 20},
+		{9000*(16<<20) + 1, 16 << 20, 17 << 20},
+		{5 << 40, 16 << 20, 583 << 20},
+	} {
+		if got := PartSize(tt.size, tt.configured); got != tt.want {
+			t.Errorf("PartSize(%d, %d) = %d, want %d", tt.size, tt.configured, got, tt.want)
+		}
 	}
 }

@@ -1,4 +1,4 @@
-package uploader
+package localfile
 
 import (
 	"io"
@@ -34,7 +34,7 @@ func TestFencesThatMayStayEqual(t *testing.T) {
 		"a ctime that is ahead by a part of a tick": {old, fine, -time.Millisecond, true},
 	} {
 		f := state.Fence{MtimeNs: row.mtime.UnixNano(), CtimeNs: row.ctime.UnixNano()}
-		if got := racy(f, row.ctime.Add(row.after)); got != row.want {
+		if got := Racy(f, row.ctime.Add(row.after)); got != row.want {
 			t.Errorf("%s: racy = %v, want %v", name, got, row.want)
 		}
 	}
@@ -64,13 +64,13 @@ func TestAnEqualFenceOfWholeSecondsIsRacy(t *testing.T) {
 		if b, err := io.ReadAll(o.File); err != nil || string(b) != content {
 			t.Fatalf("read %q, %v", b, err)
 		}
-		return fenceOf(o.Stat), time.Now()
+		return FenceOf(o.Stat), time.Now()
 	}
 	for range 20 { // A second may end between two changes.
 		first, read := change("1")
 		if again, _ := change("2"); again == first {
-			if !racy(first, read) {
-				t.Errorf("racy(%+v, %v) = false, and the content changed with an equal fence", first, read)
+			if !Racy(first, read) {
+				t.Errorf("Racy(%+v, %v) = false, and the content changed with an equal fence", first, read)
 			}
 			return
 		}
