@@ -24,6 +24,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/gate"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -157,7 +158,7 @@ func (c *cloud) Get(ctx context.Context, key string) (io.ReadCloser, state.Objec
 func (*cloud) List(context.Context, string, string, func(state.Object) error) error { return nil }
 
 // noMultipart is for files that are too small for it.
-type noMultipart struct{ uploader.Multipart }
+type noMultipart struct{ gate.Multipart }
 
 // station is the middle of the pipeline: queue, pool, state and flusher.
 type station struct {

@@ -340,7 +340,7 @@ func (f *finder) run(ctx context.Context, each eachObject) error {
 		f.listed++
 		path, ok := f.source.mapper.Path(o.Key)
 		if !ok {
-			path = uploader.RekeyPath(o.Key)
+			path = queue.KeyPath(o.Key)
 		}
 		known, err := f.known(path, o)
 		if err != nil || known {

@@ -2,13 +2,16 @@ package localfile
 
 import (
 	"errors"
+	"syscall"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// Failure is a failure to read one file: of its disk, or of the server that it
-// is on. It says nothing about the destination.
-type Failure struct{ err *state.Error }
+// Failure is a failure of this host: it says nothing about the destination.
+type Failure struct {
+	err  *state.Error
+	file bool // It is about reading one file.
+}
 
 // Error is that of the cause, with its operation.
 func (f *Failure) Error() string { return f.err.Error() }
@@ -16,14 +19,46 @@ func (f *Failure) Error() string { return f.err.Error() }
 // Unwrap returns the cause, a *state.Error.
 func (f *Failure) Unwrap() error { return f.err }
 
-// Unreadable marks err as a Failure that may pass.
-func Unreadable(op string, err error) error {
-	return &Failure{state.Classified(state.ClassTransient, op, err)}
+// Local marks err as a Failure of class c.
+func Local(c state.Class, op string, err error) error {
+	return &Failure{err: state.Classified(c, op, err)}
 }
 
-// Broken marks err as a Failure that an operator has to mend.
+// Unreadable marks err as a Failure to read one file that may pass: its disk, or
+// the server that it is on, may recover.
+func Unreadable(op string, err error) error {
+	return &Failure{err: state.Classified(state.ClassTransient, op, err), file: true}
+}
+
+// Broken marks err as a Failure to read one file that an operator has to mend.
 func Broken(err error) error {
-	return &Failure{state.Classified(state.ClassFile, "read", err)}
+	return &Failure{err: state.Classified(state.ClassFile, "read", err), file: true}
+}
+
+// IsLocal reports whether err is a Failure.
+func IsLocal(err error) bool {
+	_, ok := errors.AsType[*Failure](err)
+	return ok
+}
+
+// IsUnreadable reports whether err is a Failure to read one file.
+func IsUnreadable(err error) bool {
+	f, ok := errors.AsType[*Failure](err)
+	return ok && f.file && !HostBusy(err)
+}
+
+// HostBusy reports whether this host lacks something for the moment: room for the
+// state, descriptors, memory. To try again costs next to nothing.
+func HostBusy(err error) bool {
+	if !IsLocal(err) {
+		return false
+	}
+	for _, lacking := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		if errors.Is(err, lacking) {
+			return true
+		}
+	}
+	return false
 }
 
 // ErrChanged: the file is not what it was when it was opened.

@@ -16,13 +16,32 @@ const RacyWindow = 2 * time.Second
 // whatever the file system can store: one tick of its clock.
 const tick = 10 * time.Millisecond
 
+// File is what an attempt knows of the file at its path.
+type File struct {
+	Opened     *safefs.Opened // Nil: none was opened, or what is known is of no file.
+	Fence      state.Fence
+	Attributes state.Attributes
+	Racy       bool
+	Reading    Reading
+}
+
+// Take makes f that of an opened file.
+func (f *File) Take(o *safefs.Opened) {
+	f.Opened, f.Fence, f.Attributes = o, FenceOf(o.Stat), attributesOf(o.Stat)
+}
+
+// None makes f that of no file, for an object of size bytes.
+func (f *File) None(size int64) { f.Opened, f.Fence = nil, state.Fence{Size: size} }
+
+// Unchanged fails unless the open file is still what Take found.
+func (f *File) Unchanged() error { return SameFence(f.Opened.File, f.Fence) }
+
 // FenceOf is the fence of a file's stat.
 func FenceOf(st safefs.Stat) state.Fence {
 	return state.Fence{Dev: st.Dev, Ino: st.Ino, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs, MtimeSec: st.MtimeSec}
 }
 
-// AttributesOf are the attributes of a file's stat.
-func AttributesOf(st safefs.Stat) state.Attributes {
+func attributesOf(st safefs.Stat) state.Attributes {
 	return state.Attributes{Mode: st.Mode & 0o7777, UID: st.UID, GID: st.GID}
 }
 

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"strings"
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
@@ -31,3 +32,11 @@ func (j *Job) merge(later Job) {
 		j.Trigger = later.Trigger
 	}
 }
+
+// OffPath reports whether the job's path only names an object key: no path of the
+// source maps to it. See KeyPath.
+func (j *Job) OffPath() bool { return strings.HasPrefix(j.Path, "/") }
+
+// KeyPath returns the path of a job for an object to which no path of the source
+// maps.
+func KeyPath(key string) string { return "/" + key }

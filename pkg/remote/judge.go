@@ -20,8 +20,8 @@ const Rounds = 4
 // ErrUnsteady: S3 held something else under the key at each request.
 var ErrUnsteady = errors.New("the object under this key keeps changing")
 
-// unsteady is ErrUnsteady with its class.
-func unsteady() error { return state.Classified(state.ClassTransient, "compare", ErrUnsteady) }
+// unsteady is ErrUnsteady as a failure that passes and is not the destination's.
+func unsteady() error { return localfile.Local(state.ClassTransient, "compare", ErrUnsteady) }
 
 // errConflict: the object under the key carries another writer's id.
 var errConflict = errors.New("the object was written by another instance")

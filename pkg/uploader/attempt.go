@@ -11,6 +11,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/journal"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/remote"
@@ -35,9 +36,9 @@ type attempt struct {
 
 	key     string
 	keyErr  error // The path has no key.
-	file    file
+	file    localfile.File
 	remote  *keyState
-	journal *journal
+	journal *journal.Attempt
 	intents *intents
 }
 
@@ -45,7 +46,7 @@ func newAttempt(p *Pool, d *destination, task *queue.Task, job queue.Job) *attem
 	a := &attempt{p: p, d: d, task: task, job: job, flight: &flight{source: d.src.Name, path: job.Path, started: time.Now()}}
 	a.key, a.keyErr = d.src.keyOf(&job)
 	a.remote = &keyState{d: d, key: a.key, flight: a.flight}
-	a.journal = &journal{d: d, listSkips: p.o.ListSkips, job: &a.job, key: a.key, file: &a.file, flight: a.flight}
+	a.journal = d.journal.Attempt(&a.job, a.key, &a.file)
 	a.intents = &intents{d: d, key: a.key, remote: a.remote, journal: a.journal}
 	return a
 }
@@ -54,9 +55,9 @@ func newAttempt(p *Pool, d *destination, task *queue.Task, job queue.Job) *attem
 func (a *attempt) run(ctx context.Context) error {
 	switch {
 	case a.job.Kind == archive.Refused && a.job.Err == nil:
-		return local(state.ClassFile, "check", errRefused)
+		return localfile.Local(state.ClassFile, "check", errRefused)
 	case a.job.Kind == archive.Refused:
-		return local(state.ClassFile, "check", a.job.Err)
+		return localfile.Local(state.ClassFile, "check", a.job.Err)
 	case a.keyErr != nil:
 		return removal{a}.unnamed(ctx, a.keyErr)
 	}
@@ -80,12 +81,12 @@ func (a *attempt) act(ctx context.Context) error {
 	switch {
 	case a.job.Kind == archive.Rekey:
 		return rekey{a}.run(ctx)
-	case offPath(&a.job):
+	case a.job.OffPath():
 		return nil // Only an interrupted copy was to be resolved.
 	case unasked && a.d.src.LeftOut != nil && a.d.src.LeftOut(a.job.Path):
 		return nil
 	}
-	if err := a.journal.load(); err != nil {
+	if err := a.journal.Load(); err != nil {
 		return err
 	}
 	if a.job.Kind == archive.Gone {
@@ -105,29 +106,30 @@ func (a *attempt) checkFile(ctx context.Context) error {
 		return openError(err)
 	}
 	defer func() { _ = opened.File.Close() }() // It was only read.
-	a.file.take(opened)
-	a.flight.size.Store(a.file.fence.Size)
-	index, reread := &a.journal.index, a.job.Kind == archive.Reread
-	if err := a.file.checkLinks(a.d.src.Hardlinks, index); errors.Is(err, safefs.ErrLinkSkipped) {
+	a.file.Take(opened)
+	a.flight.size.Store(a.file.Fence.Size)
+	index, reread := &a.journal.Index, a.job.Kind == archive.Reread
+	if err := index.CheckLinks(a.d.src.Hardlinks, &a.file); errors.Is(err, safefs.ErrLinkSkipped) {
 		return nil
 	} else if err != nil {
 		return err
 	}
 	switch {
-	case a.job.Kind == archive.Settle && !a.intents.resume.Fence.SameContent(a.file.fence):
+	case a.job.Kind == archive.Settle && !a.intents.resume.Fence.SameContent(a.file.Fence):
 		return nil
-	case reread && !index.sameTimes(&a.file):
+	case reread && !index.SameTimes(&a.file):
 		// It is not as the index describes it, and was only to be read again: the
 		// watcher knows whether it is excluded or still changing.
 		if a.d.src.Requeue != nil {
 			a.d.src.Requeue(a.job.Path)
 		}
 		return nil
-	case !reread && index.unchanged(&a.file):
-		return a.journal.skipByIndex(ctx)
+	case !reread && index.Unchanged(&a.file):
+		a.flight.enter(PhaseCommit)
+		return a.journal.SkipByIndex(ctx)
 	}
-	if err := localfile.CheckSize(a.file.fence.Size); err != nil {
-		return local(state.ClassFile, "check", err)
+	if err := localfile.CheckSize(a.file.Fence.Size); err != nil {
+		return localfile.Local(state.ClassFile, "check", err)
 	}
 	if !a.takeSlot() {
 		return errNoSlot
@@ -141,15 +143,16 @@ func (a *attempt) checkFile(ctx context.Context) error {
 	if reread {
 		a.countReread()
 	}
-	if index.sameContent(a.file.read.Content) {
-		return a.journal.skipAttributes(ctx)
+	if index.SameContent(a.file.Reading.Content) {
+		a.flight.enter(PhaseCommit)
+		return a.journal.SkipAttributes(ctx)
 	}
 	return a.upload(ctx)
 }
 
 // vanished ends an attempt at a path where no file is.
 func (a *attempt) vanished(ctx context.Context) error {
-	if !a.journal.index.known || a.job.Kind == archive.Reread {
+	if !a.journal.Index.Known || a.job.Kind == archive.Reread {
 		return nil // A scan tells what is gone from what is out of sight.
 	}
 	return removal{a}.run(ctx)
@@ -157,14 +160,14 @@ func (a *attempt) vanished(ctx context.Context) error {
 
 // takeSlot takes the slot that a file of this size needs, if one is free.
 func (a *attempt) takeSlot() bool {
-	return a.task.TakeSlot(laneOf(a.file.fence.Size, a.p.o.SinglePutMax))
+	return a.task.TakeSlot(queue.LaneOf(a.file.Fence.Size, a.p.o.SinglePutMax))
 }
 
 // hash reads the file. The caller releases the buffer, which is that of a small
 // file and nil otherwise.
 func (a *attempt) hash(ctx context.Context) (buf []byte, err error) {
 	a.flight.enter(PhaseHash)
-	f, size := &a.file, a.file.fence.Size
+	f, size := &a.file, a.file.Fence.Size
 	small := size <= a.p.smallMax
 	want := size
 	if !small {
@@ -173,21 +176,21 @@ func (a *attempt) hash(ctx context.Context) (buf []byte, err error) {
 	if buf, err = a.p.buffers.get(ctx, a.d.src.Name, want); err != nil {
 		return nil, err
 	}
-	f.racy = localfile.Racy(f.fence, time.Now())
+	f.Racy = localfile.Racy(f.Fence, time.Now())
 	if small {
-		f.read, err = localfile.ReadSmall(f.opened.File, f.fence, buf)
+		f.Reading, err = localfile.ReadSmall(f.Opened.File, f.Fence, buf)
 	} else {
 		a.flight.hashed.Store(0)
 		w := localfile.Watch{
 			Cut: ctx.Err, Stop: a.p.ending, Sparse: a.warnSparse,
 			Hashed: func(n int64) { a.flight.hashed.Add(n) },
 		}
-		f.read, err = localfile.ReadLarge(w, f.opened.File, f.fence, a.partSize(), buf)
+		f.Reading, err = localfile.ReadLarge(w, f.Opened.File, f.Fence, a.partSize(), buf)
 		a.release(buf)
 		buf = nil
 	}
 	if err == nil {
-		a.d.metrics.hashed.Add(float64(size))
+		a.d.metrics.m.hashed.WithLabelValues(a.d.src.Name).Add(float64(size))
 	}
 	return buf, err
 }
@@ -200,19 +203,19 @@ func (a *attempt) release(buf []byte) {
 
 func (a *attempt) warnSparse(holes int64) {
 	a.d.log.Warn("file is sparse, its holes are archived as zeros",
-		zap.String("path", a.job.Path), zap.Int64("size", a.file.fence.Size), zap.Int64("bytes_in_holes", holes))
+		zap.String("path", a.job.Path), zap.Int64("size", a.file.Fence.Size), zap.Int64("bytes_in_holes", holes))
 }
 
 // partSize is the size of the file's parts, 0 when it goes in one request.
 func (a *attempt) partSize() int64 {
 	resume := a.intents.resume
 	switch {
-	case a.file.fence.Size <= a.p.o.SinglePutMax:
+	case a.file.Fence.Size <= a.p.o.SinglePutMax:
 		return 0
-	case resume != nil && resume.PartSize > 0 && resume.Fence.SameContent(a.file.fence):
+	case resume != nil && resume.PartSize > 0 && resume.Fence.SameContent(a.file.Fence):
 		return resume.PartSize
 	default:
-		return localfile.PartSize(a.file.fence.Size, a.p.o.PartSize)
+		return localfile.PartSize(a.file.Fence.Size, a.p.o.PartSize)
 	}
 }
 
@@ -230,34 +233,35 @@ func (a *attempt) countReread() {
 // changedUnseen reports whether a file that is read again has another content
 // although size and times are those of the index.
 func (a *attempt) changedUnseen() bool {
-	x := &a.journal.index
-	return a.job.Kind == archive.Reread && x.sameTimes(&a.file) && !x.entry.Doubted && !x.sameContent(a.file.read.Content)
+	x := &a.journal.Index
+	return a.job.Kind == archive.Reread && x.SameTimes(&a.file) && !x.Entry.Doubted && !x.SameContent(a.file.Reading.Content)
 }
 
 // upload brings the content to S3, unless it is there.
 func (a *attempt) upload(ctx context.Context) error {
-	index := &a.journal.index
+	index := &a.journal.Index
 	start := a.remote.seen
 	if !start.Asked {
-		start = index.believed()
+		start = index.Believed()
 	}
 	return a.remote.converge(ctx, start, convergence{
 		// An object that the index describes as written from here is not asked
 		// for: its ETag guards it.
 		ask: func(s remote.State) bool {
-			return s.Stale || !s.Present && (index.known || a.d.headFirst(a.file.read.Size))
+			return s.Stale || !s.Present && (index.Known || a.d.headFirst(a.file.Reading.Size))
 		},
 		act: func(ctx context.Context, s remote.State) (bool, remote.State, error) {
-			j, err := a.d.judge(index.entry) // An earlier write may have been found taken.
+			j, err := a.d.judge(index.Entry) // An earlier write may have been found taken.
 			if err != nil {
 				return false, s, err
 			}
-			decision, err := j.Decide(ctx, a.file.read.Content, &s)
+			decision, err := j.Decide(ctx, a.file.Reading.Content, &s)
 			switch {
 			case err != nil || s.Stale:
 				return false, s, err
 			case decision.Act == remote.Skip:
-				return true, s, a.journal.adopt(ctx, s.Object, decision.Basis)
+				a.flight.enter(PhaseCommit)
+				return true, s, a.journal.Adopt(ctx, s.Object, decision.Basis)
 			}
 			return a.write(ctx, decision)
 		},
@@ -266,7 +270,7 @@ func (a *attempt) upload(ctx context.Context) error {
 
 // hasMoved reports whether a file was read and another is at the path now.
 func (a *attempt) hasMoved() bool {
-	if a.file.opened == nil {
+	if a.file.Opened == nil {
 		return false
 	}
 	root := a.d.src.Root
@@ -275,7 +279,7 @@ func (a *attempt) hasMoved() bool {
 		stat = root.Stat
 	}
 	st, err := stat(a.job.Path)
-	return err != nil || localfile.FenceOf(st) != a.file.fence
+	return err != nil || localfile.FenceOf(st) != a.file.Fence
 }
 
 // noFile reports whether err says that no file that is archived is at the path:
@@ -294,7 +298,7 @@ func absentPath(err error) bool {
 // a while is retried; the rest concerns the file.
 func openError(err error) error {
 	if errors.Is(err, safefs.ErrRootChanged) {
-		return local(state.ClassTransient, "open", err) // The source is away; its return is followed by a scan.
+		return localfile.Local(state.ClassTransient, "open", err) // The source is away; its return is followed by a scan.
 	}
 	for _, busy := range []error{
 		syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EIO, syscall.ESTALE, syscall.EINTR,
@@ -304,5 +308,5 @@ func openError(err error) error {
 			return localfile.Unreadable("open", err)
 		}
 	}
-	return local(state.ClassFile, "open", err)
+	return localfile.Local(state.ClassFile, "open", err)
 }

@@ -6,12 +6,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/gate"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // waiting is a server whose canary waits for its answer.
 type waiting struct {
-	Objects
+	gate.Objects
 	answer chan error
 }
 

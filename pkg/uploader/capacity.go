@@ -10,22 +10,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/queue"
 )
 
-// tiny is the largest file that a path with a too small MTU lets through.
-const tiny = 1 << 10
-
-// laneOf is the lane of a file or a body of size bytes.
-func laneOf(size, singleMax int64) queue.Lane {
-	switch {
-	case size <= tiny:
-		return queue.LaneTiny
-	case size <= headAlways:
-		return queue.LaneSmall
-	case size <= singleMax:
-		return queue.LaneWhole
-	}
-	return queue.LaneLarge
-}
-
 // spare is how many requests there are beyond Options.Workers: one for each lane
 // that is before queue.LaneWhole.
 const spare = int64(queue.LaneWhole)
@@ -51,7 +35,7 @@ func newCapacity(o Options, sources []string) capacity {
 		parts:    queue.NewShares(max(workers, partsAtOnce), 1, sources...),
 		large:    queue.NewShares(max(int64(o.Workers)/2, n), 1, sources...),
 	}
-	c.buffers = newBuffers(o.MemoryLimit, c.attempts.Total()*headAlways, sources...)
+	c.buffers = newBuffers(o.MemoryLimit, c.attempts.Total()*queue.SmallMax, sources...)
 	c.smallMax = min(bufferMax, c.buffers.largest(), o.SinglePutMax)
 	return c
 }
@@ -78,7 +62,7 @@ const bufferMax = 8 << 20
 // the rest.
 type buffers struct {
 	limit int64
-	small *queue.Shares // Up to headAlways; nil: there is too little to divide.
+	small *queue.Shares // Up to queue.SmallMax; nil: there is too little to divide.
 	rest  *queue.Shares
 
 	mu   sync.Mutex
@@ -89,8 +73,8 @@ type buffers struct {
 // newBuffers lends up to limit bytes, of which about small are for small buffers.
 func newBuffers(limit, small int64, sources ...string) *buffers {
 	b := &buffers{limit: limit, free: map[int64][][]byte{}}
-	if small = min(small, limit/4); small >= headAlways*int64(max(1, len(sources))) && limit-small >= 4*localfile.ChunkSize {
-		b.small = queue.NewShares(small, headAlways, sources...)
+	if small = min(small, limit/4); small >= queue.SmallMax*int64(max(1, len(sources))) && limit-small >= 4*localfile.ChunkSize {
+		b.small = queue.NewShares(small, queue.SmallMax, sources...)
 		limit -= small
 	}
 	b.rest = queue.NewShares(limit, 2*bufferMax, sources...)
@@ -115,7 +99,7 @@ func (b *buffers) class(n int64) int64 {
 
 // from returns what buffers of class c are a part of.
 func (b *buffers) from(c int64) *queue.Shares {
-	if c <= headAlways && b.small != nil {
+	if c <= queue.SmallMax && b.small != nil {
 		return b.small
 	}
 	return b.rest

@@ -72,7 +72,7 @@ func (c closing) succeeded() {
 	a := c.a
 	if cause := a.task.Cause(); cause != "" {
 		a.task.Streak().Cause = ""
-		if a.journal.end.status == state.StatusUploaded {
+		if a.journal.End.Status == state.StatusUploaded {
 			a.d.queue.ReleaseCause(cause) // What was refused for the same cause.
 		}
 	}
@@ -96,7 +96,7 @@ func (c closing) done(err error) {
 func (c closing) failed(ctx context.Context, err error) {
 	a, class := c.a, state.ClassOf(err)
 	if class.Stops() {
-		a.d.metrics.mismatches.Inc()
+		a.d.metrics.mismatch()
 	}
 	streak := a.task.Streak()
 	if streak.Since.IsZero() {
@@ -104,7 +104,7 @@ func (c closing) failed(ctx context.Context, err error) {
 	}
 	streak.Tries++
 	switch {
-	case a.d.breaker.GivenUp() != nil && !isLocal(err):
+	case a.d.breaker.GivenUp() != nil && !localfile.IsLocal(err):
 		c.giveUp(ctx, err)
 	case class.Rereads():
 		c.changed(ctx, err)
@@ -128,19 +128,19 @@ func (c closing) postpone(ctx context.Context, err error) {
 		}
 		wait = min(wait, left)
 	}
-	if hostBusy(err) {
+	if localfile.HostBusy(err) {
 		wait = min(wait, hostBusyMax)
 	}
 	a.d.metrics.retry(class)
 	level := zap.DebugLevel // An outage postpones many: it is a warning once a minute.
-	if a.d.logLimit.Name(breaker.LogKind{Class: class, Again: true, Local: isLocal(err)}, c.now) {
+	if a.d.logLimit.Name(breaker.LogKind{Class: class, Again: true, Local: localfile.IsLocal(err)}, c.now) {
 		level = zap.WarnLevel
 	}
 	a.d.log.Log(level, "attempt postponed, it is tried again", zap.String("path", a.job.Path), zap.String("class", string(class)),
 		zap.Duration("retry_in", wait), zap.Error(err))
 
 	err = c.recordLasting(ctx, err, f)
-	a.task.Stuck = isUnreadable(err) || f.stuck(c.now) && !f.class.Throttles() // Requests that are too many pass.
+	a.task.Stuck = localfile.IsUnreadable(err) || f.stuck(c.now) && !f.class.Throttles() // Requests that are too many pass.
 	a.report(err, true)
 	a.task.Delay(c.now.Add(wait), false)
 }
@@ -149,14 +149,14 @@ func (c closing) postpone(ctx context.Context, err error) {
 // returns the error with its class: a disk or a key that is broken for good looks
 // like one that recovers.
 func (c closing) recordLasting(ctx context.Context, err error, f failure) error {
-	unreadable, lasts := isUnreadable(err), c.now.Sub(f.since)
+	unreadable, lasts := localfile.IsUnreadable(err), c.now.Sub(f.since)
 	switch {
 	case unreadable && lasts >= stuckAfter:
 		err = localfile.Broken(err)
 	case unreadable, f.class.Throttles(), f.tries < lostTries, lasts < lostAfter:
 		return err
 	}
-	recorded, rerr := c.a.journal.failed(ctx, err, false)
+	recorded, rerr := c.a.journal.Failed(ctx, err, false)
 	if rerr != nil || !recorded {
 		return err // The next attempt tries again to record it.
 	}
@@ -177,7 +177,7 @@ func (c closing) needsOperator(ctx context.Context, err error) {
 	}
 	// A failure that only another name ends is recorded once for ever.
 	permanent := errors.Is(err, state.ErrKeyTooLong) || a.job.Kind == archive.Refused
-	recorded, rerr := a.journal.failed(ctx, err, c.bounded && !permanent)
+	recorded, rerr := a.journal.Failed(ctx, err, c.bounded && !permanent)
 	if rerr != nil {
 		c.postpone(ctx, errors.Join(rerr, err))
 		return
@@ -189,11 +189,11 @@ func (c closing) needsOperator(ctx context.Context, err error) {
 		}
 		c.recorded(message, err)
 		if class == state.ClassConflict {
-			a.d.metrics.conflicts.Inc()
+			a.d.metrics.m.conflicts.WithLabelValues(a.d.src.Name).Inc()
 		}
 	}
 	if c.bounded {
-		a.journal.end.status = state.StatusFailed
+		a.journal.End.Status = state.StatusFailed
 		c.done(err)
 		return
 	}
@@ -238,10 +238,10 @@ func causeOf(err error) string {
 
 // giveUp records the failure and ends the task.
 func (c closing) giveUp(ctx context.Context, err error) {
-	if _, rerr := c.a.journal.failed(ctx, err, true); rerr != nil {
+	if _, rerr := c.a.journal.Failed(ctx, err, true); rerr != nil {
 		c.a.warn("file given up, its record is missing", errors.Join(err, rerr))
 	}
-	c.a.journal.end.status = state.StatusFailed
+	c.a.journal.End.Status = state.StatusFailed
 	c.done(err)
 }
 
@@ -260,7 +260,7 @@ func (c closing) changed(ctx context.Context, err error) {
 		c.giveUp(ctx, err)
 		return
 	}
-	recorded, rerr := a.journal.failed(ctx, err, false)
+	recorded, rerr := a.journal.Failed(ctx, err, false)
 	if rerr != nil {
 		c.postpone(ctx, errors.Join(rerr, err))
 		return
@@ -275,7 +275,7 @@ func (c closing) changed(ctx context.Context, err error) {
 
 // recorded notes that there is a new record of err, and logs message.
 func (c closing) recorded(message string, err error) {
-	c.a.journal.end.status = state.StatusFailed
+	c.a.journal.End.Status = state.StatusFailed
 	if c.a.d.logLimit.Name(breaker.LogKind{Class: state.ClassOf(err)}, c.now) {
 		c.a.warn(message, err)
 	}
@@ -297,11 +297,11 @@ func (a *attempt) report(err error, retry bool) {
 	if a.p.o.OnOutcome == nil {
 		return
 	}
-	end := &a.journal.end
+	end := &a.journal.End
 	o := Outcome{
-		Source: a.d.src.Name, Path: a.job.Path, Status: end.status, Basis: end.basis, Trigger: a.job.Trigger,
-		Bytes: end.sent, Size: a.file.fence.Size, Took: time.Since(a.flight.started), Detected: a.job.Detected,
-		Recovered: end.recovered, Retry: retry, Err: err, Stuck: a.task != nil && a.task.Stuck,
+		Source: a.d.src.Name, Path: a.job.Path, Status: end.Status, Basis: end.Basis, Trigger: a.job.Trigger,
+		Bytes: end.Sent, Size: a.file.Fence.Size, Took: time.Since(a.flight.started), Detected: a.job.Detected,
+		Recovered: end.Recovered, Retry: retry, Err: err, Stuck: a.task != nil && a.task.Stuck,
 	}
 	if err != nil {
 		o.Class = state.ClassOf(err)

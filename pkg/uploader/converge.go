@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 
+	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -22,7 +23,7 @@ type keyState struct {
 // for a write that is conditional on it and for nothing else.
 func (k *keyState) ask(ctx context.Context, present bool) (remote.State, error) {
 	k.flight.enter(PhaseAsk)
-	o, err := k.d.requests.head(ctx, k.key)
+	o, err := k.d.gate.Head(ctx, k.key)
 	s, forbiddenIsUnknown := remote.State{Asked: true}, k.d.src.HeadForbiddenMeansUnknown
 	switch {
 	case err == nil:
@@ -63,5 +64,5 @@ func (k *keyState) converge(ctx context.Context, s remote.State, c convergence) 
 		}
 		s = now
 	}
-	return local(state.ClassTransient, "compare", remote.ErrUnsteady)
+	return localfile.Local(state.ClassTransient, "compare", remote.ErrUnsteady)
 }

@@ -14,21 +14,19 @@ import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
+	"github.com/s3syncd/s3syncd/pkg/gate"
+	"github.com/s3syncd/s3syncd/pkg/journal"
+	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 const (
-	// headAlways is the size above which a HEAD costs less than a body sent in
-	// vain.
-	headAlways = 64 << 10
 	// headStreak new files in a row that S3 did not hold end asking for each.
 	headStreak = 16
 	// heldEvery is how often one file of each cause that holds files is tried.
 	heldEvery = 50 * time.Second
-	// loadPage is how many index entries are read in one short transaction.
-	loadPage = 4096
 )
 
 // destination is one source with what all attempts at its files share.
@@ -37,15 +35,16 @@ type destination struct {
 	q        *queue.Queue
 	queue    *queue.Source
 	log      *zap.Logger
-	metrics  *sourceMetrics
+	metrics  sourceMetrics
+	store    *gate.Store
 	breaker  *breaker.Breaker
-	requests *requests
+	gate     *gate.Gate
+	journal  *journal.Journal
 	logLimit *breaker.LogLimiter
 
 	open     openKeys
 	failing  failing
 	moving   moving
-	tallies  tallies
 	absent   atomic.Int64 // New files in a row that S3 did not hold.
 	resolves atomic.Bool  // The interrupted writes of earlier runs are queued.
 	identity atomic.Pointer[safefs.Identity]
@@ -57,16 +56,20 @@ func newDestination(s *Source, q *queue.Queue, o Options, c capacity) *destinati
 		src: s, q: q, queue: q.Source(s.Name),
 		log:      o.Log.With(zap.String("source", s.Name)),
 		metrics:  o.Metrics.source(s.Name),
+		store:    &gate.Store{Objects: s.Objects, Multipart: s.Multipart, Copy: s.Copy, Fetch: s.Fetch},
 		logLimit: breaker.NewLogLimiter(o.GiveUp > 0),
 		open:     openKeys{unresolved: map[string]int{}},
 		failing:  failing{paths: map[string]*failure{}},
 		moving:   moving{paths: map[string]int{}},
-		tallies:  tallies{parked: map[state.Class]int64{}},
 	}
+	d.journal = journal.New(journal.Options{
+		Source: s.Name, Instance: s.Instance, Bucket: s.Bucket, RealPath: s.RealPath, Root: s.Root, State: s.State,
+		ListSkips: o.ListSkips, ShortLife: s.ShortLife,
+	}, d.metrics)
 	d.breaker = breaker.New(breaker.Options{
 		Proven: s.Proven, ProvenAt: s.ProvenAt, GiveUp: o.GiveUp, Attempts: int(c.attempts.Most()),
-	}, checks{s, d.metrics}, d, d.log)
-	d.requests = newRequests(s, d.log, d.breaker, c.requests)
+	}, checks{d.store, d.metrics}, d, d.log)
+	d.gate = gate.New(s.Name, d.store, d.breaker, c.requests, d.log)
 	return d
 }
 
@@ -80,18 +83,7 @@ func (d *destination) load() error {
 	for i := range intents {
 		d.open.add(intents[i].Key, intents[i].Unresolved)
 	}
-	var page []state.Item
-	for after := ""; ; after = page[len(page)-1].Path {
-		if page, err = d.src.State.Range(after, loadPage, page[:0]); err != nil {
-			return fmt.Errorf("read index of %s: %w", d.src.Name, err)
-		}
-		for i := range page {
-			d.tallies.park("", page[i].Entry.FailClass)
-		}
-		if len(page) < loadPage {
-			return nil
-		}
-	}
+	return d.journal.Load()
 }
 
 // run probes the destination when it is out of service, and does each second
@@ -120,8 +112,8 @@ func (d *destination) run(ctx context.Context, p *Pool) {
 				d.probeHeld()
 			}
 			d.logLimit.Flush(now, d.log)
-			d.metrics.stalled.Set(float64(d.requests.monitor.Report(now, d.log)))
-			d.metrics.failing.Set(float64(d.failing.list(now).Files))
+			d.metrics.set(d.metrics.m.stalled, float64(d.gate.Monitor.Report(now, d.log)))
+			d.metrics.set(d.metrics.m.failing, float64(d.failing.list(now).Files))
 			d.flushSkips(ctx)
 			d.gauges()
 		}
@@ -150,12 +142,12 @@ func (p *Pool) recordParked(ctx context.Context, d *destination, s breaker.Statu
 		return false
 	}
 	a := newAttempt(p, d, nil, job)
-	recorded, err := a.journal.failed(ctx, s.Err, false)
+	recorded, err := a.journal.Failed(ctx, s.Err, false)
 	if err != nil {
 		return false // The state cannot be written now: the next second tries again.
 	}
 	if recorded {
-		a.journal.end.status = state.StatusFailed
+		a.journal.End.Status = state.StatusFailed
 		a.report(s.Err, true)
 	}
 	return true
@@ -163,14 +155,7 @@ func (p *Pool) recordParked(ctx context.Context, d *destination, s breaker.Statu
 
 // flushSkips adds the skips that the index alone decided to the next digest.
 func (d *destination) flushSkips(ctx context.Context) {
-	n := d.tallies.takeSkips()
-	if n == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	if err := d.src.State.AddCounts(ctx, nil, n); err != nil {
-		d.tallies.returnSkips(n)
+	if err := d.journal.FlushSkips(ctx); err != nil {
 		d.log.Warn("skips are not counted yet, the next attempt adds them", zap.Error(err))
 	}
 }
@@ -180,21 +165,21 @@ func (d *destination) flushSkips(ctx context.Context) {
 func (d *destination) gauges() {
 	queued, _, delayed := d.queue.Depth()
 	s := d.breaker.Status()
-	parked := d.tallies.byClass()
+	parked := d.journal.Parked()
 	for _, c := range state.Classes() {
 		n := parked[c]
 		if c == s.Class && (s.State == breaker.HealthParked || s.State == breaker.HealthStopped) {
 			n = max(n, int64(queued+delayed)) // Those with a record wait among them.
 		}
-		d.metrics.parked(c, n)
+		d.metrics.set(d.metrics.m.parked, float64(n), string(c))
 	}
-	d.metrics.unresolved.Set(float64(d.open.sum()))
+	d.metrics.set(d.metrics.m.unresolved, float64(d.open.sum()))
 }
 
 // status is what is known of the destination.
 func (d *destination) status(now time.Time) breaker.Status {
 	s := d.breaker.Status()
-	s.Stalled, s.StalledSince = d.requests.monitor.Stalled(now)
+	s.Stalled, s.StalledSince = d.gate.Monitor.Stalled(now)
 	return s
 }
 
@@ -202,10 +187,10 @@ func (d *destination) status(now time.Time) breaker.Status {
 func (d *destination) judge(entry state.Entry) (remote.Judge, error) {
 	c, err := d.src.State.Chain()
 	if err != nil {
-		return remote.Judge{}, local(state.ClassTransient, "read the chain", err)
+		return remote.Judge{}, localfile.Local(state.ClassTransient, "read the chain", err)
 	}
 	j := remote.NewJudge(d.src.Instance, d.src.Host, c, entry)
-	j.Read, j.Ended = d.requests.compare, d.src.Ended
+	j.Read, j.Ended = d.gate.Compare, d.src.Ended
 	return j, nil
 }
 
@@ -214,7 +199,7 @@ func (d *destination) judge(entry state.Entry) (remote.Judge, error) {
 // filled before, by an older tool or by a state that was lost, costs a HEAD a
 // file instead of a body in vain, and an empty one no HEADs.
 func (d *destination) headFirst(size int64) bool {
-	return size > headAlways || d.absent.Load() < headStreak
+	return size > queue.SmallMax || d.absent.Load() < headStreak
 }
 
 // noteFound notes whether S3 held what it was asked for.

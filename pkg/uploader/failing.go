@@ -1,12 +1,9 @@
 package uploader
 
 import (
-	"errors"
 	"sync"
-	"syscall"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -110,44 +107,4 @@ func (m *moving) clear(path string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.paths, path)
-}
-
-// localError is a failure of this host: it says nothing about the destination.
-type localError struct{ err error }
-
-func (e *localError) Error() string { return e.err.Error() }
-func (e *localError) Unwrap() error { return e.err }
-
-// local marks err as a failure of this host, of class c.
-func local(c state.Class, op string, err error) error {
-	return &localError{state.Classified(c, op, err)}
-}
-
-// isLocal reports whether err is a failure of this host, its files included.
-func isLocal(err error) bool {
-	if _, ok := errors.AsType[*localError](err); ok {
-		return true
-	}
-	_, ok := errors.AsType[*localfile.Failure](err)
-	return ok
-}
-
-// hostBusy reports whether this host lacks something for the moment: room for the
-// state, descriptors, memory. To try again costs next to nothing.
-func hostBusy(err error) bool {
-	if !isLocal(err) {
-		return false
-	}
-	for _, lacking := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
-		if errors.Is(err, lacking) {
-			return true
-		}
-	}
-	return false
-}
-
-// isUnreadable reports whether err is about one file of this host alone.
-func isUnreadable(err error) bool {
-	_, ok := errors.AsType[*localfile.Failure](err)
-	return ok && !hostBusy(err)
 }

@@ -24,7 +24,7 @@ func TestRetriesDoNotStarveNewChanges(t *testing.T) {
 		const bad = 200
 		var hang atomic.Bool
 		r := pickyRig(t, 0, nil)
-		r.p.dests["data"].src.Objects = &picky{r.store, func(ctx context.Context, p state.Put) error {
+		r.p.dests["data"].store.Objects = &picky{r.store, func(ctx context.Context, p state.Put) error {
 			if !strings.HasPrefix(p.Key, "pre/bad/") {
 				return nil
 			}
@@ -69,13 +69,13 @@ func TestAFileThatKeepsFailingIsSeen(t *testing.T) {
 		"ESTALE":      {localfile.Unreadable("open", syscall.ESTALE), state.ClassFile, 0, 20 * time.Minute},
 		"504":         {remoteError(state.ClassTransient, "GatewayTimeout", 504, errors.New("no")), state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
 		"409 forever": {state.ErrConcurrent, state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
-		"412 forever": {local(state.ClassTransient, "compare", remote.ErrUnsteady), state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
+		"412 forever": {localfile.Local(state.ClassTransient, "compare", remote.ErrUnsteady), state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := pickyRig(t, 0, nil)
 				healed := atomic.Bool{}
-				r.p.dests["data"].src.Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
+				r.p.dests["data"].store.Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
 					if p.Key != "pre/bad" || healed.Load() {
 						return nil
 					}

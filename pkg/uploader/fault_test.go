@@ -463,7 +463,7 @@ func TestEncryptionMismatchStopsTheDestination(t *testing.T) {
 		t.Errorf("%d PUT, want 1: nothing is sent after a mismatch", got)
 	}
 	r.wantTrail("failed/encryption")
-	if got := testutil.ToFloat64(r.p.dests["data"].metrics.mismatches); got != 1 {
+	if got := testutil.ToFloat64(r.o.Metrics.mismatches.WithLabelValues("data")); got != 1 {
 		t.Errorf("encryption_mismatches_total = %v, want 1", got)
 	}
 	r.store.mu.Lock()
@@ -587,7 +587,7 @@ func TestRefusalOfOneFileHoldsThatFileAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(s *Source, o *Options) { s.Proven = true; o.Workers = 1 })
 		r.start()
-		r.p.dests["data"].src.Objects = &denyOne{store: r.store, key: "pre/denied"}
+		r.p.dests["data"].store.Objects = &denyOne{store: r.store, key: "pre/denied"}
 		r.write("denied", []byte("x"))
 		paths := []string{"denied"}
 		for i := range 20 {
@@ -821,7 +821,7 @@ func (s *slowHead) Head(ctx context.Context, key string) (state.Object, error) {
 func TestNothingInHandIsSentAfterAMismatch(t *testing.T) {
 	r := newRig(t, func(s *Source, o *Options) { s.Proven, o.Workers = true, 2 })
 	hooked := &slowHead{store: r.store, key: "pre/b", let: make(chan struct{})}
-	r.p.dests["data"].src.Objects = hooked
+	r.p.dests["data"].store.Objects = hooked
 	r.store.key = ""
 	r.start()
 	r.write("a", []byte("x"))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/journal"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -29,15 +30,15 @@ const (
 // a real attempt would not depend on the answer. The State and Ended of s may be
 // nil. The error of ForecastConflict says whose object it is.
 func Foresee(ctx context.Context, s Source, path string, there func(ctx context.Context) (o state.Object, present bool, err error)) (Forecast, error) {
-	var x index
+	var x journal.Index
 	var chain state.Chain
 	if s.State != nil {
 		var err error
-		if x.entry, x.known, err = s.State.Get(path); err != nil {
+		if x.Entry, x.Known, err = s.State.Get(path); err != nil {
 			return 0, err
 		}
 		if chain, err = s.State.Chain(); err != nil {
-			return 0, local(state.ClassTransient, "read the chain", err)
+			return 0, localfile.Local(state.ClassTransient, "read the chain", err)
 		}
 	}
 	opened, err := s.Root.Open(path)
@@ -48,24 +49,24 @@ func Foresee(ctx context.Context, s Source, path string, there func(ctx context.
 		return 0, err
 	}
 	defer func() { _ = opened.File.Close() }() // It was only read.
-	var f file
-	f.take(opened)
-	if err := f.checkLinks(s.Hardlinks, &x); errors.Is(err, safefs.ErrLinkSkipped) {
+	var f localfile.File
+	f.Take(opened)
+	if err := x.CheckLinks(s.Hardlinks, &f); errors.Is(err, safefs.ErrLinkSkipped) {
 		return ForecastNothing, nil
 	} else if err != nil {
 		return 0, err
 	}
 
-	hashed := x.entry.Stored && x.entry.Fence.Size == f.fence.Size
-	if hashed && !x.unchanged(&f) {
-		if err := f.hash(ctx); err != nil {
+	hashed := x.Entry.Stored && x.Entry.Fence.Size == f.Fence.Size
+	if hashed && !x.Unchanged(&f) {
+		if err := hashFile(ctx, &f); err != nil {
 			return 0, err
 		}
 	}
 	switch {
-	case x.unchanged(&f), hashed && x.sameContent(f.read.Content):
+	case x.Unchanged(&f), hashed && x.SameContent(f.Reading.Content):
 		return ForecastSkip, nil
-	case x.believed().Present:
+	case x.Believed().Present:
 		return ForecastSend, nil
 	}
 	o, present, err := there(ctx)
@@ -76,15 +77,15 @@ func Foresee(ctx context.Context, s Source, path string, there func(ctx context.
 	if present {
 		at.Key = s.Accept(o)
 	}
-	if !hashed && present && at.Key == archive.KeyOK && o.Size == f.fence.Size {
-		if err := f.hash(ctx); err != nil {
+	if !hashed && present && at.Key == archive.KeyOK && o.Size == f.Fence.Size {
+		if err := hashFile(ctx, &f); err != nil {
 			return 0, err
 		}
 	}
-	f.read.Size = f.fence.Size
-	j := remote.NewJudge(s.Instance, s.Host, chain, x.entry)
+	f.Reading.Size = f.Fence.Size
+	j := remote.NewJudge(s.Instance, s.Host, chain, x.Entry)
 	j.Ended = s.Ended
-	return foresee(ctx, &j, f.read.Content, at)
+	return foresee(ctx, &j, f.Reading.Content, at)
 }
 
 // foresee is the decision about c in the place of s, without reading the object.
@@ -107,9 +108,9 @@ func foresee(ctx context.Context, j *remote.Judge, c localfile.Content, s remote
 	return ForecastSend, nil
 }
 
-// hash reads the file as an attempt does.
-func (f *file) hash(ctx context.Context) (err error) {
+// hashFile reads the file as an attempt does.
+func hashFile(ctx context.Context, f *localfile.File) (err error) {
 	w := localfile.Watch{Cut: ctx.Err}
-	f.read, err = localfile.ReadLarge(w, f.opened.File, f.fence, 0, make([]byte, localfile.ChunkSize))
+	f.Reading, err = localfile.ReadLarge(w, f.Opened.File, f.Fence, 0, make([]byte, localfile.ChunkSize))
 	return err
 }

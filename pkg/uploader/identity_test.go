@@ -39,10 +39,9 @@ func TestIdentityBySizeAndMtime(t *testing.T) {
 		if err := errors.Join(os.Chtimes(path+".new", old, old), os.Rename(path+".new", path)); err != nil {
 			t.Fatal(err)
 		}
-		d := r.p.dests["data"]
-		hashed := testutil.ToFloat64(d.metrics.hashed)
+		hashed := testutil.ToFloat64(r.o.Metrics.hashed.WithLabelValues("data"))
 		r.look(archive.TriggerRescan, "a")
-		if again := testutil.ToFloat64(d.metrics.hashed) > hashed; again == loose {
+		if again := testutil.ToFloat64(r.o.Metrics.hashed.WithLabelValues("data")) > hashed; again == loose {
 			t.Errorf("identity by size and mtime: %v; the file was read again: %v", loose, again)
 		}
 		file, err := r.src.Root.Open("a")

@@ -9,6 +9,8 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
+	"github.com/s3syncd/s3syncd/pkg/journal"
+	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -21,7 +23,7 @@ type intents struct {
 	d       *destination
 	key     string
 	remote  *keyState
-	journal *journal
+	journal *journal.Attempt
 	resume  *state.Intent // An open multipart upload of the key.
 }
 
@@ -74,14 +76,14 @@ func (w *intents) resolveOne(ctx context.Context, in *state.Intent, s remote.Sta
 		if s.Present || s.Guessed {
 			return false, w.discard(ctx, in)
 		}
-		return false, w.journal.deleted(ctx, in, state.Object{})
+		return false, w.journal.Deleted(ctx, in, state.Object{})
 	}
 	taken, err := w.taken(ctx, in, s)
 	switch {
 	case err != nil:
 		return true, err
 	case taken:
-		return false, w.journal.stored(ctx, in, s.Object, true)
+		return false, w.journal.Stored(ctx, in, s.Object, true)
 	case in.Op == state.OpCopy:
 		return false, w.discard(ctx, in) // The next rekey sees for itself.
 	case in.Op == state.OpMultipart && in.UploadID != "" && w.resume == nil:
@@ -100,7 +102,7 @@ func (w *intents) resolveOne(ctx context.Context, in *state.Intent, s remote.Sta
 	}
 	err = w.d.src.State.Attempt(context.WithoutCancel(ctx), in.Attempt, in.Key, func(i *state.Intent) { i.Unresolved = true })
 	if err != nil {
-		return true, local(state.ClassTransient, "note the unresolved write", err)
+		return true, localfile.Local(state.ClassTransient, "note the unresolved write", err)
 	}
 	return true, nil
 }
@@ -143,7 +145,7 @@ func (w *intents) begin(ctx context.Context, in *state.Intent) error {
 	}
 	chain, err := w.d.src.State.Chain()
 	if err != nil {
-		return local(state.ClassTransient, "read the chain", err)
+		return localfile.Local(state.ClassTransient, "read the chain", err)
 	}
 	in.Chain = chain.ID
 	n, err := w.d.src.State.Begin(ctx, *in)
@@ -151,7 +153,7 @@ func (w *intents) begin(ctx context.Context, in *state.Intent) error {
 		w.d.open.set(in.Key, 0) // The next attempt resolves it.
 	}
 	if err != nil {
-		return local(state.ClassTransient, "announce the write", err)
+		return localfile.Local(state.ClassTransient, "announce the write", err)
 	}
 	in.Attempt = n
 	w.d.open.add(in.Key, false)
@@ -164,7 +166,7 @@ func (w *intents) claim(ctx context.Context) error {
 		return nil
 	}
 	if err := w.d.src.Claim(ctx); err != nil {
-		return local(state.ClassTransient, "claim the trail", err) // The objects of the destination are not at fault.
+		return localfile.Local(state.ClassTransient, "claim the trail", err) // The objects of the destination are not at fault.
 	}
 	return nil
 }
@@ -173,10 +175,10 @@ func (w *intents) claim(ctx context.Context) error {
 // record, whatever the file is by now.
 func (w *intents) stored(ctx context.Context, in *state.Intent, o state.Object) error {
 	w.remote.flight.enter(PhaseCommit)
-	if err := w.journal.stored(ctx, in, o, false); err != nil {
+	if err := w.journal.Stored(ctx, in, o, false); err != nil {
 		return err
 	}
-	w.journal.sent()
+	w.journal.Sent()
 	return w.forget(ctx, in)
 }
 
@@ -193,10 +195,10 @@ func (w *intents) surprised(ctx context.Context, in *state.Intent, present bool)
 		return false, now, err
 	}
 	if taken {
-		if err := w.journal.stored(ctx, in, now.Object, true); err != nil {
+		if err := w.journal.Stored(ctx, in, now.Object, true); err != nil {
 			return false, now, err
 		}
-		w.journal.sent()
+		w.journal.Sent()
 		return true, now, w.forget(ctx, in)
 	}
 	earlier, err := w.list()
@@ -209,7 +211,7 @@ func (w *intents) surprised(ctx context.Context, in *state.Intent, present bool)
 			continue
 		}
 		if taken, err = w.taken(ctx, e, now); taken {
-			err = w.journal.stored(ctx, e, now.Object, true)
+			err = w.journal.Stored(ctx, e, now.Object, true)
 		}
 		if err != nil {
 			return false, now, err
@@ -227,7 +229,7 @@ func (w *intents) taken(ctx context.Context, in *state.Intent, now remote.State)
 	if !now.Present || now.Key != archive.KeyOK {
 		return false, nil
 	}
-	j, err := w.d.judge(w.journal.index.entry)
+	j, err := w.d.judge(w.journal.Index.Entry)
 	if err != nil {
 		return false, err
 	}
@@ -272,7 +274,7 @@ func (w *intents) discard(ctx context.Context, in *state.Intent) error {
 	ctx = context.WithoutCancel(ctx)
 	taken := false
 	if in.UploadID != "" {
-		gone, err := w.d.requests.abort(ctx, in)
+		gone, err := w.d.gate.Abort(ctx, in)
 		if err != nil {
 			return err
 		}
@@ -286,7 +288,7 @@ func (w *intents) discard(ctx context.Context, in *state.Intent) error {
 			}
 			if taken {
 				w.remote.seen = now
-				if err := w.journal.stored(ctx, in, now.Object, true); err != nil {
+				if err := w.journal.Stored(ctx, in, now.Object, true); err != nil {
 					return err
 				}
 			}
@@ -295,7 +297,7 @@ func (w *intents) discard(ctx context.Context, in *state.Intent) error {
 	if !taken {
 		err := w.d.src.State.DropIntent(ctx, in.Key, in.Attempt)
 		if err != nil && !errors.Is(err, state.ErrNoIntent) {
-			return local(state.ClassTransient, "drop intent", err)
+			return localfile.Local(state.ClassTransient, "drop intent", err)
 		}
 	}
 	if left, err := w.list(); err == nil && len(left) == 0 {
@@ -308,7 +310,7 @@ func (w *intents) discard(ctx context.Context, in *state.Intent) error {
 func (w *intents) list() ([]state.Intent, error) {
 	list, err := w.d.src.State.Intent(w.key)
 	if err != nil {
-		return nil, local(state.ClassTransient, "read intents", err)
+		return nil, localfile.Local(state.ClassTransient, "read intents", err)
 	}
 	return list, nil
 }

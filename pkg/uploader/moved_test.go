@@ -80,11 +80,11 @@ func TestBytesThatChangeUnderTheSameCRCAreNeverStored(t *testing.T) {
 				t.Fatal(err)
 			}
 			a := newAttempt(r.p, r.p.dests["data"], nil, queue.Job{Source: "data", Path: "big"})
-			a.file.take(opened)
+			a.file.Take(opened)
 			_ = opened.File.Close()
 			path := filepath.Join(r.dir, "big")
 			w := localfile.Watch{Cut: t.Context().Err}
-			if a.file.read, err = localfile.ReadLarge(w, openFile(t, path), a.file.fence, part, make([]byte, localfile.ChunkSize)); err != nil {
+			if a.file.Reading, err = localfile.ReadLarge(w, openFile(t, path), a.file.Fence, part, make([]byte, localfile.ChunkSize)); err != nil {
 				t.Fatal(err)
 			}
 			// The file behind the descriptor is another one with the same fence, as a
@@ -96,7 +96,7 @@ func TestBytesThatChangeUnderTheSameCRCAreNeverStored(t *testing.T) {
 			if changed.Stat, err = safefs.Fstat(changed.File); err != nil {
 				t.Fatal(err)
 			}
-			a.file.take(changed)
+			a.file.Take(changed)
 			_, _, err = a.write(t.Context(), remote.Decision{Cond: state.Condition{Absent: true}})
 			if state.ClassOf(err) != state.ClassChanged {
 				t.Errorf("write = %v, want class changed", err)
@@ -134,7 +134,7 @@ func TestAFileThatMovesBeforeCompleteIsNotCompleted(t *testing.T) {
 	r.write("big", data)
 	var left atomic.Int32
 	left.Store(5)
-	r.p.dests["data"].src.Multipart = &lastPart{store: r.store, after: func() {
+	r.p.dests["data"].store.Multipart = &lastPart{store: r.store, after: func() {
 		if left.Add(-1) == 0 {
 			r.age("big", time.Minute)
 		}

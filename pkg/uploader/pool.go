@@ -268,7 +268,7 @@ func (p *Pool) Destination(source string) breaker.Status {
 // by class; classes without any are left out.
 func (p *Pool) Parked(source string) map[state.Class]int64 {
 	if d := p.dests[source]; d != nil {
-		return d.tallies.byClass()
+		return d.journal.Parked()
 	}
 	return nil
 }

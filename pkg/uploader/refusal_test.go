@@ -60,7 +60,7 @@ func deniedRig(t *testing.T, files int) (*rig, *denying, *observer.ObservedLogs)
 	core, logs := observer.New(zapcore.WarnLevel)
 	r := newRig(t, func(s *Source, o *Options) { proven(s, o); o.Log = zap.New(core) })
 	d := &denying{store: r.store, prefix: "pre/denied/"}
-	r.p.dests["data"].src.Objects = d
+	r.p.dests["data"].store.Objects = d
 	for i := range files {
 		r.write(fmt.Sprintf("denied/f%04d", i), []byte("x"))
 	}
@@ -131,7 +131,7 @@ func TestAFileThatMovesLetsTheOthersGo(t *testing.T) {
 		r, _, _ := deniedRig(t, files)
 		var granted, moved atomic.Bool
 		r.p.dests["data"].src.Requeue = func(string) {} // It comes back much later.
-		r.p.dests["data"].src.Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
+		r.p.dests["data"].store.Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
 			if !granted.Load() {
 				return remoteError(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
 			}
@@ -157,7 +157,7 @@ func TestEachCauseIsReleasedByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _, _ := deniedRig(t, 40)
 		var granted atomic.Bool
-		r.p.dests["data"].src.Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
+		r.p.dests["data"].store.Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
 			switch {
 			case strings.HasPrefix(p.Key, "pre/locked/"):
 				return remoteError(state.ClassConfiguration, "InvalidRequest", 400, os.ErrPermission)
@@ -217,7 +217,7 @@ func TestOneHotFileDoesNotHideThatTheKeyWasDisabled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
 		s := &refusing{denying: &denying{store: r.store}}
-		r.p.dests["data"].src.Objects = s
+		r.p.dests["data"].store.Objects = s
 		r.start()
 		r.until("the canary passed", func() bool { return r.p.Destination("data").State == breaker.HealthOK })
 		time.Sleep(20 * time.Second)
@@ -245,7 +245,7 @@ func TestARefusedFileDoesNotHideAnotherRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, d, _ := deniedRig(t, 1)
 		s := &refusing{denying: d}
-		r.p.dests["data"].src.Objects = s
+		r.p.dests["data"].store.Objects = s
 		r.start()
 		time.Sleep(time.Hour)
 		if st := r.p.Destination("data"); st.State != breaker.HealthOK || r.q.Source("data").Held() != 1 {
@@ -264,7 +264,7 @@ func TestARefusedFileDoesNotHideAnotherRefusal(t *testing.T) {
 func TestAFileRefusedAloneCostsOneMoreCanary(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, nil)
-		r.p.dests["data"].src.Objects = &denying{store: r.store, prefix: "pre/denied/"}
+		r.p.dests["data"].store.Objects = &denying{store: r.store, prefix: "pre/denied/"}
 		r.start()
 		r.until("the canary passed", func() bool { return r.p.Destination("data").State == breaker.HealthOK })
 		r.write("denied/f", []byte("x"))
@@ -288,7 +288,7 @@ func TestPostponedLooksCostALineAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const files = 200
 		r, _, logs := deniedRig(t, files)
-		r.p.dests["data"].src.Objects = &picky{r.store, func(context.Context, state.Put) error {
+		r.p.dests["data"].store.Objects = &picky{r.store, func(context.Context, state.Put) error {
 			r.p.dests["data"].breaker.Wrote()
 			r.p.dests["data"].breaker.Observe(nil) // Others are taken: the destination is not away.
 			return remoteError(state.ClassTransient, "InternalError", 500, os.ErrInvalid)

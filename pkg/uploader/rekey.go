@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
-	"strings"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
@@ -16,16 +15,9 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// RekeyPath returns the path of a Rekey job for an object that no path of the
-// source maps to.
-func RekeyPath(key string) string { return "/" + key }
-
-// offPath reports whether the job's path only names a key.
-func offPath(j *queue.Job) bool { return strings.HasPrefix(j.Path, "/") }
-
 // keyOf returns the key of the job's path.
 func (s *Source) keyOf(j *queue.Job) (string, error) {
-	if offPath(j) {
+	if j.OffPath() {
 		return j.Path[1:], nil
 	}
 	return s.Mapper.Key(j.Path)
@@ -39,14 +31,14 @@ type rekey struct{ a *attempt }
 // would make it the host's word.
 func (k rekey) run(ctx context.Context) error {
 	a := k.a
-	if err := a.journal.load(); err != nil {
+	if err := a.journal.Load(); err != nil {
 		return err
 	}
 	return a.remote.converge(ctx, a.remote.seen, convergence{
 		present: true,
 		ask:     func(remote.State) bool { return true },
 		act: func(ctx context.Context, s remote.State) (bool, remote.State, error) {
-			a.file.none(s.Object.Size)
+			a.file.None(s.Object.Size)
 			right := s.Key == archive.KeyOK
 			if !s.Present || right && !k.misplaced() || !right && remote.IsTrailDocument(s.Object) {
 				return true, s, nil
@@ -56,15 +48,15 @@ func (k rekey) run(ctx context.Context) error {
 			case err != nil:
 				return false, s, err
 			case right:
-				return true, s, a.journal.noteKey(ctx, s.Object)
+				return true, s, a.journal.NoteKey(ctx, s.Object)
 			}
-			if x := &a.journal.index; !s.Object.Dressed && x.stored() {
+			if x := &a.journal.Index; !s.Object.Dressed && x.Stored() {
 				sent, done, now, err := k.resend(ctx, s, &known)
 				if sent {
 					return done, now, err
 				}
 			}
-			a.file.none(s.Object.Size)
+			a.file.None(s.Object.Size)
 			return k.copyOnto(ctx, s.Object, &known)
 		},
 	})
@@ -73,14 +65,14 @@ func (k rekey) run(ctx context.Context) error {
 // misplaced reports whether the index has the path's object under another KMS
 // key.
 func (k rekey) misplaced() bool {
-	x := &k.a.journal.index
-	return x.stored() && k.a.d.src.Accept(remote.Indexed(&x.entry)) != archive.KeyOK
+	x := &k.a.journal.Index
+	return x.Stored() && k.a.d.src.Accept(remote.Indexed(&x.Entry)) != archive.KeyOK
 }
 
 // known returns what the index or the trail knows of the object.
 func (k rekey) known(ctx context.Context, o state.Object) (remote.Archived, error) {
 	a := k.a
-	j, err := a.d.judge(a.journal.index.entry)
+	j, err := a.d.judge(a.journal.Index.Entry)
 	if err != nil {
 		return remote.Archived{}, err
 	}
@@ -94,7 +86,7 @@ func (k rekey) known(ctx context.Context, o state.Object) (remote.Archived, erro
 			record = &r
 		}
 	}
-	return remote.Find(o, &a.journal.index.entry, record, func(c localfile.Content) (remote.Bytes, error) { return j.Read(ctx, o, c) })
+	return remote.Find(o, &a.journal.Index.Entry, record, func(c localfile.Content) (remote.Bytes, error) { return j.Read(ctx, o, c) })
 }
 
 // resend sends the file in the object's place if its content is the same and
@@ -107,8 +99,8 @@ func (k rekey) resend(ctx context.Context, s remote.State, known *remote.Archive
 		return false, false, now, nil
 	}
 	defer func() { _ = opened.File.Close() }() // It was only read.
-	a.file.take(opened)
-	if a.file.fence.Size != s.Object.Size || a.file.checkLinks(a.d.src.Hardlinks, &a.journal.index) != nil {
+	a.file.Take(opened)
+	if a.file.Fence.Size != s.Object.Size || a.journal.Index.CheckLinks(a.d.src.Hardlinks, &a.file) != nil {
 		return false, false, now, nil
 	}
 	if !a.takeSlot() {
@@ -119,7 +111,7 @@ func (k rekey) resend(ctx context.Context, s remote.State, known *remote.Archive
 	if err != nil {
 		return ctx.Err() != nil, false, now, ctx.Err()
 	}
-	if !known.Holds(a.file.read.Content) {
+	if !known.Holds(a.file.Reading.Content) {
 		return false, false, now, nil
 	}
 	done, now, err = a.write(ctx, remote.Replace(s.Object))
@@ -157,7 +149,7 @@ func (k rekey) copyOnto(ctx context.Context, o state.Object, known *remote.Archi
 
 	a.flight.enter(PhaseSend)
 	a.flight.size.Store(o.Size)
-	copied, err := a.d.requests.copyOnto(ctx, state.Copy{
+	copied, err := a.d.gate.Copy(ctx, state.Copy{
 		Key: a.key, Size: o.Size, ETag: o.ETag, Metadata: meta, SHA256: in.SHA256,
 		Opened: func(id string) error {
 			in.UploadID = id
@@ -169,75 +161,9 @@ func (k rekey) copyOnto(ctx context.Context, o state.Object, known *remote.Archi
 		return true, now, a.intents.stored(ctx, in, copied)
 	case errors.Is(err, state.ErrPrecondition):
 		return a.intents.surprised(ctx, in, true)
-	case errors.Is(err, state.ErrNoUpload), errors.Is(err, fs.ErrNotExist) && !isLocal(err):
+	case errors.Is(err, state.ErrNoUpload), errors.Is(err, fs.ErrNotExist) && !localfile.IsLocal(err):
 		return a.intents.surprised(ctx, in, false)
 	default:
 		return false, now, a.broken(ctx, in, err)
 	}
-}
-
-// copied records the acknowledged copy in, whose object is o. The index entry
-// stays that of the file, whatever that holds by now; where it describes another
-// object than the one that was copied the next attempt asks.
-func (j *journal) copied(ctx context.Context, in *state.Intent, o state.Object, recovered bool) error {
-	if err := j.load(); err != nil {
-		return err
-	}
-	if j.file.opened == nil {
-		j.file.none(o.Size)
-	}
-	content := localfile.Content{Size: o.Size, MD5: in.MD5, SHA256: in.SHA256}
-	r := j.rekeyRecord(o, &remote.Archived{Content: content, Mtime: in.Fence.Mtime(), Attributes: in.Attributes})
-	r.Trigger, r.Recovered = in.Trigger, recovered
-	replaces(r, in)
-	out := state.Outcome{Path: in.Path, Record: r, Settles: in.Attempt, Key: in.Key}
-	if j.index.stored() {
-		e := j.index.entry
-		if remote.Describes(&e, in.Replaces) || remote.Holds(&e, content) {
-			e.ETag, e.VersionID, e.SSE, e.KMSKeyID, e.Attempt = o.ETag, o.VersionID, o.SSE, o.KMSKeyID, in.Attempt
-		} else {
-			e.Doubted = true
-		}
-		out.Entry = &e
-	}
-	if err := j.rekeyed(ctx, out); err != nil {
-		return err
-	}
-	j.end.recovered = recovered
-	return nil
-}
-
-// noteKey records that an object which the index has under another KMS key is
-// under the right one: somebody else has done it.
-func (j *journal) noteKey(ctx context.Context, o state.Object) error {
-	e := j.index.entry
-	known := remote.ArchivedEntry(&e)
-	e.ETag, e.VersionID, e.SSE, e.KMSKeyID = o.ETag, o.VersionID, o.SSE, o.KMSKeyID
-	return j.rekeyed(ctx, state.Outcome{Path: j.job.Path, Entry: &e, Record: j.rekeyRecord(o, &known)})
-}
-
-// rekeyed commits the outcome of a rekey.
-func (j *journal) rekeyed(ctx context.Context, out state.Outcome) error {
-	if err := j.commit(ctx, out); err != nil {
-		return err
-	}
-	j.end.status = state.StatusRekeyed
-	j.d.metrics.file(state.StatusRekeyed)
-	return nil
-}
-
-// rekeyRecord is the record of o, with what was known of its content before.
-func (j *journal) rekeyRecord(o state.Object, known *remote.Archived) *state.Record {
-	r := j.record(state.StatusRekeyed)
-	r.DetectedAt = ""
-	describe(r, o, known.MD5, known.SHA256)
-	if known.MD5 == [16]byte{} {
-		r.MD5 = ""
-	}
-	size := o.Size
-	r.SizeBytes = &size
-	if !known.Mtime.IsZero() || known.Attributes != (state.Attributes{}) {
-		r.SetAttributes(state.Fence{Size: size}.WithMtime(known.Mtime), known.Attributes)
-	}
-	return r
 }

@@ -220,8 +220,8 @@ func TestRekeyLeavesWhatIsNotOurs(t *testing.T) {
 func TestRekeyOfAKeyThatNoPathMapsTo(t *testing.T) {
 	r, c := rekeyRig(t)
 	r.store.put("pre/dir/", nil, nil, "")
-	c.knows(RekeyPath("pre/dir/"), "pre/dir/")
-	r.rekey(RekeyPath("pre/dir/"))
+	c.knows(queue.KeyPath("pre/dir/"), "pre/dir/")
+	r.rekey(queue.KeyPath("pre/dir/"))
 	o, _, _ := r.store.object("pre/dir/")
 	if rec := r.lastRecord(); o.KMSKeyID != testKey || rec.Status != state.StatusRekeyed || rec.S3Key != "pre/dir/" || rec.LocalPath != "" {
 		t.Errorf("object %+v, record %+v; want it under the key, and a record without a path", o, rec)
@@ -230,11 +230,11 @@ func TestRekeyOfAKeyThatNoPathMapsTo(t *testing.T) {
 }
 
 func TestRekeyIsTakenUpAfterALostAnswer(t *testing.T) {
-	for _, path := range []string{"lost", RekeyPath("pre/dir/")} {
+	for _, path := range []string{"lost", queue.KeyPath("pre/dir/")} {
 		t.Run(path, func(t *testing.T) {
 			r, c := rekeyRig(t)
 			r.store.put("pre/dir/", nil, nil, "")
-			c.knows(RekeyPath("pre/dir/"), "pre/dir/")
+			c.knows(queue.KeyPath("pre/dir/"), "pre/dir/")
 			r.store.plan(fault{op: "Copy", times: 1, lost: true, err: reset()})
 			r.offerJob(queue.Job{Source: "data", Path: path, Kind: archive.Rekey, Trigger: archive.TriggerSync})
 			r.until("the copy", func() bool { return c.count("Copy") == 1 })

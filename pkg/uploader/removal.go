@@ -8,6 +8,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -24,7 +25,7 @@ type removal struct{ a *attempt }
 // That is believed only while the source is the directory that it was.
 func (r removal) run(ctx context.Context) error {
 	a, root := r.a, r.a.d.src.Root
-	if !a.journal.index.known || !a.d.intact(a.job.Path) {
+	if !a.journal.Index.Known || !a.d.intact(a.job.Path) {
 		return nil // A source that is away has deleted nothing; its scan checks again.
 	}
 	st, err := root.Stat(a.job.Path)
@@ -35,7 +36,7 @@ func (r removal) run(ctx context.Context) error {
 		a.job.Kind, a.job.Confirmed = archive.Look, false
 		return a.checkFile(ctx)
 	case err == nil && st.IsRegular():
-		return local(state.ClassTransient, "open", fs.ErrNotExist) // It comes and goes.
+		return localfile.Local(state.ClassTransient, "open", fs.ErrNotExist) // It comes and goes.
 	case errors.Is(err, safefs.ErrLocked):
 		return nil // Nothing says whether the file is there; the next scan checks again.
 	case err != nil && !noFile(root, err):
@@ -45,8 +46,8 @@ func (r removal) run(ctx context.Context) error {
 		return nil
 	}
 	switch mirrors := a.d.src.Deletes == archive.DeletesMirror; {
-	case !a.journal.index.entry.Stored:
-		return a.journal.commit(ctx, state.Outcome{Path: a.job.Path, Key: a.key, Remove: true})
+	case !a.journal.Index.Entry.Stored:
+		return a.journal.Commit(ctx, state.Outcome{Path: a.job.Path, Key: a.key, Remove: true})
 	case mirrors && a.job.Confirmed:
 		return r.mirror(ctx)
 	case mirrors:
@@ -55,7 +56,7 @@ func (r removal) run(ctx context.Context) error {
 		}
 		return nil
 	default:
-		return a.journal.deleted(ctx, nil, state.Object{})
+		return a.journal.Deleted(ctx, nil, state.Object{})
 	}
 }
 
@@ -63,20 +64,20 @@ func (r removal) run(ctx context.Context) error {
 // a path is gone its failure is forgotten: nothing of it was ever archived.
 func (r removal) unnamed(ctx context.Context, cause error) error {
 	a := r.a
-	failure := local(state.ClassFile, "name", cause)
+	failure := localfile.Local(state.ClassFile, "name", cause)
 	if _, err := a.d.src.Root.Lstat(a.job.Path); !absentPath(err) || !a.d.intact(a.job.Path) {
 		return failure
 	}
-	if err := a.journal.load(); err != nil {
+	if err := a.journal.Load(); err != nil {
 		return err
 	}
-	switch x := &a.journal.index; {
-	case !x.known:
+	switch x := &a.journal.Index; {
+	case !x.Known:
 		return nil
-	case x.entry.Stored:
+	case x.Entry.Stored:
 		return failure
 	default:
-		return a.journal.commit(ctx, state.Outcome{Path: a.job.Path, Remove: true})
+		return a.journal.Commit(ctx, state.Outcome{Path: a.job.Path, Remove: true})
 	}
 }
 
@@ -84,14 +85,14 @@ func (r removal) unnamed(ctx context.Context, cause error) error {
 // the object is still the one that is indexed, or another of this instance's.
 // What anybody else put there stays.
 func (r removal) mirror(ctx context.Context) error {
-	a, e := r.a, &r.a.journal.index.entry
+	a, e := r.a, &r.a.journal.Index.Entry
 	indexed := remote.State{Present: true, Object: remote.Indexed(e)}
 	return a.remote.converge(ctx, indexed, convergence{
 		present: true,
 		ask:     func(remote.State) bool { return e.Attempt == 0 || e.ETag == "" || e.Doubted },
 		act: func(ctx context.Context, s remote.State) (bool, remote.State, error) {
 			if !s.Present {
-				return true, s, a.journal.deleted(ctx, nil, state.Object{})
+				return true, s, a.journal.Deleted(ctx, nil, state.Object{})
 			}
 			if err := r.mayDelete(ctx, s); err != nil {
 				return false, s, err
@@ -107,7 +108,7 @@ func (r removal) mayDelete(ctx context.Context, s remote.State) error {
 	if !s.Asked {
 		return nil
 	}
-	e := &r.a.journal.index.entry
+	e := &r.a.journal.Index.Entry
 	j, err := r.a.d.judge(*e)
 	if err != nil {
 		return err
@@ -121,7 +122,7 @@ func (r removal) mayDelete(ctx context.Context, s remote.State) error {
 
 // deleteObject writes an intent and sends one conditional deletion.
 func (r removal) deleteObject(ctx context.Context, s remote.State) (done bool, now remote.State, err error) {
-	a, e := r.a, &r.a.journal.index.entry
+	a, e := r.a, &r.a.journal.Index.Entry
 	d := remote.Replace(s.Object)
 	in := &state.Intent{
 		Op: state.OpDelete, Path: a.job.Path, Key: a.key, Fence: e.Fence, Attributes: e.Attributes,
@@ -134,10 +135,10 @@ func (r removal) deleteObject(ctx context.Context, s remote.State) (done bool, n
 		return false, now, err
 	}
 	a.flight.enter(PhaseSend)
-	o, err := a.d.requests.remove(ctx, a.key, d.Cond)
+	o, err := a.d.gate.Delete(ctx, a.key, d.Cond)
 	switch {
 	case err == nil, errors.Is(err, fs.ErrNotExist):
-		if err := a.journal.deleted(ctx, in, o); err != nil {
+		if err := a.journal.Deleted(ctx, in, o); err != nil {
 			return false, now, err
 		}
 		return true, now, a.intents.forget(ctx, in)

@@ -84,20 +84,20 @@ func TestASlowDestinationLeavesOthersTheirShare(t *testing.T) {
 
 // Where nothing of some size gets through, smaller files of the same source do.
 func TestSmallFilesPassStalledOnes(t *testing.T) {
-	for _, limit := range []int64{tiny, headAlways, 200 << 10} {
+	for _, limit := range []int64{queue.TinyMax, queue.SmallMax, 200 << 10} {
 		for _, workers := range []int{1, 2, 16} {
 			t.Run(fmt.Sprintf("%d bytes, %d workers", limit, workers), func(t *testing.T) {
 				r := newRig(t, func(s *Source, o *Options) {
 					s.Proven, o.Workers, o.MemoryLimit, o.Drain = true, workers, 4<<20, time.Millisecond
 				})
-				r.p.dests["data"].src.Objects = &picky{r.store, func(ctx context.Context, p state.Put) error {
+				r.p.dests["data"].store.Objects = &picky{r.store, func(ctx context.Context, p state.Put) error {
 					if p.Size <= limit {
 						return nil
 					}
 					<-ctx.Done()
 					return ctx.Err()
 				}}
-				r.p.dests["data"].src.Multipart = &slowParts{store: r.store, let: make(chan struct{})}
+				r.p.dests["data"].store.Multipart = &slowParts{store: r.store, let: make(chan struct{})}
 				for i := range 100 {
 					path := fmt.Sprintf("stalled%d", i)
 					r.write(path, pattern(int(limit)+1+i, byte(i)))
@@ -129,7 +129,7 @@ func TestAStalledReadIsSeen(t *testing.T) {
 	r := newRig(t, proven)
 	d := r.p.dests["data"]
 	answer, server := io.Pipe()
-	d.src.Fetch = func(_ context.Context, _ string, o state.Object) (io.ReadCloser, state.Object, error) {
+	d.store.Fetch = func(_ context.Context, _ string, o state.Object) (io.ReadCloser, state.Object, error) {
 		return answer, o, nil
 	}
 	j, err := d.judge(state.Entry{})
@@ -142,12 +142,12 @@ func TestAStalledReadIsSeen(t *testing.T) {
 		v, _ := j.Read(t.Context(), state.Object{Key: "pre/a", ETag: "1", Size: c.Size}, c)
 		result <- v
 	}()
-	r.until("the read is a request", func() bool { n, _ := d.requests.monitor.Stalled(time.Now().Add(time.Minute)); return n == 1 })
+	r.until("the read is a request", func() bool { n, _ := d.gate.Monitor.Stalled(time.Now().Add(time.Minute)); return n == 1 })
 	now := time.Now()
 	if _, err := server.Write([]byte("con")); err != nil {
 		t.Fatal(err)
 	}
-	r.until("its bytes are progress", func() bool { _, since := d.requests.monitor.Stalled(now.Add(time.Minute)); return since.After(now) })
+	r.until("its bytes are progress", func() bool { _, since := d.gate.Monitor.Stalled(now.Add(time.Minute)); return since.After(now) })
 	if _, err := server.Write([]byte("tent")); err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestAStalledReadIsSeen(t *testing.T) {
 	if v := <-result; v != remote.BytesEqual {
 		t.Errorf("the verdict is %v, want BytesEqual", v)
 	}
-	if n, _ := d.requests.monitor.Stalled(now.Add(time.Hour)); n != 0 {
+	if n, _ := d.gate.Monitor.Stalled(now.Add(time.Hour)); n != 0 {
 		t.Errorf("%d requests are stalled after the read", n)
 	}
 }

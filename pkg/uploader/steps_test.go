@@ -102,7 +102,7 @@ func TestSmallFilesPassLargeOnes(t *testing.T) {
 		r.write(name, pattern(600<<10, 1))
 	}
 	release := make(chan struct{})
-	r.p.dests["data"].src.Multipart = &slowParts{store: r.store, let: release}
+	r.p.dests["data"].store.Multipart = &slowParts{store: r.store, let: release}
 	r.start()
 	for _, name := range []string{"large0", "large1", "large2", "large3", "large4", "large5"} {
 		r.offer(archive.TriggerEvent, name)
@@ -142,7 +142,7 @@ func TestTheWindowFollowsWhatTheServerBears(t *testing.T) {
 		var mu sync.Mutex
 		bears, active, refused, taken := 1000, 0, 0, 0
 		r := newRig(t, func(s *Source, o *Options) { proven(s, o); o.Workers = 16 })
-		r.p.dests["data"].src.Objects = &picky{r.store, func(context.Context, state.Put) error {
+		r.p.dests["data"].store.Objects = &picky{r.store, func(context.Context, state.Put) error {
 			mu.Lock()
 			active++
 			over := active > bears

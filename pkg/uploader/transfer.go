@@ -31,7 +31,7 @@ func (t transfer) send(ctx context.Context, cond state.Condition) (state.Object,
 		return state.Object{}, err
 	}
 	f := &t.a.file
-	parts := make([]state.Part, len(f.read.Parts))
+	parts := make([]state.Part, len(f.Reading.Parts))
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(partsAtOnce)
 	for i := range parts {
@@ -55,11 +55,11 @@ func (t transfer) send(ctx context.Context, cond state.Condition) (state.Object,
 	if err := ctx.Err(); err != nil {
 		return state.Object{}, err
 	}
-	if err := localfile.SameFence(f.opened.File, f.fence); err != nil {
+	if err := f.Unchanged(); err != nil {
 		return state.Object{}, err
 	}
-	return t.a.d.requests.complete(ctx, state.Complete{
-		Key: t.in.Key, UploadID: t.in.UploadID, Parts: parts, Size: f.read.Size, CRC32: f.read.CRC32, If: cond,
+	return t.a.d.gate.Complete(ctx, state.Complete{
+		Key: t.in.Key, UploadID: t.in.UploadID, Parts: parts, Size: f.Reading.Size, CRC32: f.Reading.CRC32, If: cond,
 	})
 }
 
@@ -68,13 +68,13 @@ func (t transfer) send(ctx context.Context, cond state.Condition) (state.Object,
 func (t transfer) open(ctx context.Context) (have map[int32]state.Part, err error) {
 	d, in := t.a.d, t.in
 	if in.UploadID != "" {
-		list, err := d.requests.listParts(ctx, in)
+		list, err := d.gate.ListParts(ctx, in)
 		if err != nil {
 			return nil, err
 		}
 		return t.matching(list), nil
 	}
-	id, err := d.requests.create(ctx, in.Key, metadata(d.src, in))
+	id, err := d.gate.Create(ctx, in.Key, metadata(d.src, in))
 	if err != nil {
 		return nil, err
 	}
@@ -83,15 +83,15 @@ func (t transfer) open(ctx context.Context) (have map[int32]state.Part, err erro
 		i.UploadID, i.PartSize = id, in.PartSize
 	})
 	if err != nil {
-		_, aborted := d.requests.abort(context.WithoutCancel(ctx), in)
-		return nil, errors.Join(local(state.ClassTransient, "note the upload", err), aborted)
+		_, aborted := d.gate.Abort(context.WithoutCancel(ctx), in)
+		return nil, errors.Join(localfile.Local(state.ClassTransient, "note the upload", err), aborted)
 	}
 	return nil, nil
 }
 
 // matching returns those of the server's parts that are the file's.
 func (t transfer) matching(list []state.Part) map[int32]state.Part {
-	read := &t.a.file.read
+	read := &t.a.file.Reading
 	have := make(map[int32]state.Part, len(list))
 	for _, part := range list {
 		i := int(part.Number) - 1
@@ -114,11 +114,11 @@ func (t transfer) sendPart(ctx context.Context, i int, n int32) (state.Part, err
 		return state.Part{}, err
 	}
 	defer a.p.parts.Release(a.d.src.Name, 1)
-	if err := localfile.SameFence(f.opened.File, f.fence); err != nil {
+	if err := f.Unchanged(); err != nil {
 		return state.Part{}, err
 	}
-	size, sum := f.read.PartLen(i), f.read.Parts[i]
-	section := f.read.Section(f.opened.File, int64(i)*f.read.PartSize, size)
+	size, sum := f.Reading.PartLen(i), f.Reading.Parts[i]
+	section := f.Reading.Section(f.Opened.File, int64(i)*f.Reading.PartSize, size)
 	b := localfile.NewBody(ctx, section, size, a.p.limiter, &a.flight.sent).Comparing(sum.SHA256)
-	return a.d.requests.uploadPart(ctx, t.in, n, b, sum.CRC32)
+	return a.d.gate.UploadPart(ctx, t.in, n, b, sum.CRC32)
 }

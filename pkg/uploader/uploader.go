@@ -22,47 +22,16 @@ package uploader
 
 import (
 	"context"
-	"io"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/gate"
 	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
-
-// Objects is the object store of one source. Every write that it sends carries
-// the configured key, and it checks every answer: an answer without that key is
-// a *state.Error of class encryption. Absence is io/fs.ErrNotExist, a refusal
-// io/fs.ErrPermission. All methods may be called concurrently.
-type Objects interface {
-	// Head asks for one object.
-	Head(ctx context.Context, key string) (state.Object, error)
-	// Put writes one object in one request.
-	Put(ctx context.Context, p state.Put) (state.Object, error)
-	// Delete removes the current version of key if cond holds.
-	Delete(ctx context.Context, key string, cond state.Condition) (state.Object, error)
-	// Ping is one cheap request. Nil means that the server answers at all.
-	Ping(ctx context.Context) error
-	// Probe is the canary. Nil means that this destination works and encrypts.
-	Probe(ctx context.Context) error
-}
-
-// Multipart is the store's multipart half, under the same rules as Objects.
-type Multipart interface {
-	// Create opens an upload. Its answer's encryption is checked.
-	Create(ctx context.Context, key string, metadata map[string]string) (uploadID string, o state.Object, err error)
-	// UploadPart sends part n, whose CRC-32 the server checks.
-	UploadPart(ctx context.Context, key, uploadID string, n int32, body io.ReadSeeker, size int64, crc uint32) (state.Part, error)
-	// Complete joins the parts. The server checks the CRC-32 of the whole.
-	Complete(ctx context.Context, c state.Complete) (state.Object, error)
-	// Abort discards an upload; ErrNoUpload when it is not there.
-	Abort(ctx context.Context, key, uploadID string) error
-	// ListParts lists what the server holds of an upload.
-	ListParts(ctx context.Context, key, uploadID string) ([]state.Part, error)
-}
 
 // Source is one directory and its destination. The functions are called from
 // several goroutines; those marked optional may be nil.
@@ -73,8 +42,8 @@ type Source struct {
 	RealPath  string // The directory, for the local paths of the records.
 	Mapper    state.Mapper
 	Root      *safefs.Root
-	Objects   Objects
-	Multipart Multipart
+	Objects   gate.Objects
+	Multipart gate.Multipart
 	State     *state.Source
 	// Copy, needed for Rekey jobs, writes an object onto itself under the
 	// configured KMS key, under the same rules as Objects.

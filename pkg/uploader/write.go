@@ -21,12 +21,12 @@ import (
 func (a *attempt) write(ctx context.Context, d remote.Decision) (done bool, now remote.State, err error) {
 	f := &a.file
 	in := &state.Intent{
-		Op: state.OpPut, Path: a.job.Path, Key: a.key, Fence: f.fence, Attributes: f.attrs, Racy: f.racy,
-		MD5: f.read.MD5, SHA256: f.read.SHA256, Trigger: a.job.Trigger, DetectedAt: a.job.Detected,
+		Op: state.OpPut, Path: a.job.Path, Key: a.key, Fence: f.Fence, Attributes: f.Attributes, Racy: f.Racy,
+		MD5: f.Reading.MD5, SHA256: f.Reading.SHA256, Trigger: a.job.Trigger, DetectedAt: a.job.Detected,
 		Replaces: d.Replaces, Rekey: a.job.Kind == archive.Rekey, Reread: a.changedUnseen(),
 	}
-	if f.read.PartSize > 0 {
-		in.Op, in.PartSize = state.OpMultipart, f.read.PartSize
+	if f.Reading.PartSize > 0 {
+		in.Op, in.PartSize = state.OpMultipart, f.Reading.PartSize
 	}
 	if in, err = a.intents.write(ctx, in); err != nil {
 		return false, now, err
@@ -38,17 +38,17 @@ func (a *attempt) write(ctx context.Context, d remote.Decision) (done bool, now 
 	if in.Op == state.OpMultipart {
 		o, err = transfer{a, in}.send(ctx, d.Cond)
 	} else {
-		section := f.read.Section(f.opened.File, 0, f.read.Size)
-		o, err = a.d.requests.put(ctx, state.Put{
-			Key: a.key, MD5: f.read.MD5, SHA256: f.read.SHA256, Metadata: metadata(a.d.src, in), If: d.Cond,
-		}, localfile.NewBody(ctx, section, f.read.Size, a.p.limiter, &a.flight.sent))
+		section := f.Reading.Section(f.Opened.File, 0, f.Reading.Size)
+		o, err = a.d.gate.Put(ctx, state.Put{
+			Key: a.key, MD5: f.Reading.MD5, SHA256: f.Reading.SHA256, Metadata: metadata(a.d.src, in), If: d.Cond,
+		}, localfile.NewBody(ctx, section, f.Reading.Size, a.p.limiter, &a.flight.sent))
 	}
 	switch {
 	case err == nil:
 		return true, now, a.intents.stored(ctx, in, o)
 	case errors.Is(err, state.ErrPrecondition):
 		return a.intents.surprised(ctx, in, d.Cond.Absent)
-	case errors.Is(err, state.ErrNoUpload), errors.Is(err, fs.ErrNotExist) && d.Cond.ETag != "" && !isLocal(err):
+	case errors.Is(err, state.ErrNoUpload), errors.Is(err, fs.ErrNotExist) && d.Cond.ETag != "" && !localfile.IsLocal(err):
 		return a.intents.surprised(ctx, in, false)
 	default:
 		return false, now, a.broken(ctx, in, err)
@@ -60,7 +60,7 @@ func (a *attempt) write(ctx context.Context, d remote.Decision) (done bool, now 
 func (a *attempt) broken(ctx context.Context, in *state.Intent, err error) error {
 	taken := ambiguous(err)
 	fails := state.ClassOf(err).Meaning().Effect == state.EffectFails
-	if fails && !isLocal(err) && ctx.Err() == nil && a.file.opened != nil && localfile.SameFence(a.file.opened.File, a.file.fence) != nil {
+	if fails && !localfile.IsLocal(err) && ctx.Err() == nil && a.file.Opened != nil && a.file.Unchanged() != nil {
 		err = localfile.Changed("send") // A body of another length looks like a broken connection.
 	}
 	if taken {
