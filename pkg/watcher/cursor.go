@@ -1,6 +1,10 @@
 package watcher
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/s3syncd/s3syncd/internal/relpath"
+)
 
 // How many entries of the index are read at once: few at first, because most
 // directories are small, then twice as many each time. The read transactions
@@ -51,7 +55,7 @@ func (c *cursor) peek() (*Known, error) {
 			return nil, err
 		}
 	}
-	if c.end || !below(c.buf[c.i].Path, c.dir) {
+	if c.end || !relpath.Below(c.buf[c.i].Path, c.dir) {
 		c.end = true
 		return nil, nil
 	}
@@ -123,7 +127,7 @@ func (c *cursor) next() { c.i++ }
 // skipDir goes behind everything below dir, which must not be before the cursor.
 func (c *cursor) skipDir(dir string) {
 	for ; c.i < len(c.buf); c.i++ {
-		if p := c.buf[c.i].Path; !below(p, dir) && p > dir+"/" {
+		if p := c.buf[c.i].Path; !relpath.Below(p, dir) && p > dir+"/" {
 			return
 		}
 	}

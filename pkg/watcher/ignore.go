@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
@@ -228,7 +229,7 @@ func (g *ignorer) byFile(path string, isDir bool) bool {
 	}
 	budget := fileBudget
 	for dir := path; dir != "" && budget > 0; {
-		dir = parentOf(dir)
+		dir = relpath.Parent(dir)
 		f, ok := g.dirs[dir]
 		if !ok {
 			continue
@@ -273,7 +274,7 @@ func (g *ignorer) enter(root *safefs.Root, dir string, present bool) (found *Ign
 		g.mu.Unlock()
 		return nil, nil
 	}
-	path := join(dir, ignoreName)
+	path := relpath.Join(dir, ignoreName)
 	content, err := readIgnoreFile(root, path)
 	if err != nil {
 		return nil, fmt.Errorf("ignore file: %w", err)
@@ -299,24 +300,4 @@ func readIgnoreFile(root *safefs.Root, path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxIgnoreFile)
 	}
 	return content, nil
-}
-
-// parentOf returns the directory of path, "" for the root.
-func parentOf(path string) string {
-	if i := strings.LastIndexByte(path, '/'); i >= 0 {
-		return path[:i]
-	}
-	return ""
-}
-
-func join(dir, name string) string {
-	if dir == "" {
-		return name
-	}
-	return dir + "/" + name
-}
-
-// below reports whether path is in the directory dir, at any depth.
-func below(path, dir string) bool {
-	return dir == "" || len(path) > len(dir) && path[len(dir)] == '/' && path[:len(dir)] == dir
 }

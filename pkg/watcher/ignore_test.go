@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/s3syncd/s3syncd/internal/relpath"
 )
 
 func pick(rng *rand.Rand, from ...string) string { return from[rng.IntN(len(from))] }
@@ -108,7 +110,7 @@ func TestIgnoreAgreesWithGit(t *testing.T) {
 func directories(paths []string) []string {
 	seen := make(map[string]bool)
 	for _, p := range paths {
-		for d := parentOf(p); d != ""; d = parentOf(d) {
+		for d := relpath.Parent(p); d != ""; d = relpath.Parent(d) {
 			seen[d] = true
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
@@ -20,7 +21,7 @@ type losses struct{ last map[string]struct{} }
 func (l *losses) judge(index Index, changes []Change) (now []Change, waiting int64, err error) {
 	gone := make(map[string]int)
 	for _, c := range changes {
-		gone[parentOf(c.Path)]++
+		gone[relpath.Parent(c.Path)]++
 	}
 	lost := make(map[string]struct{})
 	for dir, n := range gone {
@@ -36,7 +37,7 @@ func (l *losses) judge(index Index, changes []Change) (now []Change, waiting int
 		}
 	}
 	for _, c := range changes {
-		dir := parentOf(c.Path)
+		dir := relpath.Parent(c.Path)
 		_, most := lost[dir]
 		if _, again := l.last[dir]; most && !again {
 			waiting++

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
@@ -241,7 +242,7 @@ func (w *Watcher) stillRefused(path string) bool {
 // left reports whether the policies leave path out: what the index has of it
 // stays.
 func (w *Watcher) left(path string) bool {
-	return w.o.Reserved != "" && (path == w.o.Reserved || below(path, w.o.Reserved)) || w.ign.excluded(path, false)
+	return w.o.Reserved != "" && (path == w.o.Reserved || relpath.Below(path, w.o.Reserved)) || w.ign.excluded(path, false)
 }
 
 // leaves is left for what the index has: that the reserved name was refused is
@@ -258,7 +259,7 @@ func (w *Watcher) withheld(path string) bool {
 // goneLongAgo reports whether path went so long ago that an event of it would
 // have been seen: the directory that held it has not changed since.
 func (w *Watcher) goneLongAgo(path string) bool {
-	for dir := parentOf(path); ; dir = parentOf(dir) {
+	for dir := relpath.Parent(path); ; dir = relpath.Parent(dir) {
 		st, err := w.root.Lstat(dir)
 		if err == nil {
 			return old(time.Now(), st.CtimeNs, w.o.Settle+eventMargin)

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/s3syncd/s3syncd/internal/relpath"
 )
 
 // PatternFault says why a line is no pattern that could ever match: a bracket
@@ -192,7 +194,7 @@ func UnusedIncludes(ctx context.Context, root string, include, exclude []string,
 // not excluded. It takes the entries off limit.
 func (g *ignorer) look(ctx context.Context, root, dir string, limit *int) (below []string, err error) {
 	err = eachEntryOf(filepath.Join(root, dir), func(e fs.DirEntry) error {
-		path := join(dir, e.Name())
+		path := relpath.Join(dir, e.Name())
 		switch *limit--; {
 		case ctx.Err() != nil:
 			return ctx.Err()

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
@@ -87,7 +88,7 @@ func (s *scan) ancestors() {
 		return
 	}
 	for dir := s.cur.dir; dir != ""; {
-		dir = parentOf(dir)
+		dir = relpath.Parent(dir)
 		if st, err := s.w.root.Stat(dir); err == nil {
 			s.above = append(s.above, st)
 		}
@@ -272,7 +273,7 @@ func (s *scan) reopen(dir string, self safefs.Stat) (*safefs.Dir, error) {
 // directory decides about a subdirectory of d and scans it. It returns what d
 // was opened again as, nil where it stayed open.
 func (s *scan) directory(ctx context.Context, d *safefs.Dir, e *safefs.Entry, depth int) (*safefs.Dir, error) {
-	path := join(d.Path(), e.Name)
+	path := relpath.Join(d.Path(), e.Name)
 	if err := s.drain(ctx, path+"/"); err != nil {
 		return nil, err
 	}
@@ -372,7 +373,7 @@ func (s *scan) loops(self safefs.Stat) bool {
 
 // entry decides about anything that is not a directory.
 func (s *scan) entry(ctx context.Context, d *safefs.Dir, e *safefs.Entry) error {
-	path := join(d.Path(), e.Name)
+	path := relpath.Join(d.Path(), e.Name)
 	if err := s.drain(ctx, path); err != nil {
 		return err
 	}

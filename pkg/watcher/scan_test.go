@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
@@ -227,7 +228,7 @@ func TestScanAgreesWithSets(t *testing.T) {
 			}
 			p := strings.Join(parts, "/")
 			if rng.IntN(2) == 0 {
-				if os.MkdirAll(r.path(parentOf(p)), 0o755) == nil && os.WriteFile(r.path(p), nil, 0o644) == nil {
+				if os.MkdirAll(r.path(relpath.Parent(p)), 0o755) == nil && os.WriteFile(r.path(p), nil, 0o644) == nil {
 					disk[p] = true
 				}
 			} else {
@@ -471,7 +472,7 @@ func TestDeepTree(t *testing.T) {
 		}
 		unix.Close(fd)
 		fd = sub
-		rel = join(rel, name)
+		rel = relpath.Join(rel, name)
 	}
 	r.start()
 	r.eventually("all 200 files", func() bool { return len(r.sink.list()) == 200 })
@@ -548,7 +549,7 @@ func TestReadingAheadFindsTheSame(t *testing.T) {
 			}
 			found = append(found, k.Path)
 			if skip > 0 && len(found)%skip == 0 && strings.HasPrefix(k.Path, "a/") {
-				c.skipDir(parentOf(k.Path))
+				c.skipDir(relpath.Parent(k.Path))
 				continue
 			}
 			c.next()

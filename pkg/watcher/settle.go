@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
@@ -75,7 +76,7 @@ func (g *settling) takeIn() {
 		for _, t := range items[:n] {
 			if !g.w.ignores(t.path) {
 				d.s.touch(t.path, t.at, archive.TriggerEvent)
-				d.busy.add(parentOf(t.path), t.at)
+				d.busy.add(relpath.Parent(t.path), t.at)
 			}
 		}
 		overflowed = overflowed || d.s.overflowed
@@ -95,7 +96,7 @@ func (g *settling) takeIn() {
 
 // ignores reports whether nothing that happens at path matters.
 func (w *Watcher) ignores(path string) bool {
-	if w.o.Reserved != "" && below(path, w.o.Reserved) {
+	if w.o.Reserved != "" && relpath.Below(path, w.o.Reserved) {
 		return true
 	}
 	return w.ign.excluded(path, false) && w.ign.excluded(path, true)

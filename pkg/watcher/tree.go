@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
@@ -132,7 +133,7 @@ func (t *tree) look(ctx context.Context, r reshaped) {
 	if known {
 		t.drop(n)
 	}
-	if t.byPath[parentOf(r.path)] == nil {
+	if t.byPath[relpath.Parent(r.path)] == nil {
 		return // Found when its parent is.
 	}
 	st, err := t.w.root.Lstat(r.path)
@@ -160,14 +161,14 @@ func (t *tree) linked(path string) {
 		t.list(path)
 		t.w.requests.polls()
 	case st.IsRegular():
-		t.w.polls.addList(parentOf(path))
+		t.w.polls.addList(relpath.Parent(path))
 	}
 }
 
 // loops reports whether id is a directory that contains path.
 func (t *tree) loops(path string, id fileID) bool {
 	for path != "" {
-		path = parentOf(path)
+		path = relpath.Parent(path)
 		if n := t.byPath[path]; n != nil && n.id == id {
 			return true
 		}
@@ -285,9 +286,9 @@ func (t *tree) contents(d *safefs.Dir, subs []string) []string {
 	err := d.Visit(func(e *safefs.Entry) bool {
 		switch {
 		case e.Linked:
-			t.linked(join(dir, e.Name))
+			t.linked(relpath.Join(dir, e.Name))
 		case e.IsDir():
-			subs = append(subs, join(dir, e.Name))
+			subs = append(subs, relpath.Join(dir, e.Name))
 		}
 		present = present || e.Name == ignoreName && e.IsRegular()
 		return true
@@ -307,7 +308,7 @@ func (t *tree) contents(d *safefs.Dir, subs []string) []string {
 func (t *tree) insert(path string, id fileID) {
 	n := &node{path: path, id: id}
 	if path != "" {
-		n.parent = t.byPath[parentOf(path)]
+		n.parent = t.byPath[relpath.Parent(path)]
 	}
 	if p := n.parent; p != nil {
 		if n.next = p.child; n.next != nil {
@@ -361,7 +362,7 @@ func (t *tree) retry(ctx context.Context) {
 			t.w.renew()
 			return
 		}
-		if t.byPath[parentOf(dir)] == nil {
+		if t.byPath[relpath.Parent(dir)] == nil {
 			continue
 		}
 		t.w.polls.removeBelow(dir)
@@ -405,7 +406,7 @@ func (w *Watcher) countDirs(dir string) int64 {
 			if !e.IsDir() || e.Linked {
 				return true
 			}
-			if sub := join(path, e.Name); !w.reserved(sub) && !w.ign.excluded(sub, true) && w.o.TooDeep(sub) == nil {
+			if sub := relpath.Join(path, e.Name); !w.reserved(sub) && !w.ign.excluded(sub, true) && w.o.TooDeep(sub) == nil {
 				stack = append(stack, sub)
 			}
 			return true
