@@ -196,6 +196,12 @@ func compile(option string, lines []string) ([]pattern, error) {
 	return out, nil
 }
 
+// unused returns the patterns of include that have matched no file so far.
+func (g *ignorer) unused() []string { return g.use.list() }
+
+// takeCostly returns how many paths used up fileBudget since it was last called.
+func (g *ignorer) takeCostly() int64 { return g.costly.Swap(0) }
+
 // excluded reports whether the path or one of its parents is excluded.
 func (g *ignorer) excluded(path string, isDir bool) bool {
 	for i := range len(path) {

@@ -13,7 +13,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/relpath"
 )
 
-func pick(rng *rand.Rand, from ...string) string { return from[rng.IntN(len(from))] }
+func oneOf(rng *rand.Rand, from ...string) string { return from[rng.IntN(len(from))] }
 
 func randomPattern(rng *rand.Rand) string {
 	var b strings.Builder
@@ -24,14 +24,14 @@ func randomPattern(rng *rand.Rand) string {
 		b.WriteString("/")
 	}
 	for range 1 + rng.IntN(5) {
-		b.WriteString(pick(rng, "a", "b", "ab", "c", "*", "?", "**", "/", "**/", "/**", "/**/", "[ab]", "[!a]", "[^b]", "[a-c]",
+		b.WriteString(oneOf(rng, "a", "b", "ab", "c", "*", "?", "**", "/", "**/", "/**", "/**/", "[ab]", "[!a]", "[^b]", "[a-c]",
 			"[]a]", "[!]]", "[a-", "[[:alpha:]]", "[[:digit:]-]", "[[:nope:]]", "[\\]]", "\\*", "\\a", "\\", ".", "a.b", "*.b", " ", "\\ ", "#", "-"))
 	}
 	if rng.IntN(4) == 0 {
 		b.WriteString("/")
 	}
 	if rng.IntN(12) == 0 {
-		b.WriteString(pick(rng, " ", "  ", "\\ ", "\t", "\r"))
+		b.WriteString(oneOf(rng, " ", "  ", "\\ ", "\t", "\r"))
 	}
 	return b.String()
 }
@@ -39,7 +39,7 @@ func randomPattern(rng *rand.Rand) string {
 func randomPath(rng *rand.Rand) string {
 	parts := make([]string, 1+rng.IntN(4))
 	for i := range parts {
-		parts[i] = pick(rng, "a", "b", "c", "ab", "abc", "a.b", "x.b", "*", "?x", "[a", "a]", "]", "-", "1", "a b", "a ", "#", "#a", "\\", "\\a", "!", "!a", "ba")
+		parts[i] = oneOf(rng, "a", "b", "c", "ab", "abc", "a.b", "x.b", "*", "?x", "[a", "a]", "]", "-", "1", "a b", "a ", "#", "#a", "\\", "\\a", "!", "!a", "ba")
 	}
 	return strings.Join(parts, "/")
 }
@@ -78,8 +78,10 @@ func TestIgnoreAgreesWithGit(t *testing.T) {
 			for i := range lines {
 				lines[i] = randomPattern(rng)
 			}
-			content := pick(rng, "", "\ufeff") + strings.Join(lines, pick(rng, "\n", "\r\n")) + pick(rng, "", "\n")
-			write(t, filepath.Join(dir, at, ".gitignore"), content)
+			content := oneOf(rng, "", "\ufeff") + strings.Join(lines, oneOf(rng, "\n", "\r\n")) + oneOf(rng, "", "\n")
+			if err := os.WriteFile(filepath.Join(dir, at, ".gitignore"), []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
 			g.dirs[at] = ignoreFile{patterns: parsePatterns(content)}
 			fmt.Fprintf(&files, "%q: %q\n", at, content)
 		}

@@ -775,3 +775,19 @@ func namesOf(tb testing.TB, dir string) []string {
 	slices.Sort(names)
 	return names
 }
+
+func TestTheLineOfAScanNamesIncludesWithoutFiles(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.Include = []string{"./logs", "*.log"} })
+	if err := os.WriteFile(filepath.Join(r.dir, "a.log"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s := r.once(); !slices.Equal(s.UnusedIncludes, []string{"./logs"}) {
+		t.Errorf("UnusedIncludes = %q, want ./logs", s.UnusedIncludes)
+	}
+	lines := r.logs.FilterMessage("scanned").All()
+	if len(lines) == 0 || lines[0].ContextMap()["include_without_files"] == nil {
+		t.Errorf("the line says nothing of it: %v", lines)
+	}
+}
+
+func pick(rng *rand.Rand, from ...string) string { return from[rng.IntN(len(from))] }
