@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
@@ -139,7 +140,7 @@ func (s *source) onScan(r watcher.ScanResult) {
 
 // ignoreFiles renders the ignore files that a scan honored, as many as a note
 // names, and counts the rest.
-func ignoreFiles(found []watcher.IgnoreFile) (list []state.IgnoreFile, omitted int64) {
+func ignoreFiles(found []ignore.File) (list []state.IgnoreFile, omitted int64) {
 	for _, f := range found[:min(len(found), state.MaxIgnoreFiles)] {
 		n := state.IgnoreFile{Path: f.Path, SHA256: f.SHA256}
 		if !utf8.ValidString(f.Path) {

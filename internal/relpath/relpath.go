@@ -1,10 +1,10 @@
+// Package relpath does arithmetic on paths below a source: relative,
+// slash-separated, in raw bytes, "" for the source itself.
 package relpath
 
-import (
-	"strings"
-)
+import "strings"
 
-// parentOf returns the directory of path, "" for the root.
+// Parent returns the directory of path, "" at the top.
 func Parent(path string) string {
 	if i := strings.LastIndexByte(path, '/'); i >= 0 {
 		return path[:i]
@@ -12,6 +12,7 @@ func Parent(path string) string {
 	return ""
 }
 
+// Join returns the path of name in the directory dir.
 func Join(dir, name string) string {
 	if dir == "" {
 		return name
@@ -19,7 +20,7 @@ func Join(dir, name string) string {
 	return dir + "/" + name
 }
 
-// below reports whether path is in the directory dir, at any depth.
+// Below reports whether path is in the directory dir, at any depth.
 func Below(path, dir string) bool {
 	return dir == "" || len(path) > len(dir) && path[len(dir)] == '/' && path[:len(dir)] == dir
 }

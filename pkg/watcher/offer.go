@@ -242,7 +242,7 @@ func (w *Watcher) stillRefused(path string) bool {
 // left reports whether the policies leave path out: what the index has of it
 // stays.
 func (w *Watcher) left(path string) bool {
-	return w.o.Reserved != "" && (path == w.o.Reserved || relpath.Below(path, w.o.Reserved)) || w.ign.excluded(path, false)
+	return w.o.Reserved != "" && (path == w.o.Reserved || relpath.Below(path, w.o.Reserved)) || w.ign.Excluded(path, false)
 }
 
 // leaves is left for what the index has: that the reserved name was refused is

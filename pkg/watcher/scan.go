@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
@@ -229,7 +230,7 @@ func (s *scan) release(depth int, l entryList) (last *safefs.Entry) {
 }
 
 func (s *scan) ignoreFile(d *safefs.Dir, l entryList) {
-	found, err := s.w.ign.enter(s.w.root, d.Path(), hasIgnoreFile(d, l.entries, l.more))
+	found, err := s.w.ign.Enter(s.w.root, d.Path(), hasIgnoreFile(d, l.entries, l.more))
 	if err != nil {
 		s.w.log.Warn("ignore file not read, what was known of it stays in force", zap.Error(err))
 	}
@@ -242,14 +243,14 @@ func (s *scan) ignoreFile(d *safefs.Dir, l entryList) {
 // first entries.
 func hasIgnoreFile(d *safefs.Dir, entries []safefs.Entry, more bool) bool {
 	for i := range entries {
-		if entries[i].Name == ignoreName {
+		if entries[i].Name == ignore.FileName {
 			return entries[i].IsRegular()
 		}
 	}
 	if !more {
 		return false
 	}
-	st, err := d.Stat(ignoreName)
+	st, err := d.Stat(ignore.FileName)
 	return err == nil && st.IsRegular()
 }
 
@@ -281,7 +282,7 @@ func (s *scan) directory(ctx context.Context, d *safefs.Dir, e *safefs.Entry, de
 	case s.w.reserved(path):
 		s.res.Reserved++
 		return nil, s.refuseDir(ctx, path, ErrReserved)
-	case s.w.ign.excludedHere(path, true):
+	case s.w.ign.ExcludedHere(path, true):
 		s.res.Excluded++
 		return nil, s.keepDir(ctx, path)
 	case s.flat:
@@ -381,7 +382,7 @@ func (s *scan) entry(ctx context.Context, d *safefs.Dir, e *safefs.Entry) error 
 	case s.w.reserved(path):
 		s.res.Reserved++
 		return s.refuse(ctx, path, ErrReserved)
-	case s.w.ign.excludedHere(path, false):
+	case s.w.ign.ExcludedHere(path, false):
 		s.res.Excluded++
 		return s.keep(path)
 	case e.Err != nil:
@@ -447,7 +448,7 @@ func (s *scan) unknown(ctx context.Context, path string, err error) error {
 		return nil // Gone since it was listed.
 	case errors.Is(err, safefs.ErrRootChanged):
 		return err
-	case s.w.ign.excludedHere(path, true):
+	case s.w.ign.ExcludedHere(path, true):
 		s.res.Excluded++
 		return s.keep(path)
 	}

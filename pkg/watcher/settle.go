@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
@@ -99,7 +100,7 @@ func (w *Watcher) ignores(path string) bool {
 	if w.o.Reserved != "" && relpath.Below(path, w.o.Reserved) {
 		return true
 	}
-	return w.ign.excluded(path, false) && w.ign.excluded(path, true)
+	return w.ign.Excluded(path, false) && w.ign.Excluded(path, true)
 }
 
 func (g *settling) untilNext() time.Duration {
@@ -255,7 +256,7 @@ func (g *settling) file(ctx context.Context, it *item, st safefs.Stat, now time.
 // changedIgnoreFile has the source watched and scanned anew by patterns that
 // changed.
 func (w *Watcher) changedIgnoreFile(path string) {
-	if w.o.IgnoreFiles && (path == ignoreName || strings.HasSuffix(path, "/"+ignoreName)) {
+	if w.o.IgnoreFiles && (path == ignore.FileName || strings.HasSuffix(path, "/"+ignore.FileName)) {
 		w.log.Info("ignore file changed, the source is scanned")
 		w.renew()
 	}
@@ -345,7 +346,7 @@ func (g *settling) listing(ctx context.Context, it *item, now time.Time) (time.T
 		return time.Time{}, g.gone(ctx, it, dir, false)
 	}
 	// An unreadable directory is for the scans to report.
-	if err == nil && !w.ign.excluded(dir, true) {
+	if err == nil && !w.ign.Excluded(dir, true) {
 		return g.compare(ctx, it, now)
 	}
 	return time.Time{}, nil

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
@@ -186,7 +187,7 @@ func (t *tree) scan(ctx context.Context, path string) {
 	for len(stack) > 0 && ctx.Err() == nil {
 		dir := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		if dir != "" && (t.w.reserved(dir) || t.w.ign.excluded(dir, true) || t.w.o.TooDeep(dir) != nil) {
+		if dir != "" && (t.w.reserved(dir) || t.w.ign.Excluded(dir, true) || t.w.o.TooDeep(dir) != nil) {
 			continue
 		}
 		stack = t.enter(dir, stack)
@@ -290,13 +291,13 @@ func (t *tree) contents(d *safefs.Dir, subs []string) []string {
 		case e.IsDir():
 			subs = append(subs, relpath.Join(dir, e.Name))
 		}
-		present = present || e.Name == ignoreName && e.IsRegular()
+		present = present || e.Name == ignore.FileName && e.IsRegular()
 		return true
 	})
 	if err != nil {
 		return subs // The scans say so.
 	}
-	if _, err := t.w.ign.enter(t.w.root, dir, present); err != nil {
+	if _, err := t.w.ign.Enter(t.w.root, dir, present); err != nil {
 		t.w.log.Warn("ignore file not read, what was known of it stays in force", zap.Error(err))
 	}
 	if !t.first {
@@ -406,7 +407,7 @@ func (w *Watcher) countDirs(dir string) int64 {
 			if !e.IsDir() || e.Linked {
 				return true
 			}
-			if sub := relpath.Join(path, e.Name); !w.reserved(sub) && !w.ign.excluded(sub, true) && w.o.TooDeep(sub) == nil {
+			if sub := relpath.Join(path, e.Name); !w.reserved(sub) && !w.ign.Excluded(sub, true) && w.o.TooDeep(sub) == nil {
 				stack = append(stack, sub)
 			}
 			return true

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
@@ -96,9 +97,6 @@ type Options struct {
 	Metrics *Metrics
 }
 
-// IgnoreFile is one .s3syncignore file that a scan honored.
-type IgnoreFile struct{ Path, SHA256 string }
-
 // ScanResult is what a scan found.
 type ScanResult struct {
 	Trigger    archive.Trigger
@@ -126,7 +124,7 @@ type ScanResult struct {
 	Reserved                int64
 	Limited                 int64 // directories that are too deep, or led to by too many links
 	Pseudo                  int64 // file systems of the kernel, which are not entered
-	ConfigFiles             []IgnoreFile
+	ConfigFiles             []ignore.File
 	UnusedIncludes          []string // patterns of Include that no file has matched so far
 
 	directories int64
@@ -141,7 +139,7 @@ type Watcher struct {
 	probe *safefs.Root // of what is in its place, before that is used
 	log   *zap.Logger
 	met   *sourceMetrics
-	ign   *ignorer
+	ign   *ignore.Rules
 	t     timings
 
 	dirty    *dirtySet
@@ -192,7 +190,7 @@ func New(sink Sink, index Index, o Options) (*Watcher, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	ign, err := newIgnorer(o.Include, o.Exclude, o.IgnoreFiles)
+	ign, err := ignore.New(o.Include, o.Exclude, o.IgnoreFiles)
 	if err != nil {
 		return nil, err
 	}

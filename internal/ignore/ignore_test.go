@@ -1,4 +1,4 @@
-package watcher
+package ignore
 
 import (
 	"fmt"
@@ -58,7 +58,7 @@ func TestIgnoreAgreesWithGit(t *testing.T) {
 	for round := range 150 {
 		dir := t.TempDir()
 		runGit(t, git, dir, "", "init", "-q")
-		g, err := newIgnorer(nil, nil, true)
+		g, err := New(nil, nil, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +96,7 @@ func TestIgnoreAgreesWithGit(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := g.excluded(p, fi.IsDir()); got != want[p] {
+			if got := g.Excluded(p, fi.IsDir()); got != want[p] {
 				t.Fatalf("round %d: %q: got ignored %v, git says %v; patterns:\n%s", round, p, got, want[p], files.String())
 			}
 			if want[p] {
@@ -137,7 +137,7 @@ func runGit(t *testing.T, git, dir, stdin string, args ...string) string {
 }
 
 func TestIncludeAndExclude(t *testing.T) {
-	g, err := newIgnorer([]string{"*.txt", "docs/", "!secret.txt"}, []string{"tmp/", "docs/old.md"}, false)
+	g, err := New([]string{"*.txt", "docs/", "!secret.txt"}, []string{"tmp/", "docs/old.md"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,14 +145,14 @@ func TestIncludeAndExclude(t *testing.T) {
 		"a.txt": false, "a/b/c.txt": false, "a.bin": true, "secret.txt": true, "docs/x.bin": false, "docs/deep/y": false,
 		"docs/old.md": true, "tmp/a.txt": true, "a/tmp/b.txt": true,
 	} {
-		if got := g.excluded(path, false); got != want {
+		if got := g.Excluded(path, false); got != want {
 			t.Errorf("excluded(%q): got %v, want %v", path, got, want)
 		}
 	}
-	if g.excluded("anything", true) {
+	if g.Excluded("anything", true) {
 		t.Error("a directory is excluded because of include patterns for files")
 	}
-	if _, err := newIgnorer(nil, []string{"a\nb"}, false); err == nil {
+	if _, err := New(nil, []string{"a\nb"}, false); err == nil {
 		t.Error("a pattern of two lines was accepted")
 	}
 }
@@ -161,7 +161,7 @@ func TestWildmatchIsBounded(t *testing.T) {
 	pattern := strings.Repeat("**/*a", 40) + "b"
 	text := strings.Repeat("aaaaaaaaaa/", 50)
 	begin := time.Now()
-	if wildmatch(pattern, text, true) {
+	if matched, _ := wildmatch(pattern, text, true, wildBudget); matched {
 		t.Error("matched")
 	}
 	if took := time.Since(begin); took > time.Second {
@@ -172,7 +172,7 @@ func TestWildmatchIsBounded(t *testing.T) {
 func TestIgnoreFilesMadeToHurtAreBounded(t *testing.T) {
 	deep := strings.Repeat("a/", 100) + "a"
 	for _, line := range []string{"*a*a*a*a*a*a*b", "**/a*/**/a*/**/b*", "[a-", "x", "!**/x/**"} {
-		g, err := newIgnorer(nil, nil, true)
+		g, err := New(nil, nil, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,12 +180,12 @@ func TestIgnoreFilesMadeToHurtAreBounded(t *testing.T) {
 		for dir := range strings.SplitSeq("//a//a/a", "//") {
 			g.dirs[dir] = ignoreFile{patterns: patterns}
 		}
-		budget := fileBudget
-		lastMatchWithin(patterns, deep, false, &budget)
+		budget := Budget
+		lastMatch(patterns, deep, false, &budget)
 		if budget > 0 || budget < -2 {
-			t.Errorf("%q: %d steps are left of %d, want none, and none beyond", line, budget, fileBudget)
+			t.Errorf("%q: %d steps are left of %d, want none, and none beyond", line, budget, Budget)
 		}
-		if g.excluded(deep, false) {
+		if g.Excluded(deep, false) {
 			t.Errorf("%q: the path is left out", line)
 		}
 		if g.costly.Load() == 0 {
@@ -193,12 +193,12 @@ func TestIgnoreFilesMadeToHurtAreBounded(t *testing.T) {
 		}
 	}
 	if !func() bool { // What an ordinary file asks for is not touched by the bound.
-		g, err := newIgnorer(nil, nil, true)
+		g, err := New(nil, nil, true)
 		if err != nil {
 			t.Fatal(err)
 		}
 		g.dirs[""] = ignoreFile{patterns: parsePatterns("*.log\n" + strings.Repeat("cache-*/tmp?\n", 2000))}
-		return g.excluded("a/b/c.log", false)
+		return g.Excluded("a/b/c.log", false)
 	}() {
 		t.Error("the first of 2,001 patterns was not asked")
 	}
@@ -209,7 +209,7 @@ func FuzzWildmatch(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, pattern, text string) {
 		p, ok := parsePattern(strings.ReplaceAll(pattern, "\x00", ""))
 		if ok {
-			p.matches(text, false)
+			p.matches(text, false, nil)
 		}
 	})
 }
