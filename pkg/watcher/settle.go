@@ -13,6 +13,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -265,7 +266,7 @@ func (w *Watcher) changedIgnoreFile(path string) {
 // goneItself reports path as gone if the index has it as a file.
 func (g *settling) goneItself(ctx context.Context, it *item, path string) error {
 	g.w.goneName(path, it.handed, it.trigger)
-	k, ok, err := lookup(g.w.index, path)
+	k, ok, err := scanpkg.Lookup(g.w.index, path)
 	if err != nil || !ok {
 		return err
 	}
@@ -280,14 +281,14 @@ func (g *settling) gone(ctx context.Context, it *item, path string, itself bool)
 		}
 		g.w.changedIgnoreFile(path)
 	}
-	cur := newCursor(g.w.index, path)
+	cur := scanpkg.NewCursor(g.w.index, path)
 	for {
-		k, err := cur.peek()
+		k, err := cur.Peek()
 		if err != nil || k == nil {
 			return err
 		}
 		known := *k
-		cur.next()
+		cur.Next()
 		if _, err := g.w.root.Stat(known.Path); !errors.Is(err, fs.ErrNotExist) {
 			if errors.Is(err, safefs.ErrRootChanged) || exhausted(err) {
 				return err
@@ -302,7 +303,7 @@ func (g *settling) gone(ctx context.Context, it *item, path string, itself bool)
 
 // offerGone reports that k is gone. An event alone never has an object deleted:
 // of a mirrored source it only asks for a scan.
-func (g *settling) offerGone(ctx context.Context, it *item, k *Known) error {
+func (g *settling) offerGone(ctx context.Context, it *item, k *scanpkg.Known) error {
 	w := g.w
 	w.goneName(k.Path, it.handed, it.trigger)
 	switch {
