@@ -13,7 +13,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/queue"
@@ -63,7 +65,7 @@ type index struct {
 }
 
 // Range implements watcher.Index.
-func (x *index) Range(after string, n int, buf []watcher.Known) ([]watcher.Known, error) {
+func (x *index) Range(after string, n int, buf []scan.Known) ([]scan.Known, error) {
 	items, ok := x.pool.Get().(*[]state.Item)
 	if !ok {
 		items = new([]state.Item)
@@ -79,12 +81,12 @@ func (x *index) Range(after string, n int, buf []watcher.Known) ([]watcher.Known
 	return buf, nil
 }
 
-func known(it state.Item) watcher.Known {
+func known(it state.Item) scan.Known {
 	e := it.Entry
-	return watcher.Known{
+	return scan.Known{
 		Path: it.Path, Size: e.Fence.Size, MtimeNs: e.Fence.MtimeNs, CtimeNs: e.Fence.CtimeNs, Ino: e.Fence.Ino,
 		Mode: e.Attributes.Mode, UID: e.Attributes.UID, GID: e.Attributes.GID,
-		Stored: e.Stored, Look: e.Racy || !e.Stored || e.Doubted || e.FailClass != "",
+		Stored: e.Stored, Recheck: e.Racy || !e.Stored || e.Doubted || e.FailClass != "",
 	}
 }
 
@@ -139,7 +141,7 @@ func (s *source) onScan(r watcher.ScanResult) {
 
 // ignoreFiles renders the ignore files that a scan honored, as many as a note
 // names, and counts the rest.
-func ignoreFiles(found []watcher.IgnoreFile) (list []state.IgnoreFile, omitted int64) {
+func ignoreFiles(found []ignore.File) (list []state.IgnoreFile, omitted int64) {
 	for _, f := range found[:min(len(found), state.MaxIgnoreFiles)] {
 		n := state.IgnoreFile{Path: f.Path, SHA256: f.SHA256}
 		if !utf8.ValidString(f.Path) {
@@ -153,8 +155,8 @@ func ignoreFiles(found []watcher.IgnoreFile) (list []state.IgnoreFile, omitted i
 // listSkip returns what lists the files that the index alone shows as unchanged
 // to a scan of the daemon. While too many records are unpublished, or the disk
 // takes no more, they are counted instead.
-func (g *generation) listSkip(ctx context.Context, s *source, skips *manifest.SkipWriter) func(watcher.Known, safefs.Stat, archive.Trigger) {
-	return func(k watcher.Known, st safefs.Stat, trigger archive.Trigger) {
+func (g *generation) listSkip(ctx context.Context, s *source, skips *manifest.SkipWriter) func(scan.Known, safefs.Stat, archive.Trigger) {
+	return func(k scan.Known, st safefs.Stat, trigger archive.Trigger) {
 		if s.unpublishedRecords() >= g.cfg.Manifest.MaxUnpublished {
 			s.counters.unlisted.Add(1)
 			return
@@ -188,7 +190,7 @@ func (s *source) onAvailable(ok bool, reason string) {
 }
 
 // skipRecord is the record of a file that the index alone shows as unchanged.
-func (s *source) skipRecord(k watcher.Known, st safefs.Stat, trigger archive.Trigger, instance string) state.Record {
+func (s *source) skipRecord(k scan.Known, st safefs.Stat, trigger archive.Trigger, instance string) state.Record {
 	key, _ := s.mapper.Key(k.Path) // It was uploaded under this key: it is one.
 	r := state.Record{
 		S3Key: key, S3URI: "s3://" + s.cfg.Bucket + "/" + key, SizeBytes: &st.Size,

@@ -12,6 +12,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -68,7 +69,7 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 		real: realPath(c.Path), log: log.With(zap.String("source", c.Name)),
 		root: rootOf(&c),
 	}
-	var known watcher.Index = noIndex{}
+	var known scan.Index = noIndex{}
 	if db != nil {
 		st, err := continued(ctx, db, state.SourceKey{Bucket: c.Bucket, Prefix: c.Prefix, RealPath: s.real})
 		if err != nil {
@@ -82,7 +83,7 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 	}
 	w := env.watchOptions(s)
 	w.OnScan, w.OnAvailable, w.OnMemory = func(watcher.ScanResult) {}, func(bool, string) {}, nil
-	w.OnSame = func(watcher.Known, safefs.Stat, archive.Trigger) {
+	w.OnSame = func(scan.Known, safefs.Stat, archive.Trigger) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.sum.Skipped++
@@ -246,4 +247,4 @@ func (p planSink) Paths() []string { return nil }
 type noIndex struct{}
 
 // Range implements watcher.Index.
-func (noIndex) Range(string, int, []watcher.Known) ([]watcher.Known, error) { return nil, nil }
+func (noIndex) Range(string, int, []scan.Known) ([]scan.Known, error) { return nil, nil }

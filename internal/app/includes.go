@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/config"
-	"github.com/s3syncd/s3syncd/pkg/watcher"
+	"github.com/s3syncd/s3syncd/internal/ignore"
 )
 
 // The look of a check at the sources is short: a file system may not answer.
@@ -29,7 +29,7 @@ func IncludeWarnings(ctx context.Context, c *config.Config) (warnings []string) 
 		}
 		found := make(chan []string, 1)
 		go func() { // It ends with the look, or with the process.
-			unused, err := watcher.UnusedIncludes(ctx, s.Path, s.Include, s.Exclude, includeLimit)
+			unused, err := ignore.UnusedIncludes(ctx, s.Path, s.Include, s.Exclude, includeLimit)
 			if err != nil {
 				unused = nil // What is not there says nothing of a pattern.
 			}

@@ -348,8 +348,8 @@ func TestWhatIsWrittenDuringTheCheckIsLeftOut(t *testing.T) {
 func TestDoubtedFilesAreLookedAtByEveryScan(t *testing.T) {
 	for doubted, want := range map[bool]bool{true: true, false: false} {
 		k := known(state.Item{Path: "p", Entry: state.Entry{Stored: true, Doubted: doubted}})
-		if k.Look != want {
-			t.Errorf("doubted %v: Look = %v, want %v", doubted, k.Look, want)
+		if k.Recheck != want {
+			t.Errorf("doubted %v: Look = %v, want %v", doubted, k.Recheck, want)
 		}
 	}
 }

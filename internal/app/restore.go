@@ -10,9 +10,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
-	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
 // sortMemory is what sorting the trail's records may take.
@@ -88,8 +88,8 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 }
 
 // chosen returns which files are meant, and the directory that they are below.
-func (o *RestoreOptions) chosen() (*watcher.Filter, string, error) {
-	filter, err := watcher.NewFilter(o.Include)
+func (o *RestoreOptions) chosen() (*ignore.Filter, string, error) {
+	filter, err := ignore.NewFilter(o.Include)
 	if err != nil {
 		return nil, "", fmt.Errorf("%w: --include: %w", ErrWrongUse, err)
 	}

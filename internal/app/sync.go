@@ -13,6 +13,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/queue"
@@ -224,9 +225,9 @@ func (r *syncRun) watchSource(ctx context.Context, s *source) error {
 	s.listSkips = r.cfg.Manifest.ListSkipped != "none"
 	if s.listSkips {
 		skips := s.flusher.Skips()
-		o.OnSame = func(k watcher.Known, st safefs.Stat, _ archive.Trigger) { r.same(ctx, s, skips, k, st) }
+		o.OnSame = func(k scan.Known, st safefs.Stat, _ archive.Trigger) { r.same(ctx, s, skips, k, st) }
 	} else {
-		o.OnSame = func(watcher.Known, safefs.Stat, archive.Trigger) { r.skipped() }
+		o.OnSame = func(scan.Known, safefs.Stat, archive.Trigger) { r.skipped() }
 	}
 	w, err := watcher.New(sink{source: s.cfg.Name, queue: r.queue, progress: r.opts.Progress.Found}, &index{state: s.state}, o)
 	s.watch = w
@@ -234,7 +235,7 @@ func (r *syncRun) watchSource(ctx context.Context, s *source) error {
 }
 
 // same records a file that the index alone shows as unchanged.
-func (r *syncRun) same(ctx context.Context, s *source, skips *manifest.SkipWriter, k watcher.Known, st safefs.Stat) {
+func (r *syncRun) same(ctx context.Context, s *source, skips *manifest.SkipWriter, k scan.Known, st safefs.Stat) {
 	if err := skips.Write(ctx, s.skipRecord(k, st, archive.TriggerSync, r.cfg.Instance)); err != nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()

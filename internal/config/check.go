@@ -11,8 +11,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/loopback"
-	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
 // check judges settings against each other. What was refused on its own is left
@@ -123,7 +123,7 @@ func (l *loader) checkSource(key string, s *Source) {
 }
 
 func (l *loader) checkPatterns(key string, lines []string, root string) {
-	for _, w := range watcher.PatternWarnings(lastKey(key), lines, root) {
+	for _, w := range ignore.Warnings(lastKey(key), lines, root) {
 		l.warn(key, w)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/s3syncd/s3syncd/pkg/watcher"
+	"github.com/s3syncd/s3syncd/internal/ignore"
 )
 
 // The accepted forms, as faults name them.
@@ -277,7 +277,7 @@ func checkPattern(s string) string {
 	if slices.Contains([]string{"", "!", "/", "!/"}, strings.TrimSpace(s)) {
 		return "matches nothing"
 	}
-	return watcher.PatternFault(s)
+	return ignore.Fault(s)
 }
 
 func checkContextKey(s string) string {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -217,7 +218,7 @@ func unreadableSource(r *rig) {
 	}
 	// The failure is in the index, and waits in the sink to be tried again.
 	r.sink.mu.Lock()
-	r.sink.put(Known{Path: "d"})
+	r.sink.put(scanpkg.Known{Path: "d"})
 	r.sink.mu.Unlock()
 	r.sink.hold("d")
 	gone := func() bool { return r.offers() == "[gone d]" }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -136,12 +137,12 @@ func (w *Watcher) flushScan(ctx context.Context, id safefs.Identity) error {
 // other hands when the scan ends.
 type flushPolicy struct{ *offerer }
 
-func (p *flushPolicy) differs(ctx context.Context, s *scan, path string, st safefs.Stat, _ *Known) error {
-	fresh, ok, err := lookup(p.w.index, path) // The scan may have read the index some time ago.
+func (p *flushPolicy) differs(ctx context.Context, s *scan, path string, st safefs.Stat, _ *scanpkg.Known) error {
+	fresh, ok, err := scanpkg.Lookup(p.w.index, path) // The scan may have read the index some time ago.
 	switch {
 	case err != nil:
 		return err
-	case ok && unchanged(&fresh, st):
+	case ok && scanpkg.Unchanged(&fresh, st):
 		s.res.Unchanged++
 		return nil
 	case ok:

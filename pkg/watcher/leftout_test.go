@@ -12,6 +12,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/fstest"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 )
 
 func TestTheReservedNameIsRefusedWhateverHasIt(t *testing.T) {
@@ -56,7 +57,7 @@ func TestTheReservedNameIsRefusedWhenItComes(t *testing.T) {
 	})
 	// As the index has it then. Once it is away, so is that.
 	r.sink.mu.Lock()
-	r.sink.put(Known{Path: "_manifests", Look: true})
+	r.sink.put(scanpkg.Known{Path: "_manifests", Recheck: true})
 	r.sink.mu.Unlock()
 	r.rescan()
 	if got := fmt.Sprint(r.sink.list()); got != "[_manifests f]" {

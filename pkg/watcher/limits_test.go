@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -90,7 +91,7 @@ func TestADirectoryTooDeepForAKeyIsRefusedOnce(t *testing.T) {
 	// Its failure is in the index, and stays while it is there.
 	deep := strings.Repeat("d/", 510) + "d"
 	r.sink.mu.Lock()
-	r.sink.put(Known{Path: deep, Look: true})
+	r.sink.put(scanpkg.Known{Path: deep, Recheck: true})
 	r.sink.mu.Unlock()
 	if s := r.rescan(); s.Gone != 0 {
 		t.Errorf("it counts as gone: %+v", s)
@@ -159,7 +160,7 @@ type counter struct {
 	refused []string
 }
 
-func (p *counter) differs(_ context.Context, _ *scan, path string, _ safefs.Stat, _ *Known) error {
+func (p *counter) differs(_ context.Context, _ *scan, path string, _ safefs.Stat, _ *scanpkg.Known) error {
 	*p.paths++
 	p.last = path
 	return nil
@@ -170,9 +171,9 @@ func (p *counter) refuse(_ context.Context, _ *scan, path string, _ error) error
 	return nil
 }
 
-func (p *counter) missing(context.Context, *scan, Known) error { return nil }
-func (p *counter) same(*Known, safefs.Stat)                    {}
-func (p *counter) rest(context.Context) error                  { return nil }
+func (p *counter) missing(context.Context, *scan, scanpkg.Known) error { return nil }
+func (p *counter) same(*scanpkg.Known, safefs.Stat)                    {}
+func (p *counter) rest(context.Context) error                          { return nil }
 
 func TestDirectoriesThatAreReadInPartsAreScannedAlike(t *testing.T) {
 	r := newRig(t, nil)
@@ -238,7 +239,7 @@ type heldBytes struct {
 	most *int
 }
 
-func (p *heldBytes) differs(ctx context.Context, s *scan, path string, st safefs.Stat, k *Known) error {
+func (p *heldBytes) differs(ctx context.Context, s *scan, path string, st safefs.Stat, k *scanpkg.Known) error {
 	*p.most = max(*p.most, s.held)
 	return p.counter.differs(ctx, s, path, st, k)
 }

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -153,11 +154,11 @@ func (w *Watcher) otherNames(it *item, path string, st safefs.Stat) error {
 		if w.dirty.has(other) || w.sink.Pending(other) {
 			continue
 		}
-		known, ok, err := lookup(w.index, other)
+		known, ok, err := scanpkg.Lookup(w.index, other)
 		if err != nil {
 			return err
 		}
-		if !ok || !unchanged(&known, now) {
+		if !ok || !scanpkg.Unchanged(&known, now) {
 			w.dirty.touch(other, it.handed, it.trigger)
 		}
 	}
@@ -213,8 +214,8 @@ func (w *Watcher) findNames(ctx context.Context, ids map[fileID]struct{}) error 
 		inodes[id.ino] = struct{}{}
 	}
 	w.pendingNames(ids) // First: what leaves it before is in the index by then.
-	for cur := newCursor(w.index, ""); ctx.Err() == nil; cur.next() {
-		k, err := cur.peek()
+	for cur := scanpkg.NewCursor(w.index, ""); ctx.Err() == nil; cur.Next() {
+		k, err := cur.Peek()
 		if err != nil {
 			return err
 		}
@@ -230,7 +231,7 @@ func (w *Watcher) findNames(ctx context.Context, ids map[fileID]struct{}) error 
 			continue
 		}
 		w.links.see(k.Path, st)
-		if !unchanged(k, st) {
+		if !scanpkg.Unchanged(k, st) {
 			w.dirty.touch(k.Path, time.Now(), archive.TriggerEvent)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
@@ -217,7 +218,7 @@ func (w *Watcher) report(res *ScanResult) {
 		zap.Int64("excluded", res.Excluded), zap.Int64("unreadable", res.Unreadable), zap.Int64("special", res.Special),
 	}
 	if res.Complete {
-		res.UnusedIncludes = w.ign.use.list()
+		res.UnusedIncludes = w.ign.Unused()
 	}
 	if len(res.UnusedIncludes) > 0 {
 		fields = append(fields, zap.Strings("include_without_files", res.UnusedIncludes))
@@ -227,9 +228,9 @@ func (w *Watcher) report(res *ScanResult) {
 	} else {
 		w.log.Warn("scan ended early, the next one does it again", append(fields, zap.Error(res.Err))...)
 	}
-	if n := w.ign.costly.Swap(0); n > 0 {
+	if n := w.ign.TakeCostly(); n > 0 {
 		w.log.Warn("the patterns of the ignore files take too long, the paths are archived without asking the rest of them",
-			zap.Int64("paths", n), zap.Int("steps", fileBudget))
+			zap.Int64("paths", n), zap.Int("steps", ignore.Budget))
 	}
 	if w.o.OnScan != nil {
 		w.o.OnScan(*res)

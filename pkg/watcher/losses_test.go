@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -19,15 +20,15 @@ func TestDirectoriesThatLoseMostOfTheirFiles(t *testing.T) {
 	for _, path := range []string{
 		"a", "b", "c", "d/1", "d/2", "d/3", "d/sub/1", "d/sub/2", "d/sub/3", "d/sub/4", "e/1", "f!/1", "f/1", "f/2", "f/z/1", "f/z/2",
 	} {
-		a.put(Known{Path: path, Stored: true})
+		a.put(scanpkg.Known{Path: path, Stored: true})
 	}
-	a.put(Known{Path: "d/failed"})
+	a.put(scanpkg.Known{Path: "d/failed"})
 	for dir, want := range map[string]int{"": 3, "d": 3, "d/sub": 4, "e": 1, "f": 2, "f!": 1, "none": 0} {
-		if got, err := countFiles(a, dir, 100); got != want || err != nil {
+		if got, err := scanpkg.CountFiles(a, dir, 100); got != want || err != nil {
 			t.Errorf("countFiles(%q) = %d, %v, want %d", dir, got, err, want)
 		}
 	}
-	if got, _ := countFiles(a, "d/sub", 2); got < 2 {
+	if got, _ := scanpkg.CountFiles(a, "d/sub", 2); got < 2 {
 		t.Errorf("countFiles up to 2 = %d", got)
 	}
 	changes := func(paths ...string) (list []Change) {
@@ -134,7 +135,7 @@ func mountGoneDuringScan(tb testing.TB, dir string, change func(*Options)) {
 		if change != nil {
 			change(o)
 		}
-		o.OnSame = func(Known, safefs.Stat, archive.Trigger) { _ = unix.Unmount(vol, unix.MNT_DETACH) }
+		o.OnSame = func(scanpkg.Known, safefs.Stat, archive.Trigger) { _ = unix.Unmount(vol, unix.MNT_DETACH) }
 	}
 	if res := s.scan(); res.Gone != 0 || res.Withheld != 1 || res.Unchanged != 1 {
 		tb.Errorf("gone %d, withheld %d, unchanged %d, want 0, 1, 1", res.Gone, res.Withheld, res.Unchanged)

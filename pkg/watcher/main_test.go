@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -34,7 +35,7 @@ type fakeArchive struct {
 
 	mu      sync.Mutex
 	paths   []string // sorted
-	known   map[string]Known
+	known   map[string]scanpkg.Known
 	offers  []Change
 	at      []time.Time // of offers
 	refused []Change
@@ -43,7 +44,7 @@ type fakeArchive struct {
 }
 
 func newArchive(root string) *fakeArchive {
-	return &fakeArchive{root: safefs.NewRoot(root, safefs.RootOptions{CrossMounts: true, Follow: true}), known: make(map[string]Known)}
+	return &fakeArchive{root: safefs.NewRoot(root, safefs.RootOptions{CrossMounts: true, Follow: true}), known: make(map[string]scanpkg.Known)}
 }
 
 func (a *fakeArchive) Offer(ctx context.Context, c Change) error {
@@ -80,14 +81,14 @@ func (a *fakeArchive) TryOffer(c Change) bool {
 	return true
 }
 
-func knownOf(path string, st safefs.Stat) Known {
-	return Known{
+func knownOf(path string, st safefs.Stat) scanpkg.Known {
+	return scanpkg.Known{
 		Path: path, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs, Ino: st.Ino,
 		Mode: st.Mode & 0o7777, UID: st.UID, GID: st.GID, Stored: true,
 	}
 }
 
-func (a *fakeArchive) put(k Known) {
+func (a *fakeArchive) put(k scanpkg.Known) {
 	if _, ok := a.known[k.Path]; !ok {
 		i, _ := slices.BinarySearch(a.paths, k.Path)
 		a.paths = slices.Insert(a.paths, i, k.Path)
@@ -113,7 +114,7 @@ func (a *fakeArchive) Paths() []string {
 	return []string{a.held}
 }
 
-func (a *fakeArchive) Range(after string, n int, buf []Known) ([]Known, error) {
+func (a *fakeArchive) Range(after string, n int, buf []scanpkg.Known) ([]scanpkg.Known, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	i, ok := slices.BinarySearch(a.paths, after)
@@ -187,7 +188,7 @@ func (a *fakeArchive) differences(tb testing.TB) []string {
 		a.mu.Unlock()
 		if !ok {
 			out = append(out, "missed "+rel)
-		} else if !fenceOf(&k, st) {
+		} else if !scanpkg.SameFence(&k, st) {
 			out = append(out, "stale "+rel)
 		}
 		return nil

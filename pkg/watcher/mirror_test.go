@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -140,9 +141,9 @@ func TestMirrorLeavesWhatIsExcludedWithheldOrNotStored(t *testing.T) {
 	r.must(err)
 	r.sink.put(knownOf("f", st))
 	for _, p := range []string{"a.tmp", "cache/y", "_manifests/m", "lost/z", "gone"} {
-		r.sink.put(Known{Path: p, Stored: true})
+		r.sink.put(scanpkg.Known{Path: p, Stored: true})
 	}
-	r.sink.put(Known{Path: "failed"}) // Nothing of it is in S3.
+	r.sink.put(scanpkg.Known{Path: "failed"}) // Nothing of it is in S3.
 	r.mounts.home = map[string]safefs.Place{"lost": {}}
 	s := r.once()
 	if s.Gone != 2 || s.Withheld != 1 {
@@ -158,7 +159,7 @@ func TestMirrorDeletesNothingAfterAScanThatDidNotEnd(t *testing.T) {
 	away := false
 	r = newRig(t, func(o *Options) {
 		mirror(100)(o)
-		o.OnSame = func(Known, safefs.Stat, archive.Trigger) {
+		o.OnSame = func(scanpkg.Known, safefs.Stat, archive.Trigger) {
 			if !away {
 				away = true
 				r.must(os.Rename(r.dir, r.dir+"-away"))
@@ -169,7 +170,7 @@ func TestMirrorDeletesNothingAfterAScanThatDidNotEnd(t *testing.T) {
 	st, err := r.root.Lstat("z")
 	r.must(err)
 	r.sink.put(knownOf("z", st))
-	r.sink.put(Known{Path: "a", Stored: true})
+	r.sink.put(scanpkg.Known{Path: "a", Stored: true})
 	s, err := r.ScanOnce(context.Background(), archive.TriggerSync)
 	if err == nil || s.Complete || s.Gone == 0 {
 		t.Fatalf("got %+v, %v, want a scan that found something gone and did not end", s, err)
@@ -195,7 +196,7 @@ func TestConfirmedDeletionsGoOnInBatches(t *testing.T) {
 	r := mirrored(t, 1, mirror(0))
 	r.sink.mu.Lock()
 	for i := range 2*doomBatch + 10 {
-		r.sink.put(Known{Path: fmt.Sprintf("m/%05d", i), Stored: true})
+		r.sink.put(scanpkg.Known{Path: fmt.Sprintf("m/%05d", i), Stored: true})
 	}
 	r.sink.mu.Unlock()
 	if s := r.rescan(); s.Held != 2*doomBatch+10 {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
@@ -199,7 +200,7 @@ func (g *mountGuard) lost(path string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for m, a := range g.away {
-		if path == m || below(path, m) {
+		if path == m || relpath.Below(path, m) {
 			a.misses = true
 			return true
 		}
@@ -212,7 +213,7 @@ func (g *mountGuard) offered(path string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for m, a := range g.away {
-		if !a.mixed && below(path, m) {
+		if !a.mixed && relpath.Below(path, m) {
 			a.mixed = true
 			g.remember()
 		}

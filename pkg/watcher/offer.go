@@ -8,7 +8,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -37,7 +39,7 @@ type offerer struct {
 	w       *Watcher
 	trigger archive.Trigger // of the changes
 	offer   func(context.Context, Change) error
-	onSame  func(Known, safefs.Stat, archive.Trigger)
+	onSame  func(scanpkg.Known, safefs.Stat, archive.Trigger)
 	busy    func() bool // events wait; nil: none can
 	settles bool        // what is not quiet goes to the settler
 	missed  bool        // what no event told of is counted
@@ -56,22 +58,22 @@ type offerer struct {
 // finding is one path that a scan found to differ from the index.
 type finding struct {
 	path             string
-	covered, pending bool   // it waits to settle, or is on its way in the sink
-	known            *Known // nil: not in the index
+	covered, pending bool           // it waits to settle, or is on its way in the sink
+	known            *scanpkg.Known // nil: not in the index
 }
 
 // find looks a path up where it may be by now. The index comes last, so that
 // what is on its way is seen to have arrived.
 func (p *offerer) find(path string) (finding, error) {
 	f := finding{path: path, covered: p.w.dirty.covered(path), pending: p.w.sink.Pending(path)}
-	fresh, ok, err := lookup(p.w.index, path)
+	fresh, ok, err := scanpkg.Lookup(p.w.index, path)
 	if ok {
 		f.known = &fresh
 	}
 	return f, err
 }
 
-func (p *offerer) differs(ctx context.Context, s *scan, path string, st safefs.Stat, known *Known) error {
+func (p *offerer) differs(ctx context.Context, s *scan, path string, st safefs.Stat, known *scanpkg.Known) error {
 	now := time.Now()
 	p.w.mounts.offered(path)
 	if !p.settles {
@@ -82,7 +84,7 @@ func (p *offerer) differs(ctx context.Context, s *scan, path string, st safefs.S
 	switch {
 	case err != nil:
 		return err
-	case f.known != nil && unchanged(f.known, st):
+	case f.known != nil && scanpkg.Unchanged(f.known, st):
 		s.res.Unchanged++
 		p.same(f.known, st)
 		return nil
@@ -106,7 +108,7 @@ func (p *offerer) differs(ctx context.Context, s *scan, path string, st safefs.S
 // tells that a file got or lost another name, which moves its ctime alone: the
 // kernel reports that to watches of the file itself (fsnotify_link_count in
 // fs/namei.c), and backups by hard links do it to every file.
-func tellable(k *Known, st safefs.Stat) bool {
+func tellable(k *scanpkg.Known, st safefs.Stat) bool {
 	return k == nil || k.Size != st.Size || k.MtimeNs != st.MtimeNs || k.Ino != st.Ino ||
 		k.Mode != st.Mode&0o7777 || k.UID != st.UID || k.GID != st.GID
 }
@@ -114,7 +116,7 @@ func tellable(k *Known, st safefs.Stat) bool {
 // countMissed counts a change that no event has told of, st nil when the file
 // is gone. The first few are named: they are what to look at when a watcher is
 // suspected.
-func (p *offerer) countMissed(s *scan, path string, known *Known, st *safefs.Stat) {
+func (p *offerer) countMissed(s *scan, path string, known *scanpkg.Known, st *safefs.Stat) {
 	s.res.Missed++
 	if s.res.Missed > maxNamed {
 		return
@@ -132,7 +134,7 @@ func (p *offerer) countMissed(s *scan, path string, known *Known, st *safefs.Sta
 // isMissed reports whether no event has told of f.
 func (p *offerer) isMissed(f finding) bool { return p.missed && !f.covered && !f.pending }
 
-func (s *scan) count(known *Known) {
+func (s *scan) count(known *scanpkg.Known) {
 	if known == nil {
 		s.res.New++
 	} else {
@@ -174,7 +176,7 @@ func old(now time.Time, ns int64, d time.Duration) bool {
 	return now.UnixNano()-ns >= int64(d)
 }
 
-func (p *offerer) missing(ctx context.Context, s *scan, k Known) error {
+func (p *offerer) missing(ctx context.Context, s *scan, k scanpkg.Known) error {
 	if leaves(p.w, &k) {
 		return nil
 	}
@@ -207,7 +209,7 @@ func (p *offerer) gone(ctx context.Context, s *scan, f finding) error {
 		return nil
 	}
 	if p.settles {
-		if _, ok, err := lookup(p.w.index, f.path); err != nil || !ok || p.w.dirty.has(f.path) {
+		if _, ok, err := scanpkg.Lookup(p.w.index, f.path); err != nil || !ok || p.w.dirty.has(f.path) {
 			return err
 		}
 		p.w.goneName(f.path, time.Now(), p.trigger)
@@ -241,12 +243,14 @@ func (w *Watcher) stillRefused(path string) bool {
 // left reports whether the policies leave path out: what the index has of it
 // stays.
 func (w *Watcher) left(path string) bool {
-	return w.o.Reserved != "" && (path == w.o.Reserved || below(path, w.o.Reserved)) || w.ign.excluded(path, false)
+	return w.o.Reserved != "" && (path == w.o.Reserved || relpath.Below(path, w.o.Reserved)) || w.ign.Excluded(path, false)
 }
 
 // leaves is left for what the index has: that the reserved name was refused is
 // forgotten once nothing has it.
-func leaves(w *Watcher, k *Known) bool { return w.left(k.Path) && (k.Stored || !w.reserved(k.Path)) }
+func leaves(w *Watcher, k *scanpkg.Known) bool {
+	return w.left(k.Path) && (k.Stored || !w.reserved(k.Path))
+}
 
 // withheld reports whether a file that was not found must not count as deleted:
 // it may be out of sight.
@@ -258,7 +262,7 @@ func (w *Watcher) withheld(path string) bool {
 // goneLongAgo reports whether path went so long ago that an event of it would
 // have been seen: the directory that held it has not changed since.
 func (w *Watcher) goneLongAgo(path string) bool {
-	for dir := parentOf(path); ; dir = parentOf(dir) {
+	for dir := relpath.Parent(path); ; dir = relpath.Parent(dir) {
 		st, err := w.root.Lstat(dir)
 		if err == nil {
 			return old(time.Now(), st.CtimeNs, w.o.Settle+eventMargin)
@@ -276,7 +280,7 @@ func (p *offerer) refuse(ctx context.Context, _ *scan, path string, err error) e
 	return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: time.Now(), Kind: archive.Refused, Err: err})
 }
 
-func (p *offerer) same(k *Known, st safefs.Stat) {
+func (p *offerer) same(k *scanpkg.Known, st safefs.Stat) {
 	if p.onSame != nil {
 		p.onSame(*k, st, p.trigger)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 )
 
 // proofEntries bounds how many entries of the index are compared with the tree
@@ -14,7 +15,7 @@ const proofEntries = 100_000
 // proof tells whether what is in the place of a source is what the index was made
 // from.
 type proof struct {
-	index Index
+	index scanpkg.Index
 	probe *safefs.Root
 }
 
@@ -33,8 +34,8 @@ func (p proof) isSame(m Memory, id safefs.Identity) (bool, error) {
 
 // archivesNothing reports whether the index has no file that is archived.
 func (p proof) archivesNothing() (bool, error) {
-	for cur := newCursor(p.index, ""); ; cur.next() {
-		k, err := cur.peek()
+	for cur := scanpkg.NewCursor(p.index, ""); ; cur.Next() {
+		k, err := cur.Peek()
 		if err != nil {
 			return false, fmt.Errorf("read the index: %w", err)
 		}
@@ -50,9 +51,9 @@ func (p proof) archivesNothing() (bool, error) {
 // of the same name and inode does not suffice, because a new file system numbers
 // its inodes alike: its ctime has to be the same too.
 func (p proof) proves(strictly bool) (bool, error) {
-	cur := newCursor(p.index, "")
-	for n := 0; n < proofEntries; cur.next() {
-		k, err := cur.peek()
+	cur := scanpkg.NewCursor(p.index, "")
+	for n := 0; n < proofEntries; cur.Next() {
+		k, err := cur.Peek()
 		if err != nil {
 			return false, fmt.Errorf("read the index: %w", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -240,12 +241,12 @@ func (p *pollSet) removeBelow(dir string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for r := range p.roots {
-		if r == dir || below(r, dir) {
+		if r == dir || relpath.Below(r, dir) {
 			delete(p.roots, r)
 		}
 	}
 	for l := range p.lists {
-		if l == dir || below(l, dir) {
+		if l == dir || relpath.Below(l, dir) {
 			delete(p.lists, l)
 		}
 	}

@@ -10,7 +10,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/ignore"
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -34,13 +37,13 @@ var errBlocked = errors.New("the sink is full")
 type policy interface {
 	// differs: the file at path is not as the index has it; known is nil for a
 	// new one.
-	differs(ctx context.Context, s *scan, path string, st safefs.Stat, known *Known) error
+	differs(ctx context.Context, s *scan, path string, st safefs.Stat, known *scanpkg.Known) error
 	// missing: the index has k, the source does not.
-	missing(ctx context.Context, s *scan, k Known) error
+	missing(ctx context.Context, s *scan, k scanpkg.Known) error
 	// refuse: path, a file or directory, cannot be archived.
 	refuse(ctx context.Context, s *scan, path string, err error) error
 	// same: the file is as the index has it.
-	same(k *Known, st safefs.Stat)
+	same(k *scanpkg.Known, st safefs.Stat)
 	// rest is called after each directory.
 	rest(ctx context.Context) error
 }
@@ -52,7 +55,7 @@ type scan struct {
 	policy  policy
 	trigger archive.Trigger
 	flat    bool // this directory alone
-	cur     *cursor
+	cur     *scanpkg.Cursor
 	res     ScanResult
 	bufs    [][]safefs.Entry // by depth
 	held    int              // bytes of the entries in bufs
@@ -62,14 +65,14 @@ type scan struct {
 }
 
 func (w *Watcher) newScan(dir string, trigger archive.Trigger, p policy) *scan {
-	return &scan{w: w, policy: p, trigger: trigger, cur: newCursor(w.index, dir), res: ScanResult{Trigger: trigger}, budget: listBudget}
+	return &scan{w: w, policy: p, trigger: trigger, cur: scanpkg.NewCursor(w.index, dir), res: ScanResult{Trigger: trigger}, budget: listBudget}
 }
 
 // run scans. An error means that the scan is not complete; what it found until
 // then holds.
 func (s *scan) run(ctx context.Context) error {
-	s.cur.readAhead = !s.flat // A flat one passes over what it would read.
-	defer s.cur.close()
+	s.cur.ReadAhead = !s.flat // A flat one passes over what it would read.
+	defer s.cur.Close()
 	s.res.Start = time.Now()
 	s.ancestors()
 	err := s.top(ctx)
@@ -86,8 +89,8 @@ func (s *scan) ancestors() {
 	if !s.w.root.Options().Follow {
 		return
 	}
-	for dir := s.cur.dir; dir != ""; {
-		dir = parentOf(dir)
+	for dir := s.cur.Dir; dir != ""; {
+		dir = relpath.Parent(dir)
 		if st, err := s.w.root.Stat(dir); err == nil {
 			s.above = append(s.above, st)
 		}
@@ -95,9 +98,9 @@ func (s *scan) ancestors() {
 }
 
 func (s *scan) top(ctx context.Context) error {
-	d, err := s.w.root.OpenDir(s.cur.dir)
+	d, err := s.w.root.OpenDir(s.cur.Dir)
 	if err != nil {
-		return s.unopened(ctx, s.cur.dir, err)
+		return s.unopened(ctx, s.cur.Dir, err)
 	}
 	d, err = s.walk(ctx, d, 0)
 	d.Close()
@@ -228,7 +231,7 @@ func (s *scan) release(depth int, l entryList) (last *safefs.Entry) {
 }
 
 func (s *scan) ignoreFile(d *safefs.Dir, l entryList) {
-	found, err := s.w.ign.enter(s.w.root, d.Path(), hasIgnoreFile(d, l.entries, l.more))
+	found, err := s.w.ign.Enter(s.w.root, d.Path(), hasIgnoreFile(d, l.entries, l.more))
 	if err != nil {
 		s.w.log.Warn("ignore file not read, what was known of it stays in force", zap.Error(err))
 	}
@@ -241,14 +244,14 @@ func (s *scan) ignoreFile(d *safefs.Dir, l entryList) {
 // first entries.
 func hasIgnoreFile(d *safefs.Dir, entries []safefs.Entry, more bool) bool {
 	for i := range entries {
-		if entries[i].Name == ignoreName {
+		if entries[i].Name == ignore.FileName {
 			return entries[i].IsRegular()
 		}
 	}
 	if !more {
 		return false
 	}
-	st, err := d.Stat(ignoreName)
+	st, err := d.Stat(ignore.FileName)
 	return err == nil && st.IsRegular()
 }
 
@@ -272,7 +275,7 @@ func (s *scan) reopen(dir string, self safefs.Stat) (*safefs.Dir, error) {
 // directory decides about a subdirectory of d and scans it. It returns what d
 // was opened again as, nil where it stayed open.
 func (s *scan) directory(ctx context.Context, d *safefs.Dir, e *safefs.Entry, depth int) (*safefs.Dir, error) {
-	path := join(d.Path(), e.Name)
+	path := relpath.Join(d.Path(), e.Name)
 	if err := s.drain(ctx, path+"/"); err != nil {
 		return nil, err
 	}
@@ -280,7 +283,7 @@ func (s *scan) directory(ctx context.Context, d *safefs.Dir, e *safefs.Entry, de
 	case s.w.reserved(path):
 		s.res.Reserved++
 		return nil, s.refuseDir(ctx, path, ErrReserved)
-	case s.w.ign.excludedHere(path, true):
+	case s.w.ign.ExcludedHere(path, true):
 		s.res.Excluded++
 		return nil, s.keepDir(ctx, path)
 	case s.flat:
@@ -372,7 +375,7 @@ func (s *scan) loops(self safefs.Stat) bool {
 
 // entry decides about anything that is not a directory.
 func (s *scan) entry(ctx context.Context, d *safefs.Dir, e *safefs.Entry) error {
-	path := join(d.Path(), e.Name)
+	path := relpath.Join(d.Path(), e.Name)
 	if err := s.drain(ctx, path); err != nil {
 		return err
 	}
@@ -380,7 +383,7 @@ func (s *scan) entry(ctx context.Context, d *safefs.Dir, e *safefs.Entry) error 
 	case s.w.reserved(path):
 		s.res.Reserved++
 		return s.refuse(ctx, path, ErrReserved)
-	case s.w.ign.excludedHere(path, false):
+	case s.w.ign.ExcludedHere(path, false):
 		s.res.Excluded++
 		return s.keep(path)
 	case e.Err != nil:
@@ -446,7 +449,7 @@ func (s *scan) unknown(ctx context.Context, path string, err error) error {
 		return nil // Gone since it was listed.
 	case errors.Is(err, safefs.ErrRootChanged):
 		return err
-	case s.w.ign.excludedHere(path, true):
+	case s.w.ign.ExcludedHere(path, true):
 		s.res.Excluded++
 		return s.keep(path)
 	}
@@ -458,35 +461,28 @@ func (s *scan) unknown(ctx context.Context, path string, err error) error {
 func (s *scan) file(ctx context.Context, path string, st safefs.Stat) error {
 	s.res.Files++
 	s.res.Bytes += st.Size
-	k, err := s.cur.peek()
+	k, err := s.cur.Peek()
 	if err != nil {
 		return err
 	}
 	if k == nil || k.Path != path {
 		return s.policy.differs(ctx, s, path, st, nil)
 	}
-	if unchanged(k, st) {
+	if scanpkg.Unchanged(k, st) {
 		s.res.Unchanged++
 		s.policy.same(k, st)
-		s.cur.next()
+		s.cur.Next()
 		return nil
 	}
 	known := *k
-	s.cur.next()
+	s.cur.Next()
 	return s.policy.differs(ctx, s, path, st, &known)
-}
-
-// unchanged reports whether the index says enough about the file to leave it.
-func unchanged(k *Known, st safefs.Stat) bool { return !k.Look && fenceOf(k, st) }
-
-func fenceOf(k *Known, st safefs.Stat) bool {
-	return k.Size == st.Size && k.MtimeNs == st.MtimeNs && k.CtimeNs == st.CtimeNs && k.Ino == st.Ino
 }
 
 // drain reports every entry before path as missing, "" for all that are left.
 func (s *scan) drain(ctx context.Context, path string) error {
 	for {
-		k, err := s.cur.peek()
+		k, err := s.cur.Peek()
 		if err != nil {
 			return err
 		}
@@ -494,7 +490,7 @@ func (s *scan) drain(ctx context.Context, path string) error {
 			return nil
 		}
 		known := *k
-		s.cur.next()
+		s.cur.Next()
 		if err := s.policy.missing(ctx, s, known); err != nil {
 			return err
 		}
@@ -503,9 +499,9 @@ func (s *scan) drain(ctx context.Context, path string) error {
 
 // keep leaves the entry of path as it is.
 func (s *scan) keep(path string) error {
-	k, err := s.cur.peek()
+	k, err := s.cur.Peek()
 	if err == nil && k != nil && k.Path == path {
-		s.cur.next()
+		s.cur.Next()
 	}
 	return err
 }
@@ -515,14 +511,14 @@ func (s *scan) keepDir(ctx context.Context, dir string) error {
 	if err := s.drain(ctx, dir+"/"); err != nil {
 		return err
 	}
-	s.cur.skipDir(dir)
+	s.cur.SkipDir(dir)
 	return nil
 }
 
 // linked decides about a regular file with several names. What the policy
 // refuses is a fault, unless skipping is what the configuration asks for.
 func (s *scan) linked(ctx context.Context, path string, st safefs.Stat) error {
-	k, err := s.cur.peek()
+	k, err := s.cur.Peek()
 	if err != nil {
 		return err
 	}

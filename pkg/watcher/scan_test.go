@@ -20,7 +20,9 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -45,7 +47,7 @@ func (r *rig) offers() string {
 func TestScanFindsWhatDiffers(t *testing.T) {
 	var same []string
 	r := newRig(t, func(o *Options) {
-		o.OnSame = func(k Known, _ safefs.Stat, _ archive.Trigger) { same = append(same, k.Path) }
+		o.OnSame = func(k scanpkg.Known, _ safefs.Stat, _ archive.Trigger) { same = append(same, k.Path) }
 	})
 	for _, f := range []string{"a/x", "a.txt", "a-", "b/c/d", "b/e", "z"} {
 		r.write(f, "x")
@@ -70,7 +72,7 @@ func TestScanFindsWhatDiffers(t *testing.T) {
 	r.must(os.Symlink("b", r.path("z")))
 	r.sink.mu.Lock()
 	k := r.sink.known["a/x"]
-	k.Look = true
+	k.Recheck = true
 	r.sink.put(k)
 	r.sink.mu.Unlock()
 	s := r.once()
@@ -94,7 +96,7 @@ func TestScanLeavesOut(t *testing.T) {
 	r.must(unix.Mkfifo(r.path("fifo"), 0o644))
 	r.must(os.Symlink("f", r.path("link")))
 	for _, p := range []string{"x.tmp", "cache/y", "cache/gone", "d/skipped", "_manifests/old", "l1", "gone.tmp", "d/gone"} {
-		r.sink.put(Known{Path: p, Stored: true})
+		r.sink.put(scanpkg.Known{Path: p, Stored: true})
 	}
 	st, err := r.root.Lstat("f")
 	r.must(err)
@@ -227,12 +229,12 @@ func TestScanAgreesWithSets(t *testing.T) {
 			}
 			p := strings.Join(parts, "/")
 			if rng.IntN(2) == 0 {
-				if os.MkdirAll(r.path(parentOf(p)), 0o755) == nil && os.WriteFile(r.path(p), nil, 0o644) == nil {
+				if os.MkdirAll(r.path(relpath.Parent(p)), 0o755) == nil && os.WriteFile(r.path(p), nil, 0o644) == nil {
 					disk[p] = true
 				}
 			} else {
 				index[p] = true
-				r.sink.put(Known{Path: p, Size: 99, Stored: true})
+				r.sink.put(scanpkg.Known{Path: p, Size: 99, Stored: true})
 			}
 		}
 		r.once()
@@ -268,7 +270,7 @@ func TestRescanCountsWhatNoEventTold(t *testing.T) {
 	wait(context.Background(), r.o.Settle+eventMargin+100*time.Millisecond)
 	r.sink.mu.Lock()
 	r.sink.remove("f")
-	r.sink.put(Known{Path: "never", Stored: true})
+	r.sink.put(scanpkg.Known{Path: "never", Stored: true})
 	r.sink.mu.Unlock()
 	if s := r.rescan(); s.Missed != 2 || s.New != 1 || s.Gone != 1 {
 		t.Errorf("got missed %d, new %d, gone %d, want 2, 1, 1", s.Missed, s.New, s.Gone)
@@ -471,7 +473,7 @@ func TestDeepTree(t *testing.T) {
 		}
 		unix.Close(fd)
 		fd = sub
-		rel = join(rel, name)
+		rel = relpath.Join(rel, name)
 	}
 	r.start()
 	r.eventually("all 200 files", func() bool { return len(r.sink.list()) == 200 })
@@ -487,11 +489,11 @@ func TestDeepTree(t *testing.T) {
 
 // counted is an index that counts the entries that are read.
 type counted struct {
-	Index
+	scanpkg.Index
 	read int
 }
 
-func (c *counted) Range(after string, n int, buf []Known) ([]Known, error) {
+func (c *counted) Range(after string, n int, buf []scanpkg.Known) ([]scanpkg.Known, error) {
 	buf, err := c.Index.Range(after, n, buf)
 	c.read += len(buf)
 	return buf, err
@@ -501,19 +503,19 @@ func (c *counted) Range(after string, n int, buf []Known) ([]Known, error) {
 // thousands of entries that lie behind it.
 func TestASmallDirectoryReadsLittleOfTheIndex(t *testing.T) {
 	a := newArchive(t.TempDir())
-	a.put(Known{Path: "a/f"})
+	a.put(scanpkg.Known{Path: "a/f"})
 	for i := range 5000 {
-		a.put(Known{Path: fmt.Sprintf("b/%04d", i)})
+		a.put(scanpkg.Known{Path: fmt.Sprintf("b/%04d", i)})
 	}
 	for dir, want := range map[string]int{"a": 1, "b": 5000} {
 		index := &counted{Index: a}
-		cur, n := newCursor(index, dir), 0
-		for k, err := cur.peek(); k != nil; k, err = cur.peek() {
+		cur, n := scanpkg.NewCursor(index, dir), 0
+		for k, err := cur.Peek(); k != nil; k, err = cur.Peek() {
 			if err != nil {
 				t.Fatal(err)
 			}
 			n++
-			cur.next()
+			cur.Next()
 		}
 		if n != want || index.read > 64+2*n {
 			t.Errorf("%s: %d entries, %d were read, want %d and at most %d", dir, n, index.read, want, 64+2*n)
@@ -527,31 +529,31 @@ func TestReadingAheadFindsTheSame(t *testing.T) {
 	a := newArchive(t.TempDir())
 	for d := range 30 {
 		for i := range 1000 {
-			a.put(Known{Path: fmt.Sprintf("a/d%02d/%04d", d, i)})
+			a.put(scanpkg.Known{Path: fmt.Sprintf("a/d%02d/%04d", d, i)})
 		}
 	}
-	for i := range 3 * chunk {
-		a.put(Known{Path: fmt.Sprintf("b/%05d", i)})
+	for i := range 3 * scanpkg.Chunk {
+		a.put(scanpkg.Known{Path: fmt.Sprintf("b/%05d", i)})
 	}
 	walk := func(dir string, ahead bool, skip int) (found []string, started bool) {
-		c := newCursor(a, dir)
-		c.readAhead = ahead
-		defer c.close()
+		c := scanpkg.NewCursor(a, dir)
+		c.ReadAhead = ahead
+		defer c.Close()
 		for {
-			k, err := c.peek()
+			k, err := c.Peek()
 			if err != nil {
 				t.Fatal(err)
 			}
-			started = started || c.ahead != nil
+			started = started || c.Ahead != nil
 			if k == nil {
 				return found, started
 			}
 			found = append(found, k.Path)
 			if skip > 0 && len(found)%skip == 0 && strings.HasPrefix(k.Path, "a/") {
-				c.skipDir(parentOf(k.Path))
+				c.SkipDir(relpath.Parent(k.Path))
 				continue
 			}
-			c.next()
+			c.Next()
 		}
 	}
 	for _, dir := range []string{"", "a", "a/d07", "b", "c"} {
@@ -561,7 +563,7 @@ func TestReadingAheadFindsTheSame(t *testing.T) {
 			if !slices.Equal(got, want) {
 				t.Errorf("below %q, skipping after %d: %d entries, want %d", dir, skip, len(got), len(want))
 			}
-			if long := len(want) > 4*chunk; long && !started {
+			if long := len(want) > 4*scanpkg.Chunk; long && !started {
 				t.Errorf("below %q, skipping after %d: nothing was read ahead", dir, skip)
 			}
 		}
@@ -571,25 +573,25 @@ func TestReadingAheadFindsTheSame(t *testing.T) {
 // An error of what was read ahead comes when its turn has come, not before.
 func TestReadingAheadKeepsErrorsForTheirTurn(t *testing.T) {
 	a := newArchive(t.TempDir())
-	for i := range 4 * chunk {
-		a.put(Known{Path: fmt.Sprintf("%05d", i)})
+	for i := range 4 * scanpkg.Chunk {
+		a.put(scanpkg.Known{Path: fmt.Sprintf("%05d", i)})
 	}
-	broken := &breaking{Index: a, after: fmt.Sprintf("%05d", 3*chunk)}
-	c := newCursor(broken, "")
-	c.readAhead = true
-	defer c.close()
+	broken := &breaking{Index: a, after: fmt.Sprintf("%05d", 3*scanpkg.Chunk)}
+	c := scanpkg.NewCursor(broken, "")
+	c.ReadAhead = true
+	defer c.Close()
 	n := 0
 	for ; ; n++ {
-		k, err := c.peek()
+		k, err := c.Peek()
 		if errors.Is(err, errBroken) {
 			break
 		}
 		if k == nil || err != nil {
 			t.Fatalf("after %d entries: %v, %v, want the error", n, k, err)
 		}
-		c.next()
+		c.Next()
 	}
-	if n < 2*chunk {
+	if n < 2*scanpkg.Chunk {
 		t.Errorf("the error came after %d entries, want those before it first", n)
 	}
 }
@@ -598,12 +600,12 @@ var errBroken = errors.New("broken")
 
 // breaking is an index that cannot be read behind a path.
 type breaking struct {
-	Index
+	scanpkg.Index
 
 	after string
 }
 
-func (b *breaking) Range(after string, n int, buf []Known) ([]Known, error) {
+func (b *breaking) Range(after string, n int, buf []scanpkg.Known) ([]scanpkg.Known, error) {
 	if after >= b.after {
 		return nil, errBroken
 	}
@@ -613,22 +615,22 @@ func (b *breaking) Range(after string, n int, buf []Known) ([]Known, error) {
 func TestSkipDir(t *testing.T) {
 	a := newArchive(t.TempDir())
 	for _, p := range []string{"a-", "a/b", "a/c/d", "a/\xff\xff", "a0", "ab"} {
-		a.put(Known{Path: p})
+		a.put(scanpkg.Known{Path: p})
 	}
-	c := newCursor(a, "")
-	c.peek()
-	c.next()
-	c.skipDir("a")
-	if k, err := c.peek(); err != nil || k == nil || k.Path != "a0" {
+	c := scanpkg.NewCursor(a, "")
+	c.Peek()
+	c.Next()
+	c.SkipDir("a")
+	if k, err := c.Peek(); err != nil || k == nil || k.Path != "a0" {
 		t.Errorf("behind a/: got %v, %v, want a0", k, err)
 	}
 	for _, p := range []string{"a-", "a/b", "a0", "ab", "a/\xff\xff"} {
-		if k, ok, err := lookup(a, p); err != nil || !ok || k.Path != p {
+		if k, ok, err := scanpkg.Lookup(a, p); err != nil || !ok || k.Path != p {
 			t.Errorf("lookup(%q): got %v, %v, %v", p, k, ok, err)
 		}
 	}
 	for _, p := range []string{"a", "a/", "b", "0", "a1"} {
-		if k, ok, _ := lookup(a, p); ok {
+		if k, ok, _ := scanpkg.Lookup(a, p); ok {
 			t.Errorf("lookup(%q): got %v", p, k)
 		}
 	}
@@ -774,3 +776,19 @@ func namesOf(tb testing.TB, dir string) []string {
 	slices.Sort(names)
 	return names
 }
+
+func TestTheLineOfAScanNamesIncludesWithoutFiles(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.Include = []string{"./logs", "*.log"} })
+	if err := os.WriteFile(filepath.Join(r.dir, "a.log"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s := r.once(); !slices.Equal(s.UnusedIncludes, []string{"./logs"}) {
+		t.Errorf("UnusedIncludes = %q, want ./logs", s.UnusedIncludes)
+	}
+	lines := r.logs.FilterMessage("scanned").All()
+	if len(lines) == 0 || lines[0].ContextMap()["include_without_files"] == nil {
+		t.Errorf("the line says nothing of it: %v", lines)
+	}
+}
+
+func pick(rng *rand.Rand, from ...string) string { return from[rng.IntN(len(from))] }

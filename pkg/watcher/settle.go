@@ -10,7 +10,10 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/s3syncd/s3syncd/internal/ignore"
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -75,7 +78,7 @@ func (g *settling) takeIn() {
 		for _, t := range items[:n] {
 			if !g.w.ignores(t.path) {
 				d.s.touch(t.path, t.at, archive.TriggerEvent)
-				d.busy.add(parentOf(t.path), t.at)
+				d.busy.add(relpath.Parent(t.path), t.at)
 			}
 		}
 		overflowed = overflowed || d.s.overflowed
@@ -95,10 +98,10 @@ func (g *settling) takeIn() {
 
 // ignores reports whether nothing that happens at path matters.
 func (w *Watcher) ignores(path string) bool {
-	if w.o.Reserved != "" && below(path, w.o.Reserved) {
+	if w.o.Reserved != "" && relpath.Below(path, w.o.Reserved) {
 		return true
 	}
-	return w.ign.excluded(path, false) && w.ign.excluded(path, true)
+	return w.ign.Excluded(path, false) && w.ign.Excluded(path, true)
 }
 
 func (g *settling) untilNext() time.Duration {
@@ -254,7 +257,7 @@ func (g *settling) file(ctx context.Context, it *item, st safefs.Stat, now time.
 // changedIgnoreFile has the source watched and scanned anew by patterns that
 // changed.
 func (w *Watcher) changedIgnoreFile(path string) {
-	if w.o.IgnoreFiles && (path == ignoreName || strings.HasSuffix(path, "/"+ignoreName)) {
+	if w.o.IgnoreFiles && (path == ignore.FileName || strings.HasSuffix(path, "/"+ignore.FileName)) {
 		w.log.Info("ignore file changed, the source is scanned")
 		w.renew()
 	}
@@ -263,7 +266,7 @@ func (w *Watcher) changedIgnoreFile(path string) {
 // goneItself reports path as gone if the index has it as a file.
 func (g *settling) goneItself(ctx context.Context, it *item, path string) error {
 	g.w.goneName(path, it.handed, it.trigger)
-	k, ok, err := lookup(g.w.index, path)
+	k, ok, err := scanpkg.Lookup(g.w.index, path)
 	if err != nil || !ok {
 		return err
 	}
@@ -278,14 +281,14 @@ func (g *settling) gone(ctx context.Context, it *item, path string, itself bool)
 		}
 		g.w.changedIgnoreFile(path)
 	}
-	cur := newCursor(g.w.index, path)
+	cur := scanpkg.NewCursor(g.w.index, path)
 	for {
-		k, err := cur.peek()
+		k, err := cur.Peek()
 		if err != nil || k == nil {
 			return err
 		}
 		known := *k
-		cur.next()
+		cur.Next()
 		if _, err := g.w.root.Stat(known.Path); !errors.Is(err, fs.ErrNotExist) {
 			if errors.Is(err, safefs.ErrRootChanged) || exhausted(err) {
 				return err
@@ -300,7 +303,7 @@ func (g *settling) gone(ctx context.Context, it *item, path string, itself bool)
 
 // offerGone reports that k is gone. An event alone never has an object deleted:
 // of a mirrored source it only asks for a scan.
-func (g *settling) offerGone(ctx context.Context, it *item, k *Known) error {
+func (g *settling) offerGone(ctx context.Context, it *item, k *scanpkg.Known) error {
 	w := g.w
 	w.goneName(k.Path, it.handed, it.trigger)
 	switch {
@@ -344,7 +347,7 @@ func (g *settling) listing(ctx context.Context, it *item, now time.Time) (time.T
 		return time.Time{}, g.gone(ctx, it, dir, false)
 	}
 	// An unreadable directory is for the scans to report.
-	if err == nil && !w.ign.excluded(dir, true) {
+	if err == nil && !w.ign.Excluded(dir, true) {
 		return g.compare(ctx, it, now)
 	}
 	return time.Time{}, nil

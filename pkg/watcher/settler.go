@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
@@ -59,7 +60,7 @@ func (it *item) path() string {
 	if it.name == "" {
 		return it.dir.path
 	}
-	return join(it.dir.path, it.name)
+	return relpath.Join(it.dir.path, it.name)
 }
 
 func newSettler(settle, maxDelay time.Duration) *settler {
@@ -68,7 +69,7 @@ func newSettler(settle, maxDelay time.Duration) *settler {
 
 // touch notes that path changed.
 func (s *settler) touch(path string, now time.Time, trigger archive.Trigger) {
-	dir := parentOf(path)
+	dir := relpath.Parent(path)
 	name := path
 	if dir != "" {
 		name = path[len(dir)+1:]
@@ -237,7 +238,7 @@ func (s *settler) again(it *item, at time.Time) {
 
 // has reports whether path waits to settle by itself.
 func (s *settler) has(path string) bool {
-	dir := parentOf(path)
+	dir := relpath.Parent(path)
 	d := s.dirs[dir]
 	if d == nil {
 		return false
@@ -259,7 +260,7 @@ func (s *settler) covered(path string) bool {
 		if s.has(dir) { // A parent that came or went.
 			return true
 		}
-		dir = parentOf(dir)
+		dir = relpath.Parent(dir)
 		if d := s.dirs[dir]; d != nil && d.list != nil {
 			return true
 		}

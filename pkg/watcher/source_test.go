@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -81,7 +82,7 @@ func TestReplacedRootDeletesNothingUntilConfirmed(t *testing.T) {
 
 func TestEmptyRootAtStart(t *testing.T) {
 	r := newRig(t, nil)
-	r.sink.put(Known{Path: "a/f", Stored: true})
+	r.sink.put(scanpkg.Known{Path: "a/f", Stored: true})
 	r.run()
 	<-r.Watching() // An absent source does not hold up the start.
 	r.eventually("a reason is logged", func() bool { return r.logs.FilterMessageSnippet("not available").Len() > 0 })
@@ -287,7 +288,7 @@ func mountedSource(r *rig) {
 func TestScanOnceTakesAReplacedRootWithoutGone(t *testing.T) {
 	r := newRig(t, nil)
 	r.write("new", "x")
-	r.sink.put(Known{Path: "old", Ino: 1, Stored: true})
+	r.sink.put(scanpkg.Known{Path: "old", Ino: 1, Stored: true})
 	s, err := r.ScanOnce(context.Background(), archive.TriggerSync)
 	if err != nil || !s.Complete || !s.Replaced || s.Gone != 0 || s.Withheld != 1 || s.New != 1 {
 		t.Errorf("got %+v, %v", s, err)
@@ -306,8 +307,8 @@ func TestAMountThatIsLateAfterARestartIsNoDeletion(t *testing.T) {
 	r.write("f", "x")
 	st, err := r.root.Stat("f")
 	r.must(err)
-	r.sink.put(Known{Path: "f", Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs, Ino: st.Ino, Stored: true})
-	r.sink.put(Known{Path: "vol/a", Ino: 1, Stored: true})
+	r.sink.put(scanpkg.Known{Path: "f", Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs, Ino: st.Ino, Stored: true})
+	r.sink.put(scanpkg.Known{Path: "vol/a", Ino: 1, Stored: true})
 	s, err := r.ScanOnce(context.Background(), archive.TriggerSync)
 	if err != nil || s.Replaced || s.Gone != 0 || s.Withheld != 1 {
 		t.Errorf("without its mount: %+v, %v, want vol/a withheld", s, err)

@@ -9,6 +9,8 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/s3syncd/s3syncd/internal/ignore"
+	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
@@ -132,7 +134,7 @@ func (t *tree) look(ctx context.Context, r reshaped) {
 	if known {
 		t.drop(n)
 	}
-	if t.byPath[parentOf(r.path)] == nil {
+	if t.byPath[relpath.Parent(r.path)] == nil {
 		return // Found when its parent is.
 	}
 	st, err := t.w.root.Lstat(r.path)
@@ -160,14 +162,14 @@ func (t *tree) linked(path string) {
 		t.list(path)
 		t.w.requests.polls()
 	case st.IsRegular():
-		t.w.polls.addList(parentOf(path))
+		t.w.polls.addList(relpath.Parent(path))
 	}
 }
 
 // loops reports whether id is a directory that contains path.
 func (t *tree) loops(path string, id fileID) bool {
 	for path != "" {
-		path = parentOf(path)
+		path = relpath.Parent(path)
 		if n := t.byPath[path]; n != nil && n.id == id {
 			return true
 		}
@@ -185,7 +187,7 @@ func (t *tree) scan(ctx context.Context, path string) {
 	for len(stack) > 0 && ctx.Err() == nil {
 		dir := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		if dir != "" && (t.w.reserved(dir) || t.w.ign.excluded(dir, true) || t.w.o.TooDeep(dir) != nil) {
+		if dir != "" && (t.w.reserved(dir) || t.w.ign.Excluded(dir, true) || t.w.o.TooDeep(dir) != nil) {
 			continue
 		}
 		stack = t.enter(dir, stack)
@@ -285,17 +287,17 @@ func (t *tree) contents(d *safefs.Dir, subs []string) []string {
 	err := d.Visit(func(e *safefs.Entry) bool {
 		switch {
 		case e.Linked:
-			t.linked(join(dir, e.Name))
+			t.linked(relpath.Join(dir, e.Name))
 		case e.IsDir():
-			subs = append(subs, join(dir, e.Name))
+			subs = append(subs, relpath.Join(dir, e.Name))
 		}
-		present = present || e.Name == ignoreName && e.IsRegular()
+		present = present || e.Name == ignore.FileName && e.IsRegular()
 		return true
 	})
 	if err != nil {
 		return subs // The scans say so.
 	}
-	if _, err := t.w.ign.enter(t.w.root, dir, present); err != nil {
+	if _, err := t.w.ign.Enter(t.w.root, dir, present); err != nil {
 		t.w.log.Warn("ignore file not read, what was known of it stays in force", zap.Error(err))
 	}
 	if !t.first {
@@ -307,7 +309,7 @@ func (t *tree) contents(d *safefs.Dir, subs []string) []string {
 func (t *tree) insert(path string, id fileID) {
 	n := &node{path: path, id: id}
 	if path != "" {
-		n.parent = t.byPath[parentOf(path)]
+		n.parent = t.byPath[relpath.Parent(path)]
 	}
 	if p := n.parent; p != nil {
 		if n.next = p.child; n.next != nil {
@@ -361,7 +363,7 @@ func (t *tree) retry(ctx context.Context) {
 			t.w.renew()
 			return
 		}
-		if t.byPath[parentOf(dir)] == nil {
+		if t.byPath[relpath.Parent(dir)] == nil {
 			continue
 		}
 		t.w.polls.removeBelow(dir)
@@ -405,7 +407,7 @@ func (w *Watcher) countDirs(dir string) int64 {
 			if !e.IsDir() || e.Linked {
 				return true
 			}
-			if sub := join(path, e.Name); !w.reserved(sub) && !w.ign.excluded(sub, true) && w.o.TooDeep(sub) == nil {
+			if sub := relpath.Join(path, e.Name); !w.reserved(sub) && !w.ign.Excluded(sub, true) && w.o.TooDeep(sub) == nil {
 				stack = append(stack, sub)
 			}
 			return true

@@ -10,7 +10,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -43,24 +45,6 @@ type Sink interface {
 	Paths() []string
 }
 
-// Known is what the index has of one path.
-type Known struct {
-	Path             string
-	Size             int64
-	MtimeNs, CtimeNs int64
-	Ino              uint64
-	Look             bool // offered by every scan, whatever its stat
-	Mode, UID, GID   uint32
-	Stored           bool
-}
-
-// Index is what is archived, in byte order of the paths. It may be called
-// concurrently.
-type Index interface {
-	// Range returns up to n entries with a path greater than after, using buf.
-	Range(after string, n int, buf []Known) ([]Known, error)
-}
-
 // Options are the tunables of one source.
 type Options struct {
 	Source         string // its name, for logs and metrics
@@ -87,17 +71,14 @@ type Options struct {
 	Memory Memory
 
 	// All callbacks are optional and must not block for long.
-	OnMemory    func(Memory)                                           // when what is to be remembered of the source changes
-	OnScan      func(ScanResult)                                       // after each scan of the whole source
-	OnSame      func(k Known, st safefs.Stat, trigger archive.Trigger) // for each unchanged file of such a scan
-	OnAvailable func(ok bool, reason string)                           // when the source goes or comes back
+	OnMemory    func(Memory)                                                   // when what is to be remembered of the source changes
+	OnScan      func(ScanResult)                                               // after each scan of the whole source
+	OnSame      func(k scanpkg.Known, st safefs.Stat, trigger archive.Trigger) // for each unchanged file of such a scan
+	OnAvailable func(ok bool, reason string)                                   // when the source goes or comes back
 
 	Log     *zap.Logger
 	Metrics *Metrics
 }
-
-// IgnoreFile is one .s3syncignore file that a scan honored.
-type IgnoreFile struct{ Path, SHA256 string }
 
 // ScanResult is what a scan found.
 type ScanResult struct {
@@ -126,7 +107,7 @@ type ScanResult struct {
 	Reserved                int64
 	Limited                 int64 // directories that are too deep, or led to by too many links
 	Pseudo                  int64 // file systems of the kernel, which are not entered
-	ConfigFiles             []IgnoreFile
+	ConfigFiles             []ignore.File
 	UnusedIncludes          []string // patterns of Include that no file has matched so far
 
 	directories int64
@@ -136,12 +117,12 @@ type ScanResult struct {
 type Watcher struct {
 	o     Options
 	sink  Sink
-	index Index
+	index scanpkg.Index
 	root  *safefs.Root // pinned to the directory in use
 	probe *safefs.Root // of what is in its place, before that is used
 	log   *zap.Logger
 	met   *sourceMetrics
-	ign   *ignorer
+	ign   *ignore.Rules
 	t     timings
 
 	dirty    *dirtySet
@@ -188,11 +169,11 @@ type timings struct {
 }
 
 // New returns a Watcher that does nothing yet.
-func New(sink Sink, index Index, o Options) (*Watcher, error) {
+func New(sink Sink, index scanpkg.Index, o Options) (*Watcher, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	ign, err := newIgnorer(o.Include, o.Exclude, o.IgnoreFiles)
+	ign, err := ignore.New(o.Include, o.Exclude, o.IgnoreFiles)
 	if err != nil {
 		return nil, err
 	}

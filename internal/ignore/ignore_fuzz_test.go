@@ -1,4 +1,4 @@
-package watcher
+package ignore
 
 import (
 	"strings"
@@ -18,7 +18,7 @@ func FuzzIgnoreFile(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, content, path string) {
 		verdict := func(content string, dir bool) string {
-			p := lastMatch(parsePatterns(content), path, dir)
+			p := lastMatch(parsePatterns(content), path, dir, nil)
 			switch {
 			case p == nil:
 				return "none"

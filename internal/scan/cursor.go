@@ -1,30 +1,34 @@
-package watcher
+package scan
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/s3syncd/s3syncd/internal/relpath"
+)
 
 // How many entries of the index are read at once: few at first, because most
 // directories are small, then twice as many each time. The read transactions
 // must stay short.
 const (
 	firstChunk = 16
-	chunk      = 4096
+	Chunk      = 4096
 )
 
 // highest sorts behind every name: no component is longer than 255 bytes.
 const highest = 256
 
 // cursor walks the entries of the index that are below a directory, in order.
-type cursor struct {
+type Cursor struct {
 	index Index
-	dir   string
+	Dir   string
 	after string
 	n     int // to be read next
 	buf   []Known
 	i     int
 	end   bool
 
-	readAhead bool         // the next chunk is read while one is walked; close is needed
-	ahead     chan reading // what is being read; nil: nothing
+	ReadAhead bool         // the next chunk is read while one is walked; close is needed
+	Ahead     chan reading // what is being read; nil: nothing
 	aheadOf   string       // behind what it is read
 	spare     []Known
 }
@@ -35,8 +39,8 @@ type reading struct {
 	err error
 }
 
-func newCursor(index Index, dir string) *cursor {
-	c := &cursor{index: index, dir: dir, n: firstChunk}
+func NewCursor(index Index, dir string) *Cursor {
+	c := &Cursor{index: index, Dir: dir, n: firstChunk}
 	if dir != "" {
 		c.after = dir + "/"
 	}
@@ -45,13 +49,13 @@ func newCursor(index Index, dir string) *cursor {
 
 // peek returns the entry at the cursor, nil behind the last one. It is valid
 // until the cursor moves.
-func (c *cursor) peek() (*Known, error) {
+func (c *Cursor) Peek() (*Known, error) {
 	for c.i == len(c.buf) && !c.end {
 		if err := c.fill(); err != nil {
 			return nil, err
 		}
 	}
-	if c.end || !below(c.buf[c.i].Path, c.dir) {
+	if c.end || !relpath.Below(c.buf[c.i].Path, c.Dir) {
 		c.end = true
 		return nil, nil
 	}
@@ -59,7 +63,7 @@ func (c *cursor) peek() (*Known, error) {
 }
 
 // fill reads the next chunk, or takes the one that was read meanwhile.
-func (c *cursor) fill() error {
+func (c *Cursor) fill() error {
 	r, ok := c.taken()
 	if !ok {
 		r.buf, r.err = c.index.Range(c.after, c.n, c.buf[:0])
@@ -68,14 +72,14 @@ func (c *cursor) fill() error {
 		return r.err
 	}
 	full := len(r.buf) == c.n
-	c.n = min(2*c.n, chunk)
+	c.n = min(2*c.n, Chunk)
 	c.buf, c.i = r.buf, 0
 	if len(c.buf) == 0 {
 		c.end = true
 		return nil
 	}
 	c.after = c.buf[len(c.buf)-1].Path
-	if c.readAhead && full && c.n == chunk {
+	if c.ReadAhead && full && c.n == Chunk {
 		c.begin()
 	}
 	return nil
@@ -83,23 +87,23 @@ func (c *cursor) fill() error {
 
 // begin reads the chunk behind the cursor's in the background. What changes in
 // the index meanwhile is what changes after any other chunk was read.
-func (c *cursor) begin() {
+func (c *Cursor) begin() {
 	ahead, after, spare := make(chan reading, 1), c.after, c.spare
-	c.ahead, c.aheadOf, c.spare = ahead, after, nil
+	c.Ahead, c.aheadOf, c.spare = ahead, after, nil
 	go func() { // Ends with one chunk; close waits for it.
-		buf, err := c.index.Range(after, chunk, spare[:0])
+		buf, err := c.index.Range(after, Chunk, spare[:0])
 		ahead <- reading{buf, err}
 	}()
 }
 
 // taken returns what was read ahead, if it is what comes next, and keeps the
 // memory of the other chunk.
-func (c *cursor) taken() (r reading, ok bool) {
-	if c.ahead == nil {
+func (c *Cursor) taken() (r reading, ok bool) {
+	if c.Ahead == nil {
 		return r, false
 	}
-	r = <-c.ahead
-	c.ahead = nil
+	r = <-c.Ahead
+	c.Ahead = nil
 	if c.aheadOf != c.after { // A directory was passed over.
 		c.spare = r.buf
 		return reading{}, false
@@ -111,19 +115,19 @@ func (c *cursor) taken() (r reading, ok bool) {
 }
 
 // close ends the cursor's use of the index.
-func (c *cursor) close() {
-	if c.ahead != nil {
-		<-c.ahead
-		c.ahead = nil
+func (c *Cursor) Close() {
+	if c.Ahead != nil {
+		<-c.Ahead
+		c.Ahead = nil
 	}
 }
 
-func (c *cursor) next() { c.i++ }
+func (c *Cursor) Next() { c.i++ }
 
 // skipDir goes behind everything below dir, which must not be before the cursor.
-func (c *cursor) skipDir(dir string) {
+func (c *Cursor) SkipDir(dir string) {
 	for ; c.i < len(c.buf); c.i++ {
-		if p := c.buf[c.i].Path; !below(p, dir) && p > dir+"/" {
+		if p := c.buf[c.i].Path; !relpath.Below(p, dir) && p > dir+"/" {
 			return
 		}
 	}
@@ -133,7 +137,7 @@ func (c *cursor) skipDir(dir string) {
 }
 
 // lookup returns the entry of path.
-func lookup(index Index, path string) (Known, bool, error) {
+func Lookup(index Index, path string) (Known, bool, error) {
 	last := path[len(path)-1]
 	before := path[:len(path)-1] + string([]byte{last - 1}) + strings.Repeat("\xff", highest)
 	got, err := index.Range(before, 1, nil)

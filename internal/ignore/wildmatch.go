@@ -1,9 +1,8 @@
-package watcher
+package ignore
 
 import "strings"
 
-// This file matches names with patterns exactly as git's wildmatch.c does, its
-// corner cases included.
+// This file matches exactly as git's wildmatch.c does, corner cases included.
 
 type verdict int
 
@@ -14,25 +13,20 @@ const (
 	abortToStarStar // only a ** further out can match
 )
 
-// wildBudget bounds the steps of one match: a pattern may come from anyone who
-// may write to the source.
+// wildBudget bounds the steps of one match: anyone who can write to the source can
+// write a pattern.
 const wildBudget = 100_000
 
-// wild is one match under way. With path, only ** matches a slash.
+// wild is one match in progress. With path, only ** matches a slash.
 type wild struct {
 	pattern, text string
 	path          bool
 	steps, budget int
 }
 
-func wildmatch(pattern, text string, path bool) bool {
-	matched, _ := wildmatchWithin(pattern, text, path, wildBudget)
-	return matched
-}
-
-// wildmatchWithin is wildmatch in at most budget steps, beyond which nothing
-// matches. It returns how many it took.
-func wildmatchWithin(pattern, text string, path bool, budget int) (matched bool, steps int) {
+// wildmatch reports whether pattern matches text within budget steps, and how many
+// it took.
+func wildmatch(pattern, text string, path bool, budget int) (matched bool, steps int) {
 	w := wild{pattern: pattern, text: text, path: path, budget: budget}
 	matched = w.from(0, 0) == match
 	return matched, w.steps
@@ -101,8 +95,7 @@ func (w *wild) one(p int, pc, tc byte) (end int, v verdict) {
 	return p, noMatch
 }
 
-// star handles the asterisk at p. Unless done, matching goes on behind np and
-// nt.
+// star handles the asterisk at p. Unless done, matching continues after np and nt.
 func (w *wild) star(begin, p, t int) (v verdict, np, nt int, done bool) {
 	first := p
 	for p++; at(w.pattern, p) == '*'; {
@@ -118,7 +111,7 @@ func (w *wild) star(begin, p, t int) (v verdict, np, nt int, done bool) {
 	return w.component(p, t, slash)
 }
 
-// component handles an asterisk that takes the rest of a component, or of the
+// component handles an asterisk that matches the rest of a component, or of the
 // text.
 func (w *wild) component(p, t int, slash bool) (v verdict, np, nt int, done bool) {
 	next := strings.IndexByte(w.text[min(t, len(w.text)):], '/')
@@ -131,8 +124,8 @@ func (w *wild) component(p, t int, slash bool) (v verdict, np, nt int, done bool
 	return 0, p, t + next, false
 }
 
-// wholeComponent reports whether the run of asterisks from first to p stands
-// for whole components.
+// wholeComponent reports whether the run of asterisks from first to p matches
+// whole components.
 func (w *wild) wholeComponent(begin, first, p int) bool {
 	if first-1 >= begin && w.pattern[first-1] != '/' {
 		return false
@@ -141,8 +134,7 @@ func (w *wild) wholeComponent(begin, first, p int) bool {
 	return next == 0 || next == '/' || next == '\\' && at(w.pattern, p+1) == '/'
 }
 
-// extend lets an asterisk take more and more of the text until the rest
-// matches.
+// extend lets an asterisk match more and more of the text until the rest matches.
 func (w *wild) extend(p, t int, slash bool) verdict {
 	for ; t < len(w.text); t++ {
 		if pc := w.pattern[p]; !globSpecial(pc) {
@@ -248,37 +240,23 @@ func inClass(name string, c byte) (in, known bool) {
 
 // classes returns the ranges of a character class.
 func classes(name string) (ranges string, known bool) {
-	switch name {
-	case "alnum":
-		return "azAZ09", true
-	case "alpha":
-		return "azAZ", true
-	case "blank":
-		return "  \t\t", true
-	case "cntrl":
-		return "\x00\x1f\x7f\x7f", true
-	case "digit":
-		return "09", true
-	case "graph":
-		return "!~", true
-	case "lower":
-		return "az", true
-	case "print":
-		return " ~", true
-	}
-	return rareClasses(name)
-}
-
-func rareClasses(name string) (ranges string, known bool) {
-	switch name {
-	case "punct":
-		return "!/:@[`{~", true
-	case "space":
-		return "  \t\r", true
-	case "upper":
-		return "AZ", true
-	case "xdigit":
-		return "09afAF", true
+	for _, class := range [...]struct{ name, ranges string }{
+		{"alnum", "azAZ09"},
+		{"alpha", "azAZ"},
+		{"blank", "  \t\t"},
+		{"cntrl", "\x00\x1f\x7f\x7f"},
+		{"digit", "09"},
+		{"graph", "!~"},
+		{"lower", "az"},
+		{"print", " ~"},
+		{"punct", "!/:@[`{~"},
+		{"space", "  \t\r"},
+		{"upper", "AZ"},
+		{"xdigit", "09afAF"},
+	} {
+		if class.name == name {
+			return class.ranges, true
+		}
 	}
 	return "", false
 }

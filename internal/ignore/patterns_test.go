@@ -1,4 +1,4 @@
-package watcher
+package ignore
 
 import (
 	"os"
@@ -10,12 +10,12 @@ import (
 
 func TestPatternsThatAreNoneAreFaults(t *testing.T) {
 	for _, line := range []string{"[a-", "[", "dir/[abc", "a[]", "[[:word:]]", "x\\", "![a-", "a/b[!", "[a\\"} {
-		if PatternFault(line) == "" {
+		if Fault(line) == "" {
 			t.Errorf("PatternFault(%q) is none", line)
 		}
 	}
 	for _, line := range []string{"[a-z]", "[]a]", "[!a]", "\\[a-", "[[:digit:]]*", "*.tmp", "cache/", "/a/**/b", "#", "", "a\\ ", "!x", "[a-]", "[\\]]"} {
-		if why := PatternFault(line); why != "" {
+		if why := Fault(line); why != "" {
 			t.Errorf("PatternFault(%q) = %q, want none", line, why)
 		}
 	}
@@ -45,7 +45,7 @@ func TestPatternsThatCannotMatchAreWarnedOf(t *testing.T) {
 		{"exclude", []string{"*.tmp", "!keep.tmp", "/cache/", "a/**/b", "\\#x", "...", ".hidden/", "**", "/opt", "opt/app/x", ".", "#x"}[:10], ""},
 		{"include", []string{"*.csv", "!old.csv"}, ""},
 	} {
-		got := PatternWarnings(c.option, c.lines, root)
+		got := Warnings(c.option, c.lines, root)
 		if c.want == "" && len(got) > 0 || c.want != "" && (len(got) != 1 || !strings.Contains(got[0], c.want)) {
 			t.Errorf("PatternWarnings(%s, %q) = %q, want %q", c.option, c.lines, got, c.want)
 		}
@@ -54,7 +54,7 @@ func TestPatternsThatCannotMatchAreWarnedOf(t *testing.T) {
 		lines []string
 		want  string
 	}{{[]string{"#x"}, "everything is archived"}, {[]string{"!x"}, "nothing is archived"}} {
-		if got := PatternWarnings("include", c.lines, root); len(got) != 2 || !strings.Contains(got[1], c.want) {
+		if got := Warnings("include", c.lines, root); len(got) != 2 || !strings.Contains(got[1], c.want) {
 			t.Errorf("PatternWarnings(include, %q) = %q, want that %s", c.lines, got, c.want)
 		}
 	}
@@ -72,33 +72,19 @@ func TestAScanNamesIncludesWithoutFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	g, err := newIgnorer([]string{"./logs", "logs/", "*.log", "nothing/", "*.csv", "!old.csv", "tmp/"}, []string{"tmp/"}, false)
+	g, err := New([]string{"./logs", "logs/", "*.log", "nothing/", "*.csv", "!old.csv", "tmp/"}, []string{"tmp/"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range []string{"logs/a.log", "data/deep/b.csv", "tmp/c.csv"} {
-		g.excluded(f, false)
+		g.Excluded(f, false)
 	}
 	if got, want := g.use.list(), []string{"./logs", "nothing/", "tmp/"}; !slices.Equal(got, want) {
 		t.Errorf("without files are %q, want %q", got, want)
 	}
-	g.excluded("nothing/here", false)
+	g.Excluded("nothing/here", false)
 	if got, want := g.use.list(), []string{"./logs", "tmp/"}; !slices.Equal(got, want) {
 		t.Errorf("without files are %q, want %q", got, want)
-	}
-}
-
-func TestTheLineOfAScanNamesIncludesWithoutFiles(t *testing.T) {
-	r := newRig(t, func(o *Options) { o.Include = []string{"./logs", "*.log"} })
-	if err := os.WriteFile(filepath.Join(r.dir, "a.log"), []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if s := r.once(); !slices.Equal(s.UnusedIncludes, []string{"./logs"}) {
-		t.Errorf("UnusedIncludes = %q, want ./logs", s.UnusedIncludes)
-	}
-	lines := r.logs.FilterMessage("scanned").All()
-	if len(lines) == 0 || lines[0].ContextMap()["include_without_files"] == nil {
-		t.Errorf("the line says nothing of it: %v", lines)
 	}
 }
 

@@ -1,4 +1,4 @@
-package watcher
+package ignore
 
 import (
 	"fmt"
@@ -9,9 +9,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/s3syncd/s3syncd/internal/relpath"
 )
 
-func pick(rng *rand.Rand, from ...string) string { return from[rng.IntN(len(from))] }
+func oneOf(rng *rand.Rand, from ...string) string { return from[rng.IntN(len(from))] }
 
 func randomPattern(rng *rand.Rand) string {
 	var b strings.Builder
@@ -22,14 +24,14 @@ func randomPattern(rng *rand.Rand) string {
 		b.WriteString("/")
 	}
 	for range 1 + rng.IntN(5) {
-		b.WriteString(pick(rng, "a", "b", "ab", "c", "*", "?", "**", "/", "**/", "/**", "/**/", "[ab]", "[!a]", "[^b]", "[a-c]",
+		b.WriteString(oneOf(rng, "a", "b", "ab", "c", "*", "?", "**", "/", "**/", "/**", "/**/", "[ab]", "[!a]", "[^b]", "[a-c]",
 			"[]a]", "[!]]", "[a-", "[[:alpha:]]", "[[:digit:]-]", "[[:nope:]]", "[\\]]", "\\*", "\\a", "\\", ".", "a.b", "*.b", " ", "\\ ", "#", "-"))
 	}
 	if rng.IntN(4) == 0 {
 		b.WriteString("/")
 	}
 	if rng.IntN(12) == 0 {
-		b.WriteString(pick(rng, " ", "  ", "\\ ", "\t", "\r"))
+		b.WriteString(oneOf(rng, " ", "  ", "\\ ", "\t", "\r"))
 	}
 	return b.String()
 }
@@ -37,7 +39,7 @@ func randomPattern(rng *rand.Rand) string {
 func randomPath(rng *rand.Rand) string {
 	parts := make([]string, 1+rng.IntN(4))
 	for i := range parts {
-		parts[i] = pick(rng, "a", "b", "c", "ab", "abc", "a.b", "x.b", "*", "?x", "[a", "a]", "]", "-", "1", "a b", "a ", "#", "#a", "\\", "\\a", "!", "!a", "ba")
+		parts[i] = oneOf(rng, "a", "b", "c", "ab", "abc", "a.b", "x.b", "*", "?x", "[a", "a]", "]", "-", "1", "a b", "a ", "#", "#a", "\\", "\\a", "!", "!a", "ba")
 	}
 	return strings.Join(parts, "/")
 }
@@ -56,7 +58,7 @@ func TestIgnoreAgreesWithGit(t *testing.T) {
 	for round := range 150 {
 		dir := t.TempDir()
 		runGit(t, git, dir, "", "init", "-q")
-		g, err := newIgnorer(nil, nil, true)
+		g, err := New(nil, nil, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,8 +78,10 @@ func TestIgnoreAgreesWithGit(t *testing.T) {
 			for i := range lines {
 				lines[i] = randomPattern(rng)
 			}
-			content := pick(rng, "", "\ufeff") + strings.Join(lines, pick(rng, "\n", "\r\n")) + pick(rng, "", "\n")
-			write(t, filepath.Join(dir, at, ".gitignore"), content)
+			content := oneOf(rng, "", "\ufeff") + strings.Join(lines, oneOf(rng, "\n", "\r\n")) + oneOf(rng, "", "\n")
+			if err := os.WriteFile(filepath.Join(dir, at, ".gitignore"), []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
 			g.dirs[at] = ignoreFile{patterns: parsePatterns(content)}
 			fmt.Fprintf(&files, "%q: %q\n", at, content)
 		}
@@ -92,7 +96,7 @@ func TestIgnoreAgreesWithGit(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := g.excluded(p, fi.IsDir()); got != want[p] {
+			if got := g.Excluded(p, fi.IsDir()); got != want[p] {
 				t.Fatalf("round %d: %q: got ignored %v, git says %v; patterns:\n%s", round, p, got, want[p], files.String())
 			}
 			if want[p] {
@@ -108,7 +112,7 @@ func TestIgnoreAgreesWithGit(t *testing.T) {
 func directories(paths []string) []string {
 	seen := make(map[string]bool)
 	for _, p := range paths {
-		for d := parentOf(p); d != ""; d = parentOf(d) {
+		for d := relpath.Parent(p); d != ""; d = relpath.Parent(d) {
 			seen[d] = true
 		}
 	}
@@ -133,7 +137,7 @@ func runGit(t *testing.T, git, dir, stdin string, args ...string) string {
 }
 
 func TestIncludeAndExclude(t *testing.T) {
-	g, err := newIgnorer([]string{"*.txt", "docs/", "!secret.txt"}, []string{"tmp/", "docs/old.md"}, false)
+	g, err := New([]string{"*.txt", "docs/", "!secret.txt"}, []string{"tmp/", "docs/old.md"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,14 +145,14 @@ func TestIncludeAndExclude(t *testing.T) {
 		"a.txt": false, "a/b/c.txt": false, "a.bin": true, "secret.txt": true, "docs/x.bin": false, "docs/deep/y": false,
 		"docs/old.md": true, "tmp/a.txt": true, "a/tmp/b.txt": true,
 	} {
-		if got := g.excluded(path, false); got != want {
+		if got := g.Excluded(path, false); got != want {
 			t.Errorf("excluded(%q): got %v, want %v", path, got, want)
 		}
 	}
-	if g.excluded("anything", true) {
+	if g.Excluded("anything", true) {
 		t.Error("a directory is excluded because of include patterns for files")
 	}
-	if _, err := newIgnorer(nil, []string{"a\nb"}, false); err == nil {
+	if _, err := New(nil, []string{"a\nb"}, false); err == nil {
 		t.Error("a pattern of two lines was accepted")
 	}
 }
@@ -157,7 +161,7 @@ func TestWildmatchIsBounded(t *testing.T) {
 	pattern := strings.Repeat("**/*a", 40) + "b"
 	text := strings.Repeat("aaaaaaaaaa/", 50)
 	begin := time.Now()
-	if wildmatch(pattern, text, true) {
+	if matched, _ := wildmatch(pattern, text, true, wildBudget); matched {
 		t.Error("matched")
 	}
 	if took := time.Since(begin); took > time.Second {
@@ -168,7 +172,7 @@ func TestWildmatchIsBounded(t *testing.T) {
 func TestIgnoreFilesMadeToHurtAreBounded(t *testing.T) {
 	deep := strings.Repeat("a/", 100) + "a"
 	for _, line := range []string{"*a*a*a*a*a*a*b", "**/a*/**/a*/**/b*", "[a-", "x", "!**/x/**"} {
-		g, err := newIgnorer(nil, nil, true)
+		g, err := New(nil, nil, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,12 +180,12 @@ func TestIgnoreFilesMadeToHurtAreBounded(t *testing.T) {
 		for dir := range strings.SplitSeq("//a//a/a", "//") {
 			g.dirs[dir] = ignoreFile{patterns: patterns}
 		}
-		budget := fileBudget
-		lastMatchWithin(patterns, deep, false, &budget)
+		budget := Budget
+		lastMatch(patterns, deep, false, &budget)
 		if budget > 0 || budget < -2 {
-			t.Errorf("%q: %d steps are left of %d, want none, and none beyond", line, budget, fileBudget)
+			t.Errorf("%q: %d steps are left of %d, want none, and none beyond", line, budget, Budget)
 		}
-		if g.excluded(deep, false) {
+		if g.Excluded(deep, false) {
 			t.Errorf("%q: the path is left out", line)
 		}
 		if g.costly.Load() == 0 {
@@ -189,12 +193,12 @@ func TestIgnoreFilesMadeToHurtAreBounded(t *testing.T) {
 		}
 	}
 	if !func() bool { // What an ordinary file asks for is not touched by the bound.
-		g, err := newIgnorer(nil, nil, true)
+		g, err := New(nil, nil, true)
 		if err != nil {
 			t.Fatal(err)
 		}
 		g.dirs[""] = ignoreFile{patterns: parsePatterns("*.log\n" + strings.Repeat("cache-*/tmp?\n", 2000))}
-		return g.excluded("a/b/c.log", false)
+		return g.Excluded("a/b/c.log", false)
 	}() {
 		t.Error("the first of 2,001 patterns was not asked")
 	}
@@ -205,7 +209,7 @@ func FuzzWildmatch(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, pattern, text string) {
 		p, ok := parsePattern(strings.ReplaceAll(pattern, "\x00", ""))
 		if ok {
-			p.matches(text, false)
+			p.matches(text, false, nil)
 		}
 	})
 }
