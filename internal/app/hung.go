@@ -9,8 +9,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/mounts"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
 // A source is looked at each lookPause; a look that lasts longer than hungAfter
@@ -33,7 +33,7 @@ func (g *generation) followHung(ctx context.Context, s *source) error {
 	root := safefs.NewRoot(s.cfg.Path, s.root.Options())
 	for ctx.Err() == nil {
 		o := g.d.places.begin("inside "+s.cfg.Path, func() config.Look {
-			lookInside(root, watcher.MountPoints(s.real))
+			lookInside(root, mounts.Points(s.real))
 			return config.Look{}
 		})
 		late := time.NewTimer(time.Until(o.since.Add(hungAfter)))
@@ -144,7 +144,7 @@ func (r *syncRun) unlessHung(ctx context.Context, s *source, scan func() error) 
 			return err
 		case <-looked.C:
 		}
-		err := bounded(ctx, hungAfter, func() error { lookInside(root, watcher.MountPoints(s.real)); return nil })
+		err := bounded(ctx, hungAfter, func() error { lookInside(root, mounts.Points(s.real)); return nil })
 		if errors.Is(err, errSilent) {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/mounts"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
@@ -34,8 +35,7 @@ func (s *source) memoryKey() string { return "place/" + s.cfg.Bucket + "/" + s.c
 // else.
 func (s *source) mountsKey() string { return "mounts/" + s.firstPath() }
 
-// recall returns what the directory was when it was last in use, in whatever
-// run.
+// recall returns what the directory was when a run last used it.
 func (s *source) recall() watcher.Memory {
 	if s.db == nil {
 		return watcher.Memory{} // A dry run of a state that does not exist yet.
@@ -61,7 +61,7 @@ func (s *source) readMemory() (m watcher.Memory, known bool, err error) {
 	}
 	m = watcher.Memory{Path: string(kept.Path), Place: kept.Place, Replaced: kept.Replaced}
 	for _, k := range kept.Mounts {
-		m.Mounts = append(m.Mounts, watcher.Mount{Path: string(k.Path), Place: k.Place, Came: k.Came, Mixed: k.Mixed})
+		m.Mounts = append(m.Mounts, mounts.Mount{Path: string(k.Path), Place: k.Place, Came: k.Came, Mixed: k.Mixed})
 	}
 	return m, true, nil
 }
@@ -77,7 +77,7 @@ func (s *source) readMounts() (m watcher.Memory, err error) {
 		return m, err
 	}
 	for _, p := range paths {
-		m.Mounts = append(m.Mounts, watcher.Mount{Path: string(p)})
+		m.Mounts = append(m.Mounts, mounts.Mount{Path: string(p)})
 	}
 	return m, nil
 }

@@ -27,16 +27,13 @@ type runs struct {
 // next is a run that begins now.
 func (s *runs) next() *rig {
 	s.tb.Helper()
-	r := rigAt(s.tb, s.dir, func(o *Options) {
+	return rigOf(s.tb, s.dir, s.sink, func(o *Options) {
 		o.Memory = s.memory
 		o.OnMemory = func(m Memory) { s.memory = m }
 		if s.change != nil {
 			s.change(o)
 		}
 	})
-	r.sink = s.sink
-	r.Watcher.sink, r.index = s.sink, s.sink
-	return r
 }
 
 // scan is a run that scans once.
@@ -74,7 +71,7 @@ func TestAnotherFileSystemAfterARestartIsNoDeletion(t *testing.T) {
 		"of a UUID that is kept":      {"-U", "01234567-89ab-cdef-0123-456789abcdef"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newRuns(t, mirror(100))
+			s := newRuns(t, mirroring(100))
 			d := fstest.NewDisk(t, s.dir, options...)
 			s.must(os.Remove(filepath.Join(s.dir, "lost+found")))
 			for i := range 5 {
@@ -239,7 +236,7 @@ func mountsOverRestarts(tb testing.TB, dir string) {
 }
 
 func TestALockedDirectoryIsNoDeletion(t *testing.T) {
-	s := newRuns(t, mirror(100))
+	s := newRuns(t, mirroring(100))
 	fstest.NewDisk(t, s.dir, "-O", "encrypt")
 	home := filepath.Join(s.dir, "home")
 	s.must(os.Mkdir(home, 0o755))

@@ -12,7 +12,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/fstest"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/s3syncd/s3syncd/internal/scan"
 )
 
 func TestTheReservedNameIsRefusedWhateverHasIt(t *testing.T) {
@@ -53,11 +53,11 @@ func TestTheReservedNameIsRefusedWhenItComes(t *testing.T) {
 	r.eventually("it is refused", func() bool {
 		r.sink.mu.Lock()
 		defer r.sink.mu.Unlock()
-		return len(r.sink.refused) == 1 && errors.Is(r.sink.refused[0].Err, ErrReserved)
+		return len(r.sink.refused) == 1 && errors.Is(r.sink.refused[0].Err, scan.ErrReserved)
 	})
 	// As the index has it then. Once it is away, so is that.
 	r.sink.mu.Lock()
-	r.sink.put(scanpkg.Known{Path: "_manifests", Recheck: true})
+	r.sink.put(scan.Known{Path: "_manifests", Recheck: true})
 	r.sink.mu.Unlock()
 	r.rescan()
 	if got := fmt.Sprint(r.sink.list()); got != "[_manifests f]" {

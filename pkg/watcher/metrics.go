@@ -5,6 +5,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/s3syncd/s3syncd/internal/watches"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -16,7 +17,7 @@ type Metrics struct {
 	duration                             *prometheus.HistogramVec
 }
 
-// NewMetrics registers the metrics. It is called once a process.
+// NewMetrics registers the metrics. It is called once per process.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
@@ -89,6 +90,11 @@ func (m *Metrics) source(name string) *sourceMetrics {
 		s.skipped[r] = m.skipped.WithLabelValues(name, r)
 	}
 	return s
+}
+
+// watches returns those that the watches keep.
+func (s *sourceMetrics) watches() watches.Metrics {
+	return watches.Metrics{Event: s.event, Overflows: s.overflows, Watched: s.watched, Polled: s.polled, Degraded: s.degraded}
 }
 
 func (s *sourceMetrics) event(op fsnotify.Op) {
