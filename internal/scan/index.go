@@ -28,11 +28,8 @@ type Index interface {
 
 // Unchanged reports whether the index describes the file st, so that a scan can
 // leave it.
-func (k *Known) Unchanged(st safefs.Stat) bool { return !k.Recheck && k.SameFence(st) }
-
-// SameFence reports whether size, times and inode are those of the file st.
-func (k *Known) SameFence(st safefs.Stat) bool {
-	return k.Size == st.Size && k.MtimeNs == st.MtimeNs && k.CtimeNs == st.CtimeNs && k.Ino == st.Ino
+func (k *Known) Unchanged(st safefs.Stat) bool {
+	return !k.Recheck && k.Size == st.Size && k.MtimeNs == st.MtimeNs && k.CtimeNs == st.CtimeNs && k.Ino == st.Ino
 }
 
 // Lookup returns the entry of path.

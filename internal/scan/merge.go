@@ -40,7 +40,7 @@ func (m *merge) file(ctx context.Context, path string, st safefs.Stat) error {
 }
 
 // at returns the entry of path, nil if there is none. The cursor must be at path
-// or behind it.
+// or after it.
 func (m *merge) at(path string) (*Known, error) {
 	k, err := m.cur.peek()
 	if err != nil || k == nil || k.Path != path {

@@ -65,7 +65,7 @@ type Result struct {
 	Special              int64 // devices, FIFOs, sockets
 	Symlinks, Hardlinks  int64 // skipped by policy
 	Reserved             int64
-	Limited              int64 // directories that are too deep, or that too many links lead to
+	Limited              int64 // directories that are too deep, or that too many links point to
 	Pseudo               int64 // file systems of the kernel, which are not entered
 	Directories          int64
 	ConfigFiles          []ignore.File

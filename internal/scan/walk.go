@@ -46,7 +46,7 @@ type walk struct {
 	links  linkLimit
 }
 
-// noteAncestors notes the directories above dir: a symbolic link may lead to one.
+// noteAncestors notes the directories above dir: a symbolic link may point to one.
 func (w *walk) noteAncestors(dir string) {
 	if !w.Root.Options().Follow {
 		return

@@ -223,7 +223,7 @@ func (w *Watches) pollAll(err error, retry time.Duration) {
 	w.polls.add("", pollLimit, dirs)
 	w.watched.Store(0)
 	w.gauges()
-	w.Log.Warn("no watcher to be had, the whole source is polled and the watcher tried again; see sysctl fs.inotify.max_user_instances",
+	w.Log.Warn("no inotify instance, the whole source is polled and inotify tried again; see sysctl fs.inotify.max_user_instances",
 		zap.Int64("directories", dirs), zap.Duration("retry_in", retry), zap.Error(err))
 }
 

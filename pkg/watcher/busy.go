@@ -16,7 +16,7 @@ const (
 // Busy is a directory in which much happens.
 type Busy struct {
 	Path   string
-	Events int64 // Within the window, at most so many.
+	Events int64 // Within the window; an upper bound.
 	Window time.Duration
 }
 

@@ -227,7 +227,7 @@ func unreadableSource(r *rig) {
 	r.sink.hold("d")
 	gone := func() bool { return r.offers() == "[gone d]" }
 	r.must(os.Chmod(r.path("d"), 0o100)) // Still not readable.
-	r.eventually("the event is worked off", func() bool { return r.Dirty() == 0 })
+	r.eventually("the event is handled", func() bool { return r.Dirty() == 0 })
 	if gone() {
 		r.tb.Error("the failure of a directory that cannot be read is taken back")
 	}

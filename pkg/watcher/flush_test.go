@@ -127,7 +127,7 @@ func TestFlushFailsWithTheReason(t *testing.T) {
 func TestFlushThatWaitsIsToldThatTheSourceIsGone(t *testing.T) {
 	r := newRig(t, nil)
 	r.start()
-	r.sink.set(true) // The scan cannot go on.
+	r.sink.set(true) // The scan blocks.
 	r.write("f", "content")
 	done := make(chan error, 1)
 	go func() { done <- r.Flush(t.Context()) }()

@@ -55,7 +55,7 @@ func TestTheReservedNameIsRefusedWhenItComes(t *testing.T) {
 		defer r.sink.mu.Unlock()
 		return len(r.sink.refused) == 1 && errors.Is(r.sink.refused[0].Err, scan.ErrReserved)
 	})
-	// As the index has it then. Once it is away, so is that.
+	// As the index has it then. When it is removed, its entry goes too.
 	r.sink.mu.Lock()
 	r.sink.put(scan.Known{Path: "_manifests", Recheck: true})
 	r.sink.mu.Unlock()
@@ -68,7 +68,7 @@ func TestTheReservedNameIsRefusedWhenItComes(t *testing.T) {
 }
 
 // On a file system that does not tell types in a listing, a name that cannot be
-// looked at is a failure, not a special file.
+// examined is a failure, not a special file.
 func TestANameThatCannotBeLookedAtIsRefused(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "src")
 	d := fstest.NewDisk(t, dir, "-O", "^filetype")

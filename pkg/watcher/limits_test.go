@@ -61,7 +61,7 @@ func TestADirectoryTooDeepForAKeyIsRefusedOnce(t *testing.T) {
 	nest(t, r.dir, "d", 5000)
 	r.write("f", "x")
 	r.write(strings.Repeat("d/", 400)+"deep", "x")
-	// A file behind the nested directories, in each of some of them.
+	// A file that sorts after the nested directory, in some of them.
 	for i := 1; i < 500; i += 50 {
 		r.write(strings.Repeat("d/", i)+"e", "x")
 	}
@@ -85,7 +85,7 @@ func TestADirectoryTooDeepForAKeyIsRefusedOnce(t *testing.T) {
 	if got, _ := r.Directories(); got != 511 {
 		t.Errorf("%d directories are watched, want 511", got)
 	}
-	// Its failure is in the index, and stays while it is there.
+	// Its failure is in the index, and remains while it is there.
 	deep := strings.Repeat("d/", 510) + "d"
 	r.sink.mu.Lock()
 	r.sink.put(scan.Known{Path: deep, Recheck: true})
@@ -95,7 +95,7 @@ func TestADirectoryTooDeepForAKeyIsRefusedOnce(t *testing.T) {
 	}
 }
 
-// A scan opens no directory by the path that it has come by.
+// A scan opens no directory by its whole path.
 func TestAScanOfADeepTreeCostsItsSize(t *testing.T) {
 	r := newRig(t, nil)
 	for i := range 20 {

@@ -66,14 +66,14 @@ func TestAMirrorScansTwiceBeforeADirectoryIsTakenForEmptied(t *testing.T) {
 	for first.Waiting == 0 {
 		first = r.scanned()
 	}
-	// The channel may lag behind the scans, of which the second deletes.
+	// The channel may lag the scans, of which the second deletes.
 	r.eventually("a second scan", func() bool { return len(r.sink.list()) == 6 })
 	if got := len(r.deletions()); first.Waiting != 5 || got != 5 {
 		t.Errorf("waiting %d, deleted %d, want 5 and 5", first.Waiting, got)
 	}
 }
 
-// What comes back between the two scans stays.
+// What comes back between the two scans is kept.
 func TestADirectoryThatComesBackKeepsItsObjects(t *testing.T) {
 	r := newRig(t, mirroring(100))
 	r.write("a", "x")

@@ -40,7 +40,7 @@ type fakeArchive struct {
 	at      []time.Time // of offers
 	refused []Change
 	full    bool   // takes nothing
-	held    string // a path whose offers stay pending
+	held    string // a path whose offers remain pending
 }
 
 func newArchive(root string) *fakeArchive {
@@ -127,7 +127,7 @@ func (a *fakeArchive) Range(after string, n int, buf []scan.Known) ([]scan.Known
 	return buf, nil
 }
 
-// hold has the offers of path stay pending, "" of none.
+// hold has the offers of path remain pending, "" of none.
 func (a *fakeArchive) hold(path string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -188,7 +188,7 @@ func (a *fakeArchive) differences(tb testing.TB) []string {
 		a.mu.Unlock()
 		if !ok {
 			out = append(out, "missed "+rel)
-		} else if !k.SameFence(st) {
+		} else if !k.Unchanged(st) {
 			out = append(out, "stale "+rel)
 		}
 		return nil

@@ -51,7 +51,7 @@ func mirrored(t *testing.T, n int, o func(*Options)) *rig {
 	return r
 }
 
-// removeAtOnce archives n files and takes them away in one step, so that no scan
+// removeAtOnce archives n files and moves them out in one step, so that no scan
 // finds only some of them gone.
 func (r *rig) removeAtOnce(n int) {
 	r.tb.Helper()
@@ -82,7 +82,7 @@ func TestMirrorDeletesWhatAScanConfirms(t *testing.T) {
 		t.Errorf("the scan that decided: %+v", s)
 	}
 	if got := r.metric("rescan_missed_files_total"); got != 0 {
-		t.Errorf("rescan_missed_files_total = %v, want 0: events told of all", got)
+		t.Errorf("rescan_missed_files_total = %v, want 0: events reported all", got)
 	}
 }
 
@@ -260,7 +260,7 @@ func TestScansBecauseOfRemovalsKeepTheirDistance(t *testing.T) {
 	}
 }
 
-func TestToldSetIsBounded(t *testing.T) {
+func TestReportedRemovalsAreBounded(t *testing.T) {
 	var s reportedSet
 	for i := range maxReported + 10 {
 		s.add(strconv.Itoa(i), true)

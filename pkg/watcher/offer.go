@@ -48,8 +48,8 @@ type offerer struct {
 	deletions *deletions // nil: this scan decides on no deletion.
 }
 
-// look offers the file at path.
-func (o *offerer) look(ctx context.Context, path string, st safefs.Stat) error {
+// offerFile offers the file at path.
+func (o *offerer) offerFile(ctx context.Context, path string, st safefs.Stat) error {
 	o.presence.mounts.Offered(path)
 	return o.offer(ctx, Change{Path: path, Trigger: o.trigger, Detected: time.Now(), Kind: archive.Look, Size: st.Size})
 }
@@ -84,8 +84,8 @@ func (o *offerer) lookup(path string) (*scan.Known, error) {
 	return &k, nil
 }
 
-// recheck reads what is at the path of k, which the scan did not find: nothing
-// that counts, or a file that has come since, st.
+// recheck reads what is at the path of k, which the scan did not find. Gone: no
+// file that is archived; st: a file that has come since, else nil.
 func (o *offerer) recheck(k *scan.Known) (gone bool, st *safefs.Stat, err error) {
 	now, err := o.source.Root.Stat(k.Path)
 	switch {
@@ -156,7 +156,7 @@ func (d *direct) differs(ctx context.Context, path string, st safefs.Stat, known
 		known = now
 	}
 	d.count(known)
-	return d.look(ctx, path, st)
+	return d.offerFile(ctx, path, st)
 }
 
 // missing is found for a scan that decides on removals alone.

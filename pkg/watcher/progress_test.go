@@ -8,7 +8,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/watches"
 )
 
-// paused is a notifier that stops before its n-th watch until it may go on.
+// paused is a notifier that stops before its n-th watch until goOn is closed.
 type paused struct {
 	watches.Notifier
 	before  *atomic.Int64

@@ -23,7 +23,6 @@ import (
 	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
-	"github.com/s3syncd/s3syncd/internal/watches"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -63,7 +62,7 @@ func TestScanFindsWhatDiffers(t *testing.T) {
 		t.Errorf("second scan: %+v", s)
 	}
 	if got := r.offers(); got != "[]" || len(same) != 6 {
-		t.Errorf("unchanged: offered %s, told of %v", got, same)
+		t.Errorf("unchanged: offered %s, reported %v", got, same)
 	}
 	r.must(os.RemoveAll(r.path("b")))
 	r.must(os.Remove(r.path("a-")))
@@ -299,7 +298,7 @@ func TestFullSinkHoldsNothingUp(t *testing.T) {
 		t.Fatal("Watching waits for the sink")
 	}
 	r.write("e/g", "new")
-	r.eventually("the event is taken in", func() bool { return r.Dirty() > 0 && !r.OldestDirty().IsZero() })
+	r.eventually("the event is read", func() bool { return r.Dirty() > 0 && !r.OldestDirty().IsZero() })
 	if len(r.scans) != 0 {
 		t.Error("a scan ended although nothing could be offered")
 	}
@@ -340,7 +339,7 @@ func TestIgnoreFileThatChanges(t *testing.T) {
 	r.eventually("and watched", func() bool { return fmt.Sprint(r.sink.list()) == "[d/f d/g]" })
 }
 
-// latencies changes so many files at 1,000 a second and returns, sorted, how
+// latencies changes that many files at 1,000 a second and returns, sorted, how
 // long beyond settle each took to be offered.
 func latencies(r *rig, files int) []time.Duration {
 	r.tb.Helper()
@@ -403,7 +402,7 @@ func BenchmarkEventToQueue(b *testing.B) {
 	b.ReportMetric(late[len(late)*99/100].Seconds()*1e3, "p99-ms")
 }
 
-// What events told of gets its turn while a scan fills the sink.
+// What events reported gets its turn while a scan fills the sink.
 func TestScanDoesNotStarveEvents(t *testing.T) {
 	r := newRig(t, nil)
 	for i := range 300 {
@@ -433,7 +432,7 @@ func TestScanDoesNotStarveEvents(t *testing.T) {
 	r.agrees()
 }
 
-// slowSink has room for one change every 10 ms, whoever comes first.
+// slowSink has room for one change every 10 ms, for whichever comes first.
 type slowSink struct {
 	*fakeArchive
 	last atomic.Int64
@@ -530,12 +529,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 }
 
-func TestFileSystemTypes(t *testing.T) {
-	for typ, want := range map[int64]bool{unix.EXT4_SUPER_MAGIC: false, unix.TMPFS_MAGIC: false, unix.NFS_SUPER_MAGIC: true, unix.FUSE_SUPER_MAGIC: true, 0xff534d42: true} {
-		if got := watches.IsNetwork(typ); got != want {
-			t.Errorf("IsNetwork(%#x): got %v, want %v", typ, got, want)
-		}
-	}
+func TestAFileSystemOfTheKernelIsNotScanned(t *testing.T) {
 	r := rigAt(t, "/proc", nil)
 	if _, err := r.ScanOnce(context.Background(), archive.TriggerSync); err == nil {
 		t.Error("/proc was scanned")

@@ -62,7 +62,7 @@ type scanner struct {
 	scans    debounced // What the scans that run while the source is watched have in common.
 
 	settle, pollInterval time.Duration
-	second               time.Duration // Between the two scans of a mirror, if somebody waits for both.
+	second               time.Duration // Between the two scans of a mirror that a flush or once waits for.
 	removal              time.Duration // Shortest time between a scan and one because of removals.
 	onScan               func(ScanResult)
 	onSame               func(scan.Known, safefs.Stat, archive.Trigger)

@@ -75,7 +75,7 @@ func TestReplacedRootDeletesNothingUntilConfirmed(t *testing.T) {
 	r.ConfirmDeletes()
 	for s = r.scanned(); s.Replaced; s = r.scanned() {
 	}
-	if s.Gone < 9 || s.Withheld != 0 { // The removed one may have been told by its event.
+	if s.Gone < 9 || s.Withheld != 0 { // An event may have reported the removed one.
 		t.Errorf("after the confirmation: got gone %d, withheld %d, want 9 or 10, 0", s.Gone, s.Withheld)
 	}
 	r.agrees()
@@ -125,7 +125,7 @@ func TestConsentDoesNotOutliveWhatItWasGivenFor(t *testing.T) {
 	r.must(os.Rename(aside, r.dir))
 	r.eventually("it is back", r.Available)
 	r.scanned()
-	// Another directory comes much later; nobody has confirmed that one.
+	// Another directory comes much later; that one is not confirmed.
 	r.must(os.Rename(r.dir, aside))
 	r.eventually("it is away again", func() bool { return !r.Available() })
 	r.must(os.Mkdir(r.dir, 0o755))
@@ -278,7 +278,7 @@ func mountedSource(r *rig) {
 	// The whole source, too.
 	r.must(unix.Mount("tmpfs", r.dir, "tmpfs", 0, ""))
 	r.eventually("an empty mount over the source", func() bool { return !r.Available() })
-	r.eventually("the unmount", func() bool { return unix.Unmount(r.dir, 0) == nil }) // A look at it keeps it busy for a moment.
+	r.eventually("the unmount", func() bool { return unix.Unmount(r.dir, 0) == nil }) // A check keeps it busy for a moment.
 	r.eventually("back", r.Available)
 	r.scanned()
 	if got := len(r.sink.list()); got != 4 {

@@ -130,7 +130,7 @@ func (o Options) scope() (*scan.Scope, error) {
 type timings struct {
 	identity  time.Duration // Between checks of the source's identity.
 	unhealthy time.Duration // Longest time between checks of a source that is away.
-	second    time.Duration // Between the two scans of a mirror, if somebody waits for both.
+	second    time.Duration // Between the two scans of a mirror that a flush or ScanOnce waits for.
 	removal   time.Duration // Shortest time between a scan and one because of removals.
 }
 
