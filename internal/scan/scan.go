@@ -42,9 +42,9 @@ type Kind uint8
 
 // What a scan finds.
 const (
-	Differs Kind = iota // the file is not as the index has it, or not in the index
-	Missing             // the index has it, the source does not
-	Refused             // a file or directory that cannot be archived: Err says why
+	Differs Kind = iota // The file is not as the index has it, or not in the index.
+	Missing             // The index has it, the source does not.
+	Refused             // A file or directory that cannot be archived: Err says why.
 )
 
 // Finding is one difference between source and index.
@@ -59,14 +59,14 @@ type Finding struct {
 // Result counts what a scan saw in the tree.
 type Result struct {
 	Start, End           time.Time
-	Files, Bytes         int64 // regular files that are archived
+	Files, Bytes         int64 // Regular files that are archived.
 	Unchanged            int64
 	Excluded, Unreadable int64
-	Special              int64 // devices, FIFOs, sockets
-	Symlinks, Hardlinks  int64 // skipped by policy
+	Special              int64 // Devices, FIFOs, sockets.
+	Symlinks, Hardlinks  int64 // Skipped by policy.
 	Reserved             int64
-	Limited              int64 // directories that are too deep, or that too many links point to
-	Pseudo               int64 // file systems of the kernel, which are not entered
+	Limited              int64 // Directories that are too deep, or that too many links point to.
+	Pseudo               int64 // File systems of the kernel, which are not entered.
 	Directories          int64
 	ConfigFiles          []ignore.File
 }

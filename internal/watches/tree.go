@@ -128,8 +128,8 @@ func (t *tree) check(ctx context.Context, r reshaped) {
 	if t.byPath[relpath.Parent(r.path)] == nil {
 		return // Found when its parent is.
 	}
-	st, err := t.w.Scope.Root.Lstat(r.path)
-	if err == nil && st.IsSymlink() && t.w.Scope.Root.Options().Follow {
+	st, err := t.w.o.Scope.Root.Lstat(r.path)
+	if err == nil && st.IsSymlink() && t.w.o.Scope.Root.Options().Follow {
 		t.linked(r.path)
 		return
 	}
@@ -145,13 +145,13 @@ func (t *tree) check(ctx context.Context, r reshaped) {
 // linked handles a symbolic link that is followed: its target changes without an
 // event at the link's path.
 func (t *tree) linked(path string) {
-	st, err := t.w.Scope.Root.Stat(path)
+	st, err := t.w.o.Scope.Root.Stat(path)
 	switch {
 	case err != nil:
 	case st.IsDir() && !t.loops(path, scan.IDOf(st)):
 		t.w.polls.add(path, pollAlias, 1)
 		t.list(path)
-		t.w.OnPoll()
+		t.w.o.OnPoll()
 	case st.IsRegular():
 		t.w.polls.addList(relpath.Parent(path))
 	}
@@ -169,7 +169,7 @@ func (t *tree) loops(path string, id scan.FileID) bool {
 }
 
 // list has a directory compared with the index once it is quiet.
-func (t *tree) list(path string) { t.w.Dirty.List(path, time.Now(), archive.TriggerEvent) }
+func (t *tree) list(path string) { t.w.o.Dirty.List(path, time.Now(), archive.TriggerEvent) }
 
 // scan watches path and every directory below it. Each is watched before it is
 // listed, so that nothing appears in between unseen.
@@ -178,7 +178,7 @@ func (t *tree) scan(ctx context.Context, path string) {
 	for len(stack) > 0 && ctx.Err() == nil {
 		dir := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		if !t.w.Scope.Enters(dir) {
+		if !t.w.o.Scope.Enters(dir) {
 			continue
 		}
 		stack = t.enter(dir, stack)
@@ -189,7 +189,7 @@ func (t *tree) scan(ctx context.Context, path string) {
 // enter watches one directory and appends its subdirectories to subs.
 func (t *tree) enter(dir string, subs []string) []string {
 	for range placeTries {
-		d, err := t.w.Scope.Root.OpenDir(dir)
+		d, err := t.w.o.Scope.Root.OpenDir(dir)
 		if err != nil {
 			return subs // Gone, or unreadable: the next scan reports it.
 		}
@@ -225,7 +225,7 @@ func (t *tree) watch(dir string, d *safefs.Dir) (watched, changed bool) {
 		t.refused(dir, err)
 		return false, false
 	}
-	now, err := t.w.Scope.Root.Lstat(dir)
+	now, err := t.w.o.Scope.Root.Lstat(dir)
 	if err != nil || scan.IDOf(now) != id {
 		t.remove(abs)
 		return false, err == nil && now.IsDir()
@@ -243,8 +243,8 @@ func (t *tree) alias(dir string, id scan.FileID) bool {
 		return false
 	}
 	old := q.path
-	if st, err := t.w.Scope.Root.Lstat(old); err == nil && scan.IDOf(st) == id {
-		t.w.Log.Warn("directory is watched under another path already, it is polled", zap.String("path", dir), zap.String("watched", old))
+	if st, err := t.w.o.Scope.Root.Lstat(old); err == nil && scan.IDOf(st) == id {
+		t.w.o.Log.Warn("directory is watched under another path already, it is polled", zap.String("path", dir), zap.String("watched", old))
 		t.w.polls.add(dir, pollAlias, t.w.countDirs(dir))
 		return true
 	}
@@ -265,7 +265,7 @@ func (t *tree) refused(dir string, err error) {
 		t.w.polls.add(dir, pollDeep, t.w.countDirs(dir))
 	default:
 		t.w.polls.add(dir, pollFailed, t.w.countDirs(dir))
-		t.w.Log.Warn("directory cannot be watched, it is polled and tried again", zap.String("path", dir), zap.Error(err))
+		t.w.o.Log.Warn("directory cannot be watched, it is polled and tried again", zap.String("path", dir), zap.Error(err))
 	}
 }
 
@@ -286,8 +286,8 @@ func (t *tree) contents(d *safefs.Dir, subs []string) []string {
 	if err != nil {
 		return subs // The next scan reports it.
 	}
-	if _, err := t.w.Scope.Rules.Enter(t.w.Scope.Root, dir, present); err != nil {
-		t.w.Log.Warn("ignore file not read, the patterns that were read before stay in force", zap.Error(err))
+	if _, err := t.w.o.Scope.Rules.Enter(t.w.o.Scope.Root, dir, present); err != nil {
+		t.w.o.Log.Warn("ignore file not read, the patterns that were read before stay in force", zap.Error(err))
 	}
 	if !t.first {
 		t.list(dir)
@@ -377,6 +377,6 @@ func (t *tree) report() {
 		return
 	}
 	t.warned = true
-	t.w.Log.Warn("the limit of inotify watches is too low: some directories are polled; raise sysctl fs.inotify.max_user_watches, which is used without a restart",
+	t.w.o.Log.Warn("the limit of inotify watches is too low: some directories are polled; raise sysctl fs.inotify.max_user_watches, which is used without a restart",
 		zap.Int("watched", watched), zap.Int64("polled", limited), zap.Int64("needed", int64(watched)+limited))
 }

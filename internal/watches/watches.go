@@ -94,7 +94,7 @@ type Metrics struct {
 // Watches are those of one source. Run may be called several times, one after the
 // other; the other methods may be called concurrently.
 type Watches struct {
-	Options
+	o        Options
 	polls    polls
 	touched  *intake[debounce.Touched]
 	reshaped *intake[reshaped]
@@ -105,7 +105,7 @@ type Watches struct {
 // New returns watches that watch nothing yet.
 func New(o Options) *Watches {
 	w := &Watches{
-		Options: o, renewal: make(chan struct{}, 1),
+		o: o, renewal: make(chan struct{}, 1),
 		touched: newIntake[debounce.Touched](), reshaped: newIntake[reshaped](),
 	}
 	w.polls.reset()
@@ -164,13 +164,13 @@ func (w *Watches) Count() (watched, polled int64) {
 }
 
 func (w *Watches) gauges() {
-	w.Metrics.Watched.Set(float64(w.watched.Load()))
+	w.o.Metrics.Watched.Set(float64(w.watched.Load()))
 	dirs, limited := w.polls.count()
-	w.Metrics.Polled.Set(float64(dirs))
+	w.o.Metrics.Polled.Set(float64(dirs))
 	if limited > 0 {
-		w.Metrics.Degraded.Set(1)
+		w.o.Metrics.Degraded.Set(1)
 	} else {
-		w.Metrics.Degraded.Set(0)
+		w.o.Metrics.Degraded.Set(0)
 	}
 }
 
@@ -182,7 +182,7 @@ func (w *Watches) Run(ctx context.Context, id safefs.Identity, placed func()) {
 		if first {
 			placed()
 		} else {
-			w.OnLost()
+			w.o.OnLost()
 		}
 		first = false
 	}
@@ -193,13 +193,13 @@ func (w *Watches) Run(ctx context.Context, id safefs.Identity, placed func()) {
 		switch {
 		case ctx.Err() != nil:
 		case errors.Is(err, errLost):
-			w.Metrics.Overflows.Inc()
-			w.Log.Warn("events were lost, the source is watched again and scanned")
+			w.o.Metrics.Overflows.Inc()
+			w.o.Log.Warn("events were lost, the source is watched again and scanned")
 			if life = min(max(2*life, firstLife), longestLife); time.Since(begin) > longLife {
 				life = 0
 			}
 		case err != nil:
-			retry := w.PollInterval
+			retry := w.o.PollInterval
 			if retry <= 0 {
 				retry = noNotifierPause
 			}
@@ -223,7 +223,7 @@ func (w *Watches) pollAll(err error, retry time.Duration) {
 	w.polls.add("", pollLimit, dirs)
 	w.watched.Store(0)
 	w.gauges()
-	w.Log.Warn("no inotify instance, the whole source is polled and inotify tried again; see sysctl fs.inotify.max_user_instances",
+	w.o.Log.Warn("no inotify instance, the whole source is polled and inotify tried again; see sysctl fs.inotify.max_user_instances",
 		zap.Int64("directories", dirs), zap.Duration("retry_in", retry), zap.Error(err))
 }
 
@@ -231,7 +231,7 @@ func (w *Watches) pollAll(err error, retry time.Duration) {
 // life has passed, nil when Renew was called, and another error when there is no
 // notifier.
 func (w *Watches) epoch(ctx context.Context, id safefs.Identity, life time.Duration, ready func()) error {
-	n, err := w.NewNotifier()
+	n, err := w.o.NewNotifier()
 	if err != nil {
 		return err
 	}
@@ -246,7 +246,7 @@ func (w *Watches) epoch(ctx context.Context, id safefs.Identity, life time.Durat
 	defer wg.Wait()
 	defer func() {
 		if err := n.Close(); err != nil {
-			w.Log.Warn("watcher not closed cleanly, a new one replaces it", zap.Error(err))
+			w.o.Log.Warn("watcher not closed cleanly, a new one replaces it", zap.Error(err))
 		}
 	}()
 	events, errs := n.Channels()
@@ -278,10 +278,10 @@ func (w *Watches) epoch(ctx context.Context, id safefs.Identity, life time.Durat
 // it keeps up with any writer.
 func (w *Watches) drain(events <-chan fsnotify.Event, base string, lose func()) {
 	for ev := range events {
-		w.Metrics.Event(ev.Op)
+		w.o.Metrics.Event(ev.Op)
 		path, ok := strings.CutPrefix(ev.Name, base)
 		if !ok {
-			w.OnRootTouched() // The source's directory itself.
+			w.o.OnRootTouched() // The source's directory itself.
 			continue
 		}
 		kept := w.touched.add(debounce.Touched{Path: path, At: time.Now()})
@@ -300,14 +300,14 @@ func (w *Watches) countDirs(dir string) int64 {
 	for stack := []string{dir}; len(stack) > 0; {
 		path := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		d, err := w.Scope.Root.OpenDir(path)
+		d, err := w.o.Scope.Root.OpenDir(path)
 		if err != nil {
 			continue
 		}
 		n++
 		_ = d.Visit(func(e *safefs.Entry) bool { // What is unreadable is not counted.
 			if e.IsDir() && !e.Linked {
-				if sub := relpath.Join(path, e.Name); w.Scope.Enters(sub) {
+				if sub := relpath.Join(path, e.Name); w.o.Scope.Enters(sub) {
 					stack = append(stack, sub)
 				}
 			}

@@ -272,7 +272,7 @@ func TestOverflowIsFollowedByAScan(t *testing.T) {
 	r := newRig(t, nil)
 	r.write("a/f", "x")
 	var gate sync.Mutex
-	r.watches.NewNotifier = func() (watches.Notifier, error) {
+	r.notifier = func() (watches.Notifier, error) {
 		n, err := watches.NewInotify()
 		if err != nil {
 			return nil, err

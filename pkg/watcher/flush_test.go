@@ -31,7 +31,7 @@ func (d deaf) Channels() (<-chan fsnotify.Event, <-chan error) { return d.events
 
 func TestFlushOffersWhatNoEventHasToldOf(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.PollInterval = 0 })
-	r.watches.NewNotifier = func() (watches.Notifier, error) { return deaf{make(chan fsnotify.Event), make(chan error)}, nil }
+	r.notifier = func() (watches.Notifier, error) { return deaf{make(chan fsnotify.Event), make(chan error)}, nil }
 	r.write("kept", "kept")
 	r.write("removed", "removed")
 	r.start()

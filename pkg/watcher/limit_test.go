@@ -32,7 +32,7 @@ func (l limited) Add(path string) error {
 func (r *rig) limit(n int64) *atomic.Int64 {
 	var left atomic.Int64
 	left.Store(n)
-	r.watches.NewNotifier = func() (watches.Notifier, error) {
+	r.notifier = func() (watches.Notifier, error) {
 		n, err := watches.NewInotify()
 		return limited{n, &left}, err
 	}
@@ -83,7 +83,7 @@ func TestNoWatcherPollsEverything(t *testing.T) {
 	r.write("a/b/f", "x")
 	var fail atomic.Bool
 	fail.Store(true)
-	r.watches.NewNotifier = func() (watches.Notifier, error) {
+	r.notifier = func() (watches.Notifier, error) {
 		if fail.Load() {
 			return nil, unix.EMFILE
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/s3syncd/s3syncd/internal/watches"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -214,6 +215,8 @@ type rig struct {
 	logs  *observer.ObservedLogs
 	scans chan ScanResult
 	stop  func()
+
+	notifier func() (watches.Notifier, error)
 }
 
 // newRig makes a Watcher of a temporary directory that settles quickly and
@@ -236,7 +239,7 @@ func rigAt(tb testing.TB, dir string, change func(*Options)) *rig {
 func rigOf(tb testing.TB, dir string, a *fakeArchive, change func(*Options)) *rig {
 	tb.Helper()
 	core, logs := observer.New(zap.InfoLevel)
-	r := &rig{tb: tb, dir: dir, sink: a, reg: prometheus.NewPedanticRegistry(), logs: logs, scans: make(chan ScanResult, 1000)}
+	r := &rig{tb: tb, dir: dir, sink: a, reg: prometheus.NewPedanticRegistry(), logs: logs, scans: make(chan ScanResult, 1000), notifier: watches.NewInotify}
 	o := Options{
 		Source: "src", Root: safefs.NewRoot(dir, safefs.RootOptions{CrossMounts: true}),
 		Settle: 20 * time.Millisecond, MaxDelay: 10 * time.Second, PollInterval: 100 * time.Millisecond,
@@ -249,7 +252,7 @@ func rigOf(tb testing.TB, dir string, a *fakeArchive, change func(*Options)) *ri
 	}
 	w, err := newWatcher(r.sink, r.sink, o, timings{
 		identity: 20 * time.Millisecond, unhealthy: 50 * time.Millisecond, removal: 20 * time.Millisecond, second: 20 * time.Millisecond,
-	})
+	}, func() (watches.Notifier, error) { return r.notifier() })
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -32,7 +32,7 @@ func TestTheNumberOfWatchedDirectoriesGrowsWhileWatchesArePlaced(t *testing.T) {
 	var before atomic.Int64
 	before.Store(11)
 	reached, goOn := make(chan struct{}), make(chan struct{})
-	r.watches.NewNotifier = func() (watches.Notifier, error) {
+	r.notifier = func() (watches.Notifier, error) {
 		n, err := watches.NewInotify()
 		return paused{n, &before, reached, goOn}, err
 	}

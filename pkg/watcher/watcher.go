@@ -160,10 +160,11 @@ type Watcher struct {
 
 // New returns a Watcher that does nothing yet.
 func New(sink Sink, index scan.Index, o Options) (*Watcher, error) {
-	return newWatcher(sink, index, o, timings{identity: 10 * time.Second, unhealthy: 10 * time.Second, removal: 5 * time.Second, second: 2 * time.Second})
+	t := timings{identity: 10 * time.Second, unhealthy: 10 * time.Second, removal: 5 * time.Second, second: 2 * time.Second}
+	return newWatcher(sink, index, o, t, watches.NewInotify)
 }
 
-func newWatcher(sink Sink, index scan.Index, o Options, t timings) (*Watcher, error) {
+func newWatcher(sink Sink, index scan.Index, o Options, t timings, notifier func() (watches.Notifier, error)) (*Watcher, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
@@ -191,7 +192,7 @@ func newWatcher(sink Sink, index scan.Index, o Options, t timings) (*Watcher, er
 		met: met, log: log, suspected: make(chan struct{}, 1),
 	}
 	w.watches = watches.New(watches.Options{
-		Scope: scope, Dirty: w.dirty, NewNotifier: watches.NewInotify, PollInterval: o.PollInterval, Log: log, Metrics: met.watches(),
+		Scope: scope, Dirty: w.dirty, NewNotifier: notifier, PollInterval: o.PollInterval, Log: log, Metrics: met.watches(),
 		OnLost: func() { w.requests.scan(triggerOverflow) }, OnPoll: w.requests.polls, OnRootTouched: w.presence.suspect,
 	})
 	links := newLinkSet()
