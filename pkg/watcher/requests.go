@@ -28,26 +28,22 @@ func newRequests() *requests { return &requests{wake: make(chan struct{}, 1)} }
 
 // scan asks for a scan. An operator's request lends its trigger to one that waits.
 func (r *requests) scan(trigger archive.Trigger) {
-	r.mu.Lock()
-	if r.trigger == "" || trigger == archive.TriggerHangup {
-		r.trigger = trigger
-	}
-	r.mu.Unlock()
-	r.signal()
+	r.ask(func() {
+		if r.trigger == "" || trigger == archive.TriggerHangup {
+			r.trigger = trigger
+		}
+	})
 }
 
 // polls asks for a scan of what is polled.
-func (r *requests) polls() {
-	r.mu.Lock()
-	r.poll = true
-	r.mu.Unlock()
-	r.signal()
-}
+func (r *requests) polls() { r.ask(func() { r.poll = true }) }
 
 // removals asks for a scan that decides on removals. Any scan will do.
-func (r *requests) removals() {
+func (r *requests) removals() { r.ask(func() { r.removed = true }) }
+
+func (r *requests) ask(change func()) {
 	r.mu.Lock()
-	r.removed = true
+	change()
 	r.mu.Unlock()
 	r.signal()
 }

@@ -149,12 +149,10 @@ func (s *scanner) direct(trigger archive.Trigger, fresh bool) *direct {
 
 // changeTrigger returns the trigger of the changes that a scan finds.
 func changeTrigger(trigger archive.Trigger) archive.Trigger {
-	switch trigger {
-	case archive.TriggerStartup, archive.TriggerHangup, archive.TriggerSync, archive.TriggerPoll:
-		return trigger
-	default:
+	if trigger = scanTrigger(trigger); trigger == triggerOverflow {
 		return archive.TriggerRescan
 	}
+	return trigger
 }
 
 // rest lets events go first.
