@@ -321,12 +321,3 @@ func (e *busyError) Unwrap() error { return e.locked }
 func (e *busyError) advise(advice string) *busyError {
 	return &busyError{locked: e.locked, advice: advice}
 }
-
-// machineID returns what machine-id(5) holds, "" where there is none.
-func machineID() string {
-	b, err := os.ReadFile("/etc/machine-id")
-	if err != nil {
-		return ""
-	}
-	return string(b)
-}

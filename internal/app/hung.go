@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -19,12 +18,6 @@ const (
 	lookPause = 10 * time.Second
 	hungAfter = 30 * time.Second
 )
-
-// hungReason is why a hung source is not available.
-const hungReason = "the file system does not answer"
-
-// errSilent: a look did not end in time.
-var errSilent = errors.New(hungReason)
 
 // followHung looks at s until ctx ends, beside the watcher: who looks at a file
 // system that does not answer waits in the kernel, and can say nothing. A look
@@ -55,20 +48,6 @@ func (g *generation) followHung(ctx context.Context, s *source) error {
 		}
 	}
 	return nil
-}
-
-// lookInside asks the file systems of a source something that only they know.
-// What they answer is the watcher's affair.
-func lookInside(root *safefs.Root, mounts []string) {
-	if _, err := root.Identify(); err != nil {
-		return
-	}
-	const most = 100 // Whatever hangs, hangs most often at the top.
-	for _, rel := range append([]string{""}, mounts[:min(len(mounts), most)]...) {
-		if d, err := root.OpenDir(rel); err == nil {
-			d.Close()
-		}
-	}
 }
 
 // hang notes that s does not answer since then.
@@ -149,22 +128,5 @@ func (r *syncRun) unlessHung(ctx context.Context, s *source, scan func() error) 
 			return err
 		}
 		looked.Reset(lookPause)
-	}
-}
-
-// bounded runs look, and returns errSilent where that takes longer than bound; the
-// look is left behind then.
-func bounded(ctx context.Context, bound time.Duration, look func() error) error {
-	ended := make(chan error, 1)
-	go func() { ended <- look() }()
-	t := time.NewTimer(bound)
-	defer t.Stop()
-	select {
-	case err := <-ended:
-		return err
-	case <-t.C:
-		return fmt.Errorf("%w within %v", errSilent, bound)
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

@@ -1,12 +1,16 @@
 package app
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
 // lookBound is how long a look at where a source is may take. A file system that
@@ -132,3 +136,50 @@ func resolve(path string) string {
 		rest = filepath.Join(filepath.Base(dir), rest)
 	}
 }
+
+// hungReason is why a hung source is not available.
+const hungReason = "the file system does not answer"
+
+// errSilent: a look did not end in time.
+var errSilent = errors.New(hungReason)
+
+// lookInside asks the file systems of a source something that only they know.
+// What they answer is the watcher's affair.
+func lookInside(root *safefs.Root, mounts []string) {
+	if _, err := root.Identify(); err != nil {
+		return
+	}
+	const most = 100 // Whatever hangs, hangs most often at the top.
+	for _, rel := range append([]string{""}, mounts[:min(len(mounts), most)]...) {
+		if d, err := root.OpenDir(rel); err == nil {
+			d.Close()
+		}
+	}
+}
+
+// bounded runs look, and returns errSilent where that takes longer than bound; the
+// look is left behind then.
+func bounded(ctx context.Context, bound time.Duration, look func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- look() }()
+	t := time.NewTimer(bound)
+	defer t.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-t.C:
+		return fmt.Errorf("%w within %v", errSilent, bound)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+

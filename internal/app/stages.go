@@ -70,3 +70,17 @@ func stopStages(handles []handle, early string, grace time.Duration) error {
 	}
 	return errors.Join(errs...)
 }
+
+// runJob runs the stages for as long as work does, then stops them in order. A
+// stage that ends early stops the work too.
+func runJob(ctx context.Context, grace time.Duration, work stage, stages ...stage) error {
+	jctx, done := context.WithCancel(ctx)
+	defer done()
+	first := stage{work.name, func(ctx context.Context) error {
+		err := work.run(ctx)
+		done()
+		<-ctx.Done()
+		return err
+	}}
+	return runStages(jctx, grace, append([]stage{first}, stages...)...)
+}

@@ -272,15 +272,6 @@ func instant(t time.Time) *time.Time {
 	return &t
 }
 
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
 func destinationStatus(d breaker.Status) admin.Destination {
 	out := admin.Destination{State: string(d.State), Since: instant(d.Since), Stalled: d.Stalled, StalledSince: instant(d.StalledSince)}
 	if d.Err != nil {

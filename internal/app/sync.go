@@ -170,20 +170,6 @@ func hurryAtSignal(ctx context.Context, log *zap.Logger, sources []*source) (end
 // as it is for a file. A signal shortens it, a second one ends the wait at once.
 func (r *syncRun) publishTime() time.Duration { return max(publishTime, r.opts.GiveUp) }
 
-// runJob runs the stages for as long as work does, then stops them in order. A
-// stage that ends early stops the work too.
-func runJob(ctx context.Context, grace time.Duration, work stage, stages ...stage) error {
-	jctx, done := context.WithCancel(ctx)
-	defer done()
-	first := stage{work.name, func(ctx context.Context) error {
-		err := work.run(ctx)
-		done()
-		<-ctx.Done()
-		return err
-	}}
-	return runStages(jctx, grace, append([]stage{first}, stages...)...)
-}
-
 func (r *syncRun) open(ctx context.Context) error {
 	var list []uploader.Source
 	r.grace = Grace{Drain: drainTime, Publish: r.publishTime()}
