@@ -17,6 +17,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 )
 
@@ -50,7 +51,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)   // A second signal ends the process at once.
 	signal.Ignore(syscall.SIGPIPE) // Else a pipe that nobody reads any more, the log's too, would end the process.
-	if limit := app.MemoryLimit(); limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
+	if limit := host.MemoryLimit(); limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit - limit/heapSpare)
 	}
 	errs := logsink.New(os.Stderr)

@@ -17,6 +17,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 )
 
@@ -88,7 +89,7 @@ func syncCommand(io streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		warn(io.err, app.HostWarnings(cfg))
+		warn(io.err, host.Warnings(cfg))
 		floor := make([]byte, heapFloor)
 		defer runtime.KeepAlive(floor)
 		show := newProgress(io, "scanning")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -248,7 +249,7 @@ func (h *hostTrail) keys(ctx context.Context) []*manifest.PublicKey {
 	if !ok {
 		return nil
 	}
-	signer, err := loadKey(file, h.cfg)
+	signer, err := host.LoadKey(file, h.cfg)
 	if err != nil {
 		return nil
 	}

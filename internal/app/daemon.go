@@ -18,6 +18,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/admin/page"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -76,7 +77,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if _, err := budgetOf(cfg.Upload, MemoryLimit()); err != nil {
+	if _, err := host.BudgetOf(cfg.Upload, host.MemoryLimit()); err != nil {
 		return err
 	}
 	d, err := openDaemon(ctx, cfg, o, log)
@@ -87,7 +88,7 @@ func Run(ctx context.Context, o Options) error {
 		Name: "s3syncd_log_lines_lost_total", Help: "Lines of the log that could not be written: nobody read them, or writing failed.",
 	}, func() float64 { return float64(sink.Lost()) })
 	d.level, d.places = level, looks
-	for _, w := range append(slices.Clone(cfg.Warnings), HostWarnings(cfg)...) {
+	for _, w := range append(slices.Clone(cfg.Warnings), host.Warnings(cfg)...) {
 		log.Warn("configuration", zap.String("warning", w))
 	}
 	err = d.run(ctx)
@@ -107,7 +108,7 @@ type daemon struct {
 	cfg     *config.Config
 	log     *zap.Logger
 	level   zap.AtomicLevel
-	build   Build
+	build   host.Build
 	reg     *prometheus.Registry
 	metrics *metrics
 	db      *state.DB
@@ -132,7 +133,7 @@ type daemon struct {
 
 func openDaemon(ctx context.Context, cfg *config.Config, o Options, log *zap.Logger) (*daemon, error) {
 	d := &daemon{
-		opts: o, cfg: cfg, log: log, build: ReadBuild(o.Version),
+		opts: o, cfg: cfg, log: log, build: host.ReadBuild(o.Version),
 		reg: prometheus.NewPedanticRegistry(), notify: notifier{log: log}, clock: &clock{}, started: time.Now(),
 	}
 	db, err := openState(cfg, d.clock, log)
@@ -290,7 +291,7 @@ func (d *daemon) statusLine(settling bool) string {
 // openState opens the state directory of cfg and says what it found.
 func openState(cfg *config.Config, c *clock, log *zap.Logger) (*state.DB, error) {
 	db, err := state.Open(cfg.StateDir, state.Options{
-		Instance: cfg.Instance, MachineID: machineID(), Log: log.Named("state"), Now: c.now,
+		Instance: cfg.Instance, MachineID: host.MachineID(), Log: log.Named("state"), Now: c.now,
 	})
 	if locked, ok := errors.AsType[*state.LockedError](err); ok {
 		busy := &busyError{locked: locked}

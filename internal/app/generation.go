@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
@@ -41,7 +42,7 @@ type generation struct {
 
 func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigger) (*generation, error) {
 	cfg := p.cfg
-	b, err := fit(cfg, d.log)
+	b, err := host.Fit(cfg, d.log)
 	if err != nil {
 		return nil, err
 	}
@@ -95,8 +96,8 @@ func (g *generation) uploaderSources() []uploader.Source {
 func (e *environment) poolOptions() uploader.Options {
 	u := e.cfg.Upload
 	return uploader.Options{
-		Workers: e.budget.workers, PartSize: u.PartSize, SinglePutMax: u.SinglePutMax,
-		MemoryLimit: e.budget.buffers, BandwidthLimit: u.BandwidthLimit, Drain: e.grace.Drain,
+		Workers: e.budget.Workers, PartSize: u.PartSize, SinglePutMax: u.SinglePutMax,
+		MemoryLimit: e.budget.Buffers, BandwidthLimit: u.BandwidthLimit, Drain: e.grace.Drain,
 		Log: e.log.Named("uploader"), Metrics: e.metrics.uploader,
 	}
 }

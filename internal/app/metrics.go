@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -34,7 +35,7 @@ type metrics struct {
 	sources map[string]bool // those that have series; only the pipeline's goroutine uses it
 }
 
-func newMetrics(reg prometheus.Registerer, b Build, db *state.DB, sources func() []snapshot) *metrics {
+func newMetrics(reg prometheus.Registerer, b host.Build, db *state.DB, sources func() []snapshot) *metrics {
 	reg.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -82,7 +83,7 @@ func (m *metrics) reloaded(ok bool, now time.Time) {
 
 // configured shows the settings that alert rules compare with, and makes the
 // series of the sources of cfg.
-func (m *metrics) configured(cfg *config.Config, b budget) {
+func (m *metrics) configured(cfg *config.Config, b host.Budget) {
 	for name, d := range map[string]time.Duration{
 		"rescan_interval": cfg.Watch.RescanInterval, "remote_check_interval": cfg.Watch.RemoteCheckInterval,
 		"flush_interval": cfg.Manifest.FlushInterval, "digest_interval": cfg.Manifest.DigestInterval,
@@ -90,7 +91,7 @@ func (m *metrics) configured(cfg *config.Config, b budget) {
 		m.settings.WithLabelValues(name).Set(d.Seconds())
 	}
 	m.maxUnpublished.Set(float64(cfg.Manifest.MaxUnpublished))
-	m.memoryLimit.Set(float64(b.buffers))
+	m.memoryLimit.Set(float64(b.Buffers))
 	for _, s := range cfg.Sources {
 		m.sources[s.Name] = true
 		m.maxDelay.WithLabelValues(s.Name).Set(s.MaxDelay.Seconds())

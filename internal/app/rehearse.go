@@ -13,6 +13,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 )
 
@@ -23,7 +24,7 @@ const rehearsalTime = 30 * time.Second
 // places of the sources, the signing key, and the canary of each destination
 // that is new. What it learns the next generation need not ask again.
 func (g *generation) rehearse(ctx context.Context, next *config.Config) (plan, error) {
-	if _, err := fit(next, zap.NewNop()); err != nil {
+	if _, err := host.Fit(next, zap.NewNop()); err != nil {
 		return plan{}, err
 	}
 	at, err := g.d.places.placed(next)

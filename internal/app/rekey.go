@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
@@ -82,7 +83,7 @@ func Rekey(ctx context.Context, o RekeyOptions) (RekeySummary, error) {
 	if o.DryRun {
 		return rekeyDry(ctx, o, log)
 	}
-	b, err := fit(o.Config, log)
+	b, err := host.Fit(o.Config, log)
 	if err != nil {
 		return RekeySummary{}, err
 	}
@@ -94,7 +95,7 @@ func Rekey(ctx context.Context, o RekeyOptions) (RekeySummary, error) {
 	if err != nil {
 		return RekeySummary{}, err
 	}
-	build := ReadBuild(o.Version)
+	build := host.ReadBuild(o.Version)
 	r := &rekeyRun{opts: o, byName: map[string]*source{}, trail: map[string]state.Record{}, clock: &c, limit: o.limiter()}
 	r.environment = environment{
 		cfg: o.Config, db: db, log: log, build: build, runsOnce: true, found: at, budget: b, grace: Grace{Drain: drainTime, Publish: max(publishTime, o.GiveUp)},

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 )
@@ -68,7 +69,7 @@ func (e *environment) rememberSigner(ctx context.Context, spec string) (signersF
 // for none.
 func (e *environment) openSigner(ctx context.Context, spec string, c config.Source) (manifest.Signer, error) {
 	if file, ok := strings.CutPrefix(spec, "ed25519:"); ok {
-		s, err := loadKey(file, e.cfg)
+		s, err := host.LoadKey(file, e.cfg)
 		if err != nil {
 			return nil, err
 		}

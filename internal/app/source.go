@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
@@ -55,13 +56,13 @@ type environment struct {
 	db      *state.DB
 	log     *zap.Logger
 	metrics *metrics
-	build   Build
+	build   host.Build
 	queue   *queue.Queue
 
 	grace     Grace            // of an orderly end
 	keysMoved chan struct{}    // capacity 1, nil: nobody counts; an alias moved
 	found     found            // what stands at the paths; nil: nobody has looked
-	budget    budget           // of memory
+	budget    host.Budget      // of memory
 	direct    bool             // documents are sent without a pool: whoever sends them has run the canary
 	of        *state.SourceKey // whose state is meant, nil: that of the configured destination
 	runsOnce  bool             // the run ends by itself
@@ -232,7 +233,7 @@ func (s *source) uploaderSource(instance string) uploader.Source {
 		Claim:                     s.claim,
 		Hardlinks:                 safefs.LinkPolicy(s.cfg.Hardlinks),
 		Deletes:                   s.cfg.Deletes,
-		Host:                      hostID(machineID(), hostName(), instance),
+		Host:                      host.ID(host.MachineID(), host.Name(), instance),
 		Fetch:                     s.fetch,
 		Ended:                     newEndings(s, instance).ended,
 		ShortLife:                 max(shortLifeLeast, shortLifeSettles*s.cfg.Settle),

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
@@ -68,7 +69,7 @@ func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 
 // newSyncRun opens the state for one run. The caller closes the run.
 func newSyncRun(o SyncOptions, at found, log *zap.Logger) (*syncRun, error) {
-	b, err := fit(o.Config, log)
+	b, err := host.Fit(o.Config, log)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +80,7 @@ func newSyncRun(o SyncOptions, at found, log *zap.Logger) (*syncRun, error) {
 	}
 	reg := prometheus.NewPedanticRegistry()
 	r := &syncRun{opts: o, byName: map[string]*source{}, clock: &c}
-	build := ReadBuild(o.Version)
+	build := host.ReadBuild(o.Version)
 	r.environment = environment{
 		cfg: o.Config, db: db, log: log, build: build, runsOnce: true, found: at, budget: b,
 		metrics: newMetrics(reg, build, db, func() []snapshot { return nil }), queue: queue.New(queueLimit),

@@ -1,4 +1,4 @@
-package app
+package host
 
 import (
 	"fmt"
@@ -37,7 +37,7 @@ func trustedUsers() (ids []uint32) {
 
 // loadKey reads the signing key in file. It must belong to this user, to root,
 // to the service's user, or to the owner of the state.
-func loadKey(file string, c *config.Config) (*manifest.Ed25519Signer, error) {
+func LoadKey(file string, c *config.Config) (*manifest.Ed25519Signer, error) {
 	owners := trustedUsers()
 	if id, _, ok := ownerOf(c.StateDir); ok {
 		owners = append(owners, id)
@@ -82,7 +82,7 @@ const exampleInstance = "app-01"
 
 // HostWarnings says what of c is not as one might think on this host: the
 // directories that others can change, and the name of another host.
-func HostWarnings(c *config.Config) []string {
+func Warnings(c *config.Config) []string {
 	warnings := StateWarnings(c)
 	host, err := os.Hostname()
 	if short, _, _ := strings.Cut(host, "."); err == nil && c.Instance == exampleInstance && short != exampleInstance {

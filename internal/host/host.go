@@ -1,4 +1,4 @@
-package app
+package host
 
 import (
 	"crypto/hmac"
@@ -13,7 +13,7 @@ import (
 // It is a keyed hash, so that the machine's own id, which others may know it by,
 // does not leave it. A container has no such id most often: there it is the host's
 // name, which it keeps when it is started again. "" where there is neither.
-func hostID(machine, name, instance string) string {
+func ID(machine, name, instance string) string {
 	id := strings.TrimSpace(machine)
 	if b, err := hex.DecodeString(id); err != nil || len(b) != 16 || strings.Trim(id, "0") == "" {
 		if id = name; id == "" || id == "localhost" || strings.HasPrefix(id, "localhost.") {
@@ -26,7 +26,7 @@ func hostID(machine, name, instance string) string {
 }
 
 // hostName is the name of this host, "" where it cannot be told.
-func hostName() string {
+func Name() string {
 	name, err := os.Hostname()
 	if err != nil {
 		return ""
@@ -35,7 +35,7 @@ func hostName() string {
 }
 
 // machineID returns what machine-id(5) holds, "" where there is none.
-func machineID() string {
+func MachineID() string {
 	b, err := os.ReadFile("/etc/machine-id")
 	if err != nil {
 		return ""

@@ -1,4 +1,4 @@
-package app
+package host
 
 import (
 	"strings"
@@ -27,7 +27,7 @@ func TestTheBudgetFitsTheLimit(t *testing.T) {
 		"nothing":                    {small, 1, "needs"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b, err := budgetOf(tt.upload, tt.limit)
+			b, err := BudgetOf(tt.upload, tt.limit)
 			if tt.want != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.want) {
 					t.Fatalf("budgetOf() = %+v, %v, want %q", b, err, tt.want)
@@ -37,13 +37,13 @@ func TestTheBudgetFitsTheLimit(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if b.workers < 1 || b.workers > tt.upload.Workers || b.buffers > tt.upload.MemoryLimit || b.buffers < tt.upload.PartSize+config.BufferSize {
+			if b.Workers < 1 || b.Workers > tt.upload.Workers || b.Buffers > tt.upload.MemoryLimit || b.Buffers < tt.upload.PartSize+config.BufferSize {
 				t.Errorf("budgetOf() = %+v of %+v", b, tt.upload)
 			}
-			if sum := b.buffers + int64(b.workers)*memoryWorker + memoryRest; tt.limit > 0 && sum > tt.limit-tt.limit/10 {
+			if sum := b.Buffers + int64(b.Workers)*memoryWorker + memoryRest; tt.limit > 0 && sum > tt.limit-tt.limit/10 {
 				t.Errorf("budgetOf() = %+v: %d MiB in all do not fit %d MiB", b, sum/mib, tt.limit/mib)
 			}
-			if tt.limit == 0 && b != (budget{tt.upload.MemoryLimit, tt.upload.Workers}) {
+			if tt.limit == 0 && b != (Budget{tt.upload.MemoryLimit, tt.upload.Workers}) {
 				t.Errorf("budgetOf() without a limit = %+v", b)
 			}
 		})

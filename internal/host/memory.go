@@ -1,4 +1,4 @@
-package app
+package host
 
 import (
 	"fmt"
@@ -22,9 +22,9 @@ const (
 )
 
 // budget is how much of upload.memory_limit and upload.workers is used.
-type budget struct {
-	buffers int64
-	workers int
+type Budget struct {
+	Buffers int64
+	Workers int
 }
 
 // MemoryLimit returns the bytes that this process may use by its control
@@ -36,17 +36,17 @@ func MemoryLimit() int64 {
 
 // budgetOf returns what is configured, or what fits below limit, 0 being none.
 // It fails where the least does not fit.
-func budgetOf(u config.Upload, limit int64) (budget, error) {
-	b := budget{buffers: u.MemoryLimit, workers: u.Workers}
+func BudgetOf(u config.Upload, limit int64) (Budget, error) {
+	b := Budget{Buffers: u.MemoryLimit, Workers: u.Workers}
 	if limit <= 0 {
 		return b, nil
 	}
 	room := limit - limit*memorySpare/100 - memoryRest
 	least := u.PartSize + config.BufferSize
 	// An eighth of the room is enough for workers: buffers are what they wait for.
-	b.workers = max(min(b.workers, int(room/8/memoryWorker)), min(workersLeast, b.workers))
-	b.buffers = min(b.buffers, room-int64(b.workers)*memoryWorker)
-	if b.buffers < least {
+	b.Workers = max(min(b.Workers, int(room/8/memoryWorker)), min(workersLeast, b.Workers))
+	b.Buffers = min(b.Buffers, room-int64(b.Workers)*memoryWorker)
+	if b.Buffers < least {
 		need := (least + memoryRest + int64(min(workersLeast, u.Workers))*memoryWorker) * 100 / (100 - memorySpare)
 		return b, fmt.Errorf("the control groups of this process allow it %s of memory, and it needs %s with upload.part_size %s: "+
 			"raise the limit of the container or the unit (MemoryMax=), or lower upload.part_size",
@@ -57,12 +57,12 @@ func budgetOf(u config.Upload, limit int64) (budget, error) {
 
 // fit returns the budget of this process, and says where it is less than what is
 // configured.
-func fit(cfg *config.Config, log *zap.Logger) (budget, error) {
+func Fit(cfg *config.Config, log *zap.Logger) (Budget, error) {
 	limit := MemoryLimit()
-	b, err := budgetOf(cfg.Upload, limit)
-	if err == nil && (b.buffers < cfg.Upload.MemoryLimit || b.workers < cfg.Upload.Workers) {
+	b, err := BudgetOf(cfg.Upload, limit)
+	if err == nil && (b.Buffers < cfg.Upload.MemoryLimit || b.Workers < cfg.Upload.Workers) {
 		log.Info("the control groups of this process limit its memory: less is used than is configured",
-			zap.String("limit", admin.Bytes(limit)), zap.String("upload.memory_limit", admin.Bytes(b.buffers)), zap.Int("upload.workers", b.workers))
+			zap.String("limit", admin.Bytes(limit)), zap.String("upload.memory_limit", admin.Bytes(b.Buffers)), zap.Int("upload.workers", b.Workers))
 	}
 	return b, err
 }

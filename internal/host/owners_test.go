@@ -1,4 +1,4 @@
-package app
+package host
 
 import (
 	"os"
@@ -54,7 +54,7 @@ func TestTheInstanceOfTheExampleIsWarnedOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	for instance, want := range map[string]bool{exampleInstance: host != exampleInstance, host: false, "app-02": false} {
-		got := HostWarnings(&config.Config{Instance: instance, StateDir: "/no/such/dir"})
+		got := Warnings(&config.Config{Instance: instance, StateDir: "/no/such/dir"})
 		if (len(got) == 1) != want || want && !strings.Contains(got[0], host) {
 			t.Errorf("HostWarnings() of %s = %q, want one: %v", instance, got, want)
 		}
