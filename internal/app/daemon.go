@@ -20,6 +20,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -189,21 +190,21 @@ func (d *daemon) closeAdmin() error {
 func (d *daemon) run(ctx context.Context) error {
 	d.log.Info("starting", zap.String("version", d.build.Version), zap.String("revision", d.build.Revision),
 		zap.String("instance", d.cfg.Instance), zap.Int("sources", len(d.cfg.Sources)))
-	stages := []stage{{"pipeline", d.pipeline}, {"systemd", d.tellSystemd}}
+	parts := []stages.Stage{{Name: "pipeline", Run: d.pipeline}, {Name: "systemd", Run: d.tellSystemd}}
 	if d.page != nil { // Its streams end before the listener waits for them.
-		stages = append(stages, stage{"page", d.page.Run})
+		parts = append(parts, stages.Stage{Name: "page", Run: d.page.Run})
 	}
 	if d.admin != nil {
-		stages = append(stages, stage{"admin", d.admin.Run})
+		parts = append(parts, stages.Stage{Name: "admin", Run: d.admin.Run})
 	}
 	if d.control != nil {
-		stages = append(stages, stage{"control", d.control.Run})
+		parts = append(parts, stages.Stage{Name: "control", Run: d.control.Run})
 	}
 	defer context.AfterFunc(ctx, func() {
 		d.stopping.Store(true)
 		d.notify.stopping()
 	})()
-	err := runStages(ctx, d.opts.Grace.total()+15*time.Second, stages...)
+	err := stages.Run(ctx, d.opts.Grace.total()+15*time.Second, parts...)
 	d.log.Info("stopped", zap.Error(err))
 	return err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
@@ -149,17 +150,17 @@ func (g *generation) run(ctx context.Context) (next *plan, err error) {
 	gctx, replace := context.WithCancel(ctx)
 	defer replace()
 	context.AfterFunc(gctx, func() { close(g.leaving) })
-	err = runStages(gctx, g.grace.total(),
-		stage{"hangup", func(ctx context.Context) error { return g.followHangups(ctx, replace) }},
-		stage{"ready", g.announce},
-		stage{"departed", g.closeDeparted},
-		stage{"credentials", g.keepCredentials},
-		stage{"remote", g.each(g.followRemote)},
-		stage{"hung", g.each(g.followHung)},
-		stage{"reread", g.unlessHung(g.reread)},
-		stage{"watcher", g.unlessHung(func(ctx context.Context, s *source) error { return s.watch.Run(ctx) })},
-		stage{"uploader", g.pool.Run},
-		stage{"manifest", g.each(g.publish)},
+	err = stages.Run(gctx, g.grace.total(),
+		stages.Stage{Name: "hangup", Run: func(ctx context.Context) error { return g.followHangups(ctx, replace) }},
+		stages.Stage{Name: "ready", Run: g.announce},
+		stages.Stage{Name: "departed", Run: g.closeDeparted},
+		stages.Stage{Name: "credentials", Run: g.keepCredentials},
+		stages.Stage{Name: "remote", Run: g.each(g.followRemote)},
+		stages.Stage{Name: "hung", Run: g.each(g.followHung)},
+		stages.Stage{Name: "reread", Run: g.unlessHung(g.reread)},
+		stages.Stage{Name: "watcher", Run: g.unlessHung(func(ctx context.Context, s *source) error { return s.watch.Run(ctx) })},
+		stages.Stage{Name: "uploader", Run: g.pool.Run},
+		stages.Stage{Name: "manifest", Run: g.each(g.publish)},
 	)
 	return g.next, err
 }

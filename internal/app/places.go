@@ -182,4 +182,3 @@ func isClosed(c <-chan struct{}) bool {
 		return false
 	}
 }
-

@@ -15,6 +15,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/host"
+	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
@@ -140,8 +141,8 @@ func (r *rekeyRun) run(ctx context.Context) error {
 		return interrupted(ctx, err)
 	}
 	defer hurryAtSignal(ctx, r.log, r.sources)()
-	err := runJob(ctx, r.grace.total(),
-		stage{"rekey", r.rekeyAll}, stage{"uploader", r.pool.Run}, stage{"manifest", func(ctx context.Context) error { return runFlushers(ctx, r.sources) }})
+	err := stages.RunJob(ctx, r.grace.total(),
+		stages.Stage{Name: "rekey", Run: r.rekeyAll}, stages.Stage{Name: "uploader", Run: r.pool.Run}, stages.Stage{Name: "manifest", Run: func(ctx context.Context) error { return runFlushers(ctx, r.sources) }})
 	switch {
 	case ctx.Err() != nil:
 		return errors.Join(ErrInterrupted, err)

@@ -15,6 +15,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/queue"
@@ -127,8 +128,8 @@ func (r *syncRun) run(ctx context.Context) error {
 		return interrupted(ctx, err)
 	}
 	defer hurryAtSignal(ctx, r.log, r.sources)()
-	err := runJob(ctx, r.grace.total(),
-		stage{"sync", r.scanAll}, stage{"uploader", r.pool.Run}, stage{"manifest", func(ctx context.Context) error { return runFlushers(ctx, r.sources) }})
+	err := stages.RunJob(ctx, r.grace.total(),
+		stages.Stage{Name: "sync", Run: r.scanAll}, stages.Stage{Name: "uploader", Run: r.pool.Run}, stages.Stage{Name: "manifest", Run: func(ctx context.Context) error { return runFlushers(ctx, r.sources) }})
 	switch {
 	case ctx.Err() != nil:
 		return errors.Join(ErrInterrupted, err)

@@ -1,4 +1,4 @@
-package app
+package stages
 
 import (
 	"context"
@@ -25,8 +25,8 @@ func TestStagesStopOneAtATimeInOrder(t *testing.T) {
 			defer mu.Unlock()
 			order = append(order, s)
 		}
-		mk := func(name string) stage {
-			return stage{name, func(ctx context.Context) error {
+		mk := func(name string) Stage {
+			return Stage{name, func(ctx context.Context) error {
 				<-ctx.Done()
 				note(name + " asked")
 				time.Sleep(time.Second)
@@ -36,7 +36,7 @@ func TestStagesStopOneAtATimeInOrder(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- runStages(ctx, time.Minute, mk("watch"), mk("upload"), mk("publish")) }()
+		go func() { done <- Run(ctx, time.Minute, mk("watch"), mk("upload"), mk("publish")) }()
 		synctest.Wait()
 		cancel()
 		if err := <-done; err != nil {
@@ -51,9 +51,9 @@ func TestStagesStopOneAtATimeInOrder(t *testing.T) {
 
 func TestStageThatEndsEarlyStopsTheOthersAndIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		err := runStages(t.Context(), time.Minute,
-			stage{"watch", waitDone},
-			stage{"upload", func(context.Context) error { return nil }})
+		err := Run(t.Context(), time.Minute,
+			Stage{"watch", waitDone},
+			Stage{"upload", func(context.Context) error { return nil }})
 		if !errors.Is(err, errExited) || !strings.Contains(err.Error(), "upload") {
 			t.Errorf("runStages() = %v, want upload: %v", err, errExited)
 		}
@@ -63,9 +63,9 @@ func TestStageThatEndsEarlyStopsTheOthersAndIsNamed(t *testing.T) {
 func TestStageThatFailsIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("broken")
-		err := runStages(t.Context(), time.Minute,
-			stage{"watch", func(context.Context) error { return broken }},
-			stage{"upload", waitDone})
+		err := Run(t.Context(), time.Minute,
+			Stage{"watch", func(context.Context) error { return broken }},
+			Stage{"upload", waitDone})
 		if !errors.Is(err, broken) || !strings.Contains(err.Error(), "watch") {
 			t.Errorf("runStages() = %v, want watch: broken", err)
 		}
@@ -78,9 +78,9 @@ func TestStageThatDoesNotStopIsLeftBehindAfterTheGrace(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		start := time.Now()
-		err := runStages(ctx, 5*time.Second,
-			stage{"upload", func(context.Context) error { <-release; return nil }},
-			stage{"publish", waitDone})
+		err := Run(ctx, 5*time.Second,
+			Stage{"upload", func(context.Context) error { <-release; return nil }},
+			Stage{"publish", waitDone})
 		if err == nil || !strings.Contains(err.Error(), "upload: not stopped after 5s") {
 			t.Errorf("runStages() = %v, want upload: not stopped after 5s", err)
 		}
@@ -93,7 +93,7 @@ func TestStageThatDoesNotStopIsLeftBehindAfterTheGrace(t *testing.T) {
 func TestAJobEndsWithItsWork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("broken")
-		err := runJob(t.Context(), time.Minute, stage{"sync", func(context.Context) error { return broken }}, stage{"uploader", waitDone})
+		err := RunJob(t.Context(), time.Minute, Stage{"sync", func(context.Context) error { return broken }}, Stage{"uploader", waitDone})
 		if !errors.Is(err, broken) {
 			t.Errorf("runJob() = %v, want %v", err, broken)
 		}
@@ -103,8 +103,8 @@ func TestAJobEndsWithItsWork(t *testing.T) {
 func TestAStageThatEndsEarlyEndsTheJobAndIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		err := runJob(t.Context(), time.Minute, stage{"sync", waitDone},
-			stage{"uploader", func(context.Context) error { return errors.New("boom") }})
+		err := RunJob(t.Context(), time.Minute, Stage{"sync", waitDone},
+			Stage{"uploader", func(context.Context) error { return errors.New("boom") }})
 		if err == nil || !strings.Contains(err.Error(), "uploader: boom") {
 			t.Errorf("runJob() = %v, want uploader: boom", err)
 		}
