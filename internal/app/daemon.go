@@ -18,6 +18,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/admin/page"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/stages"
@@ -70,8 +71,8 @@ func Run(ctx context.Context, o Options) error {
 		sink = logsink.New(o.Stderr)
 		defer sink.Close(lastLines)
 	}
-	looks := &places{}
-	if _, err := looks.placed(cfg); err != nil {
+	looks := &fscheck.Checker{}
+	if _, err := looks.Placed(cfg); err != nil {
 		return err // Before anything is written, which might be inside a source.
 	}
 	log, level, err := newLogger(cfg.Log, sink)
@@ -122,7 +123,7 @@ type daemon struct {
 	ready   atomic.Bool
 	clock   *clock
 	pulse   pulse
-	places  *places
+	places  *fscheck.Checker
 	reloads reloads
 
 	// settling is set while a start or a reload has not said READY=1 yet.

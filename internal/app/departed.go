@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -237,7 +238,7 @@ func (d departures) lastConfig(ctx context.Context, k state.SourceKey) (*config.
 // the source k was archived with from the directory at path.
 func (d departures) unlike(cfg *config.Config, k state.SourceKey, path string) string {
 	s := &cfg.Sources[0]
-	if realPath(s.Path) != path {
+	if fscheck.RealPath(s.Path) != path {
 		s.Path = path // It was reached through a link that is gone, or that leads elsewhere now.
 	}
 	switch {

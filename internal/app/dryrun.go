@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
@@ -66,7 +67,7 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 	env := environment{cfg: p.opts.Config, log: log, metrics: &metrics{watcher: m, s3store: s3store.NewMetrics(prometheus.NewPedanticRegistry())}}
 	s := &source{
 		cfg: c, number: i, instance: p.opts.Config.Instance, mapper: state.NewMapper(c.Prefix), db: db,
-		real: realPath(c.Path), log: log.With(zap.String("source", c.Name)),
+		real: fscheck.RealPath(c.Path), log: log.With(zap.String("source", c.Name)),
 		root: rootOf(&c),
 	}
 	var known scan.Index = noIndex{}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
@@ -47,7 +48,7 @@ func (g *generation) flush(ctx context.Context, s *source) admin.FlushedSource {
 	s.flusher.Retry()
 	err := unless(ctx, func() error { return g.blocked(s) }, func(ctx context.Context) error { return g.drain(ctx, s, record) })
 	if err == nil {
-		err = bounded(ctx, hungAfter, s.stillThere) // What was gone was looked at after the scan.
+		err = fscheck.Within(ctx, hungAfter, s.stillThere) // What was gone was looked at after the scan.
 	}
 	if err == nil {
 		begin := time.Now()
@@ -155,7 +156,7 @@ func unless(ctx context.Context, check func() error, do func(context.Context) er
 // that is not known: the destination is asked first.
 func (g *generation) blocked(s *source) error {
 	if since := s.counters.hungSince(); !since.IsZero() {
-		return &blockedError{"hung since " + clockTime(since, time.Now()) + ": " + hungReason}
+		return &blockedError{"hung since " + clockTime(since, time.Now()) + ": " + fscheck.SilentReason}
 	}
 	d := g.pool.Destination(s.cfg.Name)
 	if d.Err == nil || d.State != breaker.HealthParked && d.State != breaker.HealthStopped || !time.Now().Before(d.NextProbe) {

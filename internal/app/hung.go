@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
@@ -25,19 +26,19 @@ const (
 func (g *generation) followHung(ctx context.Context, s *source) error {
 	root := safefs.NewRoot(s.cfg.Path, s.root.Options())
 	for ctx.Err() == nil {
-		o := g.d.places.begin("inside "+s.cfg.Path, func() config.Look {
-			lookInside(root, watcher.MountPoints(s.real))
+		o := g.d.places.Begin("inside "+s.cfg.Path, func() config.Look {
+			fscheck.Inside(root, watcher.MountPoints(s.real))
 			return config.Look{}
 		})
-		late := time.NewTimer(time.Until(o.since.Add(hungAfter)))
+		late := time.NewTimer(time.Until(o.Since.Add(hungAfter)))
 		select {
-		case <-o.done:
+		case <-o.Done:
 		case <-ctx.Done():
 		case <-late.C:
-			s.hang(o.since) //nolint:contextcheck // The note is kept also when the pipeline ends.
+			s.hang(o.Since) //nolint:contextcheck // The note is kept also when the pipeline ends.
 			select {
-			case <-o.done:
-				s.answers(time.Since(o.since)) //nolint:contextcheck // As above.
+			case <-o.Done:
+				s.answers(time.Since(o.Since)) //nolint:contextcheck // As above.
 			case <-ctx.Done():
 			}
 		}
@@ -55,8 +56,8 @@ func (s *source) hang(since time.Time) {
 	s.counters.hungAt.Store(since.UnixNano())
 	s.log.Error("the source hangs: nothing of it is archived until its file system answers, the other sources go on",
 		zap.String("path", s.cfg.Path), zap.Time("since", since.UTC()))
-	s.watch.SetHung(hungReason)
-	s.onAvailable(false, "hung: "+hungReason)
+	s.watch.SetHung(fscheck.SilentReason)
+	s.onAvailable(false, "hung: "+fscheck.SilentReason)
 }
 
 // answers notes that s answers again.
@@ -93,14 +94,14 @@ func (g *generation) unlessHung(fn func(context.Context, *source) error) func(co
 			return err
 		case <-ctx.Done():
 		}
-		o := g.d.places.begin("inside "+s.cfg.Path, func() config.Look {
-			lookInside(safefs.NewRoot(s.cfg.Path, s.root.Options()), nil)
+		o := g.d.places.Begin("inside "+s.cfg.Path, func() config.Look {
+			fscheck.Inside(safefs.NewRoot(s.cfg.Path, s.root.Options()), nil)
 			return config.Look{}
 		})
 		select {
 		case err := <-ended:
 			return err
-		case <-o.done:
+		case <-o.Done:
 			return <-ended
 		case <-time.After(leftAfter):
 			s.log.Warn("the source does not answer: what waits for it is left behind")
@@ -123,8 +124,8 @@ func (r *syncRun) unlessHung(ctx context.Context, s *source, scan func() error) 
 			return err
 		case <-looked.C:
 		}
-		err := bounded(ctx, hungAfter, func() error { lookInside(root, watcher.MountPoints(s.real)); return nil })
-		if errors.Is(err, errSilent) {
+		err := fscheck.Within(ctx, hungAfter, func() error { fscheck.Inside(root, watcher.MountPoints(s.real)); return nil })
+		if errors.Is(err, fscheck.ErrSilent) {
 			return err
 		}
 		looked.Reset(lookPause)

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -91,7 +92,7 @@ func Preflight(ctx context.Context, o PreflightOptions) (PreflightReport, error)
 	if err := Supported(o.Config); err != nil {
 		return report, err
 	}
-	if _, err := new(places).placed(o.Config); err != nil {
+	if _, err := new(fscheck.Checker).Placed(o.Config); err != nil {
 		return report, err
 	}
 	log, err := syncLogger(SyncOptions{Config: o.Config, Stderr: o.Stderr})
@@ -202,7 +203,7 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 // directoryCheck looks whether the directory is there.
 func directoryCheck(ctx context.Context, c *config.Source) PreflightCheck {
 	root := rootOf(c)
-	if err := bounded(ctx, hungAfter, func() error { _, err := root.Identify(); return err }); err != nil {
+	if err := fscheck.Within(ctx, hungAfter, func() error { _, err := root.Identify(); return err }); err != nil {
 		return PreflightCheck{Check: "directory", Verdict: VerdictFault, Feature: "everything: the source pauses until it is there", Detail: err.Error()}
 	}
 	return PreflightCheck{Check: "directory", Verdict: VerdictOK}

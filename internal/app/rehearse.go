@@ -27,7 +27,7 @@ func (g *generation) rehearse(ctx context.Context, next *config.Config) (plan, e
 	if _, err := host.Fit(next, zap.NewNop()); err != nil {
 		return plan{}, err
 	}
-	at, err := g.d.places.placed(next)
+	at, err := g.d.places.Placed(next)
 	if err != nil {
 		return plan{}, err
 	}

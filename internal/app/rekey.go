@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
@@ -73,7 +74,7 @@ func Rekey(ctx context.Context, o RekeyOptions) (RekeySummary, error) {
 	if err := Supported(o.Config); err != nil {
 		return RekeySummary{}, err
 	}
-	at, err := new(places).placed(o.Config)
+	at, err := new(fscheck.Checker).Placed(o.Config)
 	if err != nil {
 		return RekeySummary{}, err
 	}

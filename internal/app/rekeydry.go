@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/remote"
@@ -74,7 +75,7 @@ func (p *rekeyPlanner) plan(ctx context.Context, i int) error {
 	c := p.opts.Config.Sources[i]
 	env := environment{cfg: p.opts.Config, metrics: &metrics{s3store: p.metrics}}
 	s := &source{
-		cfg: c, number: i, instance: env.cfg.Instance, copies: env.copiesOf(c.Name), real: realPath(c.Path), mapper: state.NewMapper(c.Prefix), db: p.db, log: p.log.With(zap.String("source", c.Name)),
+		cfg: c, number: i, instance: env.cfg.Instance, copies: env.copiesOf(c.Name), real: fscheck.RealPath(c.Path), mapper: state.NewMapper(c.Prefix), db: p.db, log: p.log.With(zap.String("source", c.Name)),
 		root: rootOf(&c),
 	}
 	var err error

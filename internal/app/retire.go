@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -28,7 +29,7 @@ func Retire(ctx context.Context, o RetireOptions) (Summary, error) {
 	if err := Supported(o.Config); err != nil {
 		return Summary{}, err
 	}
-	at, err := new(places).placed(o.Config)
+	at, err := new(fscheck.Checker).Placed(o.Config)
 	if err != nil {
 		return Summary{}, err
 	}

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
@@ -61,7 +62,7 @@ type environment struct {
 
 	grace     Grace            // of an orderly end
 	keysMoved chan struct{}    // capacity 1, nil: nobody counts; an alias moved
-	found     found            // what stands at the paths; nil: nobody has looked
+	found     fscheck.Found    // what stands at the paths; nil: nobody has looked
 	budget    host.Budget      // of memory
 	direct    bool             // documents are sent without a pool: whoever sends them has run the canary
 	of        *state.SourceKey // whose state is meant, nil: that of the configured destination
@@ -138,7 +139,7 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 // that does not answer is still the one that it was.
 func (e *environment) lookAt(c config.Source) (config.Look, bool) {
 	if e.found == nil {
-		return boundedLook(c.Path)
+		return fscheck.Path(c.Path)
 	}
 	l, ok := e.found[c.Path]
 	if !ok {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -113,7 +114,7 @@ func (s *source) withholds() bool {
 // verdict returns what is in the way of s, an empty state for nothing.
 func (s *source) verdict(ss *admin.SourceStatus, dest breaker.Status, now time.Time) (st, reason string, since time.Time) {
 	if ss.HungSince != nil {
-		return admin.StateUnavailable, hungReason, *ss.HungSince
+		return admin.StateUnavailable, fscheck.SilentReason, *ss.HungSince
 	}
 	if s.watch.Away() != "" {
 		return admin.StateUnavailable, "directory not available: " + ss.UnavailableReason, s.counters.goneSince()
@@ -270,6 +271,15 @@ func instant(t time.Time) *time.Time {
 	}
 	t = t.UTC()
 	return &t
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 func destinationStatus(d breaker.Status) admin.Destination {

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
@@ -49,7 +50,7 @@ func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 	if err := Supported(o.Config); err != nil {
 		return Summary{}, err
 	}
-	at, err := new(places).placed(o.Config)
+	at, err := new(fscheck.Checker).Placed(o.Config)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -69,7 +70,7 @@ func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 }
 
 // newSyncRun opens the state for one run. The caller closes the run.
-func newSyncRun(o SyncOptions, at found, log *zap.Logger) (*syncRun, error) {
+func newSyncRun(o SyncOptions, at fscheck.Found, log *zap.Logger) (*syncRun, error) {
 	b, err := host.Fit(o.Config, log)
 	if err != nil {
 		return nil, err
