@@ -54,13 +54,13 @@ func (g *generation) isLeaving() bool {
 }
 
 // pick returns the sources of these names, all for none.
-func (g *generation) pick(names []string) ([]*source, error) {
+func (g *generation) pick(names []string) ([]*liveSource, error) {
 	if len(names) == 0 {
 		return g.sources, nil
 	}
-	var picked []*source
+	var picked []*liveSource
 	for _, name := range names {
-		i := slices.IndexFunc(g.sources, func(s *source) bool { return s.cfg.Name == name })
+		i := slices.IndexFunc(g.sources, func(s *liveSource) bool { return s.cfg.Name == name })
 		if i < 0 {
 			return nil, &admin.UnknownSourceError{Source: name, Known: sourceNames(g.sources)}
 		}
@@ -71,7 +71,7 @@ func (g *generation) pick(names []string) ([]*source, error) {
 	return picked, nil
 }
 
-func sourceNames(sources []*source) []string {
+func sourceNames(sources []*liveSource) []string {
 	names := make([]string, len(sources))
 	for i, s := range sources {
 		names[i] = s.cfg.Name
@@ -111,7 +111,7 @@ func (g *generation) rescan(name string, remote, confirm bool) error {
 	}
 	s := picked[0]
 	if remote {
-		if err := s.requestRemoteCheck(); err != nil {
+		if err := s.remote.request(); err != nil {
 			return err
 		}
 	}

@@ -23,7 +23,7 @@ import (
 // closeDeparted ends the chains of sources that left the configuration. It keeps
 // trying until ctx ends; nothing else waits for it.
 func (g *generation) closeDeparted(ctx context.Context) error {
-	d := departures{environment: &g.environment, sources: g.sources}
+	d := departures{environment: &g.environment, sources: g.plain()}
 	for wait := departedRetry; ; wait = min(2*wait, departedRetryMost) {
 		if d.closeAll(ctx) {
 			<-ctx.Done()

@@ -31,7 +31,7 @@ func (e *blockedError) Error() string { return e.reason }
 // flush returns when all that had changed in s before the call is in S3 and in
 // a published manifest, or with the reasons why not. A file that fails alone
 // does not keep the others from being published.
-func (g *generation) flush(ctx context.Context, s *source) admin.FlushedSource {
+func (g *generation) flush(ctx context.Context, s *liveSource) admin.FlushedSource {
 	answer := admin.FlushedSource{Source: s.cfg.Name, Reasons: []string{}}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -48,7 +48,7 @@ func (g *generation) flush(ctx context.Context, s *source) admin.FlushedSource {
 	s.flusher.Retry()
 	err := unless(ctx, func() error { return g.blocked(s) }, func(ctx context.Context) error { return g.drain(ctx, s, record) })
 	if err == nil {
-		err = fscheck.Within(ctx, hungAfter, s.stillThere) // What was gone was looked at after the scan.
+		err = fscheck.Within(ctx, fscheck.HungAfter, s.stillThere) // What was gone was looked at after the scan.
 	}
 	if err == nil {
 		begin := time.Now()
@@ -71,7 +71,7 @@ func (g *generation) flush(ctx context.Context, s *source) admin.FlushedSource {
 
 // stillThere returns an error unless the directory is the one that is watched:
 // elsewhere nothing counts as deleted.
-func (s *source) stillThere() error {
+func (s *liveSource) stillThere() error {
 	id, err := s.root.Identify()
 	if err == nil && !s.watch.Intact(id, "") {
 		err = errors.New("the directory was replaced meanwhile")
@@ -82,7 +82,7 @@ func (s *source) stillThere() error {
 // drain returns when every change that was made before the call has an outcome
 // in the state. A file that moves while it is read goes back to the settler
 // without one: it is offered again until it has.
-func (g *generation) drain(ctx context.Context, s *source, record *flushRecord) error {
+func (g *generation) drain(ctx context.Context, s *liveSource, record *flushRecord) error {
 	if err := s.watch.Flush(ctx); err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (g *generation) drain(ctx context.Context, s *source, record *flushRecord) 
 }
 
 // offerAgain offers the paths once they had time to settle.
-func (g *generation) offerAgain(ctx context.Context, s *source, paths []string) error {
+func (g *generation) offerAgain(ctx context.Context, s *liveSource, paths []string) error {
 	settled := time.NewTimer(s.cfg.Settle)
 	defer settled.Stop()
 	select {
@@ -154,7 +154,7 @@ func unless(ctx context.Context, check func() error, do func(context.Context) er
 
 // blocked returns why the uploads of s wait for a person. Right after a release
 // that is not known: the destination is asked first.
-func (g *generation) blocked(s *source) error {
+func (g *generation) blocked(s *liveSource) error {
 	if since := s.counters.hungSince(); !since.IsZero() {
 		return &blockedError{"hung since " + clockTime(since, time.Now()) + ": " + fscheck.SilentReason}
 	}
@@ -167,7 +167,7 @@ func (g *generation) blocked(s *source) error {
 
 // unpublishable returns why the trail of s waits for a person, as found out
 // after begin.
-func (s *source) unpublishable(begin time.Time) error {
+func (s *liveSource) unpublishable(begin time.Time) error {
 	st, err := s.flusher.Glance()
 	if err != nil || st.Err == nil || !st.Tried.After(begin) {
 		return nil //nolint:nilerr // Without a chain Flush itself says so.
@@ -179,7 +179,7 @@ func (s *source) unpublishable(begin time.Time) error {
 }
 
 // whyNot words the error of a flush for a person.
-func (g *generation) whyNot(s *source, err error) string {
+func (g *generation) whyNot(s *liveSource, err error) string {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		st := g.sourceStatus(s, nil, time.Now())

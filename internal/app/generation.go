@@ -22,6 +22,15 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
+// liveSource is a source of the daemon: with what became of its files, and with
+// the remote checks that it asks for.
+type liveSource struct {
+	*source
+
+	ledger *ledger
+	remote *remoteChecks
+}
+
 // queueLimit is how many paths of one source may wait in the queue. What does
 // not fit waits in the watcher, or is found by the next scan.
 const queueLimit = 100_000
@@ -32,7 +41,7 @@ type generation struct {
 	environment
 	d       *daemon
 	trigger archive.Trigger
-	sources []*source
+	sources []*liveSource
 	pool    *uploader.Pool
 	perFile *zap.Logger
 	changed []string      // keys that differ from the generation before
@@ -63,20 +72,31 @@ func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigg
 		if err := g.watchSource(ctx, s); err != nil {
 			return nil, fmt.Errorf("source %s: %w", s.cfg.Name, err)
 		}
-		s.ledger = d.ledgers.of(s.cfg)
 		g.metrics.wrongKey.WithLabelValues(s.cfg.Name) // There from the start.
-		g.sources = append(g.sources, s)
+		g.sources = append(g.sources, &liveSource{source: s, ledger: d.ledgers.of(s.cfg), remote: newRemoteChecks(remoteOptions{
+			Store: s.store, State: s.state, DB: s.db, Watch: s.watch, Mapper: s.mapper, Log: s.log,
+			Key: fmt.Sprintf("remote-check/%s/%s/%s", s.cfg.Bucket, s.cfg.Prefix, s.firstPath()),
+		})})
 	}
 	pool, err := uploader.New(g.queue, g.uploaderSources(), g.poolOptions()) //nolint:contextcheck // Paused is asked long after this call.
 	if err != nil {
 		return nil, err
 	}
 	g.pool = pool
-	d.clock.follow(g.sources)
+	d.clock.follow(g.plain())
 	for _, s := range g.sources {
 		s.pool.Store(pool)
 	}
 	return g, nil
+}
+
+// plain are the sources as any run has them.
+func (g *generation) plain() []*source {
+	list := make([]*source, len(g.sources))
+	for i, s := range g.sources {
+		list[i] = s.source
+	}
+	return list
 }
 
 // close gives back what the sources hold once nothing uses them any more.
@@ -106,7 +126,7 @@ func (e *environment) poolOptions() uploader.Options {
 func (g *generation) poolOptions() uploader.Options {
 	o := g.environment.poolOptions()
 	o.Paused = func(name string) bool {
-		i := slices.IndexFunc(g.sources, func(s *source) bool { return s.cfg.Name == name })
+		i := slices.IndexFunc(g.sources, func(s *liveSource) bool { return s.cfg.Name == name })
 		return g.sources[i].full(g.cfg)
 	}
 	o.OnOutcome = g.onOutcome
@@ -155,10 +175,13 @@ func (g *generation) run(ctx context.Context) (next *plan, err error) {
 		stages.Stage{Name: "ready", Run: g.announce},
 		stages.Stage{Name: "departed", Run: g.closeDeparted},
 		stages.Stage{Name: "credentials", Run: g.keepCredentials},
-		stages.Stage{Name: "remote", Run: g.each(g.followRemote)},
+		stages.Stage{Name: "remote", Run: g.each(func(ctx context.Context, s *liveSource) error {
+			s.remote.run(ctx, g.cfg.Watch.RemoteCheckInterval, func() error { return g.inService(s) })
+			return nil
+		})},
 		stages.Stage{Name: "hung", Run: g.each(g.followHung)},
 		stages.Stage{Name: "reread", Run: g.unlessHung(g.reread)},
-		stages.Stage{Name: "watcher", Run: g.unlessHung(func(ctx context.Context, s *source) error { return s.watch.Run(ctx) })},
+		stages.Stage{Name: "watcher", Run: g.unlessHung(func(ctx context.Context, s *liveSource) error { return s.watch.Run(ctx) })},
 		stages.Stage{Name: "uploader", Run: g.pool.Run},
 		stages.Stage{Name: "manifest", Run: g.each(g.publish)},
 	)
@@ -168,7 +191,7 @@ func (g *generation) run(ctx context.Context) (next *plan, err error) {
 // each returns a stage that runs fn for every source side by side. An error of
 // one ends the others only when all have ended: a broken source must not hold
 // up the rest.
-func (g *generation) each(fn func(context.Context, *source) error) func(context.Context) error {
+func (g *generation) each(fn func(context.Context, *liveSource) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		errs := make([]error, len(g.sources))
 		var wg sync.WaitGroup
@@ -188,11 +211,11 @@ func (g *generation) each(fn func(context.Context, *source) error) func(context.
 // beginChains opens the chain of each source and notes the start in it. It asks
 // for all at once, because a bucket that does not answer costs seconds.
 func (g *generation) beginChains(ctx context.Context) error {
-	return g.each(func(ctx context.Context, s *source) error {
+	return g.each(func(ctx context.Context, s *liveSource) error {
 		if g.trigger == archive.TriggerHangup {
-			return g.beginChain(ctx, s, state.NoteReload, reloadDetail(g.build.Version, s.cfg.Name, g.changed))
+			return g.beginChain(ctx, s.source, state.NoteReload, reloadDetail(g.build.Version, s.cfg.Name, g.changed))
 		}
-		return g.beginChain(ctx, s, state.NoteStart, g.build.Version)
+		return g.beginChain(ctx, s.source, state.NoteStart, g.build.Version)
 	})(ctx)
 }
 
@@ -219,7 +242,7 @@ func (e *environment) beginChain(ctx context.Context, s *source, kind state.Note
 }
 
 // publish is the manifest stage of one source.
-func (g *generation) publish(ctx context.Context, s *source) error {
+func (g *generation) publish(ctx context.Context, s *liveSource) error {
 	err := s.flusher.Run(ctx)
 	for ctx.Err() == nil {
 		s.log.Error("the trail stopped, it is taken up again in a minute", zap.Error(err))
@@ -371,6 +394,18 @@ func (g *generation) onOutcome(o uploader.Outcome) {
 	}
 }
 
+// errNotNow: the destination is out of service.
+var errNotNow = errors.New("nothing is asked of it now")
+
+// inService fails while the destination of s takes no requests.
+func (g *generation) inService(s *liveSource) error {
+	d := g.pool.Destination(s.cfg.Name)
+	if d.State == breaker.HealthOK {
+		return nil
+	}
+	return fmt.Errorf("the destination is %s: %w", d.State, errors.Join(errNotNow, d.Err))
+}
+
 // snapshots is what the gauges show of the running pipeline.
 func (d *daemon) snapshots() []snapshot {
 	g := d.current.Load()
@@ -380,7 +415,7 @@ func (d *daemon) snapshots() []snapshot {
 	var list []snapshot
 	for _, s := range g.sources {
 		files, bytes := s.state.Totals()
-		list = append(list, snapshot{name: s.cfg.Name, files: files, bytes: bytes, work: g.pending(s), withheld: s.withholds(), hungSince: s.counters.hungSince()})
+		list = append(list, snapshot{name: s.cfg.Name, files: files, bytes: bytes, work: g.pending(s.source), withheld: s.withholds(), hungSince: s.counters.hungSince()})
 	}
 	return list
 }

@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -13,24 +12,17 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
-// A source is looked at each lookPause; a look that lasts longer than hungAfter
-// makes it hung.
-const (
-	lookPause = 10 * time.Second
-	hungAfter = 30 * time.Second
-)
-
 // followHung looks at s until ctx ends, beside the watcher: who looks at a file
 // system that does not answer waits in the kernel, and can say nothing. A look
 // outlives the pipeline that began it, so that a reload does not begin another.
-func (g *generation) followHung(ctx context.Context, s *source) error {
+func (g *generation) followHung(ctx context.Context, s *liveSource) error {
 	root := safefs.NewRoot(s.cfg.Path, s.root.Options())
 	for ctx.Err() == nil {
 		o := g.d.places.Begin("inside "+s.cfg.Path, func() config.Look {
 			fscheck.Inside(root, watcher.MountPoints(s.real))
 			return config.Look{}
 		})
-		late := time.NewTimer(time.Until(o.Since.Add(hungAfter)))
+		late := time.NewTimer(time.Until(o.Since.Add(fscheck.HungAfter)))
 		select {
 		case <-o.Done:
 		case <-ctx.Done():
@@ -45,14 +37,14 @@ func (g *generation) followHung(ctx context.Context, s *source) error {
 		late.Stop()
 		select {
 		case <-ctx.Done():
-		case <-time.After(lookPause):
+		case <-time.After(fscheck.Pause):
 		}
 	}
 	return nil
 }
 
 // hang notes that s does not answer since then.
-func (s *source) hang(since time.Time) {
+func (s *liveSource) hang(since time.Time) {
 	s.counters.hungAt.Store(since.UnixNano())
 	s.log.Error("the source hangs: nothing of it is archived until its file system answers, the other sources go on",
 		zap.String("path", s.cfg.Path), zap.Time("since", since.UTC()))
@@ -61,7 +53,7 @@ func (s *source) hang(since time.Time) {
 }
 
 // answers notes that s answers again.
-func (s *source) answers(after time.Duration) {
+func (s *liveSource) answers(after time.Duration) {
 	s.counters.hungAt.Store(0)
 	s.log.Info("the source answers again", zap.Duration("after", after))
 	s.watch.SetHung("")
@@ -85,8 +77,8 @@ const leftAfter = 3 * time.Second
 // unlessHung returns a stage that runs fn for each source. When it is to stop, a
 // source that does not answer is left behind: whoever waits for its file system
 // cannot be stopped.
-func (g *generation) unlessHung(fn func(context.Context, *source) error) func(context.Context) error {
-	return g.each(func(ctx context.Context, s *source) error {
+func (g *generation) unlessHung(fn func(context.Context, *liveSource) error) func(context.Context) error {
+	return g.each(func(ctx context.Context, s *liveSource) error {
 		ended := make(chan error, 1)
 		go func() { ended <- fn(ctx, s) }()
 		select {
@@ -108,26 +100,4 @@ func (g *generation) unlessHung(fn func(context.Context, *source) error) func(co
 			return nil
 		}
 	})
-}
-
-// unlessHung runs a scan of s, and leaves it behind with errSilent as soon as a
-// look at s lasts longer than hungAfter.
-func (r *syncRun) unlessHung(ctx context.Context, s *source, scan func() error) error {
-	ended := make(chan error, 1)
-	go func() { ended <- scan() }()
-	root := safefs.NewRoot(s.cfg.Path, s.root.Options())
-	looked := time.NewTimer(0)
-	defer looked.Stop()
-	for {
-		select {
-		case err := <-ended:
-			return err
-		case <-looked.C:
-		}
-		err := fscheck.Within(ctx, hungAfter, func() error { fscheck.Inside(root, watcher.MountPoints(s.real)); return nil })
-		if errors.Is(err, fscheck.ErrSilent) {
-			return err
-		}
-		looked.Reset(lookPause)
-	}
 }

@@ -244,7 +244,7 @@ func TestRestartsDoNotPostponeTheCheckOfTheFarSide(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	s := &source{db: db, real: "/data", log: zap.NewNop(), remoteAsked: make(chan struct{}, 1)}
+	s := newRemoteChecks(remoteOptions{DB: db, Key: "remote-check/b/p//data", Log: zap.NewNop()})
 	const interval = 10 * time.Hour
 	start := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 	for _, row := range []struct{ after, least, most time.Duration }{
@@ -256,7 +256,7 @@ func TestRestartsDoNotPostponeTheCheckOfTheFarSide(t *testing.T) {
 		{-2 * time.Hour, 9 * time.Hour, 11 * time.Hour}, // Once more.
 	} {
 		now := start.Add(row.after)
-		if d := s.firstRemoteCheck(t.Context(), now, interval).Sub(now); d < row.least || d > row.most {
+		if d := s.first(t.Context(), now, interval).Sub(now); d < row.least || d > row.most {
 			t.Errorf("a start after %v checks after %v, want %v to %v", row.after, d, row.least, row.most)
 		}
 	}
@@ -270,41 +270,41 @@ func TestRequestsForACheckOfTheFarSideMerge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &source{store: store, remoteAsked: make(chan struct{}, 1)}
+	s := newRemoteChecks(remoteOptions{Store: store})
 	for range 3 {
-		if err := s.requestRemoteCheck(); err != nil {
+		if err := s.request(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		s := &source{remoteAsked: make(chan struct{}, 1)}
-		s.remoteAsked <- struct{}{}
+		s := newRemoteChecks(remoteOptions{})
+		s.asked <- struct{}{}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Hour)
 		defer cancel()
 		begin := time.Now()
-		if !s.awaitRemote(ctx, begin.Add(time.Hour)) || time.Since(begin) != 0 {
+		if !s.await(ctx, begin.Add(time.Hour)) || time.Since(begin) != 0 {
 			t.Errorf("a check that was asked for began after %v", time.Since(begin))
 		}
-		if !s.awaitRemote(ctx, begin.Add(time.Hour)) || time.Since(begin) != time.Hour {
+		if !s.await(ctx, begin.Add(time.Hour)) || time.Since(begin) != time.Hour {
 			t.Errorf("the periodic check began after %v, want 1h", time.Since(begin))
 		}
-		if s.awaitRemote(ctx, time.Time{}) || time.Since(begin) != 100*time.Hour {
+		if s.await(ctx, time.Time{}) || time.Since(begin) != 100*time.Hour {
 			t.Errorf("an interval of 0 checked after %v", time.Since(begin))
 		}
 	})
-	if len(s.remoteAsked) != 1 {
-		t.Errorf("%d checks wait, want 1", len(s.remoteAsked))
+	if len(s.asked) != 1 {
+		t.Errorf("%d checks wait, want 1", len(s.asked))
 	}
 	denied := store.Capabilities()
 	denied.ListDenied, denied.CheckedAt = true, time.Now()
 	if !store.Restore(denied) {
 		t.Fatal("the capabilities were not taken up")
 	}
-	if err := s.requestRemoteCheck(); !errors.Is(err, errListDenied) {
-		t.Errorf("requestRemoteCheck without the right to list = %v, want %v", err, errListDenied)
+	if err := s.request(); !errors.Is(err, errListDenied) {
+		t.Errorf("request without the right to list = %v, want %v", err, errListDenied)
 	}
-	if err := s.checkRemote(t.Context()); !errors.Is(err, errListDenied) {
-		t.Errorf("checkRemote without the right to list = %v, want %v and no request", err, errListDenied)
+	if err := s.check(t.Context()); !errors.Is(err, errListDenied) {
+		t.Errorf("check without the right to list = %v, want %v and no request", err, errListDenied)
 	}
 }
 

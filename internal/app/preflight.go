@@ -203,7 +203,7 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 // directoryCheck looks whether the directory is there.
 func directoryCheck(ctx context.Context, c *config.Source) PreflightCheck {
 	root := rootOf(c)
-	if err := fscheck.Within(ctx, hungAfter, func() error { _, err := root.Identify(); return err }); err != nil {
+	if err := fscheck.Within(ctx, fscheck.HungAfter, func() error { _, err := root.Identify(); return err }); err != nil {
 		return PreflightCheck{Check: "directory", Verdict: VerdictFault, Feature: "everything: the source pauses until it is there", Detail: err.Error()}
 	}
 	return PreflightCheck{Check: "directory", Verdict: VerdictOK}

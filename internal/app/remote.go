@@ -10,51 +10,73 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
 const (
-	// DoubtBatch is how many entries are marked in one transaction.
-	doubtBatch = 1000
-	// RemoteRetry is the longest pause after a check that failed.
+	// suspectBatch is how many entries are marked in one transaction.
+	suspectBatch = 1000
+	// remoteRetry is the longest pause after a check that failed.
 	remoteRetry = time.Hour
-	// RemoteLate is how long after the start a check begins that was due before.
+	// remoteLate is how long after the start an overdue check begins.
 	remoteLate = time.Minute
 )
 
-// errListDenied: there is no right to list.
+// errListDenied reports that the right to list is missing.
 var errListDenied = errors.New("s3:ListBucket is not granted for this prefix: the bucket cannot be compared with the index")
 
-// requestRemoteCheck asks for a comparison of the bucket's listing with the
-// index and returns at once. Requests that arrive during one merge into one
-// more. It fails when listing is known to be refused.
-func (s *source) requestRemoteCheck() error {
-	if s.store.Capabilities().ListDenied {
+// remoteChecks compares the bucket of one source with its index: once per
+// interval, and on request.
+type remoteChecks struct {
+	remoteOptions
+
+	asked chan struct{} // capacity 1
+}
+
+// remoteOptions are what the checks of one source need.
+type remoteOptions struct {
+	Store  *s3store.Store
+	State  *state.Source
+	DB     *state.DB
+	Watch  *watcher.Watcher
+	Mapper state.Mapper
+	Key    string // under which the state keeps when the last check ended
+	Log    *zap.Logger
+}
+
+func newRemoteChecks(o remoteOptions) *remoteChecks {
+	return &remoteChecks{remoteOptions: o, asked: make(chan struct{}, 1)}
+}
+
+// request asks for a check and returns at once. Requests that arrive during one
+// merge into one more. It fails when listing is known to be refused.
+func (c *remoteChecks) request() error {
+	if c.Store.Capabilities().ListDenied {
 		return errListDenied
 	}
 	select {
-	case s.remoteAsked <- struct{}{}:
+	case c.asked <- struct{}{}:
 	default:
 	}
 	return nil
 }
 
-// followRemote runs the checks of one source's far side until ctx ends: one an
-// interval, and those that are asked for.
-func (g *generation) followRemote(ctx context.Context, s *source) error {
-	interval := g.cfg.Watch.RemoteCheckInterval
-	var next time.Time // zero: only when asked
+// run checks until ctx ends, and only while ready returns nil. Without an
+// interval it checks on request only.
+func (c *remoteChecks) run(ctx context.Context, interval time.Duration, ready func() error) {
+	var next time.Time // zero: only on request
 	if interval > 0 {
-		next = s.firstRemoteCheck(ctx, time.Now(), interval)
+		next = c.first(ctx, time.Now(), interval)
 	}
 	retry := remoteLate
-	for denied := false; s.awaitRemote(ctx, next); {
-		err := g.inService(s)
+	for denied := false; c.await(ctx, next); {
+		err := ready()
 		if err == nil {
-			err = s.checkRemote(ctx)
+			err = c.check(ctx)
 		}
 		if next = (time.Time{}); interval > 0 {
 			next = time.Now().Add(spread(interval))
@@ -63,21 +85,20 @@ func (g *generation) followRemote(ctx context.Context, s *source) error {
 		case err == nil:
 			retry = remoteLate
 		case ctx.Err() != nil:
-		case !errors.Is(err, errListDenied): // It is still owed, also when only a person asked.
-			s.log.Warn("the far side was not checked to its end, it is checked again", zap.Duration("retry_in", retry), zap.Error(err))
+		case !errors.Is(err, errListDenied): // It is still owed, also when only an operator asked.
+			c.Log.Warn("the remote check did not complete, it is repeated", zap.Duration("retry_in", retry), zap.Error(err))
 			next = time.Now().Add(spread(retry))
 			retry = min(2*retry, remoteRetry)
 		case !denied:
 			denied = true
-			s.log.Warn("the far side is not checked", zap.Error(err))
+			c.Log.Warn("remote checks are not possible", zap.Error(err))
 		}
 	}
-	return nil
 }
 
-// awaitRemote returns true when a check is asked for, or due at next, and false
-// when ctx ended. A zero next is never.
-func (s *source) awaitRemote(ctx context.Context, next time.Time) bool {
+// await returns true when a check is asked for, or due at next, and false when
+// ctx ended. A zero next is never.
+func (c *remoteChecks) await(ctx context.Context, next time.Time) bool {
 	var due <-chan time.Time
 	if !next.IsZero() {
 		t := time.NewTimer(time.Until(next))
@@ -86,47 +107,31 @@ func (s *source) awaitRemote(ctx context.Context, next time.Time) bool {
 	}
 	select {
 	case <-ctx.Done():
-	case <-s.remoteAsked:
+	case <-c.asked:
 	case <-due:
 	}
 	return ctx.Err() == nil
 }
-
-// inService fails while the destination of s takes no requests.
-func (g *generation) inService(s *source) error {
-	d := g.pool.Destination(s.cfg.Name)
-	if d.State == breaker.HealthOK {
-		return nil
-	}
-	return fmt.Errorf("the destination is %s: %w", d.State, errors.Join(errNotNow, d.Err))
-}
-
-// errNotNow: the destination is out of service.
-var errNotNow = errors.New("nothing is asked of it now")
 
 // spread is d give or take 10%.
 func spread(d time.Duration) time.Duration {
 	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
 }
 
-func (s *source) remoteKey() string {
-	return fmt.Sprintf("remote-check/%s/%s/%s", s.cfg.Bucket, s.cfg.Prefix, s.firstPath())
-}
-
-// firstRemoteCheck returns when the next check is due, an interval after the
-// last one of any run. Where there was none the interval begins now.
-func (s *source) firstRemoteCheck(ctx context.Context, now time.Time, interval time.Duration) time.Time {
-	b, err := s.db.Meta(s.remoteKey())
+// first returns when the next check is due: an interval after the last one of any
+// run. Where there was none the interval begins now.
+func (c *remoteChecks) first(ctx context.Context, now time.Time, interval time.Duration) time.Time {
+	b, err := c.DB.Meta(c.Key)
 	var last time.Time
 	if err == nil && b != nil {
 		last, err = time.Parse(time.RFC3339Nano, string(b))
 	}
 	if err != nil {
-		s.log.Warn("the time of the last check of the far side is not known, it begins anew", zap.Error(err))
+		c.Log.Warn("the time of the last remote check is unreadable, the interval begins now", zap.Error(err))
 	}
 	if last.IsZero() || last.After(now) {
 		last = now
-		s.checkedRemote(ctx, now)
+		c.keep(ctx, now)
 	}
 	due := last.Add(spread(interval))
 	if late := now.Add(min(remoteLate, interval)); due.Before(late) {
@@ -135,52 +140,52 @@ func (s *source) firstRemoteCheck(ctx context.Context, now time.Time, interval t
 	return due
 }
 
-// checkedRemote remembers over restarts when the far side was checked.
-func (s *source) checkedRemote(ctx context.Context, now time.Time) {
-	if err := s.db.SetMeta(ctx, s.remoteKey(), []byte(now.UTC().Format(time.RFC3339Nano))); err != nil {
-		s.log.Warn("the time of this check of the far side was not kept, the next start counts from an earlier one", zap.Error(err))
+// keep remembers over restarts when a check ended.
+func (c *remoteChecks) keep(ctx context.Context, now time.Time) {
+	if err := c.DB.SetMeta(ctx, c.Key, []byte(now.UTC().Format(time.RFC3339Nano))); err != nil {
+		c.Log.Warn("the time of this remote check was not kept, the next start counts from an earlier one", zap.Error(err))
 	}
 }
 
-// checkRemote compares the bucket's listing with the index. What is missing or
-// was replaced is marked, and a scan is asked for that has it put back. An
-// error leaves marked what was found until then.
-func (s *source) checkRemote(ctx context.Context) error {
-	if s.store.Capabilities().ListDenied {
+// check compares the bucket's listing with the index. What is missing or was
+// replaced is marked, and a scan is asked for that has it put back. An error
+// leaves marked what was found until then.
+func (c *remoteChecks) check(ctx context.Context) error {
+	if c.Store.Capabilities().ListDenied {
 		return errListDenied
 	}
-	c := &remoteCheck{source: s, head: s.store, begun: s.state.NextAttempt()}
+	r := &remoteCheck{state: c.State, watch: c.Watch, head: c.Store, begun: c.State.NextAttempt()}
 	start := time.Now()
-	listed, err := compareListing(ctx, s.store, s.state, s.mapper, func(key string, it state.Item, o *state.Object) error {
-		return c.compare(ctx, key, it, o)
+	listed, err := compareListing(ctx, c.Store, c.State, c.Mapper, func(key string, it state.Item, o *state.Object) error {
+		return r.compare(ctx, key, it, o)
 	})
-	if cerr := c.mark(ctx); err == nil {
-		err = cerr
+	if merr := r.mark(ctx); err == nil {
+		err = merr
 	}
-	if c.marked > 0 {
-		s.watch.Rescan(archive.TriggerRescan)
+	if r.marked > 0 {
+		c.Watch.Rescan(archive.TriggerRescan)
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w: %w", errListDenied, err)
 	}
 	fields := []zap.Field{
-		zap.Duration("took", time.Since(start)), zap.Int64("listed", listed), zap.Int64("missing", c.missing),
-		zap.Int64("replaced", c.replaced), zap.Int("to_put_back", c.marked),
+		zap.Duration("took", time.Since(start)), zap.Int64("listed", listed), zap.Int64("missing", r.missing),
+		zap.Int64("replaced", r.replaced), zap.Int("to_put_back", r.marked),
 	}
-	if c.marked > 0 {
-		s.log.Warn("objects are missing or were replaced in S3, they are put back", fields...)
+	if r.marked > 0 {
+		c.Log.Warn("objects are missing or were replaced in S3, they are put back", fields...)
 	}
 	if err != nil {
 		return err
 	}
-	if c.asked > 0 {
-		s.log.Info("this server's listings do not show the ETags of its objects: each was asked for", zap.Int64("objects", c.asked))
+	if r.asked > 0 {
+		c.Log.Info("this server's listings do not show the ETags of its objects: each was asked for", zap.Int64("objects", r.asked))
 	}
-	s.log.Info("far side checked", fields...)
-	s.checkedRemote(ctx, time.Now())
-	return s.state.AddNote(ctx, state.Note{
-		Kind: state.NoteRemoteCheck, Time: s.store.Now(),
-		Detail: fmt.Sprintf("listed %d, missing %d, replaced %d", listed, c.missing, c.replaced),
+	c.Log.Info("remote check done", fields...)
+	c.keep(ctx, time.Now())
+	return c.State.AddNote(ctx, state.Note{
+		Kind: state.NoteRemoteCheck, Time: c.Store.Now(),
+		Detail: fmt.Sprintf("listed %d, missing %d, replaced %d", listed, r.missing, r.replaced),
 	})
 }
 
@@ -191,9 +196,10 @@ type header interface {
 
 // remoteCheck is one check under way.
 type remoteCheck struct {
-	source *source
-	head   header
-	begun  uint64 // entries with this attempt or a later one were written during the check
+	state *state.Source
+	watch *watcher.Watcher
+	head  header
+	begun uint64 // entries with this attempt or a later one were written during the check
 
 	missing, replaced int64
 	marked            int
@@ -219,19 +225,18 @@ func (c *remoteCheck) compare(ctx context.Context, key string, it state.Item, o 
 		}
 	}
 	c.batch = append(c.batch, it)
-	if len(c.batch) >= doubtBatch {
+	if len(c.batch) >= suspectBatch {
 		return c.mark(ctx)
 	}
 	return ctx.Err()
 }
 
-// underWay reports whether the path is about to be looked at anyway. Another
-// object may then be this daemon's own, of an upload that is not in the index
-// yet. The entry is marked all the same: a look that finds the file unchanged
-// asks S3 nothing unless it is, and an upload replaces what was marked.
+// underWay reports whether an attempt at the path is due anyway. Another object
+// may then be this daemon's own, of an upload that is not in the index yet. The
+// entry is marked all the same: an attempt that finds the file unchanged asks S3
+// nothing unless it is, and an upload replaces what was marked.
 func (c *remoteCheck) underWay(path string) bool {
-	w := c.source.watch
-	return w.Unsettled(path) || w.Pending(path)
+	return c.watch.Unsettled(path) || c.watch.Pending(path)
 }
 
 // differs reports whether o is not the object that e describes. A listing is
@@ -248,11 +253,6 @@ func (c *remoteCheck) differs(ctx context.Context, key string, e *state.Entry, o
 	case c.trusted && o.ETag != "":
 		return true, nil
 	}
-	return c.askWhether(ctx, key, e, o)
-}
-
-// askWhether is differs by a HEAD.
-func (c *remoteCheck) askWhether(ctx context.Context, key string, e *state.Entry, o *state.Object) (bool, error) {
 	now, err := c.head.Head(ctx, key)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
@@ -267,13 +267,13 @@ func (c *remoteCheck) askWhether(ctx context.Context, key string, e *state.Entry
 	return true, nil
 }
 
-// mark has the entries that were found looked at. One that changed since it was
+// mark makes the entries that were found suspect. One that changed since it was
 // read is left alone.
 func (c *remoteCheck) mark(ctx context.Context) error {
 	if len(c.batch) == 0 {
 		return nil
 	}
-	n, err := c.source.state.Doubt(ctx, c.batch)
+	n, err := c.state.Doubt(ctx, c.batch)
 	c.marked += n
 	c.batch = c.batch[:0]
 	return err

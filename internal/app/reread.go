@@ -26,7 +26,7 @@ const (
 // rereader reads every file of a source again within a period, in the order of
 // the index and one at a time, to find content that changed without its times.
 type rereader struct {
-	s      *source
+	s      *liveSource
 	queue  *queue.Queue
 	period time.Duration
 	may    func() bool // files may be read, and uploaded, now
@@ -43,7 +43,7 @@ type rereadCursor struct {
 }
 
 // reread runs the rereading of one source until ctx ends.
-func (g *generation) reread(ctx context.Context, s *source) error {
+func (g *generation) reread(ctx context.Context, s *liveSource) error {
 	period := g.cfg.Watch.Reread
 	if period == 0 {
 		<-ctx.Done()

@@ -34,7 +34,6 @@ type source struct {
 	flusher  *manifest.Flusher
 	watch    *watcher.Watcher
 	log      *zap.Logger
-	ledger   *ledger // nil: nobody asks
 	db       *state.DB
 	instance string
 	copies   string // of the trail, on this host
@@ -47,8 +46,6 @@ type source struct {
 	proof     proof
 	provenAt  time.Time // when the canary passed that still counts; zero: none does
 	listSkips bool      // each skip that the index alone decides gets a record
-
-	remoteAsked chan struct{} // capacity 1: a person asks for a check of the far side
 }
 
 // environment is what sources of one run share.
@@ -85,7 +82,7 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 		cfg: c, number: i, mapper: state.NewMapper(c.Prefix), db: e.db, uploads: e.metrics.uploader, runsOnce: e.runsOnce,
 		root:        rootOf(&c),
 		log:         e.log.With(zap.String("source", c.Name)),
-		remoteAsked: make(chan struct{}, 1), instance: e.cfg.Instance, copies: e.copiesOf(c.Name),
+		instance: e.cfg.Instance, copies: e.copiesOf(c.Name),
 	}
 	look, answered := e.lookAt(c)
 	s.real, s.there = look.Real, look.There

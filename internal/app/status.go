@@ -57,9 +57,9 @@ func (d *daemon) Status() admin.Status {
 }
 
 // sourceStatus is what is known of s.
-func (g *generation) sourceStatus(s *source, flights []uploader.InFlight, now time.Time) admin.SourceStatus {
+func (g *generation) sourceStatus(s *liveSource, flights []uploader.InFlight, now time.Time) admin.SourceStatus {
 	name := s.cfg.Name
-	work, dest := g.pending(s), g.pool.Destination(name)
+	work, dest := g.pending(s.source), g.pool.Destination(name)
 	watched, polled := s.watch.Directories()
 	files, bytes := s.state.Totals()
 	outcomes, failures, last := s.ledger.list()
@@ -86,7 +86,7 @@ func (g *generation) sourceStatus(s *source, flights []uploader.InFlight, now ti
 }
 
 // judge sets state, reason, since and the sentence.
-func (s *source) judge(ss *admin.SourceStatus, dest breaker.Status, work pending, now time.Time) {
+func (s *liveSource) judge(ss *admin.SourceStatus, dest breaker.Status, work pending, now time.Time) {
 	var since time.Time
 	ss.State, ss.Reason, since = s.verdict(ss, dest, now)
 	if t := s.counters.trouble.Load(); t != nil && ss.State != admin.StateUnavailable {
@@ -106,13 +106,13 @@ func (s *source) judge(ss *admin.SourceStatus, dest breaker.Status, work pending
 }
 
 // withholds reports whether missing files do not count as deleted.
-func (s *source) withholds() bool {
+func (s *liveSource) withholds() bool {
 	last := s.counters.lastScan.Load()
 	return s.watch.Replaced() || last != nil && last.Withheld > 0
 }
 
 // verdict returns what is in the way of s, an empty state for nothing.
-func (s *source) verdict(ss *admin.SourceStatus, dest breaker.Status, now time.Time) (st, reason string, since time.Time) {
+func (s *liveSource) verdict(ss *admin.SourceStatus, dest breaker.Status, now time.Time) (st, reason string, since time.Time) {
 	if ss.HungSince != nil {
 		return admin.StateUnavailable, fscheck.SilentReason, *ss.HungSince
 	}
@@ -135,7 +135,7 @@ func (s *source) verdict(ss *admin.SourceStatus, dest breaker.Status, now time.T
 }
 
 // verdictOfFiles is verdict where source, destination and trail are in order.
-func (s *source) verdictOfFiles(ss *admin.SourceStatus) (st, reason string, since time.Time) {
+func (s *liveSource) verdictOfFiles(ss *admin.SourceStatus) (st, reason string, since time.Time) {
 	switch {
 	case len(ss.Parked) > 0:
 		return admin.StateParked, parkedReason(ss.Parked), time.Time{}
@@ -302,7 +302,7 @@ func inFlightOf(source string, flights []uploader.InFlight) []admin.InFlight {
 	return list
 }
 
-func (s *source) trailStatus() admin.Trail {
+func (s *liveSource) trailStatus() admin.Trail {
 	st, err := s.flusher.Glance()
 	if err != nil {
 		st = manifest.Status{Err: err, Since: time.Now()}
@@ -323,7 +323,7 @@ func (s *source) trailStatus() admin.Trail {
 	return t
 }
 
-func (s *source) scanStatus() *admin.Scan {
+func (s *liveSource) scanStatus() *admin.Scan {
 	r := s.counters.lastScan.Load()
 	if r == nil {
 		return nil

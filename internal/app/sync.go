@@ -376,3 +376,25 @@ func (r *syncRun) note(o Outcome) {
 	r.mu.Unlock()
 	r.opts.Progress.Outcome(o)
 }
+
+// unlessHung runs a scan of s, and leaves it behind with errSilent as soon as a
+// look at s lasts longer than fscheck.HungAfter.
+func (r *syncRun) unlessHung(ctx context.Context, s *source, scan func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- scan() }()
+	root := safefs.NewRoot(s.cfg.Path, s.root.Options())
+	looked := time.NewTimer(0)
+	defer looked.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case <-looked.C:
+		}
+		err := fscheck.Within(ctx, fscheck.HungAfter, func() error { fscheck.Inside(root, watcher.MountPoints(s.real)); return nil })
+		if errors.Is(err, fscheck.ErrSilent) {
+			return err
+		}
+		looked.Reset(fscheck.Pause)
+	}
+}

@@ -20,6 +20,13 @@ import (
 // answer must hold up neither a start nor a reload.
 const pathBound = 5 * time.Second
 
+// A source is checked each Pause; a check that lasts longer than HungAfter makes
+// it hung.
+const (
+	Pause     = 10 * time.Second
+	HungAfter = 30 * time.Second
+)
+
 // Checker checks the paths of a configuration. A check that does not end in time
 // is left behind and not begun again until it has ended. The zero value is ready;
 // its methods may be called concurrently.
