@@ -111,7 +111,7 @@ func (g *generation) rescan(name string, remote, confirm bool) error {
 	}
 	s := picked[0]
 	if remote {
-		if err := s.remote.request(); err != nil {
+		if err := s.remote.Request(); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/s3syncd/s3syncd/internal/listing"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
@@ -47,7 +48,7 @@ func (s *source) viewBucket(ctx context.Context) *bucketView {
 	go func() {
 		defer close(v.ended)
 		defer close(v.listed)
-		v.err = listData(ctx, s.store, s.mapper, func(o state.Object) error {
+		v.err = listing.ListData(ctx, s.store, s.mapper, func(o state.Object) error {
 			select {
 			case v.listed <- o.Key:
 				return nil

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/host"
+	"github.com/s3syncd/s3syncd/internal/listing"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
@@ -28,7 +29,7 @@ type liveSource struct {
 	*source
 
 	ledger *ledger
-	remote *remoteChecks
+	remote *listing.Checks
 }
 
 // queueLimit is how many paths of one source may wait in the queue. What does
@@ -73,7 +74,7 @@ func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigg
 			return nil, fmt.Errorf("source %s: %w", s.cfg.Name, err)
 		}
 		g.metrics.wrongKey.WithLabelValues(s.cfg.Name) // There from the start.
-		g.sources = append(g.sources, &liveSource{source: s, ledger: d.ledgers.of(s.cfg), remote: newRemoteChecks(remoteOptions{
+		g.sources = append(g.sources, &liveSource{source: s, ledger: d.ledgers.of(s.cfg), remote: listing.New(listing.Options{
 			Store: s.store, State: s.state, DB: s.db, Watch: s.watch, Mapper: s.mapper, Log: s.log,
 			Key: fmt.Sprintf("remote-check/%s/%s/%s", s.cfg.Bucket, s.cfg.Prefix, s.firstPath()),
 		})})
@@ -176,7 +177,7 @@ func (g *generation) run(ctx context.Context) (next *plan, err error) {
 		stages.Stage{Name: "departed", Run: g.closeDeparted},
 		stages.Stage{Name: "credentials", Run: g.keepCredentials},
 		stages.Stage{Name: "remote", Run: g.each(func(ctx context.Context, s *liveSource) error {
-			s.remote.run(ctx, g.cfg.Watch.RemoteCheckInterval, func() error { return g.inService(s) })
+			s.remote.Run(ctx, g.cfg.Watch.RemoteCheckInterval, func() error { return g.inService(s) })
 			return nil
 		})},
 		stages.Stage{Name: "hung", Run: g.each(g.followHung)},

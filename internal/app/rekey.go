@@ -16,6 +16,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/host"
+	"github.com/s3syncd/s3syncd/internal/listing"
 	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
@@ -339,7 +340,7 @@ type eachObject func(ctx context.Context, path, key string, size int64, known *s
 func (f *finder) run(ctx context.Context, each eachObject) error {
 	past := f.source.readPast(ctx, f.state)
 	defer past.stop()
-	err := listData(ctx, f.source.store, f.source.mapper, func(o state.Object) error {
+	err := listing.ListData(ctx, f.source.store, f.source.mapper, func(o state.Object) error {
 		f.listed++
 		path, ok := f.source.mapper.Path(o.Key)
 		if !ok {
@@ -389,7 +390,7 @@ func (f *finder) runIndex(ctx context.Context, each eachObject) error {
 	var buf []state.Item
 	for after := ""; ; after = buf[len(buf)-1].Path {
 		var err error
-		if buf, err = f.state.Range(after, indexChunk, buf[:0]); err != nil {
+		if buf, err = f.state.Range(after, listing.Chunk, buf[:0]); err != nil {
 			return fmt.Errorf("read the index: %w", err)
 		}
 		for i := range buf {
@@ -397,7 +398,7 @@ func (f *finder) runIndex(ctx context.Context, each eachObject) error {
 				return err
 			}
 		}
-		if len(buf) < indexChunk {
+		if len(buf) < listing.Chunk {
 			return nil
 		}
 	}

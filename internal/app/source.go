@@ -80,8 +80,8 @@ func (e *environment) openSource(ctx context.Context, i int) (*source, error) {
 	c := e.cfg.Sources[i]
 	s := &source{
 		cfg: c, number: i, mapper: state.NewMapper(c.Prefix), db: e.db, uploads: e.metrics.uploader, runsOnce: e.runsOnce,
-		root:        rootOf(&c),
-		log:         e.log.With(zap.String("source", c.Name)),
+		root:     rootOf(&c),
+		log:      e.log.With(zap.String("source", c.Name)),
 		instance: e.cfg.Instance, copies: e.copiesOf(c.Name),
 	}
 	look, answered := e.lookAt(c)

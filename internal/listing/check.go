@@ -1,4 +1,4 @@
-package app
+package listing
 
 import (
 	"context"
@@ -31,14 +31,14 @@ var errListDenied = errors.New("s3:ListBucket is not granted for this prefix: th
 
 // remoteChecks compares the bucket of one source with its index: once per
 // interval, and on request.
-type remoteChecks struct {
-	remoteOptions
+type Checks struct {
+	Options
 
 	asked chan struct{} // capacity 1
 }
 
 // remoteOptions are what the checks of one source need.
-type remoteOptions struct {
+type Options struct {
 	Store  *s3store.Store
 	State  *state.Source
 	DB     *state.DB
@@ -48,13 +48,13 @@ type remoteOptions struct {
 	Log    *zap.Logger
 }
 
-func newRemoteChecks(o remoteOptions) *remoteChecks {
-	return &remoteChecks{remoteOptions: o, asked: make(chan struct{}, 1)}
+func New(o Options) *Checks {
+	return &Checks{Options: o, asked: make(chan struct{}, 1)}
 }
 
 // request asks for a check and returns at once. Requests that arrive during one
 // merge into one more. It fails when listing is known to be refused.
-func (c *remoteChecks) request() error {
+func (c *Checks) Request() error {
 	if c.Store.Capabilities().ListDenied {
 		return errListDenied
 	}
@@ -67,7 +67,7 @@ func (c *remoteChecks) request() error {
 
 // run checks until ctx ends, and only while ready returns nil. Without an
 // interval it checks on request only.
-func (c *remoteChecks) run(ctx context.Context, interval time.Duration, ready func() error) {
+func (c *Checks) Run(ctx context.Context, interval time.Duration, ready func() error) {
 	var next time.Time // zero: only on request
 	if interval > 0 {
 		next = c.first(ctx, time.Now(), interval)
@@ -98,7 +98,7 @@ func (c *remoteChecks) run(ctx context.Context, interval time.Duration, ready fu
 
 // await returns true when a check is asked for, or due at next, and false when
 // ctx ended. A zero next is never.
-func (c *remoteChecks) await(ctx context.Context, next time.Time) bool {
+func (c *Checks) await(ctx context.Context, next time.Time) bool {
 	var due <-chan time.Time
 	if !next.IsZero() {
 		t := time.NewTimer(time.Until(next))
@@ -120,7 +120,7 @@ func spread(d time.Duration) time.Duration {
 
 // first returns when the next check is due: an interval after the last one of any
 // run. Where there was none the interval begins now.
-func (c *remoteChecks) first(ctx context.Context, now time.Time, interval time.Duration) time.Time {
+func (c *Checks) first(ctx context.Context, now time.Time, interval time.Duration) time.Time {
 	b, err := c.DB.Meta(c.Key)
 	var last time.Time
 	if err == nil && b != nil {
@@ -141,7 +141,7 @@ func (c *remoteChecks) first(ctx context.Context, now time.Time, interval time.D
 }
 
 // keep remembers over restarts when a check ended.
-func (c *remoteChecks) keep(ctx context.Context, now time.Time) {
+func (c *Checks) keep(ctx context.Context, now time.Time) {
 	if err := c.DB.SetMeta(ctx, c.Key, []byte(now.UTC().Format(time.RFC3339Nano))); err != nil {
 		c.Log.Warn("the time of this remote check was not kept, the next start counts from an earlier one", zap.Error(err))
 	}
@@ -150,7 +150,7 @@ func (c *remoteChecks) keep(ctx context.Context, now time.Time) {
 // check compares the bucket's listing with the index. What is missing or was
 // replaced is marked, and a scan is asked for that has it put back. An error
 // leaves marked what was found until then.
-func (c *remoteChecks) check(ctx context.Context) error {
+func (c *Checks) check(ctx context.Context) error {
 	if c.Store.Capabilities().ListDenied {
 		return errListDenied
 	}

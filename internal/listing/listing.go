@@ -1,4 +1,5 @@
-package app
+// Package listing compares what a bucket lists with what the index holds.
+package listing
 
 import (
 	"cmp"
@@ -13,7 +14,7 @@ import (
 
 const (
 	// IndexChunk is how many entries are read in one short transaction.
-	indexChunk = 4096
+	Chunk = 4096
 	// OddChunk bounds how many entries whose keys stand elsewhere than their
 	// paths are held at once.
 	oddChunk = 16_384
@@ -42,7 +43,7 @@ type ranger interface {
 // with what stood there before.
 func compareListing(ctx context.Context, l lister, x ranger, m state.Mapper, each func(key string, it state.Item, o *state.Object) error) (listed int64, err error) {
 	g := merging{cur: newKeyCursor(x, m), each: each}
-	if err = listData(ctx, l, m, g.object); err == nil {
+	if err = ListData(ctx, l, m, g.object); err == nil {
 		err = g.before("")
 	}
 	return g.listed, err
@@ -53,7 +54,7 @@ var errTrail = errors.New("the trail begins")
 
 // listData lists everything under the mapper's prefix but the trail, which is
 // left out unlisted.
-func listData(ctx context.Context, l lister, m state.Mapper, fn func(state.Object) error) error {
+func ListData(ctx context.Context, l lister, m state.Mapper, fn func(state.Object) error) error {
 	trail := m.TrailPrefix()
 	data := func(o state.Object) error {
 		if len(o.Key) > len(trail) && strings.HasPrefix(o.Key, trail) {
@@ -235,13 +236,13 @@ var errIndexEnd = errors.New("the index ends")
 // chunk calls fn for the next entries after *after, and moves it behind them.
 func (c *keyCursor) chunk(after *string, fn func(*state.Item)) error {
 	var err error
-	if c.buf, err = c.index.Range(*after, indexChunk, c.buf[:0]); err != nil {
+	if c.buf, err = c.index.Range(*after, Chunk, c.buf[:0]); err != nil {
 		return fmt.Errorf("read the index: %w", err)
 	}
 	for i := range c.buf {
 		fn(&c.buf[i])
 	}
-	if len(c.buf) < indexChunk {
+	if len(c.buf) < Chunk {
 		return errIndexEnd
 	}
 	*after = c.buf[len(c.buf)-1].Path

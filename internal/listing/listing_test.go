@@ -1,4 +1,4 @@
-package app
+package listing
 
 import (
 	"context"
@@ -244,7 +244,7 @@ func TestRestartsDoNotPostponeTheCheckOfTheFarSide(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	s := newRemoteChecks(remoteOptions{DB: db, Key: "remote-check/b/p//data", Log: zap.NewNop()})
+	s := New(Options{DB: db, Key: "remote-check/b/p//data", Log: zap.NewNop()})
 	const interval = 10 * time.Hour
 	start := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 	for _, row := range []struct{ after, least, most time.Duration }{
@@ -270,14 +270,14 @@ func TestRequestsForACheckOfTheFarSideMerge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newRemoteChecks(remoteOptions{Store: store})
+	s := New(Options{Store: store})
 	for range 3 {
-		if err := s.request(); err != nil {
+		if err := s.Request(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		s := newRemoteChecks(remoteOptions{})
+		s := New(Options{})
 		s.asked <- struct{}{}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Hour)
 		defer cancel()
@@ -300,7 +300,7 @@ func TestRequestsForACheckOfTheFarSideMerge(t *testing.T) {
 	if !store.Restore(denied) {
 		t.Fatal("the capabilities were not taken up")
 	}
-	if err := s.request(); !errors.Is(err, errListDenied) {
+	if err := s.Request(); !errors.Is(err, errListDenied) {
 		t.Errorf("request without the right to list = %v, want %v", err, errListDenied)
 	}
 	if err := s.check(t.Context()); !errors.Is(err, errListDenied) {
@@ -342,14 +342,5 @@ func TestWhatIsWrittenDuringTheCheckIsLeftOut(t *testing.T) {
 	}
 	if c.missing != 0 || len(c.batch) != 0 {
 		t.Errorf("%d missing, %+v to mark, want none", c.missing, c.batch)
-	}
-}
-
-func TestDoubtedFilesAreLookedAtByEveryScan(t *testing.T) {
-	for doubted, want := range map[bool]bool{true: true, false: false} {
-		k := known(state.Item{Path: "p", Entry: state.Entry{Stored: true, Doubted: doubted}})
-		if k.Recheck != want {
-			t.Errorf("doubted %v: Look = %v, want %v", doubted, k.Recheck, want)
-		}
 	}
 }
