@@ -12,15 +12,12 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
-	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
@@ -116,7 +113,7 @@ func (c *sourceCounters) goneSince() time.Time {
 // by one, the files that it found unchanged are counted there.
 func (s *source) onScan(r watcher.ScanResult) {
 	s.counters.lastScan.Store(&r)
-	s.uploads.AddUnchanged(s.cfg.Name, r.Unchanged)
+	s.run.metrics.uploader.AddUnchanged(s.cfg.Name, r.Unchanged)
 	note := state.ScanNote{
 		Trigger: r.Trigger, Start: r.Start, End: r.End, Complete: r.Complete,
 		Files: r.Files, New: r.New, Changed: r.Changed, Unchanged: r.Unchanged, Gone: r.Gone,
@@ -128,7 +125,7 @@ func (s *source) onScan(r watcher.ScanResult) {
 	defer cancel()
 	err := s.state.AddScan(ctx, note)
 	unlisted := r.Unchanged
-	if s.listSkips {
+	if s.run.listSkips {
 		unlisted = s.counters.unlisted.Swap(0)
 	}
 	if unlisted > 0 {
@@ -150,22 +147,6 @@ func ignoreFiles(found []ignore.File) (list []state.IgnoreFile, omitted int64) {
 		list = append(list, n)
 	}
 	return list, int64(len(found) - len(list))
-}
-
-// listSkip returns what lists the files that the index alone shows as unchanged
-// to a scan of the daemon. While too many records are unpublished, or the disk
-// takes no more, they are counted instead.
-func (g *generation) listSkip(ctx context.Context, s *source, skips *manifest.SkipWriter) func(scan.Known, safefs.Stat, archive.Trigger) {
-	return func(k scan.Known, st safefs.Stat, trigger archive.Trigger) {
-		if s.unpublishedRecords() >= g.cfg.Manifest.MaxUnpublished {
-			s.counters.unlisted.Add(1)
-			return
-		}
-		r := s.skipRecord(k, st, trigger, g.cfg.Instance)
-		if err := skips.Write(ctx, r); err != nil && s.counters.unlisted.Add(1) == 1 {
-			s.log.Warn("unchanged files are counted instead of listed", zap.Error(err))
-		}
-	}
 }
 
 // onAvailable puts into the trail that the source went away or came back.
@@ -190,21 +171,15 @@ func (s *source) onAvailable(ok bool, reason string) {
 }
 
 // skipRecord is the record of a file that the index alone shows as unchanged.
-func (s *source) skipRecord(k scan.Known, st safefs.Stat, trigger archive.Trigger, instance string) state.Record {
+func (s *source) skipRecord(k scan.Known, st safefs.Stat, trigger archive.Trigger) state.Record {
 	key, _ := s.mapper.Key(k.Path) // It was uploaded under this key: it is one.
 	r := state.Record{
 		S3Key: key, S3URI: "s3://" + s.cfg.Bucket + "/" + key, SizeBytes: &st.Size,
 		Status: state.StatusSkipped, Timestamp: state.FormatTime(s.store.Now()),
-		Basis: state.BasisIndex, Trigger: trigger, Source: s.cfg.Name, Instance: instance,
+		Basis: state.BasisIndex, Trigger: trigger, Source: s.cfg.Name, Instance: s.run.cfg.Instance,
 	}
 	r.SetPath(s.cfg.Path + "/" + k.Path)
 	return r
-}
-
-// full reports whether so many records wait to be published that nothing more is
-// uploaded: there is no upload without a trail.
-func (s *source) full(cfg *config.Config) bool {
-	return s.unpublishedRecords() >= cfg.Manifest.MaxUnpublished || s.stateTrouble(cfg.StateDir) != nil
 }
 
 // stateReserve is how much room the state's file system must have for an upload
@@ -224,21 +199,18 @@ var errStateFull = errors.New("no room")
 // well. It is asked for every file, and looks at most once a second: a disk that
 // has failed is tried by a small change, and what waited for it is let go as
 // soon as that is durable. The log says so once each time that it begins or ends.
-func (s *source) stateTrouble(dir string) *trouble {
+func (s *source) stateTrouble() *trouble {
 	now, last := time.Now(), s.counters.diskSeenAt.Load()
 	if now.UnixNano()-last < int64(time.Second) || !s.counters.diskSeenAt.CompareAndSwap(last, now.UnixNano()) {
 		return s.counters.trouble.Load()
 	}
 	before := s.counters.trouble.Load()
-	err := stateFault(s.db)
+	err := stateFault(s.run.db)
 	if err == nil {
 		s.counters.trouble.Store(nil)
 		if before != nil {
 			s.log.Info("the state can be written again, uploads go on", zap.Duration("after", now.Sub(before.since)))
-			s.flusher.Retry()
-			if p := s.pool.Load(); p != nil {
-				p.Release(s.cfg.Name)
-			}
+			s.release()
 		}
 		return nil
 	}
@@ -247,7 +219,7 @@ func (s *source) stateTrouble(dir string) *trouble {
 		t.since = before.since
 	} else {
 		s.log.Error("the state cannot be written: uploads pause until it can be, changes are still watched",
-			zap.String("state_dir", dir), zap.Error(err))
+			zap.String("state_dir", s.run.cfg.StateDir), zap.Error(err))
 	}
 	s.counters.trouble.Store(t)
 	return t
@@ -264,14 +236,6 @@ func stateFault(db *state.DB) error {
 	ctx, cancel := context.WithTimeout(context.Background(), noteTimeout)
 	defer cancel()
 	return db.Try(ctx)
-}
-
-// after takes in how a look at one of the source's files ended.
-func (s *source) after(o uploader.Outcome) {
-	s.counters.ended.Add(1)
-	if o.Status != "" {
-		s.flusher.Nudge()
-	}
 }
 
 // unpublishedRecords is how many records no acknowledged manifest holds. It

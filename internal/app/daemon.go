@@ -25,24 +25,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// drainTime and publishTime are what StandardGrace says of a run of the daemon,
-// and what a sync gives its uploads and, at least, its last documents.
-const (
-	drainTime   = 25 * time.Second
-	publishTime = 20 * time.Second
-)
-
-// Grace bounds an orderly end: Drain is how long uploads that are under way may
-// go on, Publish how long the last documents of the trail may take after that.
-// What is not done by then is durable and done by the next start.
-type Grace struct{ Drain, Publish time.Duration }
-
-// StandardGrace is that of the service: its unit allows for more than both.
-func StandardGrace() Grace { return Grace{Drain: drainTime, Publish: publishTime} }
-
-// total is after how long a stage that does not stop is left behind.
-func (g Grace) total() time.Duration { return g.Drain + g.Publish + 10*time.Second }
-
 // Options are what the daemon needs from outside.
 type Options struct {
 	// Load reads the configuration, at the start and again for each hang-up.
@@ -288,39 +270,4 @@ func (d *daemon) statusLine(settling bool) string {
 	default:
 		return strings.TrimSuffix("starting: "+line, ": ")
 	}
-}
-
-// openState opens the state directory of cfg and says what it found.
-func openState(cfg *config.Config, c *clock, log *zap.Logger) (*state.DB, error) {
-	db, err := state.Open(cfg.StateDir, state.Options{
-		Instance: cfg.Instance, MachineID: host.MachineID(), Log: log.Named("state"), Now: c.now,
-	})
-	if locked, ok := errors.AsType[*state.LockedError](err); ok {
-		busy := &busyError{locked: locked}
-		return nil, busy.advise("ask a running daemon with 's3syncd rescan', or give this run a state directory of its own")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open the state in %s: %w", cfg.StateDir, err)
-	}
-	if r := db.Report(); r.SetAside != "" {
-		log.Error("the state was damaged; it is kept, a new one begins, the index is rebuilt from S3 without uploading again",
-			zap.String("kept", r.SetAside))
-	}
-	return db, nil
-}
-
-// busyError says that another process holds the state, and what to do.
-type busyError struct {
-	locked *state.LockedError
-	advice string
-}
-
-func (e *busyError) Error() string { return e.locked.Error() + ": " + e.advice }
-
-// Unwrap returns what the state said.
-func (e *busyError) Unwrap() error { return e.locked }
-
-// advise returns e with other advice.
-func (e *busyError) advise(advice string) *busyError {
-	return &busyError{locked: e.locked, advice: advice}
 }

@@ -23,7 +23,7 @@ import (
 // closeDeparted ends the chains of sources that left the configuration. It keeps
 // trying until ctx ends; nothing else waits for it.
 func (g *generation) closeDeparted(ctx context.Context) error {
-	d := departures{environment: &g.environment, sources: g.plain()}
+	d := departures{environment: g.environment, sources: g.pipeline.sources}
 	for wait := departedRetry; ; wait = min(2*wait, departedRetryMost) {
 		if d.closeAll(ctx) {
 			<-ctx.Done()
@@ -109,10 +109,6 @@ func (d departures) isOpen(ctx context.Context, k state.SourceKey) (bool, error)
 	return strings.TrimPrefix(string(closed), givenUp) != ch.ID, err
 }
 
-// givenUp stands before the chain's name in the state where nothing is left to
-// close it in.
-const givenUp = "given-up:"
-
 // bucketGone reports whether err says that the bucket does not exist.
 func bucketGone(err error) bool {
 	e, ok := errors.AsType[*state.Error](err)
@@ -134,16 +130,6 @@ func (d departures) giveUp(ctx context.Context, k state.SourceKey, cause error) 
 	return d.db.SetMeta(context.WithoutCancel(ctx), closedKey(k), []byte(givenUp+ch.ID))
 }
 
-// takeUp forgets that the chain of s was given up: its source is configured again.
-func (e *environment) takeUp(ctx context.Context, s *source) error {
-	key := closedKey(s.state.Key())
-	closed, err := e.db.Meta(key)
-	if err != nil || !strings.HasPrefix(string(closed), givenUp) {
-		return err
-	}
-	return e.db.SetMeta(ctx, key, nil)
-}
-
 // why is the event with which the chain of a source that left ends.
 func (d departures) why(src *state.Source) state.Note {
 	for _, s := range d.sources {
@@ -162,8 +148,8 @@ func (d departures) closeOne(ctx context.Context, k state.SourceKey) error {
 		return err
 	}
 	env := environment{
-		cfg: cfg, db: d.db, log: d.log, build: d.build, queue: queue.New(1), grace: d.grace, direct: true, of: &k,
-		metrics: newMetrics(prometheus.NewPedanticRegistry(), d.build, d.db, func() []snapshot { return nil }),
+		cfg: cfg, db: d.db, log: d.log, program: d.program, queue: queue.New(1), grace: d.grace, removed: &k,
+		metrics: newMetrics(prometheus.NewPedanticRegistry(), d.program, d.db, func() []snapshot { return nil }),
 	}
 	s, err := env.openSource(ctx, 0)
 	if err != nil {
@@ -183,18 +169,18 @@ func (d departures) closeOne(ctx context.Context, k state.SourceKey) error {
 		if err := s.flusher.Flush(ctx, manifest.ReasonFlush); err != nil {
 			return err
 		}
-		return errors.Join(env.closed(ctx, s), s.flusher.Close())
+		return errors.Join(s.closed(ctx), s.flusher.Close())
 	}
 	if err := s.flusher.Begin(ctx, d.db.Report()); err != nil {
 		return err
 	}
-	if err := s.abortUploads(ctx); err != nil {
+	if err := abortUploads(ctx, s); err != nil {
 		return err
 	}
 	if err := s.state.AddNote(ctx, d.why(s.state)); err != nil {
 		return err
 	}
-	return errors.Join(env.closeChain(ctx, s), s.flusher.Close())
+	return errors.Join(s.closeChain(ctx), s.flusher.Close())
 }
 
 // lastConfig returns the configuration that the source was last archived with,
@@ -252,7 +238,7 @@ func (d departures) unlike(cfg *config.Config, k state.SourceKey, path string) s
 
 // abortUploads gives up the multipart uploads that the source has open: nobody
 // goes on with them. One that may not be aborted is left to the bucket's rule.
-func (s *source) abortUploads(ctx context.Context) error {
+func abortUploads(ctx context.Context, s *source) error {
 	intents, err := s.state.Intents()
 	if err != nil {
 		return err

@@ -42,7 +42,7 @@ var errNoListing = errors.New("S3 did not answer in time")
 var errUnsaid = errors.New("s3:ListBucket is not granted")
 
 // viewBucket begins a listing of what stands below the prefix of s.
-func (s *source) viewBucket(ctx context.Context) *bucketView {
+func viewBucket(ctx context.Context, s *source) *bucketView {
 	ctx, cancel := context.WithCancel(ctx)
 	v := &bucketView{source: s, listed: make(chan string, listPage), ended: make(chan struct{}), cancel: cancel}
 	go func() {
@@ -136,7 +136,7 @@ type forecaster struct {
 
 // forecast connects to the bucket of s. It makes no request yet.
 func (p *planner) forecast(ctx context.Context, s *source) *forecaster {
-	f := &forecaster{planner: p, source: s.uploaderSource(s.instance), bucket: s.viewBucket(ctx)}
+	f := &forecaster{planner: p, source: s.uploads(), bucket: viewBucket(ctx, s)}
 	if !s.store.Resolved() {
 		// Which key is behind the alias is found out by a write alone.
 		f.source.Accept = func(o state.Object) archive.KeyVerdict {

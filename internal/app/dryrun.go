@@ -10,7 +10,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
@@ -64,23 +63,21 @@ type planner struct {
 
 func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger, m *watcher.Metrics) error {
 	c := p.opts.Config.Sources[i]
-	env := environment{cfg: p.opts.Config, log: log, metrics: &metrics{watcher: m, s3store: s3store.NewMetrics(prometheus.NewPedanticRegistry())}}
-	s := &source{
-		cfg: c, number: i, instance: p.opts.Config.Instance, mapper: state.NewMapper(c.Prefix), db: db,
-		real: fscheck.RealPath(c.Path), log: log.With(zap.String("source", c.Name)),
-		root: rootOf(&c),
+	env := environment{
+		cfg: p.opts.Config, db: db, log: log, dry: true,
+		metrics: &metrics{watcher: m, s3store: s3store.NewMetrics(prometheus.NewPedanticRegistry())},
 	}
-	var known scan.Index = noIndex{}
-	if db != nil {
-		st, err := continued(ctx, db, state.SourceKey{Bucket: c.Bucket, Prefix: c.Prefix, RealPath: s.real})
-		if err != nil {
-			return err
-		}
-		s.state, known = st, &index{state: st}
-	}
-	ask, err := p.asker(ctx, &env, s)
+	s, err := env.connect(ctx, i, env.storeOptions(c, log.With(zap.String("source", c.Name))))
 	if err != nil {
 		return err
+	}
+	var known scan.Index = noIndex{}
+	if s.state != nil {
+		known = &index{state: s.state}
+	}
+	var ask *forecaster // nil: S3 is not asked
+	if p.asks {
+		ask = p.forecast(ctx, s)
 	}
 	w := env.watchOptions(s)
 	w.OnScan, w.OnAvailable, w.OnMemory = func(watcher.ScanResult) {}, func(bool, string) {}, nil
@@ -103,23 +100,6 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 		p.sum.Plan.Silent = append(p.sum.Plan.Silent, fmt.Sprintf("source %s: %v", c.Name, silent))
 	}
 	return err
-}
-
-// asker returns what asks S3 about the files of s, nil where nobody wants to.
-func (p *planner) asker(ctx context.Context, env *environment, s *source) (*forecaster, error) {
-	if !p.asks {
-		return nil, nil //nolint:nilnil // As it says.
-	}
-	var err error
-	if s.store, err = s3store.Open(ctx, env.storeOptions(s.cfg, s.log)); err != nil {
-		return nil, err
-	}
-	if s.db != nil {
-		if err := s.recallCapabilities(); err != nil {
-			return nil, err
-		}
-	}
-	return p.forecast(ctx, s), nil
 }
 
 // The requests of one canary, and how many objects one LIST returns.

@@ -49,9 +49,9 @@ type ending struct {
 }
 
 // newEndings returns what is known of the chains beside that of s.
-func newEndings(s *source, instance string) *endings {
+func newEndings(s *source) *endings {
 	return &endings{
-		trail: manifest.NewTrail(s.store, s.mapper.Prefix()), instance: instance, taken: s.cfg.TakesOver, now: s.store.Now, log: s.log,
+		trail: manifest.NewTrail(s.store, s.mapper.Prefix()), instance: s.run.cfg.Instance, taken: s.cfg.TakesOver, now: s.store.Now, log: s.log,
 		known: map[string]ending{},
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/listing"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
@@ -32,18 +32,14 @@ type liveSource struct {
 	remote *listing.Checks
 }
 
-// queueLimit is how many paths of one source may wait in the queue. What does
-// not fit waits in the watcher, or is found by the next scan.
-const queueLimit = 100_000
-
 // generation is the pipeline of one configuration, from its start to the stop
 // or the reload that replaces it.
 type generation struct {
-	environment
+	*pipeline
+
 	d       *daemon
 	trigger archive.Trigger
 	sources []*liveSource
-	pool    *uploader.Pool
 	perFile *zap.Logger
 	changed []string      // keys that differ from the generation before
 	next    *plan         // set by a reload before it stops this generation
@@ -57,110 +53,64 @@ func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigg
 	if err != nil {
 		return nil, err
 	}
+	d.metrics.configured(cfg, b)
+	e := &environment{
+		cfg: cfg, db: d.db, log: d.log, metrics: d.metrics, program: d.build, queue: queue.New(queueLimit), clock: d.clock,
+		grace: d.opts.Grace, found: p.at, budget: b, keysMoved: make(chan struct{}, 1), listSkips: cfg.Manifest.ListSkipped == "all",
+	}
 	g := &generation{
-		environment: environment{
-			cfg: cfg, db: d.db, log: d.log, metrics: d.metrics, build: d.build, queue: queue.New(queueLimit),
-			grace: d.opts.Grace, found: p.at, budget: b, keysMoved: make(chan struct{}, 1),
-		},
 		d: d, trigger: trigger, perFile: sampled(d.log.Named("file")), leaving: make(chan struct{}), hurried: make(chan struct{}),
 	}
-	d.metrics.configured(cfg, b)
-	for i := range cfg.Sources {
-		s, err := g.openSource(ctx, i)
-		if err != nil {
-			return nil, err
-		}
-		if err := g.watchSource(ctx, s); err != nil {
-			return nil, fmt.Errorf("source %s: %w", s.cfg.Name, err)
-		}
-		g.metrics.wrongKey.WithLabelValues(s.cfg.Name) // There from the start.
-		g.sources = append(g.sources, &liveSource{source: s, ledger: d.ledgers.of(s.cfg), remote: listing.New(listing.Options{
-			Store: s.store, State: s.state, DB: s.db, Watch: s.watch, Mapper: s.mapper, Log: s.log,
-			Key: fmt.Sprintf("remote-check/%s/%s/%s", s.cfg.Bucket, s.cfg.Prefix, s.firstPath()),
-		})})
+	ledgers := map[string]*ledger{}
+	for _, s := range cfg.Sources {
+		ledgers[s.Name] = d.ledgers.of(s)
 	}
-	pool, err := uploader.New(g.queue, g.uploaderSources(), g.poolOptions()) //nolint:contextcheck // Paused is asked long after this call.
+	g.pipeline, err = e.build(ctx, parts{
+		watch: func(s *source, o *watcher.Options, _ *sink) {
+			if e.listSkips {
+				o.OnSame = listSkip(context.WithoutCancel(ctx), s)
+			}
+		},
+		pool: func(o *uploader.Options) { o.Hurry = g.hurried },
+		ended: func(_ *source, o uploader.Outcome) {
+			ledgers[o.Source].add(o, time.Now().UTC())
+			g.logOutcome(o)
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
-	g.pool = pool
-	d.clock.follow(g.plain())
-	for _, s := range g.sources {
-		s.pool.Store(pool)
+	for _, s := range g.pipeline.sources {
+		g.metrics.wrongKey.WithLabelValues(s.cfg.Name) // There from the start.
+		g.sources = append(g.sources, &liveSource{source: s, ledger: ledgers[s.cfg.Name], remote: listing.New(listing.Options{
+			Store: s.store, State: s.state, DB: e.db, Watch: s.watch, Mapper: s.mapper, Log: s.log,
+			Key: fmt.Sprintf("remote-check/%s/%s/%s", s.cfg.Bucket, s.cfg.Prefix, s.firstPath()),
+		})})
 	}
 	return g, nil
 }
 
-// plain are the sources as any run has them.
-func (g *generation) plain() []*source {
-	list := make([]*source, len(g.sources))
-	for i, s := range g.sources {
-		list[i] = s.source
+// listSkip returns what lists the files that the index alone shows as unchanged
+// to a scan of the daemon. While too many records are unpublished, or the disk
+// takes no more, they are counted instead.
+func listSkip(ctx context.Context, s *source) func(scan.Known, safefs.Stat, archive.Trigger) {
+	skips := s.flusher.Skips()
+	return func(k scan.Known, st safefs.Stat, trigger archive.Trigger) {
+		if s.unpublishedRecords() >= s.run.cfg.Manifest.MaxUnpublished {
+			s.counters.unlisted.Add(1)
+			return
+		}
+		r := s.skipRecord(k, st, trigger)
+		if err := skips.Write(ctx, r); err != nil && s.counters.unlisted.Add(1) == 1 {
+			s.log.Warn("unchanged files are counted instead of listed", zap.Error(err))
+		}
 	}
-	return list
 }
 
 // close gives back what the sources hold once nothing uses them any more.
 func (g *generation) close() {
 	for _, s := range g.sources {
 		s.store.Close()
-	}
-}
-
-func (g *generation) uploaderSources() []uploader.Source {
-	var list []uploader.Source
-	for _, s := range g.sources {
-		list = append(list, s.uploaderSource(g.cfg.Instance))
-	}
-	return list
-}
-
-func (e *environment) poolOptions() uploader.Options {
-	u := e.cfg.Upload
-	return uploader.Options{
-		Workers: e.budget.Workers, PartSize: u.PartSize, SinglePutMax: u.SinglePutMax,
-		MemoryLimit: e.budget.Buffers, BandwidthLimit: u.BandwidthLimit, Drain: e.grace.Drain,
-		Log: e.log.Named("uploader"), Metrics: e.metrics.uploader,
-	}
-}
-
-func (g *generation) poolOptions() uploader.Options {
-	o := g.environment.poolOptions()
-	o.Paused = func(name string) bool {
-		i := slices.IndexFunc(g.sources, func(s *liveSource) bool { return s.cfg.Name == name })
-		return g.sources[i].full(g.cfg)
-	}
-	o.OnOutcome = g.onOutcome
-	o.Hurry = g.hurried
-	o.ListSkips = g.cfg.Manifest.ListSkipped == "all"
-	return o
-}
-
-// watchSource gives s its watcher.
-func (g *generation) watchSource(ctx context.Context, s *source) error {
-	o := g.watchOptions(s)
-	if g.cfg.Manifest.ListSkipped == "all" {
-		skips := s.flusher.Skips()
-		s.listSkips, o.OnSame = true, g.listSkip(context.WithoutCancel(ctx), s, skips)
-	}
-	w, err := watcher.New(sink{source: s.cfg.Name, queue: g.queue}, &index{state: s.state}, o)
-	if err != nil {
-		return err
-	}
-	s.watch = w
-	return nil
-}
-
-func (e *environment) watchOptions(s *source) watcher.Options {
-	w := e.cfg.Watch
-	return watcher.Options{
-		Source: s.cfg.Name, Root: s.root, Settle: s.cfg.Settle, MaxDelay: s.cfg.MaxDelay,
-		RescanInterval: w.RescanInterval, PollInterval: w.PollInterval,
-		Include: s.cfg.Include, Exclude: s.cfg.Exclude, IgnoreFiles: s.cfg.IgnoreFiles,
-		Hardlinks: safefs.LinkPolicy(s.cfg.Hardlinks), Reserved: state.ReservedDir, TooDeep: s.mapper.TooDeep,
-		Mirror: s.cfg.Deletes == archive.DeletesMirror, MaxDeletes: s.cfg.MaxDeletes,
-		OnScan: s.onScan, OnAvailable: s.onAvailable, OnMemory: s.remember, Memory: s.recall(),
-		Log: e.log, Metrics: e.metrics.watcher,
 	}
 }
 
@@ -214,32 +164,10 @@ func (g *generation) each(fn func(context.Context, *liveSource) error) func(cont
 func (g *generation) beginChains(ctx context.Context) error {
 	return g.each(func(ctx context.Context, s *liveSource) error {
 		if g.trigger == archive.TriggerHangup {
-			return g.beginChain(ctx, s.source, state.NoteReload, reloadDetail(g.build.Version, s.cfg.Name, g.changed))
+			return s.beginChain(ctx, state.NoteReload, reloadDetail(g.program.Version, s.cfg.Name, g.changed))
 		}
-		return g.beginChain(ctx, s.source, state.NoteStart, g.build.Version)
+		return s.beginChain(ctx, state.NoteStart, g.program.Version)
 	})(ctx)
-}
-
-// beginChain makes sure that s has a chain and notes in it how this run began.
-func (e *environment) beginChain(ctx context.Context, s *source, kind state.NoteKind, detail string) error {
-	if err := s.flusher.Begin(ctx, e.db.Report()); err != nil {
-		return err
-	}
-	if err := e.takeUp(ctx, s); err != nil {
-		return err
-	}
-	if err := s.noteMove(ctx); err != nil {
-		return err
-	}
-	if e.db.Report().Unclean && kind == state.NoteStart {
-		if err := s.state.AddNote(ctx, state.Note{Kind: state.NoteUncleanEnd, Time: s.store.Now()}); err != nil {
-			return err
-		}
-	}
-	if err := s.state.AddNote(ctx, state.Note{Kind: kind, Time: s.store.Now(), Detail: detail}); err != nil {
-		return err
-	}
-	return s.flusher.PublishConfig(ctx, e.cfg.SourceCanonical(s.number), e.cfg.SourceSHA256(s.number))
 }
 
 // publish is the manifest stage of one source.
@@ -371,9 +299,8 @@ func (g *generation) countWrongKeys(told map[string]int64) {
 	}
 }
 
-// onOutcome keeps each outcome for whoever asks, and logs a line for it, sampled
-// under load.
-func (g *generation) onOutcome(o uploader.Outcome) {
+// logOutcome logs a line for o, sampled under load.
+func (g *generation) logOutcome(o uploader.Outcome) {
 	fields := []zap.Field{
 		zap.String("source", o.Source), zap.String("path", o.Path), zap.String("trigger", string(o.Trigger)),
 		zap.Int64("bytes", o.Size), zap.Duration("took", o.Took),
@@ -386,12 +313,6 @@ func (g *generation) onOutcome(o uploader.Outcome) {
 			fields = append(fields, zap.String("basis", string(o.Basis)))
 		}
 		g.perFile.Info(string(o.Status), fields...)
-	}
-	for _, s := range g.sources {
-		if s.cfg.Name == o.Source {
-			s.ledger.add(o, time.Now().UTC())
-			s.after(o)
-		}
 	}
 }
 
@@ -416,7 +337,7 @@ func (d *daemon) snapshots() []snapshot {
 	var list []snapshot
 	for _, s := range g.sources {
 		files, bytes := s.state.Totals()
-		list = append(list, snapshot{name: s.cfg.Name, files: files, bytes: bytes, work: g.pending(s.source), withheld: s.withholds(), hungSince: s.counters.hungSince()})
+		list = append(list, snapshot{name: s.cfg.Name, files: files, bytes: bytes, work: s.pending(), withheld: s.withholds(), hungSince: s.counters.hungSince()})
 	}
 	return list
 }

@@ -1,6 +1,8 @@
 package app
 
-import "github.com/s3syncd/s3syncd/internal/admin/page"
+import (
+	"github.com/s3syncd/s3syncd/internal/admin/page"
+)
 
 // Meters implements page.Daemon.
 func (d *daemon) Meters() []page.Meter {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"path/filepath"
 	"slices"
 
 	"go.uber.org/zap"
@@ -28,13 +27,13 @@ type past struct {
 // readPast reads what this host's trail says of objects. It begins with the head
 // that the state knows, or without a state with the bucket's newest, and goes back
 // by hashes. What it reaches is believed.
-func (s *source) readPast(ctx context.Context, st *state.Source) *past {
+func readPast(ctx context.Context, s *source) *past {
 	ctx, cancel := context.WithCancel(ctx)
 	p := &past{records: make(chan state.Record), ended: make(chan struct{}), cancel: cancel}
 	go func() {
 		defer close(p.ended)
 		defer close(p.records)
-		p.err = s.archived(ctx, st, func(r state.Record) error {
+		p.err = archived(ctx, s, func(r state.Record) error {
 			select {
 			case p.records <- r:
 				return nil
@@ -69,15 +68,13 @@ func (p *past) of(key string) (*state.Record, error) {
 }
 
 // archived calls fn for each object that the trail knows, in the order of keys.
-func (s *source) archived(ctx context.Context, st *state.Source, fn func(state.Record) error) error {
+func archived(ctx context.Context, s *source, fn func(state.Record) error) error {
 	lib := localFirst{far: s.store}
-	if s.copies != "" {
-		if near, err := manifest.DirLibrary(s.copies, s.mapper.TrailPrefix()); err == nil {
-			lib.near = near
-		}
+	if near, err := manifest.DirLibrary(s.run.copiesOf(s.cfg.Name), s.mapper.TrailPrefix()); err == nil {
+		lib.near = near
 	}
 	trail := manifest.NewTrail(lib, s.mapper.Prefix())
-	head, pending, err := s.knownHead(ctx, st, trail)
+	head, pending, err := knownHead(ctx, s, trail)
 	if err != nil {
 		return err
 	}
@@ -89,11 +86,11 @@ func (s *source) archived(ctx context.Context, st *state.Source, fn func(state.R
 
 // knownHead returns the head that the state knows, and the records that no digest
 // names yet; or, without a state, the newest head of this instance.
-func (s *source) knownHead(ctx context.Context, st *state.Source, trail *manifest.Trail) (head manifest.Head, pending func(func([]byte) error) error, err error) {
-	if st == nil {
-		return s.newestHead(ctx, trail)
+func knownHead(ctx context.Context, s *source, trail *manifest.Trail) (head manifest.Head, pending func(func([]byte) error) error, err error) {
+	if s.state == nil {
+		return newestHead(ctx, s.run.cfg.Instance, trail)
 	}
-	c, err := st.Chain()
+	c, err := s.state.Chain()
 	if err != nil {
 		return head, nil, err
 	}
@@ -102,19 +99,19 @@ func (s *source) knownHead(ctx context.Context, st *state.Source, trail *manifes
 		head = manifest.Head{Chain: c.AbandonsChain, SHA256: c.AbandonsSHA256}
 	}
 	return head, func(fn func([]byte) error) error {
-		return st.Records(0, math.MaxInt64, func(_ uint64, _ state.Status, line []byte) error { return fn(line) })
+		return s.state.Records(0, math.MaxInt64, func(_ uint64, _ state.Status, line []byte) error { return fn(line) })
 	}, nil
 }
 
 // newestHead returns the bucket's newest head of this instance. Nothing vouches
 // for it: it is for what changes nothing.
-func (s *source) newestHead(ctx context.Context, trail *manifest.Trail) (head manifest.Head, pending func(func([]byte) error) error, err error) {
+func newestHead(ctx context.Context, instance string, trail *manifest.Trail) (head manifest.Head, pending func(func([]byte) error) error, err error) {
 	chains, err := trail.Chains(ctx)
 	if err != nil {
 		return head, nil, err
 	}
 	for _, c := range slices.Backward(chains) {
-		if c.Instance == s.instance && len(c.Digests) > 0 {
+		if c.Instance == instance && len(c.Digests) > 0 {
 			return manifest.Head{Chain: c.ID}, nil, nil
 		}
 	}
@@ -139,9 +136,4 @@ func (l localFirst) Get(ctx context.Context, key string) (io.ReadCloser, state.O
 // List implements manifest.Library.
 func (l localFirst) List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error {
 	return l.far.List(ctx, prefix, startAfter, fn)
-}
-
-// copiesOf is where the host keeps copies of the trail of the named source.
-func (e *environment) copiesOf(name string) string {
-	return filepath.Join(e.cfg.Manifest.LocalDir, name)
 }

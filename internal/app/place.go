@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
@@ -26,32 +27,36 @@ type mountMemory struct {
 	Mixed bool         `json:"mixed,omitempty"`
 }
 
-// memoryKey is where the directory of s is remembered. It belongs to the index,
-// which belongs to the bucket and prefix.
-func (s *source) memoryKey() string { return "place/" + s.cfg.Bucket + "/" + s.cfg.Prefix }
+// placeMemory keeps what the directory of a source is, from run to run.
+type placeMemory struct {
+	db     *state.DB // nil: a dry run whose state does not exist yet
+	log    *zap.Logger
+	key    string // belongs to the index, which belongs to bucket and prefix
+	mounts string // where older releases look for the mount points, and for nothing else
+}
 
-// mountsKey is where older releases look for the mount points, and for nothing
-// else.
-func (s *source) mountsKey() string { return "mounts/" + s.firstPath() }
+func placeMemoryOf(s *source) placeMemory {
+	return placeMemory{db: s.run.db, log: s.log, key: "place/" + s.cfg.Bucket + "/" + s.cfg.Prefix, mounts: "mounts/" + s.firstPath()}
+}
 
 // recall returns what the directory was when it was last in use, in whatever
 // run.
-func (s *source) recall() watcher.Memory {
-	if s.db == nil {
-		return watcher.Memory{} // A dry run of a state that does not exist yet.
+func (p placeMemory) recall() watcher.Memory {
+	if p.db == nil {
+		return watcher.Memory{}
 	}
-	m, known, err := s.readMemory()
+	m, known, err := p.read()
 	if err == nil && !known {
-		m, err = s.readMounts()
+		m, err = p.readMounts()
 	}
 	if err != nil {
-		s.log.Warn("what the directory was is not remembered: whether it still is that one is told by its files", zap.Error(err))
+		p.log.Warn("what the directory was is not remembered: whether it still is that one is told by its files", zap.Error(err))
 	}
 	return m
 }
 
-func (s *source) readMemory() (m watcher.Memory, known bool, err error) {
-	b, err := s.db.Meta(s.memoryKey())
+func (p placeMemory) read() (m watcher.Memory, known bool, err error) {
+	b, err := p.db.Meta(p.key)
 	if err != nil || b == nil {
 		return m, false, err
 	}
@@ -67,8 +72,8 @@ func (s *source) readMemory() (m watcher.Memory, known bool, err error) {
 }
 
 // readMounts reads what an older release kept.
-func (s *source) readMounts() (m watcher.Memory, err error) {
-	b, err := s.db.Meta(s.mountsKey())
+func (p placeMemory) readMounts() (m watcher.Memory, err error) {
+	b, err := p.db.Meta(p.mounts)
 	if err != nil || b == nil {
 		return m, err
 	}
@@ -76,28 +81,28 @@ func (s *source) readMounts() (m watcher.Memory, err error) {
 	if err := json.Unmarshal(b, &paths); err != nil {
 		return m, err
 	}
-	for _, p := range paths {
-		m.Mounts = append(m.Mounts, watcher.Mount{Path: string(p)})
+	for _, path := range paths {
+		m.Mounts = append(m.Mounts, watcher.Mount{Path: string(path)})
 	}
 	return m, nil
 }
 
 // remember keeps what the directory is for the next run, so that another one in
 // its place then, or a mount that is late, does not read as deleted files.
-func (s *source) remember(m watcher.Memory) {
+func (p placeMemory) remember(m watcher.Memory) {
 	kept := sourceMemory{Path: []byte(m.Path), Place: m.Place, Replaced: m.Replaced}
 	paths := make([][]byte, 0, len(m.Mounts))
 	for _, k := range m.Mounts {
 		kept.Mounts = append(kept.Mounts, mountMemory{Path: []byte(k.Path), Place: k.Place, Came: k.Came, Mixed: k.Mixed})
 		paths = append(paths, []byte(k.Path))
 	}
-	for key, value := range map[string]any{s.memoryKey(): kept, s.mountsKey(): paths} {
+	for key, value := range map[string]any{p.key: kept, p.mounts: paths} {
 		b, err := json.Marshal(value)
 		if err == nil {
-			err = s.db.SetMeta(context.Background(), key, b)
+			err = p.db.SetMeta(context.Background(), key, b)
 		}
 		if err != nil {
-			s.log.Warn("what the directory is was not kept for the next start", zap.Error(err))
+			p.log.Warn("what the directory is was not kept for the next start", zap.Error(err))
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 
-	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -14,35 +13,37 @@ import (
 // publisher sends the documents of one source's trail where its files go, and
 // only while they would: nothing is sent to a destination whose canary has not
 // passed, or that did not confirm the key since.
-type publisher struct {
-	*s3store.Store
+type publisher struct{ source *source }
 
-	source *source
-}
-
-// errUnproven: the destination's canary has not passed.
+// errUnproven reports a destination whose canary has not passed.
 var errUnproven = errors.New("the destination has not proven that it encrypts")
 
 // CreateDoc implements manifest.Publisher.
 func (p publisher) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, md5 [16]byte, sha [32]byte, contentType string) (state.Object, error) {
-	pool := p.source.pool.Load()
-	if pool == nil {
-		return state.Object{}, state.Classified(state.ClassTransient, "publish", manifest.ErrNotYet)
-	}
-	name := p.source.cfg.Name
-	if d := pool.Destination(name); !d.Proven {
+	s := p.source
+	if d := s.pool.Destination(s.cfg.Name); !d.Proven {
 		return state.Object{}, unproven(d)
 	}
-	if !p.source.runsOnce { // Such a run publishes before it writes files only when it claims to.
-		if err := p.source.prove(ctx); err != nil {
+	if !s.run.once { // A run that ends by itself publishes before it writes files only when it claims to.
+		if err := s.prove(ctx); err != nil {
 			return state.Object{}, err
 		}
 	}
-	o, err := p.Store.CreateDoc(ctx, key, body, size, md5, sha, contentType)
+	o, err := s.store.CreateDoc(ctx, key, body, size, md5, sha, contentType)
 	if err != nil && state.ClassOf(err).Stops() {
-		pool.Distrust(name, err)
+		s.distrust(err)
 	}
 	return o, err
+}
+
+// Get implements manifest.Publisher.
+func (p publisher) Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error) {
+	return p.source.store.Get(ctx, key)
+}
+
+// List implements manifest.Publisher.
+func (p publisher) List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error {
+	return p.source.store.List(ctx, prefix, startAfter, fn)
 }
 
 // unproven says why nothing is published to d.

@@ -20,7 +20,7 @@ import (
 )
 
 // No document of the trail is sent before the destination has proven that it
-// encrypts: not without a pool, not before its canary, not after an answer
+// encrypts: not before its canary, not after an answer
 // without the key.
 func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 	fake := s3test.NewFake(t, "bucket")
@@ -46,11 +46,11 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &source{store: store}
+	s := &source{store: store, run: &environment{}}
 	s.cfg.Name = "s"
 	send := func() error {
 		body := []byte("{}")
-		_, err := publisher{Store: store, source: s}.CreateDoc(t.Context(), "p/_manifests/x.json", bytes.NewReader(body), 2, md5.Sum(body), sha256.Sum256(body), "application/json")
+		_, err := publisher{s}.CreateDoc(t.Context(), "p/_manifests/x.json", bytes.NewReader(body), 2, md5.Sum(body), sha256.Sum256(body), "application/json")
 		return err
 	}
 	pool := func(proven bool) {
@@ -62,7 +62,7 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.pool.Store(p)
+		s.pool = p
 	}
 	wantNone := func(when string) {
 		t.Helper()
@@ -73,11 +73,10 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 			t.Errorf("%s a document is in the bucket", when)
 		}
 	}
-	wantNone("without a pool")
 	pool(false)
 	wantNone("before the canary")
 	pool(true)
-	s.pool.Load().Distrust("s", state.Classified(state.ClassEncryption, "PutObject", errUnproven))
+	s.pool.Distrust("s", state.Classified(state.ClassEncryption, "PutObject", errUnproven))
 	wantNone("after an answer without the key")
 	pool(true)
 	if err := send(); err != nil {

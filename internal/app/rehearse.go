@@ -34,7 +34,7 @@ func (g *generation) rehearse(ctx context.Context, next *config.Config) (plan, e
 	ctx, cancel := context.WithTimeout(ctx, rehearsalTime)
 	defer cancel()
 	env := environment{
-		cfg: next, db: g.db, log: g.log, build: g.build, metrics: &metrics{s3store: s3store.NewMetrics(prometheus.NewPedanticRegistry())},
+		cfg: next, db: g.db, log: g.log, metrics: &metrics{s3store: s3store.NewMetrics(prometheus.NewPedanticRegistry())},
 	}
 	var group errgroup.Group
 	for i := range next.Sources {
@@ -68,8 +68,7 @@ func (e *environment) tryDestination(ctx context.Context, i int, before *config.
 	if err := store.Probe(ctx); err != nil {
 		return err
 	}
-	s := source{cfg: c, store: store, db: e.db, log: e.log.With(zap.String("source", c.Name))}
-	s.rememberCapabilities() //nolint:contextcheck // What was learned is kept.
+	capabilitiesOf(&c, store, e.db, e.log.With(zap.String("source", c.Name))).remember() //nolint:contextcheck // What was learned is kept.
 	return nil
 }
 

@@ -9,13 +9,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
-	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/listing"
 	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
@@ -86,29 +84,19 @@ func Rekey(ctx context.Context, o RekeyOptions) (RekeySummary, error) {
 	if o.DryRun {
 		return rekeyDry(ctx, o, log)
 	}
-	b, err := host.Fit(o.Config, log)
-	if err != nil {
-		return RekeySummary{}, err
-	}
-	var c clock
-	db, err := openState(o.Config, &c, log)
+	e, err := openSession(o.Config, at, o.GiveUp, o.Version, log)
 	if busy, ok := errors.AsType[*busyError](err); ok {
 		return RekeySummary{}, busy.advise(rekeyBusy)
 	}
 	if err != nil {
 		return RekeySummary{}, err
 	}
-	build := host.ReadBuild(o.Version)
-	r := &rekeyRun{opts: o, byName: map[string]*source{}, trail: map[string]state.Record{}, clock: &c, limit: o.limiter()}
-	r.environment = environment{
-		cfg: o.Config, db: db, log: log, build: build, runsOnce: true, found: at, budget: b, grace: Grace{Drain: drainTime, Publish: max(publishTime, o.GiveUp)},
-		metrics: newMetrics(prometheus.NewPedanticRegistry(), build, db, func() []snapshot { return nil }), queue: queue.New(queueLimit),
+	r := &rekeyRun{opts: o, trail: map[string]state.Record{}, limit: o.limiter()}
+	if r.pipeline, err = e.begun(ctx, r.parts()); err != nil {
+		return RekeySummary{}, err
 	}
 	err = r.run(ctx)
-	if cerr := db.Close(); cerr != nil {
-		err = errors.Join(err, fmt.Errorf("close the state: %w", cerr))
-	}
-	return r.sum, err
+	return r.sum, errors.Join(err, r.close())
 }
 
 // limiter returns the limit on objects.
@@ -124,13 +112,10 @@ func (o *RekeyOptions) chosen(name string) bool { return o.Source == "" || o.Sou
 
 // rekeyRun is one run of the rekey command.
 type rekeyRun struct {
-	environment
-	opts    RekeyOptions
-	sources []*source
-	byName  map[string]*source
-	pool    *uploader.Pool
-	clock   *clock
-	limit   *rate.Limiter
+	*pipeline
+
+	opts  RekeyOptions
+	limit *rate.Limiter
 
 	mu    sync.Mutex
 	sum   RekeySummary
@@ -138,13 +123,23 @@ type rekeyRun struct {
 	halt  context.CancelCauseFunc // ends the search for objects
 }
 
-func (r *rekeyRun) run(ctx context.Context) error {
-	if err := r.open(ctx); err != nil {
-		return interrupted(ctx, err)
+// parts say how a rekey differs from other runs. Its destinations are not proven
+// by an earlier canary: what is behind an alias is asked again.
+func (r *rekeyRun) parts() parts {
+	return parts{
+		chosen: r.opts.chosen,
+		uploads: func(s *source, u *uploader.Source) {
+			u.Copy = s.store.Copy
+			u.Archived = func(path string) (state.Record, bool) { return r.archived(s.cfg.Name, path) }
+			u.Proven, u.ProvenAt = false, time.Time{}
+		},
+		pool:  func(o *uploader.Options) { o.GiveUp = r.opts.GiveUp },
+		ended: r.ended,
 	}
-	defer hurryAtSignal(ctx, r.log, r.sources)()
-	err := stages.RunJob(ctx, r.grace.total(),
-		stages.Stage{Name: "rekey", Run: r.rekeyAll}, stages.Stage{Name: "uploader", Run: r.pool.Run}, stages.Stage{Name: "manifest", Run: func(ctx context.Context) error { return runFlushers(ctx, r.sources) }})
+}
+
+func (r *rekeyRun) run(ctx context.Context) error {
+	err := r.runJob(ctx, stages.Stage{Name: "rekey", Run: r.rekeyAll})
 	switch {
 	case ctx.Err() != nil:
 		return errors.Join(ErrInterrupted, err)
@@ -158,48 +153,6 @@ func (r *rekeyRun) run(ctx context.Context) error {
 	return err
 }
 
-func (r *rekeyRun) open(ctx context.Context) error {
-	var list []uploader.Source
-	for i := range r.cfg.Sources {
-		if !r.opts.chosen(r.cfg.Sources[i].Name) {
-			continue
-		}
-		s, err := r.openSource(ctx, i)
-		if err != nil {
-			return err
-		}
-		if err := r.beginChain(ctx, s, state.NoteStart, r.build.Version); err != nil {
-			return fmt.Errorf("source %s: %w", s.cfg.Name, err)
-		}
-		r.sources = append(r.sources, s)
-		r.byName[s.cfg.Name] = s
-		u := s.uploaderSource(r.cfg.Instance)
-		u.Copy = s.store.Copy
-		u.Archived = func(path string) (state.Record, bool) { return r.archived(s.cfg.Name, path) }
-		// What is behind an alias is asked for anew. Where there is no answer now the
-		// pool asks again.
-		u.Proven, u.ProvenAt = s.store.Probe(ctx) == nil, time.Now()
-		if u.Proven {
-			s.proof.proven()
-			s.rememberCapabilities() //nolint:contextcheck // What was learned is kept also when the run is interrupted.
-		}
-		list = append(list, u)
-	}
-	po := r.poolOptions()
-	po.GiveUp = r.opts.GiveUp
-	po.OnOutcome = r.onOutcome
-	po.Paused = func(name string) bool { return r.byName[name].full(r.cfg) } //nolint:contextcheck // It is asked long after this call.
-	var err error
-	if r.pool, err = uploader.New(r.queue, list, po); err != nil {
-		return err
-	}
-	r.clock.follow(r.sources)
-	for _, s := range r.sources {
-		s.pool.Store(r.pool)
-	}
-	return nil
-}
-
 // rekeyAll works on every source side by side: a broken one holds up no other.
 func (r *rekeyRun) rekeyAll(ctx context.Context) error {
 	ctx, halt := context.WithCancelCause(ctx)
@@ -211,7 +164,7 @@ func (r *rekeyRun) rekeyAll(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for i, s := range r.sources {
 		wg.Go(func() {
-			err := r.proven(ctx, s)
+			err := r.await(ctx, s)
 			if err == nil {
 				err = r.find(ctx, s)
 			}
@@ -232,9 +185,9 @@ func (r *rekeyRun) rekeyAll(ctx context.Context) error {
 // each further copy would take the encryption from one more object.
 var errUnconfirmed = errors.New("stopped at once, because the server did not do what it was asked for")
 
-// proven returns once the canary has passed: it tells which key is behind an
+// await returns once the canary has passed: it tells which key is behind an
 // alias now.
-func (r *rekeyRun) proven(ctx context.Context, s *source) error {
+func (r *rekeyRun) await(ctx context.Context, s *source) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for begin := time.Now(); ; {
@@ -256,7 +209,7 @@ func (r *rekeyRun) proven(ctx context.Context, s *source) error {
 
 // find offers what may not be under the key.
 func (r *rekeyRun) find(ctx context.Context, s *source) error {
-	f := finder{source: s, state: s.state, askAll: r.opts.AskAll, limit: r.limit}
+	f := finder{source: s, askAll: r.opts.AskAll, limit: r.limit}
 	err := f.run(ctx, func(ctx context.Context, path, _ string, size int64, known *state.Record) error {
 		r.opts.Progress.Found(size)
 		if known != nil {
@@ -283,11 +236,7 @@ func (r *rekeyRun) archived(source, path string) (state.Record, bool) {
 	return rec, ok
 }
 
-func (r *rekeyRun) onOutcome(o uploader.Outcome) {
-	s := r.byName[o.Source]
-	if s != nil {
-		s.after(o)
-	}
+func (r *rekeyRun) ended(_ *source, o uploader.Outcome) {
 	r.mu.Lock()
 	if o.Err != nil && o.Class.Stops() && r.halt != nil {
 		r.halt(fmt.Errorf("source %s: %w: %w", o.Source, errUnconfirmed, o.Err))
@@ -315,7 +264,6 @@ func (r *rekeyRun) onOutcome(o uploader.Outcome) {
 // finder goes through the objects of one source.
 type finder struct {
 	source *source
-	state  *state.Source // nil: there is no index
 	askAll bool
 	limit  *rate.Limiter
 
@@ -338,7 +286,7 @@ type eachObject func(ctx context.Context, path, key string, size int64, known *s
 // of a rekey job: those that are listed, or where there is no right to list those
 // of the index. It calls in the order of the keys, no faster than the limit.
 func (f *finder) run(ctx context.Context, each eachObject) error {
-	past := f.source.readPast(ctx, f.state)
+	past := readPast(ctx, f.source)
 	defer past.stop()
 	err := listing.ListData(ctx, f.source.store, f.source.mapper, func(o state.Object) error {
 		f.listed++
@@ -359,7 +307,7 @@ func (f *finder) run(ctx context.Context, each eachObject) error {
 		}
 		return each(ctx, path, o.Key, o.Size, rec)
 	})
-	if !errors.Is(err, fs.ErrPermission) || f.listed > 0 || f.state == nil {
+	if !errors.Is(err, fs.ErrPermission) || f.listed > 0 || f.source.state == nil {
 		return err
 	}
 	f.unlisted = true
@@ -370,10 +318,10 @@ func (f *finder) run(ctx context.Context, each eachObject) error {
 // known reports whether the index shows that o is under the right key. It does
 // when it describes the very object that is listed.
 func (f *finder) known(path string, o state.Object) (bool, error) {
-	if f.state == nil || f.askAll {
+	if f.source.state == nil || f.askAll {
 		return false, nil
 	}
-	e, ok, err := f.state.Get(path)
+	e, ok, err := f.source.state.Get(path)
 	if err != nil || !ok || !e.Stored || e.Doubted || e.ETag != o.ETag || e.Fence.Size != o.Size || !f.accepts(&e) {
 		return false, err
 	}
@@ -390,7 +338,7 @@ func (f *finder) runIndex(ctx context.Context, each eachObject) error {
 	var buf []state.Item
 	for after := ""; ; after = buf[len(buf)-1].Path {
 		var err error
-		if buf, err = f.state.Range(after, listing.Chunk, buf[:0]); err != nil {
+		if buf, err = f.source.state.Range(after, listing.Chunk, buf[:0]); err != nil {
 			return fmt.Errorf("read the index: %w", err)
 		}
 		for i := range buf {
@@ -421,20 +369,4 @@ func (f *finder) offerEntry(ctx context.Context, it *state.Item, each eachObject
 		return err
 	}
 	return each(ctx, it.Path, key, it.Entry.Fence.Size, nil)
-}
-
-// unpublished reports whether documents of a trail still wait for their bucket.
-func unpublished(sources []*source) (bool, error) {
-	late := false
-	for _, s := range sources {
-		docs, err := s.state.Outbox()
-		if err != nil {
-			return late, fmt.Errorf("source %s: %w", s.cfg.Name, err)
-		}
-		if len(docs) > 0 {
-			late = true
-			s.log.Error("documents of the trail are not published yet, the next run publishes them", zap.Int("documents", len(docs)))
-		}
-	}
-	return late, nil
 }

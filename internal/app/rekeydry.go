@@ -11,7 +11,6 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/remote"
@@ -73,27 +72,15 @@ func (p *rekeyPlanner) openIndex() (*state.DB, error) {
 // plan looks at one source.
 func (p *rekeyPlanner) plan(ctx context.Context, i int) error {
 	c := p.opts.Config.Sources[i]
-	env := environment{cfg: p.opts.Config, metrics: &metrics{s3store: p.metrics}}
-	s := &source{
-		cfg: c, number: i, instance: env.cfg.Instance, copies: env.copiesOf(c.Name), real: fscheck.RealPath(c.Path), mapper: state.NewMapper(c.Prefix), db: p.db, log: p.log.With(zap.String("source", c.Name)),
-		root: rootOf(&c),
-	}
-	var err error
-	if s.store, err = s3store.Open(ctx, env.storeOptions(c, s.log)); err != nil {
+	env := environment{cfg: p.opts.Config, db: p.db, log: p.log, metrics: &metrics{s3store: p.metrics}, dry: true}
+	s, err := env.connect(ctx, i, env.storeOptions(c, p.log.With(zap.String("source", c.Name))))
+	if err != nil {
 		return err
-	}
-	if p.db != nil {
-		if err := s.recallCapabilities(); err != nil {
-			return err
-		}
-		if s.state, err = continued(ctx, p.db, state.SourceKey{Bucket: c.Bucket, Prefix: c.Prefix, RealPath: s.real}); err != nil {
-			return err
-		}
 	}
 	if !s.store.Resolved() {
 		return fmt.Errorf("the key behind %s is not known yet: 's3syncd preflight' finds out, or configure the key's ARN", c.KMSKeyID)
 	}
-	f := finder{source: s, state: s.state, askAll: p.opts.AskAll, limit: p.opts.limiter()}
+	f := finder{source: s, askAll: p.opts.AskAll, limit: p.opts.limiter()}
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.opts.Config.Upload.Workers)
 	err = f.run(gctx, func(ctx context.Context, path, key string, size int64, known *state.Record) error {
@@ -167,7 +154,7 @@ func (p *rekeyPlanner) refuses(ctx context.Context, s *source, path string, o st
 // counts as one that has its content. The caller holds mu.
 func (p *rekeyPlanner) count(s *source, path string, o state.Object) {
 	plan, u := &p.sum.Plan, p.opts.Config.Upload
-	if st, err := s.root.Lstat(path); err == nil && st.IsRegular() && st.Size == o.Size && !o.Dressed && s.indexed(path) {
+	if st, err := s.root.Lstat(path); err == nil && st.IsRegular() && st.Size == o.Size && !o.Dressed && indexed(s.state, path) {
 		plan.Sends++
 		if o.Size > u.SinglePutMax {
 			plan.Sends++ // Create and Complete.
@@ -184,10 +171,10 @@ func (p *rekeyPlanner) count(s *source, path string, o state.Object) {
 }
 
 // indexed reports whether the index has path as stored.
-func (s *source) indexed(path string) bool {
-	if s.state == nil {
+func indexed(index *state.Source, path string) bool {
+	if index == nil {
 		return false
 	}
-	e, ok, err := s.state.Get(path)
+	e, ok, err := index.Get(path)
 	return err == nil && ok && e.Stored
 }

@@ -146,7 +146,7 @@ func (r *rereader) key() string {
 // load takes up the round of an earlier run. A cursor that cannot be read only
 // means that a round begins again.
 func (r *rereader) load(now time.Time) {
-	b, err := r.s.db.Meta(r.key())
+	b, err := r.s.run.db.Meta(r.key())
 	if err == nil && b != nil {
 		err = json.Unmarshal(b, &r.cursor)
 	}
@@ -162,7 +162,7 @@ func (r *rereader) load(now time.Time) {
 func (r *rereader) save(ctx context.Context) {
 	b, err := json.Marshal(r.cursor)
 	if err == nil {
-		err = r.s.db.SetMeta(context.WithoutCancel(ctx), r.key(), b)
+		err = r.s.run.db.SetMeta(context.WithoutCancel(ctx), r.key(), b)
 	}
 	if err != nil {
 		r.s.log.Warn("the place in the round of rereading was not kept, a restart reads some files twice", zap.Error(err))

@@ -143,11 +143,3 @@ func restoreAdvice(err error, to string) error {
 // ErrNothingToRestore says that files were chosen by path, pattern or time, and the trail
 // has none of them.
 var ErrNothingToRestore = errors.New("nothing to restore: no file is as --path, --include and --at say")
-
-// interrupted makes ErrInterrupted of an error that only says that ctx ended.
-func interrupted(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil {
-		return ErrInterrupted
-	}
-	return err
-}

@@ -3,14 +3,10 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/s3syncd/s3syncd/internal/fscheck"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // RetireOptions are what retiring a host needs from outside.
@@ -37,7 +33,7 @@ func Retire(ctx context.Context, o RetireOptions) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	r, err := newSyncRun(o.SyncOptions, at, log)
+	r, err := newSyncRun(ctx, o.SyncOptions, at, log)
 	if busy, ok := errors.AsType[*busyError](err); ok {
 		return Summary{}, busy.advise("stop the daemon first (systemctl disable --now s3syncd), then retire")
 	}
@@ -53,41 +49,15 @@ func Retire(ctx context.Context, o RetireOptions) (Summary, error) {
 
 // closeChains ends the chains of all sources, side by side.
 func (r *syncRun) closeChains(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.publishTime())
+	ctx, cancel := context.WithTimeout(ctx, r.grace.Publish)
 	defer cancel()
 	errs := make([]error, len(r.sources))
 	var wg sync.WaitGroup
 	for i, s := range r.sources {
-		wg.Go(func() { errs[i] = r.closeChain(ctx, s) })
+		wg.Go(func() { errs[i] = s.closeChain(ctx) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)
-}
-
-// closeChain ends the chain of s with a final digest.
-func (e *environment) closeChain(ctx context.Context, s *source) error {
-	if err := s.flusher.CloseChain(ctx); err != nil {
-		return fmt.Errorf("source %s: the final digest: %w", s.cfg.Name, err)
-	}
-	return e.closed(ctx, s)
-}
-
-// closed remembers that the chain of s is closed.
-func (e *environment) closed(ctx context.Context, s *source) error {
-	ch, err := s.state.Chain()
-	if err == nil {
-		err = e.db.SetMeta(context.WithoutCancel(ctx), closedKey(s.state.Key()), []byte(ch.ID))
-	}
-	if err != nil {
-		return fmt.Errorf("source %s: %w", s.cfg.Name, err)
-	}
-	s.log.Info("the chain is closed by a final digest", zap.String("chain", ch.ID), zap.Uint64("sequence", max(ch.Sequence, 1)-1))
-	return nil
-}
-
-// closedKey is where the state remembers which chain of a source was closed.
-func closedKey(k state.SourceKey) string {
-	return fmt.Sprintf("closed/%s/%s/%s", k.Bucket, k.Prefix, k.RealPath)
 }
 
 // departedRetry is how long a digest that could not be published waits, at first

@@ -59,7 +59,7 @@ func (d *daemon) Status() admin.Status {
 // sourceStatus is what is known of s.
 func (g *generation) sourceStatus(s *liveSource, flights []uploader.InFlight, now time.Time) admin.SourceStatus {
 	name := s.cfg.Name
-	work, dest := g.pending(s.source), g.pool.Destination(name)
+	work, dest := s.pending(), g.pool.Destination(name)
 	watched, polled := s.watch.Directories()
 	files, bytes := s.state.Totals()
 	outcomes, failures, last := s.ledger.list()

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"errors"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -98,4 +99,12 @@ func (s *Summary) add(o Outcome) {
 // lacks reports whether something is not as it should be.
 func (s *Summary) lacks() bool {
 	return s.Failed > 0 || s.Held > 0 || s.Withheld > 0 || s.Unread > 0
+}
+
+// interrupted makes ErrInterrupted of an error that only says that ctx ended.
+func interrupted(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return ErrInterrupted
+	}
+	return err
 }
