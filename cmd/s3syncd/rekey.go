@@ -14,6 +14,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
 
 const rekeyAbout = `Brings every object below the prefixes of the configuration under the configured
@@ -88,7 +89,7 @@ func rekeyCommand(io streams) *cobra.Command {
 		o.Stderr, o.Progress = io.err, show
 		sum, err := app.Rekey(c.Context(), o)
 		show.finish()
-		if err != nil && !errors.Is(err, app.ErrSomeFailed) && !errors.Is(err, app.ErrInterrupted) {
+		if err != nil && !errors.Is(err, pipeline.ErrSomeFailed) && !errors.Is(err, pipeline.ErrInterrupted) {
 			return err
 		}
 		if f.dryRun {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
 
 const retireAbout = `This host is done: a last sync run of every source, after which the audit trail of
@@ -42,7 +43,7 @@ func retireCommand(io streams) *cobra.Command {
 			Force:       *force,
 		})
 		show.finish()
-		if err != nil && !errors.Is(err, app.ErrSomeFailed) && !errors.Is(err, app.ErrInterrupted) {
+		if err != nil && !errors.Is(err, pipeline.ErrSomeFailed) && !errors.Is(err, pipeline.ErrInterrupted) {
 			return err
 		}
 		if perr := printSummary(io.out, sum); perr != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
 
 const syncAbout = `One sync run: scans every source, uploads what is new or changed, publishes the
@@ -104,7 +105,7 @@ func syncCommand(io streams) *cobra.Command {
 		})
 		show.finish()
 		switch {
-		case f.dryRun && (err == nil || errors.Is(err, app.ErrSomeFailed) || errors.Is(err, app.ErrInterrupted)):
+		case f.dryRun && (err == nil || errors.Is(err, pipeline.ErrSomeFailed) || errors.Is(err, pipeline.ErrInterrupted)):
 			return errors.Join(err, printPlan(io.out, sum))
 		case f.dryRun, sum.Sources == 0: // Nothing was begun.
 			return err

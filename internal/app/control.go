@@ -60,7 +60,7 @@ func (g *generation) pick(names []string) ([]*liveSource, error) {
 	}
 	var picked []*liveSource
 	for _, name := range names {
-		i := slices.IndexFunc(g.sources, func(s *liveSource) bool { return s.cfg.Name == name })
+		i := slices.IndexFunc(g.sources, func(s *liveSource) bool { return s.Config.Name == name })
 		if i < 0 {
 			return nil, &admin.UnknownSourceError{Source: name, Known: sourceNames(g.sources)}
 		}
@@ -74,7 +74,7 @@ func (g *generation) pick(names []string) ([]*liveSource, error) {
 func sourceNames(sources []*liveSource) []string {
 	names := make([]string, len(sources))
 	for i, s := range sources {
-		names[i] = s.cfg.Name
+		names[i] = s.Config.Name
 	}
 	return names
 }
@@ -94,8 +94,8 @@ func (d *daemon) Rescan(r admin.RescanRequest) (admin.RescanAnswer, error) {
 		return admin.RescanAnswer{}, err
 	}
 	for _, s := range sources {
-		if err := g.rescan(s.cfg.Name, r.Remote, r.ConfirmDeletes); err != nil {
-			return admin.RescanAnswer{}, fmt.Errorf("source %s: %w", s.cfg.Name, err)
+		if err := g.rescan(s.Config.Name, r.Remote, r.ConfirmDeletes); err != nil {
+			return admin.RescanAnswer{}, fmt.Errorf("source %s: %w", s.Config.Name, err)
 		}
 	}
 	return admin.RescanAnswer{Sources: sourceNames(sources)}, nil
@@ -115,13 +115,13 @@ func (g *generation) rescan(name string, remote, confirm bool) error {
 			return err
 		}
 	}
-	g.pool.Release(name)
-	s.flusher.Retry()
+	g.Pool.Release(name)
+	s.Flusher.Retry()
 	if confirm {
-		s.watch.ConfirmDeletes() // It asks for a scan as well.
+		s.Watch.ConfirmDeletes() // It asks for a scan as well.
 		return nil
 	}
-	s.watch.Rescan(archive.TriggerRescan)
+	s.Watch.Rescan(archive.TriggerRescan)
 	return nil
 }
 

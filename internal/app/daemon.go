@@ -21,6 +21,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -32,7 +33,7 @@ type Options struct {
 	Hangup  <-chan os.Signal
 	Stderr  io.Writer // the log; it may block
 	Version string
-	Grace   Grace
+	Grace   pipeline.Grace
 }
 
 // Run is the daemon. It blocks until ctx ends, which is the order to stop, and
@@ -57,7 +58,7 @@ func Run(ctx context.Context, o Options) error {
 	if _, err := looks.Placed(cfg); err != nil {
 		return err // Before anything is written, which might be inside a source.
 	}
-	log, level, err := newLogger(cfg.Log, sink)
+	log, level, err := logsink.NewLogger(cfg.Log, sink)
 	if err != nil {
 		return err
 	}
@@ -94,7 +95,7 @@ type daemon struct {
 	level   zap.AtomicLevel
 	build   host.Build
 	reg     *prometheus.Registry
-	metrics *metrics
+	metrics *pipeline.Metrics
 	db      *state.DB
 	admin   *admin.Server  // nil: no listener
 	page    *page.Page     // nil: no page
@@ -103,7 +104,7 @@ type daemon struct {
 	started time.Time
 	notify  notifier
 	ready   atomic.Bool
-	clock   *clock
+	clock   *pipeline.Clock
 	pulse   pulse
 	places  *fscheck.Checker
 	reloads reloads
@@ -118,14 +119,14 @@ type daemon struct {
 func openDaemon(ctx context.Context, cfg *config.Config, o Options, log *zap.Logger) (*daemon, error) {
 	d := &daemon{
 		opts: o, cfg: cfg, log: log, build: host.ReadBuild(o.Version),
-		reg: prometheus.NewPedanticRegistry(), notify: notifier{log: log}, clock: &clock{}, started: time.Now(),
+		reg: prometheus.NewPedanticRegistry(), notify: notifier{log: log}, clock: &pipeline.Clock{}, started: time.Now(),
 	}
-	db, err := openState(cfg, d.clock, log)
+	db, err := pipeline.OpenState(cfg, d.clock, log)
 	if err != nil {
 		return nil, err
 	}
 	d.db = db
-	d.metrics = newMetrics(d.reg, d.build, db, d.snapshots)
+	d.metrics = pipeline.NewMetrics(d.reg, d.build, db, d.snapshots)
 	if err := d.listenAdmin(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -187,7 +188,7 @@ func (d *daemon) run(ctx context.Context) error {
 		d.stopping.Store(true)
 		d.notify.stopping()
 	})()
-	err := stages.Run(ctx, d.opts.Grace.total()+15*time.Second, parts...)
+	err := stages.Run(ctx, d.opts.Grace.Total()+15*time.Second, parts...)
 	d.log.Info("stopped", zap.Error(err))
 	return err
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -23,13 +24,13 @@ import (
 // closeDeparted ends the chains of sources that left the configuration. It keeps
 // trying until ctx ends; nothing else waits for it.
 func (g *generation) closeDeparted(ctx context.Context) error {
-	d := departures{environment: g.environment, sources: g.pipeline.sources}
+	d := departures{Session: g.Session, sources: g.Pipeline.Sources}
 	for wait := departedRetry; ; wait = min(2*wait, departedRetryMost) {
 		if d.closeAll(ctx) {
 			<-ctx.Done()
 			return nil
 		}
-		g.log.Info("trails of sources that left the configuration are closed later", zap.Duration("retry_in", wait))
+		g.Log.Info("trails of sources that left the configuration are closed later", zap.Duration("retry_in", wait))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -41,9 +42,9 @@ func (g *generation) closeDeparted(ctx context.Context) error {
 // departures are the sources that a state knows and the configuration does not
 // have: removed ones, and those with another bucket or prefix by now.
 type departures struct {
-	*environment
+	*pipeline.Session
 
-	sources []*source // of the configuration
+	sources []*pipeline.Source // of the configuration
 }
 
 // closeAll ends the open chains of all that left, and reports whether none is
@@ -51,7 +52,7 @@ type departures struct {
 func (d departures) closeAll(ctx context.Context) bool {
 	left, err := d.list(ctx)
 	if err != nil {
-		d.log.Warn("sources that left the configuration were not looked for", zap.Error(err))
+		d.Log.Warn("sources that left the configuration were not looked for", zap.Error(err))
 	}
 	done := true
 	for _, k := range left {
@@ -61,7 +62,7 @@ func (d departures) closeAll(ctx context.Context) bool {
 		}
 		if err != nil && ctx.Err() == nil {
 			done = false
-			d.log.Warn("the trail of a source that left the configuration is not closed yet",
+			d.Log.Warn("the trail of a source that left the configuration is not closed yet",
 				zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix), zap.Error(err))
 		}
 	}
@@ -70,17 +71,17 @@ func (d departures) closeAll(ctx context.Context) bool {
 
 // list lists those whose chain is open.
 func (d departures) list(ctx context.Context) ([]state.SourceKey, error) {
-	known, err := d.db.Sources()
+	known, err := d.DB.Sources()
 	if err != nil {
 		return nil, err
 	}
 	configured := map[string]bool{}
 	for _, s := range d.sources {
-		configured[placeOf(s.state.Key())] = true
+		configured[pipeline.PlaceOf(s.State.Key())] = true
 	}
 	var left []state.SourceKey
 	for _, k := range known {
-		if configured[placeOf(k)] {
+		if configured[pipeline.PlaceOf(k)] {
 			continue // Of several states of one destination the one in use has left the others' chains.
 		}
 		open, err := d.isOpen(ctx, k)
@@ -97,7 +98,7 @@ func (d departures) list(ctx context.Context) ([]state.SourceKey, error) {
 // isOpen reports whether the source has a chain of this host that was not
 // closed.
 func (d departures) isOpen(ctx context.Context, k state.SourceKey) (bool, error) {
-	s, err := d.db.Source(ctx, k)
+	s, err := d.DB.Source(ctx, k)
 	if err != nil {
 		return false, err
 	}
@@ -105,8 +106,8 @@ func (d departures) isOpen(ctx context.Context, k state.SourceKey) (bool, error)
 	if err != nil || ch.ID == "" || s.HostChanged() {
 		return false, err
 	}
-	closed, err := d.db.Meta(closedKey(k))
-	return strings.TrimPrefix(string(closed), givenUp) != ch.ID, err
+	closed, err := d.DB.Meta(pipeline.ClosedKey(k))
+	return strings.TrimPrefix(string(closed), pipeline.GivenUp) != ch.ID, err
 }
 
 // bucketGone reports whether err says that the bucket does not exist.
@@ -117,7 +118,7 @@ func bucketGone(err error) bool {
 
 // giveUp remembers that the chain of k stays without its last digest.
 func (d departures) giveUp(ctx context.Context, k state.SourceKey, cause error) error {
-	s, err := d.db.Source(ctx, k)
+	s, err := d.DB.Source(ctx, k)
 	if err != nil {
 		return err
 	}
@@ -125,16 +126,16 @@ func (d departures) giveUp(ctx context.Context, k state.SourceKey, cause error) 
 	if err != nil {
 		return err
 	}
-	d.log.Error("the trail of a source that left the configuration is given up: its bucket is not there any more; the local copies stay",
+	d.Log.Error("the trail of a source that left the configuration is given up: its bucket is not there any more; the local copies stay",
 		zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix), zap.String("chain", ch.ID), zap.Error(cause))
-	return d.db.SetMeta(context.WithoutCancel(ctx), closedKey(k), []byte(givenUp+ch.ID))
+	return d.DB.SetMeta(context.WithoutCancel(ctx), pipeline.ClosedKey(k), []byte(pipeline.GivenUp+ch.ID))
 }
 
 // why is the event with which the chain of a source that left ends.
 func (d departures) why(src *state.Source) state.Note {
 	for _, s := range d.sources {
-		if s.real == src.Path() {
-			return state.Note{Kind: state.NoteDestinationChanged, Detail: "from now on: " + placeOf(s.state.Key())}
+		if s.Real == src.Path() {
+			return state.Note{Kind: state.NoteDestinationChanged, Detail: "from now on: " + pipeline.PlaceOf(s.State.Key())}
 		}
 	}
 	return state.Note{Kind: state.NoteSourceRemoved, Detail: "it left the configuration"}
@@ -147,47 +148,47 @@ func (d departures) closeOne(ctx context.Context, k state.SourceKey) error {
 	if err != nil || cfg == nil {
 		return err
 	}
-	env := environment{
-		cfg: cfg, db: d.db, log: d.log, program: d.program, queue: queue.New(1), grace: d.grace, removed: &k,
-		metrics: newMetrics(prometheus.NewPedanticRegistry(), d.program, d.db, func() []snapshot { return nil }),
+	env := pipeline.Session{
+		Config: cfg, DB: d.DB, Log: d.Log, Program: d.Program, Queue: queue.New(1), Grace: d.Grace, Removed: &k,
+		Metrics: pipeline.NewMetrics(prometheus.NewPedanticRegistry(), d.Program, d.DB, func() []pipeline.Snapshot { return nil }),
 	}
-	s, err := env.openSource(ctx, 0)
+	s, err := env.OpenSource(ctx, 0)
 	if err != nil {
 		return err
 	}
-	defer s.store.CloseIdle()
+	defer s.Store.CloseIdle()
 	ctx, cancel := context.WithTimeout(ctx, departedRetry)
 	defer cancel()
-	if err := s.store.Probe(ctx); err != nil {
+	if err := s.Store.Probe(ctx); err != nil {
 		return err
 	}
-	ch, err := s.state.Chain()
+	ch, err := s.State.Chain()
 	if err != nil {
 		return err
 	}
 	if ch.Ended { // Its last digest only waits to be published.
-		if err := s.flusher.Flush(ctx, manifest.ReasonFlush); err != nil {
+		if err := s.Flusher.Flush(ctx, manifest.ReasonFlush); err != nil {
 			return err
 		}
-		return errors.Join(s.closed(ctx), s.flusher.Close())
+		return errors.Join(s.Closed(ctx), s.Flusher.Close())
 	}
-	if err := s.flusher.Begin(ctx, d.db.Report()); err != nil {
+	if err := s.Flusher.Begin(ctx, d.DB.Report()); err != nil {
 		return err
 	}
 	if err := abortUploads(ctx, s); err != nil {
 		return err
 	}
-	if err := s.state.AddNote(ctx, d.why(s.state)); err != nil {
+	if err := s.State.AddNote(ctx, d.why(s.State)); err != nil {
 		return err
 	}
-	return errors.Join(s.closeChain(ctx), s.flusher.Close())
+	return errors.Join(s.CloseChain(ctx), s.Flusher.Close())
 }
 
 // lastConfig returns the configuration that the source was last archived with,
 // from the local copy of what was published of it; nil, once it has said why,
 // where the chain cannot be closed with it.
 func (d departures) lastConfig(ctx context.Context, k state.SourceKey) (*config.Config, error) {
-	s, err := d.db.Source(ctx, k)
+	s, err := d.DB.Source(ctx, k)
 	if err != nil {
 		return nil, err
 	}
@@ -195,10 +196,10 @@ func (d departures) lastConfig(ctx context.Context, k state.SourceKey) (*config.
 	if err != nil {
 		return nil, err
 	}
-	log := d.log.With(zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix))
+	log := d.Log.With(zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix))
 	files, err := filepath.Glob(filepath.Join(globQuoted(s.Home()), "config_"+ch.ConfigSHA+".json"))
 	if err == nil && (len(files) == 0 || s.Home() == "") {
-		files, err = filepath.Glob(filepath.Join(globQuoted(d.cfg.Manifest.LocalDir), "*", "config_"+ch.ConfigSHA+".json"))
+		files, err = filepath.Glob(filepath.Join(globQuoted(d.Config.Manifest.LocalDir), "*", "config_"+ch.ConfigSHA+".json"))
 	}
 	if err != nil || len(files) == 0 || ch.ConfigSHA == "" {
 		log.Warn("the chain of a source that left the configuration stays open: no local copy of its settings is kept", zap.Error(err))
@@ -216,7 +217,7 @@ func (d departures) lastConfig(ctx context.Context, k state.SourceKey) (*config.
 		log.Warn("the chain of a source that left the configuration stays open", zap.String("reason", why))
 		return nil, nil //nolint:nilnil // As above.
 	}
-	cfg.StateDir, cfg.Manifest.LocalDir = d.cfg.StateDir, filepath.Dir(filepath.Dir(files[0]))
+	cfg.StateDir, cfg.Manifest.LocalDir = d.Config.StateDir, filepath.Dir(filepath.Dir(files[0]))
 	return cfg, nil
 }
 
@@ -228,7 +229,7 @@ func (d departures) unlike(cfg *config.Config, k state.SourceKey, path string) s
 		s.Path = path // It was reached through a link that is gone, or that leads elsewhere now.
 	}
 	switch {
-	case cfg.Instance != d.cfg.Instance:
+	case cfg.Instance != d.Config.Instance:
 		return "it was archived as instance " + cfg.Instance
 	case s.Bucket != k.Bucket || s.Prefix != k.Prefix:
 		return "its settings are about another destination"
@@ -238,8 +239,8 @@ func (d departures) unlike(cfg *config.Config, k state.SourceKey, path string) s
 
 // abortUploads gives up the multipart uploads that the source has open: nobody
 // goes on with them. One that may not be aborted is left to the bucket's rule.
-func abortUploads(ctx context.Context, s *source) error {
-	intents, err := s.state.Intents()
+func abortUploads(ctx context.Context, s *pipeline.Source) error {
+	intents, err := s.State.Intents()
 	if err != nil {
 		return err
 	}
@@ -248,17 +249,17 @@ func abortUploads(ctx context.Context, s *source) error {
 		if in.UploadID == "" {
 			continue
 		}
-		err := s.store.Abort(ctx, in.Key, in.UploadID)
+		err := s.Store.Abort(ctx, in.Key, in.UploadID)
 		switch {
 		case errors.Is(err, state.ErrNoUpload):
 			continue // It may be an object by now, which its intent still tells.
 		case errors.Is(err, fs.ErrPermission), errors.Is(err, state.ErrUnsupported):
-			s.log.Warn("multipart upload cannot be aborted, a lifecycle rule has to remove it",
+			s.Log.Warn("multipart upload cannot be aborted, a lifecycle rule has to remove it",
 				zap.String("key", in.Key), zap.String("upload_id", in.UploadID), zap.Error(err))
 		case err != nil:
 			return fmt.Errorf("abort the upload of %s: %w", in.Key, err)
 		}
-		if err := s.state.DropIntent(ctx, in.Key, in.Attempt); err != nil {
+		if err := s.State.DropIntent(ctx, in.Key, in.Attempt); err != nil {
 			return err
 		}
 	}

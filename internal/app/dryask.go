@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/s3syncd/s3syncd/internal/listing"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
@@ -19,7 +20,7 @@ import (
 // keys come about in order: one listing goes along with them, and what it shows
 // is asked for by itself. It is for one goroutine, but for what show returns.
 type bucketView struct {
-	source *source
+	source *pipeline.Source
 	listed chan string
 	ended  chan struct{}
 	cancel context.CancelFunc
@@ -42,13 +43,13 @@ var errNoListing = errors.New("S3 did not answer in time")
 var errUnsaid = errors.New("s3:ListBucket is not granted")
 
 // viewBucket begins a listing of what stands below the prefix of s.
-func viewBucket(ctx context.Context, s *source) *bucketView {
+func viewBucket(ctx context.Context, s *pipeline.Source) *bucketView {
 	ctx, cancel := context.WithCancel(ctx)
 	v := &bucketView{source: s, listed: make(chan string, listPage), ended: make(chan struct{}), cancel: cancel}
 	go func() {
 		defer close(v.ended)
 		defer close(v.listed)
-		v.err = listing.ListData(ctx, s.store, s.mapper, func(o state.Object) error {
+		v.err = listing.ListData(ctx, s.Store, s.Mapper, func(o state.Object) error {
 			select {
 			case v.listed <- o.Key:
 				return nil
@@ -81,7 +82,7 @@ func (v *bucketView) show(key string) (question, error) {
 	}
 	lost := v.lost
 	return func(ctx context.Context) (state.Object, bool, error) {
-		o, err := v.source.store.Head(ctx, key)
+		o, err := v.source.Store.Head(ctx, key)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return o, false, nil
@@ -135,17 +136,17 @@ type forecaster struct {
 }
 
 // forecast connects to the bucket of s. It makes no request yet.
-func (p *planner) forecast(ctx context.Context, s *source) *forecaster {
-	f := &forecaster{planner: p, source: s.uploads(), bucket: viewBucket(ctx, s)}
-	if !s.store.Resolved() {
+func (p *planner) forecast(ctx context.Context, s *pipeline.Source) *forecaster {
+	f := &forecaster{planner: p, source: s.Uploads(), bucket: viewBucket(ctx, s)}
+	if !s.Store.Resolved() {
 		// Which key is behind the alias is found out by a write alone.
 		f.source.Accept = func(o state.Object) archive.KeyVerdict {
-			if v := s.store.KeyVerdict(o); v != archive.KeyOther {
+			if v := s.Store.KeyVerdict(o); v != archive.KeyOther {
 				return v
 			}
 			return archive.KeyOK
 		}
-		p.alias(s.cfg.KMSKeyID)
+		p.alias(s.Config.KMSKeyID)
 	}
 	f.group, f.ctx = errgroup.WithContext(ctx)
 	f.group.SetLimit(max(1, p.opts.Config.Upload.Workers))
@@ -162,7 +163,7 @@ func (e notAskedError) Unwrap() error { return e.error }
 func (f *forecaster) offer(path string, size int64) {
 	key, err := f.source.Mapper.Key(path)
 	if err != nil {
-		f.note(Outcome{Source: f.source.Name, Path: path, Status: Failed, Size: size, Err: err})
+		f.note(pipeline.Outcome{Source: f.source.Name, Path: path, Status: pipeline.Failed, Size: size, Err: err})
 		return
 	}
 	show, err := f.bucket.show(key)
@@ -192,8 +193,8 @@ func (f *forecaster) asks() bool {
 }
 
 // outcome is what a run would make of one file.
-func (f *forecaster) outcome(path string, size int64, show question) Outcome {
-	o := Outcome{Source: f.source.Name, Path: path, Size: size, Status: Planned}
+func (f *forecaster) outcome(path string, size int64, show question) pipeline.Outcome {
+	o := pipeline.Outcome{Source: f.source.Name, Path: path, Size: size, Status: pipeline.Planned}
 	if !f.asks() {
 		f.unasked()
 		return o
@@ -213,15 +214,15 @@ func (f *forecaster) outcome(path string, size int64, show question) Outcome {
 		f.unasked()
 		return o
 	case err != nil:
-		o.Status, o.Err = Failed, err
+		o.Status, o.Err = pipeline.Failed, err
 		return o
 	}
 	switch v {
 	case uploader.ForecastRead:
 		f.read()
-		o.Status = Skipped
+		o.Status = pipeline.Skipped
 	case uploader.ForecastSkip:
-		o.Status = Skipped
+		o.Status = pipeline.Skipped
 	case uploader.ForecastNothing:
 		o.Status = ""
 	case uploader.ForecastSend, uploader.ForecastConflict: // A conflict comes with its error.

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
@@ -30,7 +31,7 @@ func dryRun(ctx context.Context, o SyncOptions, log *zap.Logger) (Summary, error
 	case err != nil:
 		return Summary{}, err
 	case there:
-		if db, err = openState(o.Config, &clock{}, log); err != nil {
+		if db, err = pipeline.OpenState(o.Config, &pipeline.Clock{}, log); err != nil {
 			return Summary{}, err
 		}
 	}
@@ -46,7 +47,7 @@ func dryRun(ctx context.Context, o SyncOptions, log *zap.Logger) (Summary, error
 	}
 	p.finish(int64(len(o.Config.Sources)))
 	if ctx.Err() != nil {
-		return p.sum, ErrInterrupted
+		return p.sum, pipeline.ErrInterrupted
 	}
 	return p.sum, errors.Join(errs...)
 }
@@ -63,23 +64,23 @@ type planner struct {
 
 func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger, m *watcher.Metrics) error {
 	c := p.opts.Config.Sources[i]
-	env := environment{
-		cfg: p.opts.Config, db: db, log: log, dry: true,
-		metrics: &metrics{watcher: m, s3store: s3store.NewMetrics(prometheus.NewPedanticRegistry())},
+	env := pipeline.Session{
+		Config: p.opts.Config, DB: db, Log: log, Dry: true,
+		Metrics: &pipeline.Metrics{Watcher: m, Store: s3store.NewMetrics(prometheus.NewPedanticRegistry())},
 	}
-	s, err := env.connect(ctx, i, env.storeOptions(c, log.With(zap.String("source", c.Name))))
+	s, err := env.Connect(ctx, i, env.StoreOptions(c, log.With(zap.String("source", c.Name))))
 	if err != nil {
 		return err
 	}
 	var known scan.Index = noIndex{}
-	if s.state != nil {
-		known = &index{state: s.state}
+	if s.State != nil {
+		known = &pipeline.Index{State: s.State}
 	}
 	var ask *forecaster // nil: S3 is not asked
 	if p.asks {
 		ask = p.forecast(ctx, s)
 	}
-	w := env.watchOptions(s)
+	w := env.WatchOptions(s)
 	w.OnScan, w.OnAvailable, w.OnMemory = func(watcher.ScanResult) {}, func(bool, string) {}, nil
 	w.OnSame = func(scan.Known, safefs.Stat, archive.Trigger) {
 		p.mu.Lock()
@@ -143,35 +144,35 @@ type planSink struct {
 
 // Offer implements watcher.Sink.
 func (p planSink) Offer(ctx context.Context, c watcher.Change) error {
-	o := Outcome{Source: p.source, Path: c.Path, Size: c.Size}
+	o := pipeline.Outcome{Source: p.source, Path: c.Path, Size: c.Size}
 	switch c.Kind {
 	case archive.Look:
 		if o.Err = localfile.CheckSize(c.Size); o.Err != nil {
-			o.Status = Failed
+			o.Status = pipeline.Failed
 			break
 		}
 		if p.ask != nil {
 			p.ask.offer(c.Path, c.Size)
 			return ctx.Err()
 		}
-		o.Status = Planned
+		o.Status = pipeline.Planned
 	case archive.Gone:
-		o.Status = Deleted
+		o.Status = pipeline.Deleted
 	default:
-		o.Status, o.Err = Failed, c.Err
+		o.Status, o.Err = pipeline.Failed, c.Err
 	}
 	p.note(o)
 	return ctx.Err()
 }
 
 // note counts what would become of one file.
-func (p *planner) note(o Outcome) {
+func (p *planner) note(o pipeline.Outcome) {
 	if o.Status == "" {
 		return
 	}
 	p.mu.Lock()
 	p.sum.add(o)
-	if o.Status == Planned {
+	if o.Status == pipeline.Planned {
 		p.plan(o.Size)
 	}
 	p.mu.Unlock()

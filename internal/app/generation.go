@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/listing"
+	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/internal/stages"
@@ -26,16 +29,17 @@ import (
 // liveSource is a source of the daemon: with what became of its files, and with
 // the remote checks that it asks for.
 type liveSource struct {
-	*source
+	*pipeline.Source
 
 	ledger *ledger
 	remote *listing.Checks
+	hungAt atomic.Int64 // Unix nanoseconds of when the check began that does not end, 0: it answers
 }
 
 // generation is the pipeline of one configuration, from its start to the stop
 // or the reload that replaces it.
 type generation struct {
-	*pipeline
+	*pipeline.Pipeline
 
 	d       *daemon
 	trigger archive.Trigger
@@ -53,26 +57,26 @@ func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigg
 	if err != nil {
 		return nil, err
 	}
-	d.metrics.configured(cfg, b)
-	e := &environment{
-		cfg: cfg, db: d.db, log: d.log, metrics: d.metrics, program: d.build, queue: queue.New(queueLimit), clock: d.clock,
-		grace: d.opts.Grace, found: p.at, budget: b, keysMoved: make(chan struct{}, 1), listSkips: cfg.Manifest.ListSkipped == "all",
+	d.metrics.Configured(cfg, b)
+	e := &pipeline.Session{
+		Config: cfg, DB: d.db, Log: d.log, Metrics: d.metrics, Program: d.build, Queue: queue.New(pipeline.QueueLimit), Clock: d.clock,
+		Grace: d.opts.Grace, Found: p.at, Budget: b, KeysMoved: make(chan struct{}, 1), ListSkips: cfg.Manifest.ListSkipped == "all",
 	}
 	g := &generation{
-		d: d, trigger: trigger, perFile: sampled(d.log.Named("file")), leaving: make(chan struct{}), hurried: make(chan struct{}),
+		d: d, trigger: trigger, perFile: logsink.Sampled(d.log.Named("file")), leaving: make(chan struct{}), hurried: make(chan struct{}),
 	}
 	ledgers := map[string]*ledger{}
 	for _, s := range cfg.Sources {
 		ledgers[s.Name] = d.ledgers.of(s)
 	}
-	g.pipeline, err = e.build(ctx, parts{
-		watch: func(s *source, o *watcher.Options, _ *sink) {
-			if e.listSkips {
+	g.Pipeline, err = e.Build(ctx, pipeline.Parts{
+		Watch: func(s *pipeline.Source, o *watcher.Options, _ *pipeline.Sink) {
+			if e.ListSkips {
 				o.OnSame = listSkip(context.WithoutCancel(ctx), s)
 			}
 		},
-		pool: func(o *uploader.Options) { o.Hurry = g.hurried },
-		ended: func(_ *source, o uploader.Outcome) {
+		Pool: func(o *uploader.Options) { o.Hurry = g.hurried },
+		Ended: func(_ *pipeline.Source, o uploader.Outcome) {
 			ledgers[o.Source].add(o, time.Now().UTC())
 			g.logOutcome(o)
 		},
@@ -80,11 +84,11 @@ func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigg
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range g.pipeline.sources {
-		g.metrics.wrongKey.WithLabelValues(s.cfg.Name) // There from the start.
-		g.sources = append(g.sources, &liveSource{source: s, ledger: ledgers[s.cfg.Name], remote: listing.New(listing.Options{
-			Store: s.store, State: s.state, DB: e.db, Watch: s.watch, Mapper: s.mapper, Log: s.log,
-			Key: fmt.Sprintf("remote-check/%s/%s/%s", s.cfg.Bucket, s.cfg.Prefix, s.firstPath()),
+	for _, s := range g.Pipeline.Sources {
+		g.Metrics.WrongKey.WithLabelValues(s.Config.Name) // There from the start.
+		g.sources = append(g.sources, &liveSource{Source: s, ledger: ledgers[s.Config.Name], remote: listing.New(listing.Options{
+			Store: s.Store, State: s.State, DB: e.DB, Watch: s.Watch, Mapper: s.Mapper, Log: s.Log,
+			Key: fmt.Sprintf("remote-check/%s/%s/%s", s.Config.Bucket, s.Config.Prefix, s.FirstPath()),
 		})})
 	}
 	return g, nil
@@ -93,16 +97,16 @@ func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigg
 // listSkip returns what lists the files that the index alone shows as unchanged
 // to a scan of the daemon. While too many records are unpublished, or the disk
 // takes no more, they are counted instead.
-func listSkip(ctx context.Context, s *source) func(scan.Known, safefs.Stat, archive.Trigger) {
-	skips := s.flusher.Skips()
+func listSkip(ctx context.Context, s *pipeline.Source) func(scan.Known, safefs.Stat, archive.Trigger) {
+	skips := s.Flusher.Skips()
 	return func(k scan.Known, st safefs.Stat, trigger archive.Trigger) {
-		if s.unpublishedRecords() >= s.run.cfg.Manifest.MaxUnpublished {
-			s.counters.unlisted.Add(1)
+		if s.UnpublishedRecords() >= s.Session.Config.Manifest.MaxUnpublished {
+			s.Counters.Unlisted.Add(1)
 			return
 		}
-		r := s.skipRecord(k, st, trigger)
-		if err := skips.Write(ctx, r); err != nil && s.counters.unlisted.Add(1) == 1 {
-			s.log.Warn("unchanged files are counted instead of listed", zap.Error(err))
+		r := s.SkipRecord(k, st, trigger)
+		if err := skips.Write(ctx, r); err != nil && s.Counters.Unlisted.Add(1) == 1 {
+			s.Log.Warn("unchanged files are counted instead of listed", zap.Error(err))
 		}
 	}
 }
@@ -110,7 +114,7 @@ func listSkip(ctx context.Context, s *source) func(scan.Known, safefs.Stat, arch
 // close gives back what the sources hold once nothing uses them any more.
 func (g *generation) close() {
 	for _, s := range g.sources {
-		s.store.Close()
+		s.Store.Close()
 	}
 }
 
@@ -121,19 +125,19 @@ func (g *generation) run(ctx context.Context) (next *plan, err error) {
 	gctx, replace := context.WithCancel(ctx)
 	defer replace()
 	context.AfterFunc(gctx, func() { close(g.leaving) })
-	err = stages.Run(gctx, g.grace.total(),
+	err = stages.Run(gctx, g.Grace.Total(),
 		stages.Stage{Name: "hangup", Run: func(ctx context.Context) error { return g.followHangups(ctx, replace) }},
 		stages.Stage{Name: "ready", Run: g.announce},
 		stages.Stage{Name: "departed", Run: g.closeDeparted},
 		stages.Stage{Name: "credentials", Run: g.keepCredentials},
 		stages.Stage{Name: "remote", Run: g.each(func(ctx context.Context, s *liveSource) error {
-			s.remote.Run(ctx, g.cfg.Watch.RemoteCheckInterval, func() error { return g.inService(s) })
+			s.remote.Run(ctx, g.Config.Watch.RemoteCheckInterval, func() error { return g.inService(s) })
 			return nil
 		})},
 		stages.Stage{Name: "hung", Run: g.each(g.followHung)},
 		stages.Stage{Name: "reread", Run: g.unlessHung(g.reread)},
-		stages.Stage{Name: "watcher", Run: g.unlessHung(func(ctx context.Context, s *liveSource) error { return s.watch.Run(ctx) })},
-		stages.Stage{Name: "uploader", Run: g.pool.Run},
+		stages.Stage{Name: "watcher", Run: g.unlessHung(func(ctx context.Context, s *liveSource) error { return s.Watch.Run(ctx) })},
+		stages.Stage{Name: "uploader", Run: g.Pool.Run},
 		stages.Stage{Name: "manifest", Run: g.each(g.publish)},
 	)
 	return g.next, err
@@ -149,8 +153,8 @@ func (g *generation) each(fn func(context.Context, *liveSource) error) func(cont
 		for i, s := range g.sources {
 			wg.Go(func() {
 				if err := fn(ctx, s); err != nil {
-					errs[i] = fmt.Errorf("source %s: %w", s.cfg.Name, err)
-					s.log.Error("this source stopped, the others go on", zap.Error(err))
+					errs[i] = fmt.Errorf("source %s: %w", s.Config.Name, err)
+					s.Log.Error("this source stopped, the others go on", zap.Error(err))
 				}
 			})
 		}
@@ -164,22 +168,22 @@ func (g *generation) each(fn func(context.Context, *liveSource) error) func(cont
 func (g *generation) beginChains(ctx context.Context) error {
 	return g.each(func(ctx context.Context, s *liveSource) error {
 		if g.trigger == archive.TriggerHangup {
-			return s.beginChain(ctx, state.NoteReload, reloadDetail(g.program.Version, s.cfg.Name, g.changed))
+			return s.BeginChain(ctx, state.NoteReload, reloadDetail(g.Program.Version, s.Config.Name, g.changed))
 		}
-		return s.beginChain(ctx, state.NoteStart, g.program.Version)
+		return s.BeginChain(ctx, state.NoteStart, g.Program.Version)
 	})(ctx)
 }
 
 // publish is the manifest stage of one source.
 func (g *generation) publish(ctx context.Context, s *liveSource) error {
-	err := s.flusher.Run(ctx)
+	err := s.Flusher.Run(ctx)
 	for ctx.Err() == nil {
-		s.log.Error("the trail stopped, it is taken up again in a minute", zap.Error(err))
+		s.Log.Error("the trail stopped, it is taken up again in a minute", zap.Error(err))
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Minute):
 		}
-		err = s.flusher.Run(ctx)
+		err = s.Flusher.Run(ctx)
 	}
 	return err
 }
@@ -192,7 +196,7 @@ const handover = 3 * time.Second
 func (g *generation) hurry() {
 	close(g.hurried)
 	for _, s := range g.sources {
-		s.flusher.Abandon()
+		s.Flusher.Abandon()
 	}
 }
 
@@ -211,7 +215,7 @@ func (g *generation) announce(ctx context.Context) error {
 	g.d.settling.Store(false)
 	g.d.ready.Store(true)
 	g.d.notify.ready()
-	g.log.Info("ready", zap.Int("sources", len(g.sources)))
+	g.Log.Info("ready", zap.Int("sources", len(g.sources)))
 	g.followKeys(ctx)
 	return nil
 }
@@ -226,8 +230,8 @@ func (g *generation) keepCredentials(ctx context.Context) error {
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		for _, s := range g.sources {
-			if err := s.store.KeepCredentials(ctx); err != nil && ctx.Err() == nil {
-				s.log.Warn("the credentials ran out and are not renewed, that is tried again", zap.Error(err))
+			if err := s.Store.KeepCredentials(ctx); err != nil && ctx.Err() == nil {
+				s.Log.Warn("the credentials ran out and are not renewed, that is tried again", zap.Error(err))
 			}
 		}
 		select {
@@ -251,7 +255,7 @@ func (g *generation) followKeys(ctx context.Context) {
 		g.countWrongKeys(told)
 		select {
 		case <-tick.C:
-		case <-g.keysMoved:
+		case <-g.KeysMoved:
 		case <-ctx.Done():
 		}
 	}
@@ -264,13 +268,13 @@ func (g *generation) settled() bool {
 	stopped := 0
 	for _, s := range g.sources {
 		select {
-		case <-s.watch.Watching():
+		case <-s.Watch.Watching():
 		default:
-			if s.watch.Available() {
+			if s.Watch.Available() {
 				return false
 			}
 		}
-		d := g.pool.Destination(s.cfg.Name)
+		d := g.Pool.Destination(s.Config.Name)
 		if d.State == breaker.HealthWaiting && d.Err == nil {
 			return false
 		}
@@ -285,17 +289,17 @@ func (g *generation) settled() bool {
 // logged when it is not the one that was told.
 func (g *generation) countWrongKeys(told map[string]int64) {
 	for _, s := range g.sources {
-		n, err := s.state.WrongKey(func(o state.Object) bool { return s.store.KeyVerdict(o) == archive.KeyOK })
+		n, err := s.State.WrongKey(func(o state.Object) bool { return s.Store.KeyVerdict(o) == archive.KeyOK })
 		if err != nil {
-			s.log.Warn("objects under other keys were not counted", zap.Error(err))
+			s.Log.Warn("objects under other keys were not counted", zap.Error(err))
 			continue
 		}
-		g.metrics.wrongKey.WithLabelValues(s.cfg.Name).Set(float64(n))
-		if n > 0 && n != told[s.cfg.Name] {
-			s.log.Warn("objects stand under a key that is neither configured nor accepted; they stay until they change or are rekeyed",
+		g.Metrics.WrongKey.WithLabelValues(s.Config.Name).Set(float64(n))
+		if n > 0 && n != told[s.Config.Name] {
+			s.Log.Warn("objects stand under a key that is neither configured nor accepted; they stay until they change or are rekeyed",
 				zap.Int64("objects", n))
 		}
-		told[s.cfg.Name] = n
+		told[s.Config.Name] = n
 	}
 }
 
@@ -321,7 +325,7 @@ var errNotNow = errors.New("nothing is asked of it now")
 
 // inService fails while the destination of s takes no requests.
 func (g *generation) inService(s *liveSource) error {
-	d := g.pool.Destination(s.cfg.Name)
+	d := g.Pool.Destination(s.Config.Name)
 	if d.State == breaker.HealthOK {
 		return nil
 	}
@@ -329,15 +333,15 @@ func (g *generation) inService(s *liveSource) error {
 }
 
 // snapshots is what the gauges show of the running pipeline.
-func (d *daemon) snapshots() []snapshot {
+func (d *daemon) snapshots() []pipeline.Snapshot {
 	g := d.current.Load()
 	if g == nil {
 		return nil
 	}
-	var list []snapshot
+	var list []pipeline.Snapshot
 	for _, s := range g.sources {
-		files, bytes := s.state.Totals()
-		list = append(list, snapshot{name: s.cfg.Name, files: files, bytes: bytes, work: s.pending(), withheld: s.withholds(), hungSince: s.counters.hungSince()})
+		files, bytes := s.State.Totals()
+		list = append(list, pipeline.Snapshot{Name: s.Config.Name, Files: files, Bytes: bytes, Work: s.Pending(), Withheld: s.withholds(), HungSince: s.hungSince()})
 	}
 	return list
 }

@@ -16,10 +16,10 @@ import (
 // system that does not answer waits in the kernel, and can say nothing. A look
 // outlives the pipeline that began it, so that a reload does not begin another.
 func (g *generation) followHung(ctx context.Context, s *liveSource) error {
-	root := safefs.NewRoot(s.cfg.Path, s.root.Options())
+	root := safefs.NewRoot(s.Config.Path, s.Root.Options())
 	for ctx.Err() == nil {
-		o := g.d.places.Begin("inside "+s.cfg.Path, func() config.Look {
-			fscheck.Inside(root, watcher.MountPoints(s.real))
+		o := g.d.places.Begin("inside "+s.Config.Path, func() config.Look {
+			fscheck.Inside(root, watcher.MountPoints(s.Real))
 			return config.Look{}
 		})
 		late := time.NewTimer(time.Until(o.Since.Add(fscheck.HungAfter)))
@@ -45,26 +45,26 @@ func (g *generation) followHung(ctx context.Context, s *liveSource) error {
 
 // hang notes that s does not answer since then.
 func (s *liveSource) hang(since time.Time) {
-	s.counters.hungAt.Store(since.UnixNano())
-	s.log.Error("the source hangs: nothing of it is archived until its file system answers, the other sources go on",
-		zap.String("path", s.cfg.Path), zap.Time("since", since.UTC()))
-	s.watch.SetHung(fscheck.SilentReason)
-	s.onAvailable(false, "hung: "+fscheck.SilentReason)
+	s.hungAt.Store(since.UnixNano())
+	s.Log.Error("the source hangs: nothing of it is archived until its file system answers, the other sources go on",
+		zap.String("path", s.Config.Path), zap.Time("since", since.UTC()))
+	s.Watch.SetHung(fscheck.SilentReason)
+	s.OnAvailable(false, "hung: "+fscheck.SilentReason)
 }
 
 // answers notes that s answers again.
 func (s *liveSource) answers(after time.Duration) {
-	s.counters.hungAt.Store(0)
-	s.log.Info("the source answers again", zap.Duration("after", after))
-	s.watch.SetHung("")
-	if s.watch.Available() {
-		s.onAvailable(true, "")
+	s.hungAt.Store(0)
+	s.Log.Info("the source answers again", zap.Duration("after", after))
+	s.Watch.SetHung("")
+	if s.Watch.Available() {
+		s.OnAvailable(true, "")
 	}
 }
 
 // hungSince returns when the look began that has not ended, zero while s answers.
-func (c *sourceCounters) hungSince() time.Time {
-	if ns := c.hungAt.Load(); ns != 0 {
+func (s *liveSource) hungSince() time.Time {
+	if ns := s.hungAt.Load(); ns != 0 {
 		return time.Unix(0, ns)
 	}
 	return time.Time{}
@@ -86,8 +86,8 @@ func (g *generation) unlessHung(fn func(context.Context, *liveSource) error) fun
 			return err
 		case <-ctx.Done():
 		}
-		o := g.d.places.Begin("inside "+s.cfg.Path, func() config.Look {
-			fscheck.Inside(safefs.NewRoot(s.cfg.Path, s.root.Options()), nil)
+		o := g.d.places.Begin("inside "+s.Config.Path, func() config.Look {
+			fscheck.Inside(safefs.NewRoot(s.Config.Path, s.Root.Options()), nil)
 			return config.Look{}
 		})
 		select {
@@ -96,7 +96,7 @@ func (g *generation) unlessHung(fn func(context.Context, *liveSource) error) fun
 		case <-o.Done:
 			return <-ended
 		case <-time.After(leftAfter):
-			s.log.Warn("the source does not answer: what waits for it is left behind")
+			s.Log.Warn("the source does not answer: what waits for it is left behind")
 			return nil
 		}
 	})

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -27,7 +28,7 @@ type past struct {
 // readPast reads what this host's trail says of objects. It begins with the head
 // that the state knows, or without a state with the bucket's newest, and goes back
 // by hashes. What it reaches is believed.
-func readPast(ctx context.Context, s *source) *past {
+func readPast(ctx context.Context, s *pipeline.Source) *past {
 	ctx, cancel := context.WithCancel(ctx)
 	p := &past{records: make(chan state.Record), ended: make(chan struct{}), cancel: cancel}
 	go func() {
@@ -68,29 +69,29 @@ func (p *past) of(key string) (*state.Record, error) {
 }
 
 // archived calls fn for each object that the trail knows, in the order of keys.
-func archived(ctx context.Context, s *source, fn func(state.Record) error) error {
-	lib := localFirst{far: s.store}
-	if near, err := manifest.DirLibrary(s.run.copiesOf(s.cfg.Name), s.mapper.TrailPrefix()); err == nil {
+func archived(ctx context.Context, s *pipeline.Source, fn func(state.Record) error) error {
+	lib := localFirst{far: s.Store}
+	if near, err := manifest.DirLibrary(s.Session.CopiesOf(s.Config.Name), s.Mapper.TrailPrefix()); err == nil {
 		lib.near = near
 	}
-	trail := manifest.NewTrail(lib, s.mapper.Prefix())
+	trail := manifest.NewTrail(lib, s.Mapper.Prefix())
 	head, pending, err := knownHead(ctx, s, trail)
 	if err != nil {
 		return err
 	}
 	broken := func(key string, err error) {
-		s.log.Warn("the trail is known from here on only: objects that it names before are left as they are", zap.String("document", key), zap.Error(err))
+		s.Log.Warn("the trail is known from here on only: objects that it names before are left as they are", zap.String("document", key), zap.Error(err))
 	}
-	return trail.Archived(ctx, head, s.mapper.Prefix(), "", pending, broken, fn)
+	return trail.Archived(ctx, head, s.Mapper.Prefix(), "", pending, broken, fn)
 }
 
 // knownHead returns the head that the state knows, and the records that no digest
 // names yet; or, without a state, the newest head of this instance.
-func knownHead(ctx context.Context, s *source, trail *manifest.Trail) (head manifest.Head, pending func(func([]byte) error) error, err error) {
-	if s.state == nil {
-		return newestHead(ctx, s.run.cfg.Instance, trail)
+func knownHead(ctx context.Context, s *pipeline.Source, trail *manifest.Trail) (head manifest.Head, pending func(func([]byte) error) error, err error) {
+	if s.State == nil {
+		return newestHead(ctx, s.Session.Config.Instance, trail)
 	}
-	c, err := s.state.Chain()
+	c, err := s.State.Chain()
 	if err != nil {
 		return head, nil, err
 	}
@@ -99,7 +100,7 @@ func knownHead(ctx context.Context, s *source, trail *manifest.Trail) (head mani
 		head = manifest.Head{Chain: c.AbandonsChain, SHA256: c.AbandonsSHA256}
 	}
 	return head, func(fn func([]byte) error) error {
-		return s.state.Records(0, math.MaxInt64, func(_ uint64, _ state.Status, line []byte) error { return fn(line) })
+		return s.State.Records(0, math.MaxInt64, func(_ uint64, _ state.Status, line []byte) error { return fn(line) })
 	}, nil
 }
 

@@ -15,6 +15,8 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
+	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -95,7 +97,7 @@ func Preflight(ctx context.Context, o PreflightOptions) (PreflightReport, error)
 	if _, err := new(fscheck.Checker).Placed(o.Config); err != nil {
 		return report, err
 	}
-	log, err := syncLogger(SyncOptions{Config: o.Config, Stderr: o.Stderr})
+	log, err := logsink.NewConsole(o.Config.Log, o.Stderr)
 	if err != nil {
 		return report, err
 	}
@@ -116,8 +118,8 @@ func (p *preflight) openIndex() error {
 	if err != nil || !there {
 		return err
 	}
-	p.db, err = openState(p.opts.Config, &clock{}, p.log)
-	if _, busy := errors.AsType[*busyError](err); busy {
+	p.db, err = pipeline.OpenState(p.opts.Config, &pipeline.Clock{}, p.log)
+	if _, busy := errors.AsType[*pipeline.BusyError](err); busy {
 		return nil
 	}
 	return err
@@ -126,7 +128,7 @@ func (p *preflight) openIndex() error {
 // run examines one source after the other.
 func (p *preflight) run(ctx context.Context, report PreflightReport) (PreflightReport, error) {
 	o := p.opts
-	p.metrics = &metrics{s3store: s3store.NewMetrics(prometheus.NewPedanticRegistry())}
+	p.metrics = &pipeline.Metrics{Store: s3store.NewMetrics(prometheus.NewPedanticRegistry())}
 	answered := false
 	for i := range o.Config.Sources {
 		s, err := p.source(ctx, i)
@@ -134,7 +136,7 @@ func (p *preflight) run(ctx context.Context, report PreflightReport) (PreflightR
 			return report, fmt.Errorf("source %s: %w", o.Config.Sources[i].Name, err)
 		}
 		if ctx.Err() != nil {
-			return report, ErrInterrupted
+			return report, pipeline.ErrInterrupted
 		}
 		report.Sources = append(report.Sources, s)
 		answered = answered || s.Answered
@@ -144,7 +146,7 @@ func (p *preflight) run(ctx context.Context, report PreflightReport) (PreflightR
 	case !answered:
 		return report, errors.New("no destination answered")
 	case !report.OK:
-		return report, ErrSomeFailed
+		return report, pipeline.ErrSomeFailed
 	}
 	return report, nil
 }
@@ -160,17 +162,17 @@ func (s *PreflightSource) ok() bool {
 type preflight struct {
 	opts    PreflightOptions
 	log     *zap.Logger
-	metrics *metrics
+	metrics *pipeline.Metrics
 	db      *state.DB // nil: there is no index, or a daemon holds it
 }
 
 func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) {
 	c := p.opts.Config.Sources[i]
-	env := environment{cfg: p.opts.Config, log: p.log, metrics: p.metrics}
+	env := pipeline.Session{Config: p.opts.Config, Log: p.log, Metrics: p.metrics}
 	out := PreflightSource{
 		Source: c.Name, Bucket: c.Bucket, Prefix: c.Prefix, KMSKeyID: c.KMSKeyID, Checks: []PreflightCheck{}, Left: []string{},
 	}
-	store, err := s3store.Open(ctx, env.storeOptions(c, zap.NewNop()))
+	store, err := s3store.Open(ctx, env.StoreOptions(c, zap.NewNop()))
 	if err != nil {
 		return out, err
 	}
@@ -202,7 +204,7 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 
 // directoryCheck looks whether the directory is there.
 func directoryCheck(ctx context.Context, c *config.Source) PreflightCheck {
-	root := rootOf(c)
+	root := pipeline.RootOf(c)
 	if err := fscheck.Within(ctx, fscheck.HungAfter, func() error { _, err := root.Identify(); return err }); err != nil {
 		return PreflightCheck{Check: "directory", Verdict: VerdictFault, Feature: "everything: the source pauses until it is there", Detail: err.Error()}
 	}
@@ -224,8 +226,8 @@ func clockCheck(offset time.Duration) PreflightCheck {
 }
 
 // signCheck signs something with the configured key.
-func signCheck(ctx context.Context, env *environment, c config.Source) *PreflightCheck {
-	signer, err := env.openSigner(ctx, env.cfg.Manifest.Sign, c)
+func signCheck(ctx context.Context, env *pipeline.Session, c config.Source) *PreflightCheck {
+	signer, err := env.OpenSigner(ctx, env.Config.Manifest.Sign, c)
 	if err == nil && signer == nil {
 		return nil
 	}
@@ -240,7 +242,7 @@ func signCheck(ctx context.Context, env *environment, c config.Source) *Prefligh
 		return check
 	}
 	check.Verdict, check.Feature, check.Detail = VerdictFault, "signatures of the digests", err.Error()
-	if strings.HasPrefix(env.cfg.Manifest.Sign, "kms:") {
+	if strings.HasPrefix(env.Config.Manifest.Sign, "kms:") {
 		check.Feature += "; a key in KMS wants kms:Sign and kms:GetPublicKey"
 	}
 	return check
@@ -269,7 +271,7 @@ type noProgress struct{}
 func (noProgress) Found(int64) {}
 
 // Outcome implements Progress.
-func (noProgress) Outcome(Outcome) {}
+func (noProgress) Outcome(pipeline.Outcome) {}
 
 // translator words the trials of one source for a person.
 type translator struct {

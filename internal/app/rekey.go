@@ -15,6 +15,8 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/listing"
+	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
@@ -33,7 +35,7 @@ type RekeyOptions struct {
 	DryRun   bool
 	Stderr   io.Writer
 	Version  string
-	Progress Progress
+	Progress pipeline.Progress
 }
 
 // RekeySummary counts the objects of a rekey.
@@ -77,26 +79,26 @@ func Rekey(ctx context.Context, o RekeyOptions) (RekeySummary, error) {
 	if err != nil {
 		return RekeySummary{}, err
 	}
-	log, err := syncLogger(SyncOptions{Config: o.Config, Stderr: o.Stderr})
+	log, err := logsink.NewConsole(o.Config.Log, o.Stderr)
 	if err != nil {
 		return RekeySummary{}, err
 	}
 	if o.DryRun {
 		return rekeyDry(ctx, o, log)
 	}
-	e, err := openSession(o.Config, at, o.GiveUp, o.Version, log)
-	if busy, ok := errors.AsType[*busyError](err); ok {
-		return RekeySummary{}, busy.advise(rekeyBusy)
+	e, err := pipeline.Open(o.Config, at, o.GiveUp, o.Version, log)
+	if busy, ok := errors.AsType[*pipeline.BusyError](err); ok {
+		return RekeySummary{}, busy.Advise(rekeyBusy)
 	}
 	if err != nil {
 		return RekeySummary{}, err
 	}
 	r := &rekeyRun{opts: o, trail: map[string]state.Record{}, limit: o.limiter()}
-	if r.pipeline, err = e.begun(ctx, r.parts()); err != nil {
+	if r.Pipeline, err = e.Begin(ctx, r.parts()); err != nil {
 		return RekeySummary{}, err
 	}
 	err = r.run(ctx)
-	return r.sum, errors.Join(err, r.close())
+	return r.sum, errors.Join(err, r.Close())
 }
 
 // limiter returns the limit on objects.
@@ -112,7 +114,7 @@ func (o *RekeyOptions) chosen(name string) bool { return o.Source == "" || o.Sou
 
 // rekeyRun is one run of the rekey command.
 type rekeyRun struct {
-	*pipeline
+	*pipeline.Pipeline
 
 	opts  RekeyOptions
 	limit *rate.Limiter
@@ -125,30 +127,30 @@ type rekeyRun struct {
 
 // parts say how a rekey differs from other runs. Its destinations are not proven
 // by an earlier canary: what is behind an alias is asked again.
-func (r *rekeyRun) parts() parts {
-	return parts{
-		chosen: r.opts.chosen,
-		uploads: func(s *source, u *uploader.Source) {
-			u.Copy = s.store.Copy
-			u.Archived = func(path string) (state.Record, bool) { return r.archived(s.cfg.Name, path) }
+func (r *rekeyRun) parts() pipeline.Parts {
+	return pipeline.Parts{
+		Chosen: r.opts.chosen,
+		Uploads: func(s *pipeline.Source, u *uploader.Source) {
+			u.Copy = s.Store.Copy
+			u.Archived = func(path string) (state.Record, bool) { return r.archived(s.Config.Name, path) }
 			u.Proven, u.ProvenAt = false, time.Time{}
 		},
-		pool:  func(o *uploader.Options) { o.GiveUp = r.opts.GiveUp },
-		ended: r.ended,
+		Pool:  func(o *uploader.Options) { o.GiveUp = r.opts.GiveUp },
+		Ended: r.ended,
 	}
 }
 
 func (r *rekeyRun) run(ctx context.Context) error {
-	err := r.runJob(ctx, stages.Stage{Name: "rekey", Run: r.rekeyAll})
+	err := r.RunJob(ctx, stages.Stage{Name: "rekey", Run: r.rekeyAll})
 	switch {
 	case ctx.Err() != nil:
-		return errors.Join(ErrInterrupted, err)
+		return errors.Join(pipeline.ErrInterrupted, err)
 	case err != nil:
 		return err
 	}
-	late, err := unpublished(r.sources)
+	late, err := pipeline.Unpublished(r.Sources)
 	if err == nil && (late || r.sum.Failed > 0) {
-		err = ErrSomeFailed
+		err = pipeline.ErrSomeFailed
 	}
 	return err
 }
@@ -160,17 +162,17 @@ func (r *rekeyRun) rekeyAll(ctx context.Context) error {
 	r.mu.Lock()
 	r.halt = halt
 	r.mu.Unlock()
-	errs := make([]error, len(r.sources))
+	errs := make([]error, len(r.Sources))
 	var wg sync.WaitGroup
-	for i, s := range r.sources {
+	for i, s := range r.Sources {
 		wg.Go(func() {
 			err := r.await(ctx, s)
 			if err == nil {
 				err = r.find(ctx, s)
 			}
-			err = errors.Join(err, r.queue.Source(s.cfg.Name).Wait(ctx))
+			err = errors.Join(err, r.Queue.Source(s.Config.Name).Wait(ctx))
 			if err != nil && ctx.Err() == nil {
-				errs[i] = fmt.Errorf("source %s: %w", s.cfg.Name, err)
+				errs[i] = fmt.Errorf("source %s: %w", s.Config.Name, err)
 			}
 		})
 	}
@@ -187,11 +189,11 @@ var errUnconfirmed = errors.New("stopped at once, because the server did not do 
 
 // await returns once the canary has passed: it tells which key is behind an
 // alias now.
-func (r *rekeyRun) await(ctx context.Context, s *source) error {
+func (r *rekeyRun) await(ctx context.Context, s *pipeline.Source) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for begin := time.Now(); ; {
-		d := r.pool.Destination(s.cfg.Name)
+		d := r.Pool.Destination(s.Config.Name)
 		switch {
 		case d.Proven:
 			return nil
@@ -208,16 +210,16 @@ func (r *rekeyRun) await(ctx context.Context, s *source) error {
 }
 
 // find offers what may not be under the key.
-func (r *rekeyRun) find(ctx context.Context, s *source) error {
+func (r *rekeyRun) find(ctx context.Context, s *pipeline.Source) error {
 	f := finder{source: s, askAll: r.opts.AskAll, limit: r.limit}
 	err := f.run(ctx, func(ctx context.Context, path, _ string, size int64, known *state.Record) error {
 		r.opts.Progress.Found(size)
 		if known != nil {
 			r.mu.Lock()
-			r.trail[trailKey(s.cfg.Name, path)] = *known
+			r.trail[trailKey(s.Config.Name, path)] = *known
 			r.mu.Unlock()
 		}
-		return r.queue.Offer(ctx, queue.Job{Source: s.cfg.Name, Path: path, Kind: archive.Rekey, Trigger: archive.TriggerSync})
+		return r.Queue.Offer(ctx, queue.Job{Source: s.Config.Name, Path: path, Kind: archive.Rekey, Trigger: archive.TriggerSync})
 	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -236,7 +238,7 @@ func (r *rekeyRun) archived(source, path string) (state.Record, bool) {
 	return rec, ok
 }
 
-func (r *rekeyRun) ended(_ *source, o uploader.Outcome) {
+func (r *rekeyRun) ended(_ *pipeline.Source, o uploader.Outcome) {
 	r.mu.Lock()
 	if o.Err != nil && o.Class.Stops() && r.halt != nil {
 		r.halt(fmt.Errorf("source %s: %w: %w", o.Source, errUnconfirmed, o.Err))
@@ -258,12 +260,12 @@ func (r *rekeyRun) ended(_ *source, o uploader.Outcome) {
 		r.sum.Right++
 	}
 	r.mu.Unlock()
-	r.opts.Progress.Outcome(Outcome{Source: o.Source, Path: o.Path, Status: o.Status, Size: o.Size, Err: o.Err})
+	r.opts.Progress.Outcome(pipeline.Outcome{Source: o.Source, Path: o.Path, Status: o.Status, Size: o.Size, Err: o.Err})
 }
 
 // finder goes through the objects of one source.
 type finder struct {
-	source *source
+	source *pipeline.Source
 	askAll bool
 	limit  *rate.Limiter
 
@@ -288,9 +290,9 @@ type eachObject func(ctx context.Context, path, key string, size int64, known *s
 func (f *finder) run(ctx context.Context, each eachObject) error {
 	past := readPast(ctx, f.source)
 	defer past.stop()
-	err := listing.ListData(ctx, f.source.store, f.source.mapper, func(o state.Object) error {
+	err := listing.ListData(ctx, f.source.Store, f.source.Mapper, func(o state.Object) error {
 		f.listed++
-		path, ok := f.source.mapper.Path(o.Key)
+		path, ok := f.source.Mapper.Path(o.Key)
 		if !ok {
 			path = queue.KeyPath(o.Key)
 		}
@@ -307,21 +309,21 @@ func (f *finder) run(ctx context.Context, each eachObject) error {
 		}
 		return each(ctx, path, o.Key, o.Size, rec)
 	})
-	if !errors.Is(err, fs.ErrPermission) || f.listed > 0 || f.source.state == nil {
+	if !errors.Is(err, fs.ErrPermission) || f.listed > 0 || f.source.State == nil {
 		return err
 	}
 	f.unlisted = true
-	f.source.log.Warn("s3:ListBucket is not granted: only objects that the index knows are looked at", zap.Error(err))
+	f.source.Log.Warn("s3:ListBucket is not granted: only objects that the index knows are looked at", zap.Error(err))
 	return f.runIndex(ctx, each)
 }
 
 // known reports whether the index shows that o is under the right key. It does
 // when it describes the very object that is listed.
 func (f *finder) known(path string, o state.Object) (bool, error) {
-	if f.source.state == nil || f.askAll {
+	if f.source.State == nil || f.askAll {
 		return false, nil
 	}
-	e, ok, err := f.source.state.Get(path)
+	e, ok, err := f.source.State.Get(path)
 	if err != nil || !ok || !e.Stored || e.Doubted || e.ETag != o.ETag || e.Fence.Size != o.Size || !f.accepts(&e) {
 		return false, err
 	}
@@ -330,7 +332,7 @@ func (f *finder) known(path string, o state.Object) (bool, error) {
 }
 
 func (f *finder) accepts(e *state.Entry) bool {
-	return f.source.store.KeyVerdict(state.Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) == archive.KeyOK
+	return f.source.Store.KeyVerdict(state.Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) == archive.KeyOK
 }
 
 // runIndex is run over the index.
@@ -338,7 +340,7 @@ func (f *finder) runIndex(ctx context.Context, each eachObject) error {
 	var buf []state.Item
 	for after := ""; ; after = buf[len(buf)-1].Path {
 		var err error
-		if buf, err = f.source.state.Range(after, listing.Chunk, buf[:0]); err != nil {
+		if buf, err = f.source.State.Range(after, listing.Chunk, buf[:0]); err != nil {
 			return fmt.Errorf("read the index: %w", err)
 		}
 		for i := range buf {
@@ -361,7 +363,7 @@ func (f *finder) offerEntry(ctx context.Context, it *state.Item, each eachObject
 		f.right++
 		return ctx.Err()
 	}
-	key, err := f.source.mapper.Key(it.Path)
+	key, err := f.source.Mapper.Key(it.Path)
 	if err != nil {
 		return err
 	}

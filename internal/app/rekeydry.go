@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/remote"
@@ -39,7 +40,7 @@ func rekeyDry(ctx context.Context, o RekeyOptions, log *zap.Logger) (RekeySummar
 		errs = append(errs, db.Close())
 	}
 	if ctx.Err() != nil {
-		return p.sum, ErrInterrupted
+		return p.sum, pipeline.ErrInterrupted
 	}
 	return p.sum, errors.Join(errs...)
 }
@@ -61,8 +62,8 @@ func (p *rekeyPlanner) openIndex() (*state.DB, error) {
 	if err != nil || !there {
 		return nil, err
 	}
-	db, err := openState(p.opts.Config, &clock{}, p.log)
-	if _, busy := errors.AsType[*busyError](err); busy {
+	db, err := pipeline.OpenState(p.opts.Config, &pipeline.Clock{}, p.log)
+	if _, busy := errors.AsType[*pipeline.BusyError](err); busy {
 		p.sum.Plan.Unindexed = true
 		return nil, nil //nolint:nilnil // Without an index every object is asked for.
 	}
@@ -72,12 +73,12 @@ func (p *rekeyPlanner) openIndex() (*state.DB, error) {
 // plan looks at one source.
 func (p *rekeyPlanner) plan(ctx context.Context, i int) error {
 	c := p.opts.Config.Sources[i]
-	env := environment{cfg: p.opts.Config, db: p.db, log: p.log, metrics: &metrics{s3store: p.metrics}, dry: true}
-	s, err := env.connect(ctx, i, env.storeOptions(c, p.log.With(zap.String("source", c.Name))))
+	env := pipeline.Session{Config: p.opts.Config, DB: p.db, Log: p.log, Metrics: &pipeline.Metrics{Store: p.metrics}, Dry: true}
+	s, err := env.Connect(ctx, i, env.StoreOptions(c, p.log.With(zap.String("source", c.Name))))
 	if err != nil {
 		return err
 	}
-	if !s.store.Resolved() {
+	if !s.Store.Resolved() {
 		return fmt.Errorf("the key behind %s is not known yet: 's3syncd preflight' finds out, or configure the key's ARN", c.KMSKeyID)
 	}
 	f := finder{source: s, askAll: p.opts.AskAll, limit: p.opts.limiter()}
@@ -97,12 +98,12 @@ func (p *rekeyPlanner) plan(ctx context.Context, i int) error {
 }
 
 // ask finds out what would be done with one object.
-func (p *rekeyPlanner) ask(ctx context.Context, s *source, path, key string, size int64, known *state.Record) error {
-	o, err := s.store.Head(ctx, key)
+func (p *rekeyPlanner) ask(ctx context.Context, s *pipeline.Source, path, key string, size int64, known *state.Record) error {
+	o, err := s.Store.Head(ctx, key)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	verdict := s.store.KeyVerdict(o)
+	verdict := s.Store.KeyVerdict(o)
 	right := err != nil || verdict == archive.KeyOK || remote.IsTrailDocument(o)
 	var why error
 	if !right {
@@ -119,7 +120,7 @@ func (p *rekeyPlanner) ask(ctx context.Context, s *source, path, key string, siz
 		return nil
 	case why != nil:
 		p.sum.Failed++
-		p.opts.Progress.Outcome(Outcome{Source: s.cfg.Name, Path: path, Status: Failed, Size: size, Err: why})
+		p.opts.Progress.Outcome(pipeline.Outcome{Source: s.Config.Name, Path: path, Status: pipeline.Failed, Size: size, Err: why})
 		return nil
 	case verdict == archive.KeyMissing:
 		p.sum.Plan.NoKey++
@@ -129,22 +130,22 @@ func (p *rekeyPlanner) ask(ctx context.Context, s *source, path, key string, siz
 	p.sum.Rekeyed++
 	p.sum.Bytes += o.Size
 	p.count(s, path, o)
-	p.opts.Progress.Outcome(Outcome{Source: s.cfg.Name, Path: path, Status: PlannedRekey, Size: o.Size})
+	p.opts.Progress.Outcome(pipeline.Outcome{Source: s.Config.Name, Path: path, Status: pipeline.PlannedRekey, Size: o.Size})
 	return nil
 }
 
 // refuses returns why an object would be left as it is, nil where it would not.
-func (p *rekeyPlanner) refuses(ctx context.Context, s *source, path string, o state.Object, known *state.Record) (why, err error) {
+func (p *rekeyPlanner) refuses(ctx context.Context, s *pipeline.Source, path string, o state.Object, known *state.Record) (why, err error) {
 	var entry state.Entry
-	if s.state != nil {
-		if entry, _, err = s.state.Get(path); err != nil {
+	if s.State != nil {
+		if entry, _, err = s.State.Get(path); err != nil {
 			return nil, err
 		}
 	}
 	if id, ok := state.ParseObjectID(o.Metadata[state.MetaID]); o.Metadata[state.MetaID] != "" && (!ok || id.Instance != p.opts.Config.Instance) {
 		return fmt.Errorf("it was written by another instance: %s", o.Metadata[state.MetaID]), nil
 	}
-	if why = remote.CheckArchived(ctx, s.fetch, o, &entry, known); why != nil && !errors.Is(why, remote.ErrUnarchived) {
+	if why = remote.CheckArchived(ctx, s.Fetch, o, &entry, known); why != nil && !errors.Is(why, remote.ErrUnarchived) {
 		return nil, why
 	}
 	return why, nil
@@ -152,9 +153,9 @@ func (p *rekeyPlanner) refuses(ctx context.Context, s *source, path string, o st
 
 // count adds the requests that bring o under the key. A file that has its size
 // counts as one that has its content. The caller holds mu.
-func (p *rekeyPlanner) count(s *source, path string, o state.Object) {
+func (p *rekeyPlanner) count(s *pipeline.Source, path string, o state.Object) {
 	plan, u := &p.sum.Plan, p.opts.Config.Upload
-	if st, err := s.root.Lstat(path); err == nil && st.IsRegular() && st.Size == o.Size && !o.Dressed && indexed(s.state, path) {
+	if st, err := s.Root.Lstat(path); err == nil && st.IsRegular() && st.Size == o.Size && !o.Dressed && indexed(s.State, path) {
 		plan.Sends++
 		if o.Size > u.SinglePutMax {
 			plan.Sends++ // Create and Complete.
@@ -164,7 +165,7 @@ func (p *rekeyPlanner) count(s *source, path string, o state.Object) {
 	}
 	plan.Heads++ // Of the copy itself, for the headers to keep.
 	plan.Copies++
-	if parts := s.store.CopyParts(o.Size); parts > 1 {
+	if parts := s.Store.CopyParts(o.Size); parts > 1 {
 		plan.Copies++
 		plan.Parts += parts
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/fscheck"
+	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
 
 // RetireOptions are what retiring a host needs from outside.
@@ -29,13 +31,13 @@ func Retire(ctx context.Context, o RetireOptions) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	log, err := syncLogger(o.SyncOptions)
+	log, err := logsink.NewConsole(o.Config.Log, o.Stderr)
 	if err != nil {
 		return Summary{}, err
 	}
 	r, err := newSyncRun(ctx, o.SyncOptions, at, log)
-	if busy, ok := errors.AsType[*busyError](err); ok {
-		return Summary{}, busy.advise("stop the daemon first (systemctl disable --now s3syncd), then retire")
+	if busy, ok := errors.AsType[*pipeline.BusyError](err); ok {
+		return Summary{}, busy.Advise("stop the daemon first (systemctl disable --now s3syncd), then retire")
 	}
 	if err != nil {
 		return Summary{}, err
@@ -44,17 +46,17 @@ func Retire(ctx context.Context, o RetireOptions) (Summary, error) {
 	if err == nil || (o.Force && ctx.Err() == nil) {
 		err = errors.Join(err, r.closeChains(ctx))
 	}
-	return r.sum, errors.Join(interrupted(ctx, err), r.close())
+	return r.sum, errors.Join(pipeline.Interrupted(ctx, err), r.Close())
 }
 
 // closeChains ends the chains of all sources, side by side.
 func (r *syncRun) closeChains(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.grace.Publish)
+	ctx, cancel := context.WithTimeout(ctx, r.Grace.Publish)
 	defer cancel()
-	errs := make([]error, len(r.sources))
+	errs := make([]error, len(r.Sources))
 	var wg sync.WaitGroup
-	for i, s := range r.sources {
-		wg.Go(func() { errs[i] = s.closeChain(ctx) })
+	for i, s := range r.Sources {
+		wg.Go(func() { errs[i] = s.CloseChain(ctx) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)

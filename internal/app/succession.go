@@ -101,17 +101,17 @@ func (s *succession) begin(ctx context.Context) (*generation, error) {
 		return nil, err
 	}
 	if s.last != nil {
-		g.changed = config.Diff(s.last.cfg, g.cfg)
+		g.changed = config.Diff(s.last.cfg, g.Config)
 	}
 	if err := g.beginChains(ctx); err != nil {
 		g.close()
 		return nil, err
 	}
-	if err := d.level.UnmarshalText([]byte(g.cfg.Log.Level)); err != nil {
+	if err := d.level.UnmarshalText([]byte(g.Config.Log.Level)); err != nil {
 		d.log.Warn("the log level stays", zap.Error(err))
 	}
 	d.current.Store(g)
-	d.metrics.only(g.cfg)
+	d.metrics.Only(g.Config)
 	return g, nil
 }
 

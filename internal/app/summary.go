@@ -1,50 +1,9 @@
 package app
 
 import (
-	"context"
-	"errors"
-
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
-
-// How a command can end beside well, for main to turn into exit codes.
-var (
-	// ErrSomeFailed: it ran, and some files failed.
-	ErrSomeFailed = errors.New("some files failed")
-	// ErrInterrupted: a signal ended it before its work was done.
-	ErrInterrupted = errors.New("interrupted; what was done is kept, the next run goes on")
-)
-
-// Status is what became of one file in a sync run.
-type Status = state.Status
-
-// The statuses that a sync run shows.
-const (
-	Uploaded = state.StatusUploaded
-	Skipped  = state.StatusSkipped
-	Failed   = state.StatusFailed
-	Deleted  = state.StatusDeleted
-	Planned  = state.Status("planned") // a dry run would upload it
-	Rekeyed  = state.StatusRekeyed
-	// PlannedRekey: a dry run would bring it under the key.
-	PlannedRekey = state.Status("planned-rekey")
-)
-
-// Outcome is what became of one file.
-type Outcome struct {
-	Source string
-	Path   string // below the source, raw bytes
-	Status Status
-	Size   int64
-	Err    error // Failed only
-}
-
-// Progress is told what a sync run does. Its methods are called from many
-// goroutines and must not block for long.
-type Progress interface {
-	Found(size int64)
-	Outcome(o Outcome)
-}
 
 // Summary counts the outcomes of a sync run.
 type Summary struct {
@@ -81,16 +40,16 @@ type RequestCount struct {
 	Trail int64 `json:"trail_put"` // manifests, digests, signatures, configurations
 }
 
-func (s *Summary) add(o Outcome) {
+func (s *Summary) add(o pipeline.Outcome) {
 	switch o.Status {
-	case Uploaded, Planned:
+	case pipeline.Uploaded, pipeline.Planned:
 		s.Uploaded++
 		s.Bytes += o.Size
-	case Skipped:
+	case pipeline.Skipped:
 		s.Skipped++
-	case Failed:
+	case pipeline.Failed:
 		s.Failed++
-	case Deleted:
+	case pipeline.Deleted:
 		s.Deleted++
 	case state.StatusRekeyed: // No part of a sync run.
 	}
@@ -99,12 +58,4 @@ func (s *Summary) add(o Outcome) {
 // lacks reports whether something is not as it should be.
 func (s *Summary) lacks() bool {
 	return s.Failed > 0 || s.Held > 0 || s.Withheld > 0 || s.Unread > 0
-}
-
-// interrupted makes ErrInterrupted of an error that only says that ctx ended.
-func interrupted(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil {
-		return ErrInterrupted
-	}
-	return err
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
+	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/internal/stages"
@@ -32,7 +34,7 @@ type SyncOptions struct {
 	ManifestOut    string // "": no extra file
 	Stderr         io.Writer
 	Version        string
-	Progress       Progress
+	Progress       pipeline.Progress
 }
 
 // Sync scans every source once, uploads what is new or changed, publishes the
@@ -50,7 +52,7 @@ func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	log, err := syncLogger(o)
+	log, err := logsink.NewConsole(o.Config.Log, o.Stderr)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -62,12 +64,12 @@ func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 		return Summary{}, err
 	}
 	err = r.run(ctx)
-	return r.sum, errors.Join(err, r.close())
+	return r.sum, errors.Join(err, r.Close())
 }
 
 // syncRun is one run of the sync command.
 type syncRun struct {
-	*pipeline
+	*pipeline.Pipeline
 
 	opts SyncOptions
 
@@ -79,28 +81,28 @@ type syncRun struct {
 // newSyncRun opens the state, builds the pipeline and begins the chains. The caller
 // closes the run.
 func newSyncRun(ctx context.Context, o SyncOptions, at fscheck.Found, log *zap.Logger) (*syncRun, error) {
-	e, err := openSession(o.Config, at, o.GiveUp, o.Version, log)
+	e, err := pipeline.Open(o.Config, at, o.GiveUp, o.Version, log)
 	if err != nil {
 		return nil, err
 	}
-	e.listSkips = o.Config.Manifest.ListSkipped != "none"
+	e.ListSkips = o.Config.Manifest.ListSkipped != "none"
 	r := &syncRun{opts: o}
-	r.pipeline, err = e.begun(ctx, parts{
-		watch: func(s *source, w *watcher.Options, to *sink) {
+	r.Pipeline, err = e.Begin(ctx, pipeline.Parts{
+		Watch: func(s *pipeline.Source, w *watcher.Options, to *pipeline.Sink) {
 			w.OnSame = func(k scan.Known, st safefs.Stat, _ archive.Trigger) { r.skipped(ctx, s, k, st) }
-			to.progress = o.Progress.Found
+			to.Progress = o.Progress.Found
 		},
-		pool:  func(u *uploader.Options) { u.GiveUp = o.GiveUp },
-		ended: r.ended,
+		Pool:  func(u *uploader.Options) { u.GiveUp = o.GiveUp },
+		Ended: r.ended,
 	})
 	return r, err
 }
 
 func (r *syncRun) run(ctx context.Context) error {
-	err := r.runJob(ctx, stages.Stage{Name: "sync", Run: r.scanAll})
+	err := r.RunJob(ctx, stages.Stage{Name: "sync", Run: r.scanAll})
 	switch {
 	case ctx.Err() != nil:
-		return errors.Join(ErrInterrupted, err)
+		return errors.Join(pipeline.ErrInterrupted, err)
 	case err != nil:
 		return err
 	}
@@ -111,17 +113,17 @@ func (r *syncRun) run(ctx context.Context) error {
 // closeDeparted ends the chains of sources that left the configuration. What does
 // not succeed is tried by the next run.
 func (r *syncRun) closeDeparted(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, r.grace.Publish)
+	ctx, cancel := context.WithTimeout(ctx, r.Grace.Publish)
 	defer cancel()
-	departures{environment: r.environment, sources: r.sources}.closeAll(ctx)
+	departures{Session: r.Session, sources: r.Sources}.closeAll(ctx)
 }
 
 // skipped counts a file that the index alone shows as unchanged, and records it
 // where the run does that. There is no line for it: there may be a million.
-func (r *syncRun) skipped(ctx context.Context, s *source, k scan.Known, st safefs.Stat) {
+func (r *syncRun) skipped(ctx context.Context, s *pipeline.Source, k scan.Known, st safefs.Stat) {
 	var err error
-	if r.listSkips {
-		err = s.flusher.Skips().Write(ctx, s.skipRecord(k, st, archive.TriggerSync))
+	if r.ListSkips {
+		err = s.Flusher.Skips().Write(ctx, s.SkipRecord(k, st, archive.TriggerSync))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -135,16 +137,16 @@ func (r *syncRun) skipped(ctx context.Context, s *source, k scan.Known, st safef
 // scanAll scans every source and waits until what it found is done. A source
 // that cannot be scanned does not keep the others from it.
 func (r *syncRun) scanAll(ctx context.Context) error {
-	r.sum.Sources = len(r.sources)
-	errs := make([]error, len(r.sources))
+	r.sum.Sources = len(r.Sources)
+	errs := make([]error, len(r.Sources))
 	var wg sync.WaitGroup
-	for i, s := range r.sources {
+	for i, s := range r.Sources {
 		wg.Go(func() {
 			if err := r.scan(ctx, s); err != nil && ctx.Err() == nil {
 				r.unread(s, err)
 			}
-			if err := r.drained(ctx, s.cfg.Name); err != nil && ctx.Err() == nil {
-				errs[i] = fmt.Errorf("source %s: %w", s.cfg.Name, err)
+			if err := r.Drained(ctx, s.Config.Name); err != nil && ctx.Err() == nil {
+				errs[i] = fmt.Errorf("source %s: %w", s.Config.Name, err)
 			}
 		})
 	}
@@ -153,31 +155,31 @@ func (r *syncRun) scanAll(ctx context.Context) error {
 }
 
 // scan scans one source, and leaves it behind where it does not answer.
-func (r *syncRun) scan(ctx context.Context, s *source) error {
+func (r *syncRun) scan(ctx context.Context, s *pipeline.Source) error {
 	if r.opts.ConfirmDeletes {
-		s.watch.ConfirmDeletes()
+		s.Watch.ConfirmDeletes()
 	}
 	return r.unlessHung(ctx, s, func() error {
-		res, err := s.watch.ScanOnce(ctx, archive.TriggerSync)
+		res, err := s.Watch.ScanOnce(ctx, archive.TriggerSync)
 		r.held(s, res)
 		return err
 	})
 }
 
 // unread takes in that s could not be scanned to its end.
-func (r *syncRun) unread(s *source, err error) {
-	s.log.Error("the source could not be scanned, what is missing of it is not known", zap.Error(fmt.Errorf("source %s: %w", s.cfg.Name, err)))
+func (r *syncRun) unread(s *pipeline.Source, err error) {
+	s.Log.Error("the source could not be scanned, what is missing of it is not known", zap.Error(fmt.Errorf("source %s: %w", s.Config.Name, err)))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.sum.Unread++
 }
 
 // held takes in what the scan of s did not take for deleted.
-func (r *syncRun) held(s *source, res watcher.ScanResult) {
+func (r *syncRun) held(s *pipeline.Source, res watcher.ScanResult) {
 	if res.Held+res.Withheld == 0 {
 		return
 	}
-	s.log.Error("missing files do not count as deleted until that is confirmed: --confirm-deletes does it, for a mirror a larger max_deletes too",
+	s.Log.Error("missing files do not count as deleted until that is confirmed: --confirm-deletes does it, for a mirror a larger max_deletes too",
 		zap.Int64("held", res.Held), zap.Int64("withheld", res.Withheld))
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -191,21 +193,21 @@ func (r *syncRun) verdict(ctx context.Context) error {
 		return err
 	}
 	answered, late := false, false
-	for _, s := range r.sources {
-		waits, err := unpublished([]*source{s})
+	for _, s := range r.Sources {
+		waits, err := pipeline.Unpublished([]*pipeline.Source{s})
 		if err != nil {
 			return err
 		}
-		answered = answered || !waits || r.pool.Destination(s.cfg.Name).Answered
+		answered = answered || !waits || r.Pool.Destination(s.Config.Name).Answered
 		late = late || waits
 	}
 	switch {
-	case r.sum.Unread == len(r.sources):
+	case r.sum.Unread == len(r.Sources):
 		return errors.New("no source could be scanned")
 	case !answered:
 		return errors.New("no destination answered; what failed is recorded and published by the next run")
 	case r.sum.lacks() || late:
-		return ErrSomeFailed
+		return pipeline.ErrSomeFailed
 	}
 	return ctx.Err()
 }
@@ -221,8 +223,8 @@ func (r *syncRun) copyRecords() error {
 	}
 	defer out.Close()
 	var flushers []*manifest.Flusher
-	for _, s := range r.sources {
-		flushers = append(flushers, s.flusher)
+	for _, s := range r.Sources {
+		flushers = append(flushers, s.Flusher)
 	}
 	if err := manifest.CopyRun(out, flushers...); err != nil {
 		return fmt.Errorf("--manifest-out %s: %w", r.opts.ManifestOut, err)
@@ -230,11 +232,11 @@ func (r *syncRun) copyRecords() error {
 	return out.Commit()
 }
 
-func (r *syncRun) ended(_ *source, o uploader.Outcome) {
+func (r *syncRun) ended(_ *pipeline.Source, o uploader.Outcome) {
 	if o.Status == "" {
 		return
 	}
-	out := Outcome{Source: o.Source, Path: o.Path, Status: o.Status, Size: o.Size, Err: o.Err}
+	out := pipeline.Outcome{Source: o.Source, Path: o.Path, Status: o.Status, Size: o.Size, Err: o.Err}
 	r.mu.Lock()
 	r.sum.add(out)
 	r.mu.Unlock()
@@ -243,10 +245,10 @@ func (r *syncRun) ended(_ *source, o uploader.Outcome) {
 
 // unlessHung runs a scan of s, and leaves it behind with errSilent as soon as a
 // look at s lasts longer than fscheck.HungAfter.
-func (r *syncRun) unlessHung(ctx context.Context, s *source, scan func() error) error {
+func (r *syncRun) unlessHung(ctx context.Context, s *pipeline.Source, scan func() error) error {
 	ended := make(chan error, 1)
 	go func() { ended <- scan() }()
-	root := safefs.NewRoot(s.cfg.Path, s.root.Options())
+	root := safefs.NewRoot(s.Config.Path, s.Root.Options())
 	looked := time.NewTimer(0)
 	defer looked.Stop()
 	for {
@@ -255,7 +257,7 @@ func (r *syncRun) unlessHung(ctx context.Context, s *source, scan func() error) 
 			return err
 		case <-looked.C:
 		}
-		err := fscheck.Within(ctx, fscheck.HungAfter, func() error { fscheck.Inside(root, watcher.MountPoints(s.real)); return nil })
+		err := fscheck.Within(ctx, fscheck.HungAfter, func() error { fscheck.Inside(root, watcher.MountPoints(s.Real)); return nil })
 		if errors.Is(err, fscheck.ErrSilent) {
 			return err
 		}

@@ -1,3 +1,5 @@
+// Package host is what this machine is to the program: its identity, its memory, its
+// users.
 package host
 
 import (

@@ -1,4 +1,4 @@
-package app
+package pipeline
 
 import (
 	"context"
@@ -26,17 +26,17 @@ type signersFact struct {
 // signers returns what signs the digests of c, and what signed them before and
 // announces the new key; each is nil where there is none. A key of before that
 // cannot be used any more is no error: readers have to be given the new one.
-func (e *environment) signers(ctx context.Context, c config.Source) (sign, before manifest.Signer, err error) {
-	if sign, err = e.openSigner(ctx, e.cfg.Manifest.Sign, c); err != nil || sign == nil {
+func (e *Session) Signers(ctx context.Context, c config.Source) (sign, before manifest.Signer, err error) {
+	if sign, err = e.OpenSigner(ctx, e.Config.Manifest.Sign, c); err != nil || sign == nil {
 		return nil, nil, err
 	}
-	fact, err := e.rememberSigner(ctx, e.cfg.Manifest.Sign)
+	fact, err := e.rememberSigner(ctx, e.Config.Manifest.Sign)
 	if err != nil || fact.Before == "" {
 		return sign, nil, err
 	}
-	before, err = e.openSigner(ctx, fact.Before, c)
+	before, err = e.OpenSigner(ctx, fact.Before, c)
 	if err != nil {
-		e.log.Warn("the key that signed before cannot announce the new one; readers must be given the new public key",
+		e.Log.Warn("the key that signed before cannot announce the new one; readers must be given the new public key",
 			zap.String("source", c.Name), zap.String("before", fact.Before), zap.Error(err))
 		return sign, nil, nil
 	}
@@ -44,9 +44,9 @@ func (e *environment) signers(ctx context.Context, c config.Source) (sign, befor
 }
 
 // rememberSigner stores that spec signs from now on.
-func (e *environment) rememberSigner(ctx context.Context, spec string) (signersFact, error) {
+func (e *Session) rememberSigner(ctx context.Context, spec string) (signersFact, error) {
 	var fact signersFact
-	data, err := e.db.Meta(metaSigners)
+	data, err := e.DB.Meta(metaSigners)
 	if err != nil {
 		return fact, err
 	}
@@ -62,14 +62,14 @@ func (e *environment) rememberSigner(ctx context.Context, spec string) (signersF
 	if data, err = json.Marshal(fact); err != nil {
 		return fact, err
 	}
-	return fact, e.db.SetMeta(ctx, metaSigners, data)
+	return fact, e.DB.SetMeta(ctx, metaSigners, data)
 }
 
 // openSigner returns the signer that spec, a value of manifest.sign, names; nil
 // for none.
-func (e *environment) openSigner(ctx context.Context, spec string, c config.Source) (manifest.Signer, error) {
+func (e *Session) OpenSigner(ctx context.Context, spec string, c config.Source) (manifest.Signer, error) {
 	if file, ok := strings.CutPrefix(spec, "ed25519:"); ok {
-		s, err := host.LoadKey(file, e.cfg)
+		s, err := host.LoadKey(file, e.Config)
 		if err != nil {
 			return nil, err
 		}
@@ -81,7 +81,7 @@ func (e *environment) openSigner(ctx context.Context, spec string, c config.Sour
 	}
 	s, err := s3store.OpenKMS(ctx, s3store.KMSOptions{
 		KeyID: key, Region: c.Region, Profile: c.Profile,
-		AllowInsecure: e.cfg.S3.AllowInsecureEndpoint, Metrics: e.metrics.s3store,
+		AllowInsecure: e.Config.S3.AllowInsecureEndpoint, Metrics: e.Metrics.Store,
 	})
 	if err != nil {
 		return nil, err

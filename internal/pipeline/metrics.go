@@ -1,4 +1,4 @@
-package app
+package pipeline
 
 import (
 	"slices"
@@ -18,13 +18,13 @@ import (
 )
 
 // metrics are those of every stage and the process's own.
-type metrics struct {
-	watcher  *watcher.Metrics
+type Metrics struct {
+	Watcher  *watcher.Metrics
 	uploader *uploader.Metrics
 	manifest *manifest.Metrics
-	s3store  *s3store.Metrics
+	Store    *s3store.Metrics
 
-	wrongKey       *prometheus.GaugeVec
+	WrongKey       *prometheus.GaugeVec
 	reloadOK       prometheus.Gauge
 	reloadOKSecond prometheus.Gauge
 	settings       *prometheus.GaugeVec
@@ -35,7 +35,7 @@ type metrics struct {
 	sources map[string]bool // those that have series; only the pipeline's goroutine uses it
 }
 
-func newMetrics(reg prometheus.Registerer, b host.Build, db *state.DB, sources func() []snapshot) *metrics {
+func NewMetrics(reg prometheus.Registerer, b host.Build, db *state.DB, sources func() []Snapshot) *Metrics {
 	reg.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -51,12 +51,12 @@ func newMetrics(reg prometheus.Registerer, b host.Build, db *state.DB, sources f
 	gauges := func(name, help, label string) *prometheus.GaugeVec {
 		return auto.NewGaugeVec(prometheus.GaugeOpts{Name: "s3syncd_" + name, Help: help}, []string{label})
 	}
-	m := &metrics{
-		watcher:  watcher.NewMetrics(reg),
+	m := &Metrics{
+		Watcher:  watcher.NewMetrics(reg),
 		uploader: uploader.NewMetrics(reg),
 		manifest: manifest.NewMetrics(reg),
-		s3store:  s3store.NewMetrics(reg),
-		wrongKey: gauges("wrong_key_objects", "Indexed objects that are encrypted under a key that is neither configured nor accepted.", "source"),
+		Store:    s3store.NewMetrics(reg),
+		WrongKey: gauges("wrong_key_objects", "Indexed objects that are encrypted under a key that is neither configured nor accepted.", "source"),
 		reloadOK: gauge("config_last_reload_successful", "Whether the last read of the configuration succeeded."),
 		reloadOKSecond: gauge("config_last_reload_success_timestamp_seconds",
 			"When the configuration was last read without a fault, in Unix seconds."),
@@ -67,12 +67,12 @@ func newMetrics(reg prometheus.Registerer, b host.Build, db *state.DB, sources f
 		memoryLimit:    gauge("upload_memory_limit_bytes", "Most memory for all buffers of uploads together."),
 		sources:        map[string]bool{},
 	}
-	m.reloaded(true, time.Now())
+	m.Reloaded(true, time.Now())
 	return m
 }
 
 // reloaded says how the last read of the configuration ended.
-func (m *metrics) reloaded(ok bool, now time.Time) {
+func (m *Metrics) Reloaded(ok bool, now time.Time) {
 	if !ok {
 		m.reloadOK.Set(0)
 		return
@@ -83,7 +83,7 @@ func (m *metrics) reloaded(ok bool, now time.Time) {
 
 // configured shows the settings that alert rules compare with, and makes the
 // series of the sources of cfg.
-func (m *metrics) configured(cfg *config.Config, b host.Budget) {
+func (m *Metrics) Configured(cfg *config.Config, b host.Budget) {
 	for name, d := range map[string]time.Duration{
 		"rescan_interval": cfg.Watch.RescanInterval, "remote_check_interval": cfg.Watch.RemoteCheckInterval,
 		"flush_interval": cfg.Manifest.FlushInterval, "digest_interval": cfg.Manifest.DigestInterval,
@@ -95,45 +95,45 @@ func (m *metrics) configured(cfg *config.Config, b host.Budget) {
 	for _, s := range cfg.Sources {
 		m.sources[s.Name] = true
 		m.maxDelay.WithLabelValues(s.Name).Set(s.MaxDelay.Seconds())
-		m.wrongKey.WithLabelValues(s.Name)
+		m.WrongKey.WithLabelValues(s.Name)
 	}
 }
 
 // only removes the series of every source that cfg does not have: an alert on
 // one that is gone for good would never end.
-func (m *metrics) only(cfg *config.Config) {
+func (m *Metrics) Only(cfg *config.Config) {
 	for name := range m.sources {
 		if slices.ContainsFunc(cfg.Sources, func(s config.Source) bool { return s.Name == name }) {
 			continue
 		}
-		m.watcher.Forget(name)
+		m.Watcher.Forget(name)
 		m.uploader.Forget(name)
 		m.manifest.Forget(name)
-		m.wrongKey.DeleteLabelValues(name)
+		m.WrongKey.DeleteLabelValues(name)
 		m.maxDelay.DeleteLabelValues(name)
 		delete(m.sources, name)
 	}
 }
 
 // snapshot is what the gauges show of one source.
-type snapshot struct {
-	name         string
-	files, bytes int64 // in the index
-	work         pending
-	withheld     bool // missing files do not count as deleted
-	hungSince    time.Time
+type Snapshot struct {
+	Name         string
+	Files, Bytes int64 // in the index
+	Work         Pending
+	Withheld     bool // missing files do not count as deleted
+	HungSince    time.Time
 }
 
 // collector reads the gauges of the state and the queues when somebody
 // scrapes, so that they are never older than the answer.
 type collector struct {
 	db      *state.DB
-	sources func() []snapshot
+	sources func() []Snapshot
 
 	files, bytes, depth, oldest, withheld, hung, journal, free, writable *prometheus.Desc
 }
 
-func newCollector(db *state.DB, sources func() []snapshot) *collector {
+func newCollector(db *state.DB, sources func() []Snapshot) *collector {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("s3syncd_"+name, help, labels, nil)
 	}
@@ -164,19 +164,19 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	for _, s := range c.sources() {
-		gauge(c.files, float64(s.files), s.name)
-		gauge(c.bytes, float64(s.bytes), s.name)
-		gauge(c.depth, float64(s.work.settling), s.name, "settling")
-		gauge(c.depth, float64(s.work.queued), s.name, "queued")
-		gauge(c.depth, float64(s.work.inFlight), s.name, "in_flight")
-		gauge(c.depth, float64(s.work.delayed), s.name, "delayed")
-		gauge(c.oldest, seconds(s.work.oldest), s.name)
-		gauge(c.hung, seconds(s.hungSince), s.name)
+		gauge(c.files, float64(s.Files), s.Name)
+		gauge(c.bytes, float64(s.Bytes), s.Name)
+		gauge(c.depth, float64(s.Work.Settling), s.Name, "settling")
+		gauge(c.depth, float64(s.Work.Queued), s.Name, "queued")
+		gauge(c.depth, float64(s.Work.InFlight), s.Name, "in_flight")
+		gauge(c.depth, float64(s.Work.Delayed), s.Name, "delayed")
+		gauge(c.oldest, seconds(s.Work.Oldest), s.Name)
+		gauge(c.hung, seconds(s.HungSince), s.Name)
 		withheld := 0.0
-		if s.withheld {
+		if s.Withheld {
 			withheld = 1
 		}
-		gauge(c.withheld, withheld, s.name)
+		gauge(c.withheld, withheld, s.Name)
 	}
 	gauge(c.journal, float64(c.db.Size()))
 	n, err := c.db.FreeBytes()

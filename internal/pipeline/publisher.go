@@ -1,4 +1,4 @@
-package app
+package pipeline
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 // publisher sends the documents of one source's trail where its files go, and
 // only while they would: nothing is sent to a destination whose canary has not
 // passed, or that did not confirm the key since.
-type publisher struct{ source *source }
+type publisher struct{ source *Source }
 
 // errUnproven reports a destination whose canary has not passed.
 var errUnproven = errors.New("the destination has not proven that it encrypts")
@@ -21,15 +21,15 @@ var errUnproven = errors.New("the destination has not proven that it encrypts")
 // CreateDoc implements manifest.Publisher.
 func (p publisher) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, md5 [16]byte, sha [32]byte, contentType string) (state.Object, error) {
 	s := p.source
-	if d := s.pool.Destination(s.cfg.Name); !d.Proven {
+	if d := s.pool.Destination(s.Config.Name); !d.Proven {
 		return state.Object{}, unproven(d)
 	}
-	if !s.run.once { // A run that ends by itself publishes before it writes files only when it claims to.
+	if !s.Session.once { // A run that ends by itself publishes before it writes files only when it claims to.
 		if err := s.prove(ctx); err != nil {
 			return state.Object{}, err
 		}
 	}
-	o, err := s.store.CreateDoc(ctx, key, body, size, md5, sha, contentType)
+	o, err := s.Store.CreateDoc(ctx, key, body, size, md5, sha, contentType)
 	if err != nil && state.ClassOf(err).Stops() {
 		s.distrust(err)
 	}
@@ -38,12 +38,12 @@ func (p publisher) CreateDoc(ctx context.Context, key string, body io.ReadSeeker
 
 // Get implements manifest.Publisher.
 func (p publisher) Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error) {
-	return p.source.store.Get(ctx, key)
+	return p.source.Store.Get(ctx, key)
 }
 
 // List implements manifest.Publisher.
 func (p publisher) List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error {
-	return p.source.store.List(ctx, prefix, startAfter, fn)
+	return p.source.Store.List(ctx, prefix, startAfter, fn)
 }
 
 // unproven says why nothing is published to d.

@@ -1,4 +1,4 @@
-package app
+package pipeline
 
 import (
 	"context"
@@ -49,9 +49,9 @@ type ending struct {
 }
 
 // newEndings returns what is known of the chains beside that of s.
-func newEndings(s *source) *endings {
+func newEndings(s *Source) *endings {
 	return &endings{
-		trail: manifest.NewTrail(s.store, s.mapper.Prefix()), instance: s.run.cfg.Instance, taken: s.cfg.TakesOver, now: s.store.Now, log: s.log,
+		trail: manifest.NewTrail(s.Store, s.Mapper.Prefix()), instance: s.Session.Config.Instance, taken: s.Config.TakesOver, now: s.Store.Now, log: s.Log,
 		known: map[string]ending{},
 	}
 }
@@ -137,8 +137,8 @@ func whyEnded(d *manifest.Digest, now time.Time) string {
 }
 
 // fetch reads the object that o describes.
-func (s *source) fetch(ctx context.Context, key string, o state.Object) (io.ReadCloser, state.Object, error) {
-	return s.store.GetFrom(ctx, key, "", 0, o.ETag)
+func (s *Source) Fetch(ctx context.Context, key string, o state.Object) (io.ReadCloser, state.Object, error) {
+	return s.Store.GetFrom(ctx, key, "", 0, o.ETag)
 }
 
-var _ remote.Fetch = (*source)(nil).fetch
+var _ remote.Fetch = (*Source)(nil).Fetch

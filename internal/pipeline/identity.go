@@ -1,4 +1,4 @@
-package app
+package pipeline
 
 import (
 	"context"
@@ -66,7 +66,7 @@ func rankOf(db *state.DB, s *state.Source, path string) (sourceRank, error) {
 	if err != nil {
 		return sourceRank{}, err
 	}
-	closed, err := db.Meta(closedKey(s.Key()))
+	closed, err := db.Meta(ClosedKey(s.Key()))
 	return sourceRank{open: ch.ID != "" && string(closed) != ch.ID, here: s.Path() == path, used: ch.LastDigest}, err
 }
 
@@ -91,32 +91,32 @@ func archivedBefore(ctx context.Context, db *state.DB, k state.SourceKey, path s
 			return "", err
 		}
 		if s.Path() == path && (text == "" || used.Before(ch.LastDigest)) {
-			text, used = "before: "+placeOf(other)+", chain "+ch.ID, ch.LastDigest
+			text, used = "before: "+PlaceOf(other)+", chain "+ch.ID, ch.LastDigest
 		}
 	}
 	return text, nil
 }
 
-func placeOf(k state.SourceKey) string { return "s3://" + k.Bucket + "/" + k.Prefix }
+func PlaceOf(k state.SourceKey) string { return "s3://" + k.Bucket + "/" + k.Prefix }
 
 // noteMove records that the source is archived from another directory than it was.
 // A directory that was not there, or did not answer, when the run began says
 // nothing: what its links lead to is not known.
-func (s *source) noteMove(ctx context.Context) error {
-	before := s.state.Path()
-	if before == s.real || !s.there {
+func (s *Source) noteMove(ctx context.Context) error {
+	before := s.State.Path()
+	if before == s.Real || !s.there {
 		return nil
 	}
-	return s.state.Move(ctx, s.real, state.Note{
-		Kind: state.NotePathChanged, Time: s.store.Now(), Detail: fmt.Sprintf("from %q to %q", before, s.real),
+	return s.State.Move(ctx, s.Real, state.Note{
+		Kind: state.NotePathChanged, Time: s.Store.Now(), Detail: fmt.Sprintf("from %q to %q", before, s.Real),
 	})
 }
 
 // firstPath is the directory that facts about s are kept under: the one that it was
 // first archived from.
-func (s *source) firstPath() string {
-	if s.state == nil {
-		return s.real
+func (s *Source) FirstPath() string {
+	if s.State == nil {
+		return s.Real
 	}
-	return s.state.Key().RealPath
+	return s.State.Key().RealPath
 }

@@ -1,4 +1,4 @@
-package app
+package pipeline
 
 import (
 	"context"
@@ -25,51 +25,51 @@ import (
 const noteTimeout = 30 * time.Second
 
 // sink hands what the watcher finds to the queue.
-type sink struct {
-	source   string
-	queue    *queue.Queue
-	progress func(size int64) // nil: nobody counts
+type Sink struct {
+	Source   string
+	Queue    *queue.Queue
+	Progress func(size int64) // nil: nobody counts
 }
 
-func (s sink) job(c watcher.Change) queue.Job {
+func (s Sink) job(c watcher.Change) queue.Job {
 	return queue.Job{
-		Source: s.source, Path: c.Path, Kind: c.Kind, Err: c.Err,
+		Source: s.Source, Path: c.Path, Kind: c.Kind, Err: c.Err,
 		Trigger: c.Trigger, Detected: c.Detected, Confirmed: c.Confirmed,
 	}
 }
 
 // Offer implements watcher.Sink.
-func (s sink) Offer(ctx context.Context, c watcher.Change) error {
-	if s.progress != nil && c.Kind == archive.Look {
-		s.progress(c.Size)
+func (s Sink) Offer(ctx context.Context, c watcher.Change) error {
+	if s.Progress != nil && c.Kind == archive.Look {
+		s.Progress(c.Size)
 	}
-	return s.queue.Offer(ctx, s.job(c))
+	return s.Queue.Offer(ctx, s.job(c))
 }
 
 // TryOffer implements watcher.Sink.
-func (s sink) TryOffer(c watcher.Change) bool { return s.queue.TryOffer(s.job(c)) }
+func (s Sink) TryOffer(c watcher.Change) bool { return s.Queue.TryOffer(s.job(c)) }
 
 // Pending implements watcher.Sink.
-func (s sink) Pending(path string) bool { return s.queue.Source(s.source).Pending(path) }
+func (s Sink) Pending(path string) bool { return s.Queue.Source(s.Source).Pending(path) }
 
 // Paths implements watcher.Sink.
-func (s sink) Paths() []string { return s.queue.Source(s.source).Paths() }
+func (s Sink) Paths() []string { return s.Queue.Source(s.Source).Paths() }
 
 // index shows the state's index to the scan.
-type index struct {
-	state *state.Source
+type Index struct {
+	State *state.Source
 	pool  sync.Pool // of *[]state.Item
 }
 
 // Range implements watcher.Index.
-func (x *index) Range(after string, n int, buf []scan.Known) ([]scan.Known, error) {
+func (x *Index) Range(after string, n int, buf []scan.Known) ([]scan.Known, error) {
 	items, ok := x.pool.Get().(*[]state.Item)
 	if !ok {
 		items = new([]state.Item)
 	}
 	defer x.pool.Put(items)
 	var err error
-	if *items, err = x.state.Range(after, n, (*items)[:0]); err != nil {
+	if *items, err = x.State.Range(after, n, (*items)[:0]); err != nil {
 		return nil, fmt.Errorf("read the index: %w", err)
 	}
 	for _, it := range *items {
@@ -88,21 +88,20 @@ func known(it state.Item) scan.Known {
 }
 
 // sourceCounters are what callbacks of several goroutines share.
-type sourceCounters struct {
-	unpublished   atomic.Int64
+type Counters struct {
+	Unpublished   atomic.Int64
 	unpublishedAt atomic.Int64 // Unix nanoseconds of the last look
 	gone          atomic.Bool  // the trail says that the source went away
-	trouble       atomic.Pointer[trouble]
+	Trouble       atomic.Pointer[trouble]
 	diskSeenAt    atomic.Int64 // Unix nanoseconds of the last look
-	unlisted      atomic.Int64 // skips of a scan under way that could not be listed
+	Unlisted      atomic.Int64 // skips of a scan under way that could not be listed
 	goneAt        atomic.Int64 // Unix nanoseconds of when it was seen to be away, 0: it is there
-	lastScan      atomic.Pointer[watcher.ScanResult]
-	hungAt        atomic.Int64 // Unix nanoseconds of when the look began that does not end, 0: it answers
-	ended         atomic.Int64 // looks whose outcome was reported
+	LastScan      atomic.Pointer[watcher.ScanResult]
+	Ended         atomic.Int64 // looks whose outcome was reported
 }
 
 // goneSince returns when the source was seen to be away, zero when it is not.
-func (c *sourceCounters) goneSince() time.Time {
+func (c *Counters) GoneSince() time.Time {
 	if ns := c.goneAt.Load(); ns != 0 {
 		return time.Unix(0, ns)
 	}
@@ -111,9 +110,9 @@ func (c *sourceCounters) goneSince() time.Time {
 
 // onScan puts a finished scan into the next digest. Unless skips are listed one
 // by one, the files that it found unchanged are counted there.
-func (s *source) onScan(r watcher.ScanResult) {
-	s.counters.lastScan.Store(&r)
-	s.run.metrics.uploader.AddUnchanged(s.cfg.Name, r.Unchanged)
+func (s *Source) onScan(r watcher.ScanResult) {
+	s.Counters.LastScan.Store(&r)
+	s.Session.Metrics.uploader.AddUnchanged(s.Config.Name, r.Unchanged)
 	note := state.ScanNote{
 		Trigger: r.Trigger, Start: r.Start, End: r.End, Complete: r.Complete,
 		Files: r.Files, New: r.New, Changed: r.Changed, Unchanged: r.Unchanged, Gone: r.Gone,
@@ -123,16 +122,16 @@ func (s *source) onScan(r watcher.ScanResult) {
 	note.IgnoreFiles, note.IgnoreFilesOmitted = ignoreFiles(r.ConfigFiles)
 	ctx, cancel := context.WithTimeout(context.Background(), noteTimeout)
 	defer cancel()
-	err := s.state.AddScan(ctx, note)
+	err := s.State.AddScan(ctx, note)
 	unlisted := r.Unchanged
-	if s.run.listSkips {
-		unlisted = s.counters.unlisted.Swap(0)
+	if s.Session.ListSkips {
+		unlisted = s.Counters.Unlisted.Swap(0)
 	}
 	if unlisted > 0 {
-		err = errors.Join(err, s.state.AddCounts(ctx, nil, unlisted))
+		err = errors.Join(err, s.State.AddCounts(ctx, nil, unlisted))
 	}
 	if err != nil {
-		s.log.Warn("a scan is missing from the next digest", zap.Error(err))
+		s.Log.Warn("a scan is missing from the next digest", zap.Error(err))
 	}
 }
 
@@ -150,35 +149,35 @@ func ignoreFiles(found []ignore.File) (list []state.IgnoreFile, omitted int64) {
 }
 
 // onAvailable puts into the trail that the source went away or came back.
-func (s *source) onAvailable(ok bool, reason string) {
+func (s *Source) OnAvailable(ok bool, reason string) {
 	if ok {
-		s.counters.goneAt.Store(0)
+		s.Counters.goneAt.Store(0)
 	} else {
-		s.counters.goneAt.CompareAndSwap(0, time.Now().UnixNano())
+		s.Counters.goneAt.CompareAndSwap(0, time.Now().UnixNano())
 	}
-	if s.counters.gone.Swap(!ok) == !ok {
+	if s.Counters.gone.Swap(!ok) == !ok {
 		return // The trail says so already.
 	}
-	note := state.Note{Kind: state.NoteSourceBack, Time: s.store.Now(), Detail: reason}
+	note := state.Note{Kind: state.NoteSourceBack, Time: s.Store.Now(), Detail: reason}
 	if !ok {
 		note.Kind = state.NoteSourceGone
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), noteTimeout)
 	defer cancel()
-	if err := s.state.AddNote(ctx, note); err != nil {
-		s.log.Warn("the source's state is missing from the next digest", zap.Error(err))
+	if err := s.State.AddNote(ctx, note); err != nil {
+		s.Log.Warn("the source's state is missing from the next digest", zap.Error(err))
 	}
 }
 
 // skipRecord is the record of a file that the index alone shows as unchanged.
-func (s *source) skipRecord(k scan.Known, st safefs.Stat, trigger archive.Trigger) state.Record {
-	key, _ := s.mapper.Key(k.Path) // It was uploaded under this key: it is one.
+func (s *Source) SkipRecord(k scan.Known, st safefs.Stat, trigger archive.Trigger) state.Record {
+	key, _ := s.Mapper.Key(k.Path) // It was uploaded under this key: it is one.
 	r := state.Record{
-		S3Key: key, S3URI: "s3://" + s.cfg.Bucket + "/" + key, SizeBytes: &st.Size,
-		Status: state.StatusSkipped, Timestamp: state.FormatTime(s.store.Now()),
-		Basis: state.BasisIndex, Trigger: trigger, Source: s.cfg.Name, Instance: s.run.cfg.Instance,
+		S3Key: key, S3URI: "s3://" + s.Config.Bucket + "/" + key, SizeBytes: &st.Size,
+		Status: state.StatusSkipped, Timestamp: state.FormatTime(s.Store.Now()),
+		Basis: state.BasisIndex, Trigger: trigger, Source: s.Config.Name, Instance: s.Session.Config.Instance,
 	}
-	r.SetPath(s.cfg.Path + "/" + k.Path)
+	r.SetPath(s.Config.Path + "/" + k.Path)
 	return r
 }
 
@@ -188,8 +187,8 @@ const stateReserve = 4 << 20
 
 // trouble is why the state cannot be written.
 type trouble struct {
-	err   error
-	since time.Time
+	Err   error
+	Since time.Time
 }
 
 // errStateFull: the file system of the state has less room than stateReserve.
@@ -199,29 +198,29 @@ var errStateFull = errors.New("no room")
 // well. It is asked for every file, and looks at most once a second: a disk that
 // has failed is tried by a small change, and what waited for it is let go as
 // soon as that is durable. The log says so once each time that it begins or ends.
-func (s *source) stateTrouble() *trouble {
-	now, last := time.Now(), s.counters.diskSeenAt.Load()
-	if now.UnixNano()-last < int64(time.Second) || !s.counters.diskSeenAt.CompareAndSwap(last, now.UnixNano()) {
-		return s.counters.trouble.Load()
+func (s *Source) stateTrouble() *trouble {
+	now, last := time.Now(), s.Counters.diskSeenAt.Load()
+	if now.UnixNano()-last < int64(time.Second) || !s.Counters.diskSeenAt.CompareAndSwap(last, now.UnixNano()) {
+		return s.Counters.Trouble.Load()
 	}
-	before := s.counters.trouble.Load()
-	err := stateFault(s.run.db)
+	before := s.Counters.Trouble.Load()
+	err := stateFault(s.Session.DB)
 	if err == nil {
-		s.counters.trouble.Store(nil)
+		s.Counters.Trouble.Store(nil)
 		if before != nil {
-			s.log.Info("the state can be written again, uploads go on", zap.Duration("after", now.Sub(before.since)))
+			s.Log.Info("the state can be written again, uploads go on", zap.Duration("after", now.Sub(before.Since)))
 			s.release()
 		}
 		return nil
 	}
-	t := &trouble{err: err, since: now}
+	t := &trouble{Err: err, Since: now}
 	if before != nil {
-		t.since = before.since
+		t.Since = before.Since
 	} else {
-		s.log.Error("the state cannot be written: uploads pause until it can be, changes are still watched",
-			zap.String("state_dir", s.run.cfg.StateDir), zap.Error(err))
+		s.Log.Error("the state cannot be written: uploads pause until it can be, changes are still watched",
+			zap.String("state_dir", s.Session.Config.StateDir), zap.Error(err))
 	}
-	s.counters.trouble.Store(t)
+	s.Counters.Trouble.Store(t)
 	return t
 }
 
@@ -240,17 +239,17 @@ func stateFault(db *state.DB) error {
 
 // unpublishedRecords is how many records no acknowledged manifest holds. It
 // reads the state at most once a second.
-func (s *source) unpublishedRecords() int64 {
+func (s *Source) UnpublishedRecords() int64 {
 	now := time.Now().UnixNano()
-	last := s.counters.unpublishedAt.Load()
-	if now-last < int64(time.Second) || !s.counters.unpublishedAt.CompareAndSwap(last, now) {
-		return s.counters.unpublished.Load()
+	last := s.Counters.unpublishedAt.Load()
+	if now-last < int64(time.Second) || !s.Counters.unpublishedAt.CompareAndSwap(last, now) {
+		return s.Counters.Unpublished.Load()
 	}
-	c, err := s.state.Chain()
+	c, err := s.State.Chain()
 	if err != nil {
-		s.log.Warn("the chain's head is unreadable, uploads go on", zap.Error(err))
-		return s.counters.unpublished.Load()
+		s.Log.Warn("the chain's head is unreadable, uploads go on", zap.Error(err))
+		return s.Counters.Unpublished.Load()
 	}
-	s.counters.unpublished.Store(c.Unpublished)
+	s.Counters.Unpublished.Store(c.Unpublished)
 	return c.Unpublished
 }

@@ -1,4 +1,4 @@
-package app
+package logsink
 
 import (
 	"fmt"
@@ -9,12 +9,11 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/s3syncd/s3syncd/internal/config"
-	"github.com/s3syncd/s3syncd/internal/logsink"
 )
 
 // newLogger returns a logger that writes to w, and the level that a reload
 // changes.
-func newLogger(c config.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel, error) {
+func NewLogger(c config.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel, error) {
 	level, err := zap.ParseAtomicLevel(c.Level)
 	if err != nil {
 		return nil, zap.AtomicLevel{}, fmt.Errorf("log.level: %w", err)
@@ -31,7 +30,7 @@ func newLogger(c config.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel, error) 
 		encoder = zapcore.NewJSONEncoder(enc)
 	}
 	log := zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level))
-	if sink, ok := w.(*logsink.Sink); ok {
+	if sink, ok := w.(*Sink); ok {
 		sink.Tell(func(n int64) {
 			log.Warn("the log could not be written: lines of it are lost, nothing else is", zap.Int64("lines", n))
 		})
@@ -41,8 +40,19 @@ func newLogger(c config.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel, error) 
 
 // sampled returns a logger for lines that come once a file: the first hundred
 // of a kind in each second are written, then every hundredth.
-func sampled(log *zap.Logger) *zap.Logger {
+func Sampled(log *zap.Logger) *zap.Logger {
 	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(core, time.Second, 100, 100)
 	}))
+}
+
+// newConsole returns a logger of warnings and errors for the operator at a
+// terminal, or of what the configured level says when that is debug.
+func NewConsole(c config.Log, w io.Writer) (*zap.Logger, error) {
+	c.Format = "console"
+	if c.Level == "info" {
+		c.Level = "warn"
+	}
+	log, _, err := NewLogger(c, w)
+	return log, err
 }

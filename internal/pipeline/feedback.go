@@ -1,4 +1,4 @@
-package app
+package pipeline
 
 import (
 	"context"
@@ -42,68 +42,68 @@ type toTrail interface {
 	ended(o uploader.Outcome)        // an attempt ended
 }
 
-var _ feedback = (*source)(nil)
+var _ feedback = (*Source)(nil)
 
-func (s *source) requeue(path string) {
-	if s.watch != nil {
-		s.watch.Requeue(path)
+func (s *Source) requeue(path string) {
+	if s.Watch != nil {
+		s.Watch.Requeue(path)
 	}
 }
 
-func (s *source) intact(id safefs.Identity, path string) bool {
-	return s.watch != nil && s.watch.Intact(id, path)
+func (s *Source) intact(id safefs.Identity, path string) bool {
+	return s.Watch != nil && s.Watch.Intact(id, path)
 }
 
-func (s *source) leftOut(path string) bool { return s.watch != nil && s.watch.LeavesOut(path) }
+func (s *Source) leftOut(path string) bool { return s.Watch != nil && s.Watch.LeavesOut(path) }
 
-func (s *source) throttled() {
+func (s *Source) throttled() {
 	if s.pool != nil {
-		s.pool.Throttled(s.cfg.Name)
+		s.pool.Throttled(s.Config.Name)
 	}
 }
 
-func (s *source) distrust(err error) { s.pool.Distrust(s.cfg.Name, err) }
+func (s *Source) distrust(err error) { s.pool.Distrust(s.Config.Name, err) }
 
-func (s *source) release() {
-	s.flusher.Retry()
-	s.pool.Release(s.cfg.Name)
+func (s *Source) release() {
+	s.Flusher.Retry()
+	s.pool.Release(s.Config.Name)
 }
 
 // full reports whether nothing more is uploaded, because too many records wait to
 // be published or the state cannot be written: there is no upload without a trail.
-func (s *source) full() bool {
-	return s.unpublishedRecords() >= s.run.cfg.Manifest.MaxUnpublished || s.stateTrouble() != nil
+func (s *Source) full() bool {
+	return s.UnpublishedRecords() >= s.Session.Config.Manifest.MaxUnpublished || s.stateTrouble() != nil
 }
 
 // claim returns nil once this run may write. What it publishes for that is the
 // first write of a run that ends by itself.
-func (s *source) claim(ctx context.Context) error {
+func (s *Source) claim(ctx context.Context) error {
 	if err := s.prove(ctx); err != nil {
 		return err
 	}
-	return s.flusher.Claim(ctx)
+	return s.Flusher.Claim(ctx)
 }
 
-func (s *source) proven() {
+func (s *Source) proven() {
 	s.proof.passed()
-	s.known.remember()
-	s.flusher.Retry()
+	s.known.Remember()
+	s.Flusher.Retry()
 }
 
-func (s *source) stopped() { s.known.forget() }
+func (s *Source) stopped() { s.known.forget() }
 
-func (s *source) ended(o uploader.Outcome) {
-	s.counters.ended.Add(1)
+func (s *Source) ended(o uploader.Outcome) {
+	s.Counters.Ended.Add(1)
 	if o.Status != "" {
-		s.flusher.Nudge()
+		s.Flusher.Nudge()
 	}
 }
 
 // keyMoved keeps what the store has learned of the key behind an alias.
-func (s *source) keyMoved() {
-	s.known.remember()
+func (s *Source) keyMoved() {
+	s.known.Remember()
 	select {
-	case s.run.keysMoved <- struct{}{}:
+	case s.Session.KeysMoved <- struct{}{}:
 	default:
 	}
 }
@@ -124,13 +124,13 @@ func (p *proof) passed() {
 }
 
 // prove sends the canary unless one has passed in this run.
-func (s *source) prove(ctx context.Context) error {
+func (s *Source) prove(ctx context.Context) error {
 	s.proof.mu.Lock()
 	defer s.proof.mu.Unlock()
 	if s.proof.done {
 		return nil
 	}
-	err := s.store.Probe(ctx)
+	err := s.Store.Probe(ctx)
 	if err == nil {
 		s.proof.done = true
 		return nil

@@ -1,4 +1,4 @@
-package app
+package pipeline
 
 import (
 	"bytes"
@@ -46,8 +46,8 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &source{store: store, run: &environment{}}
-	s.cfg.Name = "s"
+	s := &Source{Store: store, Session: &Session{}}
+	s.Config.Name = "s"
 	send := func() error {
 		body := []byte("{}")
 		_, err := publisher{s}.CreateDoc(t.Context(), "p/_manifests/x.json", bytes.NewReader(body), 2, md5.Sum(body), sha256.Sum256(body), "application/json")
