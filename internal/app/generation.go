@@ -100,7 +100,7 @@ func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigg
 func listSkip(ctx context.Context, s *pipeline.Source) func(scan.Known, safefs.Stat, archive.Trigger) {
 	skips := s.Flusher.Skips()
 	return func(k scan.Known, st safefs.Stat, trigger archive.Trigger) {
-		if s.UnpublishedRecords() >= s.Session.Config.Manifest.MaxUnpublished {
+		if s.Backlog.Records() >= s.Session.Config.Manifest.MaxUnpublished {
 			s.Counters.Unlisted.Add(1)
 			return
 		}

@@ -97,7 +97,7 @@ func (g *generation) works() []work {
 		list = append(list, work{
 			source: name, ended: s.Counters.Ended.Load(), queued: queued, hand: hand, flights: flights[name],
 			held: g.Pool.Destination(name).State != breaker.HealthOK || s.Counters.Trouble.Load() != nil ||
-				s.Counters.Unpublished.Load() >= g.Config.Manifest.MaxUnpublished,
+				s.Backlog.Last() >= g.Config.Manifest.MaxUnpublished,
 		})
 	}
 	for i := range list {

@@ -89,8 +89,6 @@ func known(it state.Item) scan.Known {
 
 // sourceCounters are what callbacks of several goroutines share.
 type Counters struct {
-	Unpublished   atomic.Int64
-	unpublishedAt atomic.Int64 // Unix nanoseconds of the last look
 	gone          atomic.Bool  // the trail says that the source went away
 	Trouble       atomic.Pointer[trouble]
 	diskSeenAt    atomic.Int64 // Unix nanoseconds of the last look
@@ -237,19 +235,30 @@ func stateFault(db *state.DB) error {
 	return db.Try(ctx)
 }
 
-// unpublishedRecords is how many records no acknowledged manifest holds. It
-// reads the state at most once a second.
-func (s *Source) UnpublishedRecords() int64 {
+// Backlog is how many records of a source no acknowledged manifest holds. Its
+// methods may be called concurrently.
+type Backlog struct {
+	state  *state.Source
+	log    *zap.Logger
+	last   atomic.Int64
+	readAt atomic.Int64 // Unix nanoseconds
+}
+
+// Last returns what the state said when it was last read.
+func (b *Backlog) Last() int64 { return b.last.Load() }
+
+// Records reads the state, at most once a second.
+func (b *Backlog) Records() int64 {
 	now := time.Now().UnixNano()
-	last := s.Counters.unpublishedAt.Load()
-	if now-last < int64(time.Second) || !s.Counters.unpublishedAt.CompareAndSwap(last, now) {
-		return s.Counters.Unpublished.Load()
+	last := b.readAt.Load()
+	if now-last < int64(time.Second) || !b.readAt.CompareAndSwap(last, now) {
+		return b.last.Load()
 	}
-	c, err := s.State.Chain()
+	c, err := b.state.Chain()
 	if err != nil {
-		s.Log.Warn("the chain's head is unreadable, uploads go on", zap.Error(err))
-		return s.Counters.Unpublished.Load()
+		b.log.Warn("the chain's head is unreadable, uploads continue", zap.Error(err))
+		return b.last.Load()
 	}
-	s.Counters.Unpublished.Store(c.Unpublished)
+	b.last.Store(c.Unpublished)
 	return c.Unpublished
 }

@@ -33,6 +33,7 @@ type Source struct {
 	pool     *uploader.Pool   // nil: nothing is uploaded from a removed source
 	Log      *zap.Logger
 	Counters Counters
+	Backlog  *Backlog // of the trail
 
 	Session  *Session
 	there    bool // something was at its path when the run began
@@ -96,6 +97,7 @@ func (e *Session) Connect(ctx context.Context, i int, o s3store.Options) (*Sourc
 		s.Real = s.State.Path()
 		s.Log.Warn("the directory of a source does not answer: it is taken for the one that it was", zap.String("path", c.Path), zap.String("was", s.Real))
 	}
+	s.Backlog = &Backlog{state: s.State, log: s.Log}
 	s.known = CapabilitiesOf(&c, s.Store, e.DB, s.Log)
 	s.provenAt, err = s.known.recall()
 	return s, err
