@@ -45,7 +45,7 @@ var errUnsaid = errors.New("s3:ListBucket is not granted")
 // viewBucket begins a listing of what stands below the prefix of s.
 func viewBucket(ctx context.Context, s *pipeline.Source) *bucketView {
 	ctx, cancel := context.WithCancel(ctx)
-	v := &bucketView{source: s, listed: make(chan string, listPage), ended: make(chan struct{}), cancel: cancel}
+	v := &bucketView{source: s, listed: make(chan string, listing.Page), ended: make(chan struct{}), cancel: cancel}
 	go func() {
 		defer close(v.ended)
 		defer close(v.listed)

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/listing"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
@@ -103,12 +104,11 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 	return err
 }
 
-// The requests of one canary, and how many objects one LIST returns.
+// The requests of one canary.
 const (
 	canaryPuts  = 4
 	canaryHeads = 2
-	listPage    = 1000
-)
+	)
 
 // finish adds the requests that do not belong to a file.
 func (p *planner) finish(sources int64) {
@@ -128,7 +128,7 @@ func (p *planner) finish(sources int64) {
 		plan.Day.Trail = sources * signed * perDay(m.DigestInterval)
 	}
 	if every := cfg.Watch.RemoteCheckInterval; every > 0 {
-		plan.Day.List = (sources + files/listPage) * max(1, perDay(every))
+		plan.Day.List = (sources + files/listing.Page) * max(1, perDay(every))
 	}
 	plan.FlushesDay = sources * perDay(m.FlushInterval)
 }

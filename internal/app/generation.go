@@ -128,7 +128,7 @@ func (g *generation) run(ctx context.Context) (next *plan, err error) {
 	err = stages.Run(gctx, g.Grace.Total(),
 		stages.Stage{Name: "hangup", Run: func(ctx context.Context) error { return g.followHangups(ctx, replace) }},
 		stages.Stage{Name: "ready", Run: g.announce},
-		stages.Stage{Name: "departed", Run: g.closeDeparted},
+		stages.Stage{Name: "removed", Run: g.closeRemoved},
 		stages.Stage{Name: "credentials", Run: g.keepCredentials},
 		stages.Stage{Name: "remote", Run: g.each(func(ctx context.Context, s *liveSource) error {
 			s.remote.Run(ctx, g.Config.Watch.RemoteCheckInterval, func() error { return g.inService(s) })
@@ -317,6 +317,31 @@ func (g *generation) logOutcome(o uploader.Outcome) {
 			fields = append(fields, zap.String("basis", string(o.Basis)))
 		}
 		g.perFile.Info(string(o.Status), fields...)
+	}
+}
+
+// removedRetry is how long a trail that could not be closed waits, at first and at
+// most.
+const (
+	removedRetry     = time.Minute
+	removedRetryMost = time.Hour
+)
+
+// closeRemoved closes the trails of sources that were removed from the
+// configuration. It tries until ctx ends; nothing else waits for it.
+func (g *generation) closeRemoved(ctx context.Context) error {
+	d := departures{Session: g.Session, sources: g.Pipeline.Sources}
+	for wait := removedRetry; ; wait = min(2*wait, removedRetryMost) {
+		if d.closeAll(ctx) {
+			<-ctx.Done()
+			return nil
+		}
+		g.Log.Info("trails of removed sources are closed later", zap.Duration("retry_in", wait))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
 	}
 }
 

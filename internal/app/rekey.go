@@ -277,7 +277,7 @@ func (f *finder) addTo(sum *RekeySummary) {
 	sum.Listed += f.listed
 	sum.Right += f.right
 	sum.Unlisted = sum.Unlisted || f.unlisted
-	sum.Plan.Lists += f.listed/listPage + 1
+	sum.Plan.Lists += f.listed/listing.Page + 1
 }
 
 // eachObject is called for one object, with the path of a rekey job and what the

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"time"
 
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/logsink"
@@ -61,10 +60,3 @@ func (r *syncRun) closeChains(ctx context.Context) error {
 	wg.Wait()
 	return errors.Join(errs...)
 }
-
-// departedRetry is how long a digest that could not be published waits, at first
-// and at most.
-const (
-	departedRetry     = time.Minute
-	departedRetryMost = time.Hour
-)

@@ -8,6 +8,9 @@ import (
 	"github.com/s3syncd/s3syncd/internal/host"
 )
 
+// faultText is how much of an error a fault quotes, in runes.
+const faultText = 400
+
 // Supported names every setting of c that is part of the configuration's format
 // but cannot be honored: what this release does not do yet is refused rather
 // than ignored, and so is a key file that cannot be used. The error is
@@ -37,7 +40,7 @@ func webFaults(c *config.Config) config.Errors {
 	w, err := admin.CheckWebConfig(file)
 	switch {
 	case err != nil:
-		return config.Errors{c.Fault("admin.web_config", file, "cannot be used: "+admin.Plain(err.Error(), errorText), accepted)}
+		return config.Errors{c.Fault("admin.web_config", file, "cannot be used: "+admin.Plain(err.Error(), faultText), accepted)}
 	case c.Admin.Page && !w.Authenticates && !c.Admin.Loopback():
 		return config.Errors{c.Fault("admin.page", "true", "shows file names to whoever reaches "+c.Admin.Listen+": "+file+" asks nobody who they are",
 			"true where admin.listen is a loopback address, or admin.web_config has basic_auth_users or verifies client certificates")}

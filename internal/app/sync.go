@@ -106,13 +106,13 @@ func (r *syncRun) run(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	r.closeDeparted(ctx)
+	r.closeRemoved(ctx)
 	return r.verdict(ctx)
 }
 
-// closeDeparted ends the chains of sources that left the configuration. What does
+// closeRemoved ends the chains of sources that left the configuration. What does
 // not succeed is tried by the next run.
-func (r *syncRun) closeDeparted(ctx context.Context) {
+func (r *syncRun) closeRemoved(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, r.Grace.Publish)
 	defer cancel()
 	departures{Session: r.Session, sources: r.Sources}.closeAll(ctx)

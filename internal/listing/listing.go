@@ -13,6 +13,8 @@ import (
 )
 
 const (
+	// Page is how many objects one LIST returns.
+	Page = 1000
 	// IndexChunk is how many entries are read in one short transaction.
 	Chunk = 4096
 	// OddChunk bounds how many entries whose keys stand elsewhere than their

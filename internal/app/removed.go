@@ -21,23 +21,8 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// closeDeparted ends the chains of sources that left the configuration. It keeps
-// trying until ctx ends; nothing else waits for it.
-func (g *generation) closeDeparted(ctx context.Context) error {
-	d := departures{Session: g.Session, sources: g.Pipeline.Sources}
-	for wait := departedRetry; ; wait = min(2*wait, departedRetryMost) {
-		if d.closeAll(ctx) {
-			<-ctx.Done()
-			return nil
-		}
-		g.Log.Info("trails of sources that left the configuration are closed later", zap.Duration("retry_in", wait))
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-	}
-}
+// closeTime bounds the closing of one chain.
+const closeTime = time.Minute
 
 // departures are the sources that a state knows and the configuration does not
 // have: removed ones, and those with another bucket or prefix by now.
@@ -157,7 +142,7 @@ func (d departures) closeOne(ctx context.Context, k state.SourceKey) error {
 		return err
 	}
 	defer s.Store.CloseIdle()
-	ctx, cancel := context.WithTimeout(ctx, departedRetry)
+	ctx, cancel := context.WithTimeout(ctx, closeTime)
 	defer cancel()
 	if err := s.Store.Probe(ctx); err != nil {
 		return err
