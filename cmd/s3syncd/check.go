@@ -23,7 +23,7 @@ func checkCommand(io streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := app.Supported(cfg); err != nil {
+		if err := host.Supported(cfg); err != nil {
 			return err
 		}
 		warn(io.err, cfg.Warnings)

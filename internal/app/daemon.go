@@ -46,7 +46,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if err := Supported(cfg); err != nil {
+	if err := host.Supported(cfg); err != nil {
 		return err
 	}
 	sink, ok := o.Stderr.(*logsink.Sink)

@@ -15,6 +15,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/listing"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
+	"github.com/s3syncd/s3syncd/internal/removed"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/internal/stages"
@@ -330,9 +331,9 @@ const (
 // closeRemoved closes the trails of sources that were removed from the
 // configuration. It tries until ctx ends; nothing else waits for it.
 func (g *generation) closeRemoved(ctx context.Context) error {
-	d := departures{Session: g.Session, sources: g.Pipeline.Sources}
+	d := removed.Chains{Session: g.Session, Sources: g.Pipeline.Sources}
 	for wait := removedRetry; ; wait = min(2*wait, removedRetryMost) {
-		if d.closeAll(ctx) {
+		if d.CloseAll(ctx) {
 			<-ctx.Done()
 			return nil
 		}

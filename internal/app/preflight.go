@@ -15,6 +15,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
@@ -91,7 +92,7 @@ type PreflightReport struct {
 // answer.
 func Preflight(ctx context.Context, o PreflightOptions) (PreflightReport, error) {
 	report := PreflightReport{Format: 1, OK: true, Sources: []PreflightSource{}}
-	if err := Supported(o.Config); err != nil {
+	if err := host.Supported(o.Config); err != nil {
 		return report, err
 	}
 	if _, err := new(fscheck.Checker).Placed(o.Config); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/listing"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
@@ -72,7 +73,7 @@ const rekeyBusy = "stop the daemon first: a rekey writes the same index and trai
 // ErrInterrupted when ctx ended first, and another error when it could not run;
 // the summary is valid in each case. A dry run writes nothing, not even a state.
 func Rekey(ctx context.Context, o RekeyOptions) (RekeySummary, error) {
-	if err := Supported(o.Config); err != nil {
+	if err := host.Supported(o.Config); err != nil {
 		return RekeySummary{}, err
 	}
 	at, err := new(fscheck.Checker).Placed(o.Config)

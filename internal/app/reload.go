@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -45,7 +46,7 @@ func (g *generation) followHangups(ctx context.Context, replace context.CancelFu
 func (g *generation) reload(ctx context.Context) *plan {
 	next, err := g.d.opts.Load()
 	if err == nil {
-		err = Supported(next)
+		err = host.Supported(next)
 	}
 	if err != nil {
 		g.refuse("the new configuration is refused, the old one stays; every source is rescanned", err)

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/s3syncd/s3syncd/internal/fscheck"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
@@ -23,7 +24,7 @@ type RetireOptions struct {
 // every source is in S3; the error is ErrSomeFailed then. A later run begins new
 // chains. It does not run beside a daemon that holds the state.
 func Retire(ctx context.Context, o RetireOptions) (Summary, error) {
-	if err := Supported(o.Config); err != nil {
+	if err := host.Supported(o.Config); err != nil {
 		return Summary{}, err
 	}
 	at, err := new(fscheck.Checker).Placed(o.Config)

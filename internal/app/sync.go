@@ -12,8 +12,10 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
+	"github.com/s3syncd/s3syncd/internal/removed"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/internal/stages"
@@ -45,7 +47,7 @@ type SyncOptions struct {
 // case, and empty (no Sources) where nothing was begun. What it did is durable: a run that was cut short is
 // simply run again.
 func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
-	if err := Supported(o.Config); err != nil {
+	if err := host.Supported(o.Config); err != nil {
 		return Summary{}, err
 	}
 	at, err := new(fscheck.Checker).Placed(o.Config)
@@ -115,7 +117,7 @@ func (r *syncRun) run(ctx context.Context) error {
 func (r *syncRun) closeRemoved(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, r.Grace.Publish)
 	defer cancel()
-	departures{Session: r.Session, sources: r.Sources}.closeAll(ctx)
+	removed.Chains{Session: r.Session, Sources: r.Sources}.CloseAll(ctx)
 }
 
 // skipped counts a file that the index alone shows as unchanged, and records it

@@ -1,11 +1,10 @@
-package app
+package host
 
 import (
 	"strings"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/config"
-	"github.com/s3syncd/s3syncd/internal/host"
 )
 
 // faultText is how much of an error a fault quotes, in runes.
@@ -19,7 +18,7 @@ func Supported(c *config.Config) error {
 	var faults config.Errors
 	faults = append(faults, webFaults(c)...)
 	if file, ok := strings.CutPrefix(c.Manifest.Sign, "ed25519:"); ok {
-		if _, err := host.LoadKey(file, c); err != nil {
+		if _, err := LoadKey(file, c); err != nil {
 			faults = append(faults, c.Fault("manifest.sign", c.Manifest.Sign, "cannot be used: "+err.Error(), "ed25519:FILE of a PKCS #8 key that only its owner can read"))
 		}
 	}

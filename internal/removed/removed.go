@@ -1,4 +1,4 @@
-package app
+package removed
 
 import (
 	"context"
@@ -26,15 +26,15 @@ const closeTime = time.Minute
 
 // departures are the sources that a state knows and the configuration does not
 // have: removed ones, and those with another bucket or prefix by now.
-type departures struct {
+type Chains struct {
 	*pipeline.Session
 
-	sources []*pipeline.Source // of the configuration
+	Sources []*pipeline.Source // of the configuration
 }
 
 // closeAll ends the open chains of all that left, and reports whether none is
 // left to be closed.
-func (d departures) closeAll(ctx context.Context) bool {
+func (d Chains) CloseAll(ctx context.Context) bool {
 	left, err := d.list(ctx)
 	if err != nil {
 		d.Log.Warn("sources that left the configuration were not looked for", zap.Error(err))
@@ -55,13 +55,13 @@ func (d departures) closeAll(ctx context.Context) bool {
 }
 
 // list lists those whose chain is open.
-func (d departures) list(ctx context.Context) ([]state.SourceKey, error) {
+func (d Chains) list(ctx context.Context) ([]state.SourceKey, error) {
 	known, err := d.DB.Sources()
 	if err != nil {
 		return nil, err
 	}
 	configured := map[string]bool{}
-	for _, s := range d.sources {
+	for _, s := range d.Sources {
 		configured[pipeline.PlaceOf(s.State.Key())] = true
 	}
 	var left []state.SourceKey
@@ -82,7 +82,7 @@ func (d departures) list(ctx context.Context) ([]state.SourceKey, error) {
 
 // isOpen reports whether the source has a chain of this host that was not
 // closed.
-func (d departures) isOpen(ctx context.Context, k state.SourceKey) (bool, error) {
+func (d Chains) isOpen(ctx context.Context, k state.SourceKey) (bool, error) {
 	s, err := d.DB.Source(ctx, k)
 	if err != nil {
 		return false, err
@@ -102,7 +102,7 @@ func bucketGone(err error) bool {
 }
 
 // giveUp remembers that the chain of k stays without its last digest.
-func (d departures) giveUp(ctx context.Context, k state.SourceKey, cause error) error {
+func (d Chains) giveUp(ctx context.Context, k state.SourceKey, cause error) error {
 	s, err := d.DB.Source(ctx, k)
 	if err != nil {
 		return err
@@ -117,8 +117,8 @@ func (d departures) giveUp(ctx context.Context, k state.SourceKey, cause error) 
 }
 
 // why is the event with which the chain of a source that left ends.
-func (d departures) why(src *state.Source) state.Note {
-	for _, s := range d.sources {
+func (d Chains) why(src *state.Source) state.Note {
+	for _, s := range d.Sources {
 		if s.Real == src.Path() {
 			return state.Note{Kind: state.NoteDestinationChanged, Detail: "from now on: " + pipeline.PlaceOf(s.State.Key())}
 		}
@@ -128,7 +128,7 @@ func (d departures) why(src *state.Source) state.Note {
 
 // closeOne ends the chain of one source with the settings that it had. Nothing
 // but documents of its trail is sent, and that only behind a canary.
-func (d departures) closeOne(ctx context.Context, k state.SourceKey) error {
+func (d Chains) closeOne(ctx context.Context, k state.SourceKey) error {
 	cfg, err := d.lastConfig(ctx, k)
 	if err != nil || cfg == nil {
 		return err
@@ -172,7 +172,7 @@ func (d departures) closeOne(ctx context.Context, k state.SourceKey) error {
 // lastConfig returns the configuration that the source was last archived with,
 // from the local copy of what was published of it; nil, once it has said why,
 // where the chain cannot be closed with it.
-func (d departures) lastConfig(ctx context.Context, k state.SourceKey) (*config.Config, error) {
+func (d Chains) lastConfig(ctx context.Context, k state.SourceKey) (*config.Config, error) {
 	s, err := d.DB.Source(ctx, k)
 	if err != nil {
 		return nil, err
@@ -208,7 +208,7 @@ func (d departures) lastConfig(ctx context.Context, k state.SourceKey) (*config.
 
 // unlike returns why cfg, of which nothing but the path is changed, is not what
 // the source k was archived with from the directory at path.
-func (d departures) unlike(cfg *config.Config, k state.SourceKey, path string) string {
+func (d Chains) unlike(cfg *config.Config, k state.SourceKey, path string) string {
 	s := &cfg.Sources[0]
 	if fscheck.RealPath(s.Path) != path {
 		s.Path = path // It was reached through a link that is gone, or that leads elsewhere now.
