@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/oneshot"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
 
@@ -38,8 +38,8 @@ func retireCommand(io streams) *cobra.Command {
 			return err
 		}
 		show := newProgress(io, "scanning")
-		sum, err := app.Retire(c.Context(), app.RetireOptions{
-			SyncOptions: app.SyncOptions{Config: cfg, GiveUp: *giveUp, Stderr: io.err, Version: version, Progress: show},
+		sum, err := oneshot.Retire(c.Context(), oneshot.RetireOptions{
+			SyncOptions: oneshot.SyncOptions{Config: cfg, GiveUp: *giveUp, Stderr: io.err, Version: version, Progress: show},
 			Force:       *force,
 		})
 		show.finish()

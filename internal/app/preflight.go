@@ -17,11 +17,11 @@ import (
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/oneshot"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
-	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
 // PreflightOptions are what a preflight needs from outside.
@@ -69,13 +69,13 @@ type PreflightSource struct {
 
 // PreflightPlan is what the next run would do, and what a day costs.
 type PreflightPlan struct {
-	Files      int64        `json:"files"` // to upload
-	Bytes      int64        `json:"bytes"`
-	Unchanged  int64        `json:"unchanged"`
-	Run        RequestCount `json:"run"`
-	Day        RequestCount `json:"idle_day"`
-	FlushesDay int64        `json:"manifests_of_a_busy_day"`
-	Indexed    bool         `json:"indexed"` // the index was compared; else every file counts
+	Files      int64                `json:"files"` // to upload
+	Bytes      int64                `json:"bytes"`
+	Unchanged  int64                `json:"unchanged"`
+	Run        oneshot.RequestCount `json:"run"`
+	Day        oneshot.RequestCount `json:"idle_day"`
+	FlushesDay int64                `json:"manifests_of_a_busy_day"`
+	Indexed    bool                 `json:"indexed"` // the index was compared; else every file counts
 }
 
 // PreflightReport is what a preflight found.
@@ -253,26 +253,15 @@ func signCheck(ctx context.Context, env *pipeline.Session, c config.Source) *Pre
 // cannot be read, and returns the size of the largest body that it would send
 // and the patterns of its include that match no file.
 func (p *preflight) plan(ctx context.Context, i int) (plan *PreflightPlan, body int64, unused []string) {
-	one := &planner{opts: SyncOptions{Config: p.opts.Config, Progress: noProgress{}}}
-	if err := one.scan(ctx, i, p.db, p.log, watcher.NewMetrics(prometheus.NewRegistry())); err != nil {
+	s, err := oneshot.Foresee(ctx, p.opts.Config, i, p.db, p.log)
+	if err != nil {
 		return nil, p.opts.Config.Upload.PartSize, nil
 	}
-	one.finish(1)
-	s := one.sum
 	plan = &PreflightPlan{
 		Files: s.Uploaded, Bytes: s.Bytes, Unchanged: s.Skipped, Run: s.Plan.Run, Day: s.Plan.Day, FlushesDay: s.Plan.FlushesDay, Indexed: p.db != nil,
 	}
-	return plan, one.largest, one.unused
+	return plan, s.Largest, s.UnusedIncludes
 }
-
-// noProgress shows nothing.
-type noProgress struct{}
-
-// Found implements Progress.
-func (noProgress) Found(int64) {}
-
-// Outcome implements Progress.
-func (noProgress) Outcome(pipeline.Outcome) {}
 
 // translator words the trials of one source for a person.
 type translator struct {

@@ -89,13 +89,13 @@ func known(it state.Item) scan.Known {
 
 // sourceCounters are what callbacks of several goroutines share.
 type Counters struct {
-	gone          atomic.Bool  // the trail says that the source went away
-	Trouble       atomic.Pointer[trouble]
-	diskSeenAt    atomic.Int64 // Unix nanoseconds of the last look
-	Unlisted      atomic.Int64 // skips of a scan under way that could not be listed
-	goneAt        atomic.Int64 // Unix nanoseconds of when it was seen to be away, 0: it is there
-	LastScan      atomic.Pointer[watcher.ScanResult]
-	Ended         atomic.Int64 // looks whose outcome was reported
+	gone       atomic.Bool // the trail says that the source went away
+	Trouble    atomic.Pointer[trouble]
+	diskSeenAt atomic.Int64 // Unix nanoseconds of the last look
+	Unlisted   atomic.Int64 // skips of a scan under way that could not be listed
+	goneAt     atomic.Int64 // Unix nanoseconds of when it was seen to be away, 0: it is there
+	LastScan   atomic.Pointer[watcher.ScanResult]
+	Ended      atomic.Int64 // looks whose outcome was reported
 }
 
 // goneSince returns when the source was seen to be away, zero when it is not.

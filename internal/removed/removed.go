@@ -1,3 +1,4 @@
+// Package removed closes the trails of sources that left the configuration.
 package removed
 
 import (

@@ -1,4 +1,4 @@
-package app
+package oneshot
 
 import (
 	"github.com/s3syncd/s3syncd/internal/pipeline"

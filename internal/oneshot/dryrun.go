@@ -1,4 +1,4 @@
-package app
+package oneshot
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/listing"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
@@ -53,13 +54,41 @@ func dryRun(ctx context.Context, o SyncOptions, log *zap.Logger) (Summary, error
 	return p.sum, errors.Join(errs...)
 }
 
+// Forecast is what the next run of one source would do.
+type Forecast struct {
+	Summary
+
+	Largest        int64    // body that would be sent
+	UnusedIncludes []string // patterns of include without files
+}
+
+// Foresee scans source i of cfg against the index in db, nil for none, and counts
+// what a run would do. It asks S3 nothing.
+func Foresee(ctx context.Context, cfg *config.Config, i int, db *state.DB, log *zap.Logger) (Forecast, error) {
+	p := &planner{opts: SyncOptions{Config: cfg, Progress: noProgress{}}}
+	if err := p.scan(ctx, i, db, log, watcher.NewMetrics(prometheus.NewRegistry())); err != nil {
+		return Forecast{}, err
+	}
+	p.finish(1)
+	return Forecast{p.sum, p.largest, p.unused}, nil
+}
+
+// noProgress shows nothing.
+type noProgress struct{}
+
+// Found implements pipeline.Progress.
+func (noProgress) Found(int64) {}
+
+// Outcome implements pipeline.Progress.
+func (noProgress) Outcome(pipeline.Outcome) {}
+
 // planner is the sink of a dry run.
 type planner struct {
-	largest int64 // body that would be sent
 	opts    SyncOptions
 	asks    bool // S3 is asked for what the index does not know
 	mu      sync.Mutex
 	sum     Summary
+	largest int64    // body that would be sent
 	unused  []string // patterns of include without files
 }
 
@@ -108,7 +137,7 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 const (
 	canaryPuts  = 4
 	canaryHeads = 2
-	)
+)
 
 // finish adds the requests that do not belong to a file.
 func (p *planner) finish(sources int64) {

@@ -1,4 +1,6 @@
-package app
+// Package oneshot is the runs that end by themselves: sync, its dry run, and the last
+// one of a host that retires.
+package oneshot
 
 import (
 	"context"

@@ -1,4 +1,5 @@
-package app
+// Package rekey brings objects under the configured KMS key.
+package rekey
 
 import (
 	"context"
@@ -27,7 +28,7 @@ import (
 )
 
 // RekeyOptions are what a rekey needs from outside.
-type RekeyOptions struct {
+type Options struct {
 	Config   *config.Config
 	Source   string        // "": every source
 	Rate     float64       // objects a second that are asked for or rekeyed; 0: no limit
@@ -40,7 +41,7 @@ type RekeyOptions struct {
 }
 
 // RekeySummary counts the objects of a rekey.
-type RekeySummary struct {
+type Summary struct {
 	Listed  int64 // below the prefixes, the trails left out
 	Right   int64 // under the key, gone meanwhile, or a document of another trail
 	Rekeyed int64 // or to be rekeyed in a dry run
@@ -50,11 +51,11 @@ type RekeySummary struct {
 	// Unlisted: some prefix could not be listed, so that only indexed objects were
 	// looked at.
 	Unlisted bool
-	Plan     RekeyPlan
+	Plan     Plan
 }
 
 // RekeyPlan is what a dry run foresees.
-type RekeyPlan struct {
+type Plan struct {
 	NoKey, OtherKey      int64 // objects without a KMS key, and under another one
 	Heads, Sends, Copies int64 // requests of the run
 	Parts                int64 // of sends and copies that are too large for one request
@@ -72,38 +73,38 @@ const rekeyBusy = "stop the daemon first: a rekey writes the same index and trai
 // durable, and found. It returns ErrSomeFailed when objects failed,
 // ErrInterrupted when ctx ended first, and another error when it could not run;
 // the summary is valid in each case. A dry run writes nothing, not even a state.
-func Rekey(ctx context.Context, o RekeyOptions) (RekeySummary, error) {
+func Run(ctx context.Context, o Options) (Summary, error) {
 	if err := host.Supported(o.Config); err != nil {
-		return RekeySummary{}, err
+		return Summary{}, err
 	}
 	at, err := new(fscheck.Checker).Placed(o.Config)
 	if err != nil {
-		return RekeySummary{}, err
+		return Summary{}, err
 	}
 	log, err := logsink.NewConsole(o.Config.Log, o.Stderr)
 	if err != nil {
-		return RekeySummary{}, err
+		return Summary{}, err
 	}
 	if o.DryRun {
 		return rekeyDry(ctx, o, log)
 	}
 	e, err := pipeline.Open(o.Config, at, o.GiveUp, o.Version, log)
 	if busy, ok := errors.AsType[*pipeline.BusyError](err); ok {
-		return RekeySummary{}, busy.Advise(rekeyBusy)
+		return Summary{}, busy.Advise(rekeyBusy)
 	}
 	if err != nil {
-		return RekeySummary{}, err
+		return Summary{}, err
 	}
 	r := &rekeyRun{opts: o, trail: map[string]state.Record{}, limit: o.limiter()}
 	if r.Pipeline, err = e.Begin(ctx, r.parts()); err != nil {
-		return RekeySummary{}, err
+		return Summary{}, err
 	}
 	err = r.run(ctx)
 	return r.sum, errors.Join(err, r.Close())
 }
 
 // limiter returns the limit on objects.
-func (o *RekeyOptions) limiter() *rate.Limiter {
+func (o *Options) limiter() *rate.Limiter {
 	if o.Rate <= 0 {
 		return rate.NewLimiter(rate.Inf, 1)
 	}
@@ -111,17 +112,17 @@ func (o *RekeyOptions) limiter() *rate.Limiter {
 }
 
 // chosen reports whether a source is one of those that were asked for.
-func (o *RekeyOptions) chosen(name string) bool { return o.Source == "" || o.Source == name }
+func (o *Options) chosen(name string) bool { return o.Source == "" || o.Source == name }
 
 // rekeyRun is one run of the rekey command.
 type rekeyRun struct {
 	*pipeline.Pipeline
 
-	opts  RekeyOptions
+	opts  Options
 	limit *rate.Limiter
 
 	mu    sync.Mutex
-	sum   RekeySummary
+	sum   Summary
 	trail map[string]state.Record // by source and path, of what is queued: what the trail knows of its object
 	halt  context.CancelCauseFunc // ends the search for objects
 }
@@ -274,7 +275,7 @@ type finder struct {
 	unlisted      bool
 }
 
-func (f *finder) addTo(sum *RekeySummary) {
+func (f *finder) addTo(sum *Summary) {
 	sum.Listed += f.listed
 	sum.Right += f.right
 	sum.Unlisted = sum.Unlisted || f.unlisted

@@ -1,4 +1,4 @@
-package app
+package rekey
 
 import (
 	"context"
@@ -20,11 +20,11 @@ import (
 
 // rekeyDry asks S3 and counts what a rekey would do. It writes nothing. While a
 // daemon holds the state it does without the index.
-func rekeyDry(ctx context.Context, o RekeyOptions, log *zap.Logger) (RekeySummary, error) {
+func rekeyDry(ctx context.Context, o Options, log *zap.Logger) (Summary, error) {
 	p := &rekeyPlanner{opts: o, log: log}
 	db, err := p.openIndex()
 	if err != nil {
-		return RekeySummary{}, err
+		return Summary{}, err
 	}
 	p.db = db
 	p.metrics = s3store.NewMetrics(prometheus.NewPedanticRegistry())
@@ -47,13 +47,13 @@ func rekeyDry(ctx context.Context, o RekeyOptions, log *zap.Logger) (RekeySummar
 
 // rekeyPlanner is one dry run.
 type rekeyPlanner struct {
-	opts    RekeyOptions
+	opts    Options
 	log     *zap.Logger
 	db      *state.DB
 	metrics *s3store.Metrics
 
 	mu  sync.Mutex
-	sum RekeySummary
+	sum Summary
 }
 
 // openIndex opens the state if there is one, and nobody holds it.
