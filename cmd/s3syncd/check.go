@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/host"
 )
 
 // checkCommand reads the configuration and prints every fault.
@@ -22,11 +23,11 @@ func checkCommand(io streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := app.Supported(cfg); err != nil {
+		if err := host.Supported(cfg); err != nil {
 			return err
 		}
 		warn(io.err, cfg.Warnings)
-		warn(io.err, app.HostWarnings(cfg))
+		warn(io.err, host.Warnings(cfg))
 		warn(io.err, app.IncludeWarnings(c.Context(), cfg))
 		_, err = fmt.Fprintf(io.out, "%s: no faults; sources: %d\n", file, len(cfg.Sources))
 		return err

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
-	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
 
 // packagedSocket is where the daemon listens that the systemd unit starts.
@@ -65,7 +65,7 @@ func asked(ctx context.Context, command string, err error) error {
 	case unknown:
 		return fmt.Errorf("%w: %s: %w", errUsage, command, err)
 	case ctx.Err() != nil:
-		return app.ErrInterrupted
+		return pipeline.ErrInterrupted
 	default:
 		return fmt.Errorf("%s: %w", command, err)
 	}

@@ -17,7 +17,9 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
 
 // The exit codes that scripts rely on.
@@ -50,7 +52,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)   // A second signal ends the process at once.
 	signal.Ignore(syscall.SIGPIPE) // Else a pipe that nobody reads any more, the log's too, would end the process.
-	if limit := app.MemoryLimit(); limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
+	if limit := host.MemoryLimit(); limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit - limit/heapSpare)
 	}
 	errs := logsink.New(os.Stderr)
@@ -87,9 +89,9 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.Is(err, errUsage), errors.Is(err, errConfig), errors.Is(err, app.ErrWrongUse), errors.Is(err, app.ErrRefused), errors.As(err, &faults):
 		return exitUsage
-	case errors.Is(err, app.ErrInterrupted):
+	case errors.Is(err, pipeline.ErrInterrupted):
 		return exitInterrupted
-	case errors.Is(err, app.ErrSomeFailed), errors.Is(err, errNotAll):
+	case errors.Is(err, pipeline.ErrSomeFailed), errors.Is(err, errNotAll):
 		return exitSomeFailed
 	default:
 		return exitCannotRun
@@ -108,7 +110,7 @@ func loadConfig(file string, env []string) (*config.Config, error) {
 
 // complain prints err for a person, a line for each of several faults.
 func complain(w io.Writer, err error) {
-	if err == nil || errors.Is(err, app.ErrSomeFailed) || errors.Is(err, errNotAll) {
+	if err == nil || errors.Is(err, pipeline.ErrSomeFailed) || errors.Is(err, errNotAll) {
 		return // The command has said so.
 	}
 	for line := range strings.Lines(err.Error()) {

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
 
 // call runs the program in this process.
@@ -34,8 +34,8 @@ func TestExitCodesSayWhatAScriptMustDo(t *testing.T) {
 		{"a faulty configuration", fmt.Errorf("load: %w", config.Errors{{Problem: "is wrong"}}), 2},
 		{"an unreadable configuration", fmt.Errorf("%w: no such file", errConfig), 2},
 		{"not everything is in S3", errors.Join(errNotAll), 3},
-		{"some files failed", fmt.Errorf("sync: %w", app.ErrSomeFailed), 3},
-		{"interrupted", errors.Join(app.ErrInterrupted, errors.New("canceled")), 130},
+		{"some files failed", fmt.Errorf("sync: %w", pipeline.ErrSomeFailed), 3},
+		{"interrupted", errors.Join(pipeline.ErrInterrupted, errors.New("canceled")), 130},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

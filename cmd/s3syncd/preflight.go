@@ -11,6 +11,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/host"
 )
 
 const preflightAbout = `Proves against the real bucket and key of every source that a run can work, with
@@ -38,7 +39,7 @@ func preflightCommand(io streams) *cobra.Command {
 			return err
 		}
 		warn(io.err, cfg.Warnings)
-		warn(io.err, app.HostWarnings(cfg))
+		warn(io.err, host.Warnings(cfg))
 		report, err := app.Preflight(c.Context(), app.PreflightOptions{Config: cfg, Stderr: io.err})
 		if len(report.Sources) == 0 {
 			return err

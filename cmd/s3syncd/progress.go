@@ -10,8 +10,8 @@ import (
 	"github.com/schollz/progressbar/v3"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
-	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
 
 // bar is a progress bar on a terminal. A nil bar shows nothing: there is no
@@ -102,7 +102,7 @@ func (p *progress) Found(size int64) {
 }
 
 // Outcome shows what became of one file.
-func (p *progress) Outcome(o app.Outcome) {
+func (p *progress) Outcome(o pipeline.Outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done++
@@ -113,19 +113,19 @@ func (p *progress) Outcome(o app.Outcome) {
 	}
 	name := strconv.Quote(o.Path)
 	switch o.Status {
-	case app.Uploaded:
+	case pipeline.Uploaded:
 		_, _ = fmt.Fprintf(p.out, "uploaded %s (%s)\n", name, admin.Bytes(o.Size)) // The exit code says how it went.
-	case app.Skipped:
+	case pipeline.Skipped:
 		_, _ = fmt.Fprintf(p.out, "skipped %s (unchanged)\n", name) // As above.
-	case app.Deleted:
+	case pipeline.Deleted:
 		_, _ = fmt.Fprintf(p.out, "deleted %s (gone here)\n", name) // As above.
-	case app.Failed:
+	case pipeline.Failed:
 		_, _ = fmt.Fprintf(p.out, "failed %s: %v\n", name, o.Err) // As above.
-	case app.Rekeyed:
+	case pipeline.Rekeyed:
 		_, _ = fmt.Fprintf(p.out, "rekeyed %s (%s)\n", name, admin.Bytes(o.Size)) // As above.
-	case app.PlannedRekey:
+	case pipeline.PlannedRekey:
 		_, _ = fmt.Fprintf(p.out, "would rekey %s (%s)\n", name, admin.Bytes(o.Size)) // As above.
-	case app.Planned:
+	case pipeline.Planned:
 		_, _ = fmt.Fprintf(p.out, "would upload %s (%s)\n", name, admin.Bytes(o.Size)) // As above.
 	}
 }

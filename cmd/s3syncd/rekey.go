@@ -12,8 +12,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
-	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
+	"github.com/s3syncd/s3syncd/internal/rekey"
 )
 
 const rekeyAbout = `Brings every object below the prefixes of the configuration under the configured
@@ -45,8 +46,8 @@ func (f *rekeyFlags) set(fs *pflag.FlagSet) {
 }
 
 // options returns what the flags ask for.
-func (f *rekeyFlags) options(env []string) (o app.RekeyOptions, err error) {
-	o = app.RekeyOptions{Source: f.source, AskAll: f.askAll, GiveUp: f.giveUp, DryRun: f.dryRun, Version: version}
+func (f *rekeyFlags) options(env []string) (o rekey.Options, err error) {
+	o = rekey.Options{Source: f.source, AskAll: f.askAll, GiveUp: f.giveUp, DryRun: f.dryRun, Version: version}
 	if f.config == "" {
 		return o, fmt.Errorf("%w: rekey: -c FILE is needed", errUsage)
 	}
@@ -86,9 +87,9 @@ func rekeyCommand(io streams) *cobra.Command {
 		}
 		show := newProgress(io, "scanning")
 		o.Stderr, o.Progress = io.err, show
-		sum, err := app.Rekey(c.Context(), o)
+		sum, err := rekey.Run(c.Context(), o)
 		show.finish()
-		if err != nil && !errors.Is(err, app.ErrSomeFailed) && !errors.Is(err, app.ErrInterrupted) {
+		if err != nil && !errors.Is(err, pipeline.ErrSomeFailed) && !errors.Is(err, pipeline.ErrInterrupted) {
 			return err
 		}
 		if f.dryRun {
@@ -101,13 +102,13 @@ func rekeyCommand(io streams) *cobra.Command {
 
 const rekeyLeft = "Left as they are: noncurrent versions, delete markers, and the trail under _manifests/\n"
 
-func printRekey(w io.Writer, s app.RekeySummary) error {
+func printRekey(w io.Writer, s rekey.Summary) error {
 	_, err := fmt.Fprintf(w, "Rekeyed: %d (%s)\nRight already: %d of %d\nFailed: %d\n%s",
 		s.Rekeyed, admin.Bytes(s.Bytes), s.Right, s.Listed, s.Failed, unlisted(s)+rekeyLeft)
 	return err
 }
 
-func printRekeyPlan(w io.Writer, s app.RekeySummary) error {
+func printRekeyPlan(w io.Writer, s rekey.Summary) error {
 	note := unlisted(s)
 	if s.Plan.Unindexed {
 		note += "A daemon holds the state: every object was asked for, and counts as one to copy\n"
@@ -121,7 +122,7 @@ func printRekeyPlan(w io.Writer, s app.RekeySummary) error {
 }
 
 // unlisted says what was not looked at.
-func unlisted(s app.RekeySummary) string {
+func unlisted(s rekey.Summary) string {
 	if !s.Unlisted {
 		return ""
 	}

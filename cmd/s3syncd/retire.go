@@ -7,7 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/oneshot"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
 
 const retireAbout = `This host is done: a last sync run of every source, after which the audit trail of
@@ -37,12 +38,12 @@ func retireCommand(io streams) *cobra.Command {
 			return err
 		}
 		show := newProgress(io, "scanning")
-		sum, err := app.Retire(c.Context(), app.RetireOptions{
-			SyncOptions: app.SyncOptions{Config: cfg, GiveUp: *giveUp, Stderr: io.err, Version: version, Progress: show},
+		sum, err := oneshot.Retire(c.Context(), oneshot.RetireOptions{
+			SyncOptions: oneshot.SyncOptions{Config: cfg, GiveUp: *giveUp, Stderr: io.err, Version: version, Progress: show},
 			Force:       *force,
 		})
 		show.finish()
-		if err != nil && !errors.Is(err, app.ErrSomeFailed) && !errors.Is(err, app.ErrInterrupted) {
+		if err != nil && !errors.Is(err, pipeline.ErrSomeFailed) && !errors.Is(err, pipeline.ErrInterrupted) {
 			return err
 		}
 		if perr := printSummary(io.out, sum); perr != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
 
 // runCommand is the daemon. It returns nil after SIGTERM.
@@ -31,7 +32,7 @@ func runCommand(io streams) *cobra.Command {
 			Hangup:  hangup,
 			Stderr:  io.err,
 			Version: version,
-			Grace:   app.StandardGrace(),
+			Grace:   pipeline.StandardGrace(),
 		})
 	}
 	return c

@@ -15,9 +15,11 @@ import (
 	"golang.org/x/term"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
-	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/oneshot"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
 
 const syncAbout = `One sync run: scans every source, uploads what is new or changed, publishes the
@@ -88,11 +90,11 @@ func syncCommand(io streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		warn(io.err, app.HostWarnings(cfg))
+		warn(io.err, host.Warnings(cfg))
 		floor := make([]byte, heapFloor)
 		defer runtime.KeepAlive(floor)
 		show := newProgress(io, "scanning")
-		sum, err := app.Sync(c.Context(), app.SyncOptions{
+		sum, err := oneshot.Sync(c.Context(), oneshot.SyncOptions{
 			Config: cfg,
 			GiveUp: f.giveUp,
 			DryRun: f.dryRun, ConfirmDeletes: f.confirm,
@@ -103,7 +105,7 @@ func syncCommand(io streams) *cobra.Command {
 		})
 		show.finish()
 		switch {
-		case f.dryRun && (err == nil || errors.Is(err, app.ErrSomeFailed) || errors.Is(err, app.ErrInterrupted)):
+		case f.dryRun && (err == nil || errors.Is(err, pipeline.ErrSomeFailed) || errors.Is(err, pipeline.ErrInterrupted)):
 			return errors.Join(err, printPlan(io.out, sum))
 		case f.dryRun, sum.Sources == 0: // Nothing was begun.
 			return err
@@ -113,7 +115,7 @@ func syncCommand(io streams) *cobra.Command {
 	return c
 }
 
-func printSummary(w io.Writer, s app.Summary) error {
+func printSummary(w io.Writer, s oneshot.Summary) error {
 	_, err := fmt.Fprintf(w, "Uploaded: %d\nSkipped: %d (unchanged)\nFailed: %d\n", s.Uploaded, s.Skipped, s.Failed)
 	if err == nil && s.Deleted > 0 {
 		_, err = fmt.Fprintf(w, "Deleted: %d (gone here)\n", s.Deleted)
@@ -130,7 +132,7 @@ func printSummary(w io.Writer, s app.Summary) error {
 	return err
 }
 
-func printPlan(w io.Writer, s app.Summary) error {
+func printPlan(w io.Writer, s oneshot.Summary) error {
 	_, err := fmt.Fprintf(w, "Would upload: %d files, %s\nUnchanged: %d\nRequests: up to %s\n"+
 		"A day without a change: %s\nA day with changes: a PUT a file, and up to %d manifests more\n",
 		s.Uploaded, admin.Bytes(s.Bytes), s.Skipped, requests(s.Plan.Run), requests(s.Plan.Day), s.Plan.FlushesDay)
@@ -154,7 +156,7 @@ func printPlan(w io.Writer, s app.Summary) error {
 }
 
 // requests renders a count of requests by kind.
-func requests(n app.RequestCount) string {
+func requests(n oneshot.RequestCount) string {
 	get := ""
 	if n.Get > 0 {
 		get = fmt.Sprintf("%d GET, ", n.Get)

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/host"
 )
 
 // versionCommand prints version, commit and Go version.
@@ -17,7 +17,7 @@ func versionCommand(io streams) *cobra.Command {
 }
 
 func printVersion(w io.Writer) error {
-	b := app.ReadBuild(version)
+	b := host.ReadBuild(version)
 	_, err := fmt.Fprintf(w, "s3syncd %s\ncommit %s\n%s\n", b.Version, b.Revision, b.GoVersion)
 	return err
 }

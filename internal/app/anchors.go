@@ -14,6 +14,8 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -136,7 +138,7 @@ type hostState struct {
 
 // state asks the state, or the daemon that has it open.
 func (h *hostTrail) state(ctx context.Context) hostState {
-	p, err := state.Peek(h.cfg.StateDir, state.SourceKey{Bucket: h.source.Bucket, Prefix: h.source.Prefix, RealPath: realPath(h.source.Path)})
+	p, err := state.Peek(h.cfg.StateDir, state.SourceKey{Bucket: h.source.Bucket, Prefix: h.source.Prefix, RealPath: fscheck.RealPath(h.source.Path)})
 	if err == nil {
 		s := hostState{known: true, chain: p.Chain.ID, sha: p.Chain.PrevSHA256, outbox: map[string]bool{}}
 		if p.Chain.PrevKey != "" {
@@ -248,7 +250,7 @@ func (h *hostTrail) keys(ctx context.Context) []*manifest.PublicKey {
 	if !ok {
 		return nil
 	}
-	signer, err := loadKey(file, h.cfg)
+	signer, err := host.LoadKey(file, h.cfg)
 	if err != nil {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -38,7 +39,7 @@ func ownState(t *testing.T, n int) *hostTrail {
 			t.Error(err)
 		}
 	}()
-	s, err := db.Source(t.Context(), state.SourceKey{Bucket: "b", Prefix: "p", RealPath: realPath("/data")})
+	s, err := db.Source(t.Context(), state.SourceKey{Bucket: "b", Prefix: "p", RealPath: fscheck.RealPath("/data")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,13 +54,13 @@ func (g *generation) isLeaving() bool {
 }
 
 // pick returns the sources of these names, all for none.
-func (g *generation) pick(names []string) ([]*source, error) {
+func (g *generation) pick(names []string) ([]*liveSource, error) {
 	if len(names) == 0 {
 		return g.sources, nil
 	}
-	var picked []*source
+	var picked []*liveSource
 	for _, name := range names {
-		i := slices.IndexFunc(g.sources, func(s *source) bool { return s.cfg.Name == name })
+		i := slices.IndexFunc(g.sources, func(s *liveSource) bool { return s.Config.Name == name })
 		if i < 0 {
 			return nil, &admin.UnknownSourceError{Source: name, Known: sourceNames(g.sources)}
 		}
@@ -71,10 +71,10 @@ func (g *generation) pick(names []string) ([]*source, error) {
 	return picked, nil
 }
 
-func sourceNames(sources []*source) []string {
+func sourceNames(sources []*liveSource) []string {
 	names := make([]string, len(sources))
 	for i, s := range sources {
-		names[i] = s.cfg.Name
+		names[i] = s.Config.Name
 	}
 	return names
 }
@@ -94,8 +94,8 @@ func (d *daemon) Rescan(r admin.RescanRequest) (admin.RescanAnswer, error) {
 		return admin.RescanAnswer{}, err
 	}
 	for _, s := range sources {
-		if err := g.rescan(s.cfg.Name, r.Remote, r.ConfirmDeletes); err != nil {
-			return admin.RescanAnswer{}, fmt.Errorf("source %s: %w", s.cfg.Name, err)
+		if err := g.rescan(s.Config.Name, r.Remote, r.ConfirmDeletes); err != nil {
+			return admin.RescanAnswer{}, fmt.Errorf("source %s: %w", s.Config.Name, err)
 		}
 	}
 	return admin.RescanAnswer{Sources: sourceNames(sources)}, nil
@@ -111,17 +111,17 @@ func (g *generation) rescan(name string, remote, confirm bool) error {
 	}
 	s := picked[0]
 	if remote {
-		if err := s.requestRemoteCheck(); err != nil {
+		if err := s.remote.Request(); err != nil {
 			return err
 		}
 	}
-	g.pool.Release(name)
-	s.flusher.Retry()
+	g.Pool.Release(name)
+	s.Flusher.Retry()
 	if confirm {
-		s.watch.ConfirmDeletes() // It asks for a scan as well.
+		s.Watch.ConfirmDeletes() // It asks for a scan as well.
 		return nil
 	}
-	s.watch.Rescan(archive.TriggerRescan)
+	s.Watch.Rescan(archive.TriggerRescan)
 	return nil
 }
 

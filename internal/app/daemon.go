@@ -18,27 +18,13 @@ import (
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/admin/page"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
+	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
-
-// drainTime and publishTime are what StandardGrace says of a run of the daemon,
-// and what a sync gives its uploads and, at least, its last documents.
-const (
-	drainTime   = 25 * time.Second
-	publishTime = 20 * time.Second
-)
-
-// Grace bounds an orderly end: Drain is how long uploads that are under way may
-// go on, Publish how long the last documents of the trail may take after that.
-// What is not done by then is durable and done by the next start.
-type Grace struct{ Drain, Publish time.Duration }
-
-// StandardGrace is that of the service: its unit allows for more than both.
-func StandardGrace() Grace { return Grace{Drain: drainTime, Publish: publishTime} }
-
-// total is after how long a stage that does not stop is left behind.
-func (g Grace) total() time.Duration { return g.Drain + g.Publish + 10*time.Second }
 
 // Options are what the daemon needs from outside.
 type Options struct {
@@ -47,7 +33,7 @@ type Options struct {
 	Hangup  <-chan os.Signal
 	Stderr  io.Writer // the log; it may block
 	Version string
-	Grace   Grace
+	Grace   pipeline.Grace
 }
 
 // Run is the daemon. It blocks until ctx ends, which is the order to stop, and
@@ -60,7 +46,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if err := Supported(cfg); err != nil {
+	if err := host.Supported(cfg); err != nil {
 		return err
 	}
 	sink, ok := o.Stderr.(*logsink.Sink)
@@ -68,15 +54,15 @@ func Run(ctx context.Context, o Options) error {
 		sink = logsink.New(o.Stderr)
 		defer sink.Close(lastLines)
 	}
-	looks := &places{}
-	if _, err := looks.placed(cfg); err != nil {
+	looks := &fscheck.Checker{}
+	if _, err := looks.Placed(cfg); err != nil {
 		return err // Before anything is written, which might be inside a source.
 	}
-	log, level, err := newLogger(cfg.Log, sink)
+	log, level, err := logsink.NewLogger(cfg.Log, sink)
 	if err != nil {
 		return err
 	}
-	if _, err := budgetOf(cfg.Upload, MemoryLimit()); err != nil {
+	if _, err := host.BudgetOf(cfg.Upload, host.MemoryLimit()); err != nil {
 		return err
 	}
 	d, err := openDaemon(ctx, cfg, o, log)
@@ -87,7 +73,7 @@ func Run(ctx context.Context, o Options) error {
 		Name: "s3syncd_log_lines_lost_total", Help: "Lines of the log that could not be written: nobody read them, or writing failed.",
 	}, func() float64 { return float64(sink.Lost()) })
 	d.level, d.places = level, looks
-	for _, w := range append(slices.Clone(cfg.Warnings), HostWarnings(cfg)...) {
+	for _, w := range append(slices.Clone(cfg.Warnings), host.Warnings(cfg)...) {
 		log.Warn("configuration", zap.String("warning", w))
 	}
 	err = d.run(ctx)
@@ -107,9 +93,9 @@ type daemon struct {
 	cfg     *config.Config
 	log     *zap.Logger
 	level   zap.AtomicLevel
-	build   Build
+	build   host.Build
 	reg     *prometheus.Registry
-	metrics *metrics
+	metrics *pipeline.Metrics
 	db      *state.DB
 	admin   *admin.Server  // nil: no listener
 	page    *page.Page     // nil: no page
@@ -118,9 +104,9 @@ type daemon struct {
 	started time.Time
 	notify  notifier
 	ready   atomic.Bool
-	clock   *clock
+	clock   *pipeline.Clock
 	pulse   pulse
-	places  *places
+	places  *fscheck.Checker
 	reloads reloads
 
 	// settling is set while a start or a reload has not said READY=1 yet.
@@ -132,15 +118,15 @@ type daemon struct {
 
 func openDaemon(ctx context.Context, cfg *config.Config, o Options, log *zap.Logger) (*daemon, error) {
 	d := &daemon{
-		opts: o, cfg: cfg, log: log, build: ReadBuild(o.Version),
-		reg: prometheus.NewPedanticRegistry(), notify: notifier{log: log}, clock: &clock{}, started: time.Now(),
+		opts: o, cfg: cfg, log: log, build: host.ReadBuild(o.Version),
+		reg: prometheus.NewPedanticRegistry(), notify: notifier{log: log}, clock: &pipeline.Clock{}, started: time.Now(),
 	}
-	db, err := openState(cfg, d.clock, log)
+	db, err := pipeline.OpenState(cfg, d.clock, log)
 	if err != nil {
 		return nil, err
 	}
 	d.db = db
-	d.metrics = newMetrics(d.reg, d.build, db, d.snapshots)
+	d.metrics = pipeline.NewMetrics(d.reg, d.build, db, d.snapshots)
 	if err := d.listenAdmin(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -188,21 +174,21 @@ func (d *daemon) closeAdmin() error {
 func (d *daemon) run(ctx context.Context) error {
 	d.log.Info("starting", zap.String("version", d.build.Version), zap.String("revision", d.build.Revision),
 		zap.String("instance", d.cfg.Instance), zap.Int("sources", len(d.cfg.Sources)))
-	stages := []stage{{"pipeline", d.pipeline}, {"systemd", d.tellSystemd}}
+	parts := []stages.Stage{{Name: "pipeline", Run: d.pipeline}, {Name: "systemd", Run: d.tellSystemd}}
 	if d.page != nil { // Its streams end before the listener waits for them.
-		stages = append(stages, stage{"page", d.page.Run})
+		parts = append(parts, stages.Stage{Name: "page", Run: d.page.Run})
 	}
 	if d.admin != nil {
-		stages = append(stages, stage{"admin", d.admin.Run})
+		parts = append(parts, stages.Stage{Name: "admin", Run: d.admin.Run})
 	}
 	if d.control != nil {
-		stages = append(stages, stage{"control", d.control.Run})
+		parts = append(parts, stages.Stage{Name: "control", Run: d.control.Run})
 	}
 	defer context.AfterFunc(ctx, func() {
 		d.stopping.Store(true)
 		d.notify.stopping()
 	})()
-	err := runStages(ctx, d.opts.Grace.total()+15*time.Second, stages...)
+	err := stages.Run(ctx, d.opts.Grace.Total()+15*time.Second, parts...)
 	d.log.Info("stopped", zap.Error(err))
 	return err
 }
@@ -285,48 +271,4 @@ func (d *daemon) statusLine(settling bool) string {
 	default:
 		return strings.TrimSuffix("starting: "+line, ": ")
 	}
-}
-
-// openState opens the state directory of cfg and says what it found.
-func openState(cfg *config.Config, c *clock, log *zap.Logger) (*state.DB, error) {
-	db, err := state.Open(cfg.StateDir, state.Options{
-		Instance: cfg.Instance, MachineID: machineID(), Log: log.Named("state"), Now: c.now,
-	})
-	if locked, ok := errors.AsType[*state.LockedError](err); ok {
-		busy := &busyError{locked: locked}
-		return nil, busy.advise("ask a running daemon with 's3syncd rescan', or give this run a state directory of its own")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open the state in %s: %w", cfg.StateDir, err)
-	}
-	if r := db.Report(); r.SetAside != "" {
-		log.Error("the state was damaged; it is kept, a new one begins, the index is rebuilt from S3 without uploading again",
-			zap.String("kept", r.SetAside))
-	}
-	return db, nil
-}
-
-// busyError says that another process holds the state, and what to do.
-type busyError struct {
-	locked *state.LockedError
-	advice string
-}
-
-func (e *busyError) Error() string { return e.locked.Error() + ": " + e.advice }
-
-// Unwrap returns what the state said.
-func (e *busyError) Unwrap() error { return e.locked }
-
-// advise returns e with other advice.
-func (e *busyError) advise(advice string) *busyError {
-	return &busyError{locked: e.locked, advice: advice}
-}
-
-// machineID returns what machine-id(5) holds, "" where there is none.
-func machineID() string {
-	b, err := os.ReadFile("/etc/machine-id")
-	if err != nil {
-		return ""
-	}
-	return string(b)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
@@ -30,8 +31,8 @@ func (e *blockedError) Error() string { return e.reason }
 // flush returns when all that had changed in s before the call is in S3 and in
 // a published manifest, or with the reasons why not. A file that fails alone
 // does not keep the others from being published.
-func (g *generation) flush(ctx context.Context, s *source) admin.FlushedSource {
-	answer := admin.FlushedSource{Source: s.cfg.Name, Reasons: []string{}}
+func (g *generation) flush(ctx context.Context, s *liveSource) admin.FlushedSource {
+	answer := admin.FlushedSource{Source: s.Config.Name, Reasons: []string{}}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
@@ -43,16 +44,16 @@ func (g *generation) flush(ctx context.Context, s *source) admin.FlushedSource {
 	}()
 	record, forget := s.ledger.follow()
 	defer forget()
-	g.pool.Release(s.cfg.Name)
-	s.flusher.Retry()
+	g.Pool.Release(s.Config.Name)
+	s.Flusher.Retry()
 	err := unless(ctx, func() error { return g.blocked(s) }, func(ctx context.Context) error { return g.drain(ctx, s, record) })
 	if err == nil {
-		err = bounded(ctx, hungAfter, s.stillThere) // What was gone was looked at after the scan.
+		err = fscheck.Within(ctx, fscheck.HungAfter, s.stillThere) // What was gone was looked at after the scan.
 	}
 	if err == nil {
 		begin := time.Now()
 		err = unless(ctx, func() error { return s.unpublishable(begin) },
-			func(ctx context.Context) error { return s.flusher.Flush(ctx, manifest.ReasonFlush) })
+			func(ctx context.Context) error { return s.Flusher.Flush(ctx, manifest.ReasonFlush) })
 	}
 	if err != nil {
 		answer.Reasons = append(answer.Reasons, g.whyNot(s, err))
@@ -62,7 +63,7 @@ func (g *generation) flush(ctx context.Context, s *source) admin.FlushedSource {
 			admin.Count(n), admin.NewName(first.Path).Short(), admin.Plain(first.Err.Error(), errorText)))
 	}
 	answer.Done = len(answer.Reasons) == 0
-	if st, err := s.flusher.Glance(); err == nil {
+	if st, err := s.Flusher.Glance(); err == nil {
 		answer.Chain, answer.Sequence = st.Chain, st.Sequence
 	}
 	return answer
@@ -70,9 +71,9 @@ func (g *generation) flush(ctx context.Context, s *source) admin.FlushedSource {
 
 // stillThere returns an error unless the directory is the one that is watched:
 // elsewhere nothing counts as deleted.
-func (s *source) stillThere() error {
-	id, err := s.root.Identify()
-	if err == nil && !s.watch.Intact(id, "") {
+func (s *liveSource) stillThere() error {
+	id, err := s.Root.Identify()
+	if err == nil && !s.Watch.Intact(id, "") {
 		err = errors.New("the directory was replaced meanwhile")
 	}
 	return err
@@ -81,13 +82,13 @@ func (s *source) stillThere() error {
 // drain returns when every change that was made before the call has an outcome
 // in the state. A file that moves while it is read goes back to the settler
 // without one: it is offered again until it has.
-func (g *generation) drain(ctx context.Context, s *source, record *flushRecord) error {
-	if err := s.watch.Flush(ctx); err != nil {
+func (g *generation) drain(ctx context.Context, s *liveSource, record *flushRecord) error {
+	if err := s.Watch.Flush(ctx); err != nil {
 		return err
 	}
 	var before []string // nil: any path counts
 	for {
-		if err := g.queue.Source(s.cfg.Name).Barrier(ctx); err != nil {
+		if err := g.Queue.Source(s.Config.Name).Barrier(ctx); err != nil {
 			return err
 		}
 		moved, all := record.takeMoved()
@@ -97,7 +98,7 @@ func (g *generation) drain(ctx context.Context, s *source, record *flushRecord) 
 		var err error
 		switch {
 		case all:
-			before, err = nil, s.watch.Flush(ctx)
+			before, err = nil, s.Watch.Flush(ctx)
 		case len(moved) == 0:
 			return nil
 		default:
@@ -110,8 +111,8 @@ func (g *generation) drain(ctx context.Context, s *source, record *flushRecord) 
 }
 
 // offerAgain offers the paths once they had time to settle.
-func (g *generation) offerAgain(ctx context.Context, s *source, paths []string) error {
-	settled := time.NewTimer(s.cfg.Settle)
+func (g *generation) offerAgain(ctx context.Context, s *liveSource, paths []string) error {
+	settled := time.NewTimer(s.Config.Settle)
 	defer settled.Stop()
 	select {
 	case <-settled.C:
@@ -119,8 +120,8 @@ func (g *generation) offerAgain(ctx context.Context, s *source, paths []string) 
 		return ctx.Err()
 	}
 	for _, p := range paths {
-		job := queue.Job{Source: s.cfg.Name, Path: p, Kind: archive.Look, Trigger: archive.TriggerRescan, Detected: time.Now()}
-		if err := g.queue.Offer(ctx, job); err != nil {
+		job := queue.Job{Source: s.Config.Name, Path: p, Kind: archive.Look, Trigger: archive.TriggerRescan, Detected: time.Now()}
+		if err := g.Queue.Offer(ctx, job); err != nil {
 			return err
 		}
 	}
@@ -153,11 +154,11 @@ func unless(ctx context.Context, check func() error, do func(context.Context) er
 
 // blocked returns why the uploads of s wait for a person. Right after a release
 // that is not known: the destination is asked first.
-func (g *generation) blocked(s *source) error {
-	if since := s.counters.hungSince(); !since.IsZero() {
-		return &blockedError{"hung since " + clockTime(since, time.Now()) + ": " + hungReason}
+func (g *generation) blocked(s *liveSource) error {
+	if since := s.hungSince(); !since.IsZero() {
+		return &blockedError{"hung since " + clockTime(since, time.Now()) + ": " + fscheck.SilentReason}
 	}
-	d := g.pool.Destination(s.cfg.Name)
+	d := g.Pool.Destination(s.Config.Name)
 	if d.Err == nil || d.State != breaker.HealthParked && d.State != breaker.HealthStopped || !time.Now().Before(d.NextProbe) {
 		return nil
 	}
@@ -166,8 +167,8 @@ func (g *generation) blocked(s *source) error {
 
 // unpublishable returns why the trail of s waits for a person, as found out
 // after begin.
-func (s *source) unpublishable(begin time.Time) error {
-	st, err := s.flusher.Glance()
+func (s *liveSource) unpublishable(begin time.Time) error {
+	st, err := s.Flusher.Glance()
 	if err != nil || st.Err == nil || !st.Tried.After(begin) {
 		return nil //nolint:nilerr // Without a chain Flush itself says so.
 	}
@@ -178,7 +179,7 @@ func (s *source) unpublishable(begin time.Time) error {
 }
 
 // whyNot words the error of a flush for a person.
-func (g *generation) whyNot(s *source, err error) string {
+func (g *generation) whyNot(s *liveSource, err error) string {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		st := g.sourceStatus(s, nil, time.Now())

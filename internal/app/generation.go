@@ -4,14 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/host"
+	"github.com/s3syncd/s3syncd/internal/listing"
+	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
+	"github.com/s3syncd/s3syncd/internal/removed"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
@@ -20,18 +27,24 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
-// queueLimit is how many paths of one source may wait in the queue. What does
-// not fit waits in the watcher, or is found by the next scan.
-const queueLimit = 100_000
+// liveSource is a source of the daemon: with what became of its files, and with
+// the remote checks that it asks for.
+type liveSource struct {
+	*pipeline.Source
+
+	ledger *ledger
+	remote *listing.Checks
+	hungAt atomic.Int64 // Unix nanoseconds of when the check began that does not end, 0: it answers
+}
 
 // generation is the pipeline of one configuration, from its start to the stop
 // or the reload that replaces it.
 type generation struct {
-	environment
+	*pipeline.Pipeline
+
 	d       *daemon
 	trigger archive.Trigger
-	sources []*source
-	pool    *uploader.Pool
+	sources []*liveSource
 	perFile *zap.Logger
 	changed []string      // keys that differ from the generation before
 	next    *plan         // set by a reload before it stops this generation
@@ -41,103 +54,68 @@ type generation struct {
 
 func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigger) (*generation, error) {
 	cfg := p.cfg
-	b, err := fit(cfg, d.log)
+	b, err := host.Fit(cfg, d.log)
 	if err != nil {
 		return nil, err
+	}
+	d.metrics.Configured(cfg, b)
+	e := &pipeline.Session{
+		Config: cfg, DB: d.db, Log: d.log, Metrics: d.metrics, Program: d.build, Queue: queue.New(pipeline.QueueLimit), Clock: d.clock,
+		Grace: d.opts.Grace, Found: p.at, Budget: b, KeysMoved: make(chan struct{}, 1), ListSkips: cfg.Manifest.ListSkipped == "all",
 	}
 	g := &generation{
-		environment: environment{
-			cfg: cfg, db: d.db, log: d.log, metrics: d.metrics, build: d.build, queue: queue.New(queueLimit),
-			grace: d.opts.Grace, found: p.at, budget: b, keysMoved: make(chan struct{}, 1),
+		d: d, trigger: trigger, perFile: logsink.Sampled(d.log.Named("file")), leaving: make(chan struct{}), hurried: make(chan struct{}),
+	}
+	ledgers := map[string]*ledger{}
+	for _, s := range cfg.Sources {
+		ledgers[s.Name] = d.ledgers.of(s)
+	}
+	g.Pipeline, err = e.Build(ctx, pipeline.Parts{
+		Watch: func(s *pipeline.Source, o *watcher.Options, _ *pipeline.Sink) {
+			if e.ListSkips {
+				o.OnSame = listSkip(context.WithoutCancel(ctx), s)
+			}
 		},
-		d: d, trigger: trigger, perFile: sampled(d.log.Named("file")), leaving: make(chan struct{}), hurried: make(chan struct{}),
-	}
-	d.metrics.configured(cfg, b)
-	for i := range cfg.Sources {
-		s, err := g.openSource(ctx, i)
-		if err != nil {
-			return nil, err
-		}
-		if err := g.watchSource(ctx, s); err != nil {
-			return nil, fmt.Errorf("source %s: %w", s.cfg.Name, err)
-		}
-		s.ledger = d.ledgers.of(s.cfg)
-		g.metrics.wrongKey.WithLabelValues(s.cfg.Name) // There from the start.
-		g.sources = append(g.sources, s)
-	}
-	pool, err := uploader.New(g.queue, g.uploaderSources(), g.poolOptions()) //nolint:contextcheck // Paused is asked long after this call.
+		Pool: func(o *uploader.Options) { o.Hurry = g.hurried },
+		Ended: func(_ *pipeline.Source, o uploader.Outcome) {
+			ledgers[o.Source].add(o, time.Now().UTC())
+			g.logOutcome(o)
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
-	g.pool = pool
-	d.clock.follow(g.sources)
-	for _, s := range g.sources {
-		s.pool.Store(pool)
+	for _, s := range g.Pipeline.Sources {
+		g.Metrics.WrongKey.WithLabelValues(s.Config.Name) // There from the start.
+		g.sources = append(g.sources, &liveSource{Source: s, ledger: ledgers[s.Config.Name], remote: listing.New(listing.Options{
+			Store: s.Store, State: s.State, DB: e.DB, Watch: s.Watch, Mapper: s.Mapper, Log: s.Log,
+			Key: fmt.Sprintf("remote-check/%s/%s/%s", s.Config.Bucket, s.Config.Prefix, s.FirstPath()),
+		})})
 	}
 	return g, nil
+}
+
+// listSkip returns what lists the files that the index alone shows as unchanged
+// to a scan of the daemon. While too many records are unpublished, or the disk
+// takes no more, they are counted instead.
+func listSkip(ctx context.Context, s *pipeline.Source) func(scan.Known, safefs.Stat, archive.Trigger) {
+	skips := s.Flusher.Skips()
+	return func(k scan.Known, st safefs.Stat, trigger archive.Trigger) {
+		if s.Backlog.Records() >= s.Session.Config.Manifest.MaxUnpublished {
+			s.Counters.Unlisted.Add(1)
+			return
+		}
+		r := s.SkipRecord(k, st, trigger)
+		if err := skips.Write(ctx, r); err != nil && s.Counters.Unlisted.Add(1) == 1 {
+			s.Log.Warn("unchanged files are counted instead of listed", zap.Error(err))
+		}
+	}
 }
 
 // close gives back what the sources hold once nothing uses them any more.
 func (g *generation) close() {
 	for _, s := range g.sources {
-		s.store.Close()
-	}
-}
-
-func (g *generation) uploaderSources() []uploader.Source {
-	var list []uploader.Source
-	for _, s := range g.sources {
-		list = append(list, s.uploaderSource(g.cfg.Instance))
-	}
-	return list
-}
-
-func (e *environment) poolOptions() uploader.Options {
-	u := e.cfg.Upload
-	return uploader.Options{
-		Workers: e.budget.workers, PartSize: u.PartSize, SinglePutMax: u.SinglePutMax,
-		MemoryLimit: e.budget.buffers, BandwidthLimit: u.BandwidthLimit, Drain: e.grace.Drain,
-		Log: e.log.Named("uploader"), Metrics: e.metrics.uploader,
-	}
-}
-
-func (g *generation) poolOptions() uploader.Options {
-	o := g.environment.poolOptions()
-	o.Paused = func(name string) bool {
-		i := slices.IndexFunc(g.sources, func(s *source) bool { return s.cfg.Name == name })
-		return g.sources[i].full(g.cfg)
-	}
-	o.OnOutcome = g.onOutcome
-	o.Hurry = g.hurried
-	o.ListSkips = g.cfg.Manifest.ListSkipped == "all"
-	return o
-}
-
-// watchSource gives s its watcher.
-func (g *generation) watchSource(ctx context.Context, s *source) error {
-	o := g.watchOptions(s)
-	if g.cfg.Manifest.ListSkipped == "all" {
-		skips := s.flusher.Skips()
-		s.listSkips, o.OnSame = true, g.listSkip(context.WithoutCancel(ctx), s, skips)
-	}
-	w, err := watcher.New(sink{source: s.cfg.Name, queue: g.queue}, &index{state: s.state}, o)
-	if err != nil {
-		return err
-	}
-	s.watch = w
-	return nil
-}
-
-func (e *environment) watchOptions(s *source) watcher.Options {
-	w := e.cfg.Watch
-	return watcher.Options{
-		Source: s.cfg.Name, Root: s.root, Settle: s.cfg.Settle, MaxDelay: s.cfg.MaxDelay,
-		RescanInterval: w.RescanInterval, PollInterval: w.PollInterval,
-		Include: s.cfg.Include, Exclude: s.cfg.Exclude, IgnoreFiles: s.cfg.IgnoreFiles,
-		Hardlinks: safefs.LinkPolicy(s.cfg.Hardlinks), Reserved: state.ReservedDir, TooDeep: s.mapper.TooDeep,
-		Mirror: s.cfg.Deletes == archive.DeletesMirror, MaxDeletes: s.cfg.MaxDeletes,
-		OnScan: s.onScan, OnAvailable: s.onAvailable, OnMemory: s.remember, Memory: s.recall(),
-		Log: e.log, Metrics: e.metrics.watcher,
+		s.Store.Close()
 	}
 }
 
@@ -148,17 +126,20 @@ func (g *generation) run(ctx context.Context) (next *plan, err error) {
 	gctx, replace := context.WithCancel(ctx)
 	defer replace()
 	context.AfterFunc(gctx, func() { close(g.leaving) })
-	err = runStages(gctx, g.grace.total(),
-		stage{"hangup", func(ctx context.Context) error { return g.followHangups(ctx, replace) }},
-		stage{"ready", g.announce},
-		stage{"departed", g.closeDeparted},
-		stage{"credentials", g.keepCredentials},
-		stage{"remote", g.each(g.followRemote)},
-		stage{"hung", g.each(g.followHung)},
-		stage{"reread", g.unlessHung(g.reread)},
-		stage{"watcher", g.unlessHung(func(ctx context.Context, s *source) error { return s.watch.Run(ctx) })},
-		stage{"uploader", g.pool.Run},
-		stage{"manifest", g.each(g.publish)},
+	err = stages.Run(gctx, g.Grace.Total(),
+		stages.Stage{Name: "hangup", Run: func(ctx context.Context) error { return g.followHangups(ctx, replace) }},
+		stages.Stage{Name: "ready", Run: g.announce},
+		stages.Stage{Name: "removed", Run: g.closeRemoved},
+		stages.Stage{Name: "credentials", Run: g.keepCredentials},
+		stages.Stage{Name: "remote", Run: g.each(func(ctx context.Context, s *liveSource) error {
+			s.remote.Run(ctx, g.Config.Watch.RemoteCheckInterval, func() error { return g.inService(s) })
+			return nil
+		})},
+		stages.Stage{Name: "hung", Run: g.each(g.followHung)},
+		stages.Stage{Name: "reread", Run: g.unlessHung(g.reread)},
+		stages.Stage{Name: "watcher", Run: g.unlessHung(func(ctx context.Context, s *liveSource) error { return s.Watch.Run(ctx) })},
+		stages.Stage{Name: "uploader", Run: g.Pool.Run},
+		stages.Stage{Name: "manifest", Run: g.each(g.publish)},
 	)
 	return g.next, err
 }
@@ -166,15 +147,15 @@ func (g *generation) run(ctx context.Context) (next *plan, err error) {
 // each returns a stage that runs fn for every source side by side. An error of
 // one ends the others only when all have ended: a broken source must not hold
 // up the rest.
-func (g *generation) each(fn func(context.Context, *source) error) func(context.Context) error {
+func (g *generation) each(fn func(context.Context, *liveSource) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		errs := make([]error, len(g.sources))
 		var wg sync.WaitGroup
 		for i, s := range g.sources {
 			wg.Go(func() {
 				if err := fn(ctx, s); err != nil {
-					errs[i] = fmt.Errorf("source %s: %w", s.cfg.Name, err)
-					s.log.Error("this source stopped, the others go on", zap.Error(err))
+					errs[i] = fmt.Errorf("source %s: %w", s.Config.Name, err)
+					s.Log.Error("this source stopped, the others go on", zap.Error(err))
 				}
 			})
 		}
@@ -186,46 +167,24 @@ func (g *generation) each(fn func(context.Context, *source) error) func(context.
 // beginChains opens the chain of each source and notes the start in it. It asks
 // for all at once, because a bucket that does not answer costs seconds.
 func (g *generation) beginChains(ctx context.Context) error {
-	return g.each(func(ctx context.Context, s *source) error {
+	return g.each(func(ctx context.Context, s *liveSource) error {
 		if g.trigger == archive.TriggerHangup {
-			return g.beginChain(ctx, s, state.NoteReload, reloadDetail(g.build.Version, s.cfg.Name, g.changed))
+			return s.BeginChain(ctx, state.NoteReload, reloadDetail(g.Program.Version, s.Config.Name, g.changed))
 		}
-		return g.beginChain(ctx, s, state.NoteStart, g.build.Version)
+		return s.BeginChain(ctx, state.NoteStart, g.Program.Version)
 	})(ctx)
 }
 
-// beginChain makes sure that s has a chain and notes in it how this run began.
-func (e *environment) beginChain(ctx context.Context, s *source, kind state.NoteKind, detail string) error {
-	if err := s.flusher.Begin(ctx, e.db.Report()); err != nil {
-		return err
-	}
-	if err := e.takeUp(ctx, s); err != nil {
-		return err
-	}
-	if err := s.noteMove(ctx); err != nil {
-		return err
-	}
-	if e.db.Report().Unclean && kind == state.NoteStart {
-		if err := s.state.AddNote(ctx, state.Note{Kind: state.NoteUncleanEnd, Time: s.store.Now()}); err != nil {
-			return err
-		}
-	}
-	if err := s.state.AddNote(ctx, state.Note{Kind: kind, Time: s.store.Now(), Detail: detail}); err != nil {
-		return err
-	}
-	return s.flusher.PublishConfig(ctx, e.cfg.SourceCanonical(s.number), e.cfg.SourceSHA256(s.number))
-}
-
 // publish is the manifest stage of one source.
-func (g *generation) publish(ctx context.Context, s *source) error {
-	err := s.flusher.Run(ctx)
+func (g *generation) publish(ctx context.Context, s *liveSource) error {
+	err := s.Flusher.Run(ctx)
 	for ctx.Err() == nil {
-		s.log.Error("the trail stopped, it is taken up again in a minute", zap.Error(err))
+		s.Log.Error("the trail stopped, it is taken up again in a minute", zap.Error(err))
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Minute):
 		}
-		err = s.flusher.Run(ctx)
+		err = s.Flusher.Run(ctx)
 	}
 	return err
 }
@@ -238,7 +197,7 @@ const handover = 3 * time.Second
 func (g *generation) hurry() {
 	close(g.hurried)
 	for _, s := range g.sources {
-		s.flusher.Abandon()
+		s.Flusher.Abandon()
 	}
 }
 
@@ -257,7 +216,7 @@ func (g *generation) announce(ctx context.Context) error {
 	g.d.settling.Store(false)
 	g.d.ready.Store(true)
 	g.d.notify.ready()
-	g.log.Info("ready", zap.Int("sources", len(g.sources)))
+	g.Log.Info("ready", zap.Int("sources", len(g.sources)))
 	g.followKeys(ctx)
 	return nil
 }
@@ -272,8 +231,8 @@ func (g *generation) keepCredentials(ctx context.Context) error {
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		for _, s := range g.sources {
-			if err := s.store.KeepCredentials(ctx); err != nil && ctx.Err() == nil {
-				s.log.Warn("the credentials ran out and are not renewed, that is tried again", zap.Error(err))
+			if err := s.Store.KeepCredentials(ctx); err != nil && ctx.Err() == nil {
+				s.Log.Warn("the credentials ran out and are not renewed, that is tried again", zap.Error(err))
 			}
 		}
 		select {
@@ -297,7 +256,7 @@ func (g *generation) followKeys(ctx context.Context) {
 		g.countWrongKeys(told)
 		select {
 		case <-tick.C:
-		case <-g.keysMoved:
+		case <-g.KeysMoved:
 		case <-ctx.Done():
 		}
 	}
@@ -310,13 +269,13 @@ func (g *generation) settled() bool {
 	stopped := 0
 	for _, s := range g.sources {
 		select {
-		case <-s.watch.Watching():
+		case <-s.Watch.Watching():
 		default:
-			if s.watch.Available() {
+			if s.Watch.Available() {
 				return false
 			}
 		}
-		d := g.pool.Destination(s.cfg.Name)
+		d := g.Pool.Destination(s.Config.Name)
 		if d.State == breaker.HealthWaiting && d.Err == nil {
 			return false
 		}
@@ -331,23 +290,22 @@ func (g *generation) settled() bool {
 // logged when it is not the one that was told.
 func (g *generation) countWrongKeys(told map[string]int64) {
 	for _, s := range g.sources {
-		n, err := s.state.WrongKey(func(o state.Object) bool { return s.store.KeyVerdict(o) == archive.KeyOK })
+		n, err := s.State.WrongKey(func(o state.Object) bool { return s.Store.KeyVerdict(o) == archive.KeyOK })
 		if err != nil {
-			s.log.Warn("objects under other keys were not counted", zap.Error(err))
+			s.Log.Warn("objects under other keys were not counted", zap.Error(err))
 			continue
 		}
-		g.metrics.wrongKey.WithLabelValues(s.cfg.Name).Set(float64(n))
-		if n > 0 && n != told[s.cfg.Name] {
-			s.log.Warn("objects stand under a key that is neither configured nor accepted; they stay until they change or are rekeyed",
+		g.Metrics.WrongKey.WithLabelValues(s.Config.Name).Set(float64(n))
+		if n > 0 && n != told[s.Config.Name] {
+			s.Log.Warn("objects stand under a key that is neither configured nor accepted; they stay until they change or are rekeyed",
 				zap.Int64("objects", n))
 		}
-		told[s.cfg.Name] = n
+		told[s.Config.Name] = n
 	}
 }
 
-// onOutcome keeps each outcome for whoever asks, and logs a line for it, sampled
-// under load.
-func (g *generation) onOutcome(o uploader.Outcome) {
+// logOutcome logs a line for o, sampled under load.
+func (g *generation) logOutcome(o uploader.Outcome) {
 	fields := []zap.Field{
 		zap.String("source", o.Source), zap.String("path", o.Path), zap.String("trigger", string(o.Trigger)),
 		zap.Int64("bytes", o.Size), zap.Duration("took", o.Took),
@@ -361,24 +319,55 @@ func (g *generation) onOutcome(o uploader.Outcome) {
 		}
 		g.perFile.Info(string(o.Status), fields...)
 	}
-	for _, s := range g.sources {
-		if s.cfg.Name == o.Source {
-			s.ledger.add(o, time.Now().UTC())
-			s.after(o)
+}
+
+// removedRetry is how long a trail that could not be closed waits, at first and at
+// most.
+const (
+	removedRetry     = time.Minute
+	removedRetryMost = time.Hour
+)
+
+// closeRemoved closes the trails of sources that were removed from the
+// configuration. It tries until ctx ends; nothing else waits for it.
+func (g *generation) closeRemoved(ctx context.Context) error {
+	d := removed.Chains{Session: g.Session, Sources: g.Pipeline.Sources}
+	for wait := removedRetry; ; wait = min(2*wait, removedRetryMost) {
+		if d.CloseAll(ctx) {
+			<-ctx.Done()
+			return nil
+		}
+		g.Log.Info("trails of removed sources are closed later", zap.Duration("retry_in", wait))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
 		}
 	}
 }
 
+// errNotNow: the destination is out of service.
+var errNotNow = errors.New("nothing is asked of it now")
+
+// inService fails while the destination of s takes no requests.
+func (g *generation) inService(s *liveSource) error {
+	d := g.Pool.Destination(s.Config.Name)
+	if d.State == breaker.HealthOK {
+		return nil
+	}
+	return fmt.Errorf("the destination is %s: %w", d.State, errors.Join(errNotNow, d.Err))
+}
+
 // snapshots is what the gauges show of the running pipeline.
-func (d *daemon) snapshots() []snapshot {
+func (d *daemon) snapshots() []pipeline.Snapshot {
 	g := d.current.Load()
 	if g == nil {
 		return nil
 	}
-	var list []snapshot
+	var list []pipeline.Snapshot
 	for _, s := range g.sources {
-		files, bytes := s.state.Totals()
-		list = append(list, snapshot{name: s.cfg.Name, files: files, bytes: bytes, work: g.pending(s), withheld: s.withholds(), hungSince: s.counters.hungSince()})
+		files, bytes := s.State.Totals()
+		list = append(list, pipeline.Snapshot{Name: s.Config.Name, Files: files, Bytes: bytes, Work: s.Pending(), Withheld: s.withholds(), HungSince: s.hungSince()})
 	}
 	return list
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -54,7 +55,7 @@ func History(ctx context.Context, o HistoryOptions) (HistorySummary, error) {
 	defer store.CloseIdle()
 	h := &history{o: o, trail: manifest.NewTrail(store, o.Origin.mapper().Prefix()), objects: store}
 	err = h.run(ctx)
-	return h.sum, interrupted(ctx, err)
+	return h.sum, pipeline.Interrupted(ctx, err)
 }
 
 type history struct {

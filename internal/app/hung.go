@@ -2,97 +2,69 @@ package app
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/mounts"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
-// A source is looked at each lookPause; a look that lasts longer than hungAfter
-// makes it hung.
-const (
-	lookPause = 10 * time.Second
-	hungAfter = 30 * time.Second
-)
-
-// hungReason is why a hung source is not available.
-const hungReason = "the file system does not answer"
-
-// errSilent: a look did not end in time.
-var errSilent = errors.New(hungReason)
-
 // followHung looks at s until ctx ends, beside the watcher: who looks at a file
 // system that does not answer waits in the kernel, and can say nothing. A look
 // outlives the pipeline that began it, so that a reload does not begin another.
-func (g *generation) followHung(ctx context.Context, s *source) error {
-	root := safefs.NewRoot(s.cfg.Path, s.root.Options())
+func (g *generation) followHung(ctx context.Context, s *liveSource) error {
+	root := safefs.NewRoot(s.Config.Path, s.Root.Options())
 	for ctx.Err() == nil {
-		o := g.d.places.begin("inside "+s.cfg.Path, func() config.Look {
-			lookInside(root, mounts.Points(s.real))
+		o := g.d.places.Begin("inside "+s.Config.Path, func() config.Look {
+			fscheck.Inside(root, mounts.Points(s.Real))
 			return config.Look{}
 		})
-		late := time.NewTimer(time.Until(o.since.Add(hungAfter)))
+		late := time.NewTimer(time.Until(o.Since.Add(fscheck.HungAfter)))
 		select {
-		case <-o.done:
+		case <-o.Done:
 		case <-ctx.Done():
 		case <-late.C:
-			s.hang(o.since) //nolint:contextcheck // The note is kept also when the pipeline ends.
+			s.hang(o.Since) //nolint:contextcheck // The note is kept also when the pipeline ends.
 			select {
-			case <-o.done:
-				s.answers(time.Since(o.since)) //nolint:contextcheck // As above.
+			case <-o.Done:
+				s.answers(time.Since(o.Since)) //nolint:contextcheck // As above.
 			case <-ctx.Done():
 			}
 		}
 		late.Stop()
 		select {
 		case <-ctx.Done():
-		case <-time.After(lookPause):
+		case <-time.After(fscheck.Pause):
 		}
 	}
 	return nil
 }
 
-// lookInside asks the file systems of a source something that only they know.
-// What they answer is the watcher's affair.
-func lookInside(root *safefs.Root, mounts []string) {
-	if _, err := root.Identify(); err != nil {
-		return
-	}
-	const most = 100 // Whatever hangs, hangs most often at the top.
-	for _, rel := range append([]string{""}, mounts[:min(len(mounts), most)]...) {
-		if d, err := root.OpenDir(rel); err == nil {
-			d.Close()
-		}
-	}
-}
-
 // hang notes that s does not answer since then.
-func (s *source) hang(since time.Time) {
-	s.counters.hungAt.Store(since.UnixNano())
-	s.log.Error("the source hangs: nothing of it is archived until its file system answers, the other sources go on",
-		zap.String("path", s.cfg.Path), zap.Time("since", since.UTC()))
-	s.watch.SetHung(hungReason)
-	s.onAvailable(false, "hung: "+hungReason)
+func (s *liveSource) hang(since time.Time) {
+	s.hungAt.Store(since.UnixNano())
+	s.Log.Error("the source hangs: nothing of it is archived until its file system answers, the other sources go on",
+		zap.String("path", s.Config.Path), zap.Time("since", since.UTC()))
+	s.Watch.SetHung(fscheck.SilentReason)
+	s.OnAvailable(false, "hung: "+fscheck.SilentReason)
 }
 
 // answers notes that s answers again.
-func (s *source) answers(after time.Duration) {
-	s.counters.hungAt.Store(0)
-	s.log.Info("the source answers again", zap.Duration("after", after))
-	s.watch.SetHung("")
-	if s.watch.Available() {
-		s.onAvailable(true, "")
+func (s *liveSource) answers(after time.Duration) {
+	s.hungAt.Store(0)
+	s.Log.Info("the source answers again", zap.Duration("after", after))
+	s.Watch.SetHung("")
+	if s.Watch.Available() {
+		s.OnAvailable(true, "")
 	}
 }
 
 // hungSince returns when the look began that has not ended, zero while s answers.
-func (c *sourceCounters) hungSince() time.Time {
-	if ns := c.hungAt.Load(); ns != 0 {
+func (s *liveSource) hungSince() time.Time {
+	if ns := s.hungAt.Load(); ns != 0 {
 		return time.Unix(0, ns)
 	}
 	return time.Time{}
@@ -105,8 +77,8 @@ const leftAfter = 3 * time.Second
 // unlessHung returns a stage that runs fn for each source. When it is to stop, a
 // source that does not answer is left behind: whoever waits for its file system
 // cannot be stopped.
-func (g *generation) unlessHung(fn func(context.Context, *source) error) func(context.Context) error {
-	return g.each(func(ctx context.Context, s *source) error {
+func (g *generation) unlessHung(fn func(context.Context, *liveSource) error) func(context.Context) error {
+	return g.each(func(ctx context.Context, s *liveSource) error {
 		ended := make(chan error, 1)
 		go func() { ended <- fn(ctx, s) }()
 		select {
@@ -114,57 +86,18 @@ func (g *generation) unlessHung(fn func(context.Context, *source) error) func(co
 			return err
 		case <-ctx.Done():
 		}
-		o := g.d.places.begin("inside "+s.cfg.Path, func() config.Look {
-			lookInside(safefs.NewRoot(s.cfg.Path, s.root.Options()), nil)
+		o := g.d.places.Begin("inside "+s.Config.Path, func() config.Look {
+			fscheck.Inside(safefs.NewRoot(s.Config.Path, s.Root.Options()), nil)
 			return config.Look{}
 		})
 		select {
 		case err := <-ended:
 			return err
-		case <-o.done:
+		case <-o.Done:
 			return <-ended
 		case <-time.After(leftAfter):
-			s.log.Warn("the source does not answer: what waits for it is left behind")
+			s.Log.Warn("the source does not answer: what waits for it is left behind")
 			return nil
 		}
 	})
-}
-
-// unlessHung runs a scan of s, and leaves it behind with errSilent as soon as a
-// look at s lasts longer than hungAfter.
-func (r *syncRun) unlessHung(ctx context.Context, s *source, scan func() error) error {
-	ended := make(chan error, 1)
-	go func() { ended <- scan() }()
-	root := safefs.NewRoot(s.cfg.Path, s.root.Options())
-	looked := time.NewTimer(0)
-	defer looked.Stop()
-	for {
-		select {
-		case err := <-ended:
-			return err
-		case <-looked.C:
-		}
-		err := bounded(ctx, hungAfter, func() error { lookInside(root, mounts.Points(s.real)); return nil })
-		if errors.Is(err, errSilent) {
-			return err
-		}
-		looked.Reset(lookPause)
-	}
-}
-
-// bounded runs look, and returns errSilent where that takes longer than bound; the
-// look is left behind then.
-func bounded(ctx context.Context, bound time.Duration, look func() error) error {
-	ended := make(chan error, 1)
-	go func() { ended <- look() }()
-	t := time.NewTimer(bound)
-	defer t.Stop()
-	select {
-	case err := <-ended:
-		return err
-	case <-t.C:
-		return fmt.Errorf("%w within %v", errSilent, bound)
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -1,6 +1,8 @@
 package app
 
-import "github.com/s3syncd/s3syncd/internal/admin/page"
+import (
+	"github.com/s3syncd/s3syncd/internal/admin/page"
+)
 
 // Meters implements page.Daemon.
 func (d *daemon) Meters() []page.Meter {
@@ -9,14 +11,14 @@ func (d *daemon) Meters() []page.Meter {
 		return nil
 	}
 	underWay := map[string]int64{}
-	for _, f := range g.pool.InFlight() {
+	for _, f := range g.Pool.InFlight() {
 		underWay[f.Source] += f.Sent
 	}
 	list := make([]page.Meter, len(g.sources))
 	for i, s := range g.sources {
 		m := s.ledger.takeMeter()
 		list[i] = page.Meter{
-			Source: s.cfg.Name, Acknowledged: m.bytes, UnderWay: underWay[s.cfg.Name], Uploads: m.uploads, Slowest: m.slowest,
+			Source: s.Config.Name, Acknowledged: m.bytes, UnderWay: underWay[s.Config.Name], Uploads: m.uploads, Slowest: m.slowest,
 		}
 	}
 	return list

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -141,6 +142,6 @@ func (o Origin) pickInstance(ctx context.Context, trail *manifest.Trail, asked s
 
 // plainLogger writes warnings for a person.
 func plainLogger(w io.Writer) (*zap.Logger, error) {
-	log, _, err := newLogger(config.Log{Level: "warn", Format: "console"}, w)
+	log, _, err := logsink.NewLogger(config.Log{Level: "warn", Format: "console"}, w)
 	return log, err
 }

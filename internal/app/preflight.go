@@ -14,10 +14,14 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
+	"github.com/s3syncd/s3syncd/internal/host"
+	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/oneshot"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
-	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
 // PreflightOptions are what a preflight needs from outside.
@@ -65,13 +69,13 @@ type PreflightSource struct {
 
 // PreflightPlan is what the next run would do, and what a day costs.
 type PreflightPlan struct {
-	Files      int64        `json:"files"` // to upload
-	Bytes      int64        `json:"bytes"`
-	Unchanged  int64        `json:"unchanged"`
-	Run        RequestCount `json:"run"`
-	Day        RequestCount `json:"idle_day"`
-	FlushesDay int64        `json:"manifests_of_a_busy_day"`
-	Indexed    bool         `json:"indexed"` // the index was compared; else every file counts
+	Files      int64                `json:"files"` // to upload
+	Bytes      int64                `json:"bytes"`
+	Unchanged  int64                `json:"unchanged"`
+	Run        oneshot.RequestCount `json:"run"`
+	Day        oneshot.RequestCount `json:"idle_day"`
+	FlushesDay int64                `json:"manifests_of_a_busy_day"`
+	Indexed    bool                 `json:"indexed"` // the index was compared; else every file counts
 }
 
 // PreflightReport is what a preflight found.
@@ -88,13 +92,13 @@ type PreflightReport struct {
 // answer.
 func Preflight(ctx context.Context, o PreflightOptions) (PreflightReport, error) {
 	report := PreflightReport{Format: 1, OK: true, Sources: []PreflightSource{}}
-	if err := Supported(o.Config); err != nil {
+	if err := host.Supported(o.Config); err != nil {
 		return report, err
 	}
-	if _, err := new(places).placed(o.Config); err != nil {
+	if _, err := new(fscheck.Checker).Placed(o.Config); err != nil {
 		return report, err
 	}
-	log, err := syncLogger(SyncOptions{Config: o.Config, Stderr: o.Stderr})
+	log, err := logsink.NewConsole(o.Config.Log, o.Stderr)
 	if err != nil {
 		return report, err
 	}
@@ -115,8 +119,8 @@ func (p *preflight) openIndex() error {
 	if err != nil || !there {
 		return err
 	}
-	p.db, err = openState(p.opts.Config, &clock{}, p.log)
-	if _, busy := errors.AsType[*busyError](err); busy {
+	p.db, err = pipeline.OpenState(p.opts.Config, &pipeline.Clock{}, p.log)
+	if _, busy := errors.AsType[*pipeline.BusyError](err); busy {
 		return nil
 	}
 	return err
@@ -125,7 +129,7 @@ func (p *preflight) openIndex() error {
 // run examines one source after the other.
 func (p *preflight) run(ctx context.Context, report PreflightReport) (PreflightReport, error) {
 	o := p.opts
-	p.metrics = &metrics{s3store: s3store.NewMetrics(prometheus.NewPedanticRegistry())}
+	p.metrics = &pipeline.Metrics{Store: s3store.NewMetrics(prometheus.NewPedanticRegistry())}
 	answered := false
 	for i := range o.Config.Sources {
 		s, err := p.source(ctx, i)
@@ -133,7 +137,7 @@ func (p *preflight) run(ctx context.Context, report PreflightReport) (PreflightR
 			return report, fmt.Errorf("source %s: %w", o.Config.Sources[i].Name, err)
 		}
 		if ctx.Err() != nil {
-			return report, ErrInterrupted
+			return report, pipeline.ErrInterrupted
 		}
 		report.Sources = append(report.Sources, s)
 		answered = answered || s.Answered
@@ -143,7 +147,7 @@ func (p *preflight) run(ctx context.Context, report PreflightReport) (PreflightR
 	case !answered:
 		return report, errors.New("no destination answered")
 	case !report.OK:
-		return report, ErrSomeFailed
+		return report, pipeline.ErrSomeFailed
 	}
 	return report, nil
 }
@@ -159,17 +163,17 @@ func (s *PreflightSource) ok() bool {
 type preflight struct {
 	opts    PreflightOptions
 	log     *zap.Logger
-	metrics *metrics
+	metrics *pipeline.Metrics
 	db      *state.DB // nil: there is no index, or a daemon holds it
 }
 
 func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) {
 	c := p.opts.Config.Sources[i]
-	env := environment{cfg: p.opts.Config, log: p.log, metrics: p.metrics}
+	env := pipeline.Session{Config: p.opts.Config, Log: p.log, Metrics: p.metrics}
 	out := PreflightSource{
 		Source: c.Name, Bucket: c.Bucket, Prefix: c.Prefix, KMSKeyID: c.KMSKeyID, Checks: []PreflightCheck{}, Left: []string{},
 	}
-	store, err := s3store.Open(ctx, env.storeOptions(c, zap.NewNop()))
+	store, err := s3store.Open(ctx, env.StoreOptions(c, zap.NewNop()))
 	if err != nil {
 		return out, err
 	}
@@ -201,8 +205,8 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 
 // directoryCheck looks whether the directory is there.
 func directoryCheck(ctx context.Context, c *config.Source) PreflightCheck {
-	root := rootOf(c)
-	if err := bounded(ctx, hungAfter, func() error { _, err := root.Identify(); return err }); err != nil {
+	root := pipeline.RootOf(c)
+	if err := fscheck.Within(ctx, fscheck.HungAfter, func() error { _, err := root.Identify(); return err }); err != nil {
 		return PreflightCheck{Check: "directory", Verdict: VerdictFault, Feature: "everything: the source pauses until it is there", Detail: err.Error()}
 	}
 	return PreflightCheck{Check: "directory", Verdict: VerdictOK}
@@ -223,8 +227,8 @@ func clockCheck(offset time.Duration) PreflightCheck {
 }
 
 // signCheck signs something with the configured key.
-func signCheck(ctx context.Context, env *environment, c config.Source) *PreflightCheck {
-	signer, err := env.openSigner(ctx, env.cfg.Manifest.Sign, c)
+func signCheck(ctx context.Context, env *pipeline.Session, c config.Source) *PreflightCheck {
+	signer, err := env.OpenSigner(ctx, env.Config.Manifest.Sign, c)
 	if err == nil && signer == nil {
 		return nil
 	}
@@ -239,7 +243,7 @@ func signCheck(ctx context.Context, env *environment, c config.Source) *Prefligh
 		return check
 	}
 	check.Verdict, check.Feature, check.Detail = VerdictFault, "signatures of the digests", err.Error()
-	if strings.HasPrefix(env.cfg.Manifest.Sign, "kms:") {
+	if strings.HasPrefix(env.Config.Manifest.Sign, "kms:") {
 		check.Feature += "; a key in KMS wants kms:Sign and kms:GetPublicKey"
 	}
 	return check
@@ -249,26 +253,15 @@ func signCheck(ctx context.Context, env *environment, c config.Source) *Prefligh
 // cannot be read, and returns the size of the largest body that it would send
 // and the patterns of its include that match no file.
 func (p *preflight) plan(ctx context.Context, i int) (plan *PreflightPlan, body int64, unused []string) {
-	one := &planner{opts: SyncOptions{Config: p.opts.Config, Progress: noProgress{}}}
-	if err := one.scan(ctx, i, p.db, p.log, watcher.NewMetrics(prometheus.NewRegistry())); err != nil {
+	s, err := oneshot.Foresee(ctx, p.opts.Config, i, p.db, p.log)
+	if err != nil {
 		return nil, p.opts.Config.Upload.PartSize, nil
 	}
-	one.finish(1)
-	s := one.sum
 	plan = &PreflightPlan{
 		Files: s.Uploaded, Bytes: s.Bytes, Unchanged: s.Skipped, Run: s.Plan.Run, Day: s.Plan.Day, FlushesDay: s.Plan.FlushesDay, Indexed: p.db != nil,
 	}
-	return plan, one.largest, one.unused
+	return plan, s.Largest, s.UnusedIncludes
 }
-
-// noProgress shows nothing.
-type noProgress struct{}
-
-// Found implements Progress.
-func (noProgress) Found(int64) {}
-
-// Outcome implements Progress.
-func (noProgress) Outcome(Outcome) {}
 
 // translator words the trials of one source for a person.
 type translator struct {

@@ -16,9 +16,8 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
 // testConfig is a configuration of one source; source and extra are YAML.
@@ -121,7 +120,7 @@ func TestPreflightNamesEachMissingPermission(t *testing.T) {
 			bucket := srv.Bucket(t, s3test.BucketOptions{Versioning: true, ObjectLock: true})
 			srv.User(t, allow(bucket, c.action)).Setenv(t)
 			s, err := runPreflight(t, testConfig(t, srv.URL, bucket, s3test.KeyName, "deletes: mirror", "manifest: {object_lock: {mode: GOVERNANCE, days: 1}}"))
-			if wantErr := c.verdict == VerdictMissing; errors.Is(err, ErrSomeFailed) != wantErr || !wantErr && err != nil {
+			if wantErr := c.verdict == VerdictMissing; errors.Is(err, pipeline.ErrSomeFailed) != wantErr || !wantErr && err != nil {
 				t.Errorf("Preflight: %v", err)
 			}
 			got := s.check(t, c.check)
@@ -214,7 +213,7 @@ func TestPreflightNamesWhatKMSDenies(t *testing.T) {
 			f.Behave(func(b *s3test.Behavior) { b.Versioned = true })
 			c.plan(f)
 			s, err := runPreflight(t, testConfig(t, f.URL, "bucket", key, "", ""))
-			if good := c.verdict == VerdictNote || c.verdict == VerdictOptional; (err == nil) != good || !good && !errors.Is(err, ErrSomeFailed) {
+			if good := c.verdict == VerdictNote || c.verdict == VerdictOptional; (err == nil) != good || !good && !errors.Is(err, pipeline.ErrSomeFailed) {
 				t.Errorf("Preflight: %v", err)
 			}
 			got := s.check(t, c.check)
@@ -233,7 +232,7 @@ func TestPreflightWithoutAnAnswer(t *testing.T) {
 	f.Setenv(t)
 	f.Cut(s3test.Match{Times: -1})
 	s, err := runPreflight(t, testConfig(t, f.URL, "bucket", s3test.FakeKeyARN, "", ""))
-	if err == nil || errors.Is(err, ErrSomeFailed) || s.Answered || len(f.Ledger()) > 3 {
+	if err == nil || errors.Is(err, pipeline.ErrSomeFailed) || s.Answered || len(f.Ledger()) > 3 {
 		t.Errorf("Preflight = %+v, %v after %d requests; want no answer, after one try", s, err, len(f.Ledger()))
 	}
 }
@@ -317,15 +316,3 @@ func TestPreflightSendsABodyAsLargeAsTheFilesNeed(t *testing.T) {
 
 // A plan counts as many parts as a run sends, and a file that no object can hold
 // as one that fails.
-func TestAPlanCountsThePartsThatAreSent(t *testing.T) {
-	p := &planner{opts: SyncOptions{Config: &config.Config{Upload: config.Upload{PartSize: 16 << 20, SinglePutMax: 64 << 20}}, Progress: noProgress{}}}
-	sink := planSink{planner: p, source: "app"}
-	for _, size := range []int64{6 << 40, 60 << 40} {
-		if err := sink.Offer(t.Context(), watcher.Change{Path: "a", Kind: archive.Look, Size: size}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if parts := p.sum.Plan.Run.Parts; parts < 8000 || parts > 10_000 || p.sum.Uploaded != 1 || p.sum.Failed != 1 {
-		t.Errorf("plan %+v, want one file in at most 10,000 parts and one that fails", p.sum)
-	}
-}

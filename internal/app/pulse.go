@@ -85,19 +85,19 @@ func (p *pulse) check(list []work, now time.Time) error {
 // works lists the work of the pipeline.
 func (g *generation) works() []work {
 	flights := map[string][]uploader.InFlight{}
-	for _, f := range g.pool.InFlight() {
+	for _, f := range g.Pool.InFlight() {
 		flights[f.Source] = append(flights[f.Source], f)
 	}
 	list := make([]work, 0, len(g.sources))
 	busy := 0 // Every worker may be with another source.
 	for _, s := range g.sources {
-		name := s.cfg.Name
-		queued, hand, _ := g.queue.Source(name).Depth()
+		name := s.Config.Name
+		queued, hand, _ := g.Queue.Source(name).Depth()
 		busy += hand
 		list = append(list, work{
-			source: name, ended: s.counters.ended.Load(), queued: queued, hand: hand, flights: flights[name],
-			held: g.pool.Destination(name).State != breaker.HealthOK || s.counters.trouble.Load() != nil ||
-				s.counters.unpublished.Load() >= g.cfg.Manifest.MaxUnpublished,
+			source: name, ended: s.Counters.Ended.Load(), queued: queued, hand: hand, flights: flights[name],
+			held: g.Pool.Destination(name).State != breaker.HealthOK || s.Counters.Trouble.Load() != nil ||
+				s.Backlog.Last() >= g.Config.Manifest.MaxUnpublished,
 		})
 	}
 	for i := range list {

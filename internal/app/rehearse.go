@@ -13,6 +13,8 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 )
 
@@ -23,22 +25,22 @@ const rehearsalTime = 30 * time.Second
 // places of the sources, the signing key, and the canary of each destination
 // that is new. What it learns the next generation need not ask again.
 func (g *generation) rehearse(ctx context.Context, next *config.Config) (plan, error) {
-	if _, err := fit(next, zap.NewNop()); err != nil {
+	if _, err := host.Fit(next, zap.NewNop()); err != nil {
 		return plan{}, err
 	}
-	at, err := g.d.places.placed(next)
+	at, err := g.d.places.Placed(next)
 	if err != nil {
 		return plan{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, rehearsalTime)
 	defer cancel()
-	env := environment{
-		cfg: next, db: g.db, log: g.log, build: g.build, metrics: &metrics{s3store: s3store.NewMetrics(prometheus.NewPedanticRegistry())},
+	env := pipeline.Session{
+		Config: next, DB: g.DB, Log: g.Log, Metrics: &pipeline.Metrics{Store: s3store.NewMetrics(prometheus.NewPedanticRegistry())},
 	}
 	var group errgroup.Group
 	for i := range next.Sources {
 		group.Go(func() error {
-			if err := env.tryDestination(ctx, i, g.cfg); err != nil {
+			if err := tryDestination(ctx, &env, i, g.Config); err != nil {
 				return fmt.Errorf("source %s: %w", next.Sources[i].Name, err)
 			}
 			return nil
@@ -49,17 +51,17 @@ func (g *generation) rehearse(ctx context.Context, next *config.Config) (plan, e
 
 // tryDestination proves that source i can be archived where it should be, unless
 // before has the same destination.
-func (e *environment) tryDestination(ctx context.Context, i int, before *config.Config) error {
-	c := e.cfg.Sources[i]
-	if _, _, err := e.signers(ctx, c); err != nil {
+func tryDestination(ctx context.Context, e *pipeline.Session, i int, before *config.Config) error {
+	c := e.Config.Sources[i]
+	if _, _, err := e.Signers(ctx, c); err != nil {
 		return fmt.Errorf("manifest.sign: %w", err)
 	}
 	for _, b := range before.Sources {
-		if b.Name == c.Name && reflect.DeepEqual(destinationOf(before, b), destinationOf(e.cfg, c)) {
+		if b.Name == c.Name && reflect.DeepEqual(destinationOf(before, b), destinationOf(e.Config, c)) {
 			return nil
 		}
 	}
-	store, err := s3store.Open(ctx, e.storeOptions(c, zap.NewNop()))
+	store, err := s3store.Open(ctx, e.StoreOptions(c, zap.NewNop()))
 	if err != nil {
 		return err
 	}
@@ -67,8 +69,7 @@ func (e *environment) tryDestination(ctx context.Context, i int, before *config.
 	if err := store.Probe(ctx); err != nil {
 		return err
 	}
-	s := source{cfg: c, store: store, db: e.db, log: e.log.With(zap.String("source", c.Name))}
-	s.rememberCapabilities() //nolint:contextcheck // What was learned is kept.
+	pipeline.CapabilitiesOf(&c, store, e.DB, e.Log.With(zap.String("source", c.Name))).Remember() //nolint:contextcheck // What was learned is kept.
 	return nil
 }
 
@@ -112,6 +113,6 @@ func (r *reloads) get() *admin.Reload {
 
 // reloaded notes how a hang-up ended: err is why the old configuration stays.
 func (d *daemon) reloaded(err error) {
-	d.metrics.reloaded(err == nil, time.Now())
+	d.metrics.Reloaded(err == nil, time.Now())
 	d.reloads.note(time.Now(), err)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 )
 
@@ -58,7 +59,7 @@ func newReloader(t *testing.T, more ...string) *reloader {
 	r.configure(list...)
 	r.log, r.stop = start(t, Options{
 		Load: func() (*config.Config, error) { return config.Load(r.file, nil) }, Hangup: r.hangup,
-		Version: "test", Grace: StandardGrace(),
+		Version: "test", Grace: pipeline.StandardGrace(),
 	})
 	await(t, "ready", func() bool { return r.log.has(`"msg":"ready"`) })
 	r.archives("app", "bucket-1", "app/first")
@@ -166,7 +167,7 @@ func TestAReloadSurvivesThatABucketGoesWithItsSource(t *testing.T) {
 	await(t, "the chain is given up", func() bool { return r.log.has("is given up") })
 	r.stop()
 	log, stop := start(t, Options{
-		Load: func() (*config.Config, error) { return config.Load(r.file, nil) }, Hangup: r.hangup, Version: "test", Grace: StandardGrace(),
+		Load: func() (*config.Config, error) { return config.Load(r.file, nil) }, Hangup: r.hangup, Version: "test", Grace: pipeline.StandardGrace(),
 	})
 	await(t, "ready", func() bool { return log.has(`"msg":"ready"`) })
 	r.archives("app", "bucket-1", "app/third")
@@ -234,7 +235,7 @@ func TestAReloadDoesNotWaitForASlowUpload(t *testing.T) {
 	r.configure(r.source("app", "bucket-1", "app"), r.source("more", "bucket-2", "more"))
 	r.reload()
 	r.archives("more", "bucket-2", "more/f")
-	if took := time.Since(begin); took > drainTime/2 {
+	if took := time.Since(begin); took > pipeline.DrainTime/2 {
 		t.Errorf("a file of another source took %v", took)
 	}
 	r.archives("app", "bucket-1", "app/slow") // The upload that was cut is made again.

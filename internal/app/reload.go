@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -32,8 +33,8 @@ func (g *generation) followHangups(ctx context.Context, replace context.CancelFu
 			return nil
 		}
 		for _, s := range g.sources {
-			g.pool.Release(s.cfg.Name)
-			s.watch.Rescan(archive.TriggerHangup)
+			g.Pool.Release(s.Config.Name)
+			s.Watch.Rescan(archive.TriggerHangup)
 		}
 		g.d.notify.ready()
 	}
@@ -45,26 +46,26 @@ func (g *generation) followHangups(ctx context.Context, replace context.CancelFu
 func (g *generation) reload(ctx context.Context) *plan {
 	next, err := g.d.opts.Load()
 	if err == nil {
-		err = Supported(next)
+		err = host.Supported(next)
 	}
 	if err != nil {
 		g.refuse("the new configuration is refused, the old one stays; every source is rescanned", err)
 		return nil
 	}
-	fixed := needRestart(config.Diff(g.cfg, next))
+	fixed := needRestart(config.Diff(g.Config, next))
 	if slices.Contains(fixed, "instance") || slices.Contains(fixed, "state_dir") {
 		g.refuse("these settings need a restart: nothing of the new configuration is applied until then, every source is rescanned",
 			errRestart, zap.Strings("keys", fixed))
 		return nil
 	}
 	if len(fixed) > 0 {
-		g.log.Warn("these settings need a restart and stay as they are; the rest of the new configuration is applied", zap.Strings("keys", fixed))
+		g.Log.Warn("these settings need a restart and stay as they are; the rest of the new configuration is applied", zap.Strings("keys", fixed))
 		next = g.withFixed(next)
 	}
-	changed := config.Diff(g.cfg, next)
+	changed := config.Diff(g.Config, next)
 	if len(changed) == 0 {
 		g.d.reloaded(nil)
-		g.log.Info("hang-up: the configuration in force is the same, every source is rescanned")
+		g.Log.Info("hang-up: the configuration in force is the same, every source is rescanned")
 		return nil
 	}
 	p, err := g.rehearse(ctx, next)
@@ -72,7 +73,7 @@ func (g *generation) reload(ctx context.Context) *plan {
 		g.refuse("the new configuration cannot be put to work, the old one stays; every source is rescanned", err, zap.Strings("keys", changed))
 		return nil
 	}
-	g.log.Info("hang-up: the configuration changed, the pipeline begins anew with it", zap.Strings("keys", changed))
+	g.Log.Info("hang-up: the configuration changed, the pipeline begins anew with it", zap.Strings("keys", changed))
 	return &p
 }
 
@@ -82,13 +83,13 @@ var errRestart = errors.New("instance and state_dir cannot change without a rest
 // refuse notes why a new configuration is not applied.
 func (g *generation) refuse(said string, err error, fields ...zap.Field) {
 	g.d.reloaded(err)
-	g.log.Error(said, append(fields, zap.Error(err))...)
+	g.Log.Error(said, append(fields, zap.Error(err))...)
 }
 
 // withFixed returns next with what lives as long as the process.
 func (g *generation) withFixed(next *config.Config) *config.Config {
 	c := *next
-	c.Admin, c.Log.Format = g.cfg.Admin, g.cfg.Log.Format
+	c.Admin, c.Log.Format = g.Config.Admin, g.Config.Log.Format
 	return &c
 }
 

@@ -26,7 +26,7 @@ const (
 // rereader reads every file of a source again within a period, in the order of
 // the index and one at a time, to find content that changed without its times.
 type rereader struct {
-	s      *source
+	s      *liveSource
 	queue  *queue.Queue
 	period time.Duration
 	may    func() bool // files may be read, and uploaded, now
@@ -43,21 +43,21 @@ type rereadCursor struct {
 }
 
 // reread runs the rereading of one source until ctx ends.
-func (g *generation) reread(ctx context.Context, s *source) error {
-	period := g.cfg.Watch.Reread
+func (g *generation) reread(ctx context.Context, s *liveSource) error {
+	period := g.Config.Watch.Reread
 	if period == 0 {
 		<-ctx.Done()
 		return nil
 	}
-	r := &rereader{s: s, queue: g.queue, period: period}
-	r.may = func() bool { return g.inService(s) == nil && s.watch.Available() }
+	r := &rereader{s: s, queue: g.Queue, period: period}
+	r.may = func() bool { return g.inService(s) == nil && s.Watch.Available() }
 	r.load(time.Now())
 	turn := min(max(period/rereadTurns, rereadTurnLeast), rereadTurnMost)
 	for wait(ctx, time.Until(r.cursor.Turn.Add(turn))) {
 		now := time.Now()
 		if r.may() {
 			if err := r.turn(ctx, min(now.Sub(r.cursor.Turn), rereadCatchUp*turn)); err != nil && ctx.Err() == nil {
-				s.log.Warn("files were not read again, the next turn goes on with them", zap.Duration("retry_in", turn), zap.Error(err))
+				s.Log.Warn("files were not read again, the next turn goes on with them", zap.Duration("retry_in", turn), zap.Error(err))
 			}
 		}
 		r.cursor.Turn = now
@@ -79,7 +79,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 
 // turn reads as many files as are due for a time of d, and each at most once.
 func (r *rereader) turn(ctx context.Context, d time.Duration) error {
-	files, bytes := r.s.state.Totals()
+	files, bytes := r.s.State.Totals()
 	if files == 0 {
 		return nil
 	}
@@ -87,7 +87,7 @@ func (r *rereader) turn(ctx context.Context, d time.Duration) error {
 	var items []state.Item
 	for begun := r.cursor.Begun; r.budget > 0; {
 		var err error
-		if items, err = r.s.state.Range(string(r.cursor.After), rereadChunk, items); err != nil {
+		if items, err = r.s.State.Range(string(r.cursor.After), rereadChunk, items); err != nil {
 			return fmt.Errorf("read the index: %w", err)
 		}
 		for i := range items {
@@ -112,7 +112,7 @@ func (r *rereader) turn(ctx context.Context, d time.Duration) error {
 				return nil // Every file was read in this very turn.
 			}
 			now := time.Now()
-			r.s.log.Info("every file was read again", zap.Int64("files", files), zap.Duration("took", now.Sub(begun)))
+			r.s.Log.Info("every file was read again", zap.Int64("files", files), zap.Duration("took", now.Sub(begun)))
 			r.cursor.After, r.cursor.Begun = nil, now
 		}
 	}
@@ -123,15 +123,15 @@ func (r *rereader) turn(ctx context.Context, d time.Duration) error {
 // cannot be read keeps no other from being read. What is about to be looked at
 // anyway is left to that.
 func (r *rereader) one(ctx context.Context, it *state.Item) error {
-	w := r.s.watch
+	w := r.s.Watch
 	if it.Entry.FailClass != "" || w.Unsettled(it.Path) || w.Pending(it.Path) {
 		return nil
 	}
-	job := queue.Job{Source: r.s.cfg.Name, Path: it.Path, Kind: archive.Reread, Trigger: archive.TriggerRescan}
+	job := queue.Job{Source: r.s.Config.Name, Path: it.Path, Kind: archive.Reread, Trigger: archive.TriggerRescan}
 	if err := r.queue.Offer(ctx, job); err != nil {
 		return err
 	}
-	for pause := 5 * time.Millisecond; r.queue.Source(r.s.cfg.Name).Begun(it.Path); pause = min(2*pause, time.Second) {
+	for pause := 5 * time.Millisecond; r.queue.Source(r.s.Config.Name).Begun(it.Path); pause = min(2*pause, time.Second) {
 		if !wait(ctx, pause) {
 			return ctx.Err()
 		}
@@ -140,18 +140,18 @@ func (r *rereader) one(ctx context.Context, it *state.Item) error {
 }
 
 func (r *rereader) key() string {
-	return fmt.Sprintf("reread/%s/%s", r.s.cfg.Bucket, r.s.cfg.Prefix)
+	return fmt.Sprintf("reread/%s/%s", r.s.Config.Bucket, r.s.Config.Prefix)
 }
 
 // load takes up the round of an earlier run. A cursor that cannot be read only
 // means that a round begins again.
 func (r *rereader) load(now time.Time) {
-	b, err := r.s.db.Meta(r.key())
+	b, err := r.s.Session.DB.Meta(r.key())
 	if err == nil && b != nil {
 		err = json.Unmarshal(b, &r.cursor)
 	}
 	if err != nil {
-		r.s.log.Warn("the place in the round of rereading is lost, a new round begins", zap.Error(err))
+		r.s.Log.Warn("the place in the round of rereading is lost, a new round begins", zap.Error(err))
 	}
 	if err != nil || b == nil || r.cursor.Turn.After(now) {
 		r.cursor = rereadCursor{Begun: now, Turn: now}
@@ -162,9 +162,9 @@ func (r *rereader) load(now time.Time) {
 func (r *rereader) save(ctx context.Context) {
 	b, err := json.Marshal(r.cursor)
 	if err == nil {
-		err = r.s.db.SetMeta(context.WithoutCancel(ctx), r.key(), b)
+		err = r.s.Session.DB.SetMeta(context.WithoutCancel(ctx), r.key(), b)
 	}
 	if err != nil {
-		r.s.log.Warn("the place in the round of rereading was not kept, a restart reads some files twice", zap.Error(err))
+		r.s.Log.Warn("the place in the round of rereading was not kept, a restart reads some files twice", zap.Error(err))
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/ignore"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 )
@@ -68,11 +69,11 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 	trail := manifest.NewTrail(store, o.Origin.mapper().Prefix())
 	instance, err := o.Origin.pickInstance(ctx, trail, o.Instance)
 	if err != nil {
-		return none, interrupted(ctx, err)
+		return none, pipeline.Interrupted(ctx, err)
 	}
 	check, err := o.check(ctx, instance, store.Now)
 	if err != nil {
-		return none, interrupted(ctx, err)
+		return none, pipeline.Interrupted(ctx, err)
 	}
 	sum, err := manifest.Restore(ctx, trail, store, manifest.RestoreOptions{
 		Verify: check,
@@ -84,7 +85,7 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 	if chosen := dir != "" || len(o.Include) > 0 || !o.At.IsZero(); chosen && err == nil && sum.Restored+sum.Kept+sum.Failed+sum.FaultCount == 0 {
 		err = fmt.Errorf("%w under %s", ErrNothingToRestore, o.Origin.trail())
 	}
-	return sum, interrupted(ctx, err)
+	return sum, pipeline.Interrupted(ctx, err)
 }
 
 // chosen returns which files are meant, and the directory that they are below.
@@ -143,11 +144,3 @@ func restoreAdvice(err error, to string) error {
 // ErrNothingToRestore says that files were chosen by path, pattern or time, and the trail
 // has none of them.
 var ErrNothingToRestore = errors.New("nothing to restore: no file is as --path, --include and --at say")
-
-// interrupted makes ErrInterrupted of an error that only says that ctx ended.
-func interrupted(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil {
-		return ErrInterrupted
-	}
-	return err
-}

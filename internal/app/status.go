@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -45,7 +47,7 @@ func (d *daemon) Status() admin.Status {
 	if g == nil {
 		return st
 	}
-	flights := g.pool.InFlight()
+	flights := g.Pool.InFlight()
 	st.Current = true
 	for _, s := range g.sources {
 		ss := g.sourceStatus(s, flights, now)
@@ -56,47 +58,47 @@ func (d *daemon) Status() admin.Status {
 }
 
 // sourceStatus is what is known of s.
-func (g *generation) sourceStatus(s *source, flights []uploader.InFlight, now time.Time) admin.SourceStatus {
-	name := s.cfg.Name
-	work, dest := g.pending(s), g.pool.Destination(name)
-	watched, polled := s.watch.Directories()
-	files, bytes := s.state.Totals()
+func (g *generation) sourceStatus(s *liveSource, flights []uploader.InFlight, now time.Time) admin.SourceStatus {
+	name := s.Config.Name
+	work, dest := s.Pending(), g.Pool.Destination(name)
+	watched, polled := s.Watch.Directories()
+	files, bytes := s.State.Totals()
 	outcomes, failures, last := s.ledger.list()
 	ss := admin.SourceStatus{
-		Name: name, Path: s.cfg.Path, Bucket: s.cfg.Bucket, Prefix: s.cfg.Prefix,
-		Available: s.watch.Available(), UnavailableReason: admin.Plain(s.watch.Away(), errorText), DeletesWithheld: s.withholds(),
-		HungSince:   instant(s.counters.hungSince()),
+		Name: name, Path: s.Config.Path, Bucket: s.Config.Bucket, Prefix: s.Config.Prefix,
+		Available: s.Watch.Available(), UnavailableReason: admin.Plain(s.Watch.Away(), errorText), DeletesWithheld: s.withholds(),
+		HungSince:   instant(s.hungSince()),
 		Destination: destinationStatus(dest),
 		Queue: admin.Queue{
-			Settling: work.settling, Queued: work.queued, InFlight: work.inFlight, Delayed: work.delayed,
-			Total: work.total(), Oldest: instant(work.oldest),
+			Settling: work.Settling, Queued: work.Queued, InFlight: work.InFlight, Delayed: work.Delayed,
+			Total: work.Total(), Oldest: instant(work.Oldest),
 		},
 		Indexed: admin.Indexed{Files: files, Bytes: bytes}, Outcomes: outcomes, Parked: map[string]int64{},
 		InFlight: inFlightOf(name, flights), Failures: failures, LastOutcomes: last, Trail: s.trailStatus(), LastScan: s.scanStatus(),
-		Watched: watched, Polled: polled, Busy: busyStatus(s.watch.Busiest(busyShown)),
+		Watched: watched, Polled: polled, Busy: busyStatus(s.Watch.Busiest(busyShown)),
 	}
-	for c, n := range g.pool.Parked(name) {
+	for c, n := range g.Pool.Parked(name) {
 		ss.Parked[string(c)] = n
 	}
-	failing := g.pool.Failing(name)
+	failing := g.Pool.Failing(name)
 	ss.Failing, ss.FailingSince, ss.FailingClass = failing.Files, instant(failing.Since), string(failing.Class)
 	s.judge(&ss, dest, work, now)
 	return ss
 }
 
 // judge sets state, reason, since and the sentence.
-func (s *source) judge(ss *admin.SourceStatus, dest breaker.Status, work pending, now time.Time) {
+func (s *liveSource) judge(ss *admin.SourceStatus, dest breaker.Status, work pipeline.Pending, now time.Time) {
 	var since time.Time
 	ss.State, ss.Reason, since = s.verdict(ss, dest, now)
-	if t := s.counters.trouble.Load(); t != nil && ss.State != admin.StateUnavailable {
-		ss.State, ss.Reason, since = admin.StateBehind, "state_dir cannot be written: "+admin.Plain(t.err.Error(), reasonText), t.since
+	if t := s.Counters.Trouble.Load(); t != nil && ss.State != admin.StateUnavailable {
+		ss.State, ss.Reason, since = admin.StateBehind, "state_dir cannot be written: "+admin.Plain(t.Err.Error(), reasonText), t.Since
 	}
 	if ss.State == "" {
 		ss.State = admin.StateCurrent
 		switch {
-		case work.total() > 0 && now.Sub(work.oldest) > s.cfg.MaxDelay+lateAfter && !work.oldest.IsZero():
-			ss.State, ss.Reason, since = admin.StateBehind, "more changes than are uploaded", work.oldest
-		case work.total() > 0:
+		case work.Total() > 0 && now.Sub(work.Oldest) > s.Config.MaxDelay+lateAfter && !work.Oldest.IsZero():
+			ss.State, ss.Reason, since = admin.StateBehind, "more changes than are uploaded", work.Oldest
+		case work.Total() > 0:
 			ss.State = admin.StateWorking
 		}
 	}
@@ -105,24 +107,24 @@ func (s *source) judge(ss *admin.SourceStatus, dest breaker.Status, work pending
 }
 
 // withholds reports whether missing files do not count as deleted.
-func (s *source) withholds() bool {
-	last := s.counters.lastScan.Load()
-	return s.watch.Replaced() || last != nil && last.Withheld > 0
+func (s *liveSource) withholds() bool {
+	last := s.Counters.LastScan.Load()
+	return s.Watch.Replaced() || last != nil && last.Withheld > 0
 }
 
 // verdict returns what is in the way of s, an empty state for nothing.
-func (s *source) verdict(ss *admin.SourceStatus, dest breaker.Status, now time.Time) (st, reason string, since time.Time) {
+func (s *liveSource) verdict(ss *admin.SourceStatus, dest breaker.Status, now time.Time) (st, reason string, since time.Time) {
 	if ss.HungSince != nil {
-		return admin.StateUnavailable, hungReason, *ss.HungSince
+		return admin.StateUnavailable, fscheck.SilentReason, *ss.HungSince
 	}
-	if s.watch.Away() != "" {
-		return admin.StateUnavailable, "directory not available: " + ss.UnavailableReason, s.counters.goneSince()
+	if s.Watch.Away() != "" {
+		return admin.StateUnavailable, "directory not available: " + ss.UnavailableReason, s.Counters.GoneSince()
 	}
 	if st, reason, since, ok := destinationVerdict(dest); ok {
 		return st, reason, since
 	}
 	switch {
-	case !isClosed(s.watch.Watching()):
+	case !isClosed(s.Watch.Watching()):
 		return admin.StateStarting, "the directories are not all watched yet, " + admin.Count(ss.Watched) + " so far", time.Time{}
 	case dest.Stalled > 0:
 		return admin.StateBehind, admin.Count(dest.Stalled) + " requests to the server make no progress", dest.StalledSince
@@ -134,14 +136,14 @@ func (s *source) verdict(ss *admin.SourceStatus, dest breaker.Status, now time.T
 }
 
 // verdictOfFiles is verdict where source, destination and trail are in order.
-func (s *source) verdictOfFiles(ss *admin.SourceStatus) (st, reason string, since time.Time) {
+func (s *liveSource) verdictOfFiles(ss *admin.SourceStatus) (st, reason string, since time.Time) {
 	switch {
 	case len(ss.Parked) > 0:
 		return admin.StateParked, parkedReason(ss.Parked), time.Time{}
 	case ss.Failing > 0:
 		return admin.StateBehind, "files that fail again and again: " + admin.Count(ss.Failing) + " (" + ss.FailingClass + ")", *ss.FailingSince
-	case s.watch.HeldDeletes() > 0:
-		return admin.StateParked, admin.Count(s.watch.HeldDeletes()) + " deletions are held back until 'rescan --confirm-deletes'", time.Time{}
+	case s.Watch.HeldDeletes() > 0:
+		return admin.StateParked, admin.Count(s.Watch.HeldDeletes()) + " deletions are held back until 'rescan --confirm-deletes'", time.Time{}
 	case ss.DeletesWithheld:
 		return admin.StateParked, "another directory, or a mount less, is in its place: nothing counts as deleted until 'rescan --confirm-deletes'", time.Time{}
 	}
@@ -301,8 +303,8 @@ func inFlightOf(source string, flights []uploader.InFlight) []admin.InFlight {
 	return list
 }
 
-func (s *source) trailStatus() admin.Trail {
-	st, err := s.flusher.Glance()
+func (s *liveSource) trailStatus() admin.Trail {
+	st, err := s.Flusher.Glance()
 	if err != nil {
 		st = manifest.Status{Err: err, Since: time.Now()}
 	}
@@ -322,8 +324,8 @@ func (s *source) trailStatus() admin.Trail {
 	return t
 }
 
-func (s *source) scanStatus() *admin.Scan {
-	r := s.counters.lastScan.Load()
+func (s *liveSource) scanStatus() *admin.Scan {
+	r := s.Counters.LastScan.Load()
 	if r == nil {
 		return nil
 	}

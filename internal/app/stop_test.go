@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -77,7 +78,7 @@ admin: {listen: ""}
 	}
 	return Options{
 		Load:   func() (*config.Config, error) { return config.Load(file, nil) },
-		Stderr: &logBuffer{}, Version: "test", Grace: Grace{Drain: 200 * time.Millisecond, Publish: 200 * time.Millisecond},
+		Stderr: &logBuffer{}, Version: "test", Grace: pipeline.Grace{Drain: 200 * time.Millisecond, Publish: 200 * time.Millisecond},
 	}, dir
 }
 

@@ -8,13 +8,14 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // plan is a configuration with what stands at its paths.
 type plan struct {
 	cfg *config.Config
-	at  found
+	at  fscheck.Found
 }
 
 // succession runs one generation after another. Only the first must be able to
@@ -30,7 +31,7 @@ type succession struct {
 
 // pipeline runs the generations until ctx ends.
 func (d *daemon) pipeline(ctx context.Context) error {
-	s := succession{d: d, next: plan{cfg: d.cfg, at: d.places.all(d.cfg)}, trigger: archive.TriggerStartup, wait: time.Second}
+	s := succession{d: d, next: plan{cfg: d.cfg, at: d.places.All(d.cfg)}, trigger: archive.TriggerStartup, wait: time.Second}
 	for ctx.Err() == nil {
 		d.settling.Store(true)
 		g, err := s.begin(ctx)
@@ -100,17 +101,17 @@ func (s *succession) begin(ctx context.Context) (*generation, error) {
 		return nil, err
 	}
 	if s.last != nil {
-		g.changed = config.Diff(s.last.cfg, g.cfg)
+		g.changed = config.Diff(s.last.cfg, g.Config)
 	}
 	if err := g.beginChains(ctx); err != nil {
 		g.close()
 		return nil, err
 	}
-	if err := d.level.UnmarshalText([]byte(g.cfg.Log.Level)); err != nil {
+	if err := d.level.UnmarshalText([]byte(g.Config.Log.Level)); err != nil {
 		d.log.Warn("the log level stays", zap.Error(err))
 	}
 	d.current.Store(g)
-	d.metrics.only(g.cfg)
+	d.metrics.Only(g.Config)
 	return g, nil
 }
 

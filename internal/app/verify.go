@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -75,7 +76,7 @@ type verification struct{ o VerifyOptions }
 func Verify(ctx context.Context, o VerifyOptions) ([]VerifyResult, error) {
 	v := &verification{o: o}
 	results, err := v.run(ctx)
-	return results, interrupted(ctx, err)
+	return results, pipeline.Interrupted(ctx, err)
 }
 
 func (v *verification) run(ctx context.Context) ([]VerifyResult, error) {
@@ -289,7 +290,7 @@ func (v *verification) options(ctx context.Context, t *verifyTarget) manifest.Ve
 
 // checkSource compares the tree of a source with its trail.
 func (v *verification) checkSource(ctx context.Context, t *verifyTarget, r *manifest.Verification) error {
-	root := rootOf(t.source)
+	root := pipeline.RootOf(t.source)
 	id, err := root.Identify()
 	if err != nil {
 		return err

@@ -15,14 +15,14 @@ import (
 
 const everySecond = "S3SYNCD_WATCH_REMOTE_CHECK_INTERVAL=1s"
 
-// checks counts the comparisons of the far side that came to their end.
-func (p *process) checks() int { return strings.Count(p.stderr.String(), `"msg":"far side checked"`) }
+// checks counts the remote checks that completed.
+func (p *process) checks() int { return strings.Count(p.stderr.String(), `"msg":"remote check done"`) }
 
 // checkedAgain waits for a comparison that begins from now on.
 func (p *process) checkedAgain(t *testing.T) {
 	t.Helper()
 	n := p.checks()
-	eventually(t, "a check of the far side", func() bool { return p.checks() >= n+2 })
+	eventually(t, "a remote check", func() bool { return p.checks() >= n+2 })
 }
 
 // byHand writes an object of rel as a person would, without the product.
@@ -153,13 +153,13 @@ func TestWithoutTheRightToListTheFarSideIsNotChecked(t *testing.T) {
 	write(t, s.file, yaml(fake.URL, s.state, src, ""))
 	write(t, s.path("f"), "content")
 	d := startDaemon(t, s.file, append(fake.Credentials().Environ(), everySecond)...)
-	eventually(t, "the warning", func() bool { return strings.Contains(d.stderr.String(), "the far side is not checked") })
+	eventually(t, "the warning", func() bool { return strings.Contains(d.stderr.String(), "remote checks are not possible") })
 	eventually(t, "the file", func() bool { _, ok := fake.Object("limited", "p/f"); return ok })
 	d.hangup(t)
 	if code := d.stop(t); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
-	if n := strings.Count(d.stderr.String(), "the far side is not checked"); n != 1 {
+	if n := strings.Count(d.stderr.String(), "remote checks are not possible"); n != 1 {
 		t.Errorf("%d warnings, want 1", n)
 	}
 }

@@ -360,7 +360,7 @@ func TestRescanRemoteWorksWithoutARegularCheck(t *testing.T) {
 	d.hangup(t)
 	s.mustFlush(t)
 	if n := d.checks(); n != 0 || s.inBucket(t, "f", "content") {
-		t.Fatalf("%d checks of the far side that nobody asked for", n)
+		t.Fatalf("%d remote checks that nobody asked for", n)
 	}
 	if code, out, errs := s.ask(t, "rescan", "--remote"); code != 0 {
 		t.Fatalf("rescan --remote = %d: %s", code, out+errs)
