@@ -145,7 +145,7 @@ func (h *history) bundle(ctx context.Context) error {
 	if !h.latest.OK {
 		return errors.New("--bundle: no record says what S3 holds of this file")
 	}
-	b, err := h.trail.Bundle(ctx, h.objects, h.latest.Item, strings.ToLower(h.o.Head), time.Now())
+	b, err := manifest.NewBundle(ctx, h.trail, h.objects, h.latest.Item, strings.ToLower(h.o.Head), time.Now())
 	if err != nil {
 		return fmt.Errorf("--bundle: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -113,4 +114,29 @@ func (a *asker) listAll(ctx context.Context, lib Library, prefix, after string, 
 		return own.err
 	}
 	return err
+}
+
+// pause waits and reports whether ctx allowed it.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// backoff returns the wait before try n+1: full jitter up to a second, doubled
+// each time up to a minute. What waiting alone does not mend is tried slowly.
+func backoff(n int, c state.Class) time.Duration {
+	most := backoffMost
+	if n < 6 {
+		most = backoffFirst << n
+	}
+	if c.OutOfService() {
+		return backoffMost/2 + rand.N(backoffMost/2)
+	}
+	return rand.N(most) + 1
 }

@@ -256,3 +256,25 @@ func openCopy(ctx context.Context, dir string) (*Copies, error) {
 	}
 	return nil, nil //nolint:nilnil // No trail is not an error here.
 }
+
+// Anchor is a digest that something outside the trail knows.
+type Anchor struct {
+	Instance string `json:"instance,omitempty"` // "": of whatever chain has it
+	Chain    string `json:"chain,omitempty"`
+	Sequence uint64 `json:"sequence,omitempty"` // 0: not known
+	SHA256   string `json:"sha256"`
+	// Unvouched: it was there, and nothing vouched for its chain. It has to be
+	// there still, and vouches for nothing.
+	Unvouched bool `json:"unvouched,omitempty"`
+	// Waiting: it may not be published yet.
+	Waiting bool `json:"-"`
+	// Local: it is what the host knows, which for a chain that was left may be a
+	// digest that was never published.
+	Local bool `json:"-"`
+	// Current: it is of the chain that the host goes on with.
+	Current bool `json:"-"`
+	// Written is when the host wrote it, zero: not known.
+	Written time.Time `json:"-"`
+	// From says who knows it, for people.
+	From string `json:"-"`
+}

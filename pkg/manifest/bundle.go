@@ -3,8 +3,6 @@ package manifest
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,11 +67,11 @@ type Header interface {
 	HeadVersion(ctx context.Context, key, version string) (state.Object, error)
 }
 
-// Bundle returns what proves it: its manifest, and the digests from the one that
+// NewBundle returns what proves a record: its manifest, and the digests from the one that
 // names that up to head, the SHA-256 of a digest that is known elsewhere; without
 // one, up to the first that is signed, else to the newest. It fails where no
 // digest names the manifest yet, or head is no digest from there on.
-func (t *Trail) Bundle(ctx context.Context, objects Header, it HistoryItem, head string, now time.Time) (*Bundle, error) {
+func NewBundle(ctx context.Context, t *Trail, objects Header, it HistoryItem, head string, now time.Time) (*Bundle, error) {
 	if it.Digest.Key == "" {
 		return nil, errors.New("no digest names the manifest of this record yet: nothing proves it")
 	}
@@ -82,10 +80,10 @@ func (t *Trail) Bundle(ctx context.Context, objects Header, it HistoryItem, head
 		Record: json.RawMessage(it.Raw), Keys: map[string]string{},
 	}
 	var err error
-	if b.Manifest, err = t.document(ctx, it.Manifest.S3Key, maxBundleBytes); err != nil {
+	if b.Manifest, err = document(ctx, t, it.Manifest.S3Key, maxBundleBytes); err != nil {
 		return nil, err
 	}
-	if err := t.bundleDigests(ctx, b, it, head); err != nil {
+	if err := b.addDigests(ctx, t, it, head); err != nil {
 		return nil, err
 	}
 	first, err := ParseDigest(bytes.NewReader(b.Digests[0].Content))
@@ -96,14 +94,14 @@ func (t *Trail) Bundle(ctx context.Context, objects Header, it HistoryItem, head
 	return b, ctx.Err()
 }
 
-// bundleDigests adds the digests, their signatures and keys.
-func (t *Trail) bundleDigests(ctx context.Context, b *Bundle, it HistoryItem, head string) error {
+// addDigests adds the digests, their signatures and keys.
+func (b *Bundle) addDigests(ctx context.Context, t *Trail, it HistoryItem, head string) error {
 	signed := false
 	for _, e := range it.chain.Digests[it.index:] {
 		if len(b.Digests) > 0 && e.Name.Sequence == it.chain.Digests[it.index].Name.Sequence {
 			continue // A fork of the first one.
 		}
-		doc, err := t.document(ctx, e.Key, maxDigestBytes)
+		doc, err := document(ctx, t, e.Key, maxDigestBytes)
 		if err != nil {
 			return err
 		}
@@ -112,7 +110,7 @@ func (t *Trail) bundleDigests(ctx context.Context, b *Bundle, it HistoryItem, he
 			if d.Signature, err = t.small(ctx, s.Key); err != nil {
 				return err
 			}
-			if err := t.bundleKey(ctx, b, d.Signature); err != nil {
+			if err := b.addKey(ctx, t, d.Signature); err != nil {
 				return err
 			}
 			signed = true
@@ -128,8 +126,8 @@ func (t *Trail) bundleDigests(ctx context.Context, b *Bundle, it HistoryItem, he
 	return nil
 }
 
-// bundleKey adds the public key of a signature, where it stands in the bucket.
-func (t *Trail) bundleKey(ctx context.Context, b *Bundle, signature []byte) error {
+// addKey adds the public key of a signature, where it stands in the bucket.
+func (b *Bundle) addKey(ctx context.Context, t *Trail, signature []byte) error {
 	s, err := ParseSignature(signature)
 	if err != nil || b.Keys[s.PublicKeyFingerprint] != "" || !shaPattern.MatchString(s.PublicKeyFingerprint) {
 		return nil //nolint:nilerr // The bundle has it as it is; who checks it will say so.
@@ -143,18 +141,13 @@ func (t *Trail) bundleKey(ctx context.Context, b *Bundle, signature []byte) erro
 }
 
 // document reads one document of the trail whole.
-func (t *Trail) document(ctx context.Context, key string, limit int64) (d BundleDocument, err error) {
+func document(ctx context.Context, t *Trail, key string, limit int64) (d BundleDocument, err error) {
 	d.Content, err = t.read(ctx, key, limit)
 	if err == nil && int64(len(d.Content)) > limit {
 		err = fmt.Errorf("%s is larger than %d bytes", key, limit)
 	}
 	d.S3Key, d.SHA256 = key, hashOf(d.Content)
 	return d, err
-}
-
-func hashOf(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
 }
 
 // headOf asks S3 for the object of a record.
@@ -428,4 +421,11 @@ func (r *BundleReport) checkObject(o *BundleObject) {
 	if own := o.Metadata[state.MetaSHA256]; own != "" {
 		differs("SHA-256 in its metadata", own, rec.SHA256)
 	}
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "unknown"
+	}
+	return s
 }

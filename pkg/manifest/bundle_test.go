@@ -61,7 +61,7 @@ func (a *fakeArchive) bundle(t *testing.T, key, head string) *Bundle {
 	if err := trail.History(t.Context(), q, func(it HistoryItem) error { latest.Add(it); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	b, err := trail.Bundle(t.Context(), a, latest.Item, head, time.Unix(0, 0))
+	b, err := NewBundle(t.Context(), trail, a, latest.Item, head, time.Unix(0, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestWhatIsNoBundleIsRefused(t *testing.T) {
 	if err := NewTrail(a, "p/").History(t.Context(), q, func(it HistoryItem) error { latest.Add(it); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if b, err := NewTrail(a, "p/").Bundle(t.Context(), a, latest.Item, "", time.Now()); err == nil {
+	if b, err := NewBundle(t.Context(), NewTrail(a, "p/"), a, latest.Item, "", time.Now()); err == nil {
 		t.Errorf("a bundle without a digest: %+v, want an error", b)
 	}
 }

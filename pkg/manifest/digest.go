@@ -152,7 +152,7 @@ func parseDigest(data []byte) (d Digest, err error) {
 	if len(data) > maxDigestBytes {
 		return d, fmt.Errorf("%w: a digest larger than %d bytes", ErrFormat, maxDigestBytes)
 	}
-	if n := elements(data); n > maxDigestElements {
+	if n := Elements(data, maxDigestElements); n > maxDigestElements {
 		return d, fmt.Errorf("%w: a digest whose lists have more than %d elements", ErrFormat, maxDigestElements)
 	}
 	var head struct {
@@ -223,47 +223,6 @@ func checkRefs(refs []state.ManifestRef) error {
 	return nil
 }
 
-// newDigest describes what ch has gathered since its last digest.
-func (f *Flusher) newDigest(ch state.Chain, counts Counts, reason string, extra []state.Note, end time.Time) *Digest {
-	pending, oldest := f.o.Pending()
-	start := ch.LastDigest
-	if start.IsZero() {
-		if start = earliest(f.started, ch); end.Before(start) {
-			start = end
-		}
-	}
-	d := &Digest{
-		Version: DigestVersion, Instance: f.o.Instance, Source: f.o.Source,
-		Bucket: f.o.Bucket, Prefix: f.o.Mapper.Prefix(), Chain: ch.ID, Sequence: ch.Sequence,
-		StartTime: state.FormatTime(start), EndTime: state.FormatTime(end),
-		Manifests: append([]state.ManifestRef{}, ch.Manifests...),
-		Counts:    counts, UnchangedByIndex: ch.IndexSkips,
-		Scans: utcScans(ch.Scans), Events: utcNotes(ch.Notes, extra),
-		ConfigSHA256: f.o.ConfigSHA256, S3syncdVersion: f.o.Version,
-		Reason: reason, Pending: pending,
-	}
-	if ch.ConfigSHA != "" {
-		d.ConfigSHA256 = ch.ConfigSHA
-	}
-	if n := len(d.Scans); n > 0 {
-		last := d.Scans[n-1]
-		d.Excluded, d.Unreadable, d.Special = &last.Excluded, &last.Unreadable, &last.Special
-		d.Hardlinks = last.Hardlinks
-	}
-	if ch.PrevKey == "" {
-		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = ch.Begins, ch.AbandonsChain, ch.AbandonsSHA256
-	} else {
-		d.PreviousDigestS3Key, d.PreviousDigestSHA256 = &ch.PrevKey, &ch.PrevSHA256
-	}
-	if reason != ReasonStop && reason != ReasonFinal {
-		d.NextDigestDue = timeOrNull(end.Add(f.o.DigestInterval))
-	}
-	if pending > 0 {
-		d.OldestPendingSince = timeOrNull(oldest)
-	}
-	return d
-}
-
 // timeOrNull renders t, or nothing for the zero time.
 func timeOrNull(t time.Time) *string {
 	if t.IsZero() {
@@ -307,4 +266,12 @@ func utcNotes(stored, extra []state.Note) []state.Note {
 		out = append(out, n)
 	}
 	return out
+}
+
+// says reports as ErrFormat that a digest is not what its name says.
+func (n Name) says(d *Digest) error {
+	if d.Instance != n.Instance || d.Chain != n.Chain || d.Sequence != n.Sequence {
+		return fmt.Errorf("%w: %s is digest %d of chain %s of %s", ErrFormat, n, d.Sequence, d.Chain, d.Instance)
+	}
+	return nil
 }

@@ -3,6 +3,7 @@ package manifest
 import (
 	"cmp"
 	"slices"
+	"strings"
 )
 
 // FindingKind names a claim of the trail that did not hold, or something that
@@ -118,4 +119,15 @@ func (f *findings) kinds() []KindCount {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Kind, b.Kind))
 	})
 	return list
+}
+
+// maxDetailBytes is how much of a document a finding quotes.
+const maxDetailBytes = 2000
+
+// clipped returns the first bytes of a text.
+func clipped(s string) string {
+	if len(s) <= maxDetailBytes {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxDetailBytes], "") + "…"
 }

@@ -420,18 +420,6 @@ func digestWait(ch state.Chain, interval time.Duration, now time.Time) time.Dura
 	return min(max(ch.LastDigest.Add(interval).Sub(now), 0), interval)
 }
 
-// pause waits and reports whether ctx allowed it.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}
-
 // stopped reports whether err only says that ctx ended.
 func stopped(ctx context.Context, err error) bool {
 	return ctx.Err() != nil && errors.Is(err, ctx.Err())

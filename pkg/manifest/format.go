@@ -114,3 +114,8 @@ func (e *encoder) close() error {
 
 // errStop ends an iteration early; it never leaves the package.
 var errStop = errors.New("stop")
+
+func hashOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}

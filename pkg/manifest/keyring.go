@@ -1,128 +1,15 @@
 package manifest
 
 import (
-	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/hex"
-	"encoding/json"
-	"encoding/pem"
-	"errors"
-	"fmt"
-	"io"
 	"regexp"
 	"strings"
-
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
-
-// AlgorithmECDSA names ECDSA with SHA-256 over a digest's bytes, in DER form.
-const AlgorithmECDSA = "ecdsa-sha256"
-
-// maxSignatureBytes bounds signatures, announcements and public keys.
-const maxSignatureBytes = 64 << 10
-
-// ErrSignature says that a signature is not one of the named key over these
-// bytes.
-var ErrSignature = errors.New("the signature does not hold")
-
-// PublicKey checks signatures.
-type PublicKey struct {
-	key         any // ed25519.PublicKey or *ecdsa.PublicKey
-	fingerprint string
-}
-
-// Fingerprint returns the SHA-256, in hex, of the key's DER form.
-func (k *PublicKey) Fingerprint() string { return k.fingerprint }
-
-// ParsePublicKey reads a PEM block PUBLIC KEY of an Ed25519 or ECDSA key.
-func ParsePublicKey(data []byte) (*PublicKey, error) {
-	block, rest := pem.Decode(data)
-	if block == nil || block.Type != "PUBLIC KEY" || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, errors.New("not one PEM block PUBLIC KEY")
-	}
-	parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	switch parsed.(type) {
-	case ed25519.PublicKey, *ecdsa.PublicKey:
-	default:
-		return nil, fmt.Errorf("a %T, which signs nothing here", parsed)
-	}
-	return &PublicKey{key: parsed, fingerprint: fingerprintOf(block.Bytes)}, nil
-}
-
-// fingerprintOf returns the fingerprint of a public key in DER form.
-func fingerprintOf(der []byte) string {
-	sum := sha256.Sum256(der)
-	return hex.EncodeToString(sum[:])
-}
-
-// encodePublic returns a public key in DER form as keys/ holds it.
-func encodePublic(der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
-}
-
-// Verify returns ErrSignature unless s is a signature of k over data.
-func (k *PublicKey) Verify(s Signature, data []byte) error {
-	raw, err := base64.StdEncoding.DecodeString(s.Signature)
-	if err != nil || base64.StdEncoding.EncodeToString(raw) != s.Signature {
-		return fmt.Errorf("%w: it is not base64 as it is written", ErrSignature)
-	}
-	ok := false
-	switch key := k.key.(type) {
-	case ed25519.PublicKey:
-		ok = s.Algorithm == AlgorithmEd25519 && ed25519.Verify(key, data, raw)
-	case *ecdsa.PublicKey:
-		sum := sha256.Sum256(data)
-		ok = s.Algorithm == AlgorithmECDSA && ecdsa.VerifyASN1(key, sum[:], raw)
-	}
-	if !ok || s.PublicKeyFingerprint != k.fingerprint {
-		return fmt.Errorf("%w: %s by key %s", ErrSignature, s.Algorithm, k.fingerprint)
-	}
-	return nil
-}
-
-// ParseSignature reads the object beside a digest. There is one way to write a
-// signature: other bytes of the same meaning are ErrFormat.
-func ParseSignature(data []byte) (Signature, error) {
-	var s Signature
-	if err := json.Unmarshal(data, &s); err != nil {
-		return s, fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	again, err := s.encode()
-	if err != nil || !bytes.Equal(again, data) {
-		return s, fmt.Errorf("%w: not a signature as it is written", ErrFormat)
-	}
-	return s, nil
-}
-
-// NewSignature returns a signature as it is stored.
-func NewSignature(algorithm, fingerprint string, sig []byte) Signature {
-	return Signature{Algorithm: algorithm, PublicKeyFingerprint: fingerprint, Signature: base64.StdEncoding.EncodeToString(sig)}
-}
-
-// encode returns the one line that a signature is stored as.
-func (s *Signature) encode() ([]byte, error) {
-	data, err := json.Marshal(s)
-	return append(data, '\n'), err
-}
 
 var (
 	keyPattern      = regexp.MustCompile(`^([0-9a-f]{64})\.pem$`)
 	announcePattern = regexp.MustCompile(`^([0-9a-f]{64})\.announced-by-([0-9a-f]{64})\.sig$`)
 )
-
-// announcementName returns the name, below the trail, of the announcement of a
-// new key under an old one's signature.
-func announcementName(fresh, old string) string {
-	return keysDir + "/" + fresh + ".announced-by-" + old + sigSuffix
-}
 
 // keyring is the public keys of a trail, and which of them are trusted.
 type keyring struct {
@@ -195,12 +82,6 @@ func (r *keyring) load(ctx context.Context, t *Trail, entries []Entry, fault fun
 	return ctx.Err()
 }
 
-// canonicalPEM reports whether data is one PEM block as it is written here.
-func canonicalPEM(data []byte) bool {
-	block, _ := pem.Decode(data)
-	return block != nil && bytes.Equal(encodePublic(block.Bytes), data)
-}
-
 // announcement checks one announcement.
 func (r *keyring) announcement(t *Trail, e Entry, data []byte, pems map[string][]byte, fault func(kind FindingKind, key, detail string)) {
 	m := announcePattern.FindStringSubmatch(strings.TrimPrefix(e.Key, t.root()+keysDir+"/"))
@@ -234,29 +115,4 @@ func (r *keyring) trust(fingerprint string) {
 			todo = append(todo, r.announces[k]...)
 		}
 	}
-}
-
-// small reads a document that is never large.
-func (t *Trail) small(ctx context.Context, key string) ([]byte, error) {
-	return t.read(ctx, key, maxSignatureBytes)
-}
-
-// read returns the first bytes of a document, at most one more than limit.
-func (t *Trail) read(ctx context.Context, key string, limit int64) (data []byte, err error) {
-	err = t.get(ctx, key, func(body io.Reader, o state.Object) (err error) {
-		data, err = readUpTo(body, o.Size, limit)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return data, nil
-}
-
-// readUpTo reads at most one byte more than limit. Where size is right it takes
-// no more memory than that.
-func readUpTo(r io.Reader, size, limit int64) ([]byte, error) {
-	b := bytes.NewBuffer(make([]byte, 0, max(0, min(size, limit))+bytes.MinRead))
-	_, err := b.ReadFrom(io.LimitReader(r, limit+1))
-	return b.Bytes(), err
 }

@@ -17,9 +17,6 @@ import (
 // sweepEvery is how often local copies are looked through.
 const sweepEvery = time.Hour
 
-// sigSuffix ends the name of a digest's signature, in place of .json.
-const sigSuffix = ".sig"
-
 // fileSHA returns the SHA-256 of a file's bytes.
 func fileSHA(path string) (string, error) {
 	r, err := os.Open(path)
@@ -29,20 +26,6 @@ func fileSHA(path string) (string, error) {
 	s := newSums()
 	_, err = io.Copy(s, r)
 	return s.sha(), errors.Join(err, r.Close())
-}
-
-// teeReader sums what is read.
-type teeReader struct {
-	r io.Reader
-	s *sums
-}
-
-func (t teeReader) Read(p []byte) (int, error) {
-	n, err := t.r.Read(p)
-	if n > 0 {
-		_, _ = t.s.Write(p[:n]) // It cannot fail.
-	}
-	return n, err
 }
 
 // localCopy is a published document that may be removed.

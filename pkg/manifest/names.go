@@ -116,3 +116,9 @@ func notBefore(now, last time.Time) time.Time {
 }
 
 var configPattern = regexp.MustCompile(`^config_[0-9a-f]{64}\.json$`)
+
+// namePart is what an instance may consist of.
+const namePart = `[A-Za-z0-9._-]+`
+
+// sigSuffix ends the name of a digest's signature, in place of .json.
+const sigSuffix = ".sig"

@@ -31,24 +31,6 @@ type Publisher interface {
 	List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error
 }
 
-// Layout is how manifests are encoded and where they stand.
-type Layout string
-
-// The layouts.
-const (
-	LayoutFlat Layout = "flat" // JSON arrays beside the digests
-	LayoutHive Layout = "hive" // gzipped JSON lines, partitioned by day and instance
-)
-
-// The reasons for a digest.
-const (
-	ReasonStart    = "start"    // a run begins
-	ReasonInterval = "interval" // DigestInterval has passed
-	ReasonFlush    = "flush"    // someone asked
-	ReasonStop     = "stop"     // the process ends in order; silence follows
-	ReasonFinal    = "final"    // the chain ends
-)
-
 // Options are a Flusher's settings. Durations of zero are refused unless the
 // field says otherwise.
 type Options struct {
@@ -90,9 +72,6 @@ type Options struct {
 	Log     *zap.Logger
 	Metrics *Metrics
 }
-
-// namePart is what an instance may consist of.
-const namePart = `[A-Za-z0-9._-]+`
 
 // validate names the first option that cannot work.
 func (o *Options) validate() error {

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"strings"
 	"time"
@@ -93,19 +92,6 @@ func (f *Flusher) publishUntil(ctx context.Context) error {
 			return errors.Join(last, ctx.Err())
 		}
 	}
-}
-
-// backoff returns the wait before try n+1: full jitter up to a second, doubled
-// each time up to a minute. What waiting alone does not mend is tried slowly.
-func backoff(n int, c state.Class) time.Duration {
-	most := backoffMost
-	if n < 6 {
-		most = backoffFirst << n
-	}
-	if c.OutOfService() {
-		return backoffMost/2 + rand.N(backoffMost/2)
-	}
-	return rand.N(most) + 1
 }
 
 // publish sends the documents of the outbox in order until none is left or one

@@ -192,7 +192,7 @@ func (r *restorer) open() error {
 	if r.o.TempDir == "" && !r.o.DryRun {
 		r.o.TempDir = r.o.Target
 	}
-	if r.spool, err = unnamedFile(r.o.TempDir); err == nil {
+	if r.spool, err = safefs.Unnamed(r.o.TempDir); err == nil {
 		err = r.readClock()
 	}
 	if err != nil {
@@ -208,7 +208,7 @@ func (r *restorer) readClock() error {
 	if r.o.DryRun {
 		return nil
 	}
-	f, err := unnamedFile(r.o.Target)
+	f, err := safefs.Unnamed(r.o.Target)
 	if err != nil {
 		return err
 	}

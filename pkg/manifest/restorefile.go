@@ -330,13 +330,6 @@ func (d *transfer) refuse(own *planned) error {
 	return errOverwritten
 }
 
-func orUnknown(s string) string {
-	if s == "" {
-		return "unknown"
-	}
-	return s
-}
-
 // receive reads an answer to its end.
 func (d *transfer) receive(body io.Reader) (done bool, err error) {
 	buf := make([]byte, copyBuffer)

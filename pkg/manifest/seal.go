@@ -324,3 +324,44 @@ func later(a, b time.Time) time.Time {
 	}
 	return a
 }
+
+// newDigest describes what ch has gathered since its last digest.
+func (f *Flusher) newDigest(ch state.Chain, counts Counts, reason string, extra []state.Note, end time.Time) *Digest {
+	pending, oldest := f.o.Pending()
+	start := ch.LastDigest
+	if start.IsZero() {
+		if start = earliest(f.started, ch); end.Before(start) {
+			start = end
+		}
+	}
+	d := &Digest{
+		Version: DigestVersion, Instance: f.o.Instance, Source: f.o.Source,
+		Bucket: f.o.Bucket, Prefix: f.o.Mapper.Prefix(), Chain: ch.ID, Sequence: ch.Sequence,
+		StartTime: state.FormatTime(start), EndTime: state.FormatTime(end),
+		Manifests: append([]state.ManifestRef{}, ch.Manifests...),
+		Counts:    counts, UnchangedByIndex: ch.IndexSkips,
+		Scans: utcScans(ch.Scans), Events: utcNotes(ch.Notes, extra),
+		ConfigSHA256: f.o.ConfigSHA256, S3syncdVersion: f.o.Version,
+		Reason: reason, Pending: pending,
+	}
+	if ch.ConfigSHA != "" {
+		d.ConfigSHA256 = ch.ConfigSHA
+	}
+	if n := len(d.Scans); n > 0 {
+		last := d.Scans[n-1]
+		d.Excluded, d.Unreadable, d.Special = &last.Excluded, &last.Unreadable, &last.Special
+		d.Hardlinks = last.Hardlinks
+	}
+	if ch.PrevKey == "" {
+		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = ch.Begins, ch.AbandonsChain, ch.AbandonsSHA256
+	} else {
+		d.PreviousDigestS3Key, d.PreviousDigestSHA256 = &ch.PrevKey, &ch.PrevSHA256
+	}
+	if reason != ReasonStop && reason != ReasonFinal {
+		d.NextDigestDue = timeOrNull(end.Add(f.o.DigestInterval))
+	}
+	if pending > 0 {
+		d.OldestPendingSince = timeOrNull(oldest)
+	}
+	return d
+}

@@ -26,9 +26,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// AlgorithmEd25519 names pure Ed25519 (RFC 8032) over a digest's bytes.
-const AlgorithmEd25519 = "ed25519"
-
 // maxKeyBytes bounds a private key's file.
 const maxKeyBytes = 64 << 10
 
@@ -41,13 +38,6 @@ type Signer interface {
 	Sign(ctx context.Context, digest []byte) (algorithm, fingerprint string, sig []byte, err error)
 	// PublicKey returns the key that checks the signatures: PEM, PKIX.
 	PublicKey(ctx context.Context) ([]byte, error)
-}
-
-// Signature is the object beside a digest.
-type Signature struct {
-	Algorithm            string `json:"algorithm"`
-	PublicKeyFingerprint string `json:"public_key_fingerprint"`
-	Signature            string `json:"signature"` // base64
 }
 
 // Ed25519Signer signs with a private key in memory.

@@ -6,14 +6,13 @@ import (
 	"cmp"
 	"container/heap"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
 const (
@@ -116,7 +115,7 @@ func (s *sorter) compact() error {
 
 // write makes a run of what fn writes.
 func (s *sorter) write(fn func(w *bufio.Writer) error) error {
-	f, err := unnamedFile(s.dir)
+	f, err := safefs.Unnamed(s.dir)
 	if err != nil {
 		return fmt.Errorf("sort the trail: %w", err)
 	}
@@ -177,10 +176,16 @@ func (c *runCursor) next() error {
 	c.key = slices.Grow(c.key[:0], int(binary.LittleEndian.Uint32(h[16:])))[:binary.LittleEndian.Uint32(h[16:])]
 	c.raw = slices.Grow(c.raw[:0], int(binary.LittleEndian.Uint32(h[20:])))[:binary.LittleEndian.Uint32(h[20:])]
 	if _, err := io.ReadFull(c.r, c.key); err != nil {
-		return noEOF(err)
+		if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 	}
 	_, err := io.ReadFull(c.r, c.raw)
-	return noEOF(err)
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // runHeap has the run with the first record on top.
@@ -234,13 +239,4 @@ func mergeRuns(runs []*os.File, fn func(c *runCursor) error) error {
 		}
 	}
 	return nil
-}
-
-// parseRecord reads a record that was read before.
-func parseRecord(raw []byte) (state.Record, error) {
-	var r state.Record
-	if err := json.Unmarshal(raw, &r); err != nil {
-		return r, fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	return r, nil
 }

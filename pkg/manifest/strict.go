@@ -10,26 +10,59 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // deepest is how deep the documents of this format may nest, with what later
 // releases may add.
 const deepest = 32
 
-// unambiguous returns an error for JSON that other programs read as something
-// else than this one does: keys that repeat or differ only in case, a key of
-// this format in another case, numbers beyond state.MaxNumber, text that is not
-// Unicode, and deep nesting. Whether it is JSON at all is for the caller to check.
-func unambiguous(data []byte) error {
+// Format is the keys of some documents, and the largest number in them.
+type Format struct {
+	keys      map[string]struct{}
+	maxNumber int64
+}
+
+// Of returns the format of documents that are decoded into values of these
+// types. Whole numbers beyond maxNumber are refused.
+func Of(maxNumber int64, documents ...any) *Format {
+	f := &Format{keys: map[string]struct{}{}, maxNumber: maxNumber}
+	seen := map[reflect.Type]bool{}
+	for _, d := range documents {
+		f.add(reflect.TypeOf(d), seen)
+	}
+	return f
+}
+
+// add adds the keys of a type and of what it consists of.
+func (f *Format) add(t reflect.Type, seen map[reflect.Type]bool) {
+	switch t.Kind() { //nolint:exhaustive // The others have no keys.
+	case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
+		f.add(t.Elem(), seen)
+	case reflect.Struct:
+		if seen[t] {
+			return
+		}
+		seen[t] = true
+		for field := range t.Fields() {
+			if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); name != "" && name != "-" {
+				f.keys[name] = struct{}{}
+			}
+			f.add(field.Type, seen)
+		}
+	}
+}
+
+// Check returns an error for JSON that other programs read as something else
+// than this one does: keys that repeat or differ only in case, a key of this
+// format in another case, numbers that are too large, text that is not Unicode,
+// and deep nesting. It does not check whether data is JSON at all.
+func (f *Format) Check(data []byte) error {
 	if !utf8.Valid(data) {
 		return errors.New("it is not UTF-8")
 	}
-	s := jsonScan{data: data}
+	s := jsonScan{format: f, data: data}
 	for s.at < len(data) {
 		if err := s.step(); err != nil {
 			return err
@@ -40,11 +73,12 @@ func unambiguous(data []byte) error {
 
 // jsonScan walks through valid JSON token by token.
 type jsonScan struct {
-	data  []byte
-	at    int
-	open  []int    // for each open object where its keys begin, -1 for an array
-	keys  [][]byte // of the open objects, folded
-	atKey bool     // the next string is a key
+	format *Format
+	data   []byte
+	at     int
+	open   []int    // for each open object where its keys begin, -1 for an array
+	keys   [][]byte // of the open objects, folded
+	atKey  bool     // the next string is a key
 }
 
 // step passes one token.
@@ -162,7 +196,7 @@ func (s *jsonScan) key(quoted []byte, escaped bool) error {
 		key = []byte(text)
 	}
 	if folded := foldKey(key); !bytes.Equal(folded, key) {
-		if _, ours := formatKeys()[string(folded)]; ours {
+		if _, ours := s.format.keys[string(folded)]; ours {
 			return fmt.Errorf("it has the key %.100q, which is written %s", key, folded)
 		}
 		key = folded
@@ -183,13 +217,13 @@ func (s *jsonScan) number() error {
 		return nil
 	}
 	if whole {
-		if n, err := strconv.ParseInt(text, 10, 64); err == nil && n <= state.MaxNumber && n >= -state.MaxNumber {
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil && n <= s.format.maxNumber && n >= -s.format.maxNumber {
 			return nil
 		}
-	} else if f, err := strconv.ParseFloat(text, 64); err == nil && math.Abs(f) <= state.MaxNumber {
+	} else if f, err := strconv.ParseFloat(text, 64); err == nil && math.Abs(f) <= float64(s.format.maxNumber) {
 		return nil
 	}
-	return fmt.Errorf("the number %.100s is beyond %d", text, int64(state.MaxNumber))
+	return fmt.Errorf("the number %.100s is beyond %d", text, s.format.maxNumber)
 }
 
 // foldKey returns a key as those that ignore case compare it.
@@ -216,45 +250,4 @@ func foldRune(r rune) rune {
 		return first + 'a' - 'A'
 	}
 	return first
-}
-
-// formatKeys are the names of all keys of this format.
-var formatKeys = //nolint:gochecknoglobals // It is a function that remembers its result.
-sync.OnceValue(func() map[string]struct{} {
-	names := map[string]struct{}{}
-	seen := map[reflect.Type]bool{}
-	var add func(t reflect.Type)
-	add = func(t reflect.Type) {
-		switch t.Kind() { //nolint:exhaustive // The others have no keys.
-		case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
-			add(t.Elem())
-		case reflect.Struct:
-			if seen[t] {
-				return
-			}
-			seen[t] = true
-			for f := range t.Fields() {
-				if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
-					names[name] = struct{}{}
-				}
-				add(f.Type)
-			}
-		}
-	}
-	for _, v := range []any{state.Record{}, Digest{}, Signature{}, Bundle{}, AnchorFile{}} {
-		add(reflect.TypeOf(v))
-	}
-	return names
-})
-
-// unambiguousConfig is unambiguous for a configuration object. The hash in its
-// name is all that one in another form than JSON claims.
-func unambiguousConfig(data []byte) error {
-	switch {
-	case !bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n\ufeff"), []byte{'{'}):
-		return nil
-	case !json.Valid(data):
-		return errors.New("it is not one JSON object")
-	}
-	return unambiguous(data)
 }

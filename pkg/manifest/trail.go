@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -226,7 +227,7 @@ func (s *spooled) fill(r io.Reader, tempDir string) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.file, err = unnamedFile(tempDir); err != nil {
+	if s.file, err = safefs.Unnamed(tempDir); err != nil {
 		return fmt.Errorf("after %d bytes: %w", n, err)
 	}
 	if _, err = s.file.Write(b.Bytes()); err != nil {
@@ -234,18 +235,6 @@ func (s *spooled) fill(r io.Reader, tempDir string) (err error) {
 	}
 	_, err = io.Copy(s.file, r)
 	return err
-}
-
-// unnamedFile makes a temporary file that a crash does not leave behind.
-func unnamedFile(dir string) (*os.File, error) {
-	f, err := os.CreateTemp(dir, "s3syncd-")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
 
 // records calls fn for each record, and for its bytes, which are valid during
@@ -339,4 +328,18 @@ func inOrderBut[T any](ctx context.Context, n int, late func(i int) bool, fetch 
 		}
 	}
 	return err
+}
+
+// teeReader sums what is read.
+type teeReader struct {
+	r io.Reader
+	s *sums
+}
+
+func (t teeReader) Read(p []byte) (int, error) {
+	n, err := t.r.Read(p)
+	if n > 0 {
+		_, _ = t.s.Write(p[:n]) // It cannot fail.
+	}
+	return n, err
 }

@@ -15,34 +15,20 @@ import (
 )
 
 const (
+	// Chains that are checked: those that something outside names, then those
+	// with the most digests.
+	maxChains = 10_000
+	// A configuration object.
+	maxConfigBytes = 64 << 20
+	// Manifests that a digest names and the listing does not have are asked for
+	// one by one, up to so many in a trail.
+	maxUnlisted = 1000
 	// A digest may be published so much later than its predecessor promised.
 	silenceGrace = 5 * time.Minute
 	// A digest that has to be signed may wait for so long, and the first
 	// manifests of a chain for their digest.
 	signatureGrace = 24 * time.Hour
 )
-
-// Anchor is a digest that something outside the trail knows.
-type Anchor struct {
-	Instance string `json:"instance,omitempty"` // "": of whatever chain has it
-	Chain    string `json:"chain,omitempty"`
-	Sequence uint64 `json:"sequence,omitempty"` // 0: not known
-	SHA256   string `json:"sha256"`
-	// Unvouched: it was there, and nothing vouched for its chain. It has to be
-	// there still, and vouches for nothing.
-	Unvouched bool `json:"unvouched,omitempty"`
-	// Waiting: it may not be published yet.
-	Waiting bool `json:"-"`
-	// Local: it is what the host knows, which for a chain that was left may be a
-	// digest that was never published.
-	Local bool `json:"-"`
-	// Current: it is of the chain that the host goes on with.
-	Current bool `json:"-"`
-	// Written is when the host wrote it, zero: not known.
-	Written time.Time `json:"-"`
-	// From says who knows it, for people.
-	From string `json:"-"`
-}
 
 // VerifyOptions are what the trail is checked against.
 type VerifyOptions struct {

@@ -1,0 +1,28 @@
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+
+	"github.com/s3syncd/s3syncd/pkg/state"
+)
+
+// documents is the format of all documents of a trail.
+var documents = Of(state.MaxNumber, state.Record{}, Digest{}, Signature{}, Bundle{}, AnchorFile{}) //nolint:gochecknoglobals // It is computed once.
+
+// unambiguous returns an error for a document that other programs may read as
+// something else than this one does.
+func unambiguous(data []byte) error { return documents.Check(data) }
+
+// unambiguousConfig is unambiguous for a configuration object. The hash in its
+// name is all that one in another form than JSON claims.
+func unambiguousConfig(data []byte) error {
+	switch {
+	case !bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n\ufeff"), []byte{'{'}):
+		return nil
+	case !json.Valid(data):
+		return errors.New("it is not one JSON object")
+	}
+	return unambiguous(data)
+}
