@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/s3syncd/s3syncd/internal/extsort"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -30,8 +31,8 @@ type Head struct {
 //
 // Memory does not grow with the number of records, the disk below tempDir does.
 func (t *Trail) Archived(ctx context.Context, head Head, prefix, tempDir string, pending func(fn func(line []byte) error) error, broken func(key string, err error), fn func(state.Record) error) error {
-	w := &walk{t: t, sort: newSorter(tempDir, defaultQueryMemory), prefix: prefix, tempDir: tempDir}
-	defer w.sort.close()
+	w := &walk{t: t, sort: extsort.NewSorter(tempDir, defaultQueryMemory), prefix: prefix, tempDir: tempDir}
+	defer w.sort.Close()
 	if pending != nil {
 		err := pending(func(line []byte) error {
 			r, err := parseRecord(line)
@@ -67,7 +68,7 @@ func (e *brokenError) Unwrap() error { return e.err }
 // walk goes back through digests. What it meets later happened earlier.
 type walk struct {
 	t               *Trail
-	sort            *sorter
+	sort            *extsort.Sorter
 	prefix, tempDir string
 	steps           int64
 }
@@ -171,11 +172,11 @@ func (w *walk) add(r *state.Record, raw []byte) error {
 	if r.Status == state.StatusFailed || len(r.S3Key) < len(w.prefix) || r.S3Key[:len(w.prefix)] != w.prefix {
 		return nil
 	}
-	return w.sort.add(r.S3Key, -w.steps, raw)
+	return w.sort.Add(r.S3Key, -w.steps, raw)
 }
 
 // foldObjects calls fn with the object that the records of each key leave.
-func foldObjects(ctx context.Context, srt *sorter, fn func(state.Record) error) error {
+func foldObjects(ctx context.Context, srt *extsort.Sorter, fn func(state.Record) error) error {
 	var held *state.Record
 	key := ""
 	tell := func() error {
@@ -186,7 +187,7 @@ func foldObjects(ctx context.Context, srt *sorter, fn func(state.Record) error) 
 		held = nil
 		return errors.Join(ctx.Err(), fn(r))
 	}
-	err := srt.each(func(k, raw []byte) error {
+	err := srt.Each(func(k, raw []byte) error {
 		if string(k) != key {
 			if err := tell(); err != nil {
 				return err

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/strictjson"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -152,7 +153,7 @@ func parseDigest(data []byte) (d Digest, err error) {
 	if len(data) > maxDigestBytes {
 		return d, fmt.Errorf("%w: a digest larger than %d bytes", ErrFormat, maxDigestBytes)
 	}
-	if n := Elements(data, maxDigestElements); n > maxDigestElements {
+	if n := strictjson.Elements(data, maxDigestElements); n > maxDigestElements {
 		return d, fmt.Errorf("%w: a digest whose lists have more than %d elements", ErrFormat, maxDigestElements)
 	}
 	var head struct {

@@ -5,11 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/s3syncd/s3syncd/internal/extsort"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // fold calls fn with what the records of each key come to.
-func fold(ctx context.Context, srt *sorter, fn func(Held) error) error {
+func fold(ctx context.Context, srt *extsort.Sorter, fn func(Held) error) error {
 	var h holding
 	key, begun := "", false
 	tell := func() error {
@@ -21,7 +22,7 @@ func fold(ctx context.Context, srt *sorter, fn func(Held) error) error {
 		}
 		return fn(h.held())
 	}
-	err := srt.each(func(k, raw []byte) error {
+	err := srt.Each(func(k, raw []byte) error {
 		if !begun || string(k) != key {
 			if err := tell(); err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/extsort"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -83,8 +84,8 @@ func (t *Trail) Newest(ctx context.Context, q Query, fn func(Held) error) error 
 	if err != nil {
 		return err
 	}
-	srt := newSorter(q.TempDir, q.Memory)
-	defer srt.close()
+	srt := extsort.NewSorter(q.TempDir, q.Memory)
+	defer srt.Close()
 	c := &collector{t: t, q: q, sort: srt}
 	for len(chains) > 0 {
 		n := 1
@@ -105,7 +106,7 @@ func (t *Trail) Newest(ctx context.Context, q Query, fn func(Held) error) error 
 type collector struct {
 	t    *Trail
 	q    Query
-	sort *sorter
+	sort *extsort.Sorter
 	last int64 // the instance's newest time so far, in nanoseconds
 }
 
@@ -228,7 +229,7 @@ func (c *collector) records(s *spooled, proven bool) error {
 		if !c.q.At.IsZero() && at.After(c.q.At) {
 			return nil
 		}
-		if err := c.sort.add(r.S3Key, c.last, raw); err != nil {
+		if err := c.sort.Add(r.S3Key, c.last, raw); err != nil {
 			return &ownError{err}
 		}
 		return nil

@@ -267,26 +267,6 @@ func TestNewestSortsOnDiskWithinItsMemory(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left in the temporary directory: %v, %v", left, err)
 	}
-
-	srt := newSorter(dir, 1)
-	srt.max = 10 // Many runs, merged in between.
-	defer srt.close()
-	for i := range 10 * (2*sorterRuns + 3) {
-		if err := srt.add(fmt.Sprintf("%04d", (i*7919)%1310), int64(i), []byte("{}")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	n, last := 0, ""
-	if err := srt.each(func(key, _ []byte) error {
-		if string(key) < last {
-			t.Fatalf("%s after %s", key, last)
-		}
-		last = string(key)
-		n++
-		return nil
-	}); err != nil || n != 10*(2*sorterRuns+3) {
-		t.Errorf("%d records, %v", n, err)
-	}
 }
 
 func TestRecordsAreWithheldUntilTheHashIsKnown(t *testing.T) {

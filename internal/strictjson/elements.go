@@ -1,4 +1,4 @@
-package manifest
+package strictjson
 
 // maxMembers is how many members one object may have.
 const maxMembers = 1000

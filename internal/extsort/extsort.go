@@ -1,4 +1,4 @@
-package manifest
+package extsort
 
 import (
 	"bufio"
@@ -24,7 +24,7 @@ const (
 
 // sorter sorts records by key, time and order of arrival, on disk where they
 // are too many for its memory.
-type sorter struct {
+type Sorter struct {
 	dir   string
 	arena []byte // keys and records of items
 	items []item
@@ -41,13 +41,13 @@ type item struct {
 	n        uint64
 }
 
-func newSorter(dir string, memory int64) *sorter {
+func NewSorter(dir string, memory int64) *Sorter {
 	memory = max(memory, sorterLeast)
 	items := int(memory / 8 / sorterItem)
-	return &sorter{dir: dir, arena: make([]byte, 0, memory/2), max: items}
+	return &Sorter{dir: dir, arena: make([]byte, 0, memory/2), max: items}
 }
 
-func (s *sorter) close() {
+func (s *Sorter) Close() {
 	for _, f := range s.runs {
 		_ = f.Close() // Nothing of it is kept.
 	}
@@ -55,7 +55,7 @@ func (s *sorter) close() {
 }
 
 // add adds a record; raw is copied.
-func (s *sorter) add(key string, at int64, raw []byte) error {
+func (s *Sorter) Add(key string, at int64, raw []byte) error {
 	if len(s.items) == s.max || len(s.arena)+len(key)+len(raw) > cap(s.arena) {
 		if err := s.spill(); err != nil {
 			return err
@@ -67,21 +67,21 @@ func (s *sorter) add(key string, at int64, raw []byte) error {
 	return nil
 }
 
-func (s *sorter) keyOf(i *item) []byte { return s.arena[i.off : i.off+int(i.key)] }
+func (s *Sorter) keyOf(i *item) []byte { return s.arena[i.off : i.off+int(i.key)] }
 
-func (s *sorter) rawOf(i *item) []byte {
+func (s *Sorter) rawOf(i *item) []byte {
 	from := i.off + int(i.key)
 	return s.arena[from : from+int(i.raw)]
 }
 
-func (s *sorter) order() {
+func (s *Sorter) order() {
 	slices.SortFunc(s.items, func(a, b item) int {
 		return cmp.Or(bytes.Compare(s.keyOf(&a), s.keyOf(&b)), cmp.Compare(a.time, b.time), cmp.Compare(a.n, b.n))
 	})
 }
 
 // spill writes what is in memory to a run.
-func (s *sorter) spill() error {
+func (s *Sorter) spill() error {
 	s.order()
 	err := s.write(func(w *bufio.Writer) error {
 		for i := range s.items {
@@ -100,7 +100,7 @@ func (s *sorter) spill() error {
 }
 
 // compact merges all runs into one.
-func (s *sorter) compact() error {
+func (s *Sorter) compact() error {
 	old := s.runs
 	s.runs = nil
 	defer func() {
@@ -114,7 +114,7 @@ func (s *sorter) compact() error {
 }
 
 // write makes a run of what fn writes.
-func (s *sorter) write(fn func(w *bufio.Writer) error) error {
+func (s *Sorter) write(fn func(w *bufio.Writer) error) error {
 	f, err := safefs.Unnamed(s.dir)
 	if err != nil {
 		return fmt.Errorf("sort the trail: %w", err)
@@ -140,7 +140,7 @@ func writeRun(w *bufio.Writer, key, raw []byte, at int64, n uint64) error {
 
 // each calls fn for every record in order. It is called once, and nothing is
 // added after it. The slices are valid during the call.
-func (s *sorter) each(fn func(key, raw []byte) error) error {
+func (s *Sorter) Each(fn func(key, raw []byte) error) error {
 	if len(s.runs) == 0 {
 		s.order()
 		for i := range s.items {
@@ -177,9 +177,9 @@ func (c *runCursor) next() error {
 	c.raw = slices.Grow(c.raw[:0], int(binary.LittleEndian.Uint32(h[20:])))[:binary.LittleEndian.Uint32(h[20:])]
 	if _, err := io.ReadFull(c.r, c.key); err != nil {
 		if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
+			return io.ErrUnexpectedEOF
+		}
+		return err
 	}
 	_, err := io.ReadFull(c.r, c.raw)
 	if errors.Is(err, io.EOF) {
