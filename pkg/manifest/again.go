@@ -140,3 +140,7 @@ func backoff(n int, c state.Class) time.Duration {
 	}
 	return rand.N(most) + 1
 }
+
+// refused reports whether a server did not want to answer. Other errors concern
+// one document.
+func refused(err error) bool { return state.ClassOf(err).Parks() }

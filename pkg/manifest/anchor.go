@@ -13,11 +13,15 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/strictjson"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // anchorVersion is the version of an anchor file.
 const anchorVersion = 1
+
+// anchorFiles is the format of anchor files.
+var anchorFiles = strictjson.Of(state.MaxNumber, AnchorFile{}) //nolint:gochecknoglobals // It is computed once.
 
 // AnchorFile keeps the heads that were seen by clean verifications, so that a
 // later one notices an end that was taken away or written anew.
@@ -53,7 +57,7 @@ func ReadAnchorFile(path string) (*AnchorFile, error) {
 	case f.Version != anchorVersion:
 		return nil, fmt.Errorf("%s: %w: it keeps no heads", path, ErrFormat)
 	}
-	if err := unambiguous(data); err != nil {
+	if err := anchorFiles.Check(data); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", path, ErrFormat, err)
 	}
 	return f, nil

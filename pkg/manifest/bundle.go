@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/strictjson"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -18,6 +19,9 @@ const BundleVersion = 1
 
 // maxBundleBytes bounds a bundle that is checked.
 const maxBundleBytes = 1 << 30
+
+// bundles is the format of bundles.
+var bundles = strictjson.Of(state.MaxNumber, Bundle{}, state.Record{}, Digest{}, Signature{}) //nolint:gochecknoglobals // It is computed once.
 
 // Bundle is everything that proves one record, in one document. The order of
 // the fields is the order of the keys.
@@ -146,7 +150,7 @@ func document(ctx context.Context, t *Trail, key string, limit int64) (d BundleD
 	if err == nil && int64(len(d.Content)) > limit {
 		err = fmt.Errorf("%s is larger than %d bytes", key, limit)
 	}
-	d.S3Key, d.SHA256 = key, hashOf(d.Content)
+	d.S3Key, d.SHA256 = key, SumOf(d.Content)
 	return d, err
 }
 
@@ -240,7 +244,7 @@ func ReadBundle(r io.Reader) (*Bundle, error) {
 	case b.Version != BundleVersion:
 		return nil, fmt.Errorf("%w: no bundle", ErrFormat)
 	}
-	if err := unambiguous(data); err != nil {
+	if err := bundles.Check(data); err != nil {
 		return nil, fmt.Errorf("%w: bundle: %w", ErrFormat, err)
 	}
 	return b, nil
@@ -250,8 +254,8 @@ func ReadBundle(r io.Reader) (*Bundle, error) {
 func (r *BundleReport) checkDigests(b *Bundle) []Digest {
 	digests := make([]Digest, 0, len(b.Digests))
 	for i, doc := range b.Digests {
-		if hashOf(doc.Content) != doc.SHA256 {
-			r.fault("digest %s: its SHA-256 is %s, the bundle says %s", doc.S3Key, hashOf(doc.Content), doc.SHA256)
+		if SumOf(doc.Content) != doc.SHA256 {
+			r.fault("digest %s: its SHA-256 is %s, the bundle says %s", doc.S3Key, SumOf(doc.Content), doc.SHA256)
 		}
 		d, err := ParseDigest(bytes.NewReader(doc.Content))
 		if err == nil {
@@ -282,7 +286,7 @@ func (r *BundleReport) checkLink(b *Bundle, i int, before, d *Digest) {
 	switch {
 	case d.Chain != before.Chain || d.Instance != before.Instance || d.Sequence != before.Sequence+1:
 		r.fault("digest %s does not follow %s", b.Digests[i].S3Key, b.Digests[i-1].S3Key)
-	case d.PreviousDigestSHA256 == nil || *d.PreviousDigestSHA256 != hashOf(b.Digests[i-1].Content):
+	case d.PreviousDigestSHA256 == nil || *d.PreviousDigestSHA256 != SumOf(b.Digests[i-1].Content):
 		r.fault("digest %s does not name the SHA-256 of %s", b.Digests[i].S3Key, b.Digests[i-1].S3Key)
 	case d.PreviousDigestS3Key == nil || *d.PreviousDigestS3Key != b.Digests[i-1].S3Key:
 		r.fault("digest %s names another key than %s before it", b.Digests[i].S3Key, b.Digests[i-1].S3Key)
@@ -291,7 +295,7 @@ func (r *BundleReport) checkLink(b *Bundle, i int, before, d *Digest) {
 
 // checkManifest checks that the first digest names the manifest.
 func (r *BundleReport) checkManifest(b *Bundle, d *Digest) {
-	sha := hashOf(b.Manifest.Content)
+	sha := SumOf(b.Manifest.Content)
 	if sha != b.Manifest.SHA256 {
 		r.fault("manifest %s: its SHA-256 is %s, the bundle says %s", b.Manifest.S3Key, sha, b.Manifest.SHA256)
 	}
@@ -321,7 +325,7 @@ func (r *BundleReport) checkRecord(b *Bundle) {
 		r.fault("the record is one of %s, the bundle is about %s", r.Record.S3Key, b.S3Key)
 	}
 	found := false
-	err := readManifest(bytes.NewReader(b.Manifest.Content), func(_ *state.Record, raw []byte) error {
+	err := ReadRecords(bytes.NewReader(b.Manifest.Content), func(_ *state.Record, raw []byte) error {
 		var line bytes.Buffer
 		if err := json.Compact(&line, raw); err != nil {
 			return err
@@ -340,7 +344,7 @@ func (r *BundleReport) checkRecord(b *Bundle) {
 // checkHead checks the signatures, and whether the last digest is anchored.
 func (r *BundleReport) checkHead(b *Bundle, c BundleCheck) {
 	last := len(b.Digests) - 1
-	r.Head = hashOf(b.Digests[last].Content)
+	r.Head = SumOf(b.Digests[last].Content)
 	for i := range b.Digests {
 		key, err := signerOf(b, &b.Digests[i])
 		switch {

@@ -123,14 +123,14 @@ func TestAChangedBundleIsFound(t *testing.T) {
 		found("a changed byte of the manifest", func(b *Bundle) { b.Manifest.Content[i] ^= 1 })
 		found("a changed byte of the manifest with its hash", func(b *Bundle) {
 			b.Manifest.Content[i] ^= 1
-			b.Manifest.SHA256 = hashOf(b.Manifest.Content)
+			b.Manifest.SHA256 = SumOf(b.Manifest.Content)
 		})
 	}
 	for d := range genuine.Digests {
 		for i := d; i < len(genuine.Digests[d].Content); i += 7 {
 			found("a changed byte of a digest with its hash", func(b *Bundle) {
 				b.Digests[d].Content[i] ^= 1
-				b.Digests[d].SHA256 = hashOf(b.Digests[d].Content)
+				b.Digests[d].SHA256 = SumOf(b.Digests[d].Content)
 			})
 		}
 	}

@@ -62,7 +62,7 @@ func (c localCopies) write(kind state.Kind, rel string, data []byte) (state.Doc,
 	if _, err := bytes.NewReader(data).WriteTo(s); err != nil {
 		return state.Doc{}, err
 	}
-	return s.doc(kind, c.trail+rel, file), safefs.WriteFile(file, data, fileMode)
+	return docOf(s, kind, c.trail+rel, file), safefs.WriteFile(file, data, fileMode)
 }
 
 // path returns where the document at rel below the trail's prefix stands.
@@ -274,13 +274,13 @@ func (c localCopies) openSealed(d state.Doc) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := newSums()
+	s := NewSum()
 	_, err = io.Copy(s, file)
 	if err == nil {
 		_, err = file.Seek(0, io.SeekStart)
 	}
-	if err == nil && s.sha() != d.SHA256 {
-		err = &lostError{doc: d, err: fmt.Errorf("%s has the SHA-256 %s, sealed as %s", file.Name(), s.sha(), d.SHA256)}
+	if err == nil && s.Hex() != d.SHA256 {
+		err = &lostError{doc: d, err: fmt.Errorf("%s has the SHA-256 %s, sealed as %s", file.Name(), s.Hex(), d.SHA256)}
 	}
 	if err != nil {
 		return nil, errors.Join(err, file.Close())

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
-	"time"
 
 	"github.com/s3syncd/s3syncd/internal/strictjson"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -54,28 +52,6 @@ func (c *Counts) plus(o Counts) {
 	c.Failed += o.Failed
 	c.Deleted += o.Deleted
 	c.Rekeyed += o.Rekeyed
-}
-
-// statusOf returns the status that a line of our own says. The key cannot occur
-// in a string before it, where its quotes would be escaped.
-func statusOf(line []byte) state.Status {
-	_, rest, _ := bytes.Cut(line, []byte(`"status":"`))
-	status, _, _ := bytes.Cut(rest, []byte{'"'})
-	return state.Status(status)
-}
-
-// countFile counts the records of a local manifest by status.
-func countFile(file string) (c Counts, err error) {
-	r, err := os.Open(file)
-	if err != nil {
-		return c, err
-	}
-	n, _ := ParseName(file)
-	err = eachLine(r, n.Hive, func(line []byte) error {
-		c.add(statusOf(line))
-		return nil
-	})
-	return c, errors.Join(err, r.Close())
 }
 
 // Digest names the manifests since its predecessor, and the predecessor, by
@@ -145,11 +121,11 @@ func ParseDigest(r io.Reader) (Digest, error) {
 	if err != nil {
 		return d, fmt.Errorf("read digest: %w", err)
 	}
-	return parseDigest(data)
+	return DecodeDigest(data)
 }
 
-// parseDigest is ParseDigest of bytes that were read.
-func parseDigest(data []byte) (d Digest, err error) {
+// DecodeDigest is ParseDigest of bytes that were read.
+func DecodeDigest(data []byte) (d Digest, err error) {
 	if len(data) > maxDigestBytes {
 		return d, fmt.Errorf("%w: a digest larger than %d bytes", ErrFormat, maxDigestBytes)
 	}
@@ -222,51 +198,6 @@ func checkRefs(refs []state.ManifestRef) error {
 		}
 	}
 	return nil
-}
-
-// timeOrNull renders t, or nothing for the zero time.
-func timeOrNull(t time.Time) *string {
-	if t.IsZero() {
-		return nil
-	}
-	s := state.FormatTime(t)
-	return &s
-}
-
-// earliest returns when the first digest of a chain begins: with the first
-// thing that it tells of.
-func earliest(started time.Time, ch state.Chain) time.Time {
-	for _, n := range ch.Notes {
-		if n.Time.Before(started) {
-			started = n.Time
-		}
-	}
-	for _, s := range ch.Scans {
-		if s.Start.Before(started) {
-			started = s.Start
-		}
-	}
-	return started
-}
-
-// utcScans returns the scans with times as they are written.
-func utcScans(scans []state.ScanNote) []state.ScanNote {
-	out := make([]state.ScanNote, len(scans))
-	for i, s := range scans {
-		s.Start, s.End = s.Start.UTC(), s.End.UTC()
-		out[i] = s
-	}
-	return out
-}
-
-// utcNotes returns the notes with times as they are written.
-func utcNotes(stored, extra []state.Note) []state.Note {
-	out := make([]state.Note, 0, len(stored)+len(extra))
-	for _, n := range append(append([]state.Note{}, stored...), extra...) {
-		n.Time = n.Time.UTC()
-		out = append(out, n)
-	}
-	return out
 }
 
 // says reports as ErrFormat that a digest is not what its name says.

@@ -3,7 +3,6 @@ package manifest
 import (
 	"bufio"
 	"compress/gzip"
-	"crypto/md5"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -11,44 +10,38 @@ import (
 	"io"
 )
 
-// sums are the size and hashes of the bytes that were written.
-type sums struct {
-	size   int64
-	sha256 hash.Hash
-	md5    hash.Hash
-}
-
-func newSums() *sums { return &sums{sha256: sha256.New(), md5: md5.New()} }
-
-// Write counts and hashes p. It never fails.
-func (s *sums) Write(p []byte) (int, error) {
-	s.size += int64(len(p))
-	s.sha256.Write(p)
-	s.md5.Write(p)
-	return len(p), nil
-}
-
-// shaSum is sums for a caller that wants no MD5.
-type shaSum struct {
+// Sum is the size and the SHA-256 of the bytes written to it. Writing never
+// fails.
+type Sum struct {
 	size int64
 	hash hash.Hash
 }
 
-func newSHA() *shaSum { return &shaSum{hash: sha256.New()} }
+// NewSum returns the sum of no bytes.
+func NewSum() *Sum { return &Sum{hash: sha256.New()} }
 
-// Write counts and hashes p. It never fails.
-func (s *shaSum) Write(p []byte) (int, error) {
+// Write counts and hashes p.
+func (s *Sum) Write(p []byte) (int, error) {
 	s.size += int64(len(p))
 	return s.hash.Write(p)
 }
 
-func (s *shaSum) sha() string { return hex.EncodeToString(s.hash.Sum(nil)) }
+// Size returns the number of bytes.
+func (s *Sum) Size() int64 { return s.size }
 
-func (s *sums) sha() string { return hex.EncodeToString(s.sha256.Sum(nil)) }
-
-func (s *sums) md5sum() (sum [16]byte) {
-	copy(sum[:], s.md5.Sum(nil))
+// SHA256 returns the SHA-256.
+func (s *Sum) SHA256() (sum [sha256.Size]byte) {
+	s.hash.Sum(sum[:0])
 	return sum
+}
+
+// Hex returns the SHA-256 in hex.
+func (s *Sum) Hex() string { return hex.EncodeToString(s.hash.Sum(nil)) }
+
+// SumOf returns the SHA-256 of data in hex.
+func SumOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
 }
 
 // encoder writes the lines of one manifest in a layout. It keeps no line.
@@ -114,8 +107,3 @@ func (e *encoder) close() error {
 
 // errStop ends an iteration early; it never leaves the package.
 var errStop = errors.New("stop")
-
-func hashOf(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
-}

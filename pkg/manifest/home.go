@@ -209,12 +209,12 @@ func (c localCopies) recall(ctx context.Context, r remote, ref state.ManifestRef
 		return err
 	}
 	defer out.Close()
-	s := newSums()
+	s := NewSum()
 	if _, err := io.Copy(io.MultiWriter(out, s), io.LimitReader(body, ref.SizeBytes+1)); err != nil {
 		return fmt.Errorf("get %s: %w", ref.S3Key, err)
 	}
-	if s.sha() != ref.SHA256 {
-		return lost(fmt.Errorf("the bucket has the SHA-256 %s, sealed as %s", s.sha(), ref.SHA256))
+	if s.Hex() != ref.SHA256 {
+		return lost(fmt.Errorf("the bucket has the SHA-256 %s, sealed as %s", s.Hex(), ref.SHA256))
 	}
 	c.log.Warn("a lost copy of a manifest was fetched from the bucket", zap.String("key", ref.S3Key))
 	return out.Commit()

@@ -28,7 +28,7 @@ func newKeyring(trusted []*PublicKey) *keyring {
 		unread: map[string]error{}, begun: map[string]bool{}, named: trusted, given: len(trusted) > 0,
 	}
 	for _, k := range trusted {
-		r.keys[k.fingerprint] = k
+		r.keys[k.Fingerprint()] = k
 	}
 	return r
 }
@@ -59,13 +59,13 @@ func (r *keyring) load(ctx context.Context, t *Trail, entries []Entry, fault fun
 		switch {
 		case err != nil:
 			fault(FindingKey, e.Key, err.Error())
-		case k.fingerprint != m[1]:
-			fault(FindingKey, e.Key, "it holds the key "+k.fingerprint)
+		case k.Fingerprint() != m[1]:
+			fault(FindingKey, e.Key, "it holds the key "+k.Fingerprint())
 		case !canonicalPEM(data):
 			fault(FindingKey, e.Key, "it is not written as a public key is")
 		default:
-			r.keys[k.fingerprint] = k
-			pems[k.fingerprint] = data
+			r.keys[k.Fingerprint()] = k
+			pems[k.Fingerprint()] = data
 		}
 	}
 	for _, e := range sigs {
@@ -77,7 +77,7 @@ func (r *keyring) load(ctx context.Context, t *Trail, entries []Entry, fault fun
 		r.announcement(t, e, data, pems, fault)
 	}
 	for _, k := range r.named {
-		r.trust(k.fingerprint)
+		r.trust(k.Fingerprint())
 	}
 	return ctx.Err()
 }

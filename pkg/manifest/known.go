@@ -75,9 +75,9 @@ func (k *known) digest(ctx context.Context, key string) (sha string, own bool, e
 		k.log.Warn("a digest at which a chain could be left cannot be read", zap.String("key", key), zap.Error(err))
 		return "", false, nil
 	}
-	s := newSums()
+	s := NewSum()
 	_, _ = s.Write(data) // It cannot fail.
-	sha = s.sha()
+	sha = s.Hex()
 	if copied, err := fileSHA(k.local.of(key)); err == nil {
 		return sha, copied == sha, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {

@@ -23,9 +23,9 @@ func fileSHA(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s := newSums()
+	s := NewSum()
 	_, err = io.Copy(s, r)
-	return s.sha(), errors.Join(err, r.Close())
+	return s.Hex(), errors.Join(err, r.Close())
 }
 
 // localCopy is a published document that may be removed.

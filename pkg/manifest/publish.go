@@ -242,7 +242,7 @@ func (f *Flusher) rebuild(d state.Doc) error {
 	if err := m.enc.close(); err != nil {
 		return err
 	}
-	if got := m.sums.sha(); got != d.SHA256 {
+	if got := m.sums.Hex(); got != d.SHA256 {
 		return fmt.Errorf("the records make other bytes: sha256 %s", got)
 	}
 	return m.out.Commit()

@@ -33,12 +33,12 @@ var (
 // most fields. Memory does not grow with the manifest. Errors of fn are
 // returned as they are; what is wrong with the bytes is ErrFormat.
 func ReadManifest(r io.Reader, fn func(state.Record) error) error {
-	return readManifest(r, func(rec *state.Record, _ []byte) error { return fn(*rec) })
+	return ReadRecords(r, func(rec *state.Record, _ []byte) error { return fn(*rec) })
 }
 
-// readManifest is ReadManifest for a caller that wants the bytes, too. Both
+// ReadRecords is ReadManifest for a caller that wants the bytes too. Both
 // arguments of fn are valid during the call only.
-func readManifest(r io.Reader, fn func(rec *state.Record, raw []byte) error) error {
+func ReadRecords(r io.Reader, fn func(rec *state.Record, raw []byte) error) error {
 	br := bufio.NewReader(r)
 	if magic, err := br.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
 		one, err := newMember(br)

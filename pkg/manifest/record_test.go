@@ -38,7 +38,7 @@ func TestARecordStandsBelowItsDigestsBucketAndPrefix(t *testing.T) {
 			l := newLibrary()
 			l.objects["p/m"] = data
 			d := &Digest{Bucket: "b", Prefix: "p/", Instance: "app-01", Chain: "0a1b2c3d"}
-			m, err := NewTrail(l, "p/").scan(t.Context(), d, state.ManifestRef{S3Key: "p/m"})
+			m, err := scanManifest(t.Context(), NewTrail(l, "p/"), d, state.ManifestRef{S3Key: "p/m"})
 			if err != nil || m.format != nil || m.records != 1 {
 				t.Fatalf("%s, %s form: %+v, %v", name, form, m, err)
 			}

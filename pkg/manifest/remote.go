@@ -95,8 +95,8 @@ func (r remote) digest(ctx context.Context, key string) (d Digest, sha string, e
 	if err != nil {
 		return d, "", fmt.Errorf("get %s: %w", key, err)
 	}
-	s := newSums()
-	d, parse := ParseDigest(teeReader{r: body, s: s})
+	s := NewSum()
+	d, parse := ParseDigest(io.TeeReader(body, s))
 	err = body.Close()
 	if parse != nil && !errors.Is(parse, ErrFormat) && !errors.Is(parse, ErrNewerFormat) {
 		err = errors.Join(parse, err)
@@ -104,7 +104,7 @@ func (r remote) digest(ctx context.Context, key string) (d Digest, sha string, e
 	if err != nil {
 		return d, "", fmt.Errorf("get %s: %w", key, err)
 	}
-	return d, s.sha(), nil
+	return d, s.Hex(), nil
 }
 
 // sum returns the SHA-256 of the object under key.
@@ -113,9 +113,9 @@ func (r remote) sum(ctx context.Context, key string) (sha string, o state.Object
 	if err != nil {
 		return "", o, err
 	}
-	s := newSums()
+	s := NewSum()
 	_, err = io.Copy(s, body)
-	return s.sha(), o, errors.Join(err, body.Close())
+	return s.Hex(), o, errors.Join(err, body.Close())
 }
 
 // sumOf returns the SHA-256 of a digest, "" where it may not be read.
@@ -205,7 +205,7 @@ func (r remote) leftBy(ctx context.Context, ch state.Chain, s *survey) (by []top
 		if err != nil {
 			continue
 		}
-		if d, err := parseDigest(data); err == nil && d.AbandonsChain == ch.ID {
+		if d, err := DecodeDigest(data); err == nil && d.AbandonsChain == ch.ID {
 			by = append(by, *s.others[chain])
 		}
 	}

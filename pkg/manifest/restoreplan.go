@@ -127,10 +127,6 @@ func (p *planner) ask(ctx context.Context) error {
 	return p.trail.Newest(ctx, q, p.consider)
 }
 
-// refused reports whether a server did not want to answer. Other errors concern
-// one document.
-func refused(err error) bool { return state.ClassOf(err).Parks() }
-
 // consider takes the newest record of one key into the plan, unless its file was
 // gone.
 func (p *planner) consider(h Held) error {

@@ -81,7 +81,7 @@ func (f *Flusher) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur
 		return false, err
 	}
 	key := f.o.Mapper.TrailPrefix() + name.Path()
-	doc := m.sums.doc(state.KindManifest, key, m.path)
+	doc := docOf(m.sums, state.KindManifest, key, m.path)
 	doc.Records, doc.LastRecord, doc.Sequence = m.enc.n, m.last, ch.Sequence
 	ref := state.ManifestRef{S3Key: key, SHA256: doc.SHA256, SizeBytes: doc.Size, Records: doc.Records}
 	if err := f.st.SealManifest(ctx, doc, ref, named); err != nil {
@@ -209,8 +209,8 @@ func (m *manifestFile) discard() {
 }
 
 // doc describes the bytes that were summed.
-func (s *sums) doc(kind state.Kind, key, file string) state.Doc {
-	return state.Doc{Kind: kind, Key: key, File: file, SHA256: s.sha(), Size: s.size, MD5: s.md5sum()}
+func docOf(s *sums, kind state.Kind, key, file string) state.Doc {
+	return state.Doc{Kind: kind, Key: key, File: file, SHA256: s.Hex(), Size: s.Size(), MD5: s.md5sum()}
 }
 
 // sealDigest seals a digest over the manifests sealed since the last one, with
@@ -323,45 +323,4 @@ func later(a, b time.Time) time.Time {
 		return b
 	}
 	return a
-}
-
-// newDigest describes what ch has gathered since its last digest.
-func (f *Flusher) newDigest(ch state.Chain, counts Counts, reason string, extra []state.Note, end time.Time) *Digest {
-	pending, oldest := f.o.Pending()
-	start := ch.LastDigest
-	if start.IsZero() {
-		if start = earliest(f.started, ch); end.Before(start) {
-			start = end
-		}
-	}
-	d := &Digest{
-		Version: DigestVersion, Instance: f.o.Instance, Source: f.o.Source,
-		Bucket: f.o.Bucket, Prefix: f.o.Mapper.Prefix(), Chain: ch.ID, Sequence: ch.Sequence,
-		StartTime: state.FormatTime(start), EndTime: state.FormatTime(end),
-		Manifests: append([]state.ManifestRef{}, ch.Manifests...),
-		Counts:    counts, UnchangedByIndex: ch.IndexSkips,
-		Scans: utcScans(ch.Scans), Events: utcNotes(ch.Notes, extra),
-		ConfigSHA256: f.o.ConfigSHA256, S3syncdVersion: f.o.Version,
-		Reason: reason, Pending: pending,
-	}
-	if ch.ConfigSHA != "" {
-		d.ConfigSHA256 = ch.ConfigSHA
-	}
-	if n := len(d.Scans); n > 0 {
-		last := d.Scans[n-1]
-		d.Excluded, d.Unreadable, d.Special = &last.Excluded, &last.Unreadable, &last.Special
-		d.Hardlinks = last.Hardlinks
-	}
-	if ch.PrevKey == "" {
-		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = ch.Begins, ch.AbandonsChain, ch.AbandonsSHA256
-	} else {
-		d.PreviousDigestS3Key, d.PreviousDigestSHA256 = &ch.PrevKey, &ch.PrevSHA256
-	}
-	if reason != ReasonStop && reason != ReasonFinal {
-		d.NextDigestDue = timeOrNull(end.Add(f.o.DigestInterval))
-	}
-	if pending > 0 {
-		d.OldestPendingSince = timeOrNull(oldest)
-	}
-	return d
 }

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -305,10 +304,10 @@ func (f *Flusher) announceKey(ctx context.Context) error {
 		return err
 	}
 	old, err := ParsePublicKey(before)
-	if err != nil || k.fingerprint == old.fingerprint {
+	if err != nil || k.Fingerprint() == old.Fingerprint() {
 		return err
 	}
-	rel := announcementName(k.fingerprint, old.fingerprint)
+	rel := announcementName(k.Fingerprint(), old.Fingerprint())
 	if _, err := os.Stat(f.local.path(rel)); err == nil {
 		return nil
 	}
@@ -326,8 +325,8 @@ func (f *Flusher) announceKey(ctx context.Context) error {
 		data []byte
 		same func([]byte) bool
 	}{
-		{keysDir + "/" + old.fingerprint + ".pem", before, nil},
-		{keysDir + "/" + k.fingerprint + ".pem", fresh, nil},
+		{keysDir + "/" + old.Fingerprint() + ".pem", before, nil},
+		{keysDir + "/" + k.Fingerprint() + ".pem", fresh, nil},
 		{rel, data, signedBy(ctx, f.o.SignBefore, fresh)},
 	} {
 		if err := f.publishOnce(ctx, doc.rel, doc.data, doc.same); err != nil {
@@ -439,7 +438,7 @@ func (f *Flusher) publishOnce(ctx context.Context, rel string, data []byte, same
 		return err
 	}
 	key := f.o.Mapper.TrailPrefix() + rel
-	_, err := f.pub.CreateDoc(ctx, key, bytes.NewReader(data), s.size, s.md5sum(), [sha256.Size]byte(s.sha256.Sum(nil)), contentTypeOf(key))
+	_, err := f.pub.CreateDoc(ctx, key, bytes.NewReader(data), s.Size(), s.md5sum(), s.SHA256(), contentTypeOf(key))
 	if errors.Is(err, state.ErrPrecondition) {
 		data, err = f.there(ctx, key, data, same)
 	}

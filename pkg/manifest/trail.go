@@ -127,15 +127,15 @@ func (c *ChainIndex) Tail() []Entry {
 func (t *Trail) Digest(ctx context.Context, key string) (d Digest, sha string, err error) {
 	var parse error
 	err = t.get(ctx, key, func(body io.Reader, o state.Object) error {
-		s := newSHA()
+		s := NewSum()
 		r := io.TeeReader(body, s)
 		data, err := readUpTo(r, o.Size, maxDigestBytes)
 		if err != nil {
 			return err
 		}
-		d, parse = parseDigest(data)
+		d, parse = DecodeDigest(data)
 		_, err = io.Copy(io.Discard, r) // What is too large to parse.
-		sha = s.sha()
+		sha = s.Hex()
 		return err
 	})
 	if err != nil {
@@ -201,14 +201,14 @@ type spooled struct {
 // A hash of "" is not checked, and tempDir may be "".
 func (t *Trail) fetch(ctx context.Context, key, sha, tempDir string) (*spooled, error) {
 	s := &spooled{key: key}
-	var sum *sums
+	var sum *Sum
 	err := t.get(ctx, key, func(body io.Reader, _ state.Object) error {
 		s.close()
-		s.data, s.file, sum = nil, nil, newSums()
-		return s.fill(teeReader{r: body, s: sum}, tempDir)
+		s.data, s.file, sum = nil, nil, NewSum()
+		return s.fill(io.TeeReader(body, sum), tempDir)
 	})
-	if err == nil && sha != "" && sum.sha() != sha {
-		err = fmt.Errorf("%s: %w: its SHA-256 is %s, its digest says %s", key, ErrHash, sum.sha(), sha)
+	if err == nil && sha != "" && sum.Hex() != sha {
+		err = fmt.Errorf("%s: %w: its SHA-256 is %s, its digest says %s", key, ErrHash, sum.Hex(), sha)
 	}
 	if err != nil {
 		s.close()
@@ -247,7 +247,7 @@ func (s *spooled) records(fn func(r *state.Record, raw []byte) error) error {
 		}
 		r = s.file
 	}
-	if err := readManifest(r, fn); err != nil {
+	if err := ReadRecords(r, fn); err != nil {
 		return fmt.Errorf("%s: %w", s.key, err)
 	}
 	return nil
@@ -328,18 +328,4 @@ func inOrderBut[T any](ctx context.Context, n int, late func(i int) bool, fetch 
 		}
 	}
 	return err
-}
-
-// teeReader sums what is read.
-type teeReader struct {
-	r io.Reader
-	s *sums
-}
-
-func (t teeReader) Read(p []byte) (int, error) {
-	n, err := t.r.Read(p)
-	if n > 0 {
-		_, _ = t.s.Write(p[:n]) // It cannot fail.
-	}
-	return n, err
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// documents is the format of all documents of a trail.
-var documents = strictjson.Of(state.MaxNumber, state.Record{}, Digest{}, Signature{}, Bundle{}, AnchorFile{}) //nolint:gochecknoglobals // It is computed once.
+// documents is the format of the documents of a trail.
+var documents = strictjson.Of(state.MaxNumber, state.Record{}, Digest{}, Signature{}) //nolint:gochecknoglobals // It is computed once.
 
 // unambiguous returns an error for a document that other programs may read as
 // something else than this one does.

@@ -256,7 +256,7 @@ func (v *verifier) checkConfigs(ctx context.Context) error {
 			v.fileFinding(FindingConfig, list[i].Key, fmt.Sprintf("it has %d bytes, which are not read", list[i].Size))
 			return nil
 		}
-		if sha := hashOf(data); sha != name {
+		if sha := SumOf(data); sha != name {
 			v.fileFinding(FindingConfig, list[i].Key, "it has the SHA-256 "+sha)
 			return nil
 		}

@@ -99,11 +99,11 @@ func (v *verifier) read(ctx context.Context, x *ChainIndex, i int) (*digestCheck
 		c.unread = err
 		return c, ctx.Err()
 	}
-	c.sha = hashOf(data)
+	c.sha = SumOf(data)
 	if sig, ok := x.Signatures[e.Key]; ok {
 		v.readSignature(ctx, c, sig.Key, data)
 	}
-	if c.d, c.fault = parseDigest(data); c.fault != nil {
+	if c.d, c.fault = DecodeDigest(data); c.fault != nil {
 		c.d = Digest{} // Nothing of it is believed.
 	}
 	if i > 0 && x.Digests[i-1].Name.Sequence == e.Name.Sequence {
@@ -114,7 +114,7 @@ func (v *verifier) read(ctx context.Context, x *ChainIndex, i int) (*digestCheck
 		if !v.worth(x, c, i) {
 			return manifestCheck{gone: true}, nil
 		}
-		return v.t.scan(ctx, &c.d, c.d.Manifests[i])
+		return scanManifest(ctx, v.t, &c.d, c.d.Manifests[i])
 	}
 	return c, inOrder(ctx, len(c.d.Manifests), fetch, func(manifestCheck) {}, func(i int, m manifestCheck, err error) error {
 		m.unread = err

@@ -53,25 +53,25 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// scan reads one manifest of d as a stream. An error says that it could not be
+// scanManifest reads one manifest of d as a stream. An error says that it could not be
 // read to its end.
-func (t *Trail) scan(ctx context.Context, d *Digest, ref state.ManifestRef) (manifestCheck, error) {
-	m, err := t.scanWith(ctx, d, ref, readLines)
+func scanManifest(ctx context.Context, t *Trail, d *Digest, ref state.ManifestRef) (manifestCheck, error) {
+	m, err := scanWith(ctx, t, d, ref, readLines)
 	if errors.Is(m.format, errOtherForm) {
 		// Not as this release writes it: it may still be a manifest.
-		return t.scanWith(ctx, d, ref, func(r io.Reader, fn func(*state.Record) error) error {
-			return readManifest(r, func(rec *state.Record, _ []byte) error { return fn(rec) })
+		return scanWith(ctx, t, d, ref, func(r io.Reader, fn func(*state.Record) error) error {
+			return ReadRecords(r, func(rec *state.Record, _ []byte) error { return fn(rec) })
 		})
 	}
 	return m, err
 }
 
-// scanWith is scan with a reader of records.
-func (t *Trail) scanWith(ctx context.Context, d *Digest, ref state.ManifestRef, read func(io.Reader, func(*state.Record) error) error) (m manifestCheck, err error) {
+// scanWith is scanManifest with a reader of records.
+func scanWith(ctx context.Context, t *Trail, d *Digest, ref state.ManifestRef, read func(io.Reader, func(*state.Record) error) error) (m manifestCheck, err error) {
 	err = t.get(ctx, ref.S3Key, func(body io.Reader, _ state.Object) error {
 		m = manifestCheck{}
 		src := &sourceReader{r: body}
-		sum := newSHA()
+		sum := NewSum()
 		r := io.TeeReader(src, sum)
 		rc := recordCheck{m: &m, d: d, prefix: "s3://" + d.Bucket + "/"}
 		m.format = read(r, func(rec *state.Record) error {
@@ -82,7 +82,7 @@ func (t *Trail) scanWith(ctx context.Context, d *Digest, ref state.ManifestRef, 
 			return ctx.Err()
 		}
 		_, _ = io.Copy(io.Discard, r) // Its error is in src.
-		m.sha, m.size = sum.sha(), sum.size
+		m.sha, m.size = sum.Hex(), sum.Size()
 		return src.err
 	})
 	if errors.Is(err, fs.ErrNotExist) {
