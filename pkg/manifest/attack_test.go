@@ -56,7 +56,7 @@ func (a *attacked) cut(from int) {
 	digests := a.digests()
 	n, _ := ParseName(digests[from])
 	for key := range a.b.objects {
-		if m, ok := ParseName(strings.TrimSuffix(key, sigSuffix) + ".json"); ok && m.Sequence >= n.Sequence {
+		if m, ok := ParseName(strings.TrimSuffix(key, signatureSuffix) + ".json"); ok && m.Sequence >= n.Sequence {
 			delete(a.b.objects, key)
 		}
 		if m, ok := ParseName(key); ok && m.Sequence >= n.Sequence {

@@ -43,7 +43,7 @@ func signed(t *testing.T) (*fakeArchive, *Bundle, *PublicKey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.set(strings.TrimSuffix(second, ".json")+sigSuffix, data)
+	a.set(strings.TrimSuffix(second, ".json")+signatureSuffix, data)
 	a.set("p/_manifests/keys/"+public.Fingerprint()+".pem", encodePublic(der))
 	b := a.bundle(t, "p/f", "")
 	if len(b.Digests) != 2 || b.Digests[0].S3Key != first || b.Digests[1].S3Key != second {

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -246,7 +247,7 @@ func (f *Flusher) publishEnd(ctx context.Context) error {
 			return err
 		}
 		c := state.ClassOf(err)
-		if !c.Passes() || !pause(ctx, backoff(n, c)) {
+		if !c.Passes() || !backoff.Pause(ctx, backoff.Jittered(n, c)) {
 			return err
 		}
 	}

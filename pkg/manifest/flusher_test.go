@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -688,10 +689,10 @@ func TestCopyRunIsOneArrayOfThisRun(t *testing.T) {
 
 func TestBackoffIsBounded(t *testing.T) {
 	for n := range 20 {
-		if d := backoff(n, state.ClassTransient); d <= 0 || d > min(time.Minute, time.Second<<min(n, 6)) {
+		if d := backoff.Jittered(n, state.ClassTransient); d <= 0 || d > min(time.Minute, time.Second<<min(n, 6)) {
 			t.Errorf("backoff(%d) = %v", n, d)
 		}
-		if d := backoff(n, state.ClassConfiguration); d < 30*time.Second || d > time.Minute {
+		if d := backoff.Jittered(n, state.ClassConfiguration); d < 30*time.Second || d > time.Minute {
 			t.Errorf("backoff(%d, configuration) = %v, want 30 s to a minute", n, d)
 		}
 	}

@@ -157,7 +157,7 @@ func (m *removal) place(rel string, how func(from, to string) error) error {
 
 // documentOf returns the name of the document that a signature is of, or name.
 func documentOf(name string) string {
-	if base, ok := strings.CutSuffix(name, sigSuffix); ok {
+	if base, ok := strings.CutSuffix(name, signatureSuffix); ok {
 		return base + ".json"
 	}
 	return name

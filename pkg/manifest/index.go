@@ -25,7 +25,7 @@ type indexer struct {
 
 // signatureOf returns the document that rel is the signature of, or rel.
 func signatureOf(rel string) (document string, isSig bool) {
-	base, isSig := strings.CutSuffix(rel, sigSuffix)
+	base, isSig := strings.CutSuffix(rel, signatureSuffix)
 	if isSig && !strings.HasPrefix(rel, keysDir+"/") {
 		return base + ".json", true
 	}
@@ -78,7 +78,7 @@ func (in *indexer) full(known, isSig bool, rel string) bool {
 // and keeps names only.
 func (t *Trail) Index(ctx context.Context) (Index, error) {
 	in := &indexer{root: t.root(), chains: map[chainKey]*ChainIndex{}}
-	err := t.asker.listAll(ctx, t.lib, in.root, "", func(o state.Object) error {
+	err := t.retrier.list(ctx, t.lib, in.root, "", func(o state.Object) error {
 		in.add(o)
 		return nil
 	})
@@ -150,7 +150,7 @@ func (in *indexer) index() Index {
 		}
 	}
 	for _, e := range in.sigs {
-		digest := strings.TrimSuffix(e.Key, sigSuffix) + ".json"
+		digest := strings.TrimSuffix(e.Key, signatureSuffix) + ".json"
 		if c := digests[digest]; c != nil {
 			c.Signatures[digest] = e
 		} else {

@@ -92,7 +92,7 @@ func (k *known) signed(ctx context.Context, key string, data []byte) (bool, erro
 	if len(k.keys) == 0 {
 		return false, nil
 	}
-	sig, err := k.remote.read(ctx, strings.TrimSuffix(key, ".json")+sigSuffix, maxSignatureBytes)
+	sig, err := k.remote.read(ctx, strings.TrimSuffix(key, ".json")+signatureSuffix, maxSignatureBytes)
 	if err != nil {
 		if outage(ctx, err) {
 			return false, err

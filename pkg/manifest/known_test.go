@@ -145,7 +145,7 @@ func TestALostStateFollowsAChainWithoutItsLastSignature(t *testing.T) {
 	r.commit("a", 1)
 	r.flush(ReasonFlush)
 	old := r.chain()
-	delete(r.bucket.objects, strings.TrimSuffix(old.PrevKey, ".json")+sigSuffix)
+	delete(r.bucket.objects, strings.TrimSuffix(old.PrevKey, ".json")+signatureSuffix)
 	r.close()
 	r.must(os.RemoveAll(r.dir + "/state"))
 	r.must(os.RemoveAll(r.local()))

@@ -153,7 +153,7 @@ func (c localCopies) keepUnsigned(kept map[string]bool) error {
 	signed := map[string]bool{}
 	var digests []string
 	err := c.walk(func(path string, e fs.DirEntry) error {
-		if base, ok := strings.CutSuffix(path, sigSuffix); ok {
+		if base, ok := strings.CutSuffix(path, signatureSuffix); ok {
 			signed[base+".json"] = true
 		} else if n, ok := ParseName(e.Name()); ok && n.Digest {
 			digests = append(digests, path)
@@ -171,7 +171,7 @@ func (c localCopies) keepUnsigned(kept map[string]bool) error {
 // documentTime returns the time of the document called name, or false for what
 // is none. Configurations have no time in their names.
 func documentTime(name string, modified time.Time) (time.Time, bool) {
-	if base, ok := strings.CutSuffix(name, sigSuffix); ok {
+	if base, ok := strings.CutSuffix(name, signatureSuffix); ok {
 		name = base + ".json"
 	}
 	if n, ok := ParseName(name); ok {

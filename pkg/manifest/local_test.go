@@ -176,7 +176,7 @@ func TestDigestsAreSignedWhenTheSignerAnswers(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.Sign = signer })
 	r.begin(state.Report{New: true})
 	r.bucket.set(func(_, key string) error {
-		if strings.HasSuffix(key, sigSuffix) {
+		if strings.HasSuffix(key, signatureSuffix) {
 			return errors.New("down")
 		}
 		return nil
@@ -199,7 +199,7 @@ func TestDigestsAreSignedWhenTheSignerAnswers(t *testing.T) {
 			continue
 		}
 		var s Signature
-		if err := json.Unmarshal(r.bucket.objects[strings.TrimSuffix(key, ".json")+sigSuffix], &s); err != nil {
+		if err := json.Unmarshal(r.bucket.objects[strings.TrimSuffix(key, ".json")+signatureSuffix], &s); err != nil {
 			t.Fatalf("%s: %v", key, err)
 		}
 		sig, err := base64.StdEncoding.DecodeString(s.Signature)

@@ -10,8 +10,8 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// stampFormat is the time in a document's name, UTC.
-const stampFormat = "20060102_150405"
+// timeFormat is the time in a document's name, UTC.
+const timeFormat = "20060102_150405"
 
 // digestDirHive holds the digests in layout hive. Query engines pass over names
 // that begin with an underscore.
@@ -35,7 +35,7 @@ var namePattern = regexp.MustCompile(`^(manifest|digest)_([0-9]{8}_[0-9]{6})_(` 
 
 // String returns the base name. ParseName reads it back.
 func (n Name) String() string {
-	s := fmt.Sprintf("%s_%s_%s_%08d", n.Time.UTC().Format(stampFormat), n.Instance, n.Chain, n.Sequence)
+	s := fmt.Sprintf("%s_%s_%s_%08d", n.Time.UTC().Format(timeFormat), n.Instance, n.Chain, n.Sequence)
 	if n.Digest {
 		return "digest_" + s + ".json"
 	}
@@ -67,7 +67,7 @@ func ParseName(s string) (n Name, ok bool) {
 	if m == nil {
 		return Name{}, false
 	}
-	at, err := time.Parse(stampFormat, m[2])
+	at, err := time.Parse(timeFormat, m[2])
 	if err != nil {
 		return Name{}, false
 	}
@@ -120,5 +120,5 @@ var configPattern = regexp.MustCompile(`^config_[0-9a-f]{64}\.json$`)
 // namePart is what an instance may consist of.
 const namePart = `[A-Za-z0-9._-]+`
 
-// sigSuffix ends the name of a digest's signature, in place of .json.
-const sigSuffix = ".sig"
+// signatureSuffix ends the name of a digest's signature, in place of .json.
+const signatureSuffix = ".sig"

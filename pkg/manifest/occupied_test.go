@@ -48,7 +48,7 @@ func (s *ecdsaSigner) PublicKey(context.Context) ([]byte, error) { return s.publ
 // occupy puts something under the name of each signature before s3syncd does.
 func occupy(b *bucket, with func(key string) []byte) {
 	b.fault = func(op, key string) error {
-		if _, there := b.objects[key]; op == "PUT" && !there && strings.HasSuffix(key, sigSuffix) {
+		if _, there := b.objects[key]; op == "PUT" && !there && strings.HasSuffix(key, signatureSuffix) {
 			if data := with(key); data != nil {
 				b.objects[key] = data
 			}
@@ -124,7 +124,7 @@ func TestASignatureWhoseAnswerWasLostIsPublished(t *testing.T) {
 	r.begin(state.Report{New: true})
 	lost := 0
 	r.bucket.set(nil, func(_, key string) error {
-		if strings.HasSuffix(key, sigSuffix) {
+		if strings.HasSuffix(key, signatureSuffix) {
 			lost++
 			return errors.New("no answer")
 		}

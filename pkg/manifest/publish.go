@@ -12,14 +12,12 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// The waits between tries to publish.
 const (
-	backoffFirst = time.Second
-	backoffMost  = time.Minute
-	logEvery     = time.Minute
+	logEvery = time.Minute
 )
 
 // publishLoop publishes whenever something was sealed and retries what could
@@ -56,7 +54,7 @@ func (f *Flusher) publishLoop(ctx, work context.Context) {
 		if stopped(work, err) {
 			return
 		}
-		retry.Reset(backoff(failures, state.ClassOf(err)))
+		retry.Reset(backoff.Jittered(failures, state.ClassOf(err)))
 		failures++
 	}
 }
@@ -88,7 +86,7 @@ func (f *Flusher) publishUntil(ctx context.Context) error {
 		if last == nil || !stopped(ctx, err) {
 			last = err
 		}
-		if !pause(ctx, backoff(n, state.ClassOf(err))) {
+		if !backoff.Pause(ctx, backoff.Jittered(n, state.ClassOf(err))) {
 			return errors.Join(last, ctx.Err())
 		}
 	}

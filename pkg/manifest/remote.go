@@ -35,7 +35,7 @@ func (r remote) each(ctx context.Context, since time.Time, fn func(n Name, key s
 	for _, prefix := range []string{r.trail + "digest_", r.trail + digestDirHive + "/digest_"} {
 		from := ""
 		if !since.IsZero() {
-			from = prefix + since.UTC().Format(stampFormat)
+			from = prefix + since.UTC().Format(timeFormat)
 		}
 		err := r.pub.List(ctx, prefix, from, func(o state.Object) error {
 			if n, ok := ParseName(o.Key); ok && n.Digest {

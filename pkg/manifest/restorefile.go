@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -217,7 +218,7 @@ func (f *file) download(ctx context.Context, in io.Writer) (state.Object, error)
 		if err == nil {
 			continue // Another object is to be tried.
 		}
-		if !passing(err) || ctx.Err() != nil {
+		if !temporary(err) || ctx.Err() != nil {
 			return d.obj, err
 		}
 		if time.Since(d.since) > f.o.GiveUp {
@@ -226,7 +227,7 @@ func (f *file) download(ctx context.Context, in io.Writer) (state.Object, error)
 			}
 			return d.obj, err
 		}
-		if !pause(ctx, min(backoff(n, state.ClassOf(err)), maxPause)) {
+		if !backoff.Pause(ctx, min(backoff.Jittered(n, state.ClassOf(err)), maxPause)) {
 			return d.obj, ctx.Err()
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -55,13 +56,13 @@ func (r *restorer) plan(ctx context.Context) error {
 	since := time.Now()
 	for n := 0; ; n++ {
 		err := r.planOnce(ctx)
-		if err == nil || !passing(err) || ctx.Err() != nil {
+		if err == nil || !temporary(err) || ctx.Err() != nil {
 			return err
 		}
 		if time.Since(since) > r.o.GiveUp {
 			return fmt.Errorf("%w for %v: %w", ErrOutage, r.o.GiveUp, err)
 		}
-		if !pause(ctx, min(backoff(n, state.ClassOf(err)), maxPause)) {
+		if !backoff.Pause(ctx, min(backoff.Jittered(n, state.ClassOf(err)), maxPause)) {
 			return ctx.Err()
 		}
 	}
@@ -104,7 +105,7 @@ func (p *planner) ask(ctx context.Context) error {
 		At: p.o.At, KeyPrefix: p.mapper.Prefix(), Instance: p.o.Instance, TempDir: p.o.TempDir, Memory: p.o.Memory,
 		Unproven: func(string) { p.sum.Unproven++ },
 		Distrust: func(key string, err error) error {
-			if passing(err) || refused(err) {
+			if temporary(err) || refused(err) {
 				return err // The server said so, not the document.
 			}
 			p.fault(key, err)

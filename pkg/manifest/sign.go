@@ -231,7 +231,7 @@ func (f *Flusher) unsigned(ctx context.Context) ([]string, error) {
 	signed := map[string]bool{}
 	var files []string
 	err = f.local.walk(func(path string, e fs.DirEntry) error {
-		if base, ok := strings.CutSuffix(path, sigSuffix); ok {
+		if base, ok := strings.CutSuffix(path, signatureSuffix); ok {
 			signed[base+".json"] = true
 		} else if n, ok := ParseName(e.Name()); ok && n.Digest && n.Instance == f.o.Instance && !waiting[path] &&
 			(n.Chain != ch.ID || n.Sequence < ch.Sequence) {
@@ -359,7 +359,7 @@ func (f *Flusher) sign(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	rel, err := filepath.Rel(f.o.LocalDir, strings.TrimSuffix(file, ".json")+sigSuffix)
+	rel, err := filepath.Rel(f.o.LocalDir, strings.TrimSuffix(file, ".json")+signatureSuffix)
 	if err != nil {
 		return err
 	}

@@ -116,7 +116,7 @@ func canonicalPEM(data []byte) bool {
 // announcementName returns the name, below the trail, of the announcement of a
 // new key under an old one's signature.
 func announcementName(fresh, old string) string {
-	return keysDir + "/" + fresh + ".announced-by-" + old + sigSuffix
+	return keysDir + "/" + fresh + ".announced-by-" + old + signatureSuffix
 }
 
 // AlgorithmEd25519 names pure Ed25519 (RFC 8032) over a digest's bytes.

@@ -21,7 +21,7 @@ type tampering struct {
 }
 
 // sigOf returns the key of a digest's signature.
-func sigOf(digest string) string { return strings.TrimSuffix(digest, ".json") + sigSuffix }
+func sigOf(digest string) string { return strings.TrimSuffix(digest, ".json") + signatureSuffix }
 
 func pick(r *rand.Rand, keys []string) string { return keys[r.IntN(len(keys))] }
 

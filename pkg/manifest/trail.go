@@ -29,9 +29,9 @@ const fetchWidth = 8
 // concurrent use and keeps no document. A request that fails, or whose body breaks
 // off, is made again for about a minute.
 type Trail struct {
-	lib    Library
-	prefix string
-	asker  asker
+	lib     Library
+	prefix  string
+	retrier retrier
 }
 
 // NewTrail returns the trail of prefix: as in Digest.Prefix, with a trailing
@@ -150,7 +150,7 @@ func (t *Trail) Digest(ctx context.Context, key string) (d Digest, sha string, e
 // get has fn read the document under key, from its start again where its body
 // breaks off.
 func (t *Trail) get(ctx context.Context, key string, fn func(body io.Reader, o state.Object) error) error {
-	return t.asker.again(ctx, func() error {
+	return t.retrier.do(ctx, func() error {
 		body, o, err := t.lib.Get(ctx, key)
 		if err == nil {
 			err = errors.Join(fn(body, o), body.Close())

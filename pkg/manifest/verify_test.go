@@ -99,7 +99,7 @@ func (s *signedTrail) head() Anchor {
 func (s *signedTrail) documents(kind string) (keys []string) {
 	for key := range s.objects {
 		base := key[strings.LastIndex(key, "/")+1:]
-		if strings.HasPrefix(base, kind) && !strings.HasSuffix(base, sigSuffix) {
+		if strings.HasPrefix(base, kind) && !strings.HasSuffix(base, signatureSuffix) {
 			keys = append(keys, key)
 		}
 	}
@@ -176,7 +176,7 @@ func TestVerifyNamesTheChainThatFellSilent(t *testing.T) {
 	// The clean stop is gone: the one before it promised another digest.
 	l := s.library(func(o map[string][]byte) {
 		delete(o, digests[2])
-		delete(o, strings.TrimSuffix(digests[2], ".json")+sigSuffix)
+		delete(o, strings.TrimSuffix(digests[2], ".json")+signatureSuffix)
 	})
 	off := func(o *VerifyOptions) { o.Anchors = nil }
 	wantKinds(t, s.verify(t, l, off), nil, "tail-unanchored")

@@ -109,7 +109,7 @@ func (c *objectCheck) run(ctx context.Context) error {
 // versions looks for delete markers and noncurrent versions under the trail.
 func (c *objectCheck) versions(ctx context.Context) error {
 	after := ""
-	err := c.t.asker.again(ctx, func() error {
+	err := c.t.retrier.do(ctx, func() error {
 		return c.objects.ListVersions(ctx, c.t.root(), after, func(v state.ObjectVersion) error {
 			if v.Key != after {
 				after = v.Key
@@ -219,7 +219,7 @@ func (c *objectCheck) list(ctx context.Context) *listing {
 	l := &listing{root: c.t.root(), keys: make(chan string, 1024), cancel: cancel, done: make(chan error, 1)}
 	go func() {
 		defer close(l.keys)
-		l.done <- c.t.asker.listAll(ctx, c.objects, c.t.prefix, "", func(o state.Object) error {
+		l.done <- c.t.retrier.list(ctx, c.objects, c.t.prefix, "", func(o state.Object) error {
 			if strings.HasPrefix(o.Key, l.root) {
 				return nil
 			}
@@ -321,7 +321,7 @@ func (c *objectCheck) compare(ctx context.Context, j objectJob) {
 
 // ask asks for one object.
 func (c *objectCheck) ask(ctx context.Context, key string) (o state.Object, absent bool, err error) {
-	err = c.t.asker.again(ctx, func() (err error) {
+	err = c.t.retrier.do(ctx, func() (err error) {
 		o, err = c.objects.Head(ctx, key)
 		return err
 	})
@@ -525,7 +525,7 @@ func (c *objectCheck) chosen(key string) bool {
 func (c *objectCheck) download(ctx context.Context, r *state.Record) bool {
 	var sum [2]string
 	var size int64
-	err := c.t.asker.again(ctx, func() error {
+	err := c.t.retrier.do(ctx, func() error {
 		body, _, err := c.objects.Get(ctx, r.S3Key)
 		if err != nil {
 			return err
