@@ -18,6 +18,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // statusWait is how long a daemon is waited for that might tell what it has not
@@ -30,7 +31,7 @@ type Vouchers struct {
 	AnchorFile string   // heads of earlier clean runs
 	PublicKeys []string // files
 
-	keys []*manifest.PublicKey
+	keys []*trail.PublicKey
 	file *manifest.AnchorFile
 }
 
@@ -41,7 +42,7 @@ func (v *Vouchers) load() error {
 		if err != nil {
 			return fmt.Errorf("--public-key: %w", err)
 		}
-		k, err := manifest.ParsePublicKey(data)
+		k, err := trail.ParsePublicKey(data)
 		if err != nil {
 			return fmt.Errorf("%w: --public-key %s: %w", ErrWrongUse, file, err)
 		}
@@ -173,13 +174,13 @@ func (h *hostTrail) anchors(ctx context.Context) ([]manifest.Anchor, error) {
 	st := h.state(ctx) // Before the copies: what it knows has one.
 	var list []manifest.Anchor
 	dir := filepath.Join(h.cfg.Manifest.LocalDir, h.source.Name)
-	lib, err := manifest.DirLibrary(dir, prefix+state.ReservedDir+"/")
+	lib, err := trail.DirLibrary(dir, prefix+state.ReservedDir+"/")
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return nil, err
 	default:
-		if list, err = manifest.LocalAnchors(ctx, manifest.NewTrail(lib, prefix), h.source.Bucket, st.waits); err != nil {
+		if list, err = manifest.LocalAnchors(ctx, trail.NewTrail(lib, prefix), h.source.Bucket, st.waits); err != nil {
 			return nil, fmt.Errorf("local copies in %s: %w", dir, err)
 		}
 	}
@@ -198,7 +199,7 @@ func (s *hostState) waits(keys []string) map[string]bool {
 	}
 	waiting := make(map[string]bool, len(keys))
 	for _, k := range keys {
-		n, _ := manifest.ParseName(k)
+		n, _ := trail.ParseName(k)
 		waiting[k] = s.known || time.Since(n.Time) < unknownWait
 	}
 	return waiting
@@ -245,7 +246,7 @@ func (h *hostTrail) again(err error) func(context.Context) ([]manifest.Anchor, e
 
 // keys returns the public half of the key in a file that the host signs with,
 // none where it signs with none, or with one that cannot be read.
-func (h *hostTrail) keys(ctx context.Context) []*manifest.PublicKey {
+func (h *hostTrail) keys(ctx context.Context) []*trail.PublicKey {
 	file, ok := strings.CutPrefix(h.cfg.Manifest.Sign, "ed25519:")
 	if !ok {
 		return nil
@@ -258,9 +259,9 @@ func (h *hostTrail) keys(ctx context.Context) []*manifest.PublicKey {
 	if err != nil {
 		return nil
 	}
-	key, err := manifest.ParsePublicKey(data)
+	key, err := trail.ParsePublicKey(data)
 	if err != nil {
 		return nil
 	}
-	return []*manifest.PublicKey{key}
+	return []*trail.PublicKey{key}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 const (
@@ -52,7 +53,7 @@ func ownState(t *testing.T, n int) *hostTrail {
 		if err != nil {
 			t.Fatal(err)
 		}
-		name := manifest.Name{Digest: true, Time: at, Instance: "app-01", Chain: ownChain, Sequence: uint64(i + 1)}
+		name := trail.Name{Digest: true, Time: at, Instance: "app-01", Chain: ownChain, Sequence: uint64(i + 1)}
 		doc := state.Doc{Kind: state.KindDigest, Key: "p/_manifests/" + name.Path(), SHA256: strings.Repeat("a", 64)}
 		if err := s.SealDigest(t.Context(), doc, ch, at, at); err != nil {
 			t.Fatal(err)
@@ -97,7 +98,7 @@ func TestTheStateIsAnAnchor(t *testing.T) {
 // Where only the number of waiting documents is known, they are the newest.
 func TestOnlyTheNewestDocumentsWait(t *testing.T) {
 	key := func(age time.Duration) string {
-		return "p/_manifests/" + manifest.Name{Digest: true, Time: time.Now().Add(-age).UTC().Truncate(time.Second), Instance: "app-01", Chain: ownChain, Sequence: 1}.Path()
+		return "p/_manifests/" + trail.Name{Digest: true, Time: time.Now().Add(-age).UTC().Truncate(time.Second), Instance: "app-01", Chain: ownChain, Sequence: 1}.Path()
 	}
 	keys := []string{key(48 * time.Hour), key(23 * time.Hour), key(time.Hour)}
 	for _, row := range []struct {

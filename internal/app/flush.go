@@ -12,9 +12,9 @@ import (
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // blockCheck is how often a flush looks whether something is in its way.
@@ -53,7 +53,7 @@ func (g *generation) flush(ctx context.Context, s *liveSource) admin.FlushedSour
 	if err == nil {
 		begin := time.Now()
 		err = unless(ctx, func() error { return s.unpublishable(begin) },
-			func(ctx context.Context) error { return s.Flusher.Flush(ctx, manifest.ReasonFlush) })
+			func(ctx context.Context) error { return s.Flusher.Flush(ctx, trail.ReasonFlush) })
 	}
 	if err != nil {
 		answer.Reasons = append(answer.Reasons, g.whyNot(s, err))

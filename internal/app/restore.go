@@ -14,6 +14,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // sortMemory is what sorting the trail's records may take.
@@ -66,7 +67,7 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 		return none, err
 	}
 	defer store.CloseIdle()
-	trail := manifest.NewTrail(store, o.Origin.mapper().Prefix())
+	trail := trail.NewTrail(store, o.Origin.mapper().Prefix())
 	instance, err := o.Origin.pickInstance(ctx, trail, o.Instance)
 	if err != nil {
 		return none, pipeline.Interrupted(ctx, err)

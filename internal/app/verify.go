@@ -14,6 +14,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // verifyWorkers is how many requests a verification makes at once.
@@ -57,7 +58,7 @@ type VerifyResult struct {
 type verifyTarget struct {
 	source *config.Source // nil: without a configuration
 	origin Origin
-	trail  *manifest.Trail
+	trail  *trail.Trail
 	reader *s3store.Reader // nil: offline
 	bucket string
 	prefix string     // as in manifest.Digest.Prefix
@@ -147,7 +148,7 @@ func (v *verification) targets(ctx context.Context) ([]*verifyTarget, error) {
 			return nil, err
 		}
 		t.bucket, t.prefix = t.origin.Bucket, t.origin.mapper().Prefix()
-		t.trail = manifest.NewTrail(t.reader, t.prefix)
+		t.trail = trail.NewTrail(t.reader, t.prefix)
 		if t.source != nil {
 			t.host = &hostTrail{cfg: v.o.Config, source: t.source}
 		}

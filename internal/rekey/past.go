@@ -11,8 +11,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/pipeline"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	trailpkg "github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // past goes through what the trail knows of objects, in the order of their keys,
@@ -71,10 +71,10 @@ func (p *past) of(key string) (*state.Record, error) {
 // archived calls fn for each object that the trail knows, in the order of keys.
 func archived(ctx context.Context, s *pipeline.Source, fn func(state.Record) error) error {
 	lib := localFirst{far: s.Store}
-	if near, err := manifest.DirLibrary(s.Session.CopiesOf(s.Config.Name), s.Mapper.TrailPrefix()); err == nil {
+	if near, err := trailpkg.DirLibrary(s.Session.CopiesOf(s.Config.Name), s.Mapper.TrailPrefix()); err == nil {
 		lib.near = near
 	}
-	trail := manifest.NewTrail(lib, s.Mapper.Prefix())
+	trail := trailpkg.NewTrail(lib, s.Mapper.Prefix())
 	head, pending, err := knownHead(ctx, s, trail)
 	if err != nil {
 		return err
@@ -87,7 +87,7 @@ func archived(ctx context.Context, s *pipeline.Source, fn func(state.Record) err
 
 // knownHead returns the head that the state knows, and the records that no digest
 // names yet; or, without a state, the newest head of this instance.
-func knownHead(ctx context.Context, s *pipeline.Source, trail *manifest.Trail) (head manifest.Head, pending func(func([]byte) error) error, err error) {
+func knownHead(ctx context.Context, s *pipeline.Source, trail *trailpkg.Trail) (head trailpkg.Head, pending func(func([]byte) error) error, err error) {
 	if s.State == nil {
 		return newestHead(ctx, s.Session.Config.Instance, trail)
 	}
@@ -95,9 +95,9 @@ func knownHead(ctx context.Context, s *pipeline.Source, trail *manifest.Trail) (
 	if err != nil {
 		return head, nil, err
 	}
-	head = manifest.Head{Chain: c.ID, Key: c.PrevKey, SHA256: c.PrevSHA256}
+	head = trailpkg.Head{Chain: c.ID, Key: c.PrevKey, SHA256: c.PrevSHA256}
 	if c.PrevKey == "" {
-		head = manifest.Head{Chain: c.AbandonsChain, SHA256: c.AbandonsSHA256}
+		head = trailpkg.Head{Chain: c.AbandonsChain, SHA256: c.AbandonsSHA256}
 	}
 	return head, func(fn func([]byte) error) error {
 		return s.State.Records(0, math.MaxInt64, func(_ uint64, _ state.Status, line []byte) error { return fn(line) })
@@ -106,14 +106,14 @@ func knownHead(ctx context.Context, s *pipeline.Source, trail *manifest.Trail) (
 
 // newestHead returns the bucket's newest head of this instance. Nothing vouches
 // for it: it is for what changes nothing.
-func newestHead(ctx context.Context, instance string, trail *manifest.Trail) (head manifest.Head, pending func(func([]byte) error) error, err error) {
+func newestHead(ctx context.Context, instance string, trail *trailpkg.Trail) (head trailpkg.Head, pending func(func([]byte) error) error, err error) {
 	chains, err := trail.Chains(ctx)
 	if err != nil {
 		return head, nil, err
 	}
 	for _, c := range slices.Backward(chains) {
 		if c.Instance == instance && len(c.Digests) > 0 {
-			return manifest.Head{Chain: c.ID}, nil, nil
+			return trailpkg.Head{Chain: c.ID}, nil, nil
 		}
 	}
 	return head, nil, nil
@@ -121,7 +121,7 @@ func newestHead(ctx context.Context, instance string, trail *manifest.Trail) (he
 
 // localFirst reads documents from the host's copies, and what is not there from
 // the bucket. Who reads compares hashes.
-type localFirst struct{ near, far manifest.Library }
+type localFirst struct{ near, far trailpkg.Library }
 
 // Get implements manifest.Library.
 func (l localFirst) Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error) {

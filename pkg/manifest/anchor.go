@@ -15,6 +15,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/strictjson"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // anchorVersion is the version of an anchor file.
@@ -49,16 +50,16 @@ func ReadAnchorFile(path string) (*AnchorFile, error) {
 		return nil, err
 	}
 	if err := json.Unmarshal(data, f); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", path, ErrFormat, err)
+		return nil, fmt.Errorf("%s: %w: %w", path, trail.ErrFormat, err)
 	}
 	switch {
 	case f.Version > anchorVersion:
-		return nil, fmt.Errorf("%s: %w: version %d", path, ErrNewerFormat, f.Version)
+		return nil, fmt.Errorf("%s: %w: version %d", path, trail.ErrNewerFormat, f.Version)
 	case f.Version != anchorVersion:
-		return nil, fmt.Errorf("%s: %w: it keeps no heads", path, ErrFormat)
+		return nil, fmt.Errorf("%s: %w: it keeps no heads", path, trail.ErrFormat)
 	}
 	if err := anchorFiles.Check(data); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", path, ErrFormat, err)
+		return nil, fmt.Errorf("%s: %w: %w", path, trail.ErrFormat, err)
 	}
 	return f, nil
 }
@@ -111,7 +112,7 @@ func (f *AnchorFile) Write(path string) error {
 // destination before has copies of that trail as well. The keys of all manifests
 // and digests, in the order in which they were written, go to waits, which returns
 // those that may not be published yet.
-func LocalAnchors(ctx context.Context, local *Trail, bucket string, waits func(keys []string) map[string]bool) ([]Anchor, error) {
+func LocalAnchors(ctx context.Context, local *trail.Trail, bucket string, waits func(keys []string) map[string]bool) ([]Anchor, error) {
 	chains, err := local.Chains(ctx)
 	if err != nil {
 		return nil, err
@@ -122,13 +123,13 @@ func LocalAnchors(ctx context.Context, local *Trail, bucket string, waits func(k
 		list := chains[i].Digests
 		fetch := func(ctx context.Context, i int) (c copiedDigest, err error) {
 			c.d, c.sha, err = local.Digest(ctx, list[i].Key)
-			if errors.Is(err, ErrFormat) || errors.Is(err, ErrNewerFormat) {
+			if errors.Is(err, trail.ErrFormat) || errors.Is(err, trail.ErrNewerFormat) {
 				err = nil // Its hash alone is compared.
 			}
 			return c, err
 		}
-		err := inOrder(ctx, len(list), fetch, func(copiedDigest) {}, func(i int, c copiedDigest, err error) error {
-			if errors.Is(err, fs.ErrNotExist) || c.elsewhere(bucket, local.prefix) {
+		err := trail.InOrder(ctx, len(list), fetch, func(copiedDigest) {}, func(i int, c copiedDigest, err error) error {
+			if errors.Is(err, fs.ErrNotExist) || c.elsewhere(bucket, local.Prefix) {
 				return nil // Swept by now, or of another trail.
 			}
 			anchors = append(anchors, c.anchors(list[i], i == 0, waiting)...)
@@ -143,7 +144,7 @@ func LocalAnchors(ctx context.Context, local *Trail, bucket string, waits func(k
 
 // copiedDigest is a host's copy of a digest; d is empty where it is none.
 type copiedDigest struct {
-	d   Digest
+	d   trail.Digest
 	sha string
 }
 
@@ -154,10 +155,10 @@ func (c *copiedDigest) elsewhere(bucket, prefix string) bool {
 
 // anchors returns the digest, and of the first copy of a chain also the one that it
 // says is before it.
-func (c *copiedDigest) anchors(e Entry, first bool, waiting map[string]bool) (list []Anchor) {
+func (c *copiedDigest) anchors(e trail.Entry, first bool, waiting map[string]bool) (list []Anchor) {
 	n := e.Name
 	a := Anchor{Instance: n.Instance, Chain: n.Chain, Local: true, From: "the host's copy", Written: n.Time}
-	if first && c.d.PreviousDigestSHA256 != nil && n.says(&c.d) == nil {
+	if first && c.d.PreviousDigestSHA256 != nil && n.Says(&c.d) == nil {
 		before := a
 		before.Sequence, before.SHA256 = n.Sequence-1, *c.d.PreviousDigestSHA256
 		before.Waiting = waiting[*c.d.PreviousDigestS3Key]
@@ -169,16 +170,16 @@ func (c *copiedDigest) anchors(e Entry, first bool, waiting map[string]bool) (li
 
 // written lists the documents of some chains in the order in which a host wrote
 // them.
-func written(chains []ChainIndex) []string {
-	var all []Entry
+func written(chains []trail.ChainIndex) []string {
+	var all []trail.Entry
 	for i := range chains {
 		all = append(append(all, chains[i].Digests...), chains[i].Manifests...)
 	}
-	slices.SortFunc(all, func(a, b Entry) int {
+	slices.SortFunc(all, func(a, b trail.Entry) int {
 		if order := cmp.Or(a.Name.Time.Compare(b.Name.Time), strings.Compare(a.Name.Chain, b.Name.Chain)); order != 0 {
 			return order
 		}
-		if a.Name.before(b.Name) {
+		if a.Name.Before(b.Name) {
 			return -1
 		}
 		return 1
@@ -192,7 +193,7 @@ func written(chains []ChainIndex) []string {
 
 // Copies is a directory of copies, and where it says that it was copied from.
 type Copies struct {
-	Trail  *Trail
+	Trail  *trail.Trail
 	Bucket string
 	Prefix string // as in Digest.Prefix
 	Dir    string
@@ -236,11 +237,11 @@ func OpenCopies(ctx context.Context, dir string) ([]Copies, error) {
 
 // openCopy opens the copies of one trail, nil where dir holds no digest.
 func openCopy(ctx context.Context, dir string) (*Copies, error) {
-	lib, err := DirLibrary(dir, state.ReservedDir+"/")
+	lib, err := trail.DirLibrary(dir, state.ReservedDir+"/")
 	if err != nil {
 		return nil, err
 	}
-	t := NewTrail(lib, "")
+	t := trail.NewTrail(lib, "")
 	chains, err := t.Chains(ctx)
 	if err != nil {
 		return nil, err
@@ -251,11 +252,11 @@ func openCopy(ctx context.Context, dir string) (*Copies, error) {
 			if err != nil {
 				continue // Another one may tell; this one is found when the trail is checked.
 			}
-			lib, err := DirLibrary(dir, d.Prefix+state.ReservedDir+"/")
+			lib, err := trail.DirLibrary(dir, d.Prefix+state.ReservedDir+"/")
 			if err != nil {
 				return nil, err
 			}
-			return &Copies{Trail: NewTrail(lib, d.Prefix), Bucket: d.Bucket, Prefix: d.Prefix, Dir: strings.TrimSuffix(dir, "/"+state.ReservedDir)}, nil
+			return &Copies{Trail: trail.NewTrail(lib, d.Prefix), Bucket: d.Bucket, Prefix: d.Prefix, Dir: strings.TrimSuffix(dir, "/"+state.ReservedDir)}, nil
 		}
 	}
 	return nil, nil //nolint:nilnil // No trail is not an error here.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // attack is something that whoever can write the bucket does to a chain. Each
@@ -41,7 +42,7 @@ func (s *signedTrail) attacked(t *testing.T) *attacked {
 
 func (a *attacked) verify() *Verification {
 	a.t.Helper()
-	v, err := Verify(a.t.Context(), NewTrail(a.b, "p/"), a.o)
+	v, err := Verify(a.t.Context(), trail.NewTrail(a.b, "p/"), a.o)
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -54,19 +55,19 @@ func (a *attacked) digests() []string { return a.s.documents("digest_") }
 // cut takes away the newest digests, their signatures and manifests.
 func (a *attacked) cut(from int) {
 	digests := a.digests()
-	n, _ := ParseName(digests[from])
+	n, _ := trail.ParseName(digests[from])
 	for key := range a.b.objects {
-		if m, ok := ParseName(strings.TrimSuffix(key, signatureSuffix) + ".json"); ok && m.Sequence >= n.Sequence {
+		if m, ok := trail.ParseName(strings.TrimSuffix(key, trail.SignatureSuffix) + ".json"); ok && m.Sequence >= n.Sequence {
 			delete(a.b.objects, key)
 		}
-		if m, ok := ParseName(key); ok && m.Sequence >= n.Sequence {
+		if m, ok := trail.ParseName(key); ok && m.Sequence >= n.Sequence {
 			delete(a.b.objects, key)
 		}
 	}
 }
 
 // last returns the newest digest that is there.
-func (a *attacked) last() (key string, d Digest) {
+func (a *attacked) last() (key string, d trail.Digest) {
 	for _, k := range a.digests() {
 		if data, ok := a.b.objects[k]; ok {
 			key, d = k, mustDigest(a.t, data)
@@ -75,9 +76,9 @@ func (a *attacked) last() (key string, d Digest) {
 	return key, d
 }
 
-func mustDigest(t *testing.T, data []byte) Digest {
+func mustDigest(t *testing.T, data []byte) trail.Digest {
 	t.Helper()
-	d, err := ParseDigest(strings.NewReader(string(data)))
+	d, err := trail.ParseDigest(strings.NewReader(string(data)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,13 +86,13 @@ func mustDigest(t *testing.T, data []byte) Digest {
 }
 
 // put writes a forged digest, which the server has since at.
-func (a *attacked) put(d Digest, named, at time.Time) string {
+func (a *attacked) put(d trail.Digest, named, at time.Time) string {
 	a.t.Helper()
 	data, err := d.Encode()
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	key := "p/_manifests/" + Name{Digest: true, Time: named, Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence}.Path()
+	key := "p/_manifests/" + trail.Name{Digest: true, Time: named, Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence}.Path()
 	a.b.objects[key], a.b.modified[key] = data, at
 	return key
 }
@@ -101,19 +102,19 @@ func (a *attacked) chain(id, leavesAt string) {
 	_, d := a.last()
 	d.Chain, d.Sequence, d.PreviousDigestS3Key, d.PreviousDigestSHA256 = id, 1, nil, nil
 	d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsStateLost, a.s.chain, leavesAt
-	d.Reason, d.Manifests, d.Counts = ReasonStop, nil, Counts{}
+	d.Reason, d.Manifests, d.Counts = trail.ReasonStop, nil, trail.Counts{}
 	a.put(d, a.s.now, a.s.now)
 }
 
 // follow forges a digest behind the newest one.
-func (a *attacked) follow(end time.Time, change func(*Digest)) string {
+func (a *attacked) follow(end time.Time, change func(*trail.Digest)) string {
 	key, d := a.last()
 	sha := hexSHA(a.b.objects[key])
 	d.PreviousDigestS3Key, d.PreviousDigestSHA256 = &key, &sha
 	d.Sequence++
 	d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = "", "", ""
 	d.StartTime, d.EndTime = d.EndTime, state.FormatTime(end)
-	d.Reason, d.Manifests, d.Counts = ReasonInterval, nil, Counts{}
+	d.Reason, d.Manifests, d.Counts = trail.ReasonInterval, nil, trail.Counts{}
 	d.NextDigestDue = timeOrNull(end.Add(time.Hour))
 	if change != nil {
 		change(&d)
@@ -128,7 +129,7 @@ func (a *attacked) lastSHA() string {
 
 // keysAlone checks against the key, days after the end of the trail.
 func (a *attacked) keysAlone() {
-	a.o.Keys, a.o.Anchors = []*PublicKey{a.s.key}, nil
+	a.o.Keys, a.o.Anchors = []*trail.PublicKey{a.s.key}, nil
 	a.o.Now = a.s.now.Add(25 * time.Hour)
 }
 
@@ -152,7 +153,7 @@ func chainAttacks() []attack {
 			_, d := a.last()
 			a.chain("ffffffff", "")
 			for key := range a.b.objects {
-				if n, ok := ParseName(key); ok && n.Chain == d.Chain {
+				if n, ok := trail.ParseName(key); ok && n.Chain == d.Chain {
 					delete(a.b.objects, key)
 					delete(a.b.objects, sigOf(key))
 				}
@@ -201,7 +202,7 @@ func chainAttacks() []attack {
 			a.o.Now = a.s.now
 		}, FindingTime},
 		{"date a digest ahead, so that it is never late", func(a *attacked) {
-			a.follow(a.s.now, func(d *Digest) { d.NextDigestDue = timeOrNull(a.s.now.AddDate(50, 0, 0)) })
+			a.follow(a.s.now, func(d *trail.Digest) { d.NextDigestDue = timeOrNull(a.s.now.AddDate(50, 0, 0)) })
 			a.o.Anchors = nil
 		}, FindingTime},
 		{"date a digest ahead, so that it is never late", func(a *attacked) {
@@ -212,17 +213,17 @@ func chainAttacks() []attack {
 			a.o.Now = a.s.now
 		}, FindingSignatureGone},
 		{"date events, scans or waiting paths ahead", func(a *attacked) {
-			a.follow(a.s.now, func(d *Digest) { d.Events = []state.Note{{Kind: "start", Time: a.s.now.Add(time.Hour)}} })
+			a.follow(a.s.now, func(d *trail.Digest) { d.Events = []state.Note{{Kind: "start", Time: a.s.now.Add(time.Hour)}} })
 			a.o.Anchors = nil
 		}, FindingTime},
 		{"date events, scans or waiting paths ahead", func(a *attacked) {
-			a.follow(a.s.now, func(d *Digest) { d.Scans = []state.ScanNote{{Start: a.s.now, End: a.s.now.Add(6 * time.Minute)}} })
+			a.follow(a.s.now, func(d *trail.Digest) { d.Scans = []state.ScanNote{{Start: a.s.now, End: a.s.now.Add(6 * time.Minute)}} })
 			a.o.Anchors = nil
 		}, FindingTime},
 		{"date the name of a manifest ahead", func(a *attacked) {
 			_, d := a.last()
-			key := "p/_manifests/" + Name{Time: a.s.now.Add(time.Hour), Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence + 1, N: 1}.Path()
-			a.b.objects[key] = encode(a.t, LayoutFlat, []state.Record{rec(state.StatusUploaded, "a", "")})
+			key := "p/_manifests/" + trail.Name{Time: a.s.now.Add(time.Hour), Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence + 1, N: 1}.Path()
+			a.b.objects[key] = encode(a.t, trail.LayoutFlat, []state.Record{rec(state.StatusUploaded, "a", "")})
 		}, FindingTime},
 		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.Timestamp = "2099-01-01T00:00:00Z" }) }, FindingTime},
 		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.S3Time = "2099-01-01T00:00:00Z" }) }, FindingTime},
@@ -236,7 +237,7 @@ func chainAttacks() []attack {
 		{"add a chain that says it follows the one that goes on", func(a *attacked) {
 			a.chain("ffffffff", "") // At no digest; long before the end of the other.
 			for key := range a.b.objects {
-				if n, ok := ParseName(key); ok && n.Chain == "ffffffff" {
+				if n, ok := trail.ParseName(key); ok && n.Chain == "ffffffff" {
 					d := mustDigest(a.t, a.b.objects[key])
 					d.EndTime = state.FormatTime(a.s.now.Add(-8 * time.Minute))
 					d.StartTime = d.EndTime
@@ -246,10 +247,10 @@ func chainAttacks() []attack {
 			a.o.Anchors = nil
 		}, FindingAbandoned},
 		{"write manifests behind the end of a chain", func(a *attacked) {
-			a.follow(a.s.now, func(d *Digest) { d.Reason, d.NextDigestDue = ReasonFinal, nil })
+			a.follow(a.s.now, func(d *trail.Digest) { d.Reason, d.NextDigestDue = trail.ReasonFinal, nil })
 			_, d := a.last()
-			key := "p/_manifests/" + Name{Time: a.s.now, Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence + 2, N: 1}.Path()
-			a.b.objects[key] = encode(a.t, LayoutFlat, []state.Record{rec(state.StatusUploaded, "a", "")})
+			key := "p/_manifests/" + trail.Name{Time: a.s.now, Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence + 2, N: 1}.Path()
+			a.b.objects[key] = encode(a.t, trail.LayoutFlat, []state.Record{rec(state.StatusUploaded, "a", "")})
 			a.o.Anchors = nil
 		}, FindingUnnamed},
 	}
@@ -260,12 +261,12 @@ func (a *attacked) record(change func(*state.Record)) {
 	_, last := a.last()
 	r := rec(state.StatusUploaded, "a", state.FormatTime(a.s.now), change)
 	r.Instance, r.Source, r.Chain, r.ID, r.S3URI = last.Instance, "data", last.Chain, state.RecordID(last.Chain, 100000), "s3://b/"+r.S3Key
-	data := encode(a.t, LayoutFlat, []state.Record{r})
-	key := "p/_manifests/" + Name{Time: a.s.now, Instance: last.Instance, Chain: last.Chain, Sequence: last.Sequence + 1, N: 1}.Path()
+	data := encode(a.t, trail.LayoutFlat, []state.Record{r})
+	key := "p/_manifests/" + trail.Name{Time: a.s.now, Instance: last.Instance, Chain: last.Chain, Sequence: last.Sequence + 1, N: 1}.Path()
 	a.b.objects[key] = data
-	a.follow(a.s.now, func(d *Digest) {
+	a.follow(a.s.now, func(d *trail.Digest) {
 		d.Manifests = []state.ManifestRef{{S3Key: key, SHA256: hexSHA(data), SizeBytes: int64(len(data)), Records: 1}}
-		d.Counts = Counts{Uploaded: 1}
+		d.Counts = trail.Counts{Uploaded: 1}
 	})
 	a.o.Anchors = nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/strictjson"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // BundleVersion is the form of bundles that this release writes.
@@ -21,7 +22,7 @@ const BundleVersion = 1
 const maxBundleBytes = 1 << 30
 
 // bundles is the format of bundles.
-var bundles = strictjson.Of(state.MaxNumber, Bundle{}, state.Record{}, Digest{}, Signature{}) //nolint:gochecknoglobals // It is computed once.
+var bundles = strictjson.Of(state.MaxNumber, Bundle{}, state.Record{}, trail.Digest{}, trail.Signature{}) //nolint:gochecknoglobals // It is computed once.
 
 // Bundle is everything that proves one record, in one document. The order of
 // the fields is the order of the keys.
@@ -75,7 +76,7 @@ type Header interface {
 // names that up to head, the SHA-256 of a digest that is known elsewhere; without
 // one, up to the first that is signed, else to the newest. It fails where no
 // digest names the manifest yet, or head is no digest from there on.
-func NewBundle(ctx context.Context, t *Trail, objects Header, it HistoryItem, head string, now time.Time) (*Bundle, error) {
+func NewBundle(ctx context.Context, t *trail.Trail, objects Header, it trail.HistoryItem, head string, now time.Time) (*Bundle, error) {
 	if it.Digest.Key == "" {
 		return nil, errors.New("no digest names the manifest of this record yet: nothing proves it")
 	}
@@ -90,7 +91,7 @@ func NewBundle(ctx context.Context, t *Trail, objects Header, it HistoryItem, he
 	if err := b.addDigests(ctx, t, it, head); err != nil {
 		return nil, err
 	}
-	first, err := ParseDigest(bytes.NewReader(b.Digests[0].Content))
+	first, err := trail.ParseDigest(bytes.NewReader(b.Digests[0].Content))
 	if err != nil {
 		return nil, err
 	}
@@ -99,19 +100,19 @@ func NewBundle(ctx context.Context, t *Trail, objects Header, it HistoryItem, he
 }
 
 // addDigests adds the digests, their signatures and keys.
-func (b *Bundle) addDigests(ctx context.Context, t *Trail, it HistoryItem, head string) error {
+func (b *Bundle) addDigests(ctx context.Context, t *trail.Trail, it trail.HistoryItem, head string) error {
 	signed := false
-	for _, e := range it.chain.Digests[it.index:] {
-		if len(b.Digests) > 0 && e.Name.Sequence == it.chain.Digests[it.index].Name.Sequence {
+	for _, e := range it.Chain.Digests[it.Index:] {
+		if len(b.Digests) > 0 && e.Name.Sequence == it.Chain.Digests[it.Index].Name.Sequence {
 			continue // A fork of the first one.
 		}
-		doc, err := document(ctx, t, e.Key, maxDigestBytes)
+		doc, err := document(ctx, t, e.Key, trail.MaxDigestBytes)
 		if err != nil {
 			return err
 		}
 		d := BundleDigest{BundleDocument: doc}
-		if s, ok := it.chain.Signatures[e.Key]; ok {
-			if d.Signature, err = t.small(ctx, s.Key); err != nil {
+		if s, ok := it.Chain.Signatures[e.Key]; ok {
+			if d.Signature, err = t.Small(ctx, s.Key); err != nil {
 				return err
 			}
 			if err := b.addKey(ctx, t, d.Signature); err != nil {
@@ -125,18 +126,18 @@ func (b *Bundle) addDigests(ctx context.Context, t *Trail, it HistoryItem, head 
 		}
 	}
 	if head != "" {
-		return fmt.Errorf("no digest of chain %s from number %d on has the SHA-256 %s", it.chain.ID, it.Digest.Name.Sequence, head)
+		return fmt.Errorf("no digest of chain %s from number %d on has the SHA-256 %s", it.Chain.ID, it.Digest.Name.Sequence, head)
 	}
 	return nil
 }
 
 // addKey adds the public key of a signature, where it stands in the bucket.
-func (b *Bundle) addKey(ctx context.Context, t *Trail, signature []byte) error {
-	s, err := ParseSignature(signature)
-	if err != nil || b.Keys[s.PublicKeyFingerprint] != "" || !shaPattern.MatchString(s.PublicKeyFingerprint) {
+func (b *Bundle) addKey(ctx context.Context, t *trail.Trail, signature []byte) error {
+	s, err := trail.ParseSignature(signature)
+	if err != nil || b.Keys[s.PublicKeyFingerprint] != "" || !trail.ShaPattern.MatchString(s.PublicKeyFingerprint) {
 		return nil //nolint:nilerr // The bundle has it as it is; who checks it will say so.
 	}
-	key, err := t.small(ctx, t.root()+keysDir+"/"+s.PublicKeyFingerprint+".pem")
+	key, err := t.Small(ctx, t.Root()+trail.KeysDir+"/"+s.PublicKeyFingerprint+".pem")
 	if err != nil {
 		return err
 	}
@@ -145,12 +146,12 @@ func (b *Bundle) addKey(ctx context.Context, t *Trail, signature []byte) error {
 }
 
 // document reads one document of the trail whole.
-func document(ctx context.Context, t *Trail, key string, limit int64) (d BundleDocument, err error) {
-	d.Content, err = t.read(ctx, key, limit)
+func document(ctx context.Context, t *trail.Trail, key string, limit int64) (d BundleDocument, err error) {
+	d.Content, err = t.Read(ctx, key, limit)
 	if err == nil && int64(len(d.Content)) > limit {
 		err = fmt.Errorf("%s is larger than %d bytes", key, limit)
 	}
-	d.S3Key, d.SHA256 = key, SumOf(d.Content)
+	d.S3Key, d.SHA256 = key, trail.SumOf(d.Content)
 	return d, err
 }
 
@@ -175,8 +176,8 @@ func headOf(ctx context.Context, objects Header, r *state.Record) BundleObject {
 // BundleCheck is what a bundle is checked against. Without anything, a bundle
 // proves that its parts belong together, and no more.
 type BundleCheck struct {
-	ExpectHead string       // the SHA-256 of a digest that is known elsewhere
-	Trusted    []*PublicKey // whose signatures count
+	ExpectHead string             // the SHA-256 of a digest that is known elsewhere
+	Trusted    []*trail.PublicKey // whose signatures count
 }
 
 // BundleReport is what a bundle proves.
@@ -212,7 +213,7 @@ func VerifyBundle(r io.Reader, c BundleCheck) (BundleReport, error) {
 		return report, err
 	}
 	if err := json.Unmarshal(b.Record, &report.Record); err != nil {
-		return report, fmt.Errorf("%w: record: %w", ErrFormat, err)
+		return report, fmt.Errorf("%w: record: %w", trail.ErrFormat, err)
 	}
 	digests := report.checkDigests(b)
 	if len(digests) > 0 {
@@ -232,38 +233,38 @@ func ReadBundle(r io.Reader) (*Bundle, error) {
 		return nil, fmt.Errorf("read bundle: %w", err)
 	}
 	if len(data) > maxBundleBytes {
-		return nil, fmt.Errorf("%w: a bundle larger than %d bytes", ErrFormat, maxBundleBytes)
+		return nil, fmt.Errorf("%w: a bundle larger than %d bytes", trail.ErrFormat, maxBundleBytes)
 	}
 	b := new(Bundle)
 	if err := json.Unmarshal(data, b); err != nil {
-		return nil, fmt.Errorf("%w: bundle: %w", ErrFormat, err)
+		return nil, fmt.Errorf("%w: bundle: %w", trail.ErrFormat, err)
 	}
 	switch {
 	case b.Version > BundleVersion:
-		return nil, fmt.Errorf("%w: a bundle of version %d", ErrNewerFormat, b.Version)
+		return nil, fmt.Errorf("%w: a bundle of version %d", trail.ErrNewerFormat, b.Version)
 	case b.Version != BundleVersion:
-		return nil, fmt.Errorf("%w: no bundle", ErrFormat)
+		return nil, fmt.Errorf("%w: no bundle", trail.ErrFormat)
 	}
 	if err := bundles.Check(data); err != nil {
-		return nil, fmt.Errorf("%w: bundle: %w", ErrFormat, err)
+		return nil, fmt.Errorf("%w: bundle: %w", trail.ErrFormat, err)
 	}
 	return b, nil
 }
 
 // checkDigests checks each digest by itself and against the one before it.
-func (r *BundleReport) checkDigests(b *Bundle) []Digest {
-	digests := make([]Digest, 0, len(b.Digests))
+func (r *BundleReport) checkDigests(b *Bundle) []trail.Digest {
+	digests := make([]trail.Digest, 0, len(b.Digests))
 	for i, doc := range b.Digests {
-		if SumOf(doc.Content) != doc.SHA256 {
-			r.fault("digest %s: its SHA-256 is %s, the bundle says %s", doc.S3Key, SumOf(doc.Content), doc.SHA256)
+		if trail.SumOf(doc.Content) != doc.SHA256 {
+			r.fault("digest %s: its SHA-256 is %s, the bundle says %s", doc.S3Key, trail.SumOf(doc.Content), doc.SHA256)
 		}
-		d, err := ParseDigest(bytes.NewReader(doc.Content))
+		d, err := trail.ParseDigest(bytes.NewReader(doc.Content))
 		if err == nil {
-			name, ok := ParseName(doc.S3Key)
+			name, ok := trail.ParseName(doc.S3Key)
 			if !ok {
-				err = fmt.Errorf("%w: not the name of a digest", ErrFormat)
+				err = fmt.Errorf("%w: not the name of a digest", trail.ErrFormat)
 			} else {
-				err = name.says(&d)
+				err = name.Says(&d)
 			}
 		}
 		if err != nil {
@@ -282,11 +283,11 @@ func (r *BundleReport) checkDigests(b *Bundle) []Digest {
 }
 
 // checkLink checks that digest i, d, follows the one before it.
-func (r *BundleReport) checkLink(b *Bundle, i int, before, d *Digest) {
+func (r *BundleReport) checkLink(b *Bundle, i int, before, d *trail.Digest) {
 	switch {
 	case d.Chain != before.Chain || d.Instance != before.Instance || d.Sequence != before.Sequence+1:
 		r.fault("digest %s does not follow %s", b.Digests[i].S3Key, b.Digests[i-1].S3Key)
-	case d.PreviousDigestSHA256 == nil || *d.PreviousDigestSHA256 != SumOf(b.Digests[i-1].Content):
+	case d.PreviousDigestSHA256 == nil || *d.PreviousDigestSHA256 != trail.SumOf(b.Digests[i-1].Content):
 		r.fault("digest %s does not name the SHA-256 of %s", b.Digests[i].S3Key, b.Digests[i-1].S3Key)
 	case d.PreviousDigestS3Key == nil || *d.PreviousDigestS3Key != b.Digests[i-1].S3Key:
 		r.fault("digest %s names another key than %s before it", b.Digests[i].S3Key, b.Digests[i-1].S3Key)
@@ -294,8 +295,8 @@ func (r *BundleReport) checkLink(b *Bundle, i int, before, d *Digest) {
 }
 
 // checkManifest checks that the first digest names the manifest.
-func (r *BundleReport) checkManifest(b *Bundle, d *Digest) {
-	sha := SumOf(b.Manifest.Content)
+func (r *BundleReport) checkManifest(b *Bundle, d *trail.Digest) {
+	sha := trail.SumOf(b.Manifest.Content)
 	if sha != b.Manifest.SHA256 {
 		r.fault("manifest %s: its SHA-256 is %s, the bundle says %s", b.Manifest.S3Key, sha, b.Manifest.SHA256)
 	}
@@ -325,7 +326,7 @@ func (r *BundleReport) checkRecord(b *Bundle) {
 		r.fault("the record is one of %s, the bundle is about %s", r.Record.S3Key, b.S3Key)
 	}
 	found := false
-	err := ReadRecords(bytes.NewReader(b.Manifest.Content), func(_ *state.Record, raw []byte) error {
+	err := trail.ReadRecords(bytes.NewReader(b.Manifest.Content), func(_ *state.Record, raw []byte) error {
 		var line bytes.Buffer
 		if err := json.Compact(&line, raw); err != nil {
 			return err
@@ -344,7 +345,7 @@ func (r *BundleReport) checkRecord(b *Bundle) {
 // checkHead checks the signatures, and whether the last digest is anchored.
 func (r *BundleReport) checkHead(b *Bundle, c BundleCheck) {
 	last := len(b.Digests) - 1
-	r.Head = SumOf(b.Digests[last].Content)
+	r.Head = trail.SumOf(b.Digests[last].Content)
 	for i := range b.Digests {
 		key, err := signerOf(b, &b.Digests[i])
 		switch {
@@ -385,7 +386,7 @@ func signerOf(b *Bundle, d *BundleDigest) (string, error) {
 	if len(d.Signature) == 0 {
 		return "", nil
 	}
-	s, err := ParseSignature(d.Signature)
+	s, err := trail.ParseSignature(d.Signature)
 	if err != nil {
 		return "", err
 	}
@@ -393,7 +394,7 @@ func signerOf(b *Bundle, d *BundleDigest) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("the bundle does not have the key %s", s.PublicKeyFingerprint)
 	}
-	key, err := ParsePublicKey([]byte(pem))
+	key, err := trail.ParsePublicKey([]byte(pem))
 	if err != nil {
 		return "", err
 	}

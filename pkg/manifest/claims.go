@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 const (
@@ -28,7 +29,7 @@ const (
 // since its newest digest.
 type claims struct {
 	now    time.Time
-	chains map[chainKey]*chainClaim
+	chains map[trail.ChainKey]*chainClaim
 }
 
 // chainClaim is what one chain can have written that its digests do not name.
@@ -41,30 +42,30 @@ type chainClaim struct {
 
 // claims returns what the chains of a trail can have written, as far as v knows
 // them. The numbers that they have drawn are added later.
-func (v *Verification) claims(ctx context.Context, t *Trail, x *Index) (*claims, error) {
+func (v *Verification) claims(ctx context.Context, t *trail.Trail, x *trail.Index) (*claims, error) {
 	now, err := time.Parse(time.RFC3339Nano, v.CheckedAt)
 	if err != nil {
 		return nil, err
 	}
-	c := &claims{now: now, chains: map[chainKey]*chainClaim{}}
+	c := &claims{now: now, chains: map[trail.ChainKey]*chainClaim{}}
 	for i := range x.Chains {
 		ch := &x.Chains[i]
 		at := slices.IndexFunc(v.Chains, func(s ChainSummary) bool { return s.Instance == ch.Instance && s.Chain == ch.ID })
 		if at < 0 {
-			c.chains[chainKey{ch.Instance, ch.ID}] = unnamedClaim(ch)
+			c.chains[trail.ChainKey{Instance: ch.Instance, ID: ch.ID}] = unnamedClaim(ch)
 			continue
 		}
 		claim, err := v.claim(ctx, t, &v.Chains[at], ch)
 		if err != nil {
 			return nil, err
 		}
-		c.chains[chainKey{ch.Instance, ch.ID}] = claim
+		c.chains[trail.ChainKey{Instance: ch.Instance, ID: ch.ID}] = claim
 	}
 	return c, nil
 }
 
 // claim returns what a chain can have written since its newest digest.
-func (v *Verification) claim(ctx context.Context, t *Trail, s *ChainSummary, ch *ChainIndex) (*chainClaim, error) {
+func (v *Verification) claim(ctx context.Context, t *trail.Trail, s *ChainSummary, ch *trail.ChainIndex) (*chainClaim, error) {
 	for i := range v.Chains {
 		if o := &v.Chains[i]; o.Instance == s.Instance && o.AbandonsChain == s.Chain {
 			return &chainClaim{ended: "chain " + o.Chain + " follows it"}, nil
@@ -81,12 +82,12 @@ func (v *Verification) claim(ctx context.Context, t *Trail, s *ChainSummary, ch 
 }
 
 // digestClaim returns what a chain can have written since its newest digest d.
-func digestClaim(d *Digest) *chainClaim {
+func digestClaim(d *trail.Digest) *chainClaim {
 	end, err := time.Parse(time.RFC3339Nano, d.EndTime)
 	switch {
 	case err != nil:
 		return &chainClaim{ended: "its newest digest has no time"}
-	case d.Reason == ReasonStop || d.Reason == ReasonFinal || d.NextDigestDue == nil:
+	case d.Reason == trail.ReasonStop || d.Reason == trail.ReasonFinal || d.NextDigestDue == nil:
 		return &chainClaim{ended: fmt.Sprintf("it ended at %s (%s)", d.EndTime, d.Reason)}
 	}
 	due, err := time.Parse(time.RFC3339Nano, *d.NextDigestDue)
@@ -103,7 +104,7 @@ func digestClaim(d *Digest) *chainClaim {
 }
 
 // unnamedClaim is the claim of a chain that has no digest yet.
-func unnamedClaim(ch *ChainIndex) *chainClaim {
+func unnamedClaim(ch *trail.ChainIndex) *chainClaim {
 	if len(ch.Manifests) == 0 {
 		return &chainClaim{ended: "none of its documents can be believed"}
 	}
@@ -117,8 +118,8 @@ func unnamedClaim(ch *ChainIndex) *chainClaim {
 
 // pending reports whether the chain of a manifest that no digest names yet can
 // have written it.
-func (c *claims) pending(e Entry) bool {
-	ch := c.chains[chainKey{e.Name.Instance, e.Name.Chain}]
+func (c *claims) pending(e trail.Entry) bool {
+	ch := c.chains[trail.ChainKey{Instance: e.Name.Instance, ID: e.Name.Chain}]
 	return ch != nil && ch.ended == "" && !c.now.After(ch.closes.Add(publishGrace))
 }
 
@@ -127,20 +128,20 @@ func (c *claims) record(r *state.Record) {
 	if r.Attempt == 0 {
 		return
 	}
-	if ch := c.chains[chainKey{r.Instance, r.Chain}]; ch != nil {
+	if ch := c.chains[trail.ChainKey{Instance: r.Instance, ID: r.Chain}]; ch != nil {
 		ch.drawn.add(r.Attempt)
 	}
 }
 
 // known reports whether the chain of id is there.
 func (c *claims) known(id state.ObjectID) bool {
-	return c.chains[chainKey{id.Instance, id.Chain}] != nil
+	return c.chains[trail.ChainKey{Instance: id.Instance, ID: id.Chain}] != nil
 }
 
 // refuted says why the chain that id names cannot have written an object since
 // its newest digest; "" where it can.
 func (c *claims) refuted(id state.ObjectID, o *state.Object) string {
-	ch := c.chains[chainKey{id.Instance, id.Chain}]
+	ch := c.chains[trail.ChainKey{Instance: id.Instance, ID: id.Chain}]
 	switch {
 	case ch == nil:
 		return "that chain is not there"

@@ -11,6 +11,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // documented is a row of the table in docs/FORMAT.md of what the records of a
@@ -111,12 +112,12 @@ func TestReadersComeToWhatTheFormatSays(t *testing.T) {
 			s.set("p/"+key, []byte(key))
 		}
 	}
-	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(ReasonStop), records...)
-	tr := NewTrail(s, "p/")
+	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(trail.ReasonStop), records...)
+	tr := trail.NewTrail(s, "p/")
 	now := trailStart.Add(3 * time.Hour)
 
 	files := map[string]string{}
-	if err := tr.Newest(t.Context(), Query{}, func(h Held) error {
+	if err := tr.Newest(t.Context(), trail.Query{}, func(h trail.Held) error {
 		files[strings.TrimPrefix(h.Record.S3Key, "p/")] = map[bool]string{false: "there", true: "gone"}[h.Gone]
 		return nil
 	}); err != nil {
@@ -169,10 +170,10 @@ func TestReadersComeToWhatTheFormatSays(t *testing.T) {
 			got[2] = "compared"
 		}
 		got[3] = remoteDoes(fmt.Sprint(about(asTold, key)), fmt.Sprint(about(absent, key)), fmt.Sprint(about(altered, key)), fmt.Sprint(about(back, key)))
-		var latest Latest
-		q := HistoryQuery{Match: func(r *state.Record) bool { return r.S3Key == "p/"+key }, Distrust: func(_ string, err error) error { return err }}
+		var latest trail.Latest
+		q := trail.HistoryQuery{Match: func(r *state.Record) bool { return r.S3Key == "p/"+key }, Distrust: func(_ string, err error) error { return err }}
 		seen := 0
-		if err := tr.History(t.Context(), q, func(it HistoryItem) error { seen++; latest.Add(it); return nil }); err != nil {
+		if err := tr.History(t.Context(), q, func(it trail.HistoryItem) error { seen++; latest.Add(it); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		if latest.OK {

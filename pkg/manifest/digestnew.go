@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // statusOf returns the status that a line of our own says. The key cannot occur
@@ -18,14 +19,14 @@ func statusOf(line []byte) state.Status {
 }
 
 // countFile counts the records of a local manifest by status.
-func countFile(file string) (c Counts, err error) {
+func countFile(file string) (c trail.Counts, err error) {
 	r, err := os.Open(file)
 	if err != nil {
 		return c, err
 	}
-	n, _ := ParseName(file)
-	err = eachLine(r, n.Hive, func(line []byte) error {
-		c.add(statusOf(line))
+	n, _ := trail.ParseName(file)
+	err = trail.EachLine(r, n.Hive, func(line []byte) error {
+		c.Add(statusOf(line))
 		return nil
 	})
 	return c, errors.Join(err, r.Close())
@@ -77,7 +78,7 @@ func utcNotes(stored, extra []state.Note) []state.Note {
 }
 
 // newDigest describes what ch has gathered since its last digest.
-func (f *Flusher) newDigest(ch state.Chain, counts Counts, reason string, extra []state.Note, end time.Time) *Digest {
+func (f *Flusher) newDigest(ch state.Chain, counts trail.Counts, reason string, extra []state.Note, end time.Time) *trail.Digest {
 	pending, oldest := f.o.Pending()
 	start := ch.LastDigest
 	if start.IsZero() {
@@ -85,8 +86,8 @@ func (f *Flusher) newDigest(ch state.Chain, counts Counts, reason string, extra 
 			start = end
 		}
 	}
-	d := &Digest{
-		Version: DigestVersion, Instance: f.o.Instance, Source: f.o.Source,
+	d := &trail.Digest{
+		Version: trail.DigestVersion, Instance: f.o.Instance, Source: f.o.Source,
 		Bucket: f.o.Bucket, Prefix: f.o.Mapper.Prefix(), Chain: ch.ID, Sequence: ch.Sequence,
 		StartTime: state.FormatTime(start), EndTime: state.FormatTime(end),
 		Manifests: append([]state.ManifestRef{}, ch.Manifests...),
@@ -108,7 +109,7 @@ func (f *Flusher) newDigest(ch state.Chain, counts Counts, reason string, extra 
 	} else {
 		d.PreviousDigestS3Key, d.PreviousDigestSHA256 = &ch.PrevKey, &ch.PrevSHA256
 	}
-	if reason != ReasonStop && reason != ReasonFinal {
+	if reason != trail.ReasonStop && reason != trail.ReasonFinal {
 		d.NextDigestDue = timeOrNull(end.Add(f.o.DigestInterval))
 	}
 	if pending > 0 {

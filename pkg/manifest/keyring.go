@@ -4,6 +4,8 @@ import (
 	"context"
 	"regexp"
 	"strings"
+
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 var (
@@ -13,18 +15,18 @@ var (
 
 // keyring is the public keys of a trail, and which of them are trusted.
 type keyring struct {
-	keys      map[string]*PublicKey
+	keys      map[string]*trail.PublicKey
 	announces map[string][]string // by the announcing key: those that it announces
 	trusted   map[string]bool     // and those that they announce
-	named     []*PublicKey
+	named     []*trail.PublicKey
 	given     bool             // the caller named keys to trust
 	unread    map[string]error // keys that are there and could not be read
 	begun     map[string]bool  // instances whose first key was taken for theirs, where none was named
 }
 
-func newKeyring(trusted []*PublicKey) *keyring {
+func newKeyring(trusted []*trail.PublicKey) *keyring {
 	r := &keyring{
-		keys: map[string]*PublicKey{}, announces: map[string][]string{}, trusted: map[string]bool{},
+		keys: map[string]*trail.PublicKey{}, announces: map[string][]string{}, trusted: map[string]bool{},
 		unread: map[string]error{}, begun: map[string]bool{}, named: trusted, given: len(trusted) > 0,
 	}
 	for _, k := range trusted {
@@ -36,10 +38,10 @@ func newKeyring(trusted []*PublicKey) *keyring {
 // load reads the keys and announcements of a trail. What is wrong with one of
 // them goes to fault, one that cannot be read to unread. An error says that ctx
 // ended.
-func (r *keyring) load(ctx context.Context, t *Trail, entries []Entry, fault func(kind FindingKind, key, detail string), unread func(Finding, error)) error {
-	pems, sigs := map[string][]byte{}, []Entry{}
+func (r *keyring) load(ctx context.Context, t *trail.Trail, entries []trail.Entry, fault func(kind FindingKind, key, detail string), unread func(Finding, error)) error {
+	pems, sigs := map[string][]byte{}, []trail.Entry{}
 	for _, e := range entries {
-		name := strings.TrimPrefix(e.Key, t.root()+keysDir+"/")
+		name := strings.TrimPrefix(e.Key, t.Root()+trail.KeysDir+"/")
 		m := keyPattern.FindStringSubmatch(name)
 		if m == nil {
 			if announcePattern.MatchString(name) {
@@ -49,19 +51,19 @@ func (r *keyring) load(ctx context.Context, t *Trail, entries []Entry, fault fun
 			}
 			continue
 		}
-		data, err := t.small(ctx, e.Key)
+		data, err := t.Small(ctx, e.Key)
 		if err != nil {
 			r.unread[m[1]] = err
 			unread(Finding{Key: e.Key}, err)
 			continue
 		}
-		k, err := ParsePublicKey(data)
+		k, err := trail.ParsePublicKey(data)
 		switch {
 		case err != nil:
 			fault(FindingKey, e.Key, err.Error())
 		case k.Fingerprint() != m[1]:
 			fault(FindingKey, e.Key, "it holds the key "+k.Fingerprint())
-		case !canonicalPEM(data):
+		case !trail.CanonicalPEM(data):
 			fault(FindingKey, e.Key, "it is not written as a public key is")
 		default:
 			r.keys[k.Fingerprint()] = k
@@ -69,7 +71,7 @@ func (r *keyring) load(ctx context.Context, t *Trail, entries []Entry, fault fun
 		}
 	}
 	for _, e := range sigs {
-		data, err := t.small(ctx, e.Key)
+		data, err := t.Small(ctx, e.Key)
 		if err != nil {
 			unread(Finding{Key: e.Key}, err)
 			continue
@@ -83,16 +85,16 @@ func (r *keyring) load(ctx context.Context, t *Trail, entries []Entry, fault fun
 }
 
 // announcement checks one announcement.
-func (r *keyring) announcement(t *Trail, e Entry, data []byte, pems map[string][]byte, fault func(kind FindingKind, key, detail string)) {
-	m := announcePattern.FindStringSubmatch(strings.TrimPrefix(e.Key, t.root()+keysDir+"/"))
+func (r *keyring) announcement(t *trail.Trail, e trail.Entry, data []byte, pems map[string][]byte, fault func(kind FindingKind, key, detail string)) {
+	m := announcePattern.FindStringSubmatch(strings.TrimPrefix(e.Key, t.Root()+trail.KeysDir+"/"))
 	fresh, old := m[1], m[2]
-	s, err := ParseSignature(data)
+	s, err := trail.ParseSignature(data)
 	switch {
 	case err != nil:
 		fault(FindingKey, e.Key, err.Error())
 	case r.unread[fresh] != nil || r.unread[old] != nil: // That was found already.
 	case pems[fresh] == nil || r.keys[old] == nil:
-		fault(FindingKey, e.Key, "a key that it names is not under "+keysDir+"/")
+		fault(FindingKey, e.Key, "a key that it names is not under "+trail.KeysDir+"/")
 	case s.PublicKeyFingerprint != old:
 		fault(FindingKey, e.Key, "it is signed by the key "+s.PublicKeyFingerprint)
 	default:

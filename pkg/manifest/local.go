@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // sweepEvery is how often local copies are looked through.
@@ -23,7 +25,7 @@ func fileSHA(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s := NewSum()
+	s := trail.NewSum()
 	_, err = io.Copy(s, r)
 	return s.Hex(), errors.Join(err, r.Close())
 }
@@ -140,7 +142,7 @@ func (f *Flusher) needed() (map[string]bool, error) {
 	if ch.PrevKey != "" {
 		kept[f.local.of(ch.PrevKey)] = true
 	}
-	kept[f.local.path(configName(ch.ConfigSHA))] = true
+	kept[f.local.path(trail.ConfigName(ch.ConfigSHA))] = true
 	if f.o.Sign == nil {
 		return kept, nil
 	}
@@ -153,9 +155,9 @@ func (c localCopies) keepUnsigned(kept map[string]bool) error {
 	signed := map[string]bool{}
 	var digests []string
 	err := c.walk(func(path string, e fs.DirEntry) error {
-		if base, ok := strings.CutSuffix(path, signatureSuffix); ok {
+		if base, ok := strings.CutSuffix(path, trail.SignatureSuffix); ok {
 			signed[base+".json"] = true
-		} else if n, ok := ParseName(e.Name()); ok && n.Digest {
+		} else if n, ok := trail.ParseName(e.Name()); ok && n.Digest {
 			digests = append(digests, path)
 		}
 		return nil
@@ -171,11 +173,11 @@ func (c localCopies) keepUnsigned(kept map[string]bool) error {
 // documentTime returns the time of the document called name, or false for what
 // is none. Configurations have no time in their names.
 func documentTime(name string, modified time.Time) (time.Time, bool) {
-	if base, ok := strings.CutSuffix(name, signatureSuffix); ok {
+	if base, ok := strings.CutSuffix(name, trail.SignatureSuffix); ok {
 		name = base + ".json"
 	}
-	if n, ok := ParseName(name); ok {
+	if n, ok := trail.ParseName(name); ok {
 		return n.Time, true
 	}
-	return modified, configPattern.MatchString(name)
+	return modified, trail.ConfigPattern.MatchString(name)
 }

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // ErrNotYet is what a Publisher returns before it may send anything: a short
@@ -46,7 +47,7 @@ type Options struct {
 	DigestInterval time.Duration // at most this long between two digests
 	StopTimeout    time.Duration // for what Run publishes after its context ended
 	MaxRecords     int           // in one manifest
-	Layout         Layout
+	Layout         trail.Layout
 
 	LocalDir      string        // absolute; of this source alone: its copy of the trail
 	KeepLocal     time.Duration // how long published documents stay there, 0: without limit
@@ -75,7 +76,7 @@ type Options struct {
 
 // validate names the first option that cannot work.
 func (o *Options) validate() error {
-	if ok, err := regexp.MatchString("^"+namePart+"$", o.Instance); err != nil || !ok {
+	if ok, err := regexp.MatchString("^"+trail.NamePart+"$", o.Instance); err != nil || !ok {
 		return fmt.Errorf("instance %q is not of the form [A-Za-z0-9._-]+", o.Instance)
 	}
 	for name, d := range map[string]time.Duration{
@@ -97,7 +98,7 @@ func (o *Options) validateStorage() error {
 		return errors.New("source and bucket must have names")
 	case o.MaxRecords <= 0:
 		return fmt.Errorf("max records must be positive, got %d", o.MaxRecords)
-	case o.Layout != LayoutFlat && o.Layout != LayoutHive:
+	case o.Layout != trail.LayoutFlat && o.Layout != trail.LayoutHive:
 		return fmt.Errorf("layout must be flat or hive, got %q", o.Layout)
 	case !filepath.IsAbs(o.LocalDir):
 		return fmt.Errorf("local directory must be absolute, got %q", o.LocalDir)

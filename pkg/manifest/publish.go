@@ -14,6 +14,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 const (
@@ -209,7 +210,7 @@ func (f *Flusher) rebuild(d state.Doc) error {
 	if err != nil {
 		return err
 	}
-	name, ok := ParseName(d.Key)
+	name, ok := trail.ParseName(d.Key)
 	if !ok || name.Chain != ch.ID {
 		return errors.New("its chain is given up")
 	}
@@ -219,9 +220,9 @@ func (f *Flusher) rebuild(d state.Doc) error {
 		return err
 	}
 	before := stored - d.Records
-	layout := LayoutFlat
+	layout := trail.LayoutFlat
 	if name.Hive {
-		layout = LayoutHive
+		layout = trail.LayoutHive
 	}
 	m := &manifestFile{path: f.local.of(d.Key), layout: layout, max: int(d.Records)}
 	defer m.discard()
@@ -237,7 +238,7 @@ func (f *Flusher) rebuild(d state.Doc) error {
 	case m.enc == nil:
 		return errors.New("its records are gone")
 	}
-	if err := m.enc.close(); err != nil {
+	if err := m.enc.Close(); err != nil {
 		return err
 	}
 	if got := m.sums.Hex(); got != d.SHA256 {
@@ -260,7 +261,7 @@ func contentTypeOf(key string) string {
 // acknowledged notes that d was acknowledged.
 func (f *Flusher) acknowledged(d state.Doc) {
 	now := f.o.Now()
-	if n, ok := ParseName(d.Key); ok && n.Digest {
+	if n, ok := trail.ParseName(d.Key); ok && n.Digest {
 		f.claim.acknowledged(n)
 	}
 	f.m.last.Set(seconds(now))

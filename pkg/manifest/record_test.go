@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // A record that cannot stand where it does is a finding, and so is each of a
@@ -34,11 +35,11 @@ func TestARecordStandsBelowItsDigestsBucketAndPrefix(t *testing.T) {
 		r.S3URI, r.Instance, r.Chain, r.ID = "s3://b/p/a", "app-01", "0a1b2c3d", "0a1b2c3d-1000"
 		c.change(&r)
 		// As other programs write it, and as this one does: each has a reader.
-		for form, data := range map[string][]byte{"own": encode(t, LayoutFlat, []state.Record{r}), "other": append([]byte(" "), r.AppendLine(nil)...)} {
+		for form, data := range map[string][]byte{"own": encode(t, trail.LayoutFlat, []state.Record{r}), "other": append([]byte(" "), r.AppendLine(nil)...)} {
 			l := newLibrary()
 			l.objects["p/m"] = data
-			d := &Digest{Bucket: "b", Prefix: "p/", Instance: "app-01", Chain: "0a1b2c3d"}
-			m, err := scanManifest(t.Context(), NewTrail(l, "p/"), d, state.ManifestRef{S3Key: "p/m"})
+			d := &trail.Digest{Bucket: "b", Prefix: "p/", Instance: "app-01", Chain: "0a1b2c3d"}
+			m, err := scanManifest(t.Context(), trail.NewTrail(l, "p/"), d, state.ManifestRef{S3Key: "p/m"})
 			if err != nil || m.format != nil || m.records != 1 {
 				t.Fatalf("%s, %s form: %+v, %v", name, form, m, err)
 			}
@@ -53,5 +54,5 @@ func TestARecordStandsBelowItsDigestsBucketAndPrefix(t *testing.T) {
 func TestARecordOfTheTrailItselfTellsNothing(t *testing.T) {
 	l := newLibrary()
 	l.add(t, "app-01", "0a1b2c3d", 1, true, nil, rec(state.StatusUploaded, "_manifests/config_x.json", atTen), rec(state.StatusUploaded, "a", atTen))
-	wantLines(t, newest(t, l, Query{}), "a uploaded ")
+	wantLines(t, newest(t, l, trail.Query{}), "a uploaded ")
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // Objects is where the bytes of restored files come from.
@@ -128,7 +129,7 @@ var (
 // files that are right already are kept. A file that cannot be rebuilt is
 // counted and does not hold up the others. It returns an error when it could
 // not run, or not to its end; the summary is valid in each case.
-func Restore(ctx context.Context, trail *Trail, objects Objects, o RestoreOptions) (RestoreSummary, error) {
+func Restore(ctx context.Context, trail *trail.Trail, objects Objects, o RestoreOptions) (RestoreSummary, error) {
 	r := &restorer{o: o, trail: trail, objects: objects, mapper: state.NewMapper(o.Prefix)}
 	r.lastAnswer.Store(time.Now().UnixNano())
 	if err := r.open(); err != nil {
@@ -158,7 +159,7 @@ func Restore(ctx context.Context, trail *Trail, objects Objects, o RestoreOption
 // restorer is one restore.
 type restorer struct {
 	o       RestoreOptions
-	trail   *Trail
+	trail   *trail.Trail
 	objects Objects
 	mapper  state.Mapper
 	target  *safefs.Target // nil: a dry run without a directory

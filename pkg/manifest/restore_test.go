@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // archive is a trail in memory with the objects that it tells of.
@@ -79,7 +80,7 @@ func (a *fakeArchive) restore(t *testing.T, dir string, change func(*RestoreOpti
 	if change != nil {
 		change(&o)
 	}
-	sum, err := Restore(t.Context(), NewTrail(a, "p/"), a, o)
+	sum, err := Restore(t.Context(), trail.NewTrail(a, "p/"), a, o)
 	return said.files, sum, err
 }
 

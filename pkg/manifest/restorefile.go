@@ -17,6 +17,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // copyBuffer is what one download holds in memory.
@@ -218,7 +219,7 @@ func (f *file) download(ctx context.Context, in io.Writer) (state.Object, error)
 		if err == nil {
 			continue // Another object is to be tried.
 		}
-		if !temporary(err) || ctx.Err() != nil {
+		if !trail.Temporary(err) || ctx.Err() != nil {
 			return d.obj, err
 		}
 		if time.Since(d.since) > f.o.GiveUp {

@@ -15,6 +15,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // maxConflicts bounds how many files of a restore may stand where others need a
@@ -56,7 +57,7 @@ func (r *restorer) plan(ctx context.Context) error {
 	since := time.Now()
 	for n := 0; ; n++ {
 		err := r.planOnce(ctx)
-		if err == nil || !temporary(err) || ctx.Err() != nil {
+		if err == nil || !trail.Temporary(err) || ctx.Err() != nil {
 			return err
 		}
 		if time.Since(since) > r.o.GiveUp {
@@ -101,11 +102,11 @@ func (r *restorer) planOnce(ctx context.Context) error {
 // ask has the trail tell the newest record of each key. Documents that cannot be
 // believed are passed over, and named in the summary.
 func (p *planner) ask(ctx context.Context) error {
-	q := Query{
+	q := trail.Query{
 		At: p.o.At, KeyPrefix: p.mapper.Prefix(), Instance: p.o.Instance, TempDir: p.o.TempDir, Memory: p.o.Memory,
 		Unproven: func(string) { p.sum.Unproven++ },
 		Distrust: func(key string, err error) error {
-			if temporary(err) || refused(err) {
+			if trail.Temporary(err) || trail.Refused(err) {
 				return err // The server said so, not the document.
 			}
 			p.fault(key, err)
@@ -114,7 +115,7 @@ func (p *planner) ask(ctx context.Context) error {
 	}
 	if p.trust != nil {
 		q.Believe = p.trust.believe
-		q.pending = func(e Entry) bool {
+		q.Pending = func(e trail.Entry) bool {
 			err := p.trust.unnamed(e)
 			if err != nil && !p.trust.again[e.Key] {
 				p.fault(e.Key, err)
@@ -130,7 +131,7 @@ func (p *planner) ask(ctx context.Context) error {
 
 // consider takes the newest record of one key into the plan, unless its file was
 // gone.
-func (p *planner) consider(h Held) error {
+func (p *planner) consider(h trail.Held) error {
 	rec := h.Record
 	if p.dir != "" && rec.S3Key != p.dir && !strings.HasPrefix(rec.S3Key, p.dir+"/") {
 		return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // Why a digest is not believed though it is one.
@@ -75,7 +76,7 @@ func (t *trust) anchored() bool { return t.checked.Vouched.Anchored() }
 
 // believe says why a digest is not believed: where something can vouch for the
 // trail, because it does not; else because the digest contradicts itself.
-func (t *trust) believe(e Entry, d *Digest, sha string) error {
+func (t *trust) believe(e trail.Entry, d *trail.Digest, sha string) error {
 	n := e.Name
 	switch {
 	case t.anchored() && !t.checked.Vouched.Believe(n.Instance, n.Chain, n.Sequence, sha):
@@ -91,7 +92,7 @@ func (t *trust) believe(e Entry, d *Digest, sha string) error {
 }
 
 // unnamed says why a manifest is not believed that no digest names yet.
-func (t *trust) unnamed(e Entry) error {
+func (t *trust) unnamed(e trail.Entry) error {
 	switch {
 	case t.anchored():
 		return errUnnamed

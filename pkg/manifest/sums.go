@@ -3,16 +3,18 @@ package manifest
 import (
 	"crypto/md5"
 	"hash"
+
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // sums are the size and both hashes of what is uploaded.
 type sums struct {
-	*Sum
+	*trail.Sum
 
 	md5 hash.Hash
 }
 
-func newSums() *sums { return &sums{Sum: NewSum(), md5: md5.New()} }
+func newSums() *sums { return &sums{Sum: trail.NewSum(), md5: md5.New()} }
 
 // Write counts and hashes p. It never fails.
 func (s *sums) Write(p []byte) (int, error) {

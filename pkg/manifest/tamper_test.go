@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // tampering is one change of a published trail. It returns the keys of which a
@@ -21,7 +22,7 @@ type tampering struct {
 }
 
 // sigOf returns the key of a digest's signature.
-func sigOf(digest string) string { return strings.TrimSuffix(digest, ".json") + signatureSuffix }
+func sigOf(digest string) string { return strings.TrimSuffix(digest, ".json") + trail.SignatureSuffix }
 
 func pick(r *rand.Rand, keys []string) string { return keys[r.IntN(len(keys))] }
 
@@ -37,10 +38,10 @@ var hashKinds = []FindingKind{FindingDigestHash, FindingSignature, FindingFormat
 
 // forge writes a digest anew with a change, as someone without the key could:
 // every later digest follows the forged one.
-func forge(s *signedTrail, o map[string][]byte, from int, change func(*Digest)) {
+func forge(s *signedTrail, o map[string][]byte, from int, change func(*trail.Digest)) {
 	digests := s.documents("digest_")
 	for i := from; i < len(digests); i++ {
-		d, err := ParseDigest(bytes.NewReader(o[digests[i]]))
+		d, err := trail.ParseDigest(bytes.NewReader(o[digests[i]]))
 		if err != nil {
 			panic(err)
 		}
@@ -63,10 +64,10 @@ func forge(s *signedTrail, o map[string][]byte, from int, change func(*Digest)) 
 func rewrite(s *signedTrail, r *rand.Rand, o map[string][]byte) {
 	manifests := s.documents("manifest_")
 	key := pick(r, manifests)
-	n, _ := ParseName(key)
+	n, _ := trail.ParseName(key)
 	data := bytes.Replace(o[key], []byte("aaaaaaaa"), []byte("bbbbbbbb"), 1)
 	o[key] = data
-	forge(s, o, int(n.Sequence)-1, func(d *Digest) {
+	forge(s, o, int(n.Sequence)-1, func(d *trail.Digest) {
 		for i := range d.Manifests {
 			if d.Manifests[i].S3Key == key {
 				d.Manifests[i].SHA256, d.Manifests[i].SizeBytes = hexSHA(data), int64(len(data))
@@ -89,8 +90,8 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sig := NewSignature(algorithm, fingerprint, raw)
-		out, err := sig.encode()
+		sig := trail.NewSignature(algorithm, fingerprint, raw)
+		out, err := sig.Encode()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -193,16 +194,16 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 			key := pick(r, manifests)
 			records := readAll(t, o[key])
 			slices.Reverse(records)
-			o[key] = encode(t, LayoutFlat, records)
+			o[key] = encode(t, trail.LayoutFlat, records)
 			return []string{key}, []FindingKind{FindingManifestHash}
 		}},
 		{"re-ordered records under a forged digest", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
 			key := pick(r, manifests)
 			records := readAll(t, o[key])
 			slices.Reverse(records)
-			o[key] = encode(t, LayoutFlat, records)
-			n, _ := ParseName(key)
-			forge(s, o, int(n.Sequence)-1, func(d *Digest) {
+			o[key] = encode(t, trail.LayoutFlat, records)
+			n, _ := trail.ParseName(key)
+			forge(s, o, int(n.Sequence)-1, func(d *trail.Digest) {
 				d.Manifests[n.N-1].SHA256, d.Manifests[n.N-1].SizeBytes = hexSHA(o[key]), int64(len(o[key]))
 			})
 			return []string{key}, []FindingKind{FindingRecord}
@@ -219,12 +220,12 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 		}},
 		{"a forged continuation of an older digest", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
 			from := 1 + r.IntN(len(digests)-1)
-			forge(s, o, from, func(d *Digest) { d.Pending++ })
+			forge(s, o, from, func(d *trail.Digest) { d.Pending++ })
 			return []string{sigOf(digests[from])}, []FindingKind{FindingSignature}
 		}},
 		{"a forged continuation without signatures", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
 			from := r.IntN(len(digests))
-			forge(s, o, from, func(d *Digest) { d.Pending++ })
+			forge(s, o, from, func(d *trail.Digest) { d.Pending++ })
 			for _, key := range digests[from:] {
 				delete(o, sigOf(key))
 			}
@@ -247,7 +248,7 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 			key := pick(r, digests)
 			o[sigOf(key)] = sign(o[key])
 			o["p/_manifests/keys/"+foreign.fingerprint+".pem"] = foreign.public
-			announcement := "p/_manifests/" + announcementName(foreign.fingerprint, s.key.fingerprint)
+			announcement := "p/_manifests/" + trail.AnnouncementName(foreign.fingerprint, s.key.Fingerprint())
 			o[announcement] = sign(foreign.public)
 			return []string{announcement}, []FindingKind{FindingKey}
 		}},
@@ -258,7 +259,7 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 		}},
 		{"a second digest of one number", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
 			key := pick(r, digests)
-			n, _ := ParseName(key)
+			n, _ := trail.ParseName(key)
 			n.Time = n.Time.Add(1e9)
 			other := "p/_manifests/" + n.Path()
 			o[other] = o[key]
@@ -266,24 +267,24 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 		}},
 		{"a manifest that no digest names", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
 			key := pick(r, manifests)
-			n, _ := ParseName(key)
+			n, _ := trail.ParseName(key)
 			n.N += 2 + r.IntN(5)
 			other := "p/_manifests/" + n.Path()
 			o[other] = o[key]
 			return []string{other}, []FindingKind{FindingUnnamed}
 		}},
 		{"other counts", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
-			n, _ := ParseName(pick(r, manifests))
-			forge(s, o, int(n.Sequence)-1, func(d *Digest) { d.Counts.Uploaded++ })
+			n, _ := trail.ParseName(pick(r, manifests))
+			forge(s, o, int(n.Sequence)-1, func(d *trail.Digest) { d.Counts.Uploaded++ })
 			return []string{digests[n.Sequence-1]}, []FindingKind{FindingCounts}
 		}},
 		{"an earlier end", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
 			i := r.IntN(len(digests) - 1)
-			forge(s, o, i, func(d *Digest) { d.EndTime = d.StartTime })
+			forge(s, o, i, func(d *trail.Digest) { d.EndTime = d.StartTime })
 			return []string{digests[i], digests[i+1]}, []FindingKind{FindingTime}
 		}},
 		{"another reason to begin", func(_ *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
-			forge(s, o, 0, func(d *Digest) { d.Begins, d.AbandonsChain = state.BeginsStateLost, "ffffffff" })
+			forge(s, o, 0, func(d *trail.Digest) { d.Begins, d.AbandonsChain = state.BeginsStateLost, "ffffffff" })
 			return []string{digests[0]}, []FindingKind{FindingChainMissing}
 		}},
 	}

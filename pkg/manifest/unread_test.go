@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 var (
@@ -95,7 +96,7 @@ func TestVerifyFailsOnlyWhereNothingCouldBeRead(t *testing.T) {
 			}
 			return nil
 		}
-		if _, err := Verify(t.Context(), NewTrail(b, "p/"), VerifyOptions{Bucket: "b", Now: s.now}); !errors.Is(err, fs.ErrPermission) {
+		if _, err := Verify(t.Context(), trail.NewTrail(b, "p/"), VerifyOptions{Bucket: "b", Now: s.now}); !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("Verify = %v, want the refusal", err)
 		}
 		b.fault = func(op, key string) error {
@@ -132,12 +133,12 @@ func TestReadersShareAnOutage(t *testing.T) {
 	})
 }
 
-func history(t *testing.T, l Library, key string) (ids, faults []string) {
+func history(t *testing.T, l trail.Library, key string) (ids, faults []string) {
 	t.Helper()
-	err := NewTrail(l, "p/").History(t.Context(), HistoryQuery{
+	err := trail.NewTrail(l, "p/").History(t.Context(), trail.HistoryQuery{
 		Match:    func(r *state.Record) bool { return r.S3Key == key },
 		Distrust: func(key string, err error) error { faults = append(faults, key+": "+err.Error()); return nil },
-	}, func(it HistoryItem) error { ids = append(ids, it.Record.SHA256); return nil })
+	}, func(it trail.HistoryItem) error { ids = append(ids, it.Record.SHA256); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

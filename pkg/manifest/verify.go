@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 const (
@@ -32,11 +33,11 @@ const (
 
 // VerifyOptions are what the trail is checked against.
 type VerifyOptions struct {
-	Bucket   string        // where it was read from; "": not known
-	Instance string        // this instance alone; "": all
-	Now      time.Time     // by the verifier's clock
-	MaxAge   time.Duration // the oldest head of a chain that goes on; 0: any
-	Keys     []*PublicKey  // that signatures must lead to; none: the first of each instance
+	Bucket   string             // where it was read from; "": not known
+	Instance string             // this instance alone; "": all
+	Now      time.Time          // by the verifier's clock
+	MaxAge   time.Duration      // the oldest head of a chain that goes on; 0: any
+	Keys     []*trail.PublicKey // that signatures must lead to; none: the first of each instance
 	Anchors  []Anchor
 	// Again returns what the host knows once everything was read: the trail may
 	// have grown since Anchors were. nil: the same.
@@ -67,7 +68,7 @@ type ChainSummary struct {
 	Digests       int64        `json:"digests"`
 	Manifests     int64        `json:"manifests"`
 	Records       int64        `json:"records"`
-	Counts        Counts       `json:"counts"`
+	Counts        trail.Counts `json:"counts"`
 	HeadKey       string       `json:"head_key,omitempty"`
 	HeadSHA256    string       `json:"head_sha256,omitempty"`
 	HeadTime      string       `json:"head_end_time,omitempty"`
@@ -101,14 +102,14 @@ type Verification struct {
 
 // verifier checks one trail.
 type verifier struct {
-	t     *Trail
+	t     *trail.Trail
 	o     VerifyOptions
-	index Index
+	index trail.Index
 	ring  *keyring
 
 	found, noted findings
-	chains       []chainKey // in the order of the trail
-	all          map[chainKey]*chainCheck
+	chains       []trail.ChainKey // in the order of the trail
+	all          map[trail.ChainKey]*chainCheck
 	vouched      *Vouched
 	known        []Anchor        // what the host knew in the end, where it was asked again
 	unlisted     atomic.Int64    // manifests that were asked for though the listing does not have them
@@ -126,9 +127,9 @@ type verifier struct {
 //
 // CheckObjects and CheckSource go on from its result. Without anything to check
 // it returns ErrNoTrail.
-func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, error) {
+func Verify(ctx context.Context, t *trail.Trail, o VerifyOptions) (*Verification, error) {
 	v := &verifier{
-		t: t, o: o, ring: newKeyring(o.Keys), all: map[chainKey]*chainCheck{}, configs: map[string]bool{},
+		t: t, o: o, ring: newKeyring(o.Keys), all: map[trail.ChainKey]*chainCheck{}, configs: map[string]bool{},
 		vouched: newVouched(len(o.Keys) > 0, len(o.Anchors) > 0),
 	}
 	var err error
@@ -137,10 +138,10 @@ func Verify(ctx context.Context, t *Trail, o VerifyOptions) (*Verification, erro
 	}
 	v.setNow()
 	if o.Instance != "" {
-		v.index.Chains = slices.DeleteFunc(v.index.Chains, func(c ChainIndex) bool { return c.Instance != o.Instance })
+		v.index.Chains = slices.DeleteFunc(v.index.Chains, func(c trail.ChainIndex) bool { return c.Instance != o.Instance })
 	}
 	if len(v.index.Chains) == 0 && len(o.Anchors) == 0 {
-		return nil, fmt.Errorf("%w%s stands under %s: is it the right prefix?", ErrNoTrail, ofInstance(o.Instance), t.root())
+		return nil, fmt.Errorf("%w%s stands under %s: is it the right prefix?", ErrNoTrail, ofInstance(o.Instance), t.Root())
 	}
 	v.limit()
 	for i := range v.index.Chains {
@@ -183,7 +184,7 @@ func ofInstance(instance string) string {
 
 func (v *verifier) result() *Verification {
 	r := &Verification{
-		Bucket: v.o.Bucket, Prefix: v.t.prefix, CheckedAt: state.FormatTime(v.o.Now), Chains: []ChainSummary{}, Vouched: v.vouched,
+		Bucket: v.o.Bucket, Prefix: v.t.Prefix, CheckedAt: state.FormatTime(v.o.Now), Chains: []ChainSummary{}, Vouched: v.vouched,
 	}
 	for _, k := range v.chains {
 		r.Chains = append(r.Chains, v.all[k].sum)
@@ -242,10 +243,10 @@ func (v *verifier) checkConfigs(ctx context.Context) error {
 		if list[i].Size > maxConfigBytes {
 			return nil, nil
 		}
-		return v.t.read(ctx, list[i].Key, maxConfigBytes)
+		return v.t.Read(ctx, list[i].Key, maxConfigBytes)
 	}
-	return eachEntry(ctx, list, fetch, func([]byte) {}, func(i int, data []byte, err error) error {
-		name := strings.TrimSuffix(strings.TrimPrefix(list[i].Key, v.t.root()+"config_"), ".json")
+	return trail.EachEntry(ctx, list, fetch, func([]byte) {}, func(i int, data []byte, err error) error {
+		name := strings.TrimSuffix(strings.TrimPrefix(list[i].Key, v.t.Root()+"config_"), ".json")
 		if err != nil {
 			v.configs[name] = true // It was listed.
 			v.unread(Finding{Key: list[i].Key}, err)
@@ -256,12 +257,12 @@ func (v *verifier) checkConfigs(ctx context.Context) error {
 			v.fileFinding(FindingConfig, list[i].Key, fmt.Sprintf("it has %d bytes, which are not read", list[i].Size))
 			return nil
 		}
-		if sha := SumOf(data); sha != name {
+		if sha := trail.SumOf(data); sha != name {
 			v.fileFinding(FindingConfig, list[i].Key, "it has the SHA-256 "+sha)
 			return nil
 		}
 		v.configs[name] = true
-		if err := unambiguousConfig(data); err != nil {
+		if err := trail.UnambiguousConfig(data); err != nil {
 			v.fileFinding(FindingFormat, list[i].Key, err.Error())
 		}
 		return nil
@@ -278,12 +279,12 @@ func (v *verifier) limit() {
 	if len(list) <= maxChains {
 		return
 	}
-	named := map[chainKey]bool{}
+	named := map[trail.ChainKey]bool{}
 	for _, a := range v.o.Anchors {
-		named[chainKey{a.Instance, a.Chain}] = true
+		named[trail.ChainKey{Instance: a.Instance, ID: a.Chain}] = true
 	}
-	slices.SortStableFunc(list, func(a, b ChainIndex) int {
-		x, y := named[chainKey{a.Instance, a.ID}], named[chainKey{b.Instance, b.ID}]
+	slices.SortStableFunc(list, func(a, b trail.ChainIndex) int {
+		x, y := named[trail.ChainKey{Instance: a.Instance, ID: a.ID}], named[trail.ChainKey{Instance: b.Instance, ID: b.ID}]
 		switch {
 		case x && !y:
 			return -1
@@ -294,7 +295,7 @@ func (v *verifier) limit() {
 	})
 	v.found.add(Finding{Kind: FindingLimit, Detail: fmt.Sprintf("%d chains are there, and %d of them were not checked: no more than %d are", len(list), len(list)-maxChains, maxChains)})
 	v.index.Chains = slices.Clone(list[:maxChains])
-	slices.SortFunc(v.index.Chains, byBeginning)
+	slices.SortFunc(v.index.Chains, trail.ByBeginning)
 }
 
 // checkInstances checks the chains of one instance after the other. An error says
@@ -309,7 +310,7 @@ func (v *verifier) checkInstances(ctx context.Context) error {
 		ignore := func(ctx context.Context, _ string, _ error) error {
 			return ctx.Err() // The document is found again when its chain is checked.
 		}
-		ordered, err := v.t.succession(ctx, list[:n], ignore)
+		ordered, err := v.t.Succession(ctx, list[:n], ignore)
 		if err != nil {
 			return err
 		}
@@ -346,7 +347,7 @@ func (v *Verification) Heads() []Anchor {
 		if c := &v.Chains[i]; c.HeadSHA256 != "" {
 			heads = append(heads, Anchor{
 				Instance: c.Instance, Chain: c.Chain, Sequence: c.LastSequence, SHA256: c.HeadSHA256,
-				Unvouched: v.Vouched.to(chainKey{c.Instance, c.Chain}, ByKey|ByAnchor) == 0,
+				Unvouched: v.Vouched.to(trail.ChainKey{Instance: c.Instance, ID: c.Chain}, ByKey|ByAnchor) == 0,
 			})
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // writeCopies writes the local copies of one chain: digests of per records each,
@@ -25,7 +26,7 @@ func writeCopies(tb testing.TB, dir string, digests, per int) {
 	save("config_"+hexSHA(nil)+".json", nil)
 	for seq := 1; seq <= digests; seq++ {
 		at := trailStart.Add(time.Duration(seq) * time.Hour)
-		name := Name{Time: at, Instance: "app-01", Chain: "0a1b2c3d", Sequence: uint64(seq), N: 1}
+		name := trail.Name{Time: at, Instance: "app-01", Chain: "0a1b2c3d", Sequence: uint64(seq), N: 1}
 		records := make([]state.Record, per)
 		for i := range records {
 			path := fmt.Sprintf("dir-%03d/some-file-of-an-application-%07d.csv", i%1000, i)
@@ -38,13 +39,13 @@ func writeCopies(tb testing.TB, dir string, digests, per int) {
 				ID: state.RecordID("0a1b2c3d", uint64((seq-1)*per+i+1)),
 			}
 		}
-		data := encode(tb, LayoutFlat, records)
+		data := encode(tb, trail.LayoutFlat, records)
 		save(name.String(), data)
-		d := Digest{
+		d := trail.Digest{
 			Version: 1, Instance: "app-01", Source: "data", Bucket: "b", Prefix: "p/", Chain: "0a1b2c3d", Sequence: uint64(seq),
-			StartTime: state.FormatTime(at.Add(-time.Hour)), EndTime: state.FormatTime(at), Counts: Counts{Uploaded: int64(per)},
+			StartTime: state.FormatTime(at.Add(-time.Hour)), EndTime: state.FormatTime(at), Counts: trail.Counts{Uploaded: int64(per)},
 			Manifests:    []state.ManifestRef{{S3Key: "p/_manifests/" + name.String(), SHA256: hexSHA(data), SizeBytes: int64(len(data)), Records: int64(per)}},
-			ConfigSHA256: hexSHA(nil), Reason: ReasonStop,
+			ConfigSHA256: hexSHA(nil), Reason: trail.ReasonStop,
 		}
 		if seq == 1 {
 			d.Begins = state.BeginsNew

@@ -11,13 +11,14 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // signedTrail is what a flusher has published: several digests, a
 // configuration, signatures, and the key that signed them.
 type signedTrail struct {
 	objects map[string][]byte
-	key     *PublicKey
+	key     *trail.PublicKey
 	now     time.Time
 	chain   string
 }
@@ -46,16 +47,16 @@ func publishTrail(t *testing.T, n int, opt func(*Options)) signedTrail {
 	for i := range n {
 		r.advance(time.Minute)
 		r.commitFull(string(rune('a'+i)), 4)
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 	}
 	r.advance(time.Minute)
-	r.flush(ReasonStop)
+	r.flush(trail.ReasonStop)
 	return signedTrail{objects: maps.Clone(r.bucket.objects), key: signer.publicKey(t), now: r.clock().Add(time.Minute), chain: r.chain().ID}
 }
 
-func (s *Ed25519Signer) publicKey(t *testing.T) *PublicKey {
+func (s *Ed25519Signer) publicKey(t *testing.T) *trail.PublicKey {
 	t.Helper()
-	k, err := ParsePublicKey(s.public)
+	k, err := trail.ParsePublicKey(s.public)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +79,7 @@ func (r *rig) commitFull(prefix string, n int) {
 	}
 }
 
-func (s *signedTrail) library(change func(map[string][]byte)) Library {
+func (s *signedTrail) library(change func(map[string][]byte)) trail.Library {
 	b := newBucket()
 	b.objects = maps.Clone(s.objects)
 	if change != nil {
@@ -91,7 +92,7 @@ func (s *signedTrail) library(change func(map[string][]byte)) Library {
 func (s *signedTrail) head() Anchor {
 	digests := s.documents("digest_")
 	last := digests[len(digests)-1]
-	n, _ := ParseName(last)
+	n, _ := trail.ParseName(last)
 	return Anchor{Instance: n.Instance, Chain: n.Chain, Sequence: n.Sequence, SHA256: hexSHA(s.objects[last]), From: "the anchor"}
 }
 
@@ -99,25 +100,25 @@ func (s *signedTrail) head() Anchor {
 func (s *signedTrail) documents(kind string) (keys []string) {
 	for key := range s.objects {
 		base := key[strings.LastIndex(key, "/")+1:]
-		if strings.HasPrefix(base, kind) && !strings.HasSuffix(base, signatureSuffix) {
+		if strings.HasPrefix(base, kind) && !strings.HasSuffix(base, trail.SignatureSuffix) {
 			keys = append(keys, key)
 		}
 	}
 	slices.SortFunc(keys, func(a, b string) int {
-		x, _ := ParseName(a)
-		y, _ := ParseName(b)
+		x, _ := trail.ParseName(a)
+		y, _ := trail.ParseName(b)
 		return strings.Compare(x.String(), y.String())
 	})
 	return keys
 }
 
-func (s *signedTrail) verify(t *testing.T, l Library, change func(*VerifyOptions)) *Verification {
+func (s *signedTrail) verify(t *testing.T, l trail.Library, change func(*VerifyOptions)) *Verification {
 	t.Helper()
-	o := VerifyOptions{Bucket: "b", Now: s.now, Keys: []*PublicKey{s.key}, Anchors: []Anchor{s.head()}}
+	o := VerifyOptions{Bucket: "b", Now: s.now, Keys: []*trail.PublicKey{s.key}, Anchors: []Anchor{s.head()}}
 	if change != nil {
 		change(&o)
 	}
-	v, err := Verify(t.Context(), NewTrail(l, "p/"), o)
+	v, err := Verify(t.Context(), trail.NewTrail(l, "p/"), o)
 	if err != nil {
 		t.Fatalf("Verify: %v", err)
 	}
@@ -147,13 +148,13 @@ func wantKinds(t *testing.T, v *Verification, found []string, noted ...string) {
 }
 
 func TestVerifyFindsNothingInWhatAFlusherPublished(t *testing.T) {
-	for _, layout := range []Layout{LayoutFlat, LayoutHive} {
+	for _, layout := range []trail.Layout{trail.LayoutFlat, trail.LayoutHive} {
 		s := publishTrail(t, 3, func(o *Options) { o.Layout, o.MaxRecords = layout, 2 })
 		v := s.verify(t, s.library(nil), nil)
 		wantKinds(t, v, nil, "stopped")
 		c := v.Chains[0]
 		if len(v.Chains) != 1 || c.Digests != 4 || c.Manifests != 6 || c.Records != 12 || c.Counts.Uploaded != 12 || c.Signed != 4 ||
-			c.SignedTo != 4 || c.AnchoredTo != 4 || c.HeadReason != ReasonStop || !slices.Equal(c.SignedBy, []string{s.key.Fingerprint()}) {
+			c.SignedTo != 4 || c.AnchoredTo != 4 || c.HeadReason != trail.ReasonStop || !slices.Equal(c.SignedBy, []string{s.key.Fingerprint()}) {
 			t.Errorf("%s: %+v", layout, c)
 		}
 		if heads := v.Heads(); len(heads) != 1 || heads[0].SHA256 != s.head().SHA256 {
@@ -176,7 +177,7 @@ func TestVerifyNamesTheChainThatFellSilent(t *testing.T) {
 	// The clean stop is gone: the one before it promised another digest.
 	l := s.library(func(o map[string][]byte) {
 		delete(o, digests[2])
-		delete(o, strings.TrimSuffix(digests[2], ".json")+signatureSuffix)
+		delete(o, strings.TrimSuffix(digests[2], ".json")+trail.SignatureSuffix)
 	})
 	off := func(o *VerifyOptions) { o.Anchors = nil }
 	wantKinds(t, s.verify(t, l, off), nil, "tail-unanchored")
@@ -202,7 +203,7 @@ func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 	_, head := l.add(t, "app-01", "aaaaaaaa", 2, true, nil)
 	l.add(t, "app-01", "aaaaaaaa", 3, false, nil, rec(state.StatusUploaded, "left", ""))
 	sha := hexSHA(l.objects[head])
-	follow := func(d *Digest) {
+	follow := func(d *trail.Digest) {
 		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsForked, "aaaaaaaa", sha
 		d.Events = []state.Note{{Kind: state.NoteGap, Time: trailStart, Detail: "forked"}}
 		d.NextDigestDue = timeOrNull(trailStart.Add(10 * time.Hour))
@@ -212,7 +213,7 @@ func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 	o := VerifyOptions{Now: trailStart.Add(3 * time.Hour), Anchors: []Anchor{{SHA256: l.heads["bbbbbbbb"][:64], From: "--expect-head"}}}
 	check := func(o VerifyOptions, found []string, noted ...string) {
 		t.Helper()
-		v, err := Verify(t.Context(), NewTrail(l, "p/"), o)
+		v, err := Verify(t.Context(), trail.NewTrail(l, "p/"), o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -233,7 +234,7 @@ func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 	check(o, []string{"chain-missing"}, "gap", "left-behind", "manifest-pending", "tail-unanchored", "unsigned")
 	o.Instance = "app-02"
 	o.Anchors = nil
-	if _, err := Verify(t.Context(), NewTrail(l, "p/"), o); err == nil || !strings.Contains(err.Error(), "no audit trail of instance app-02") {
+	if _, err := Verify(t.Context(), trail.NewTrail(l, "p/"), o); err == nil || !strings.Contains(err.Error(), "no audit trail of instance app-02") {
 		t.Errorf("another instance: %v", err)
 	}
 }
@@ -300,15 +301,15 @@ func TestVerifyFindsAChainThatGoesOnAfterItWasLeft(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			l := newLibrary()
 			l.set("p/_manifests/config_"+hexSHA(nil)+".json", nil)
-			end := func(d *Digest) {
+			end := func(d *trail.Digest) {
 				if d.Chain == row.ends {
-					d.Reason, d.NextDigestDue = ReasonFinal, nil
+					d.Reason, d.NextDigestDue = trail.ReasonFinal, nil
 				}
 			}
 			l.add(t, "app-01", "aaaaaaaa", 1, true, nil)
 			sha := l.heads["aaaaaaaa"][:64]
 			l.add(t, "app-01", "aaaaaaaa", 2, true, end)
-			l.add(t, "app-01", "bbbbbbbb", 1, true, func(d *Digest) {
+			l.add(t, "app-01", "bbbbbbbb", 1, true, func(d *trail.Digest) {
 				d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsHostChanged, "aaaaaaaa", sha
 			})
 			l.add(t, "app-01", "bbbbbbbb", 2, true, end)
@@ -316,7 +317,7 @@ func TestVerifyFindsAChainThatGoesOnAfterItWasLeft(t *testing.T) {
 			for _, id := range []string{"aaaaaaaa", "bbbbbbbb"} {
 				o.Anchors = append(o.Anchors, Anchor{SHA256: l.heads[id][:64]})
 			}
-			v, err := Verify(t.Context(), NewTrail(l, "p/"), o)
+			v, err := Verify(t.Context(), trail.NewTrail(l, "p/"), o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -357,10 +358,10 @@ func TestVerifyJudgesDatesByTheServersClock(t *testing.T) {
 func TestVerifyFindsAStartThatNoDigestFollowed(t *testing.T) {
 	l := newLibrary()
 	l.set("p/_manifests/config_"+hexSHA(nil)+".json", nil)
-	l.add(t, "app-01", "aaaaaaaa", 1, true, func(d *Digest) { d.Reason, d.NextDigestDue = ReasonStop, nil })
+	l.add(t, "app-01", "aaaaaaaa", 1, true, func(d *trail.Digest) { d.Reason, d.NextDigestDue = trail.ReasonStop, nil })
 	l.add(t, "app-01", "aaaaaaaa", 2, false, nil, rec(state.StatusUploaded, "a", ""))
 	for age, found := range map[time.Duration][]string{24 * time.Hour: nil, 24*time.Hour + time.Second: {"silent"}} {
-		v, err := Verify(t.Context(), NewTrail(l, "p/"), VerifyOptions{Now: trailStart.Add(2*time.Hour + age)})
+		v, err := Verify(t.Context(), trail.NewTrail(l, "p/"), VerifyOptions{Now: trailStart.Add(2*time.Hour + age)})
 		if err != nil {
 			t.Fatal(err)
 		}

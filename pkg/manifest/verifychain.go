@@ -11,14 +11,15 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // chainCheck is one chain while it is checked, digest by digest.
 type chainCheck struct {
 	v      *verifier
-	index  *ChainIndex
+	index  *trail.ChainIndex
 	sum    ChainSummary
-	key    chainKey
+	key    trail.ChainKey
 	named  map[string]bool // manifests that a digest names
 	unread map[uint64]bool // sequence numbers of digests that could not be read
 	signed []string        // digests with a signature that holds, by SHA-256
@@ -49,14 +50,14 @@ type digestEnd struct {
 
 // digestCheck is what was read for one digest.
 type digestCheck struct {
-	at        Entry
-	d         Digest
+	at        trail.Entry
+	d         trail.Digest
 	sha       string
 	fault     error // it is no digest
 	gone      bool
 	unread    error // it could not be read
 	manifests []manifestCheck
-	signature *Signature
+	signature *trail.Signature
 	sigFault  error // it is no signature, or it does not hold
 	sigUnread error // it, or its key, could not be read
 	keyThere  bool
@@ -64,16 +65,16 @@ type digestCheck struct {
 }
 
 // checkChain checks the digests of one chain and what they name.
-func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
+func (v *verifier) checkChain(ctx context.Context, x *trail.ChainIndex) error {
 	c := &chainCheck{
-		v: v, index: x, key: chainKey{x.Instance, x.ID}, named: map[string]bool{}, unread: map[uint64]bool{}, signers: map[string]bool{},
+		v: v, index: x, key: trail.ChainKey{Instance: x.Instance, ID: x.ID}, named: map[string]bool{}, unread: map[uint64]bool{}, signers: map[string]bool{},
 		sum: ChainSummary{Instance: x.Instance, Chain: x.ID, SignedBy: []string{}},
 	}
 	v.all[c.key] = c
 	v.chains = append(v.chains, c.key)
 	c.names()
 	fetch := func(ctx context.Context, i int) (*digestCheck, error) { return v.read(ctx, x, i) }
-	err := eachEntry(ctx, x.Digests, fetch, func(*digestCheck) {}, func(_ int, d *digestCheck, err error) error {
+	err := trail.EachEntry(ctx, x.Digests, fetch, func(*digestCheck) {}, func(_ int, d *digestCheck, err error) error {
 		if err != nil {
 			return err
 		}
@@ -87,10 +88,10 @@ func (v *verifier) checkChain(ctx context.Context, x *ChainIndex) error {
 }
 
 // read reads a digest, its signature and its manifests.
-func (v *verifier) read(ctx context.Context, x *ChainIndex, i int) (*digestCheck, error) {
+func (v *verifier) read(ctx context.Context, x *trail.ChainIndex, i int) (*digestCheck, error) {
 	e := x.Digests[i]
 	c := &digestCheck{at: e}
-	data, err := v.t.read(ctx, e.Key, maxDigestBytes)
+	data, err := v.t.Read(ctx, e.Key, trail.MaxDigestBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		c.gone = true
 		return c, nil
@@ -99,12 +100,12 @@ func (v *verifier) read(ctx context.Context, x *ChainIndex, i int) (*digestCheck
 		c.unread = err
 		return c, ctx.Err()
 	}
-	c.sha = SumOf(data)
+	c.sha = trail.SumOf(data)
 	if sig, ok := x.Signatures[e.Key]; ok {
 		v.readSignature(ctx, c, sig.Key, data)
 	}
-	if c.d, c.fault = DecodeDigest(data); c.fault != nil {
-		c.d = Digest{} // Nothing of it is believed.
+	if c.d, c.fault = trail.DecodeDigest(data); c.fault != nil {
+		c.d = trail.Digest{} // Nothing of it is believed.
 	}
 	if i > 0 && x.Digests[i-1].Name.Sequence == e.Name.Sequence {
 		return c, nil // A fork: its manifests are not followed.
@@ -116,7 +117,7 @@ func (v *verifier) read(ctx context.Context, x *ChainIndex, i int) (*digestCheck
 		}
 		return scanManifest(ctx, v.t, &c.d, c.d.Manifests[i])
 	}
-	return c, inOrder(ctx, len(c.d.Manifests), fetch, func(manifestCheck) {}, func(i int, m manifestCheck, err error) error {
+	return c, trail.InOrder(ctx, len(c.d.Manifests), fetch, func(manifestCheck) {}, func(i int, m manifestCheck, err error) error {
 		m.unread = err
 		c.manifests[i] = m
 		return ctx.Err()
@@ -126,12 +127,12 @@ func (v *verifier) read(ctx context.Context, x *ChainIndex, i int) (*digestCheck
 // worth reports whether to ask for a manifest that a digest names: it is listed,
 // or has not been asked for too often. One that belongs to another digest is not
 // asked for: a made-up digest could name a large one as often as it likes.
-func (v *verifier) worth(x *ChainIndex, c *digestCheck, i int) bool {
+func (v *verifier) worth(x *trail.ChainIndex, c *digestCheck, i int) bool {
 	n, ok := v.manifestOf(&c.d, i)
 	if !ok {
 		return false
 	}
-	at, found := slices.BinarySearchFunc(x.Manifests, n, func(e Entry, n Name) int {
+	at, found := slices.BinarySearchFunc(x.Manifests, n, func(e trail.Entry, n trail.Name) int {
 		return cmp.Or(cmp.Compare(e.Name.Sequence, n.Sequence), cmp.Compare(e.Name.N, n.N))
 	})
 	for ; found && at < len(x.Manifests) && x.Manifests[at].Name.N == n.N && x.Manifests[at].Name.Sequence == n.Sequence; at++ {
@@ -144,14 +145,14 @@ func (v *verifier) worth(x *ChainIndex, c *digestCheck, i int) bool {
 
 // manifestOf reads the name of the manifest i of d, and reports whether it is
 // the name of one of d.
-func (v *verifier) manifestOf(d *Digest, i int) (Name, bool) {
-	n, ok := documentAt(trimRoot(d.Manifests[i].S3Key, v.t.root()))
+func (v *verifier) manifestOf(d *trail.Digest, i int) (trail.Name, bool) {
+	n, ok := trail.DocumentAt(trimRoot(d.Manifests[i].S3Key, v.t.Root()))
 	return n, ok && !n.Digest && n.Instance == d.Instance && n.Chain == d.Chain && n.Sequence == d.Sequence && n.N == i+1
 }
 
 // readSignature reads and checks the signature of a digest.
 func (v *verifier) readSignature(ctx context.Context, c *digestCheck, key string, digest []byte) {
-	data, err := v.t.small(ctx, key)
+	data, err := v.t.Small(ctx, key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return // As if it had not been listed.
 	}
@@ -159,7 +160,7 @@ func (v *verifier) readSignature(ctx context.Context, c *digestCheck, key string
 		c.sigUnread = err
 		return
 	}
-	sig, sigFault := ParseSignature(data)
+	sig, sigFault := trail.ParseSignature(data)
 	c.signature, c.sigFault = &sig, sigFault
 	k := v.ring.keys[sig.PublicKeyFingerprint]
 	c.keyThere = k != nil
@@ -206,7 +207,7 @@ func (c *chainCheck) digest(d *digestCheck) {
 	}
 	c.signatures(d)
 	switch {
-	case errors.Is(d.fault, ErrNewerFormat):
+	case errors.Is(d.fault, trail.ErrNewerFormat):
 		c.fault(FindingNewerFormat, seq, d.at.Key, d.fault.Error())
 	case d.fault != nil:
 		c.fault(FindingFormat, seq, d.at.Key, d.fault.Error())
@@ -253,9 +254,9 @@ func (c *chainCheck) sequence(d *digestCheck) {
 // content checks what a digest says of itself and its predecessor.
 func (c *chainCheck) content(d *digestCheck) {
 	seq, key := d.at.Name.Sequence, d.at.Key
-	if err := d.at.Name.says(&d.d); err != nil {
+	if err := d.at.Name.Says(&d.d); err != nil {
 		c.fault(FindingName, seq, key, err.Error())
-	} else if d.d.Prefix != c.v.t.prefix {
+	} else if d.d.Prefix != c.v.t.Prefix {
 		c.fault(FindingName, seq, key, fmt.Sprintf("it belongs under the prefix %q", d.d.Prefix))
 	} else if c.v.o.Bucket != "" && d.d.Bucket != c.v.o.Bucket && (c.prev == nil || c.prev.d.Bucket != d.d.Bucket) {
 		c.note(NoteElsewhere, seq, key, fmt.Sprintf("it speaks of the bucket %q", d.d.Bucket))
@@ -291,7 +292,7 @@ func (c *chainCheck) link(d *digestCheck) {
 // refs checks the manifests that a digest names.
 func (c *chainCheck) refs(d *digestCheck) {
 	seq := d.at.Name.Sequence
-	var counts Counts
+	var counts trail.Counts
 	var records int64
 	known := true
 	for i, ref := range d.d.Manifests {
@@ -305,11 +306,11 @@ func (c *chainCheck) refs(d *digestCheck) {
 		m := &d.manifests[i]
 		c.manifest(d, ref, m)
 		known = known && m.sound(ref)
-		counts.plus(m.counts)
+		counts.Plus(m.counts)
 	}
 	c.sum.Manifests += int64(len(d.d.Manifests))
 	c.sum.Records += records
-	c.sum.Counts.plus(d.d.Counts)
+	c.sum.Counts.Plus(d.d.Counts)
 	if d.d.Counts.Total() != records || known && counts != d.d.Counts {
 		c.fault(FindingCounts, seq, d.at.Key, fmt.Sprintf("it counts %d records, its manifests hold %d", d.d.Counts.Total(), records))
 	}
@@ -382,14 +383,14 @@ func (c *chainCheck) unnamed() {
 }
 
 // pending looks at a manifest that no digest names.
-func (c *chainCheck) pending(e *Entry) {
-	seq, since := e.Name.Sequence, state.FormatTime(e.since())
-	young := c.v.o.Now.Sub(e.since()) <= signatureGrace
+func (c *chainCheck) pending(e *trail.Entry) {
+	seq, since := e.Name.Sequence, state.FormatTime(e.Since())
+	young := c.v.o.Now.Sub(e.Since()) <= signatureGrace
 	switch {
 	case len(c.leftBy) > 0:
 		c.note(NoteLeftBehind, seq, e.Key, "no digest names it: its records are in chain "+c.leftBy[0])
 	case c.unread[seq]: // Its digest may name it.
-	case c.sum.HeadReason == ReasonFinal:
+	case c.sum.HeadReason == trail.ReasonFinal:
 		c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and its chain has ended")
 	case seq <= c.sum.LastSequence:
 		c.fault(FindingUnnamed, seq, e.Key, "no digest names it, and the digest of its number is there")
@@ -397,7 +398,7 @@ func (c *chainCheck) pending(e *Entry) {
 		c.note(NotePending, seq, e.Key, "no digest names it yet: nothing proves it")
 	case c.prev == nil:
 		c.fault(FindingSilent, seq, e.Key, "no digest of its chain is there, since "+since)
-	case c.sum.HeadReason == ReasonStop:
+	case c.sum.HeadReason == trail.ReasonStop:
 		c.fault(FindingSilent, seq, e.Key, "it was started again after its stop, and no digest followed since "+since)
 	case c.mustBeSigned():
 		c.fault(FindingUnnamed, seq, e.Key, "no digest names it, since "+since+": nothing proves it")

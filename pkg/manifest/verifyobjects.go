@@ -17,11 +17,12 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // ObjectStore is the bucket whose objects a trail tells of.
 type ObjectStore interface {
-	Library
+	trail.Library
 	// Head asks for one object; an absent one is io/fs.ErrNotExist.
 	Head(ctx context.Context, key string) (state.Object, error)
 	// ListVersions calls fn for all versions and delete markers under prefix,
@@ -63,7 +64,7 @@ type ObjectSummary struct {
 // objectCheck compares objects with a trail.
 type objectCheck struct {
 	v       *Verification
-	t       *Trail
+	t       *trail.Trail
 	objects ObjectStore
 	o       ObjectOptions
 	claims  *claims
@@ -80,7 +81,7 @@ type objectCheck struct {
 // trail. Findings and a summary are added to v, and so is what could not be
 // asked. Like Newest it takes little memory for any number of records. An error
 // says that it did not get to its end; v has what was found until then.
-func (v *Verification) CheckObjects(ctx context.Context, t *Trail, objects ObjectStore, o ObjectOptions) error {
+func (v *Verification) CheckObjects(ctx context.Context, t *trail.Trail, objects ObjectStore, o ObjectOptions) error {
 	c := &objectCheck{v: v, t: t, objects: objects, o: o, blind: v.Unchecked > 0}
 	c.sum.Deep, c.sum.Seed = o.Deep, o.Seed
 	err := c.run(ctx)
@@ -109,14 +110,14 @@ func (c *objectCheck) run(ctx context.Context) error {
 // versions looks for delete markers and noncurrent versions under the trail.
 func (c *objectCheck) versions(ctx context.Context) error {
 	after := ""
-	err := c.t.retrier.do(ctx, func() error {
-		return c.objects.ListVersions(ctx, c.t.root(), after, func(v state.ObjectVersion) error {
+	err := c.t.Retrier.Do(ctx, func() error {
+		return c.objects.ListVersions(ctx, c.t.Root(), after, func(v state.ObjectVersion) error {
 			if v.Key != after {
 				after = v.Key
 			}
 			f := Finding{Key: v.Key}
 			switch {
-			case strings.HasPrefix(v.Key, c.t.root()+canaryDir):
+			case strings.HasPrefix(v.Key, c.t.Root()+trail.CanaryDir):
 				return nil
 			case v.DeleteMarker:
 				f.Kind, f.Detail = FindingDeleted, fmt.Sprintf("it was deleted at %s (version %s)", state.FormatTime(v.LastModified), v.VersionID)
@@ -134,7 +135,7 @@ func (c *objectCheck) versions(ctx context.Context) error {
 		return nil
 	}
 	if err != nil && ctx.Err() == nil {
-		c.unchecked(c.t.root(), "its versions were not listed to the end", err)
+		c.unchecked(c.t.Root(), "its versions were not listed to the end", err)
 		return nil
 	}
 	return err
@@ -177,7 +178,7 @@ func (c *objectCheck) compareAll(ctx context.Context) error {
 // merge sends every key of the trail or of the listing once.
 func (c *objectCheck) merge(ctx context.Context, send func(objectJob) error) error {
 	l := c.list(ctx)
-	err := c.t.Newest(ctx, c.query(), func(h Held) error {
+	err := c.t.Newest(ctx, c.query(), func(h trail.Held) error {
 		key := h.Record.S3Key
 		if err := l.before(key, send); err != nil {
 			return err
@@ -197,7 +198,7 @@ func (c *objectCheck) merge(ctx context.Context, send func(objectJob) error) err
 	}
 	ended := l.stop()
 	if ended != nil && ctx.Err() == nil {
-		c.unchecked(c.t.prefix, "the objects under the prefix were not listed to the end", ended)
+		c.unchecked(c.t.Prefix, "the objects under the prefix were not listed to the end", ended)
 		ended = nil
 	}
 	return errors.Join(err, ended)
@@ -216,10 +217,10 @@ type listing struct {
 // list begins to list the prefix.
 func (c *objectCheck) list(ctx context.Context) *listing {
 	ctx, cancel := context.WithCancel(ctx)
-	l := &listing{root: c.t.root(), keys: make(chan string, 1024), cancel: cancel, done: make(chan error, 1)}
+	l := &listing{root: c.t.Root(), keys: make(chan string, 1024), cancel: cancel, done: make(chan error, 1)}
 	go func() {
 		defer close(l.keys)
-		l.done <- c.t.retrier.list(ctx, c.objects, c.t.prefix, "", func(o state.Object) error {
+		l.done <- c.t.Retrier.List(ctx, c.objects, c.t.Prefix, "", func(o state.Object) error {
 			if strings.HasPrefix(o.Key, l.root) {
 				return nil
 			}
@@ -278,9 +279,9 @@ func (l *listing) stop() error {
 // query asks for the newest records. Documents that cannot be believed were
 // found when the trail was checked; one that cannot be read now may tell of any
 // object.
-func (c *objectCheck) query() Query {
-	return Query{
-		Instance: c.o.Instance, TempDir: c.o.TempDir, Memory: c.o.Memory, each: c.claims.record, pending: c.claims.pending,
+func (c *objectCheck) query() trail.Query {
+	return trail.Query{
+		Instance: c.o.Instance, TempDir: c.o.TempDir, Memory: c.o.Memory, Each: c.claims.record, Pending: c.claims.pending,
 		Distrust: func(key string, err error) error {
 			if !Unbelieved(err) {
 				c.blind = true
@@ -294,7 +295,7 @@ func (c *objectCheck) query() Query {
 // Unbelieved reports whether err says that a document is missing or not what it
 // should be, as opposed to one that could not be read.
 func Unbelieved(err error) bool {
-	return errors.Is(err, ErrHash) || errors.Is(err, ErrFormat) || errors.Is(err, ErrNewerFormat) || errors.Is(err, fs.ErrNotExist)
+	return errors.Is(err, trail.ErrHash) || errors.Is(err, trail.ErrFormat) || errors.Is(err, trail.ErrNewerFormat) || errors.Is(err, fs.ErrNotExist)
 }
 
 // compare checks one key.
@@ -321,7 +322,7 @@ func (c *objectCheck) compare(ctx context.Context, j objectJob) {
 
 // ask asks for one object.
 func (c *objectCheck) ask(ctx context.Context, key string) (o state.Object, absent bool, err error) {
-	err = c.t.retrier.do(ctx, func() (err error) {
+	err = c.t.Retrier.Do(ctx, func() (err error) {
 		o, err = c.objects.Head(ctx, key)
 		return err
 	})
@@ -525,7 +526,7 @@ func (c *objectCheck) chosen(key string) bool {
 func (c *objectCheck) download(ctx context.Context, r *state.Record) bool {
 	var sum [2]string
 	var size int64
-	err := c.t.retrier.do(ctx, func() error {
+	err := c.t.Retrier.Do(ctx, func() error {
 		body, _, err := c.objects.Get(ctx, r.S3Key)
 		if err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // maxRecordFaults is how many faulty records of one manifest are named.
@@ -27,7 +28,7 @@ type manifestCheck struct {
 	size        int64
 	format      error // its bytes are no manifest
 	records     int64
-	counts      Counts
+	counts      trail.Counts
 	first, last uint64 // record numbers
 	newest      string // the latest time that a record gives for what s3syncd did
 	faults      []string
@@ -55,23 +56,23 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 
 // scanManifest reads one manifest of d as a stream. An error says that it could not be
 // read to its end.
-func scanManifest(ctx context.Context, t *Trail, d *Digest, ref state.ManifestRef) (manifestCheck, error) {
+func scanManifest(ctx context.Context, t *trail.Trail, d *trail.Digest, ref state.ManifestRef) (manifestCheck, error) {
 	m, err := scanWith(ctx, t, d, ref, readLines)
 	if errors.Is(m.format, errOtherForm) {
 		// Not as this release writes it: it may still be a manifest.
 		return scanWith(ctx, t, d, ref, func(r io.Reader, fn func(*state.Record) error) error {
-			return ReadRecords(r, func(rec *state.Record, _ []byte) error { return fn(rec) })
+			return trail.ReadRecords(r, func(rec *state.Record, _ []byte) error { return fn(rec) })
 		})
 	}
 	return m, err
 }
 
 // scanWith is scanManifest with a reader of records.
-func scanWith(ctx context.Context, t *Trail, d *Digest, ref state.ManifestRef, read func(io.Reader, func(*state.Record) error) error) (m manifestCheck, err error) {
-	err = t.get(ctx, ref.S3Key, func(body io.Reader, _ state.Object) error {
+func scanWith(ctx context.Context, t *trail.Trail, d *trail.Digest, ref state.ManifestRef, read func(io.Reader, func(*state.Record) error) error) (m manifestCheck, err error) {
+	err = t.Get(ctx, ref.S3Key, func(body io.Reader, _ state.Object) error {
 		m = manifestCheck{}
 		src := &sourceReader{r: body}
-		sum := NewSum()
+		sum := trail.NewSum()
 		r := io.TeeReader(src, sum)
 		rc := recordCheck{m: &m, d: d, prefix: "s3://" + d.Bucket + "/"}
 		m.format = read(r, func(rec *state.Record) error {
@@ -128,7 +129,7 @@ func readLines(r io.Reader, fn func(*state.Record) error) error {
 			return err
 		}
 		var c checkedRecord
-		if json.Unmarshal(line, &c) != nil || unambiguous(line) != nil {
+		if json.Unmarshal(line, &c) != nil || trail.Unambiguous(line) != nil {
 			return errOtherForm
 		}
 		rec := state.Record{S3Key: c.S3Key, S3URI: c.S3URI, Status: c.Status, Timestamp: c.Timestamp, Instance: c.Instance, Chain: c.Chain, ID: c.ID, S3Time: c.S3Time, DetectedAt: c.DetectedAt}
@@ -150,14 +151,14 @@ func newLines(r io.Reader) (*lines, error) {
 	br := bufio.NewReaderSize(r, 1<<16)
 	l := &lines{more: true}
 	if magic, err := br.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
-		one, err := newMember(br)
+		one, err := trail.NewMember(br)
 		if err != nil {
 			return nil, errOtherForm
 		}
 		br, l.hive = bufio.NewReaderSize(one, 1<<16), true
 	}
 	l.s = bufio.NewScanner(br)
-	l.s.Buffer(make([]byte, 0, 1<<16), maxRecordBytes+2)
+	l.s.Buffer(make([]byte, 0, 1<<16), trail.MaxRecordBytes+2)
 	if !l.hive && (!l.s.Scan() || l.s.Text() != "[") {
 		return nil, errOtherForm
 	}
@@ -195,13 +196,13 @@ func (l *lines) end() error {
 // recordCheck checks the records of one manifest.
 type recordCheck struct {
 	m      *manifestCheck
-	d      *Digest
+	d      *trail.Digest
 	prefix string // of s3_uri
 }
 
 func (c *recordCheck) record(r *state.Record) {
 	c.m.records++
-	c.m.counts.add(r.Status)
+	c.m.counts.Add(r.Status)
 	c.m.newest = max(c.m.newest, r.Timestamp, r.S3Time, r.DetectedAt) // Times of one form have the order of their bytes.
 	number, ok := recordNumber(r)
 	if text := c.judge(r, number, ok); text != "" {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // SourceSummary is what was compared with the tree.
@@ -35,16 +36,16 @@ type SourceOptions struct {
 // has and the trail does not is not looked for: a dry run of sync shows it. Every
 // file is read; memory stays small. An error says that it did not get to its
 // end; v has what was found until then.
-func (v *Verification) CheckSource(ctx context.Context, t *Trail, root *safefs.Root, o SourceOptions) error {
+func (v *Verification) CheckSource(ctx context.Context, t *trail.Trail, root *safefs.Root, o SourceOptions) error {
 	var found, noted findings
 	sum := &SourceSummary{since: v.toldTo(o.Instance)}
-	q := Query{Instance: o.Instance, TempDir: o.TempDir, Memory: o.Memory, Distrust: func(key string, err error) error {
+	q := trail.Query{Instance: o.Instance, TempDir: o.TempDir, Memory: o.Memory, Distrust: func(key string, err error) error {
 		if !Unbelieved(err) {
 			found.add(Finding{Kind: FindingUnchecked, Key: key, Detail: notRead(key, err)})
 		}
 		return nil
 	}}
-	err := t.Newest(ctx, q, func(h Held) error {
+	err := t.Newest(ctx, q, func(h trail.Held) error {
 		r := h.Record
 		path, ok := o.Mapper.Path(r.S3Key)
 		if !ok || h.Gone {

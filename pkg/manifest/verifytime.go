@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 const (
@@ -44,7 +45,7 @@ func (v *verifier) latest() (time.Time, string) {
 // names checks the times in the names of a chain's documents.
 func (c *chainCheck) names() {
 	latest, text := c.v.latest()
-	for _, list := range [][]Entry{c.index.Digests, c.index.Manifests} {
+	for _, list := range [][]trail.Entry{c.index.Digests, c.index.Manifests} {
 		for i := range list {
 			if e := &list[i]; e.Name.Time.After(latest) {
 				c.fault(FindingTime, e.Name.Sequence, e.Key, "its name is dated after "+text)
@@ -135,13 +136,13 @@ func (c *chainCheck) follows(d *digestCheck, start, end time.Time) {
 
 // silence looks at how long the chain has said nothing.
 func (c *chainCheck) silence() {
-	if c.prev.fault != nil || len(c.leftBy) > 0 || c.prev.d.Reason == ReasonFinal {
+	if c.prev.fault != nil || len(c.leftBy) > 0 || c.prev.d.Reason == trail.ReasonFinal {
 		return
 	}
 	now, seq, key := c.v.o.Now, c.sum.LastSequence, c.sum.HeadKey
 	age := now.Sub(c.end)
 	stale := c.v.o.MaxAge > 0 && age > c.v.o.MaxAge
-	if c.prev.d.Reason == ReasonStop {
+	if c.prev.d.Reason == trail.ReasonStop {
 		detail := fmt.Sprintf("stopped since %s, %v ago", state.FormatTime(c.end), age.Round(time.Second))
 		if stale {
 			c.fault(FindingStopped, seq, key, detail)

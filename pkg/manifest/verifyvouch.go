@@ -6,15 +6,16 @@ import (
 	"maps"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // know takes in what a digest vouches for, where it stands in its place.
 func (c *chainCheck) know(d *digestCheck) {
 	says := &d.d
-	if d.fault != nil || d.at.Name.says(says) != nil || says.Prefix != c.v.t.prefix {
+	if d.fault != nil || d.at.Name.Says(says) != nil || says.Prefix != c.v.t.Prefix {
 		says = nil
 	}
-	c.v.vouched.add(c.key, d.at.Name.Sequence, d.sha, d.at.since(), says)
+	c.v.vouched.add(c.key, d.at.Name.Sequence, d.sha, d.at.Since(), says)
 }
 
 // vouch finds out what signatures and anchors vouch for. The chains are known.
@@ -58,17 +59,17 @@ func (v *verifier) vouchFor(anchors []Anchor) {
 // beyond returns the newest digest that the host knows of each chain that has
 // more of them. What another chain that is vouched for says it follows is known
 // through that.
-func (v *verifier) beyond() map[chainKey]uint64 {
-	ends := map[chainKey]uint64{}
+func (v *verifier) beyond() map[trail.ChainKey]uint64 {
+	ends := map[trail.ChainKey]uint64{}
 	for _, list := range [][]Anchor{v.o.Anchors, v.known} {
 		for _, a := range list {
 			if a.Local {
-				k := chainKey{a.Instance, a.Chain}
+				k := trail.ChainKey{Instance: a.Instance, ID: a.Chain}
 				ends[k] = max(ends[k], a.Sequence)
 			}
 		}
 	}
-	maps.DeleteFunc(ends, func(k chainKey, end uint64) bool {
+	maps.DeleteFunc(ends, func(k trail.ChainKey, end uint64) bool {
 		c := v.all[k]
 		return c == nil || c.leftOpen || c.sum.LastSequence <= max(end, v.vouched.to(k, ByAnchor))
 	})
@@ -90,7 +91,7 @@ func (v *verifier) checkBeyond() {
 // holder returns the chain that has the digest of a, nil for none.
 func (v *verifier) holder(a Anchor) *chainCheck {
 	if a.Instance != "" {
-		c := v.all[chainKey{a.Instance, a.Chain}]
+		c := v.all[trail.ChainKey{Instance: a.Instance, ID: a.Chain}]
 		if c == nil {
 			return nil
 		}
@@ -111,10 +112,10 @@ func (v *verifier) holder(a Anchor) *chainCheck {
 // chain that something outside vouches for takes the place of another: by its
 // own word anybody who can write the bucket could end a chain.
 func (v *verifier) checkSuccession() {
-	current := map[chainKey]bool{}
+	current := map[trail.ChainKey]bool{}
 	for _, a := range v.o.Anchors {
 		if a.Current {
-			current[chainKey{a.Instance, a.Chain}] = true
+			current[trail.ChainKey{Instance: a.Instance, ID: a.Chain}] = true
 		}
 	}
 	for _, k := range v.chains {
@@ -122,7 +123,7 @@ func (v *verifier) checkSuccession() {
 		if c.sum.AbandonsChain == "" {
 			continue
 		}
-		left := v.all[chainKey{k.instance, c.sum.AbandonsChain}]
+		left := v.all[trail.ChainKey{Instance: k.Instance, ID: c.sum.AbandonsChain}]
 		if left == nil || left == c {
 			c.fault(FindingChainMissing, 1, c.firstKey, fmt.Sprintf("it follows chain %s, which is not there", c.sum.AbandonsChain))
 			continue
@@ -163,7 +164,7 @@ func (c *chainCheck) wentOn(left *chainCheck, at uint64) bool {
 		return false
 	}
 	detail := fmt.Sprintf("chain %s left it here (%s), and it went on to digest %d, until %s", c.sum.Chain, c.sum.Begins, left.sum.LastSequence, state.FormatTime(left.end))
-	if left.sum.HeadReason == ReasonFinal || c.sum.HeadReason == ReasonFinal {
+	if left.sum.HeadReason == trail.ReasonFinal || c.sum.HeadReason == trail.ReasonFinal {
 		left.note(NoteAbandoned, at, "", detail+"; one of them has ended")
 	} else {
 		left.fault(FindingAbandoned, at, "", detail+": two hosts archive as one instance, or one of the chains is forged")
@@ -197,7 +198,7 @@ func (v *verifier) checkAnchors() {
 // be read, which is a finding already.
 func (v *verifier) unknowable(a Anchor) bool {
 	if a.Instance != "" {
-		c := v.all[chainKey{a.Instance, a.Chain}]
+		c := v.all[trail.ChainKey{Instance: a.Instance, ID: a.Chain}]
 		return c != nil && c.unread[a.Sequence]
 	}
 	for _, c := range v.all {
@@ -210,7 +211,7 @@ func (v *verifier) unknowable(a Anchor) bool {
 
 // missing says what it means that the digest of a is not there.
 func (v *verifier) missing(a Anchor) {
-	c := v.all[chainKey{a.Instance, a.Chain}]
+	c := v.all[trail.ChainKey{Instance: a.Instance, ID: a.Chain}]
 	f := Finding{Kind: FindingAnchor, Instance: a.Instance, Chain: a.Chain, Sequence: a.Sequence}
 	last := uint64(0)
 	if c != nil {

@@ -3,6 +3,8 @@ package manifest
 import (
 	"encoding/hex"
 	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // Voucher says what vouches for a digest: something that whoever can write the
@@ -29,7 +31,7 @@ const (
 // nothing.
 type Vouched struct {
 	keys, anchors bool // they were given
-	chains        map[chainKey]*vouchedChain
+	chains        map[trail.ChainKey]*vouchedChain
 }
 
 // vouchedChain is the digests of one chain by their SHA-256, two of one number
@@ -44,12 +46,12 @@ type vouchedDigest struct {
 	since    time.Time // the server has it since then
 	placed   bool      // it is what its name says
 	by       Voucher
-	follows  [32]byte // the digest before it; zero: it is the first
-	leaves   chainKey // the first of a chain: the one that it says it follows
+	follows  [32]byte       // the digest before it; zero: it is the first
+	leaves   trail.ChainKey // the first of a chain: the one that it says it follows
 }
 
 func newVouched(keys, anchors bool) *Vouched {
-	return &Vouched{keys: keys, anchors: anchors, chains: map[chainKey]*vouchedChain{}}
+	return &Vouched{keys: keys, anchors: anchors, chains: map[trail.ChainKey]*vouchedChain{}}
 }
 
 // Anchored reports whether a key or a head was given that could vouch for
@@ -58,7 +60,7 @@ func (w *Vouched) Anchored() bool { return w.keys || w.anchors }
 
 // Of returns what vouches for a digest; 0 is nothing.
 func (w *Vouched) Of(instance, chain string, sequence uint64, sha string) Voucher {
-	if d := w.digest(chainKey{instance, chain}, sha); d != nil && d.sequence == sequence {
+	if d := w.digest(trail.ChainKey{Instance: instance, ID: chain}, sha); d != nil && d.sequence == sequence {
 		return d.by & (ByKey | ByAnchor)
 	}
 	return 0
@@ -75,7 +77,7 @@ func (w *Vouched) Believe(instance, chain string, sequence uint64, sha string) b
 	return by != 0
 }
 
-func (w *Vouched) digest(k chainKey, sha string) *vouchedDigest {
+func (w *Vouched) digest(k trail.ChainKey, sha string) *vouchedDigest {
 	c := w.chains[k]
 	raw, ok := rawSHA(sha)
 	if c == nil || !ok {
@@ -92,7 +94,7 @@ func rawSHA(s string) (raw [32]byte, ok bool) {
 
 // add takes in a digest as it stands in the trail. Where its bytes are no digest
 // of its place d is nil, and nothing vouches for it.
-func (w *Vouched) add(k chainKey, sequence uint64, sha string, since time.Time, d *Digest) {
+func (w *Vouched) add(k trail.ChainKey, sequence uint64, sha string, since time.Time, d *trail.Digest) {
 	c := w.chains[k]
 	if c == nil {
 		c = &vouchedChain{digests: map[[32]byte]*vouchedDigest{}}
@@ -114,13 +116,13 @@ func (w *Vouched) add(k chainKey, sequence uint64, sha string, since time.Time, 
 	case d.PreviousDigestSHA256 != nil:
 		n.follows, _ = rawSHA(*d.PreviousDigestSHA256)
 	case d.AbandonsChain != "":
-		n.leaves = chainKey{k.instance, d.AbandonsChain}
+		n.leaves = trail.ChainKey{Instance: k.Instance, ID: d.AbandonsChain}
 		n.follows, _ = rawSHA(d.AbandonsDigestSHA256)
 	}
 }
 
 // vouch notes that something vouches for a digest, and for all that it leads to.
-func (w *Vouched) vouch(k chainKey, sha string, by Voucher) {
+func (w *Vouched) vouch(k trail.ChainKey, sha string, by Voucher) {
 	raw, ok := rawSHA(sha)
 	for c := w.chains[k]; ok && c != nil; c = w.chains[k] {
 		d := c.digests[raw]
@@ -128,7 +130,7 @@ func (w *Vouched) vouch(k chainKey, sha string, by Voucher) {
 			return // It is not there, not in its place, or what it leads to is known.
 		}
 		d.by |= by
-		if d.leaves != (chainKey{}) {
+		if d.leaves != (trail.ChainKey{}) {
 			if by == seen {
 				return
 			}
@@ -139,7 +141,7 @@ func (w *Vouched) vouch(k chainKey, sha string, by Voucher) {
 }
 
 // to returns the highest number of a digest of k that any of by vouches for.
-func (w *Vouched) to(k chainKey, by Voucher) (last uint64) {
+func (w *Vouched) to(k trail.ChainKey, by Voucher) (last uint64) {
 	if c := w.chains[k]; c != nil {
 		for _, d := range c.digests {
 			if d.by&by != 0 {

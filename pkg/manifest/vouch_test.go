@@ -3,6 +3,8 @@ package manifest
 import (
 	"testing"
 	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // A digest is believed where a head or a signed digest leads to it, in its
@@ -23,7 +25,7 @@ func TestWhatIsVouchedForIsBelieved(t *testing.T) {
 	anchor := func(i int) []Anchor {
 		return []Anchor{{Instance: "app-01", Chain: s.chain, Sequence: uint64(i + 1), SHA256: sha(i)}}
 	}
-	from := func(last int) Library { // Signed up to the digest last.
+	from := func(last int) trail.Library { // Signed up to the digest last.
 		return s.library(func(o map[string][]byte) {
 			for i := range digests {
 				if i != last {
@@ -34,7 +36,7 @@ func TestWhatIsVouchedForIsBelieved(t *testing.T) {
 	}
 	for _, row := range []struct {
 		name string
-		l    Library
+		l    trail.Library
 		o    func(*VerifyOptions)
 		want int
 		any  bool
@@ -46,7 +48,7 @@ func TestWhatIsVouchedForIsBelieved(t *testing.T) {
 		{"a head", s.library(nil), func(o *VerifyOptions) { o.Keys, o.Anchors = nil, anchor(3) }, 4, true},
 		{"a head that is not there", s.library(nil), func(o *VerifyOptions) { o.Keys, o.Anchors = nil, []Anchor{{SHA256: sha(0)[:62] + "00"}} }, 0, true},
 		{"a signed digest under the names of others", s.library(func(o map[string][]byte) {
-			n, _ := ParseName(digests[1])
+			n, _ := trail.ParseName(digests[1])
 			n.Time = n.Time.Add(-time.Second)
 			fork := "p/_manifests/" + n.Path()
 			o[fork], o[sigOf(fork)] = o[digests[4]], o[sigOf(digests[4])]

@@ -17,6 +17,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
+	trailpkg "github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // history runs one history from the bucket alone.
@@ -28,7 +29,7 @@ func (s *site) history(t *testing.T, args ...string) (code int, stdout, stderr s
 }
 
 // signingKey makes an Ed25519 key, configures it, and returns its public half.
-func (s *site) signingKey(t *testing.T) *manifest.PublicKey {
+func (s *site) signingKey(t *testing.T) *trailpkg.PublicKey {
 	t.Helper()
 	pub, key, err := ed25519.GenerateKey(crand.Reader)
 	if err != nil {
@@ -46,7 +47,7 @@ func (s *site) signingKey(t *testing.T) *manifest.PublicKey {
 	if der, err = x509.MarshalPKIXPublicKey(pub); err != nil {
 		t.Fatal(err)
 	}
-	public, err := manifest.ParsePublicKey(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	public, err := trailpkg.ParsePublicKey(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +128,7 @@ func TestABundleProvesARecordWithoutTheBucket(t *testing.T) {
 		}
 		return r
 	}
-	r := check(manifest.BundleCheck{Trusted: []*manifest.PublicKey{public}})
+	r := check(manifest.BundleCheck{Trusted: []*trailpkg.PublicKey{public}})
 	if len(r.Faults) > 0 || !r.Anchored || r.SignedBy != public.Fingerprint() || r.Record.MD5 != md5Of("what was changed") {
 		t.Errorf("the bundle says %+v", r)
 	}

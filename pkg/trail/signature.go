@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 import (
 	"bytes"
@@ -18,7 +18,7 @@ import (
 const AlgorithmECDSA = "ecdsa-sha256"
 
 // maxSignatureBytes bounds signatures, announcements and public keys.
-const maxSignatureBytes = 64 << 10
+const MaxSignatureBytes = 64 << 10
 
 // ErrSignature says that a signature is not one of the named key over these
 // bytes.
@@ -26,12 +26,12 @@ var ErrSignature = errors.New("the signature does not hold")
 
 // PublicKey checks signatures.
 type PublicKey struct {
-	key         any // ed25519.PublicKey or *ecdsa.PublicKey
-	fingerprint string
+	key  any // ed25519.PublicKey or *ecdsa.PublicKey
+	hash string
 }
 
 // Fingerprint returns the SHA-256, in hex, of the key's DER form.
-func (k *PublicKey) Fingerprint() string { return k.fingerprint }
+func (k *PublicKey) Fingerprint() string { return k.hash }
 
 // ParsePublicKey reads a PEM block PUBLIC KEY of an Ed25519 or ECDSA key.
 func ParsePublicKey(data []byte) (*PublicKey, error) {
@@ -48,17 +48,17 @@ func ParsePublicKey(data []byte) (*PublicKey, error) {
 	default:
 		return nil, fmt.Errorf("a %T, which signs nothing here", parsed)
 	}
-	return &PublicKey{key: parsed, fingerprint: fingerprintOf(block.Bytes)}, nil
+	return &PublicKey{key: parsed, hash: FingerprintOf(block.Bytes)}, nil
 }
 
 // fingerprintOf returns the fingerprint of a public key in DER form.
-func fingerprintOf(der []byte) string {
+func FingerprintOf(der []byte) string {
 	sum := sha256.Sum256(der)
 	return hex.EncodeToString(sum[:])
 }
 
 // encodePublic returns a public key in DER form as keys/ holds it.
-func encodePublic(der []byte) []byte {
+func EncodePublic(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 }
 
@@ -76,8 +76,8 @@ func (k *PublicKey) Verify(s Signature, data []byte) error {
 		sum := sha256.Sum256(data)
 		ok = s.Algorithm == AlgorithmECDSA && ecdsa.VerifyASN1(key, sum[:], raw)
 	}
-	if !ok || s.PublicKeyFingerprint != k.fingerprint {
-		return fmt.Errorf("%w: %s by key %s", ErrSignature, s.Algorithm, k.fingerprint)
+	if !ok || s.PublicKeyFingerprint != k.hash {
+		return fmt.Errorf("%w: %s by key %s", ErrSignature, s.Algorithm, k.hash)
 	}
 	return nil
 }
@@ -89,7 +89,7 @@ func ParseSignature(data []byte) (Signature, error) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return s, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	again, err := s.encode()
+	again, err := s.Encode()
 	if err != nil || !bytes.Equal(again, data) {
 		return s, fmt.Errorf("%w: not a signature as it is written", ErrFormat)
 	}
@@ -102,21 +102,21 @@ func NewSignature(algorithm, fingerprint string, sig []byte) Signature {
 }
 
 // encode returns the one line that a signature is stored as.
-func (s *Signature) encode() ([]byte, error) {
+func (s *Signature) Encode() ([]byte, error) {
 	data, err := json.Marshal(s)
 	return append(data, '\n'), err
 }
 
 // canonicalPEM reports whether data is one PEM block as it is written here.
-func canonicalPEM(data []byte) bool {
+func CanonicalPEM(data []byte) bool {
 	block, _ := pem.Decode(data)
-	return block != nil && bytes.Equal(encodePublic(block.Bytes), data)
+	return block != nil && bytes.Equal(EncodePublic(block.Bytes), data)
 }
 
 // announcementName returns the name, below the trail, of the announcement of a
 // new key under an old one's signature.
-func announcementName(fresh, old string) string {
-	return keysDir + "/" + fresh + ".announced-by-" + old + signatureSuffix
+func AnnouncementName(fresh, old string) string {
+	return KeysDir + "/" + fresh + ".announced-by-" + old + SignatureSuffix
 }
 
 // AlgorithmEd25519 names pure Ed25519 (RFC 8032) over a digest's bytes.

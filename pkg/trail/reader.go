@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 import (
 	"bufio"
@@ -14,10 +14,10 @@ import (
 
 // maxRecordBytes bounds what one record may take, so that a hostile manifest
 // cannot fill the memory.
-const maxRecordBytes = 1 << 20
+const MaxRecordBytes = 1 << 20
 
 // maxDigestBytes bounds a digest.
-const maxDigestBytes = 64 << 20
+const MaxDigestBytes = 64 << 20
 
 // Faults of documents. They are matched with errors.Is.
 var (
@@ -41,7 +41,7 @@ func ReadManifest(r io.Reader, fn func(state.Record) error) error {
 func ReadRecords(r io.Reader, fn func(rec *state.Record, raw []byte) error) error {
 	br := bufio.NewReader(r)
 	if magic, err := br.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
-		one, err := newMember(br)
+		one, err := NewMember(br)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrFormat, err)
 		}
@@ -57,7 +57,7 @@ func ReadRecords(r io.Reader, fn func(rec *state.Record, raw []byte) error) erro
 	if first != '[' {
 		return readEachLine(br, fn)
 	}
-	lim := &budgetReader{r: br, left: 2 * maxRecordBytes}
+	lim := &budgetReader{r: br, left: 2 * MaxRecordBytes}
 	d := recordReader{lim: lim, dec: json.NewDecoder(lim), fn: fn}
 	return d.array()
 }
@@ -69,7 +69,7 @@ type member struct {
 	rest *bufio.Reader
 }
 
-func newMember(br *bufio.Reader) (*member, error) {
+func NewMember(br *bufio.Reader) (*member, error) {
 	gz, err := gzip.NewReader(br)
 	if err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func (m *member) Read(p []byte) (int, error) {
 // readEachLine calls fn for each record of a manifest of lines.
 func readEachLine(r io.Reader, fn func(rec *state.Record, raw []byte) error) error {
 	s := bufio.NewScanner(r)
-	s.Buffer(make([]byte, 0, 1<<16), maxRecordBytes+1)
+	s.Buffer(make([]byte, 0, 1<<16), MaxRecordBytes+1)
 	for s.Scan() {
 		line := bytes.TrimSpace(s.Bytes())
 		if len(line) == 0 {
@@ -116,11 +116,11 @@ func readRecord(raw []byte) (*state.Record, error) {
 	switch {
 	case raw[0] != '{':
 		return nil, fmt.Errorf("%w: a record is not an object", ErrFormat)
-	case len(raw) > maxRecordBytes:
-		return nil, fmt.Errorf("%w: a record is larger than %d bytes", ErrFormat, maxRecordBytes)
+	case len(raw) > MaxRecordBytes:
+		return nil, fmt.Errorf("%w: a record is larger than %d bytes", ErrFormat, MaxRecordBytes)
 	}
 	r := new(state.Record)
-	if err := errors.Join(json.Unmarshal(raw, r), unambiguous(raw)); err != nil {
+	if err := errors.Join(json.Unmarshal(raw, r), Unambiguous(raw)); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	return r, nil
@@ -129,7 +129,7 @@ func readRecord(raw []byte) (*state.Record, error) {
 // firstByte passes white space and returns the byte behind it without passing
 // that.
 func firstByte(br *bufio.Reader) (byte, error) {
-	for range maxRecordBytes {
+	for range MaxRecordBytes {
 		b, err := br.ReadByte()
 		if err != nil {
 			return 0, err
@@ -172,7 +172,7 @@ func (d *recordReader) array() error {
 
 // record decodes one record; io.EOF says that there is none.
 func (d *recordReader) record() error {
-	d.lim.left = 2 * maxRecordBytes
+	d.lim.left = 2 * MaxRecordBytes
 	d.raw = d.raw[:0]
 	err := d.dec.Decode(&d.raw)
 	if errors.Is(err, io.EOF) {
@@ -204,7 +204,7 @@ type budgetReader struct {
 
 func (b *budgetReader) Read(p []byte) (int, error) {
 	if b.left <= 0 {
-		return 0, fmt.Errorf("a record is larger than %d bytes", maxRecordBytes)
+		return 0, fmt.Errorf("a record is larger than %d bytes", MaxRecordBytes)
 	}
 	n, err := b.r.Read(p[:min(len(p), b.left)])
 	b.left -= n
@@ -213,7 +213,7 @@ func (b *budgetReader) Read(p []byte) (int, error) {
 
 // eachLine calls fn for each record of a manifest that this package wrote, as
 // the bytes stand there. The line is only valid during the call.
-func eachLine(r io.Reader, hive bool, fn func(line []byte) error) error {
+func EachLine(r io.Reader, hive bool, fn func(line []byte) error) error {
 	if hive {
 		gz, err := gzip.NewReader(r)
 		if err != nil {
@@ -222,7 +222,7 @@ func eachLine(r io.Reader, hive bool, fn func(line []byte) error) error {
 		r = gz
 	}
 	s := bufio.NewScanner(r)
-	s.Buffer(make([]byte, 0, 1<<16), maxRecordBytes)
+	s.Buffer(make([]byte, 0, 1<<16), MaxRecordBytes)
 	for s.Scan() {
 		line := bytes.TrimSuffix(s.Bytes(), []byte{','})
 		if len(line) == 0 || line[0] != '{' {

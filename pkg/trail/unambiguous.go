@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 import (
 	"bytes"
@@ -14,16 +14,16 @@ var documents = strictjson.Of(state.MaxNumber, state.Record{}, Digest{}, Signatu
 
 // unambiguous returns an error for a document that other programs may read as
 // something else than this one does.
-func unambiguous(data []byte) error { return documents.Check(data) }
+func Unambiguous(data []byte) error { return documents.Check(data) }
 
 // unambiguousConfig is unambiguous for a configuration object. The hash in its
 // name is all that one in another form than JSON claims.
-func unambiguousConfig(data []byte) error {
+func UnambiguousConfig(data []byte) error {
 	switch {
 	case !bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n\ufeff"), []byte{'{'}):
 		return nil
 	case !json.Valid(data):
 		return errors.New("it is not one JSON object")
 	}
-	return unambiguous(data)
+	return Unambiguous(data)
 }

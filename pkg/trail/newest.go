@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 import (
 	"context"
@@ -35,9 +35,9 @@ type Query struct {
 	// document. Where it is not set, the first such document ends the query.
 	Distrust func(key string, err error) error
 	// each, where set, is told every record before it is sorted.
-	each func(*state.Record)
+	Each func(*state.Record)
 	// pending, where set, says whether a manifest that no digest names is used.
-	pending func(Entry) bool
+	Pending func(Entry) bool
 }
 
 // Held is what the records of one key come to.
@@ -120,7 +120,7 @@ func (c *collector) instance(ctx context.Context, chains []ChainIndex) error {
 			}
 		}
 	}
-	ordered, err := c.t.succession(ctx, chains, c.distrust)
+	ordered, err := c.t.Succession(ctx, chains, c.distrust)
 	if err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func (c *collector) chain(ctx context.Context, ch *ChainIndex) error {
 	}
 	var refs []state.ManifestRef
 	for _, e := range ch.Tail() {
-		if c.q.pending != nil && !c.q.pending(e) {
+		if c.q.Pending != nil && !c.q.Pending(e) {
 			continue
 		}
 		c.q.Unproven(e.Key)
@@ -187,7 +187,7 @@ func (c *collector) manifests(ctx context.Context, refs []state.ManifestRef) err
 	fetch := func(ctx context.Context, i int) (*spooled, error) {
 		return c.t.fetch(ctx, refs[i].S3Key, refs[i].SHA256, c.q.TempDir)
 	}
-	return inOrder(ctx, len(refs), fetch, (*spooled).close, func(i int, s *spooled, err error) error {
+	return InOrder(ctx, len(refs), fetch, (*spooled).close, func(i int, s *spooled, err error) error {
 		if err == nil {
 			err = c.records(s, refs[i].SHA256 != "")
 			s.close()
@@ -218,12 +218,12 @@ func (c *collector) records(s *spooled, proven bool) error {
 		}
 	}
 	return s.records(func(r *state.Record, raw []byte) error {
-		if c.q.each != nil {
-			c.q.each(r)
+		if c.q.Each != nil {
+			c.q.Each(r)
 		}
 		at := recordTime(r)
 		c.last = max(c.last, sortTime(at))
-		if r.Status == state.StatusFailed || r.S3Key == "" || !strings.HasPrefix(r.S3Key, c.q.KeyPrefix) || strings.HasPrefix(r.S3Key, c.t.root()) {
+		if r.Status == state.StatusFailed || r.S3Key == "" || !strings.HasPrefix(r.S3Key, c.q.KeyPrefix) || strings.HasPrefix(r.S3Key, c.t.Root()) {
 			return nil
 		}
 		if !c.q.At.IsZero() && at.After(c.q.At) {

@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 import (
 	"bytes"
@@ -30,7 +30,7 @@ func (c *Counts) Total() int64 {
 }
 
 // add counts one record of a status. A status of a later release counts nowhere.
-func (c *Counts) add(s state.Status) {
+func (c *Counts) Add(s state.Status) {
 	switch s {
 	case state.StatusUploaded:
 		c.Uploaded++
@@ -46,7 +46,7 @@ func (c *Counts) add(s state.Status) {
 }
 
 // plus adds o.
-func (c *Counts) plus(o Counts) {
+func (c *Counts) Plus(o Counts) {
 	c.Uploaded += o.Uploaded
 	c.Skipped += o.Skipped
 	c.Failed += o.Failed
@@ -109,15 +109,15 @@ func (d *Digest) Encode() ([]byte, error) {
 }
 
 var (
-	chainPattern = regexp.MustCompile(`^[0-9a-f]{8}$`)
-	shaPattern   = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	ChainPattern = regexp.MustCompile(`^[0-9a-f]{8}$`)
+	ShaPattern   = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 
 // ParseDigest reads one digest. Keys that it does not know are passed over: a
 // release may add some without a new version.
 func ParseDigest(r io.Reader) (Digest, error) {
 	var d Digest
-	data, err := io.ReadAll(io.LimitReader(r, maxDigestBytes+1))
+	data, err := io.ReadAll(io.LimitReader(r, MaxDigestBytes+1))
 	if err != nil {
 		return d, fmt.Errorf("read digest: %w", err)
 	}
@@ -126,8 +126,8 @@ func ParseDigest(r io.Reader) (Digest, error) {
 
 // DecodeDigest is ParseDigest of bytes that were read.
 func DecodeDigest(data []byte) (d Digest, err error) {
-	if len(data) > maxDigestBytes {
-		return d, fmt.Errorf("%w: a digest larger than %d bytes", ErrFormat, maxDigestBytes)
+	if len(data) > MaxDigestBytes {
+		return d, fmt.Errorf("%w: a digest larger than %d bytes", ErrFormat, MaxDigestBytes)
 	}
 	if n := strictjson.Elements(data, maxDigestElements); n > maxDigestElements {
 		return d, fmt.Errorf("%w: a digest whose lists have more than %d elements", ErrFormat, maxDigestElements)
@@ -141,7 +141,7 @@ func DecodeDigest(data []byte) (d Digest, err error) {
 	if head.Version > DigestVersion {
 		return d, fmt.Errorf("%w: digest version %d, this release reads up to %d", ErrNewerFormat, head.Version, DigestVersion)
 	}
-	if err := errors.Join(json.Unmarshal(data, &d), unambiguous(data)); err != nil {
+	if err := errors.Join(json.Unmarshal(data, &d), Unambiguous(data)); err != nil {
 		return d, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	if err := d.check(); err != nil {
@@ -158,7 +158,7 @@ func (d *Digest) check() error {
 		return fmt.Errorf("a text of %d bytes", d.longest())
 	case d.Version < 1:
 		return fmt.Errorf("version %d", d.Version)
-	case !chainPattern.MatchString(d.Chain):
+	case !ChainPattern.MatchString(d.Chain):
 		return fmt.Errorf("chain %q", d.Chain)
 	case d.Sequence == 0:
 		return fmt.Errorf("sequence %d", d.Sequence)
@@ -166,7 +166,7 @@ func (d *Digest) check() error {
 		return checkRefs(d.Manifests)
 	case d.PreviousDigestS3Key == nil || d.PreviousDigestSHA256 == nil:
 		return fmt.Errorf("digest %d has half a predecessor", d.Sequence)
-	case !shaPattern.MatchString(*d.PreviousDigestSHA256):
+	case !ShaPattern.MatchString(*d.PreviousDigestSHA256):
 		return fmt.Errorf("previous_digest_sha256 %q", *d.PreviousDigestSHA256)
 	}
 	return checkRefs(d.Manifests)
@@ -193,7 +193,7 @@ func checkRefs(refs []state.ManifestRef) error {
 		if len(m.S3Key) > maxTextBytes {
 			return fmt.Errorf("a manifest with a key of %d bytes", len(m.S3Key))
 		}
-		if m.S3Key == "" || !shaPattern.MatchString(m.SHA256) || m.SizeBytes < 0 || m.Records < 0 {
+		if m.S3Key == "" || !ShaPattern.MatchString(m.SHA256) || m.SizeBytes < 0 || m.Records < 0 {
 			return fmt.Errorf("manifest %q", m.S3Key)
 		}
 	}
@@ -201,7 +201,7 @@ func checkRefs(refs []state.ManifestRef) error {
 }
 
 // says reports as ErrFormat that a digest is not what its name says.
-func (n Name) says(d *Digest) error {
+func (n Name) Says(d *Digest) error {
 	if d.Instance != n.Instance || d.Chain != n.Chain || d.Sequence != n.Sequence {
 		return fmt.Errorf("%w: %s is digest %d of chain %s of %s", ErrFormat, n, d.Sequence, d.Chain, d.Instance)
 	}

@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 import (
 	"context"
@@ -32,14 +32,14 @@ type retrier struct {
 
 // again calls fn until it succeeds, or fails with what waiting does not mend,
 // or has failed for a minute.
-func (a *retrier) do(ctx context.Context, fn func() error) error {
+func (a *retrier) Do(ctx context.Context, fn func() error) error {
 	var first time.Time
 	for n := 0; ; n++ {
 		down, err := a.outage()
 		if err != nil {
 			return err
 		}
-		if err = fn(); !temporary(err) {
+		if err = fn(); !Temporary(err) {
 			if err == nil {
 				a.note(nil)
 			}
@@ -85,7 +85,7 @@ func (a *retrier) note(err error) {
 }
 
 // passing reports whether err is one of a server that may answer later.
-func temporary(err error) bool {
+func Temporary(err error) bool {
 	e, ok := errors.AsType[*state.Error](err)
 	if !ok || errors.Is(err, fs.ErrNotExist) || errors.Is(err, context.Canceled) {
 		return false
@@ -100,8 +100,8 @@ func (e *callerError) Error() string { return e.err.Error() }
 
 // listAll lists like Library.List, and goes on behind the last key that it has
 // seen when the server fails in between.
-func (a *retrier) list(ctx context.Context, lib Library, prefix, after string, fn func(state.Object) error) error {
-	err := a.do(ctx, func() error {
+func (a *retrier) List(ctx context.Context, lib Library, prefix, after string, fn func(state.Object) error) error {
+	err := a.Do(ctx, func() error {
 		return lib.List(ctx, prefix, after, func(o state.Object) error {
 			if err := fn(o); err != nil {
 				return &callerError{err}
@@ -118,4 +118,4 @@ func (a *retrier) list(ctx context.Context, lib Library, prefix, after string, f
 
 // refused reports whether a server did not want to answer. Other errors concern
 // one document.
-func refused(err error) bool { return state.ClassOf(err).Parks() }
+func Refused(err error) bool { return state.ClassOf(err).Parks() }

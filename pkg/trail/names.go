@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 import (
 	"fmt"
@@ -11,14 +11,14 @@ import (
 )
 
 // timeFormat is the time in a document's name, UTC.
-const timeFormat = "20060102_150405"
+const TimeFormat = "20060102_150405"
 
 // digestDirHive holds the digests in layout hive. Query engines pass over names
 // that begin with an underscore.
-const digestDirHive = "_digests"
+const DigestDirHive = "_digests"
 
 // keysDir holds the public keys that signatures are checked with.
-const keysDir = "keys"
+const KeysDir = "keys"
 
 // Name is what a manifest's or digest's name says.
 type Name struct {
@@ -31,11 +31,11 @@ type Name struct {
 	Hive     bool
 }
 
-var namePattern = regexp.MustCompile(`^(manifest|digest)_([0-9]{8}_[0-9]{6})_(` + namePart + `)_([0-9a-f]{8})_([0-9]{8,20})(?:-([1-9][0-9]{0,8}))?\.(json|jsonl\.gz)$`)
+var namePattern = regexp.MustCompile(`^(manifest|digest)_([0-9]{8}_[0-9]{6})_(` + NamePart + `)_([0-9a-f]{8})_([0-9]{8,20})(?:-([1-9][0-9]{0,8}))?\.(json|jsonl\.gz)$`)
 
 // String returns the base name. ParseName reads it back.
 func (n Name) String() string {
-	s := fmt.Sprintf("%s_%s_%s_%08d", n.Time.UTC().Format(timeFormat), n.Instance, n.Chain, n.Sequence)
+	s := fmt.Sprintf("%s_%s_%s_%08d", n.Time.UTC().Format(TimeFormat), n.Instance, n.Chain, n.Sequence)
 	if n.Digest {
 		return "digest_" + s + ".json"
 	}
@@ -54,7 +54,7 @@ func (n Name) Path() string {
 	case !n.Hive:
 		return n.String()
 	case n.Digest:
-		return path.Join(digestDirHive, n.String())
+		return path.Join(DigestDirHive, n.String())
 	}
 	return path.Join("dt="+n.Time.UTC().Format(time.DateOnly), "instance="+n.Instance, n.String())
 }
@@ -67,7 +67,7 @@ func ParseName(s string) (n Name, ok bool) {
 	if m == nil {
 		return Name{}, false
 	}
-	at, err := time.Parse(timeFormat, m[2])
+	at, err := time.Parse(TimeFormat, m[2])
 	if err != nil {
 		return Name{}, false
 	}
@@ -92,7 +92,7 @@ func ParseName(s string) (n Name, ok bool) {
 }
 
 // before reports whether n stands before m in their chain.
-func (n Name) before(m Name) bool {
+func (n Name) Before(m Name) bool {
 	if n.Sequence != m.Sequence {
 		return n.Sequence < m.Sequence
 	}
@@ -103,11 +103,11 @@ func (n Name) before(m Name) bool {
 }
 
 // configName returns the name of a configuration object.
-func configName(sha string) string { return "config_" + sha + ".json" }
+func ConfigName(sha string) string { return "config_" + sha + ".json" }
 
 // notBefore returns now in whole seconds, or last where now lies a little before
 // it: the time in names goes back only with an event.
-func notBefore(now, last time.Time) time.Time {
+func NotBefore(now, last time.Time) time.Time {
 	now = now.UTC().Truncate(time.Second)
 	if now.Before(last) && !state.GoesBack(last, now) {
 		return last.UTC().Truncate(time.Second)
@@ -115,10 +115,10 @@ func notBefore(now, last time.Time) time.Time {
 	return now
 }
 
-var configPattern = regexp.MustCompile(`^config_[0-9a-f]{64}\.json$`)
+var ConfigPattern = regexp.MustCompile(`^config_[0-9a-f]{64}\.json$`)
 
 // namePart is what an instance may consist of.
-const namePart = `[A-Za-z0-9._-]+`
+const NamePart = `[A-Za-z0-9._-]+`
 
 // signatureSuffix ends the name of a digest's signature, in place of .json.
-const signatureSuffix = ".sig"
+const SignatureSuffix = ".sig"

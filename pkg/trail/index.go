@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 import (
 	"cmp"
@@ -11,30 +11,30 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-type chainKey struct{ instance, id string }
+type ChainKey struct{ Instance, ID string }
 
 // indexer sorts names into an Index.
-type indexer struct {
-	root   string
+type Indexer struct {
+	Root   string
 	x      Index
-	chains map[chainKey]*ChainIndex
+	Chains map[ChainKey]*ChainIndex
 	sigs   []Entry
 
-	documents int // digests and manifests
+	Documents int // digests and manifests
 }
 
 // signatureOf returns the document that rel is the signature of, or rel.
 func signatureOf(rel string) (document string, isSig bool) {
-	base, isSig := strings.CutSuffix(rel, signatureSuffix)
-	if isSig && !strings.HasPrefix(rel, keysDir+"/") {
+	base, isSig := strings.CutSuffix(rel, SignatureSuffix)
+	if isSig && !strings.HasPrefix(rel, KeysDir+"/") {
 		return base + ".json", true
 	}
 	return rel, isSig
 }
 
 // document adds a digest or manifest.
-func (in *indexer) document(e Entry) {
-	in.documents++
+func (in *Indexer) document(e Entry) {
+	in.Documents++
 	c := in.chain(e.Name)
 	if e.Name.Digest {
 		c.Digests = append(c.Digests, e)
@@ -45,23 +45,23 @@ func (in *indexer) document(e Entry) {
 
 // What an Index may omit.
 const (
-	omittedDocuments = "digests and manifests"
+	OmittedDocuments = "digests and manifests"
 	omittedConfigs   = "configuration objects"
 	omittedKeys      = "public keys and announcements"
 	omittedOthers    = "other objects"
 )
 
 // full reports whether no more of what is at rel is kept, and counts it.
-func (in *indexer) full(known, isSig bool, rel string) bool {
-	kind, have, most := omittedOthers, len(in.x.Others), maxAside
+func (in *Indexer) full(known, isSig bool, rel string) bool {
+	kind, have, most := omittedOthers, len(in.x.Others), MaxAside
 	switch {
 	case known && isSig:
-		kind, have, most = omittedDocuments, len(in.sigs), maxDocuments
+		kind, have, most = OmittedDocuments, len(in.sigs), MaxDocuments
 	case known:
-		kind, have, most = omittedDocuments, in.documents, maxDocuments
-	case configPattern.MatchString(rel):
+		kind, have, most = OmittedDocuments, in.Documents, MaxDocuments
+	case ConfigPattern.MatchString(rel):
 		kind, have = omittedConfigs, len(in.x.Configs)
-	case strings.HasPrefix(rel, keysDir+"/"):
+	case strings.HasPrefix(rel, KeysDir+"/"):
 		kind, have = omittedKeys, len(in.x.Keys)
 	}
 	if have < most {
@@ -77,24 +77,24 @@ func (in *indexer) full(known, isSig bool, rel string) bool {
 // Index lists everything under the trail but the canaries. It makes one LIST
 // and keeps names only.
 func (t *Trail) Index(ctx context.Context) (Index, error) {
-	in := &indexer{root: t.root(), chains: map[chainKey]*ChainIndex{}}
-	err := t.retrier.list(ctx, t.lib, in.root, "", func(o state.Object) error {
-		in.add(o)
+	in := &Indexer{Root: t.Root(), Chains: map[ChainKey]*ChainIndex{}}
+	err := t.Retrier.List(ctx, t.lib, in.Root, "", func(o state.Object) error {
+		in.Add(o)
 		return nil
 	})
 	if err != nil {
-		return Index{}, fmt.Errorf("list %s: %w", in.root, err)
+		return Index{}, fmt.Errorf("list %s: %w", in.Root, err)
 	}
-	return in.index(), nil
+	return in.Index(), nil
 }
 
-func (in *indexer) add(o state.Object) {
+func (in *Indexer) Add(o state.Object) {
 	e := Entry{Key: o.Key, Size: o.Size, LastModified: o.LastModified}
-	rel, isSig := signatureOf(strings.TrimPrefix(o.Key, in.root))
-	name, known := documentAt(rel)
+	rel, isSig := signatureOf(strings.TrimPrefix(o.Key, in.Root))
+	name, known := DocumentAt(rel)
 	known = known && (name.Digest || !isSig)
 	e.Name = name
-	if strings.HasPrefix(rel, canaryDir) || in.full(known, isSig, rel) {
+	if strings.HasPrefix(rel, CanaryDir) || in.full(known, isSig, rel) {
 		return
 	}
 	switch {
@@ -102,9 +102,9 @@ func (in *indexer) add(o state.Object) {
 		in.sigs = append(in.sigs, e)
 	case known:
 		in.document(e)
-	case configPattern.MatchString(rel):
+	case ConfigPattern.MatchString(rel):
 		in.x.Configs = append(in.x.Configs, e)
-	case strings.HasPrefix(rel, keysDir+"/"):
+	case strings.HasPrefix(rel, KeysDir+"/"):
 		in.x.Keys = append(in.x.Keys, e)
 	default:
 		in.x.Others = append(in.x.Others, e)
@@ -112,34 +112,34 @@ func (in *indexer) add(o state.Object) {
 }
 
 // canaryDir holds the objects of the start-up check.
-const canaryDir = ".canary/"
+const CanaryDir = ".canary/"
 
 // documentAt reads the name at rel below a trail, and reports whether a
 // document of this name stands there in one of the layouts.
-func documentAt(rel string) (Name, bool) {
+func DocumentAt(rel string) (Name, bool) {
 	n, ok := ParseName(rel)
 	if !ok {
 		return Name{}, false
 	}
-	if n.Digest && path.Dir(rel) == digestDirHive {
+	if n.Digest && path.Dir(rel) == DigestDirHive {
 		n.Hive = true
 	}
 	return n, n.Path() == rel
 }
 
-func (in *indexer) chain(n Name) *ChainIndex {
-	k := chainKey{n.Instance, n.Chain}
-	c := in.chains[k]
+func (in *Indexer) chain(n Name) *ChainIndex {
+	k := ChainKey{n.Instance, n.Chain}
+	c := in.Chains[k]
 	if c == nil {
 		c = &ChainIndex{Instance: n.Instance, ID: n.Chain, Signatures: map[string]Entry{}}
-		in.chains[k] = c
+		in.Chains[k] = c
 	}
 	return c
 }
 
-func (in *indexer) index() Index {
+func (in *Indexer) Index() Index {
 	digests := map[string]*ChainIndex{}
-	for _, c := range in.chains {
+	for _, c := range in.Chains {
 		for _, list := range [][]Entry{c.Digests, c.Manifests} {
 			slices.SortFunc(list, func(a, b Entry) int {
 				return cmp.Or(cmp.Compare(a.Name.Sequence, b.Name.Sequence), cmp.Compare(a.Name.N, b.Name.N), strings.Compare(a.Key, b.Key))
@@ -150,21 +150,21 @@ func (in *indexer) index() Index {
 		}
 	}
 	for _, e := range in.sigs {
-		digest := strings.TrimSuffix(e.Key, signatureSuffix) + ".json"
+		digest := strings.TrimSuffix(e.Key, SignatureSuffix) + ".json"
 		if c := digests[digest]; c != nil {
 			c.Signatures[digest] = e
 		} else {
 			in.x.Signatures = append(in.x.Signatures, e)
 		}
 	}
-	for _, c := range in.chains {
+	for _, c := range in.Chains {
 		in.x.Chains = append(in.x.Chains, *c)
 	}
-	slices.SortFunc(in.x.Chains, byBeginning)
+	slices.SortFunc(in.x.Chains, ByBeginning)
 	return in.x
 }
 
 // byBeginning orders chains by instance, then by the time in their first name.
-func byBeginning(a, b ChainIndex) int {
+func ByBeginning(a, b ChainIndex) int {
 	return cmp.Or(strings.Compare(a.Instance, b.Instance), a.first().Compare(b.first()), strings.Compare(a.ID, b.ID))
 }

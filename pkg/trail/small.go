@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 import (
 	"bytes"
@@ -9,13 +9,13 @@ import (
 )
 
 // small reads a document that is never large.
-func (t *Trail) small(ctx context.Context, key string) ([]byte, error) {
-	return t.read(ctx, key, maxSignatureBytes)
+func (t *Trail) Small(ctx context.Context, key string) ([]byte, error) {
+	return t.Read(ctx, key, MaxSignatureBytes)
 }
 
 // read returns the first bytes of a document, at most one more than limit.
-func (t *Trail) read(ctx context.Context, key string, limit int64) (data []byte, err error) {
-	err = t.get(ctx, key, func(body io.Reader, o state.Object) (err error) {
+func (t *Trail) Read(ctx context.Context, key string, limit int64) (data []byte, err error) {
+	err = t.Get(ctx, key, func(body io.Reader, o state.Object) (err error) {
 		data, err = readUpTo(body, o.Size, limit)
 		return err
 	})

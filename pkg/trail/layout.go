@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 // Layout is how manifests are encoded and where they stand.
 type Layout string

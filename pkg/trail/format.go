@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 import (
 	"bufio"
@@ -45,35 +45,35 @@ func SumOf(data []byte) string {
 }
 
 // encoder writes the lines of one manifest in a layout. It keeps no line.
-type encoder struct {
-	b  *bufio.Writer
-	w  io.Writer
-	gz *gzip.Writer // layout hive
-	n  int64
+type Encoder struct {
+	b       *bufio.Writer
+	w       io.Writer
+	gz      *gzip.Writer // layout hive
+	Records int64
 }
 
 // newEncoder returns an encoder for a layout. The gzip header has neither name
 // nor time, so that equal records make equal bytes.
-func newEncoder(w io.Writer, l Layout) *encoder {
+func NewEncoder(w io.Writer, l Layout) *Encoder {
 	b := bufio.NewWriterSize(w, 1<<16)
 	if l != LayoutHive {
-		return &encoder{b: b, w: b}
+		return &Encoder{b: b, w: b}
 	}
 	gz := gzip.NewWriter(b)
-	return &encoder{b: b, w: gz, gz: gz}
+	return &Encoder{b: b, w: gz, gz: gz}
 }
 
 // line adds one record, JSON without a newline.
-func (e *encoder) line(line []byte) error {
+func (e *Encoder) Write(line []byte) error {
 	var sep string
 	switch {
 	case e.gz != nil:
-	case e.n == 0:
+	case e.Records == 0:
 		sep = "[\n"
 	default:
 		sep = ",\n"
 	}
-	e.n++
+	e.Records++
 	if _, err := io.WriteString(e.w, sep); err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (e *encoder) line(line []byte) error {
 }
 
 // close writes the end and what is buffered. It does not close the writer below.
-func (e *encoder) close() error {
+func (e *Encoder) Close() error {
 	end := "\n]\n"
 	switch {
 	case e.gz != nil:
@@ -96,7 +96,7 @@ func (e *encoder) close() error {
 			return err
 		}
 		return e.b.Flush()
-	case e.n == 0:
+	case e.Records == 0:
 		end = "[\n]\n"
 	}
 	if _, err := e.b.WriteString(end); err != nil {
@@ -106,4 +106,4 @@ func (e *encoder) close() error {
 }
 
 // errStop ends an iteration early; it never leaves the package.
-var errStop = errors.New("stop")
+var ErrStop = errors.New("stop")

@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 import (
 	"context"
@@ -16,7 +16,7 @@ func (t *Trail) digests(ctx context.Context, list []Entry, believe believer, fn 
 	fetch := func(ctx context.Context, i int) (*candidate, error) {
 		d, sha, err := t.Digest(ctx, list[i].Key)
 		if err == nil {
-			err = list[i].Name.says(&d)
+			err = list[i].Name.Says(&d)
 		}
 		if err == nil && believe != nil {
 			err = believe(list[i], &d, sha)
@@ -35,7 +35,7 @@ func (t *Trail) digests(ctx context.Context, list []Entry, believe believer, fn 
 		prev = best.sha
 		return fn(best.at, &best.d, best.sha, nil)
 	}
-	err := eachEntry(ctx, list, fetch, func(*candidate) {}, func(i int, c *candidate, err error) error {
+	err := EachEntry(ctx, list, fetch, func(*candidate) {}, func(i int, c *candidate, err error) error {
 		if err != nil {
 			c = &candidate{at: list[i], err: err}
 		}
@@ -84,7 +84,7 @@ func (c *candidate) follows(prev string) bool {
 
 // succession returns the chains of one instance in the order in which they
 // follow one another: by time, and none before the one that it leaves.
-func (t *Trail) succession(ctx context.Context, chains []ChainIndex, distrust func(ctx context.Context, key string, err error) error) ([]ChainIndex, error) {
+func (t *Trail) Succession(ctx context.Context, chains []ChainIndex, distrust func(ctx context.Context, key string, err error) error) ([]ChainIndex, error) {
 	if len(chains) < 2 {
 		return chains, nil
 	}
@@ -100,7 +100,7 @@ func (t *Trail) succession(ctx context.Context, chains []ChainIndex, distrust fu
 		d, _, err := t.Digest(ctx, firsts[i].Key)
 		return d.AbandonsChain, err
 	}
-	err := eachEntry(ctx, firsts, fetch, func(string) {}, func(i int, left string, err error) error {
+	err := EachEntry(ctx, firsts, fetch, func(string) {}, func(i int, left string, err error) error {
 		if err != nil {
 			return distrust(ctx, firsts[i].Key, err)
 		}

@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 import (
 	"bytes"
@@ -30,16 +30,16 @@ const fetchWidth = 8
 // off, is made again for about a minute.
 type Trail struct {
 	lib     Library
-	prefix  string
-	retrier retrier
+	Prefix  string
+	Retrier retrier
 }
 
 // NewTrail returns the trail of prefix: as in Digest.Prefix, with a trailing
 // slash or "". It makes no request.
-func NewTrail(lib Library, prefix string) *Trail { return &Trail{lib: lib, prefix: prefix} }
+func NewTrail(lib Library, prefix string) *Trail { return &Trail{lib: lib, Prefix: prefix} }
 
 // root returns where the trail stands, with a trailing slash.
-func (t *Trail) root() string { return t.prefix + state.ReservedDir + "/" }
+func (t *Trail) Root() string { return t.Prefix + state.ReservedDir + "/" }
 
 // Entry is one document by its name.
 type Entry struct {
@@ -51,7 +51,7 @@ type Entry struct {
 
 // since returns since when a server has it, or what its name says where no
 // server does.
-func (e *Entry) since() time.Time {
+func (e *Entry) Since() time.Time {
 	if e.LastModified.IsZero() {
 		return e.Name.Time
 	}
@@ -85,8 +85,8 @@ var ErrTooMany = errors.New("there are more documents than can be read")
 // Chains lists the chains. It makes one LIST and keeps names only.
 func (t *Trail) Chains(ctx context.Context) ([]ChainIndex, error) {
 	x, err := t.Index(ctx)
-	if n := x.Omitted[omittedDocuments]; err == nil && n > 0 {
-		err = fmt.Errorf("%s: %w: %d, and %d more", t.root(), ErrTooMany, maxDocuments, n)
+	if n := x.Omitted[OmittedDocuments]; err == nil && n > 0 {
+		err = fmt.Errorf("%s: %w: %d, and %d more", t.Root(), ErrTooMany, MaxDocuments, n)
 	}
 	return x.Chains, err
 }
@@ -126,10 +126,10 @@ func (c *ChainIndex) Tail() []Entry {
 // hash.
 func (t *Trail) Digest(ctx context.Context, key string) (d Digest, sha string, err error) {
 	var parse error
-	err = t.get(ctx, key, func(body io.Reader, o state.Object) error {
+	err = t.Get(ctx, key, func(body io.Reader, o state.Object) error {
 		s := NewSum()
 		r := io.TeeReader(body, s)
-		data, err := readUpTo(r, o.Size, maxDigestBytes)
+		data, err := readUpTo(r, o.Size, MaxDigestBytes)
 		if err != nil {
 			return err
 		}
@@ -149,8 +149,8 @@ func (t *Trail) Digest(ctx context.Context, key string) (d Digest, sha string, e
 
 // get has fn read the document under key, from its start again where its body
 // breaks off.
-func (t *Trail) get(ctx context.Context, key string, fn func(body io.Reader, o state.Object) error) error {
-	return t.retrier.do(ctx, func() error {
+func (t *Trail) Get(ctx context.Context, key string, fn func(body io.Reader, o state.Object) error) error {
+	return t.Retrier.Do(ctx, func() error {
 		body, o, err := t.lib.Get(ctx, key)
 		if err == nil {
 			err = errors.Join(fn(body, o), body.Close())
@@ -202,7 +202,7 @@ type spooled struct {
 func (t *Trail) fetch(ctx context.Context, key, sha, tempDir string) (*spooled, error) {
 	s := &spooled{key: key}
 	var sum *Sum
-	err := t.get(ctx, key, func(body io.Reader, _ state.Object) error {
+	err := t.Get(ctx, key, func(body io.Reader, _ state.Object) error {
 		s.close()
 		s.data, s.file, sum = nil, nil, NewSum()
 		return s.fill(io.TeeReader(body, sum), tempDir)
@@ -268,14 +268,14 @@ type fetched[T any] struct {
 // inOrder calls use with the result of fetch for 0 to n-1, in order, while the
 // next ones are fetched already: at most fetchWidth at once. It ends with the
 // first error of use; what was fetched in vain is dropped.
-func inOrder[T any](ctx context.Context, n int, fetch func(ctx context.Context, i int) (T, error), drop func(T), use func(i int, v T, err error) error) error {
+func InOrder[T any](ctx context.Context, n int, fetch func(ctx context.Context, i int) (T, error), drop func(T), use func(i int, v T, err error) error) error {
 	return inOrderBut(ctx, n, func(int) bool { return false }, fetch, drop, use)
 }
 
 // eachEntry is inOrder for documents of the trail: a large one is fetched when
 // its turn comes, so that only one is in memory.
-func eachEntry[T any](ctx context.Context, list []Entry, fetch func(ctx context.Context, i int) (T, error), drop func(T), use func(i int, v T, err error) error) error {
-	return inOrderBut(ctx, len(list), func(i int) bool { return list[i].Size >= largeDocument }, fetch, drop, use)
+func EachEntry[T any](ctx context.Context, list []Entry, fetch func(ctx context.Context, i int) (T, error), drop func(T), use func(i int, v T, err error) error) error {
+	return inOrderBut(ctx, len(list), func(i int) bool { return list[i].Size >= LargeDocument }, fetch, drop, use)
 }
 
 // inOrderBut is inOrder, and fetches those for which late reports true when

@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 import (
 	"context"
@@ -121,7 +121,7 @@ func (w *walk) find(ctx context.Context, head Head) (Head, error) {
 			if err == nil && (head.SHA256 == "" || sha == head.SHA256) {
 				return Head{Chain: head.Chain, Key: list[n].Key, SHA256: sha}, nil
 			}
-			if err != nil && temporary(err) {
+			if err != nil && Temporary(err) {
 				return Head{}, err
 			}
 		}
@@ -161,7 +161,7 @@ func (w *walk) manifest(ctx context.Context, m state.ManifestRef) error {
 
 // walkError tells an answer that did not come from a document that is wrong.
 func walkError(ctx context.Context, key string, err error) error {
-	if ctx.Err() != nil || temporary(err) || refused(err) {
+	if ctx.Err() != nil || Temporary(err) || Refused(err) {
 		return err
 	}
 	return &brokenError{key, err}

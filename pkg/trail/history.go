@@ -1,4 +1,4 @@
-package manifest
+package trail
 
 import (
 	"bytes"
@@ -26,8 +26,8 @@ type HistoryItem struct {
 	Raw      []byte            // its bytes in the manifest
 	Manifest state.ManifestRef // SHA256 is "" where no digest names it yet
 	Digest   Entry             // that names the manifest; its Key is "" for none
-	chain    *ChainIndex
-	index    int // of Digest in the chain
+	Chain    *ChainIndex
+	Index    int // of Digest in the chain
 }
 
 // History calls fn for every record of one file, oldest first: instance by
@@ -46,7 +46,7 @@ func (t *Trail) History(ctx context.Context, q HistoryQuery, fn func(HistoryItem
 			n++
 		}
 		if q.Instance == "" || q.Instance == chains[0].Instance {
-			ordered, err := t.succession(ctx, chains[:n], h.distrust)
+			ordered, err := t.Succession(ctx, chains[:n], h.distrust)
 			if err != nil {
 				return err
 			}
@@ -85,7 +85,7 @@ func (h *historian) chain(ctx context.Context, ch *ChainIndex) error {
 		if err != nil {
 			return h.distrust(ctx, e.Key, err)
 		}
-		return h.manifests(ctx, d.Manifests, HistoryItem{Digest: e, chain: ch, index: at[e.Key]})
+		return h.manifests(ctx, d.Manifests, HistoryItem{Digest: e, Chain: ch, Index: at[e.Key]})
 	})
 	if err != nil {
 		return err
@@ -94,14 +94,14 @@ func (h *historian) chain(ctx context.Context, ch *ChainIndex) error {
 	for _, e := range ch.Tail() {
 		refs = append(refs, state.ManifestRef{S3Key: e.Key})
 	}
-	return h.manifests(ctx, refs, HistoryItem{chain: ch})
+	return h.manifests(ctx, refs, HistoryItem{Chain: ch})
 }
 
 func (h *historian) manifests(ctx context.Context, refs []state.ManifestRef, where HistoryItem) error {
 	fetch := func(ctx context.Context, i int) (*spooled, error) {
 		return h.t.fetch(ctx, refs[i].S3Key, refs[i].SHA256, h.q.TempDir)
 	}
-	return inOrder(ctx, len(refs), fetch, (*spooled).close, func(i int, s *spooled, err error) error {
+	return InOrder(ctx, len(refs), fetch, (*spooled).close, func(i int, s *spooled, err error) error {
 		if err != nil {
 			return h.distrust(ctx, refs[i].S3Key, err)
 		}
