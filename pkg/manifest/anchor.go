@@ -104,7 +104,7 @@ func (f *AnchorFile) Write(path string) error {
 	if err != nil {
 		return err
 	}
-	return safefs.WriteFile(path, append(data, '\n'), fileMode)
+	return safefs.WriteFile(path, append(data, '\n'), 0o600)
 }
 
 // LocalAnchors returns the digests that a host has copies of, and the ones that

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -406,7 +407,7 @@ func (r *BundleReport) checkObject(o *BundleObject) {
 	rec := &r.Record
 	differs := func(what, got, want string) {
 		if want != "" && got != want {
-			r.note("S3 had another %s than the record when the bundle was made: %s instead of %s", what, orUnknown(got), want)
+			r.note("S3 had another %s than the record when the bundle was made: %s instead of %s", what, cmp.Or(got, "unknown"), want)
 		}
 	}
 	switch {
@@ -426,11 +427,4 @@ func (r *BundleReport) checkObject(o *BundleObject) {
 	if own := o.Metadata[state.MetaSHA256]; own != "" {
 		differs("SHA-256 in its metadata", own, rec.SHA256)
 	}
-}
-
-func orUnknown(s string) string {
-	if s == "" {
-		return "unknown"
-	}
-	return s
 }

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"context"
 	"crypto/md5"
 	"crypto/sha256"
@@ -323,7 +324,7 @@ func (p *planned) contradicts(own *planned) bool {
 func (d *transfer) refuse(own *planned) error {
 	switch {
 	case !d.current:
-		return fmt.Errorf("version %s is not what the trail says: it has %d bytes, SHA-256 %s", d.version, d.obj.Size, orUnknown(own.SHA256))
+		return fmt.Errorf("version %s is not what the trail says: it has %d bytes, SHA-256 %s", d.version, d.obj.Size, cmp.Or(own.SHA256, "unknown"))
 	case d.o.Unverified:
 		return nil
 	case d.Version != "":

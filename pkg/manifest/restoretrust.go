@@ -102,10 +102,10 @@ func (t *trust) unnamed(e trail.Entry) error {
 	return nil
 }
 
-// concerns reports whether a finding means that something may be missing or
+// concernsContent reports whether a finding means that something may be missing or
 // forged in what is restored. The others are about a host that is silent, as a
 // lost one is, and about documents that no file depends on.
-func (k FindingKind) concerns() bool {
+func concernsContent(k FindingKind) bool {
 	switch k { //nolint:exhaustive // The others are about the trail's future, and about what a restore checks itself.
 	case FindingSilent, FindingStale, FindingStopped, FindingConfig, FindingDeleted, FindingReplaced:
 		return false
@@ -117,24 +117,24 @@ func (k FindingKind) concerns() bool {
 func (t *trust) faults() (list []string, count int64, keys map[string]bool) {
 	keys = map[string]bool{}
 	for _, k := range t.checked.FoundBy {
-		if k.Kind.concerns() {
+		if concernsContent(k.Kind) {
 			count += k.Count
 		}
 	}
 	for _, f := range t.checked.Findings {
-		if !f.Kind.concerns() {
+		if !concernsContent(f.Kind) {
 			continue
 		}
 		keys[f.Key] = f.Key != ""
 		if len(list) < maxFaults {
-			list = append(list, f.text())
+			list = append(list, describe(&f))
 		}
 	}
 	return list, count, keys
 }
 
-// text is the finding in a line.
-func (f *Finding) text() string {
+// describe is the finding in a line.
+func describe(f *Finding) string {
 	at := f.Key
 	if at == "" && f.Chain != "" {
 		at = fmt.Sprintf("chain %s digest %d", f.Chain, f.Sequence)
