@@ -7,9 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -85,7 +85,7 @@ func TestTheStateIsAnAnchor(t *testing.T) {
 			}
 			continue
 		}
-		want := manifest.Anchor{
+		want := anchor.Anchor{
 			Instance: "app-01", Chain: ownChain, Sequence: uint64(n), SHA256: strings.Repeat("a", 64),
 			Waiting: true, Local: true, Current: true, From: "the host's state",
 		}
@@ -129,8 +129,8 @@ func TestOnlyTheNewestDocumentsWait(t *testing.T) {
 // was written last.
 func TestTheCurrentChainIsMarked(t *testing.T) {
 	at := time.Date(2026, 5, 6, 7, 0, 0, 0, time.UTC)
-	copies := func() []manifest.Anchor {
-		return []manifest.Anchor{
+	copies := func() []anchor.Anchor {
+		return []anchor.Anchor{
 			{Instance: "app-01", Chain: ownChain, Sequence: 1, SHA256: "a", Written: at},
 			{Instance: "app-01", Chain: otherChain, Sequence: 7, SHA256: "b", Written: at.Add(time.Hour)},
 		}

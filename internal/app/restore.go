@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/safefs"
@@ -107,12 +108,12 @@ func (o *RestoreOptions) chosen() (*ignore.Filter, string, error) {
 // configuration signs with.
 func (o *RestoreOptions) check(ctx context.Context, instance string, server func() time.Time) (*manifest.VerifyOptions, error) {
 	from := &o.Origin
-	other := func(a manifest.Anchor) bool { return a.Instance != "" && a.Instance != instance }
+	other := func(a anchor.Anchor) bool { return a.Instance != "" && a.Instance != instance }
 	v := &manifest.VerifyOptions{
 		Bucket: from.Bucket, Instance: instance, Now: time.Now(), Server: server, Keys: o.keys,
 		Anchors: slices.DeleteFunc(o.heads(from.Bucket, from.mapper().Prefix()), other),
 	}
-	if o.AnchorFile != "" && !slices.ContainsFunc(v.Anchors, func(a manifest.Anchor) bool { return a.Instance != "" }) {
+	if o.AnchorFile != "" && !slices.ContainsFunc(v.Anchors, func(a anchor.Anchor) bool { return a.Instance != "" }) {
 		return nil, fmt.Errorf("--anchor: %s has no head of instance %s under %s", o.AnchorFile, instance, from.trail())
 	}
 	if h := from.host; h != nil && h.cfg.Instance == instance {

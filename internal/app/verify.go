@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
@@ -191,7 +192,7 @@ func (v *verification) checkNames() error {
 
 // copies returns the trails in a directory of copies.
 func (v *verification) copies(ctx context.Context) ([]*verifyTarget, error) {
-	found, err := manifest.OpenCopies(ctx, v.o.Offline)
+	found, err := anchor.OpenCopies(ctx, v.o.Offline)
 	if err != nil {
 		return nil, fmt.Errorf("--offline: %w", err)
 	}
@@ -282,7 +283,7 @@ func (v *verification) options(ctx context.Context, t *verifyTarget) manifest.Ve
 		o.Waits = t.host.flush(ctx)
 	}
 	if t.host != nil {
-		var known []manifest.Anchor
+		var known []anchor.Anchor
 		known, t.copies = t.host.anchors(ctx)
 		o.Anchors, o.Again = append(o.Anchors, known...), t.host.anchors
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -37,7 +38,7 @@ func (s *signedTrail) attacked(t *testing.T) *attacked {
 	}
 	head := s.head()
 	head.Local, head.Current, head.From = true, true, "the host's copy"
-	return &attacked{t: t, s: s, b: b, o: VerifyOptions{Bucket: "b", Now: s.now, Anchors: []Anchor{head}}}
+	return &attacked{t: t, s: s, b: b, o: VerifyOptions{Bucket: "b", Now: s.now, Anchors: []anchor.Anchor{head}}}
 }
 
 func (a *attacked) verify() *Verification {
@@ -167,7 +168,7 @@ func chainAttacks() []attack {
 		}, FindingAbandoned},
 		{"have a chain of their own seen by a clean `--anchor` run, so that it counts later", func(a *attacked) {
 			a.cut(len(a.digests()) - 1)
-			f := &AnchorFile{}
+			f := &anchor.File{}
 			for range 2 { // The second time with the made-up chain.
 				a.o.Anchors = f.Of("b", "p/")
 				v := a.verify()

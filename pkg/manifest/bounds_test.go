@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -144,7 +145,7 @@ func TestManyForgedChainsDoNotHideTheRealOne(t *testing.T) {
 		b.objects = maps.Clone(s.objects)
 		forgedChains(t, b, last, forged, s.now.Add(-24*time.Hour)) // Before the real one.
 		delete(b.objects, s.documents("manifest_")[0])
-		v, err := Verify(t.Context(), trail.NewTrail(b, "p/"), VerifyOptions{Now: s.now, Keys: []*trail.PublicKey{s.key}, Anchors: []Anchor{s.head()}})
+		v, err := Verify(t.Context(), trail.NewTrail(b, "p/"), VerifyOptions{Now: s.now, Keys: []*trail.PublicKey{s.key}, Anchors: []anchor.Anchor{s.head()}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -41,7 +42,7 @@ func newVouchedArchive(t *testing.T) *vouchedArchive {
 
 // anchor lets the second digest be known from elsewhere.
 func (a *vouchedArchive) anchor() {
-	a.options.Anchors = []Anchor{{Instance: "h", Chain: vouchedChain0, Sequence: 2, SHA256: hexSHA(a.objects[a.head]), From: "--anchor"}}
+	a.options.Anchors = []anchor.Anchor{{Instance: "h", Chain: vouchedChain0, Sequence: 2, SHA256: hexSHA(a.objects[a.head]), From: "--anchor"}}
 }
 
 // key signs the second digest, and lets the key be known.
@@ -266,7 +267,7 @@ func TestRestoreOrdersChainsByDigestsThatAreVouchedFor(t *testing.T) {
 	_, sum, err := a.restore(t, dir, func(o *RestoreOptions) {
 		o.Verify = &VerifyOptions{
 			Bucket: "b", Instance: "h", Now: trailStart.Add(3 * time.Hour),
-			Anchors: []Anchor{{Instance: "h", Chain: "0b0b0b0b", Sequence: 1, SHA256: hexSHA(a.objects[head]), From: "--anchor"}},
+			Anchors: []anchor.Anchor{{Instance: "h", Chain: "0b0b0b0b", Sequence: 1, SHA256: hexSHA(a.objects[head]), From: "--anchor"}},
 		}
 	})
 	if got, rerr := os.ReadFile(filepath.Join(dir, "f")); err != nil || string(got) != "new" || sum.FaultCount == 0 {
@@ -285,7 +286,7 @@ func TestRestoreOfAChainThatWasLeftIsNoFault(t *testing.T) {
 	}, a.upload("two", "second", atEleven))
 	a.options = VerifyOptions{
 		Bucket: "b", Instance: "h", Now: trailStart.Add(3 * time.Hour),
-		Anchors: []Anchor{{Instance: "h", Chain: "0b0b0b0b", Sequence: 1, SHA256: hexSHA(a.objects[head]), From: "--anchor"}},
+		Anchors: []anchor.Anchor{{Instance: "h", Chain: "0b0b0b0b", Sequence: 1, SHA256: hexSHA(a.objects[head]), From: "--anchor"}},
 	}
 	if files, sum := a.run(); !slices.Equal(files, []string{"one", "two"}) || sum.FaultCount > 0 {
 		t.Errorf("there is %q, with the faults %q", files, sum.Faults)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -105,7 +106,7 @@ func TestADocumentIsReadTheSameByEveryone(t *testing.T) {
 			if err := os.WriteFile(path, []byte(doc), 0o600); err != nil {
 				return err
 			}
-			_, err := ReadAnchorFile(path)
+			_, err := anchor.Read(path)
 			return err
 		}},
 		"a configuration": {`{"instance":"app-01"}`, "instance", func(doc string) error {
@@ -197,7 +198,7 @@ func TestVerifyFindsAmbiguousDocuments(t *testing.T) {
 			d.Manifests[0].SHA256, d.Manifests[0].SizeBytes = hexSHA(o[key]), int64(len(o[key]))
 		})
 	}), func(o *VerifyOptions) { o.Keys, o.Anchors = nil, nil })
-	if !v.names([]string{key}, []FindingKind{FindingFormat}) {
+	if !namesFinding(v, []string{key}, []FindingKind{FindingFormat}) {
 		t.Errorf("found %+v", v.Findings)
 	}
 	config := []byte(`{"instance":"app-01","Instance":"app-02"}`)

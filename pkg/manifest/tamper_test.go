@@ -291,7 +291,7 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 }
 
 // names reports whether v names the tampering.
-func (v *Verification) names(keys []string, kinds []FindingKind) bool {
+func namesFinding(v *Verification, keys []string, kinds []FindingKind) bool {
 	return slices.ContainsFunc(v.Findings, func(f Finding) bool {
 		return slices.Contains(kinds, f.Kind) && (slices.Contains(keys, f.Key) || slices.Contains(keys, ""))
 	})
@@ -310,7 +310,7 @@ func TestAThousandTamperingsAreFoundAndNamed(t *testing.T) {
 		var keys []string
 		var want []FindingKind
 		v := s.verify(t, s.library(func(o map[string][]byte) { keys, want = k.do(r, o) }), nil)
-		if !v.names(keys, want) {
+		if !namesFinding(v, keys, want) {
 			t.Errorf("tampering %d, %s: found %+v, want one of %v of %v", i, k.name, v.Findings, want, keys)
 			continue
 		}

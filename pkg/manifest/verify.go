@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -38,10 +39,10 @@ type VerifyOptions struct {
 	Now      time.Time          // by the verifier's clock
 	MaxAge   time.Duration      // the oldest head of a chain that goes on; 0: any
 	Keys     []*trail.PublicKey // that signatures must lead to; none: the first of each instance
-	Anchors  []Anchor
+	Anchors  []anchor.Anchor
 	// Again returns what the host knows once everything was read: the trail may
 	// have grown since Anchors were. nil: the same.
-	Again func(ctx context.Context) ([]Anchor, error)
+	Again func(ctx context.Context) ([]anchor.Anchor, error)
 	// Signing is the instance whose configuration signs: its digests must be
 	// signed though no key was given. "": none is known to.
 	Signing string
@@ -111,7 +112,7 @@ type verifier struct {
 	chains       []trail.ChainKey // in the order of the trail
 	all          map[trail.ChainKey]*chainCheck
 	vouched      *Vouched
-	known        []Anchor        // what the host knew in the end, where it was asked again
+	known        []anchor.Anchor // what the host knew in the end, where it was asked again
 	unlisted     atomic.Int64    // manifests that were asked for though the listing does not have them
 	configs      map[string]bool // by SHA-256: they are there
 	done, total  int64
@@ -341,11 +342,11 @@ func (v *verifier) checkStrays() {
 }
 
 // Heads returns the newest digest of each chain, to be kept as anchors.
-func (v *Verification) Heads() []Anchor {
-	heads := []Anchor{}
+func (v *Verification) Heads() []anchor.Anchor {
+	heads := []anchor.Anchor{}
 	for i := range v.Chains {
 		if c := &v.Chains[i]; c.HeadSHA256 != "" {
-			heads = append(heads, Anchor{
+			heads = append(heads, anchor.Anchor{
 				Instance: c.Instance, Chain: c.Chain, Sequence: c.LastSequence, SHA256: c.HeadSHA256,
 				Unvouched: v.Vouched.to(trail.ChainKey{Instance: c.Instance, ID: c.Chain}, ByKey|ByAnchor) == 0,
 			})

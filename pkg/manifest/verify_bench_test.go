@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -67,7 +68,7 @@ func writeCopies(tb testing.TB, dir string, digests, per int) {
 func BenchmarkVerifyMillionRecords(b *testing.B) {
 	dir := b.TempDir()
 	writeCopies(b, dir, 20, 50_000)
-	copies, err := OpenCopies(b.Context(), dir)
+	copies, err := anchor.OpenCopies(b.Context(), dir)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -89,7 +90,7 @@ func TestCopiesAreFoundWhereverTheyStand(t *testing.T) {
 		writeCopies(t, filepath.Join(base, dir), 2, 3)
 	}
 	for dir, want := range map[string]int{"all": 2, "all/one": 1, "downloaded": 1, "downloaded/" + state.ReservedDir: 1, ".": 1} {
-		found, err := OpenCopies(t.Context(), filepath.Join(base, dir))
+		found, err := anchor.OpenCopies(t.Context(), filepath.Join(base, dir))
 		if err != nil || len(found) != want {
 			t.Errorf("%s: %d trails, %v; want %d", dir, len(found), err, want)
 			continue
@@ -99,7 +100,7 @@ func TestCopiesAreFoundWhereverTheyStand(t *testing.T) {
 			t.Errorf("%s: %+v, %v", dir, v, err)
 		}
 	}
-	if _, err := OpenCopies(t.Context(), t.TempDir()); err == nil {
+	if _, err := anchor.OpenCopies(t.Context(), t.TempDir()); err == nil {
 		t.Error("an empty directory holds a trail")
 	}
 }

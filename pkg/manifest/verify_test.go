@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -89,11 +90,11 @@ func (s *signedTrail) library(change func(map[string][]byte)) trail.Library {
 }
 
 // head is the newest digest, as something outside knows it.
-func (s *signedTrail) head() Anchor {
+func (s *signedTrail) head() anchor.Anchor {
 	digests := s.documents("digest_")
 	last := digests[len(digests)-1]
 	n, _ := trail.ParseName(last)
-	return Anchor{Instance: n.Instance, Chain: n.Chain, Sequence: n.Sequence, SHA256: hexSHA(s.objects[last]), From: "the anchor"}
+	return anchor.Anchor{Instance: n.Instance, Chain: n.Chain, Sequence: n.Sequence, SHA256: hexSHA(s.objects[last]), From: "the anchor"}
 }
 
 // documents lists keys whose base name begins with kind, in order.
@@ -114,7 +115,7 @@ func (s *signedTrail) documents(kind string) (keys []string) {
 
 func (s *signedTrail) verify(t *testing.T, l trail.Library, change func(*VerifyOptions)) *Verification {
 	t.Helper()
-	o := VerifyOptions{Bucket: "b", Now: s.now, Keys: []*trail.PublicKey{s.key}, Anchors: []Anchor{s.head()}}
+	o := VerifyOptions{Bucket: "b", Now: s.now, Keys: []*trail.PublicKey{s.key}, Anchors: []anchor.Anchor{s.head()}}
 	if change != nil {
 		change(&o)
 	}
@@ -210,7 +211,7 @@ func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 	}
 	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(state.StatusUploaded, "left", ""))
 	l.add(t, "app-01", "bbbbbbbb", 2, false, nil, rec(state.StatusUploaded, "next", ""))
-	o := VerifyOptions{Now: trailStart.Add(3 * time.Hour), Anchors: []Anchor{{SHA256: l.heads["bbbbbbbb"][:64], From: "--expect-head"}}}
+	o := VerifyOptions{Now: trailStart.Add(3 * time.Hour), Anchors: []anchor.Anchor{{SHA256: l.heads["bbbbbbbb"][:64], From: "--expect-head"}}}
 	check := func(o VerifyOptions, found []string, noted ...string) {
 		t.Helper()
 		v, err := Verify(t.Context(), trail.NewTrail(l, "p/"), o)
@@ -315,7 +316,7 @@ func TestVerifyFindsAChainThatGoesOnAfterItWasLeft(t *testing.T) {
 			l.add(t, "app-01", "bbbbbbbb", 2, true, end)
 			o := VerifyOptions{Now: trailStart.Add(2 * time.Hour)}
 			for _, id := range []string{"aaaaaaaa", "bbbbbbbb"} {
-				o.Anchors = append(o.Anchors, Anchor{SHA256: l.heads[id][:64]})
+				o.Anchors = append(o.Anchors, anchor.Anchor{SHA256: l.heads[id][:64]})
 			}
 			v, err := Verify(t.Context(), trail.NewTrail(l, "p/"), o)
 			if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -44,7 +45,7 @@ func (v *verifier) vouch(ctx context.Context) error {
 	return nil
 }
 
-func (v *verifier) vouchFor(anchors []Anchor) {
+func (v *verifier) vouchFor(anchors []anchor.Anchor) {
 	for _, a := range anchors {
 		if c := v.holder(a); c != nil {
 			by := ByAnchor
@@ -61,7 +62,7 @@ func (v *verifier) vouchFor(anchors []Anchor) {
 // through that.
 func (v *verifier) beyond() map[trail.ChainKey]uint64 {
 	ends := map[trail.ChainKey]uint64{}
-	for _, list := range [][]Anchor{v.o.Anchors, v.known} {
+	for _, list := range [][]anchor.Anchor{v.o.Anchors, v.known} {
 		for _, a := range list {
 			if a.Local {
 				k := trail.ChainKey{Instance: a.Instance, ID: a.Chain}
@@ -89,7 +90,7 @@ func (v *verifier) checkBeyond() {
 }
 
 // holder returns the chain that has the digest of a, nil for none.
-func (v *verifier) holder(a Anchor) *chainCheck {
+func (v *verifier) holder(a anchor.Anchor) *chainCheck {
 	if a.Instance != "" {
 		c := v.all[trail.ChainKey{Instance: a.Instance, ID: a.Chain}]
 		if c == nil {
@@ -196,7 +197,7 @@ func (v *verifier) checkAnchors() {
 
 // unknowable reports whether the digest of an anchor may be one that could not
 // be read, which is a finding already.
-func (v *verifier) unknowable(a Anchor) bool {
+func (v *verifier) unknowable(a anchor.Anchor) bool {
 	if a.Instance != "" {
 		c := v.all[trail.ChainKey{Instance: a.Instance, ID: a.Chain}]
 		return c != nil && c.unread[a.Sequence]
@@ -210,7 +211,7 @@ func (v *verifier) unknowable(a Anchor) bool {
 }
 
 // missing says what it means that the digest of a is not there.
-func (v *verifier) missing(a Anchor) {
+func (v *verifier) missing(a anchor.Anchor) {
 	c := v.all[trail.ChainKey{Instance: a.Instance, ID: a.Chain}]
 	f := Finding{Kind: FindingAnchor, Instance: a.Instance, Chain: a.Chain, Sequence: a.Sequence}
 	last := uint64(0)
@@ -236,7 +237,7 @@ func (v *verifier) missing(a Anchor) {
 
 // unpublished reports whether a digest that the host has is one that it never
 // published: its chain was left before it, or at another digest of its number.
-func (c *chainCheck) unpublished(a Anchor) bool {
+func (c *chainCheck) unpublished(a anchor.Anchor) bool {
 	if len(c.leftBy) == 0 {
 		return false
 	}

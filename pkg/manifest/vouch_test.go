@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	anchorpkg "github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -22,8 +23,8 @@ func TestWhatIsVouchedForIsBelieved(t *testing.T) {
 		}
 		return n
 	}
-	anchor := func(i int) []Anchor {
-		return []Anchor{{Instance: "app-01", Chain: s.chain, Sequence: uint64(i + 1), SHA256: sha(i)}}
+	anchor := func(i int) []anchorpkg.Anchor {
+		return []anchorpkg.Anchor{{Instance: "app-01", Chain: s.chain, Sequence: uint64(i + 1), SHA256: sha(i)}}
 	}
 	from := func(last int) trail.Library { // Signed up to the digest last.
 		return s.library(func(o map[string][]byte) {
@@ -46,7 +47,7 @@ func TestWhatIsVouchedForIsBelieved(t *testing.T) {
 		{"a key, one signature", from(2), func(o *VerifyOptions) { o.Anchors = nil }, 3, true},
 		{"a key and a later head", from(2), func(o *VerifyOptions) { o.Anchors = anchor(5) }, 3, true},
 		{"a head", s.library(nil), func(o *VerifyOptions) { o.Keys, o.Anchors = nil, anchor(3) }, 4, true},
-		{"a head that is not there", s.library(nil), func(o *VerifyOptions) { o.Keys, o.Anchors = nil, []Anchor{{SHA256: sha(0)[:62] + "00"}} }, 0, true},
+		{"a head that is not there", s.library(nil), func(o *VerifyOptions) { o.Keys, o.Anchors = nil, []anchorpkg.Anchor{{SHA256: sha(0)[:62] + "00"}} }, 0, true},
 		{"a signed digest under the names of others", s.library(func(o map[string][]byte) {
 			n, _ := trail.ParseName(digests[1])
 			n.Time = n.Time.Add(-time.Second)

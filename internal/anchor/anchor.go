@@ -1,4 +1,4 @@
-package manifest
+package anchor
 
 import (
 	"cmp"
@@ -22,17 +22,17 @@ import (
 const anchorVersion = 1
 
 // anchorFiles is the format of anchor files.
-var anchorFiles = strictjson.Of(state.MaxNumber, AnchorFile{}) //nolint:gochecknoglobals // It is computed once.
+var anchorFiles = strictjson.Of(state.MaxNumber, File{}) //nolint:gochecknoglobals // It is computed once.
 
 // AnchorFile keeps the heads that were seen by clean verifications, so that a
 // later one notices an end that was taken away or written anew.
-type AnchorFile struct {
-	Version int          `json:"version"`
-	Trails  []TrailHeads `json:"trails"`
+type File struct {
+	Version int     `json:"version"`
+	Trails  []Heads `json:"trails"`
 }
 
 // TrailHeads are the heads of one trail.
-type TrailHeads struct {
+type Heads struct {
 	Bucket string   `json:"bucket"`
 	Prefix string   `json:"prefix"`
 	SeenAt string   `json:"seen_at"`
@@ -40,8 +40,8 @@ type TrailHeads struct {
 }
 
 // ReadAnchorFile reads an anchor file; one that is not there yet is empty.
-func ReadAnchorFile(path string) (*AnchorFile, error) {
-	f := &AnchorFile{Version: anchorVersion, Trails: []TrailHeads{}}
+func Read(path string) (*File, error) {
+	f := &File{Version: anchorVersion, Trails: []Heads{}}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return f, nil
@@ -65,7 +65,7 @@ func ReadAnchorFile(path string) (*AnchorFile, error) {
 }
 
 // Of returns what is known of a trail.
-func (f *AnchorFile) Of(bucket, prefix string) []Anchor {
+func (f *File) Of(bucket, prefix string) []Anchor {
 	for i := range f.Trails {
 		if t := &f.Trails[i]; t.Bucket == bucket && t.Prefix == prefix {
 			heads := slices.Clone(t.Heads)
@@ -82,12 +82,12 @@ func (f *AnchorFile) Of(bucket, prefix string) []Anchor {
 // not look at stay. The first time that a trail is seen its heads are taken for
 // what they are; later on, a chain that nothing vouches for does not come to
 // vouch for others by having been seen.
-func (f *AnchorFile) Note(bucket, prefix string, heads []Anchor, now time.Time) {
-	i := slices.IndexFunc(f.Trails, func(t TrailHeads) bool { return t.Bucket == bucket && t.Prefix == prefix })
+func (f *File) Note(bucket, prefix string, heads []Anchor, now time.Time) {
+	i := slices.IndexFunc(f.Trails, func(t Heads) bool { return t.Bucket == bucket && t.Prefix == prefix })
 	first := i < 0
 	if first {
 		i = len(f.Trails)
-		f.Trails = append(f.Trails, TrailHeads{Bucket: bucket, Prefix: prefix})
+		f.Trails = append(f.Trails, Heads{Bucket: bucket, Prefix: prefix})
 	}
 	t := &f.Trails[i]
 	t.SeenAt = state.FormatTime(now)
@@ -99,7 +99,7 @@ func (f *AnchorFile) Note(bucket, prefix string, heads []Anchor, now time.Time) 
 }
 
 // Write replaces the file at path, or leaves it as it was.
-func (f *AnchorFile) Write(path string) error {
+func (f *File) Write(path string) error {
 	data, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
 		return err
@@ -112,7 +112,7 @@ func (f *AnchorFile) Write(path string) error {
 // destination before has copies of that trail as well. The keys of all manifests
 // and digests, in the order in which they were written, go to waits, which returns
 // those that may not be published yet.
-func LocalAnchors(ctx context.Context, local *trail.Trail, bucket string, waits func(keys []string) map[string]bool) ([]Anchor, error) {
+func Local(ctx context.Context, local *trail.Trail, bucket string, waits func(keys []string) map[string]bool) ([]Anchor, error) {
 	chains, err := local.Chains(ctx)
 	if err != nil {
 		return nil, err
