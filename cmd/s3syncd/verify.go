@@ -16,6 +16,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/bundle"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -206,7 +207,7 @@ func (f *verifyFlags) bundle(o app.VerifyOptions, io streams) error {
 	return err
 }
 
-func printBundle(w io.Writer, r manifest.BundleReport) error {
+func printBundle(w io.Writer, r bundle.Report) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "record %s: %s %s at %s\n", shown(r.Record.ID), r.Record.Status, shown(r.Record.S3Key), shown(r.Record.Timestamp))
 	fmt.Fprintf(&b, "chain %s of %s, %d digests up to %s\n", r.Chain, r.Instance, r.Digests, r.Head)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/bundle"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
@@ -62,7 +63,7 @@ func History(ctx context.Context, o HistoryOptions) (HistorySummary, error) {
 type history struct {
 	o       HistoryOptions
 	trail   *trail.Trail
-	objects manifest.Header
+	objects bundle.Header
 	sum     HistorySummary
 	latest  trail.Latest
 }
@@ -146,7 +147,7 @@ func (h *history) bundle(ctx context.Context) error {
 	if !h.latest.OK {
 		return errors.New("--bundle: no record says what S3 holds of this file")
 	}
-	b, err := manifest.NewBundle(ctx, h.trail, h.objects, h.latest.Item, strings.ToLower(h.o.Head), time.Now())
+	b, err := bundle.New(ctx, h.trail, h.objects, h.latest.Item, strings.ToLower(h.o.Head), time.Now())
 	if err != nil {
 		return fmt.Errorf("--bundle: %w", err)
 	}

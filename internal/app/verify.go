@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/anchor"
+	"github.com/s3syncd/s3syncd/internal/bundle"
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
@@ -308,15 +309,15 @@ func (v *verification) checkSource(ctx context.Context, t *verifyTarget, r *mani
 }
 
 // VerifyBundle checks what one bundle of a history proves.
-func VerifyBundle(o VerifyOptions) (manifest.BundleReport, error) {
+func VerifyBundle(o VerifyOptions) (bundle.Report, error) {
 	if err := o.load(); err != nil {
-		return manifest.BundleReport{}, err
+		return bundle.Report{}, err
 	}
 	file, err := os.Open(o.Offline)
 	if err != nil {
-		return manifest.BundleReport{}, fmt.Errorf("--offline: %w", err)
+		return bundle.Report{}, fmt.Errorf("--offline: %w", err)
 	}
-	report, err := manifest.VerifyBundle(file, manifest.BundleCheck{ExpectHead: o.ExpectHead, Trusted: o.keys})
+	report, err := bundle.Verify(file, bundle.Check{ExpectHead: o.ExpectHead, Trusted: o.keys})
 	if err = errors.Join(err, file.Close()); err != nil {
 		return report, fmt.Errorf("--offline %s: %w", o.Offline, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/s3syncd/s3syncd/internal/anchor"
+	bundlepkg "github.com/s3syncd/s3syncd/internal/bundle"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -100,7 +101,7 @@ func TestADocumentIsReadTheSameByEveryone(t *testing.T) {
 		}},
 		"a digest":    {digest, "instance", func(doc string) error { _, err := trail.ParseDigest(strings.NewReader(doc)); return err }},
 		"a signature": {`{"algorithm":"ed25519","public_key_fingerprint":"","signature":""}` + "\n", "algorithm", func(doc string) error { _, err := trail.ParseSignature([]byte(doc)); return err }},
-		"a bundle":    {string(bundle), "created_at", func(doc string) error { _, err := ReadBundle(strings.NewReader(doc)); return err }},
+		"a bundle":    {string(bundle), "created_at", func(doc string) error { _, err := bundlepkg.Read(strings.NewReader(doc)); return err }},
 		"an anchor file": {`{"version":1,"trails":[{"bucket":"b","prefix":"p/","seen_at":"","heads":[]}]}`, "version", func(doc string) error {
 			path := filepath.Join(dir, "anchor.json")
 			if err := os.WriteFile(path, []byte(doc), 0o600); err != nil {

@@ -1,4 +1,4 @@
-package manifest
+package bundle
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ import (
 )
 
 // BundleVersion is the form of bundles that this release writes.
-const BundleVersion = 1
+const Version = 1
 
 // maxBundleBytes bounds a bundle that is checked.
 const maxBundleBytes = 1 << 30
@@ -33,29 +33,29 @@ type Bundle struct {
 	Bucket    string            `json:"bucket"`
 	S3Key     string            `json:"s3_key"`
 	Record    json.RawMessage   `json:"record"` // as it stands in the manifest
-	Manifest  BundleDocument    `json:"manifest"`
-	Digests   []BundleDigest    `json:"digests"`     // from the one that names the manifest to the head
+	Manifest  Document          `json:"manifest"`
+	Digests   []Digest          `json:"digests"`     // from the one that names the manifest to the head
 	Keys      map[string]string `json:"public_keys"` // PEM, by fingerprint
-	Object    BundleObject      `json:"object"`
+	Object    Object            `json:"object"`
 }
 
 // BundleDocument is one document of the trail.
-type BundleDocument struct {
+type Document struct {
 	S3Key   string `json:"s3_key"`
 	SHA256  string `json:"sha256"`
 	Content []byte `json:"content"` // base64 of the stored bytes
 }
 
 // BundleDigest is one digest and its signature, where it has one.
-type BundleDigest struct {
-	BundleDocument
+type Digest struct {
+	Document
 
 	Signature []byte `json:"signature,omitempty"` // base64 of the stored bytes
 }
 
 // BundleObject is what S3 said of the object when the bundle was made. Nothing
 // proves it but whoever made the bundle.
-type BundleObject struct {
+type Object struct {
 	Error        string            `json:"error,omitempty"`
 	VersionID    string            `json:"version_id,omitempty"`
 	SizeBytes    *int64            `json:"size_bytes,omitempty"`
@@ -77,12 +77,12 @@ type Header interface {
 // names that up to head, the SHA-256 of a digest that is known elsewhere; without
 // one, up to the first that is signed, else to the newest. It fails where no
 // digest names the manifest yet, or head is no digest from there on.
-func NewBundle(ctx context.Context, t *trail.Trail, objects Header, it trail.HistoryItem, head string, now time.Time) (*Bundle, error) {
+func New(ctx context.Context, t *trail.Trail, objects Header, it trail.HistoryItem, head string, now time.Time) (*Bundle, error) {
 	if it.Digest.Key == "" {
 		return nil, errors.New("no digest names the manifest of this record yet: nothing proves it")
 	}
 	b := &Bundle{
-		Version: BundleVersion, CreatedAt: state.FormatTime(now), S3Key: it.Record.S3Key,
+		Version: Version, CreatedAt: state.FormatTime(now), S3Key: it.Record.S3Key,
 		Record: json.RawMessage(it.Raw), Keys: map[string]string{},
 	}
 	var err error
@@ -111,7 +111,7 @@ func (b *Bundle) addDigests(ctx context.Context, t *trail.Trail, it trail.Histor
 		if err != nil {
 			return err
 		}
-		d := BundleDigest{BundleDocument: doc}
+		d := Digest{Document: doc}
 		if s, ok := it.Chain.Signatures[e.Key]; ok {
 			if d.Signature, err = t.Small(ctx, s.Key); err != nil {
 				return err
@@ -147,7 +147,7 @@ func (b *Bundle) addKey(ctx context.Context, t *trail.Trail, signature []byte) e
 }
 
 // document reads one document of the trail whole.
-func document(ctx context.Context, t *trail.Trail, key string, limit int64) (d BundleDocument, err error) {
+func document(ctx context.Context, t *trail.Trail, key string, limit int64) (d Document, err error) {
 	d.Content, err = t.Read(ctx, key, limit)
 	if err == nil && int64(len(d.Content)) > limit {
 		err = fmt.Errorf("%s is larger than %d bytes", key, limit)
@@ -157,12 +157,12 @@ func document(ctx context.Context, t *trail.Trail, key string, limit int64) (d B
 }
 
 // headOf asks S3 for the object of a record.
-func headOf(ctx context.Context, objects Header, r *state.Record) BundleObject {
+func headOf(ctx context.Context, objects Header, r *state.Record) Object {
 	o, err := objects.HeadVersion(ctx, r.S3Key, r.VersionID)
 	if err != nil {
-		return BundleObject{Error: err.Error()}
+		return Object{Error: err.Error()}
 	}
-	b := BundleObject{
+	b := Object{
 		VersionID: o.VersionID, SizeBytes: &o.Size, ETag: o.ETag, SSE: o.SSE, KMSKeyID: o.KMSKeyID, Metadata: o.Metadata, RequestID: o.RequestID,
 	}
 	if !o.LastModified.IsZero() {
@@ -176,13 +176,13 @@ func headOf(ctx context.Context, objects Header, r *state.Record) BundleObject {
 
 // BundleCheck is what a bundle is checked against. Without anything, a bundle
 // proves that its parts belong together, and no more.
-type BundleCheck struct {
+type Check struct {
 	ExpectHead string             // the SHA-256 of a digest that is known elsewhere
 	Trusted    []*trail.PublicKey // whose signatures count
 }
 
 // BundleReport is what a bundle proves.
-type BundleReport struct {
+type Report struct {
 	Record   state.Record
 	Instance string
 	Chain    string
@@ -194,11 +194,11 @@ type BundleReport struct {
 	Notes    []string // what is no fault and good to know
 }
 
-func (r *BundleReport) fault(format string, args ...any) {
+func (r *Report) fault(format string, args ...any) {
 	r.Faults = append(r.Faults, fmt.Sprintf(format, args...))
 }
 
-func (r *BundleReport) note(format string, args ...any) {
+func (r *Report) note(format string, args ...any) {
 	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
 }
 
@@ -207,9 +207,9 @@ func (r *BundleReport) note(format string, args ...any) {
 // before it, and that the last one is the expected one or signed by a trusted
 // key. It needs nothing but the bundle. What does not hold is in the report; the
 // error is one of reading, or ErrFormat for what is no bundle.
-func VerifyBundle(r io.Reader, c BundleCheck) (BundleReport, error) {
-	var report BundleReport
-	b, err := ReadBundle(r)
+func Verify(r io.Reader, c Check) (Report, error) {
+	var report Report
+	b, err := Read(r)
 	if err != nil {
 		return report, err
 	}
@@ -228,7 +228,7 @@ func VerifyBundle(r io.Reader, c BundleCheck) (BundleReport, error) {
 }
 
 // ReadBundle reads a bundle without checking what it claims.
-func ReadBundle(r io.Reader) (*Bundle, error) {
+func Read(r io.Reader) (*Bundle, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxBundleBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("read bundle: %w", err)
@@ -241,9 +241,9 @@ func ReadBundle(r io.Reader) (*Bundle, error) {
 		return nil, fmt.Errorf("%w: bundle: %w", trail.ErrFormat, err)
 	}
 	switch {
-	case b.Version > BundleVersion:
+	case b.Version > Version:
 		return nil, fmt.Errorf("%w: a bundle of version %d", trail.ErrNewerFormat, b.Version)
-	case b.Version != BundleVersion:
+	case b.Version != Version:
 		return nil, fmt.Errorf("%w: no bundle", trail.ErrFormat)
 	}
 	if err := bundles.Check(data); err != nil {
@@ -253,7 +253,7 @@ func ReadBundle(r io.Reader) (*Bundle, error) {
 }
 
 // checkDigests checks each digest by itself and against the one before it.
-func (r *BundleReport) checkDigests(b *Bundle) []trail.Digest {
+func (r *Report) checkDigests(b *Bundle) []trail.Digest {
 	digests := make([]trail.Digest, 0, len(b.Digests))
 	for i, doc := range b.Digests {
 		if trail.SumOf(doc.Content) != doc.SHA256 {
@@ -284,7 +284,7 @@ func (r *BundleReport) checkDigests(b *Bundle) []trail.Digest {
 }
 
 // checkLink checks that digest i, d, follows the one before it.
-func (r *BundleReport) checkLink(b *Bundle, i int, before, d *trail.Digest) {
+func (r *Report) checkLink(b *Bundle, i int, before, d *trail.Digest) {
 	switch {
 	case d.Chain != before.Chain || d.Instance != before.Instance || d.Sequence != before.Sequence+1:
 		r.fault("digest %s does not follow %s", b.Digests[i].S3Key, b.Digests[i-1].S3Key)
@@ -296,7 +296,7 @@ func (r *BundleReport) checkLink(b *Bundle, i int, before, d *trail.Digest) {
 }
 
 // checkManifest checks that the first digest names the manifest.
-func (r *BundleReport) checkManifest(b *Bundle, d *trail.Digest) {
+func (r *Report) checkManifest(b *Bundle, d *trail.Digest) {
 	sha := trail.SumOf(b.Manifest.Content)
 	if sha != b.Manifest.SHA256 {
 		r.fault("manifest %s: its SHA-256 is %s, the bundle says %s", b.Manifest.S3Key, sha, b.Manifest.SHA256)
@@ -317,7 +317,7 @@ func (r *BundleReport) checkManifest(b *Bundle, d *trail.Digest) {
 }
 
 // checkRecord checks that the record stands in the manifest, byte for byte.
-func (r *BundleReport) checkRecord(b *Bundle) {
+func (r *Report) checkRecord(b *Bundle) {
 	var want bytes.Buffer
 	if err := json.Compact(&want, b.Record); err != nil {
 		r.fault("the record: %v", err)
@@ -344,7 +344,7 @@ func (r *BundleReport) checkRecord(b *Bundle) {
 }
 
 // checkHead checks the signatures, and whether the last digest is anchored.
-func (r *BundleReport) checkHead(b *Bundle, c BundleCheck) {
+func (r *Report) checkHead(b *Bundle, c Check) {
 	last := len(b.Digests) - 1
 	r.Head = trail.SumOf(b.Digests[last].Content)
 	for i := range b.Digests {
@@ -367,7 +367,7 @@ func (r *BundleReport) checkHead(b *Bundle, c BundleCheck) {
 }
 
 // checkAnchor compares the last digest with what is known elsewhere.
-func (r *BundleReport) checkAnchor(c BundleCheck) {
+func (r *Report) checkAnchor(c Check) {
 	for _, k := range c.Trusted {
 		r.Anchored = r.Anchored || r.SignedBy == k.Fingerprint()
 	}
@@ -383,7 +383,7 @@ func (r *BundleReport) checkAnchor(c BundleCheck) {
 }
 
 // signerOf returns the fingerprint of the key that signed a digest, "" for none.
-func signerOf(b *Bundle, d *BundleDigest) (string, error) {
+func signerOf(b *Bundle, d *Digest) (string, error) {
 	if len(d.Signature) == 0 {
 		return "", nil
 	}
@@ -403,7 +403,7 @@ func signerOf(b *Bundle, d *BundleDigest) (string, error) {
 }
 
 // checkObject compares what S3 said with the record.
-func (r *BundleReport) checkObject(o *BundleObject) {
+func (r *Report) checkObject(o *Object) {
 	rec := &r.Record
 	differs := func(what, got, want string) {
 		if want != "" && got != want {
