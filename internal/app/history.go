@@ -13,7 +13,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/bundle"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -129,7 +129,7 @@ func (h *history) read(ctx context.Context, match func(*state.Record) bool) erro
 		Match: match, At: h.o.At, Instance: h.o.Instance,
 		Distrust: func(key string, err error) error {
 			why := "not read: "
-			if manifest.Unbelieved(err) {
+			if verify.Unbelieved(err) {
 				why = "not believed: "
 			}
 			h.sum.Faults = append(h.sum.Faults, why+key+": "+strings.TrimPrefix(strings.TrimPrefix(err.Error(), "get "), key+": "))

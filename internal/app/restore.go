@@ -14,6 +14,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -106,10 +107,10 @@ func (o *RestoreOptions) chosen() (*ignore.Filter, string, error) {
 // check returns what the trail is checked against: what the options name, what
 // this host knows of its own trail, and, where that is nothing, the key that its
 // configuration signs with.
-func (o *RestoreOptions) check(ctx context.Context, instance string, server func() time.Time) (*manifest.VerifyOptions, error) {
+func (o *RestoreOptions) check(ctx context.Context, instance string, server func() time.Time) (*verify.Options, error) {
 	from := &o.Origin
 	other := func(a anchor.Anchor) bool { return a.Instance != "" && a.Instance != instance }
-	v := &manifest.VerifyOptions{
+	v := &verify.Options{
 		Bucket: from.Bucket, Instance: instance, Now: time.Now(), Server: server, Keys: o.keys,
 		Anchors: slices.DeleteFunc(o.heads(from.Bucket, from.mapper().Prefix()), other),
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -53,7 +53,7 @@ type VerifyProgress interface {
 // VerifyResult is what was found in one trail.
 type VerifyResult struct {
 	Source string `json:"source,omitempty"` // of the configuration
-	*manifest.Verification
+	*verify.Result
 }
 
 // verifyTarget is one trail to check.
@@ -244,15 +244,15 @@ func (v *verification) check(ctx context.Context, t *verifyTarget) (VerifyResult
 	}
 	var err error
 	o := v.options(ctx, t)
-	if r.Verification, err = manifest.Verify(ctx, t.trail, o); err != nil {
-		r.Verification = manifest.Unreadable(o, t.prefix, err)
+	if r.Result, err = verify.Run(ctx, t.trail, o); err != nil {
+		r.Result = verify.Unreadable(o, t.prefix, err)
 		return r, err
 	}
 	if t.copies != nil {
 		r.NotRead("", "what the host knows of its trail could not be read", t.copies)
 	}
 	if t.reader != nil && (v.o.Remote || v.o.Deep > 0) {
-		err := r.CheckObjects(ctx, t.trail, t.reader, manifest.ObjectOptions{
+		err := r.CheckObjects(ctx, t.trail, t.reader, verify.ObjectOptions{
 			Instance: v.o.Instance, Deep: v.o.Deep, Seed: v.o.Seed, Workers: verifyWorkers,
 			TempDir: v.o.TempDir, Memory: sortMemory, Progress: v.o.Progress.Objects,
 		})
@@ -261,7 +261,7 @@ func (v *verification) check(ctx context.Context, t *verifyTarget) (VerifyResult
 		}
 	}
 	if v.o.Source && t.source != nil {
-		if err := v.checkSource(ctx, t, r.Verification); err != nil {
+		if err := v.checkSource(ctx, t, r.Result); err != nil {
 			r.NotRead("", "the directory could not be compared to the end", err)
 		}
 	}
@@ -269,8 +269,8 @@ func (v *verification) check(ctx context.Context, t *verifyTarget) (VerifyResult
 }
 
 // options returns what a trail is checked against.
-func (v *verification) options(ctx context.Context, t *verifyTarget) manifest.VerifyOptions {
-	o := manifest.VerifyOptions{
+func (v *verification) options(ctx context.Context, t *verifyTarget) verify.Options {
+	o := verify.Options{
 		Bucket: t.bucket, Instance: v.o.Instance, Now: time.Now(), MaxAge: v.o.MaxAge, Keys: v.o.keys,
 		Anchors: v.o.heads(t.bucket, t.prefix), Progress: v.o.Progress.Documents,
 	}
@@ -292,7 +292,7 @@ func (v *verification) options(ctx context.Context, t *verifyTarget) manifest.Ve
 }
 
 // checkSource compares the tree of a source with its trail.
-func (v *verification) checkSource(ctx context.Context, t *verifyTarget, r *manifest.Verification) error {
+func (v *verification) checkSource(ctx context.Context, t *verifyTarget, r *verify.Result) error {
 	root := pipeline.RootOf(t.source)
 	id, err := root.Identify()
 	if err != nil {
@@ -303,7 +303,7 @@ func (v *verification) checkSource(ctx context.Context, t *verifyTarget, r *mani
 	if instance == "" {
 		instance = v.o.Config.Instance
 	}
-	return r.CheckSource(ctx, t.trail, root, manifest.SourceOptions{
+	return r.CheckSource(ctx, t.trail, root, verify.SourceOptions{
 		Instance: instance, Mapper: state.NewMapper(t.source.Prefix), TempDir: v.o.TempDir, Memory: sortMemory, Progress: v.o.Progress.Files,
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -114,12 +115,12 @@ func TestVerifyComparesThePredecessorsKey(t *testing.T) {
 		l := newLibrary()
 		l.add(t, "app-01", "0a1b2c3d", 1, true, nil)
 		l.add(t, "app-01", "0a1b2c3d", 2, true, change)
-		v, err := Verify(t.Context(), trail.NewTrail(l, "p/"), VerifyOptions{Bucket: "b", Now: trailStart})
+		v, err := verify.Run(t.Context(), trail.NewTrail(l, "p/"), verify.Options{Bucket: "b", Now: trailStart})
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := map[string]FindingKind{"another key": FindingLink, "another hash": FindingDigestHash}[name]
-		if !slices.ContainsFunc(v.Findings, func(f Finding) bool { return f.Kind == want }) {
+		want := map[string]verify.FindingKind{"another key": verify.FindingLink, "another hash": verify.FindingDigestHash}[name]
+		if !slices.ContainsFunc(v.Findings, func(f verify.Finding) bool { return f.Kind == want }) {
 			t.Errorf("%s: findings %+v, want %s", name, v.Findings, want)
 		}
 	}

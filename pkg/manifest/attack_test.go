@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/anchor"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -17,7 +18,7 @@ import (
 type attack struct {
 	row   string // of the table, as it stands there
 	do    func(a *attacked)
-	found FindingKind
+	found verify.FindingKind
 }
 
 // attacked is a trail under attack, and what it is checked against.
@@ -25,7 +26,7 @@ type attacked struct {
 	t *testing.T
 	s *signedTrail
 	b *bucket
-	o VerifyOptions
+	o verify.Options
 }
 
 func (s *signedTrail) attacked(t *testing.T) *attacked {
@@ -38,12 +39,12 @@ func (s *signedTrail) attacked(t *testing.T) *attacked {
 	}
 	head := s.head()
 	head.Local, head.Current, head.From = true, true, "the host's copy"
-	return &attacked{t: t, s: s, b: b, o: VerifyOptions{Bucket: "b", Now: s.now, Anchors: []anchor.Anchor{head}}}
+	return &attacked{t: t, s: s, b: b, o: verify.Options{Bucket: "b", Now: s.now, Anchors: []anchor.Anchor{head}}}
 }
 
-func (a *attacked) verify() *Verification {
+func (a *attacked) verify() *verify.Result {
 	a.t.Helper()
-	v, err := Verify(a.t.Context(), trail.NewTrail(a.b, "p/"), a.o)
+	v, err := verify.Run(a.t.Context(), trail.NewTrail(a.b, "p/"), a.o)
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -136,20 +137,20 @@ func (a *attacked) keysAlone() {
 
 func chainAttacks() []attack {
 	return []attack{
-		{"remove the newest digests", func(a *attacked) { a.cut(2) }, FindingAnchor},
+		{"remove the newest digests", func(a *attacked) { a.cut(2) }, verify.FindingAnchor},
 		{"remove the newest digests, and add a chain that says it follows what is left", func(a *attacked) {
 			a.cut(2)
 			a.chain("ffffffff", a.lastSHA())
-		}, FindingAnchor},
+		}, verify.FindingAnchor},
 		{"remove the newest digests, and add a chain that says it follows what is left", func(a *attacked) {
 			a.cut(2)
 			a.chain("ffffffff", "") // At no digest.
-		}, FindingAnchor},
+		}, verify.FindingAnchor},
 		{"remove the newest digests, and add a chain that says it follows what is left", func(a *attacked) {
 			a.cut(1)
 			a.chain("00000000", a.lastSHA()) // Its id stands first.
 			a.o.Anchors[0].Local = false     // As --anchor has it.
-		}, FindingAnchor},
+		}, verify.FindingAnchor},
 		{"remove a whole chain, and leave one that says it follows it", func(a *attacked) {
 			_, d := a.last()
 			a.chain("ffffffff", "")
@@ -159,13 +160,13 @@ func chainAttacks() []attack {
 					delete(a.b.objects, sigOf(key))
 				}
 			}
-		}, FindingChainMissing},
+		}, verify.FindingChainMissing},
 		{"add a chain that says it follows the one that goes on", func(a *attacked) {
 			a.chain("ffffffff", a.lastSHA())
-		}, FindingAbandoned},
+		}, verify.FindingAbandoned},
 		{"add a chain that says it follows the one that goes on", func(a *attacked) {
 			a.chain("ffffffff", hexSHA(a.b.objects[a.digests()[1]])) // An older digest of it.
-		}, FindingAbandoned},
+		}, verify.FindingAbandoned},
 		{"have a chain of their own seen by a clean `--anchor` run, so that it counts later", func(a *attacked) {
 			a.cut(len(a.digests()) - 1)
 			f := &anchor.File{}
@@ -180,61 +181,61 @@ func chainAttacks() []attack {
 			}
 			a.o.Anchors = f.Of("b", "p/")
 			a.o.Now = a.s.now.Add(3 * time.Hour)
-		}, FindingSilent},
+		}, verify.FindingSilent},
 		{"end a silent chain with one that says it follows it", func(a *attacked) {
 			a.cut(len(a.digests()) - 1)
 			a.chain("ffffffff", a.lastSHA())
 			a.keysAlone()
-		}, FindingSilent},
-		{"write digests behind the newest one", func(a *attacked) { a.follow(a.s.now, nil) }, FindingAnchor},
+		}, verify.FindingSilent},
+		{"write digests behind the newest one", func(a *attacked) { a.follow(a.s.now, nil) }, verify.FindingAnchor},
 		{"write digests behind the newest signed one", func(a *attacked) {
 			a.follow(a.s.now, nil)
 			a.keysAlone()
-		}, FindingSignatureGone},
+		}, verify.FindingSignatureGone},
 		{"write digests behind the newest signed one", func(a *attacked) {
 			a.cut(len(a.digests()) - 1) // The stop: the chain goes on.
 			a.keysAlone()
 			a.o.Now = a.s.now.Add(26 * time.Hour)
 			a.b.modified[a.follow(a.o.Now, nil)] = a.o.Now // Written again each day.
-		}, FindingSignatureGone},
+		}, verify.FindingSignatureGone},
 		{"date a digest ahead, so that it is never late", func(a *attacked) {
 			a.follow(time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC), nil)
 			a.keysAlone()
 			a.o.Now = a.s.now
-		}, FindingTime},
+		}, verify.FindingTime},
 		{"date a digest ahead, so that it is never late", func(a *attacked) {
 			a.follow(a.s.now, func(d *trail.Digest) { d.NextDigestDue = timeOrNull(a.s.now.AddDate(50, 0, 0)) })
 			a.o.Anchors = nil
-		}, FindingTime},
+		}, verify.FindingTime},
 		{"date a digest ahead, so that it is never late", func(a *attacked) {
 			// Old by its own word, new by the server's.
 			key := a.follow(a.s.now, nil)
 			a.b.modified[key] = a.s.now.Add(-48 * time.Hour)
 			a.keysAlone()
 			a.o.Now = a.s.now
-		}, FindingSignatureGone},
+		}, verify.FindingSignatureGone},
 		{"date events, scans or waiting paths ahead", func(a *attacked) {
 			a.follow(a.s.now, func(d *trail.Digest) { d.Events = []state.Note{{Kind: "start", Time: a.s.now.Add(time.Hour)}} })
 			a.o.Anchors = nil
-		}, FindingTime},
+		}, verify.FindingTime},
 		{"date events, scans or waiting paths ahead", func(a *attacked) {
 			a.follow(a.s.now, func(d *trail.Digest) { d.Scans = []state.ScanNote{{Start: a.s.now, End: a.s.now.Add(6 * time.Minute)}} })
 			a.o.Anchors = nil
-		}, FindingTime},
+		}, verify.FindingTime},
 		{"date the name of a manifest ahead", func(a *attacked) {
 			_, d := a.last()
 			key := "p/_manifests/" + trail.Name{Time: a.s.now.Add(time.Hour), Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence + 1, N: 1}.Path()
 			a.b.objects[key] = encode(a.t, trail.LayoutFlat, []state.Record{rec(state.StatusUploaded, "a", "")})
-		}, FindingTime},
-		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.Timestamp = "2099-01-01T00:00:00Z" }) }, FindingTime},
-		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.S3Time = "2099-01-01T00:00:00Z" }) }, FindingTime},
-		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.DetectedAt = "2099-01-01T00:00:00Z" }) }, FindingTime},
+		}, verify.FindingTime},
+		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.Timestamp = "2099-01-01T00:00:00Z" }) }, verify.FindingTime},
+		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.S3Time = "2099-01-01T00:00:00Z" }) }, verify.FindingTime},
+		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.DetectedAt = "2099-01-01T00:00:00Z" }) }, verify.FindingTime},
 		{"put something under the name of a signature or a key before it is written", func(a *attacked) {
 			a.b.objects[sigOf(a.digests()[1])] = []byte("x")
-		}, FindingSignature},
+		}, verify.FindingSignature},
 		{"put something under the name of a signature or a key before it is written", func(a *attacked) {
 			a.b.objects["p/_manifests/keys/"+a.s.key.Fingerprint()+".pem"] = []byte("x")
-		}, FindingKey},
+		}, verify.FindingKey},
 		{"add a chain that says it follows the one that goes on", func(a *attacked) {
 			a.chain("ffffffff", "") // At no digest; long before the end of the other.
 			for key := range a.b.objects {
@@ -246,14 +247,14 @@ func chainAttacks() []attack {
 				}
 			}
 			a.o.Anchors = nil
-		}, FindingAbandoned},
+		}, verify.FindingAbandoned},
 		{"write manifests behind the end of a chain", func(a *attacked) {
 			a.follow(a.s.now, func(d *trail.Digest) { d.Reason, d.NextDigestDue = trail.ReasonFinal, nil })
 			_, d := a.last()
 			key := "p/_manifests/" + trail.Name{Time: a.s.now, Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence + 2, N: 1}.Path()
 			a.b.objects[key] = encode(a.t, trail.LayoutFlat, []state.Record{rec(state.StatusUploaded, "a", "")})
 			a.o.Anchors = nil
-		}, FindingUnnamed},
+		}, verify.FindingUnnamed},
 	}
 }
 
@@ -286,7 +287,7 @@ func TestAttacksOnChainsAreFound(t *testing.T) {
 		a := s.attacked(t)
 		x.do(a)
 		v := a.verify()
-		if !slices.ContainsFunc(v.Findings, func(f Finding) bool { return f.Kind == x.found }) {
+		if !slices.ContainsFunc(v.Findings, func(f verify.Finding) bool { return f.Kind == x.found }) {
 			t.Errorf("%s: found %+v, noted %+v; want %s", x.row, v.Findings, v.Notes, x.found)
 		}
 		row := "| " + x.row + " | "

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/anchor"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -109,7 +110,7 @@ func TestLargeDigestsAreReadOneAtATime(t *testing.T) {
 		b.objects[key] = append(bytes.Clone(b.objects[key]), bytes.Repeat([]byte{' '}, trail.LargeDocument)...)
 	}
 	l := &largeLibrary{bucket: b}
-	v, err := Verify(t.Context(), trail.NewTrail(l, "p/"), VerifyOptions{Now: s.now})
+	v, err := verify.Run(t.Context(), trail.NewTrail(l, "p/"), verify.Options{Now: s.now})
 	if err != nil || v.Chains[0].Digests != 13 || l.most.Load() != 1 {
 		t.Errorf("%d large digests were read at once, %v", l.most.Load(), err)
 	}
@@ -140,12 +141,12 @@ func forgedChains(t *testing.T, b *bucket, like trail.Digest, n int, at time.Tim
 func TestManyForgedChainsDoNotHideTheRealOne(t *testing.T) {
 	s := publishTrail(t, 2, nil)
 	last := mustDigest(t, s.objects[s.documents("digest_")[2]])
-	requests := func(forged int) (*Verification, int) {
+	requests := func(forged int) (*verify.Result, int) {
 		b := newBucket()
 		b.objects = maps.Clone(s.objects)
 		forgedChains(t, b, last, forged, s.now.Add(-24*time.Hour)) // Before the real one.
 		delete(b.objects, s.documents("manifest_")[0])
-		v, err := Verify(t.Context(), trail.NewTrail(b, "p/"), VerifyOptions{Now: s.now, Keys: []*trail.PublicKey{s.key}, Anchors: []anchor.Anchor{s.head()}})
+		v, err := verify.Run(t.Context(), trail.NewTrail(b, "p/"), verify.Options{Now: s.now, Keys: []*trail.PublicKey{s.key}, Anchors: []anchor.Anchor{s.head()}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,15 +154,15 @@ func TestManyForgedChainsDoNotHideTheRealOne(t *testing.T) {
 	}
 	_, none := requests(0)
 	_, some := requests(100)
-	v, many := requests(maxChains + 5)
-	if per := some - none; many-none > per/100*(maxChains+5) {
-		t.Errorf("100 chains cost %d requests, %d cost %d", some-none, maxChains+5, many-none)
+	v, many := requests(verify.MaxChains + 5)
+	if per := some - none; many-none > per/100*(verify.MaxChains+5) {
+		t.Errorf("100 chains cost %d requests, %d cost %d", some-none, verify.MaxChains+5, many-none)
 	}
-	if v.Clean || len(v.Chains) != maxChains {
+	if v.Clean || len(v.Chains) != verify.MaxChains {
 		t.Errorf("%d chains were checked", len(v.Chains))
 	}
-	for _, want := range []Finding{{Kind: FindingLimit, Detail: "10006 chains are there, and 6 of them were not checked"}, {Kind: FindingManifestMissing, Chain: s.chain}} {
-		if !slices.ContainsFunc(v.Findings, func(f Finding) bool {
+	for _, want := range []verify.Finding{{Kind: verify.FindingLimit, Detail: "10006 chains are there, and 6 of them were not checked"}, {Kind: verify.FindingManifestMissing, Chain: s.chain}} {
+		if !slices.ContainsFunc(v.Findings, func(f verify.Finding) bool {
 			return f.Kind == want.Kind && f.Chain == want.Chain && strings.HasPrefix(f.Detail, want.Detail)
 		}) {
 			t.Errorf("no finding like %+v: %+v", want, v.FoundBy)
@@ -190,7 +191,7 @@ func TestForgedDigestsAskForLittle(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.objects["p/_manifests/"+trail.Name{Digest: true, Time: s.now, Instance: d.Instance, Chain: d.Chain, Sequence: 1}.Path()] = data
-	v, err := Verify(t.Context(), trail.NewTrail(b, "p/"), VerifyOptions{Now: s.now})
+	v, err := verify.Run(t.Context(), trail.NewTrail(b, "p/"), verify.Options{Now: s.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,23 +199,23 @@ func TestForgedDigestsAskForLittle(t *testing.T) {
 	for _, r := range b.asked() {
 		asked[r]++
 	}
-	if len(asked) > maxUnlisted+20 || asked["GET "+own] != 1 {
+	if len(asked) > verify.MaxUnlisted+20 || asked["GET "+own] != 1 {
 		t.Errorf("%d requests; the manifest of another chain was read %d times", len(asked), asked["GET "+own])
 	}
-	missing := slices.IndexFunc(v.FoundBy, func(k KindCount) bool { return k.Kind == FindingManifestMissing })
+	missing := slices.IndexFunc(v.FoundBy, func(k verify.KindCount) bool { return k.Kind == verify.FindingManifestMissing })
 	if missing < 0 || v.FoundBy[missing].Count != 1999 {
 		t.Errorf("found %+v", v.FoundBy)
 	}
 }
 
 func TestFindingsQuoteLittle(t *testing.T) {
-	var f findings
-	f.add(Finding{Kind: FindingName, Key: strings.Repeat("k", 1<<20), Detail: strings.Repeat("\u00fc", 1<<20)})
-	f.add(Finding{Kind: FindingName, Key: "k", Detail: "d"})
-	if x := f.list[0]; len(x.Key) > maxDetailBytes+3 || len(x.Detail) > maxDetailBytes+3 || !strings.HasSuffix(x.Detail, "\u00fc…") {
+	var f verify.Findings
+	f.Add(verify.Finding{Kind: verify.FindingName, Key: strings.Repeat("k", 1<<20), Detail: strings.Repeat("\u00fc", 1<<20)})
+	f.Add(verify.Finding{Kind: verify.FindingName, Key: "k", Detail: "d"})
+	if x := f.List[0]; len(x.Key) > verify.MaxDetailBytes+3 || len(x.Detail) > verify.MaxDetailBytes+3 || !strings.HasSuffix(x.Detail, "\u00fc…") {
 		t.Errorf("%d and %d bytes are kept", len(x.Key), len(x.Detail))
 	}
-	if x := f.list[1]; x.Key != "k" || x.Detail != "d" {
+	if x := f.List[1]; x.Key != "k" || x.Detail != "d" {
 		t.Errorf("a short one is kept as %+v", x)
 	}
 }
@@ -230,13 +231,13 @@ func TestAListingKeepsLittleOfWhatIsMadeUp(t *testing.T) {
 		b.objects["p/_manifests/junk/"+sha] = nil
 		b.objects["p/_manifests/keys/"+sha+".pem"] = nil
 	}
-	v, err := Verify(t.Context(), trail.NewTrail(b, "p/"), VerifyOptions{Now: s.now})
+	v, err := verify.Run(t.Context(), trail.NewTrail(b, "p/"), verify.Options{Now: s.now})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []string
 	for _, f := range v.Findings {
-		if f.Kind == FindingLimit {
+		if f.Kind == verify.FindingLimit {
 			got = append(got, f.Detail)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -54,11 +55,11 @@ func TestTheTrailsTimeGoesBackWithAnEvent(t *testing.T) {
 			}
 			check := func(l trail.Library) bool {
 				t.Helper()
-				v, err := Verify(t.Context(), trail.NewTrail(l, "p/"), VerifyOptions{Bucket: "b", Now: s.now})
+				v, err := verify.Run(t.Context(), trail.NewTrail(l, "p/"), verify.Options{Bucket: "b", Now: s.now})
 				if err != nil {
 					t.Fatal(err)
 				}
-				return slices.ContainsFunc(v.Findings, func(f Finding) bool { return f.Kind == FindingTime })
+				return slices.ContainsFunc(v.Findings, func(f verify.Finding) bool { return f.Kind == verify.FindingTime })
 			}
 			if check(s.library(nil)) {
 				t.Error("verify finds fault with the time")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -133,8 +134,8 @@ func TestReadersComeToWhatTheFormatSays(t *testing.T) {
 		t.Fatal(err)
 	}
 	root.Pin(id)
-	source := &Verification{}
-	if err := source.CheckSource(t.Context(), tr, root, SourceOptions{Mapper: state.NewMapper("p")}); err != nil {
+	source := &verify.Result{}
+	if err := source.CheckSource(t.Context(), tr, root, verify.SourceOptions{Mapper: state.NewMapper("p")}); err != nil {
 		t.Fatal(err)
 	}
 	asTold := s.check(t, now, nil)

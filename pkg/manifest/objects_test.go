@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -69,14 +70,14 @@ func (s *shelf) drop(key string) {
 	delete(s.heads, "p/"+key)
 }
 
-func (s *shelf) check(t *testing.T, now time.Time, change func(*ObjectOptions)) *Verification {
+func (s *shelf) check(t *testing.T, now time.Time, change func(*verify.ObjectOptions)) *verify.Result {
 	t.Helper()
 	tr := trail.NewTrail(s, "p/")
-	v, err := Verify(t.Context(), tr, VerifyOptions{Bucket: "b", Now: now})
+	v, err := verify.Run(t.Context(), tr, verify.Options{Bucket: "b", Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := ObjectOptions{Workers: 4}
+	o := verify.ObjectOptions{Workers: 4}
 	if change != nil {
 		change(&o)
 	}
@@ -87,7 +88,7 @@ func (s *shelf) check(t *testing.T, now time.Time, change func(*ObjectOptions)) 
 }
 
 // about returns what was found and noted of one key.
-func about(v *Verification, key string) (said []string) {
+func about(v *verify.Result, key string) (said []string) {
 	for _, f := range v.Findings {
 		if f.Key == "p/"+key {
 			said = append(said, string(f.Kind))
@@ -236,7 +237,7 @@ func TestContentThatMetadataAloneProves(t *testing.T) {
 	if !v.Clean || v.Objects.Unproven != 3 {
 		t.Errorf("without --deep: %+v, %+v; want metadata, replaced and rekeyed unproven", v.Objects, v.Findings)
 	}
-	all := func(o *ObjectOptions) { o.Deep = 100 }
+	all := func(o *verify.ObjectOptions) { o.Deep = 100 }
 	if v = s.check(t, trailStart.Add(3*time.Hour), all); !v.Clean || v.Objects.Unproven != 0 || v.Objects.Downloaded != 6 {
 		t.Errorf("with --deep all: %+v, %+v", v.Objects, v.Findings)
 	}
@@ -281,7 +282,7 @@ func TestObjectsThatCannotBeAskedFor(t *testing.T) {
 			return nil
 		}
 		s.body = breaking(-1, keyIs("p/c"))
-		v := s.check(t, now, func(o *ObjectOptions) { o.Deep = 100 })
+		v := s.check(t, now, func(o *verify.ObjectOptions) { o.Deep = 100 })
 		if got := fmt.Sprint(about(v, "a"), about(v, "b"), about(v, "c"), about(v, "d")); got != "[] [unchecked] [unchecked] []" || v.Objects.Unchecked != 2 || v.Objects.Downloaded != 2 {
 			t.Errorf("it says %s: %+v, %+v", got, v.Objects, v.Findings)
 		}
@@ -292,7 +293,7 @@ func TestObjectsThatCannotBeAskedFor(t *testing.T) {
 		}
 		// Three bodies break off, and then it reads on.
 		s.body = breaking(3, everyKey)
-		if v = s.check(t, now, func(o *ObjectOptions) { o.Deep = 100 }); !v.Clean {
+		if v = s.check(t, now, func(o *verify.ObjectOptions) { o.Deep = 100 }); !v.Clean {
 			t.Errorf("after broken bodies: %+v", v.Findings)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -39,11 +40,11 @@ func TestARecordStandsBelowItsDigestsBucketAndPrefix(t *testing.T) {
 			l := newLibrary()
 			l.objects["p/m"] = data
 			d := &trail.Digest{Bucket: "b", Prefix: "p/", Instance: "app-01", Chain: "0a1b2c3d"}
-			m, err := scanManifest(t.Context(), trail.NewTrail(l, "p/"), d, state.ManifestRef{S3Key: "p/m"})
-			if err != nil || m.format != nil || m.records != 1 {
+			m, err := verify.ScanManifest(t.Context(), trail.NewTrail(l, "p/"), d, state.ManifestRef{S3Key: "p/m"})
+			if err != nil || m.Format != nil || m.Records != 1 {
 				t.Fatalf("%s, %s form: %+v, %v", name, form, m, err)
 			}
-			if got := strings.Join(m.faults, "; "); (got == "") != (c.fault == "") || !strings.Contains(got, c.fault) {
+			if got := strings.Join(m.Faults, "; "); (got == "") != (c.fault == "") || !strings.Contains(got, c.fault) {
 				t.Errorf("%s, %s form: faults %q, want %q", name, form, got, c.fault)
 			}
 		}

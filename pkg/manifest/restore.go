@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -65,7 +66,7 @@ type RestoreOptions struct {
 	Prefix string // of the trail
 	// Verify is what the trail is checked against before anything is planned; nil:
 	// it is believed as it stands.
-	Verify   *VerifyOptions
+	Verify   *verify.Options
 	At       time.Time // what S3 held then; zero: what the trail has last
 	Instance string    // whose files; "": there is only one
 	Dir      string    // this directory or file alone, below the source; "": everything

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -20,7 +21,7 @@ var (
 
 // trust is what a restore believes of a trail that was verified.
 type trust struct {
-	checked *Verification
+	checked *verify.Result
 	latest  time.Time // what is dated later has not been written by a host
 	refuted map[digestPlace]bool
 	again   map[string]bool // manifests whose records another chain has
@@ -49,7 +50,7 @@ func (r *restorer) check(ctx context.Context) error {
 
 // verify checks the whole trail before anything is planned.
 func (r *restorer) verify(ctx context.Context) (*trust, error) {
-	v, err := Verify(ctx, r.trail, *r.o.Verify)
+	v, err := verify.Run(ctx, r.trail, *r.o.Verify)
 	if err != nil {
 		return nil, err
 	}
@@ -57,14 +58,14 @@ func (r *restorer) verify(ctx context.Context) (*trust, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the time of the check: %w", err)
 	}
-	t := &trust{checked: v, latest: at.Add(clockGrace), refuted: map[digestPlace]bool{}, again: map[string]bool{}}
+	t := &trust{checked: v, latest: at.Add(verify.ClockGrace), refuted: map[digestPlace]bool{}, again: map[string]bool{}}
 	for _, f := range v.Notes {
-		if f.Kind == NoteLeftBehind {
+		if f.Kind == verify.NoteLeftBehind {
 			t.again[f.Key] = true
 		}
 	}
 	for _, f := range v.Findings {
-		if f.Kind == FindingSignature || f.Kind == FindingForeignKey {
+		if f.Kind == verify.FindingSignature || f.Kind == verify.FindingForeignKey {
 			t.refuted[digestPlace{f.Instance, f.Chain, f.Sequence}] = true
 		}
 	}
@@ -105,9 +106,9 @@ func (t *trust) unnamed(e trail.Entry) error {
 // concernsContent reports whether a finding means that something may be missing or
 // forged in what is restored. The others are about a host that is silent, as a
 // lost one is, and about documents that no file depends on.
-func concernsContent(k FindingKind) bool {
+func concernsContent(k verify.FindingKind) bool {
 	switch k { //nolint:exhaustive // The others are about the trail's future, and about what a restore checks itself.
-	case FindingSilent, FindingStale, FindingStopped, FindingConfig, FindingDeleted, FindingReplaced:
+	case verify.FindingSilent, verify.FindingStale, verify.FindingStopped, verify.FindingConfig, verify.FindingDeleted, verify.FindingReplaced:
 		return false
 	}
 	return true
@@ -134,7 +135,7 @@ func (t *trust) faults() (list []string, count int64, keys map[string]bool) {
 }
 
 // describe is the finding in a line.
-func describe(f *Finding) string {
+func describe(f *verify.Finding) string {
 	at := f.Key
 	if at == "" && f.Chain != "" {
 		at = fmt.Sprintf("chain %s digest %d", f.Chain, f.Sequence)

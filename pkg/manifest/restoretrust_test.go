@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/anchor"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -25,7 +26,7 @@ type vouchedArchive struct {
 	first   [2]string // keys of manifest and digest
 	head    string    // key
 	signer  *Ed25519Signer
-	options VerifyOptions
+	options verify.Options
 }
 
 const vouchedChain0 = "0a0a0a0a"
@@ -36,7 +37,7 @@ func newVouchedArchive(t *testing.T) *vouchedArchive {
 	m, d := a.add(t, "h", vouchedChain0, 1, true, nil, a.upload("one", "first", atTen))
 	a.first = [2]string{m, d}
 	_, a.head = a.add(t, "h", vouchedChain0, 2, true, nil, a.upload("two", "second", atEleven))
-	a.options = VerifyOptions{Bucket: "b", Instance: "h", Now: trailStart.Add(3 * time.Hour)}
+	a.options = verify.Options{Bucket: "b", Instance: "h", Now: trailStart.Add(3 * time.Hour)}
 	return a
 }
 
@@ -265,7 +266,7 @@ func TestRestoreOrdersChainsByDigestsThatAreVouchedFor(t *testing.T) {
 	a.set("p/_manifests/"+n.Path(), data)
 	dir := t.TempDir()
 	_, sum, err := a.restore(t, dir, func(o *RestoreOptions) {
-		o.Verify = &VerifyOptions{
+		o.Verify = &verify.Options{
 			Bucket: "b", Instance: "h", Now: trailStart.Add(3 * time.Hour),
 			Anchors: []anchor.Anchor{{Instance: "h", Chain: "0b0b0b0b", Sequence: 1, SHA256: hexSHA(a.objects[head]), From: "--anchor"}},
 		}
@@ -284,7 +285,7 @@ func TestRestoreOfAChainThatWasLeftIsNoFault(t *testing.T) {
 	_, head := a.add(t, "h", "0b0b0b0b", 1, true, func(d *trail.Digest) {
 		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsStateLost, vouchedChain0, hexSHA(a.objects[old])
 	}, a.upload("two", "second", atEleven))
-	a.options = VerifyOptions{
+	a.options = verify.Options{
 		Bucket: "b", Instance: "h", Now: trailStart.Add(3 * time.Hour),
 		Anchors: []anchor.Anchor{{Instance: "h", Chain: "0b0b0b0b", Sequence: 1, SHA256: hexSHA(a.objects[head]), From: "--anchor"}},
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/anchor"
 	bundlepkg "github.com/s3syncd/s3syncd/internal/bundle"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -96,8 +97,8 @@ func TestADocumentIsReadTheSameByEveryone(t *testing.T) {
 		}},
 		"a record that verify reads": {record, "s3_key", func(doc string) error {
 			l.objects["p/m"] = []byte("[\n" + doc + "\n]\n")
-			m, err := scanManifest(t.Context(), trail.NewTrail(l, "p/"), &trail.Digest{}, state.ManifestRef{S3Key: "p/m"})
-			return errors.Join(err, m.format)
+			m, err := verify.ScanManifest(t.Context(), trail.NewTrail(l, "p/"), &trail.Digest{}, state.ManifestRef{S3Key: "p/m"})
+			return errors.Join(err, m.Format)
 		}},
 		"a digest":    {digest, "instance", func(doc string) error { _, err := trail.ParseDigest(strings.NewReader(doc)); return err }},
 		"a signature": {`{"algorithm":"ed25519","public_key_fingerprint":"","signature":""}` + "\n", "algorithm", func(doc string) error { _, err := trail.ParseSignature([]byte(doc)); return err }},
@@ -181,9 +182,9 @@ func TestAManifestIsOneArrayOrOneMemberOfLines(t *testing.T) {
 		}
 		l := newLibrary()
 		l.objects["p/m"] = c.data
-		m, err := scanManifest(t.Context(), trail.NewTrail(l, "p/"), &trail.Digest{}, state.ManifestRef{S3Key: "p/m"})
-		if good := m.format == nil; err != nil || good != c.good {
-			t.Errorf("%s: verify says %v and %v, want it read: %v", name, m.format, err, c.good)
+		m, err := verify.ScanManifest(t.Context(), trail.NewTrail(l, "p/"), &trail.Digest{}, state.ManifestRef{S3Key: "p/m"})
+		if good := m.Format == nil; err != nil || good != c.good {
+			t.Errorf("%s: verify says %v and %v, want it read: %v", name, m.Format, err, c.good)
 		}
 	}
 }
@@ -198,8 +199,8 @@ func TestVerifyFindsAmbiguousDocuments(t *testing.T) {
 		forge(&s, o, int(n.Sequence)-1, func(d *trail.Digest) {
 			d.Manifests[0].SHA256, d.Manifests[0].SizeBytes = hexSHA(o[key]), int64(len(o[key]))
 		})
-	}), func(o *VerifyOptions) { o.Keys, o.Anchors = nil, nil })
-	if !namesFinding(v, []string{key}, []FindingKind{FindingFormat}) {
+	}), func(o *verify.Options) { o.Keys, o.Anchors = nil, nil })
+	if !namesFinding(v, []string{key}, []verify.FindingKind{verify.FindingFormat}) {
 		t.Errorf("found %+v", v.Findings)
 	}
 	config := []byte(`{"instance":"app-01","Instance":"app-02"}`)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/anchor"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -73,7 +74,7 @@ func BenchmarkVerifyMillionRecords(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		v, err := Verify(b.Context(), copies[0].Trail, VerifyOptions{Bucket: "b", Now: trailStart.Add(24 * time.Hour)})
+		v, err := verify.Run(b.Context(), copies[0].Trail, verify.Options{Bucket: "b", Now: trailStart.Add(24 * time.Hour)})
 		if err != nil || !v.Clean || v.Chains[0].Records != 1_000_000 {
 			b.Fatalf("%+v, %v", v, err)
 		}
@@ -95,7 +96,7 @@ func TestCopiesAreFoundWhereverTheyStand(t *testing.T) {
 			t.Errorf("%s: %d trails, %v; want %d", dir, len(found), err, want)
 			continue
 		}
-		v, err := Verify(t.Context(), found[0].Trail, VerifyOptions{Bucket: found[0].Bucket, Now: trailStart.Add(24 * time.Hour)})
+		v, err := verify.Run(t.Context(), found[0].Trail, verify.Options{Bucket: found[0].Bucket, Now: trailStart.Add(24 * time.Hour)})
 		if err != nil || !v.Clean || v.Chains[0].Records != 6 {
 			t.Errorf("%s: %+v, %v", dir, v, err)
 		}

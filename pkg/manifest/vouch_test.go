@@ -5,6 +5,7 @@ import (
 	"time"
 
 	anchorpkg "github.com/s3syncd/s3syncd/internal/anchor"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -14,8 +15,8 @@ func TestWhatIsVouchedForIsBelieved(t *testing.T) {
 	s := publishTrail(t, 5, nil)
 	digests := s.documents("digest_")
 	sha := func(i int) string { return hexSHA(s.objects[digests[i]]) }
-	at := func(v *Verification, i int) bool { return v.Vouched.Believe("app-01", s.chain, uint64(i+1), sha(i)) }
-	believed := func(v *Verification) (n int) {
+	at := func(v *verify.Result, i int) bool { return v.Vouched.Believe("app-01", s.chain, uint64(i+1), sha(i)) }
+	believed := func(v *verify.Result) (n int) {
 		for i := range digests {
 			if at(v, i) {
 				n++
@@ -38,23 +39,23 @@ func TestWhatIsVouchedForIsBelieved(t *testing.T) {
 	for _, row := range []struct {
 		name string
 		l    trail.Library
-		o    func(*VerifyOptions)
+		o    func(*verify.Options)
 		want int
 		any  bool
 	}{
-		{"nothing given", s.library(nil), func(o *VerifyOptions) { o.Keys, o.Anchors = nil, nil }, 0, false},
-		{"a key", s.library(nil), func(o *VerifyOptions) { o.Anchors = nil }, 6, true},
-		{"a key, one signature", from(2), func(o *VerifyOptions) { o.Anchors = nil }, 3, true},
-		{"a key and a later head", from(2), func(o *VerifyOptions) { o.Anchors = anchor(5) }, 3, true},
-		{"a head", s.library(nil), func(o *VerifyOptions) { o.Keys, o.Anchors = nil, anchor(3) }, 4, true},
-		{"a head that is not there", s.library(nil), func(o *VerifyOptions) { o.Keys, o.Anchors = nil, []anchorpkg.Anchor{{SHA256: sha(0)[:62] + "00"}} }, 0, true},
+		{"nothing given", s.library(nil), func(o *verify.Options) { o.Keys, o.Anchors = nil, nil }, 0, false},
+		{"a key", s.library(nil), func(o *verify.Options) { o.Anchors = nil }, 6, true},
+		{"a key, one signature", from(2), func(o *verify.Options) { o.Anchors = nil }, 3, true},
+		{"a key and a later head", from(2), func(o *verify.Options) { o.Anchors = anchor(5) }, 3, true},
+		{"a head", s.library(nil), func(o *verify.Options) { o.Keys, o.Anchors = nil, anchor(3) }, 4, true},
+		{"a head that is not there", s.library(nil), func(o *verify.Options) { o.Keys, o.Anchors = nil, []anchorpkg.Anchor{{SHA256: sha(0)[:62] + "00"}} }, 0, true},
 		{"a signed digest under the names of others", s.library(func(o map[string][]byte) {
 			n, _ := trail.ParseName(digests[1])
 			n.Time = n.Time.Add(-time.Second)
 			fork := "p/_manifests/" + n.Path()
 			o[fork], o[sigOf(fork)] = o[digests[4]], o[sigOf(digests[4])]
 			delete(o, sigOf(digests[5]))
-		}), func(o *VerifyOptions) { o.Anchors = nil }, 5, true},
+		}), func(o *verify.Options) { o.Anchors = nil }, 5, true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			v := s.verify(t, row.l, row.o)

@@ -1,4 +1,4 @@
-package manifest
+package verify
 
 import (
 	"errors"
@@ -30,7 +30,7 @@ func (v *verifier) unread(f Finding, err error) {
 		v.reading.failed = err
 	}
 	f.Kind, f.Detail = FindingUnchecked, notRead(f.Key, err)
-	v.found.add(f)
+	v.found.Add(f)
 }
 
 // notRead says why the document under key was not read.
@@ -59,15 +59,15 @@ func (c *chainCheck) unreadable(d *digestCheck) {
 }
 
 // Unreadable is the result for a trail of which nothing could be read.
-func Unreadable(o VerifyOptions, prefix string, err error) *Verification {
-	v := &Verification{Bucket: o.Bucket, Prefix: prefix, CheckedAt: state.FormatTime(o.Now), Chains: []ChainSummary{}}
+func Unreadable(o Options, prefix string, err error) *Result {
+	v := &Result{Bucket: o.Bucket, Prefix: prefix, CheckedAt: state.FormatTime(o.Now), Chains: []ChainSummary{}}
 	v.NotRead("", "the trail could not be checked", err)
 	return v
 }
 
 // NotRead adds something that could not be read to a result.
-func (v *Verification) NotRead(key, what string, err error) {
-	var found, noted findings
-	found.add(Finding{Kind: FindingUnchecked, Key: key, Detail: what + ": " + err.Error()})
+func (v *Result) NotRead(key, what string, err error) {
+	var found, noted Findings
+	found.Add(Finding{Kind: FindingUnchecked, Key: key, Detail: what + ": " + err.Error()})
 	v.conclude(&found, &noted)
 }

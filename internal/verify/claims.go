@@ -1,4 +1,4 @@
-package manifest
+package verify
 
 import (
 	"context"
@@ -42,7 +42,7 @@ type chainClaim struct {
 
 // claims returns what the chains of a trail can have written, as far as v knows
 // them. The numbers that they have drawn are added later.
-func (v *Verification) claims(ctx context.Context, t *trail.Trail, x *trail.Index) (*claims, error) {
+func (v *Result) claims(ctx context.Context, t *trail.Trail, x *trail.Index) (*claims, error) {
 	now, err := time.Parse(time.RFC3339Nano, v.CheckedAt)
 	if err != nil {
 		return nil, err
@@ -65,7 +65,7 @@ func (v *Verification) claims(ctx context.Context, t *trail.Trail, x *trail.Inde
 }
 
 // claim returns what a chain can have written since its newest digest.
-func (v *Verification) claim(ctx context.Context, t *trail.Trail, s *ChainSummary, ch *trail.ChainIndex) (*chainClaim, error) {
+func (v *Result) claim(ctx context.Context, t *trail.Trail, s *ChainSummary, ch *trail.ChainIndex) (*chainClaim, error) {
 	for i := range v.Chains {
 		if o := &v.Chains[i]; o.Instance == s.Instance && o.AbandonsChain == s.Chain {
 			return &chainClaim{ended: "chain " + o.Chain + " follows it"}, nil

@@ -1,4 +1,4 @@
-package manifest
+package verify
 
 import (
 	"cmp"
@@ -87,19 +87,19 @@ type Finding struct {
 const maxFindings = 10_000
 
 // findings is a bounded list.
-type findings struct {
-	list   []Finding
+type Findings struct {
+	List   []Finding
 	counts map[FindingKind]int64
 }
 
-func (f *findings) add(x Finding) {
+func (f *Findings) Add(x Finding) {
 	if f.counts == nil {
 		f.counts = map[FindingKind]int64{}
 	}
 	f.counts[x.Kind]++
-	if len(f.list) < maxFindings {
+	if len(f.List) < maxFindings {
 		x.Key, x.Detail = clipped(x.Key), clipped(x.Detail)
-		f.list = append(f.list, x)
+		f.List = append(f.List, x)
 	}
 }
 
@@ -110,7 +110,7 @@ type KindCount struct {
 }
 
 // kinds returns the counts, the most frequent first.
-func (f *findings) kinds() []KindCount {
+func (f *Findings) kinds() []KindCount {
 	list := make([]KindCount, 0, len(f.counts))
 	for k, n := range f.counts {
 		list = append(list, KindCount{k, n})
@@ -122,12 +122,12 @@ func (f *findings) kinds() []KindCount {
 }
 
 // maxDetailBytes is how much of a document a finding quotes.
-const maxDetailBytes = 2000
+const MaxDetailBytes = 2000
 
 // clipped returns the first bytes of a text.
 func clipped(s string) string {
-	if len(s) <= maxDetailBytes {
+	if len(s) <= MaxDetailBytes {
 		return s
 	}
-	return strings.ToValidUTF8(s[:maxDetailBytes], "") + "…"
+	return strings.ToValidUTF8(s[:MaxDetailBytes], "") + "…"
 }

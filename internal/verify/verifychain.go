@@ -1,4 +1,4 @@
-package manifest
+package verify
 
 import (
 	"cmp"
@@ -115,7 +115,7 @@ func (v *verifier) read(ctx context.Context, x *trail.ChainIndex, i int) (*diges
 		if !v.worth(x, c, i) {
 			return manifestCheck{gone: true}, nil
 		}
-		return scanManifest(ctx, v.t, &c.d, c.d.Manifests[i])
+		return ScanManifest(ctx, v.t, &c.d, c.d.Manifests[i])
 	}
 	return c, trail.InOrder(ctx, len(c.d.Manifests), fetch, func(manifestCheck) {}, func(i int, m manifestCheck, err error) error {
 		m.unread = err
@@ -140,7 +140,7 @@ func (v *verifier) worth(x *trail.ChainIndex, c *digestCheck, i int) bool {
 			return true
 		}
 	}
-	return v.unlisted.Add(1) <= maxUnlisted
+	return v.unlisted.Add(1) <= MaxUnlisted
 }
 
 // manifestOf reads the name of the manifest i of d, and reports whether it is
@@ -177,11 +177,11 @@ func (c *chainCheck) finding(kind FindingKind, seq uint64, key, detail string) F
 }
 
 func (c *chainCheck) fault(kind FindingKind, seq uint64, key, detail string) {
-	c.v.found.add(c.finding(kind, seq, key, detail))
+	c.v.found.Add(c.finding(kind, seq, key, detail))
 }
 
 func (c *chainCheck) note(kind FindingKind, seq uint64, key, detail string) {
-	c.v.noted.add(c.finding(kind, seq, key, detail))
+	c.v.noted.Add(c.finding(kind, seq, key, detail))
 }
 
 // digest checks the next digest.
@@ -328,11 +328,11 @@ func (c *chainCheck) manifest(d *digestCheck, ref state.ManifestRef, m *manifest
 		c.fault(FindingManifestHash, seq, ref.S3Key, fmt.Sprintf("it has the SHA-256 %s, its digest names %s", m.sha, ref.SHA256))
 	case m.size != ref.SizeBytes:
 		c.fault(FindingManifestHash, seq, ref.S3Key, fmt.Sprintf("it has %d bytes, its digest names %d", m.size, ref.SizeBytes))
-	case m.format != nil:
-		c.fault(FindingFormat, seq, ref.S3Key, m.format.Error())
+	case m.Format != nil:
+		c.fault(FindingFormat, seq, ref.S3Key, m.Format.Error())
 	default:
-		if m.records != ref.Records {
-			c.fault(FindingCounts, seq, ref.S3Key, fmt.Sprintf("it holds %d records, its digest names %d", m.records, ref.Records))
+		if m.Records != ref.Records {
+			c.fault(FindingCounts, seq, ref.S3Key, fmt.Sprintf("it holds %d records, its digest names %d", m.Records, ref.Records))
 		}
 		if _, latest := c.v.latest(); m.newest > latest {
 			c.fault(FindingTime, seq, ref.S3Key, fmt.Sprintf("a record in it is dated %s, which has not come yet", m.newest))
@@ -340,7 +340,7 @@ func (c *chainCheck) manifest(d *digestCheck, ref state.ManifestRef, m *manifest
 		if m.first != 0 && m.first <= c.lastID {
 			c.fault(FindingRecord, seq, ref.S3Key, fmt.Sprintf("its first record has the number %d, after %d", m.first, c.lastID))
 		}
-		for _, f := range m.faults {
+		for _, f := range m.Faults {
 			c.fault(FindingRecord, seq, ref.S3Key, f)
 		}
 		c.lastID = max(c.lastID, m.last)

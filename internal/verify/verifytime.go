@@ -1,4 +1,4 @@
-package manifest
+package verify
 
 import (
 	"fmt"
@@ -12,7 +12,7 @@ import (
 
 const (
 	// Clocks may differ by so much.
-	clockGrace = 5 * time.Minute
+	ClockGrace = 5 * time.Minute
 	// A server that is further ahead of the verifier is not believed.
 	clocksApart = 15 * time.Minute
 	// The longest promise that a digest may make of the next one.
@@ -27,8 +27,8 @@ func (v *verifier) setNow() {
 	}
 	server := v.o.Server()
 	ahead := server.Sub(v.o.Now)
-	if ahead.Abs() > clockGrace {
-		v.noted.add(Finding{Kind: NoteClock, Detail: fmt.Sprintf("the server's clock says %s, this machine's %s", state.FormatTime(server), state.FormatTime(v.o.Now))})
+	if ahead.Abs() > ClockGrace {
+		v.noted.Add(Finding{Kind: NoteClock, Detail: fmt.Sprintf("the server's clock says %s, this machine's %s", state.FormatTime(server), state.FormatTime(v.o.Now))})
 	}
 	if ahead <= clocksApart {
 		v.o.Now = server
@@ -38,7 +38,7 @@ func (v *verifier) setNow() {
 // latest returns the last moment that a document may be dated, and the same as
 // times are written.
 func (v *verifier) latest() (time.Time, string) {
-	t := v.o.Now.Add(clockGrace)
+	t := v.o.Now.Add(ClockGrace)
 	return t, state.FormatTime(t)
 }
 

@@ -1,4 +1,4 @@
-package manifest
+package verify
 
 import (
 	"cmp"
@@ -63,7 +63,7 @@ type ObjectSummary struct {
 
 // objectCheck compares objects with a trail.
 type objectCheck struct {
-	v       *Verification
+	v       *Result
 	t       *trail.Trail
 	objects ObjectStore
 	o       ObjectOptions
@@ -71,7 +71,7 @@ type objectCheck struct {
 	blind   bool // a document that may tell of an object could not be read
 
 	mu           sync.Mutex
-	found, noted findings
+	found, noted Findings
 	sum          ObjectSummary
 }
 
@@ -81,13 +81,13 @@ type objectCheck struct {
 // trail. Findings and a summary are added to v, and so is what could not be
 // asked. Like Newest it takes little memory for any number of records. An error
 // says that it did not get to its end; v has what was found until then.
-func (v *Verification) CheckObjects(ctx context.Context, t *trail.Trail, objects ObjectStore, o ObjectOptions) error {
+func (v *Result) CheckObjects(ctx context.Context, t *trail.Trail, objects ObjectStore, o ObjectOptions) error {
 	c := &objectCheck{v: v, t: t, objects: objects, o: o, blind: v.Unchecked > 0}
 	c.sum.Deep, c.sum.Seed = o.Deep, o.Seed
 	err := c.run(ctx)
 	byKey := func(a, b Finding) int { return cmp.Or(strings.Compare(a.Key, b.Key), cmp.Compare(a.Kind, b.Kind)) }
-	slices.SortFunc(c.found.list, byKey)
-	slices.SortFunc(c.noted.list, byKey)
+	slices.SortFunc(c.found.List, byKey)
+	slices.SortFunc(c.noted.List, byKey)
 	v.Objects = &c.sum
 	v.conclude(&c.found, &c.noted)
 	return err
@@ -126,12 +126,12 @@ func (c *objectCheck) versions(ctx context.Context) error {
 			default:
 				return nil
 			}
-			c.found.add(f)
+			c.found.Add(f)
 			return nil
 		})
 	})
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, state.ErrUnsupported) {
-		c.noted.add(Finding{Kind: NoteUnchecked, Detail: "versions under the trail were not listed: " + err.Error()})
+		c.noted.Add(Finding{Kind: NoteUnchecked, Detail: "versions under the trail were not listed: " + err.Error()})
 		return nil
 	}
 	if err != nil && ctx.Err() == nil {
@@ -372,7 +372,7 @@ func (c *objectCheck) unchecked(key, what string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sum.Unchecked++
-	c.found.add(Finding{Kind: FindingUnchecked, Key: key, Detail: what + ": " + strings.TrimPrefix(err.Error(), "get "+key+": ")})
+	c.found.Add(Finding{Kind: FindingUnchecked, Key: key, Detail: what + ": " + strings.TrimPrefix(err.Error(), "get "+key+": ")})
 }
 
 // changed adds an object that was written after what is published.
@@ -397,13 +397,13 @@ func (c *objectCheck) object(kind FindingKind, r *state.Record, detail string) {
 	}
 	switch {
 	case kind == NoteChangedSince || kind == NoteUnchecked:
-		c.noted.add(f)
+		c.noted.Add(f)
 		return
 	case c.blind:
 		f.Kind, f.Detail = FindingUnchecked, f.Detail+"; a document that could not be read may tell of it"
 		c.sum.Unchecked++
 	}
-	c.found.add(f)
+	c.found.Add(f)
 }
 
 // head compares what S3 says of an object with its record, and reports whether
@@ -496,7 +496,7 @@ func (c *objectCheck) unlisted(o *state.Object) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.sum.Foreign++
-		c.noted.add(Finding{Kind: NoteForeignData, Key: o.Key, Detail: "no record tells of it, and s3syncd did not write it"})
+		c.noted.Add(Finding{Kind: NoteForeignData, Key: o.Key, Detail: "no record tells of it, and s3syncd did not write it"})
 	case c.o.Instance != "" && id.Instance != c.o.Instance:
 	case !c.claims.known(id):
 		c.object(FindingObjectChain, r, fmt.Sprintf("it was written by %s, and that chain is not there", id))

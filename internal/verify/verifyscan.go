@@ -1,4 +1,4 @@
-package manifest
+package verify
 
 import (
 	"bufio"
@@ -26,18 +26,18 @@ type manifestCheck struct {
 	unread      error // it could not be read to its end
 	sha         string
 	size        int64
-	format      error // its bytes are no manifest
-	records     int64
+	Format      error // its bytes are no manifest
+	Records     int64
 	counts      trail.Counts
 	first, last uint64 // record numbers
 	newest      string // the latest time that a record gives for what s3syncd did
-	faults      []string
+	Faults      []string
 	more        int // faults that are not named
 }
 
 // sound reports whether the manifest's counts can be compared.
 func (m *manifestCheck) sound(ref state.ManifestRef) bool {
-	return !m.gone && m.unread == nil && m.sha == ref.SHA256 && m.format == nil
+	return !m.gone && m.unread == nil && m.sha == ref.SHA256 && m.Format == nil
 }
 
 // sourceReader remembers the error of the reader below, which is not one of the bytes.
@@ -56,9 +56,9 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 
 // scanManifest reads one manifest of d as a stream. An error says that it could not be
 // read to its end.
-func scanManifest(ctx context.Context, t *trail.Trail, d *trail.Digest, ref state.ManifestRef) (manifestCheck, error) {
+func ScanManifest(ctx context.Context, t *trail.Trail, d *trail.Digest, ref state.ManifestRef) (manifestCheck, error) {
 	m, err := scanWith(ctx, t, d, ref, readLines)
-	if errors.Is(m.format, errOtherForm) {
+	if errors.Is(m.Format, errOtherForm) {
 		// Not as this release writes it: it may still be a manifest.
 		return scanWith(ctx, t, d, ref, func(r io.Reader, fn func(*state.Record) error) error {
 			return trail.ReadRecords(r, func(rec *state.Record, _ []byte) error { return fn(rec) })
@@ -75,7 +75,7 @@ func scanWith(ctx context.Context, t *trail.Trail, d *trail.Digest, ref state.Ma
 		sum := trail.NewSum()
 		r := io.TeeReader(src, sum)
 		rc := recordCheck{m: &m, d: d, prefix: "s3://" + d.Bucket + "/"}
-		m.format = read(r, func(rec *state.Record) error {
+		m.Format = read(r, func(rec *state.Record) error {
 			rc.record(rec)
 			return ctx.Err()
 		})
@@ -90,7 +90,7 @@ func scanWith(ctx context.Context, t *trail.Trail, d *trail.Digest, ref state.Ma
 		return manifestCheck{gone: true}, nil
 	}
 	if m.more > 0 {
-		m.faults = append(m.faults, fmt.Sprintf("%d more records like these", m.more))
+		m.Faults = append(m.Faults, fmt.Sprintf("%d more records like these", m.more))
 	}
 	return m, err
 }
@@ -201,7 +201,7 @@ type recordCheck struct {
 }
 
 func (c *recordCheck) record(r *state.Record) {
-	c.m.records++
+	c.m.Records++
 	c.m.counts.Add(r.Status)
 	c.m.newest = max(c.m.newest, r.Timestamp, r.S3Time, r.DetectedAt) // Times of one form have the order of their bytes.
 	number, ok := recordNumber(r)
@@ -238,11 +238,11 @@ func (c *recordCheck) judge(r *state.Record, number uint64, ok bool) string {
 
 // fault keeps the first faulty records.
 func (c *recordCheck) fault(r *state.Record, text string) {
-	if len(c.m.faults) >= maxRecordFaults {
+	if len(c.m.Faults) >= maxRecordFaults {
 		c.m.more++
 		return
 	}
-	c.m.faults = append(c.m.faults, fmt.Sprintf("record %q of %q: %s", r.ID, r.S3Key, text))
+	c.m.Faults = append(c.m.Faults, fmt.Sprintf("record %q of %q: %s", r.ID, r.S3Key, text))
 }
 
 // recordNumber reads the number in a record's id.

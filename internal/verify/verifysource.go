@@ -1,4 +1,4 @@
-package manifest
+package verify
 
 import (
 	"context"
@@ -36,12 +36,12 @@ type SourceOptions struct {
 // has and the trail does not is not looked for: a dry run of sync shows it. Every
 // file is read; memory stays small. An error says that it did not get to its
 // end; v has what was found until then.
-func (v *Verification) CheckSource(ctx context.Context, t *trail.Trail, root *safefs.Root, o SourceOptions) error {
-	var found, noted findings
-	sum := &SourceSummary{since: v.toldTo(o.Instance)}
+func (v *Result) CheckSource(ctx context.Context, t *trail.Trail, root *safefs.Root, o SourceOptions) error {
+	var found, noted Findings
+	sum := &SourceSummary{since: v.ToldTo(o.Instance)}
 	q := trail.Query{Instance: o.Instance, TempDir: o.TempDir, Memory: o.Memory, Distrust: func(key string, err error) error {
 		if !Unbelieved(err) {
-			found.add(Finding{Kind: FindingUnchecked, Key: key, Detail: notRead(key, err)})
+			found.Add(Finding{Kind: FindingUnchecked, Key: key, Detail: notRead(key, err)})
 		}
 		return nil
 	}}
@@ -60,9 +60,9 @@ func (v *Verification) CheckSource(ctx context.Context, t *trail.Trail, root *sa
 		switch {
 		case kind == "":
 		case kind == FindingSource, unread:
-			found.add(f)
+			found.Add(f)
 		default:
-			noted.add(f)
+			noted.Add(f)
 		}
 		if o.Progress != nil {
 			o.Progress(sum.Files)
@@ -82,7 +82,7 @@ func compareFile(root *safefs.Root, path string, r *state.Record, sum *SourceSum
 	case errors.Is(err, safefs.ErrRootChanged):
 		return "", "", false, err
 	case errors.Is(err, fs.ErrNotExist):
-		kind, detail := judgeGone(root, path, sum.since)
+		kind, detail := JudgeGone(root, path, sum.since)
 		return kind, detail, false, nil
 	case err != nil:
 		return FindingUnchecked, "it could not be read: " + err.Error(), true, nil
@@ -118,7 +118,7 @@ func judgeFile(r *state.Record, hash [2]string, size int64, changed time.Time) (
 
 // toldTo returns when the newest digest ends of a chain of instance that goes on
 // and is not late; zero where there is none.
-func (v *Verification) toldTo(instance string) (end time.Time) {
+func (v *Result) ToldTo(instance string) (end time.Time) {
 	for i := range v.Chains {
 		c := &v.Chains[i]
 		at, err := parseUTC(c.HeadTime)
@@ -134,7 +134,7 @@ func (v *Verification) toldTo(instance string) (end time.Time) {
 // judgeGone says what it means that a file is not in the tree: where the
 // directory that held it has changed since a digest told the state of things,
 // the next one may tell that the file is gone.
-func judgeGone(root *safefs.Root, path string, since time.Time) (FindingKind, string) {
+func JudgeGone(root *safefs.Root, path string, since time.Time) (FindingKind, string) {
 	detail := "it is not in the tree, and the trail does not say that it was deleted"
 	if since.IsZero() {
 		return FindingSource, detail

@@ -1,4 +1,4 @@
-package manifest
+package verify
 
 import (
 	"cmp"
@@ -19,12 +19,12 @@ import (
 const (
 	// Chains that are checked: those that something outside names, then those
 	// with the most digests.
-	maxChains = 10_000
+	MaxChains = 10_000
 	// A configuration object.
 	maxConfigBytes = 64 << 20
 	// Manifests that a digest names and the listing does not have are asked for
 	// one by one, up to so many in a trail.
-	maxUnlisted = 1000
+	MaxUnlisted = 1000
 	// A digest may be published so much later than its predecessor promised.
 	silenceGrace = 5 * time.Minute
 	// A digest that has to be signed may wait for so long, and the first
@@ -33,7 +33,7 @@ const (
 )
 
 // VerifyOptions are what the trail is checked against.
-type VerifyOptions struct {
+type Options struct {
 	Bucket   string             // where it was read from; "": not known
 	Instance string             // this instance alone; "": all
 	Now      time.Time          // by the verifier's clock
@@ -82,7 +82,7 @@ type ChainSummary struct {
 }
 
 // Verification is what was found.
-type Verification struct {
+type Result struct {
 	Bucket    string         `json:"bucket,omitempty"`
 	Prefix    string         `json:"prefix"`
 	CheckedAt string         `json:"checked_at"`
@@ -104,11 +104,11 @@ type Verification struct {
 // verifier checks one trail.
 type verifier struct {
 	t     *trail.Trail
-	o     VerifyOptions
+	o     Options
 	index trail.Index
 	ring  *keyring
 
-	found, noted findings
+	found, noted Findings
 	chains       []trail.ChainKey // in the order of the trail
 	all          map[trail.ChainKey]*chainCheck
 	vouched      *Vouched
@@ -128,7 +128,7 @@ type verifier struct {
 //
 // CheckObjects and CheckSource go on from its result. Without anything to check
 // it returns ErrNoTrail.
-func Verify(ctx context.Context, t *trail.Trail, o VerifyOptions) (*Verification, error) {
+func Run(ctx context.Context, t *trail.Trail, o Options) (*Result, error) {
 	v := &verifier{
 		t: t, o: o, ring: newKeyring(o.Keys), all: map[trail.ChainKey]*chainCheck{}, configs: map[string]bool{},
 		vouched: newVouched(len(o.Keys) > 0, len(o.Anchors) > 0),
@@ -168,7 +168,7 @@ func Verify(ctx context.Context, t *trail.Trail, o VerifyOptions) (*Verification
 	}
 	v.checkStrays()
 	if o.Waits != "" {
-		v.noted.add(Finding{Kind: NoteUnpublished, Detail: "the daemon has not published all that changed: " + o.Waits})
+		v.noted.Add(Finding{Kind: NoteUnpublished, Detail: "the daemon has not published all that changed: " + o.Waits})
 	}
 	return v.result(), nil
 }
@@ -183,8 +183,8 @@ func ofInstance(instance string) string {
 	return " of instance " + instance
 }
 
-func (v *verifier) result() *Verification {
-	r := &Verification{
+func (v *verifier) result() *Result {
+	r := &Result{
 		Bucket: v.o.Bucket, Prefix: v.t.Prefix, CheckedAt: state.FormatTime(v.o.Now), Chains: []ChainSummary{}, Vouched: v.vouched,
 	}
 	for _, k := range v.chains {
@@ -195,9 +195,9 @@ func (v *verifier) result() *Verification {
 }
 
 // conclude adds findings and notes to v.
-func (v *Verification) conclude(found, noted *findings) {
-	v.Findings = append(append([]Finding{}, v.Findings...), found.list...)
-	v.Notes = append(append([]Finding{}, v.Notes...), noted.list...)
+func (v *Result) conclude(found, noted *Findings) {
+	v.Findings = append(append([]Finding{}, v.Findings...), found.List...)
+	v.Notes = append(append([]Finding{}, v.Notes...), noted.List...)
 	v.FoundBy = mergeCounts(v.FoundBy, found)
 	v.NotedBy = mergeCounts(v.NotedBy, noted)
 	v.Clean = len(v.Findings) == 0
@@ -208,8 +208,8 @@ func (v *Verification) conclude(found, noted *findings) {
 	}
 }
 
-func mergeCounts(have []KindCount, more *findings) []KindCount {
-	all := findings{counts: map[FindingKind]int64{}}
+func mergeCounts(have []KindCount, more *Findings) []KindCount {
+	all := Findings{counts: map[FindingKind]int64{}}
 	for _, k := range have {
 		all.counts[k.Kind] += k.Count
 	}
@@ -223,10 +223,10 @@ func mergeCounts(have []KindCount, more *findings) []KindCount {
 func (v *verifier) fileFinding(kind FindingKind, key, detail string) {
 	f := Finding{Kind: kind, Key: key, Detail: detail}
 	if kind == NoteForeignObject {
-		v.noted.add(f)
+		v.noted.Add(f)
 		return
 	}
-	v.found.add(f)
+	v.found.Add(f)
 }
 
 // progress notes that n more documents were read.
@@ -274,10 +274,10 @@ func (v *verifier) checkConfigs(ctx context.Context) error {
 // host begins one per loss of its state: so many are made up.
 func (v *verifier) limit() {
 	for _, kind := range slices.Sorted(maps.Keys(v.index.Omitted)) {
-		v.found.add(Finding{Kind: FindingLimit, Detail: fmt.Sprintf("there are %d %s more than are checked", v.index.Omitted[kind], kind)})
+		v.found.Add(Finding{Kind: FindingLimit, Detail: fmt.Sprintf("there are %d %s more than are checked", v.index.Omitted[kind], kind)})
 	}
 	list := v.index.Chains
-	if len(list) <= maxChains {
+	if len(list) <= MaxChains {
 		return
 	}
 	named := map[trail.ChainKey]bool{}
@@ -294,8 +294,8 @@ func (v *verifier) limit() {
 		}
 		return cmp.Compare(len(b.Digests), len(a.Digests))
 	})
-	v.found.add(Finding{Kind: FindingLimit, Detail: fmt.Sprintf("%d chains are there, and %d of them were not checked: no more than %d are", len(list), len(list)-maxChains, maxChains)})
-	v.index.Chains = slices.Clone(list[:maxChains])
+	v.found.Add(Finding{Kind: FindingLimit, Detail: fmt.Sprintf("%d chains are there, and %d of them were not checked: no more than %d are", len(list), len(list)-MaxChains, MaxChains)})
+	v.index.Chains = slices.Clone(list[:MaxChains])
 	slices.SortFunc(v.index.Chains, trail.ByBeginning)
 }
 
@@ -331,7 +331,7 @@ func (v *verifier) checkStrays() {
 		if v.o.Instance != "" && e.Name.Instance != v.o.Instance {
 			continue
 		}
-		v.found.add(Finding{
+		v.found.Add(Finding{
 			Kind: FindingDigestMissing, Instance: e.Name.Instance, Chain: e.Name.Chain, Sequence: e.Name.Sequence, Key: e.Key,
 			Detail: "the signature of a digest that is not there",
 		})
@@ -342,7 +342,7 @@ func (v *verifier) checkStrays() {
 }
 
 // Heads returns the newest digest of each chain, to be kept as anchors.
-func (v *Verification) Heads() []anchor.Anchor {
+func (v *Result) Heads() []anchor.Anchor {
 	heads := []anchor.Anchor{}
 	for i := range v.Chains {
 		if c := &v.Chains[i]; c.HeadSHA256 != "" {

@@ -1,4 +1,4 @@
-package manifest
+package verify
 
 import (
 	"context"
@@ -161,7 +161,7 @@ func (c *chainCheck) leave(left *chainCheck, at uint64, current bool) {
 // wentOn looks at whether the chain left has digests behind the one where c left
 // it, or where that is not named, later than c's first.
 func (c *chainCheck) wentOn(left *chainCheck, at uint64) bool {
-	if at == 0 && (c.leavesAt != "" || !left.end.After(c.firstEnd.Add(clockGrace))) || at >= left.sum.LastSequence {
+	if at == 0 && (c.leavesAt != "" || !left.end.After(c.firstEnd.Add(ClockGrace))) || at >= left.sum.LastSequence {
 		return false
 	}
 	detail := fmt.Sprintf("chain %s left it here (%s), and it went on to digest %d, until %s", c.sum.Chain, c.sum.Begins, left.sum.LastSequence, state.FormatTime(left.end))
@@ -188,7 +188,7 @@ func (v *verifier) checkAnchors() {
 		case a.Instance != "" && v.o.Instance != "" && a.Instance != v.o.Instance:
 		case v.holder(a) != nil, v.unknowable(a):
 		case a.Instance == "":
-			v.found.add(Finding{Kind: FindingAnchor, Detail: fmt.Sprintf("%s: no digest has the SHA-256 %s", a.From, a.SHA256)})
+			v.found.Add(Finding{Kind: FindingAnchor, Detail: fmt.Sprintf("%s: no digest has the SHA-256 %s", a.From, a.SHA256)})
 		default:
 			v.missing(a)
 		}
@@ -223,7 +223,7 @@ func (v *verifier) missing(a anchor.Anchor) {
 		return
 	case a.Waiting && a.Sequence > last:
 		f.Kind, f.Detail = NoteUnpublished, fmt.Sprintf("%s: digest %d waits on the host", a.From, a.Sequence)
-		v.noted.add(f)
+		v.noted.Add(f)
 		return
 	case c == nil:
 		f.Kind, f.Detail = FindingChainMissing, fmt.Sprintf("%s: the chain had %d digests; it is not there", a.From, a.Sequence)
@@ -232,7 +232,7 @@ func (v *verifier) missing(a anchor.Anchor) {
 	default:
 		f.Detail = fmt.Sprintf("%s: digest %d has the SHA-256 %s; the one that is there has another", a.From, a.Sequence, a.SHA256)
 	}
-	v.found.add(f)
+	v.found.Add(f)
 }
 
 // unpublished reports whether a digest that the host has is one that it never
