@@ -13,9 +13,9 @@ import (
 	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
+	"github.com/s3syncd/s3syncd/internal/restore"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/verify"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -44,15 +44,15 @@ type RestoreOptions struct {
 	TempDir    string // "": To, or in a dry run the directory for temporary files
 
 	Stderr   io.Writer
-	Progress manifest.RestoreProgress
+	Progress restore.RestoreProgress
 }
 
 // Restore rebuilds files from the audit trail, as manifest.Restore does. Beside
 // its errors it returns ErrWrongUse where the options do not say which files are
 // meant, ErrNothingToRestore where they choose no file at all, and ErrInterrupted
 // when ctx ended first.
-func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, error) {
-	var none manifest.RestoreSummary
+func Restore(ctx context.Context, o RestoreOptions) (restore.Summary, error) {
+	var none restore.Summary
 	filter, dir, err := o.chosen()
 	if err != nil {
 		return none, err
@@ -78,7 +78,7 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 	if err != nil {
 		return none, pipeline.Interrupted(ctx, err)
 	}
-	sum, err := manifest.Restore(ctx, trail, store, manifest.RestoreOptions{
+	sum, err := restore.Run(ctx, trail, store, restore.Options{
 		Verify: check,
 		Prefix: o.Origin.mapper().Prefix(), At: o.At, Instance: instance, Dir: dir, Wants: filter.Wants,
 		Target: o.To, DirMode: o.DirMode, DryRun: o.DryRun, Overwrite: o.Overwrite, Owner: o.Owner, Unverified: o.Unverified, CheckSpace: o.CheckSpace,

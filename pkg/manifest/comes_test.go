@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/restore"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -124,7 +125,7 @@ func TestReadersComeToWhatTheFormatSays(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	planned, _, err := s.restore(t, t.TempDir(), func(o *RestoreOptions) { o.DryRun = true })
+	planned, _, err := s.restore(t, t.TempDir(), func(o *restore.Options) { o.DryRun = true })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +165,7 @@ func TestReadersComeToWhatTheFormatSays(t *testing.T) {
 		if f, ok := files[key]; ok && (w[0] != "unknown" || f != "gone") {
 			got[0] = f
 		}
-		if planned["p/"+key] == string(FileRestored) {
+		if planned["p/"+key] == string(restore.FileRestored) {
 			got[1] = "restored"
 		}
 		if len(about(source, key)) > 0 {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/anchor"
+	"github.com/s3syncd/s3syncd/internal/restore"
 	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -76,10 +77,10 @@ func (a *vouchedArchive) sign(key string) {
 }
 
 // run restores, and returns the names of the files that are there.
-func (a *vouchedArchive) run() (files []string, sum RestoreSummary) {
+func (a *vouchedArchive) run() (files []string, sum restore.Summary) {
 	a.t.Helper()
 	dir := a.t.TempDir()
-	_, sum, err := a.restore(a.t, dir, func(o *RestoreOptions) { o.Verify = &a.options })
+	_, sum, err := a.restore(a.t, dir, func(o *restore.Options) { o.Verify = &a.options })
 	if err != nil {
 		a.t.Fatalf("Restore = %+v, %v", sum, err)
 	}
@@ -265,7 +266,7 @@ func TestRestoreOrdersChainsByDigestsThatAreVouchedFor(t *testing.T) {
 	n.Time = n.Time.Add(-time.Hour) // It is listed first.
 	a.set("p/_manifests/"+n.Path(), data)
 	dir := t.TempDir()
-	_, sum, err := a.restore(t, dir, func(o *RestoreOptions) {
+	_, sum, err := a.restore(t, dir, func(o *restore.Options) {
 		o.Verify = &verify.Options{
 			Bucket: "b", Instance: "h", Now: trailStart.Add(3 * time.Hour),
 			Anchors: []anchor.Anchor{{Instance: "h", Chain: "0b0b0b0b", Sequence: 1, SHA256: hexSHA(a.objects[head]), From: "--anchor"}},

@@ -1,4 +1,4 @@
-package manifest
+package restore
 
 import (
 	"cmp"
@@ -52,7 +52,7 @@ type file struct {
 }
 
 // restore makes the file what the record says, or finds that it is.
-func (f *file) restore(ctx context.Context) (RestoreStatus, error) {
+func (f *file) restore(ctx context.Context) (Status, error) {
 	kept, replace, err := f.keep(ctx)
 	switch {
 	case err != nil:

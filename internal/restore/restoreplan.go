@@ -1,4 +1,4 @@
-package manifest
+package restore
 
 import (
 	"bufio"
@@ -78,7 +78,7 @@ func (r *restorer) planOnce(ctx context.Context) error {
 	}
 	w := bufio.NewWriterSize(r.spool, 1<<16)
 	p := &planner{restorer: r, enc: json.NewEncoder(w)}
-	r.excluded, r.files, r.sum = map[string]string{}, 0, RestoreSummary{}
+	r.excluded, r.files, r.sum = map[string]string{}, 0, Summary{}
 	if err := r.check(ctx); err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (p *planned) attributes(meta map[string]string) (a safefs.Attributes) {
 		m := uint32(mode)
 		a.Mode = &m
 	}
-	if at, ok := parseMTime(p.MTime, meta[state.MetaMtime]); ok {
+	if at, ok := ParseMTime(p.MTime, meta[state.MetaMtime]); ok {
 		a.MTime = &at
 	}
 	a.UID, a.GID = p.UID, p.GID
@@ -228,7 +228,7 @@ func firstOf(a, b string) string {
 
 // parseMTime reads the time of a record, or the seconds with a fraction of an
 // object's metadata.
-func parseMTime(record, meta string) (time.Time, bool) {
+func ParseMTime(record, meta string) (time.Time, bool) {
 	if record != "" {
 		at, err := time.Parse(time.RFC3339Nano, record)
 		return at, err == nil

@@ -1,4 +1,4 @@
-package manifest
+package restore
 
 import (
 	"bufio"
@@ -31,13 +31,13 @@ type Objects interface {
 }
 
 // RestoreStatus is what became of one file of a restore.
-type RestoreStatus string
+type Status string
 
 // The statuses of a restore.
 const (
-	FileRestored RestoreStatus = "restored" // or would be, in a dry run
-	FileKept     RestoreStatus = "kept"     // it was there already, as the trail has it
-	FileFailed   RestoreStatus = "failed"
+	FileRestored Status = "restored" // or would be, in a dry run
+	FileKept     Status = "kept"     // it was there already, as the trail has it
+	FileFailed   Status = "failed"
 )
 
 // RestoredFile is what became of one file.
@@ -45,7 +45,7 @@ type RestoredFile struct {
 	Path       string // below the target, raw bytes; "" where the key leads to none
 	Key        string
 	Size       int64
-	Status     RestoreStatus
+	Status     Status
 	Unverified bool  // its bytes are not those that the trail names
 	Err        error // FileFailed only
 }
@@ -62,7 +62,7 @@ type RestoreProgress interface {
 }
 
 // RestoreOptions are what a restore needs beside the trail and the objects.
-type RestoreOptions struct {
+type Options struct {
 	Prefix string // of the trail
 	// Verify is what the trail is checked against before anything is planned; nil:
 	// it is believed as it stands.
@@ -97,7 +97,7 @@ type RestoreOptions struct {
 }
 
 // RestoreSummary is what a restore did, or would do.
-type RestoreSummary struct {
+type Summary struct {
 	Restored, Kept, Failed int64
 	Unverified             int64    // of Restored: not the bytes that the trail names
 	Current                int64    // of Restored: from the current object, for lack of versions
@@ -130,7 +130,7 @@ var (
 // files that are right already are kept. A file that cannot be rebuilt is
 // counted and does not hold up the others. It returns an error when it could
 // not run, or not to its end; the summary is valid in each case.
-func Restore(ctx context.Context, trail *trail.Trail, objects Objects, o RestoreOptions) (RestoreSummary, error) {
+func Run(ctx context.Context, trail *trail.Trail, objects Objects, o Options) (Summary, error) {
 	r := &restorer{o: o, trail: trail, objects: objects, mapper: state.NewMapper(o.Prefix)}
 	r.lastAnswer.Store(time.Now().UnixNano())
 	if err := r.open(); err != nil {
@@ -159,7 +159,7 @@ func Restore(ctx context.Context, trail *trail.Trail, objects Objects, o Restore
 
 // restorer is one restore.
 type restorer struct {
-	o       RestoreOptions
+	o       Options
 	trail   *trail.Trail
 	objects Objects
 	mapper  state.Mapper
@@ -175,7 +175,7 @@ type restorer struct {
 	lastAnswer atomic.Int64 // of S3, in nanoseconds since 1970
 
 	mu  sync.Mutex // guards sum
-	sum RestoreSummary
+	sum Summary
 }
 
 func (r *restorer) open() error {
