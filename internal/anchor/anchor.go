@@ -24,14 +24,14 @@ const anchorVersion = 1
 // anchorFiles is the format of anchor files.
 var anchorFiles = strictjson.Of(state.MaxNumber, File{}) //nolint:gochecknoglobals // It is computed once.
 
-// AnchorFile keeps the heads that were seen by clean verifications, so that a
+// File keeps the heads that were seen by clean verifications, so that a
 // later one notices an end that was taken away or written anew.
 type File struct {
 	Version int     `json:"version"`
 	Trails  []Heads `json:"trails"`
 }
 
-// TrailHeads are the heads of one trail.
+// Heads are the heads of one trail.
 type Heads struct {
 	Bucket string   `json:"bucket"`
 	Prefix string   `json:"prefix"`
@@ -39,7 +39,7 @@ type Heads struct {
 	Heads  []Anchor `json:"heads"`
 }
 
-// ReadAnchorFile reads an anchor file; one that is not there yet is empty.
+// Read reads an anchor file; one that is not there yet is empty.
 func Read(path string) (*File, error) {
 	f := &File{Version: anchorVersion, Trails: []Heads{}}
 	data, err := os.ReadFile(path)
@@ -107,7 +107,7 @@ func (f *File) Write(path string) error {
 	return safefs.WriteFile(path, append(data, '\n'), 0o600)
 }
 
-// LocalAnchors returns the digests that a host has copies of, and the ones that
+// Local returns the digests that a host has copies of, and the ones that
 // these say are before them, of the trail in the bucket: a source that had another
 // destination before has copies of that trail as well. The keys of all manifests
 // and digests, in the order in which they were written, go to waits, which returns

@@ -16,7 +16,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// BundleVersion is the form of bundles that this release writes.
+// Version is the form of bundles that this release writes.
 const Version = 1
 
 // maxBundleBytes bounds a bundle that is checked.
@@ -39,21 +39,21 @@ type Bundle struct {
 	Object    Object            `json:"object"`
 }
 
-// BundleDocument is one document of the trail.
+// Document is one document of the trail.
 type Document struct {
 	S3Key   string `json:"s3_key"`
 	SHA256  string `json:"sha256"`
 	Content []byte `json:"content"` // base64 of the stored bytes
 }
 
-// BundleDigest is one digest and its signature, where it has one.
+// Digest is one digest and its signature, where it has one.
 type Digest struct {
 	Document
 
 	Signature []byte `json:"signature,omitempty"` // base64 of the stored bytes
 }
 
-// BundleObject is what S3 said of the object when the bundle was made. Nothing
+// Object is what S3 said of the object when the bundle was made. Nothing
 // proves it but whoever made the bundle.
 type Object struct {
 	Error        string            `json:"error,omitempty"`
@@ -73,7 +73,7 @@ type Header interface {
 	HeadVersion(ctx context.Context, key, version string) (state.Object, error)
 }
 
-// NewBundle returns what proves a record: its manifest, and the digests from the one that
+// New returns what proves a record: its manifest, and the digests from the one that
 // names that up to head, the SHA-256 of a digest that is known elsewhere; without
 // one, up to the first that is signed, else to the newest. It fails where no
 // digest names the manifest yet, or head is no digest from there on.
@@ -174,14 +174,14 @@ func headOf(ctx context.Context, objects Header, r *state.Record) Object {
 	return b
 }
 
-// BundleCheck is what a bundle is checked against. Without anything, a bundle
+// Check is what a bundle is checked against. Without anything, a bundle
 // proves that its parts belong together, and no more.
 type Check struct {
 	ExpectHead string             // the SHA-256 of a digest that is known elsewhere
 	Trusted    []*trail.PublicKey // whose signatures count
 }
 
-// BundleReport is what a bundle proves.
+// Report is what a bundle proves.
 type Report struct {
 	Record   state.Record
 	Instance string
@@ -202,7 +202,7 @@ func (r *Report) note(format string, args ...any) {
 	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
 }
 
-// VerifyBundle checks that a bundle's record stands in its manifest, that the
+// Verify checks that a bundle's record stands in its manifest, that the
 // first digest names the manifest by its hash, that each digest names the one
 // before it, and that the last one is the expected one or signed by a trusted
 // key. It needs nothing but the bundle. What does not hold is in the report; the
@@ -227,7 +227,7 @@ func Verify(r io.Reader, c Check) (Report, error) {
 	return report, nil
 }
 
-// ReadBundle reads a bundle without checking what it claims.
+// Read reads a bundle without checking what it claims.
 func Read(r io.Reader) (*Bundle, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxBundleBytes+1))
 	if err != nil {

@@ -22,7 +22,7 @@ const (
 	runHeader   = 24      // time, number, and the lengths of key and record
 )
 
-// sorter sorts records by key, time and order of arrival, on disk where they
+// Sorter sorts records by key, time and order of arrival, on disk where they
 // are too many for its memory.
 type Sorter struct {
 	dir   string
@@ -54,7 +54,7 @@ func (s *Sorter) Close() {
 	s.runs = nil
 }
 
-// add adds a record; raw is copied.
+// Add adds a record; raw is copied.
 func (s *Sorter) Add(key string, at int64, raw []byte) error {
 	if len(s.items) == s.max || len(s.arena)+len(key)+len(raw) > cap(s.arena) {
 		if err := s.spill(); err != nil {
@@ -138,7 +138,7 @@ func writeRun(w *bufio.Writer, key, raw []byte, at int64, n uint64) error {
 	return err
 }
 
-// each calls fn for every record in order. It is called once, and nothing is
+// Each calls fn for every record in order. It is called once, and nothing is
 // added after it. The slices are valid during the call.
 func (s *Sorter) Each(fn func(key, raw []byte) error) error {
 	if len(s.runs) == 0 {

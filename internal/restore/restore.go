@@ -30,7 +30,7 @@ type Objects interface {
 	GetFrom(ctx context.Context, key, version string, from int64, ifMatch string) (io.ReadCloser, state.Object, error)
 }
 
-// RestoreStatus is what became of one file of a restore.
+// Status is what became of one file of a restore.
 type Status string
 
 // The statuses of a restore.
@@ -61,7 +61,7 @@ type RestoreProgress interface {
 	Done(f RestoredFile)
 }
 
-// RestoreOptions are what a restore needs beside the trail and the objects.
+// Options are what a restore needs beside the trail and the objects.
 type Options struct {
 	Prefix string // of the trail
 	// Verify is what the trail is checked against before anything is planned; nil:
@@ -96,7 +96,7 @@ type Options struct {
 	Progress RestoreProgress
 }
 
-// RestoreSummary is what a restore did, or would do.
+// Summary is what a restore did, or would do.
 type Summary struct {
 	Restored, Kept, Failed int64
 	Unverified             int64    // of Restored: not the bytes that the trail names
@@ -124,7 +124,7 @@ var (
 	ErrOutage = errors.New("S3 does not answer")
 )
 
-// Restore rebuilds files below a directory from what trail says and objects
+// Run rebuilds files below a directory from what trail says and objects
 // holds. It blocks until that is done or ctx ends. What it has done is durable
 // then, and a second run goes on where the first one ended, however that was:
 // files that are right already are kept. A file that cannot be rebuilt is

@@ -226,7 +226,7 @@ func firstOf(a, b string) string {
 	return b
 }
 
-// parseMTime reads the time of a record, or the seconds with a fraction of an
+// ParseMTime reads the time of a record, or the seconds with a fraction of an
 // object's metadata.
 func ParseMTime(record, meta string) (time.Time, bool) {
 	if record != "" {

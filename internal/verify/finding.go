@@ -86,7 +86,7 @@ type Finding struct {
 // counted.
 const maxFindings = 10_000
 
-// findings is a bounded list.
+// Findings is a bounded list.
 type Findings struct {
 	List   []Finding
 	counts map[FindingKind]int64
@@ -121,7 +121,7 @@ func (f *Findings) kinds() []KindCount {
 	return list
 }
 
-// maxDetailBytes is how much of a document a finding quotes.
+// MaxDetailBytes is how much of a document a finding quotes.
 const MaxDetailBytes = 2000
 
 // clipped returns the first bytes of a text.

@@ -32,7 +32,7 @@ const (
 	signatureGrace = 24 * time.Hour
 )
 
-// VerifyOptions are what the trail is checked against.
+// Options are what the trail is checked against.
 type Options struct {
 	Bucket   string             // where it was read from; "": not known
 	Instance string             // this instance alone; "": all
@@ -81,7 +81,7 @@ type ChainSummary struct {
 	AnchoredTo    uint64       `json:"anchored_to"` // 0: by nothing
 }
 
-// Verification is what was found.
+// Result is what was found.
 type Result struct {
 	Bucket    string         `json:"bucket,omitempty"`
 	Prefix    string         `json:"prefix"`
@@ -119,7 +119,7 @@ type verifier struct {
 	reading      readings
 }
 
-// Verify checks everything that the trail claims about itself: names, hashes,
+// Run checks everything that the trail claims about itself: names, hashes,
 // links, sequence, counts, records, times, signatures and keys, and the anchors
 // that o names. It blocks until all documents were read. What is wrong with the
 // trail are findings, and so is each document that could not be read. An error

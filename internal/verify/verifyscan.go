@@ -54,7 +54,7 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// scanManifest reads one manifest of d as a stream. An error says that it could not be
+// ScanManifest reads one manifest of d as a stream. An error says that it could not be
 // read to its end.
 func ScanManifest(ctx context.Context, t *trail.Trail, d *trail.Digest, ref state.ManifestRef) (manifestCheck, error) {
 	m, err := scanWith(ctx, t, d, ref, readLines)

@@ -116,7 +116,7 @@ func judgeFile(r *state.Record, hash [2]string, size int64, changed time.Time) (
 	return FindingSource, detail
 }
 
-// toldTo returns when the newest digest ends of a chain of instance that goes on
+// ToldTo returns when the newest digest ends of a chain of instance that goes on
 // and is not late; zero where there is none.
 func (v *Result) ToldTo(instance string) (end time.Time) {
 	for i := range v.Chains {
@@ -131,7 +131,7 @@ func (v *Result) ToldTo(instance string) (end time.Time) {
 	return end
 }
 
-// judgeGone says what it means that a file is not in the tree: where the
+// JudgeGone says what it means that a file is not in the tree: where the
 // directory that held it has changed since a digest told the state of things,
 // the next one may tell that the file is gone.
 func JudgeGone(root *safefs.Root, path string, since time.Time) (FindingKind, string) {

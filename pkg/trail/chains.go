@@ -82,7 +82,7 @@ func (c *candidate) follows(prev string) bool {
 	return c.d.PreviousDigestSHA256 != nil && *c.d.PreviousDigestSHA256 == prev
 }
 
-// succession returns the chains of one instance in the order in which they
+// Succession returns the chains of one instance in the order in which they
 // follow one another: by time, and none before the one that it leaves.
 func (t *Trail) Succession(ctx context.Context, chains []ChainIndex, distrust func(ctx context.Context, key string, err error) error) ([]ChainIndex, error) {
 	if len(chains) < 2 {

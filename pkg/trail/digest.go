@@ -29,7 +29,7 @@ func (c *Counts) Total() int64 {
 	return c.Uploaded + c.Skipped + c.Failed + c.Deleted + c.Rekeyed
 }
 
-// add counts one record of a status. A status of a later release counts nowhere.
+// Add counts one record of a status. A status of a later release counts nowhere.
 func (c *Counts) Add(s state.Status) {
 	switch s {
 	case state.StatusUploaded:
@@ -45,7 +45,7 @@ func (c *Counts) Add(s state.Status) {
 	}
 }
 
-// plus adds o.
+// Plus adds o.
 func (c *Counts) Plus(o Counts) {
 	c.Uploaded += o.Uploaded
 	c.Skipped += o.Skipped
@@ -200,7 +200,7 @@ func checkRefs(refs []state.ManifestRef) error {
 	return nil
 }
 
-// says reports as ErrFormat that a digest is not what its name says.
+// Says reports as ErrFormat that a digest is not what its name says.
 func (n Name) Says(d *Digest) error {
 	if d.Instance != n.Instance || d.Chain != n.Chain || d.Sequence != n.Sequence {
 		return fmt.Errorf("%w: %s is digest %d of chain %s of %s", ErrFormat, n, d.Sequence, d.Chain, d.Instance)

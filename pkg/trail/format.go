@@ -44,7 +44,7 @@ func SumOf(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// encoder writes the lines of one manifest in a layout. It keeps no line.
+// Encoder writes the lines of one manifest in a layout. It keeps no line.
 type Encoder struct {
 	b       *bufio.Writer
 	w       io.Writer
@@ -52,7 +52,7 @@ type Encoder struct {
 	Records int64
 }
 
-// newEncoder returns an encoder for a layout. The gzip header has neither name
+// NewEncoder returns an encoder for a layout. The gzip header has neither name
 // nor time, so that equal records make equal bytes.
 func NewEncoder(w io.Writer, l Layout) *Encoder {
 	b := bufio.NewWriterSize(w, 1<<16)
@@ -87,7 +87,7 @@ func (e *Encoder) Write(line []byte) error {
 	return err
 }
 
-// close writes the end and what is buffered. It does not close the writer below.
+// Close writes the end and what is buffered. It does not close the writer below.
 func (e *Encoder) Close() error {
 	end := "\n]\n"
 	switch {
@@ -105,5 +105,5 @@ func (e *Encoder) Close() error {
 	return e.b.Flush()
 }
 
-// errStop ends an iteration early; it never leaves the package.
+// ErrStop ends an iteration early; it never leaves the package.
 var ErrStop = errors.New("stop")

@@ -13,7 +13,7 @@ import (
 
 type ChainKey struct{ Instance, ID string }
 
-// indexer sorts names into an Index.
+// Indexer sorts names into an Index.
 type Indexer struct {
 	Root   string
 	x      Index
@@ -111,10 +111,10 @@ func (in *Indexer) Add(o state.Object) {
 	}
 }
 
-// canaryDir holds the objects of the start-up check.
+// CanaryDir holds the objects of the start-up check.
 const CanaryDir = ".canary/"
 
-// documentAt reads the name at rel below a trail, and reports whether a
+// DocumentAt reads the name at rel below a trail, and reports whether a
 // document of this name stands there in one of the layouts.
 func DocumentAt(rel string) (Name, bool) {
 	n, ok := ParseName(rel)
@@ -164,7 +164,7 @@ func (in *Indexer) Index() Index {
 	return in.x
 }
 
-// byBeginning orders chains by instance, then by the time in their first name.
+// ByBeginning orders chains by instance, then by the time in their first name.
 func ByBeginning(a, b ChainIndex) int {
 	return cmp.Or(strings.Compare(a.Instance, b.Instance), a.first().Compare(b.first()), strings.Compare(a.ID, b.ID))
 }

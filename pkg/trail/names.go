@@ -10,14 +10,14 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// timeFormat is the time in a document's name, UTC.
+// TimeFormat is the time in a document's name, UTC.
 const TimeFormat = "20060102_150405"
 
-// digestDirHive holds the digests in layout hive. Query engines pass over names
+// DigestDirHive holds the digests in layout hive. Query engines pass over names
 // that begin with an underscore.
 const DigestDirHive = "_digests"
 
-// keysDir holds the public keys that signatures are checked with.
+// KeysDir holds the public keys that signatures are checked with.
 const KeysDir = "keys"
 
 // Name is what a manifest's or digest's name says.
@@ -91,7 +91,7 @@ func ParseName(s string) (n Name, ok bool) {
 	return n, true
 }
 
-// before reports whether n stands before m in their chain.
+// Before reports whether n stands before m in their chain.
 func (n Name) Before(m Name) bool {
 	if n.Sequence != m.Sequence {
 		return n.Sequence < m.Sequence
@@ -102,10 +102,10 @@ func (n Name) Before(m Name) bool {
 	return n.N < m.N
 }
 
-// configName returns the name of a configuration object.
+// ConfigName returns the name of a configuration object.
 func ConfigName(sha string) string { return "config_" + sha + ".json" }
 
-// notBefore returns now in whole seconds, or last where now lies a little before
+// NotBefore returns now in whole seconds, or last where now lies a little before
 // it: the time in names goes back only with an event.
 func NotBefore(now, last time.Time) time.Time {
 	now = now.UTC().Truncate(time.Second)
@@ -117,8 +117,8 @@ func NotBefore(now, last time.Time) time.Time {
 
 var ConfigPattern = regexp.MustCompile(`^config_[0-9a-f]{64}\.json$`)
 
-// namePart is what an instance may consist of.
+// NamePart is what an instance may consist of.
 const NamePart = `[A-Za-z0-9._-]+`
 
-// signatureSuffix ends the name of a digest's signature, in place of .json.
+// SignatureSuffix ends the name of a digest's signature, in place of .json.
 const SignatureSuffix = ".sig"

@@ -34,9 +34,9 @@ type Query struct {
 	// believed, and why; its error ends the query, nil goes on without the
 	// document. Where it is not set, the first such document ends the query.
 	Distrust func(key string, err error) error
-	// each, where set, is told every record before it is sorted.
+	// Each, where set, is told every record before it is sorted.
 	Each func(*state.Record)
-	// pending, where set, says whether a manifest that no digest names is used.
+	// Pending, where set, says whether a manifest that no digest names is used.
 	Pending func(Entry) bool
 }
 

@@ -12,11 +12,11 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// maxRecordBytes bounds what one record may take, so that a hostile manifest
+// MaxRecordBytes bounds what one record may take, so that a hostile manifest
 // cannot fill the memory.
 const MaxRecordBytes = 1 << 20
 
-// maxDigestBytes bounds a digest.
+// MaxDigestBytes bounds a digest.
 const MaxDigestBytes = 64 << 20
 
 // Faults of documents. They are matched with errors.Is.
@@ -211,7 +211,7 @@ func (b *budgetReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// eachLine calls fn for each record of a manifest that this package wrote, as
+// EachLine calls fn for each record of a manifest that this package wrote, as
 // the bytes stand there. The line is only valid during the call.
 func EachLine(r io.Reader, hive bool, fn func(line []byte) error) error {
 	if hive {

@@ -30,7 +30,7 @@ type retrier struct {
 	last  error
 }
 
-// again calls fn until it succeeds, or fails with what waiting does not mend,
+// Do calls fn until it succeeds, or fails with what waiting does not mend,
 // or has failed for a minute.
 func (a *retrier) Do(ctx context.Context, fn func() error) error {
 	var first time.Time
@@ -98,7 +98,7 @@ type callerError struct{ err error }
 
 func (e *callerError) Error() string { return e.err.Error() }
 
-// listAll lists like Library.List, and goes on behind the last key that it has
+// List lists like Library.List, and goes on behind the last key that it has
 // seen when the server fails in between.
 func (a *retrier) List(ctx context.Context, lib Library, prefix, after string, fn func(state.Object) error) error {
 	err := a.Do(ctx, func() error {
@@ -116,6 +116,6 @@ func (a *retrier) List(ctx context.Context, lib Library, prefix, after string, f
 	return err
 }
 
-// refused reports whether a server did not want to answer. Other errors concern
+// Refused reports whether a server did not want to answer. Other errors concern
 // one document.
 func Refused(err error) bool { return state.ClassOf(err).Parks() }

@@ -17,7 +17,7 @@ import (
 // AlgorithmECDSA names ECDSA with SHA-256 over a digest's bytes, in DER form.
 const AlgorithmECDSA = "ecdsa-sha256"
 
-// maxSignatureBytes bounds signatures, announcements and public keys.
+// MaxSignatureBytes bounds signatures, announcements and public keys.
 const MaxSignatureBytes = 64 << 10
 
 // ErrSignature says that a signature is not one of the named key over these
@@ -51,13 +51,13 @@ func ParsePublicKey(data []byte) (*PublicKey, error) {
 	return &PublicKey{key: parsed, hash: FingerprintOf(block.Bytes)}, nil
 }
 
-// fingerprintOf returns the fingerprint of a public key in DER form.
+// FingerprintOf returns the fingerprint of a public key in DER form.
 func FingerprintOf(der []byte) string {
 	sum := sha256.Sum256(der)
 	return hex.EncodeToString(sum[:])
 }
 
-// encodePublic returns a public key in DER form as keys/ holds it.
+// EncodePublic returns a public key in DER form as keys/ holds it.
 func EncodePublic(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 }
@@ -101,19 +101,19 @@ func NewSignature(algorithm, fingerprint string, sig []byte) Signature {
 	return Signature{Algorithm: algorithm, PublicKeyFingerprint: fingerprint, Signature: base64.StdEncoding.EncodeToString(sig)}
 }
 
-// encode returns the one line that a signature is stored as.
+// Encode returns the one line that a signature is stored as.
 func (s *Signature) Encode() ([]byte, error) {
 	data, err := json.Marshal(s)
 	return append(data, '\n'), err
 }
 
-// canonicalPEM reports whether data is one PEM block as it is written here.
+// CanonicalPEM reports whether data is one PEM block as it is written here.
 func CanonicalPEM(data []byte) bool {
 	block, _ := pem.Decode(data)
 	return block != nil && bytes.Equal(EncodePublic(block.Bytes), data)
 }
 
-// announcementName returns the name, below the trail, of the announcement of a
+// AnnouncementName returns the name, below the trail, of the announcement of a
 // new key under an old one's signature.
 func AnnouncementName(fresh, old string) string {
 	return KeysDir + "/" + fresh + ".announced-by-" + old + SignatureSuffix

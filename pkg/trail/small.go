@@ -8,12 +8,12 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// small reads a document that is never large.
+// Small reads a document that is never large.
 func (t *Trail) Small(ctx context.Context, key string) ([]byte, error) {
 	return t.Read(ctx, key, MaxSignatureBytes)
 }
 
-// read returns the first bytes of a document, at most one more than limit.
+// Read returns the first bytes of a document, at most one more than limit.
 func (t *Trail) Read(ctx context.Context, key string, limit int64) (data []byte, err error) {
 	err = t.Get(ctx, key, func(body io.Reader, o state.Object) (err error) {
 		data, err = readUpTo(body, o.Size, limit)

@@ -38,7 +38,7 @@ type Trail struct {
 // slash or "". It makes no request.
 func NewTrail(lib Library, prefix string) *Trail { return &Trail{lib: lib, Prefix: prefix} }
 
-// root returns where the trail stands, with a trailing slash.
+// Root returns where the trail stands, with a trailing slash.
 func (t *Trail) Root() string { return t.Prefix + state.ReservedDir + "/" }
 
 // Entry is one document by its name.
@@ -49,7 +49,7 @@ type Entry struct {
 	LastModified time.Time
 }
 
-// since returns since when a server has it, or what its name says where no
+// Since returns since when a server has it, or what its name says where no
 // server does.
 func (e *Entry) Since() time.Time {
 	if e.LastModified.IsZero() {
@@ -147,7 +147,7 @@ func (t *Trail) Digest(ctx context.Context, key string) (d Digest, sha string, e
 	return d, sha, nil
 }
 
-// get has fn read the document under key, from its start again where its body
+// Get has fn read the document under key, from its start again where its body
 // breaks off.
 func (t *Trail) Get(ctx context.Context, key string, fn func(body io.Reader, o state.Object) error) error {
 	return t.Retrier.Do(ctx, func() error {
@@ -265,14 +265,14 @@ type fetched[T any] struct {
 	err   error
 }
 
-// inOrder calls use with the result of fetch for 0 to n-1, in order, while the
+// InOrder calls use with the result of fetch for 0 to n-1, in order, while the
 // next ones are fetched already: at most fetchWidth at once. It ends with the
 // first error of use; what was fetched in vain is dropped.
 func InOrder[T any](ctx context.Context, n int, fetch func(ctx context.Context, i int) (T, error), drop func(T), use func(i int, v T, err error) error) error {
 	return inOrderBut(ctx, n, func(int) bool { return false }, fetch, drop, use)
 }
 
-// eachEntry is inOrder for documents of the trail: a large one is fetched when
+// EachEntry is inOrder for documents of the trail: a large one is fetched when
 // its turn comes, so that only one is in memory.
 func EachEntry[T any](ctx context.Context, list []Entry, fetch func(ctx context.Context, i int) (T, error), drop func(T), use func(i int, v T, err error) error) error {
 	return inOrderBut(ctx, len(list), func(i int) bool { return list[i].Size >= LargeDocument }, fetch, drop, use)

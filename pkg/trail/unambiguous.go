@@ -12,11 +12,11 @@ import (
 // documents is the format of the documents of a trail.
 var documents = strictjson.Of(state.MaxNumber, state.Record{}, Digest{}, Signature{}) //nolint:gochecknoglobals // It is computed once.
 
-// unambiguous returns an error for a document that other programs may read as
+// Unambiguous returns an error for a document that other programs may read as
 // something else than this one does.
 func Unambiguous(data []byte) error { return documents.Check(data) }
 
-// unambiguousConfig is unambiguous for a configuration object. The hash in its
+// UnambiguousConfig is unambiguous for a configuration object. The hash in its
 // name is all that one in another form than JSON claims.
 func UnambiguousConfig(data []byte) error {
 	switch {
