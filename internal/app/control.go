@@ -115,8 +115,7 @@ func (g *generation) rescan(name string, remote, confirm bool) error {
 			return err
 		}
 	}
-	g.Pool.Release(name)
-	s.Flusher.Retry()
+	s.Release()
 	if confirm {
 		s.Watch.ConfirmDeletes() // It asks for a scan as well.
 		return nil
@@ -139,11 +138,11 @@ func (d *daemon) Flush(ctx context.Context, names []string) (admin.FlushAnswer, 
 	answer := admin.FlushAnswer{Sources: make([]admin.FlushedSource, len(sources))}
 	var wg sync.WaitGroup
 	for i, s := range sources {
-		wg.Go(func() { answer.Sources[i] = g.flush(ctx, s) })
+		wg.Go(func() { answer.Sources[i] = (&flush{s: s, leaving: g.leaving}).run(ctx) })
 	}
 	wg.Wait()
 	for _, f := range answer.Sources {
-		d.log.Info("flush asked", zap.String("source", f.Source), zap.Bool("done", f.Done), zap.Strings("reasons", f.Reasons),
+		d.log.Info("flush requested", zap.String("source", f.Source), zap.Bool("done", f.Done), zap.Strings("reasons", f.Reasons),
 			zap.Duration("took", time.Since(begin)))
 	}
 	return answer, nil

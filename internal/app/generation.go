@@ -45,7 +45,6 @@ type generation struct {
 	d       *daemon
 	trigger archive.Trigger
 	sources []*liveSource
-	perFile *zap.Logger
 	changed []string      // keys that differ from the generation before
 	next    *plan         // set by a reload before it stops this generation
 	leaving chan struct{} // closed when it is told to stop
@@ -64,8 +63,9 @@ func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigg
 		Grace: d.opts.Grace, Found: p.at, Budget: b, KeysMoved: make(chan struct{}, 1), ListSkips: cfg.Manifest.ListSkipped == "all",
 	}
 	g := &generation{
-		d: d, trigger: trigger, perFile: logsink.Sampled(d.log.Named("file")), leaving: make(chan struct{}), hurried: make(chan struct{}),
+		d: d, trigger: trigger, leaving: make(chan struct{}), hurried: make(chan struct{}),
 	}
+	perFile := logsink.Sampled(d.log.Named("file"))
 	ledgers := map[string]*ledger{}
 	for _, s := range cfg.Sources {
 		ledgers[s.Name] = d.ledgers.of(s)
@@ -79,7 +79,7 @@ func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigg
 		Pool: func(o *uploader.Options) { o.Hurry = g.hurried },
 		Ended: func(_ *pipeline.Source, o uploader.Outcome) {
 			ledgers[o.Source].add(o, time.Now().UTC())
-			g.logOutcome(o)
+			logOutcome(perFile, o)
 		},
 	})
 	if err != nil {
@@ -132,14 +132,14 @@ func (g *generation) run(ctx context.Context) (next *plan, err error) {
 		stages.Stage{Name: "removed", Run: g.closeRemoved},
 		stages.Stage{Name: "credentials", Run: g.keepCredentials},
 		stages.Stage{Name: "remote", Run: g.each(func(ctx context.Context, s *liveSource) error {
-			s.remote.Run(ctx, g.Config.Watch.RemoteCheckInterval, func() error { return g.inService(s) })
+			s.remote.Run(ctx, g.Config.Watch.RemoteCheckInterval, s.inService)
 			return nil
 		})},
 		stages.Stage{Name: "hung", Run: g.each(g.followHung)},
-		stages.Stage{Name: "reread", Run: g.unlessHung(g.reread)},
+		stages.Stage{Name: "reread", Run: g.unlessHung(reread)},
 		stages.Stage{Name: "watcher", Run: g.unlessHung(func(ctx context.Context, s *liveSource) error { return s.Watch.Run(ctx) })},
 		stages.Stage{Name: "uploader", Run: g.Pool.Run},
-		stages.Stage{Name: "manifest", Run: g.each(g.publish)},
+		stages.Stage{Name: "manifest", Run: g.each(publish)},
 	)
 	return g.next, err
 }
@@ -176,14 +176,11 @@ func (g *generation) beginChains(ctx context.Context) error {
 }
 
 // publish is the manifest stage of one source.
-func (g *generation) publish(ctx context.Context, s *liveSource) error {
+func publish(ctx context.Context, s *liveSource) error {
 	err := s.Flusher.Run(ctx)
 	for ctx.Err() == nil {
-		s.Log.Error("the trail stopped, it is taken up again in a minute", zap.Error(err))
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Minute):
-		}
+		s.Log.Error("the trail stopped, it is restarted in a minute", zap.Error(err))
+		wait(ctx, time.Minute)
 		err = s.Flusher.Run(ctx)
 	}
 	return err
@@ -206,7 +203,7 @@ func (g *generation) hurry() {
 func (g *generation) announce(ctx context.Context) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for !g.settled() {
+	for !g.started() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -247,13 +244,27 @@ func (g *generation) keepCredentials(ctx context.Context) error {
 // the number falls as files change and are uploaded under the new key.
 const keyCountInterval = 10 * time.Minute
 
-// followKeys keeps the count of objects under other keys until ctx ends.
+// followKeys shows how many objects still wait for a rekey, until ctx ends. A
+// number is logged when it has changed.
 func (g *generation) followKeys(ctx context.Context) {
 	tick := time.NewTicker(keyCountInterval)
 	defer tick.Stop()
-	told := map[string]int64{}
+	logged := map[string]int64{}
 	for ctx.Err() == nil {
-		g.countWrongKeys(told)
+		for _, s := range g.sources {
+			name := s.Config.Name
+			n, err := s.State.WrongKey(func(o state.Object) bool { return s.Store.KeyVerdict(o) == archive.KeyOK })
+			if err != nil {
+				s.Log.Warn("objects under other keys were not counted", zap.Error(err))
+				continue
+			}
+			g.Metrics.WrongKey.WithLabelValues(name).Set(float64(n))
+			if n > 0 && n != logged[name] {
+				s.Log.Warn("objects are encrypted under a key that is neither configured nor accepted; they stay until they change or are rekeyed",
+					zap.Int64("objects", n))
+			}
+			logged[name] = n
+		}
 		select {
 		case <-tick.C:
 		case <-g.KeysMoved:
@@ -262,10 +273,10 @@ func (g *generation) followKeys(ctx context.Context) {
 	}
 }
 
-// settled reports whether the start is done: every source is watched, or known
+// started reports whether the start is done: every source is watched, or known
 // not to be there, and no destination's first canary is still open. A server
 // that refuses encryption for every source is a refusal, not an outage.
-func (g *generation) settled() bool {
+func (g *generation) started() bool {
 	stopped := 0
 	for _, s := range g.sources {
 		select {
@@ -286,38 +297,20 @@ func (g *generation) settled() bool {
 	return g.d.ready.Load() || stopped < len(g.sources)
 }
 
-// countWrongKeys shows how many objects still wait for a rekey. A number is
-// logged when it is not the one that was told.
-func (g *generation) countWrongKeys(told map[string]int64) {
-	for _, s := range g.sources {
-		n, err := s.State.WrongKey(func(o state.Object) bool { return s.Store.KeyVerdict(o) == archive.KeyOK })
-		if err != nil {
-			s.Log.Warn("objects under other keys were not counted", zap.Error(err))
-			continue
-		}
-		g.Metrics.WrongKey.WithLabelValues(s.Config.Name).Set(float64(n))
-		if n > 0 && n != told[s.Config.Name] {
-			s.Log.Warn("objects stand under a key that is neither configured nor accepted; they stay until they change or are rekeyed",
-				zap.Int64("objects", n))
-		}
-		told[s.Config.Name] = n
-	}
-}
-
-// logOutcome logs a line for o, sampled under load.
-func (g *generation) logOutcome(o uploader.Outcome) {
+// logOutcome logs a line for o.
+func logOutcome(log *zap.Logger, o uploader.Outcome) {
 	fields := []zap.Field{
 		zap.String("source", o.Source), zap.String("path", o.Path), zap.String("trigger", string(o.Trigger)),
 		zap.Int64("bytes", o.Size), zap.Duration("took", o.Took),
 	}
 	switch {
 	case o.Status == state.StatusFailed:
-		g.perFile.Error("failed", append(fields, zap.String("class", string(o.Class)), zap.Error(o.Err))...)
+		log.Error("failed", append(fields, zap.String("class", string(o.Class)), zap.Error(o.Err))...)
 	case o.Status != "":
 		if o.Basis != "" {
 			fields = append(fields, zap.String("basis", string(o.Basis)))
 		}
-		g.perFile.Info(string(o.Status), fields...)
+		log.Info(string(o.Status), fields...)
 	}
 }
 
@@ -350,8 +343,8 @@ func (g *generation) closeRemoved(ctx context.Context) error {
 var errNotNow = errors.New("nothing is asked of it now")
 
 // inService fails while the destination of s takes no requests.
-func (g *generation) inService(s *liveSource) error {
-	d := g.Pool.Destination(s.Config.Name)
+func (s *liveSource) inService() error {
+	d := s.Pool.Destination(s.Config.Name)
 	if d.State == breaker.HealthOK {
 		return nil
 	}
@@ -376,7 +369,7 @@ func (d *daemon) snapshots() []pipeline.Snapshot {
 func (g *generation) statusLine() string {
 	var parts []string
 	for _, s := range g.sources {
-		st := g.sourceStatus(s, nil, time.Now())
+		st := s.status(nil, time.Now())
 		parts = append(parts, st.Sentence)
 	}
 	return strings.Join(parts, "; ")

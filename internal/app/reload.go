@@ -60,7 +60,7 @@ func (g *generation) reload(ctx context.Context) *plan {
 	}
 	if len(fixed) > 0 {
 		g.Log.Warn("these settings need a restart and stay as they are; the rest of the new configuration is applied", zap.Strings("keys", fixed))
-		next = g.withFixed(next)
+		next = withFixed(g.Config, next)
 	}
 	changed := config.Diff(g.Config, next)
 	if len(changed) == 0 {
@@ -73,7 +73,7 @@ func (g *generation) reload(ctx context.Context) *plan {
 		g.refuse("the new configuration cannot be put to work, the old one stays; every source is rescanned", err, zap.Strings("keys", changed))
 		return nil
 	}
-	g.Log.Info("hang-up: the configuration changed, the pipeline begins anew with it", zap.Strings("keys", changed))
+	g.Log.Info("hang-up: the configuration changed, the pipeline is rebuilt with it", zap.Strings("keys", changed))
 	return &p
 }
 
@@ -87,9 +87,9 @@ func (g *generation) refuse(said string, err error, fields ...zap.Field) {
 }
 
 // withFixed returns next with what lives as long as the process.
-func (g *generation) withFixed(next *config.Config) *config.Config {
+func withFixed(now, next *config.Config) *config.Config {
 	c := *next
-	c.Admin, c.Log.Format = g.Config.Admin, g.Config.Log.Format
+	c.Admin, c.Log.Format = now.Admin, now.Log.Format
 	return &c
 }
 

@@ -43,14 +43,14 @@ type rereadCursor struct {
 }
 
 // reread runs the rereading of one source until ctx ends.
-func (g *generation) reread(ctx context.Context, s *liveSource) error {
-	period := g.Config.Watch.Reread
+func reread(ctx context.Context, s *liveSource) error {
+	period := s.Session.Config.Watch.Reread
 	if period == 0 {
 		<-ctx.Done()
 		return nil
 	}
-	r := &rereader{s: s, queue: g.Queue, period: period}
-	r.may = func() bool { return g.inService(s) == nil && s.Watch.Available() }
+	r := &rereader{s: s, queue: s.Session.Queue, period: period}
+	r.may = func() bool { return s.inService() == nil && s.Watch.Available() }
 	r.load(time.Now())
 	turn := min(max(period/rereadTurns, rereadTurnLeast), rereadTurnMost)
 	for wait(ctx, time.Until(r.cursor.Turn.Add(turn))) {

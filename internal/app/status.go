@@ -50,17 +50,17 @@ func (d *daemon) Status() admin.Status {
 	flights := g.Pool.InFlight()
 	st.Current = true
 	for _, s := range g.sources {
-		ss := g.sourceStatus(s, flights, now)
+		ss := s.status(flights, now)
 		st.Current = st.Current && (ss.State == admin.StateCurrent || ss.State == admin.StateWorking)
 		st.Sources = append(st.Sources, ss)
 	}
 	return st
 }
 
-// sourceStatus is what is known of s.
-func (g *generation) sourceStatus(s *liveSource, flights []uploader.InFlight, now time.Time) admin.SourceStatus {
+// status is what is known of s.
+func (s *liveSource) status(flights []uploader.InFlight, now time.Time) admin.SourceStatus {
 	name := s.Config.Name
-	work, dest := s.Pending(), g.Pool.Destination(name)
+	work, dest := s.Pending(), s.Pool.Destination(name)
 	watched, polled := s.Watch.Directories()
 	files, bytes := s.State.Totals()
 	outcomes, failures, last := s.ledger.list()
@@ -77,10 +77,10 @@ func (g *generation) sourceStatus(s *liveSource, flights []uploader.InFlight, no
 		InFlight: inFlightOf(name, flights), Failures: failures, LastOutcomes: last, Trail: s.trailStatus(), LastScan: s.scanStatus(),
 		Watched: watched, Polled: polled, Busy: busyStatus(s.Watch.Busiest(busyShown)),
 	}
-	for c, n := range g.Pool.Parked(name) {
+	for c, n := range s.Pool.Parked(name) {
 		ss.Parked[string(c)] = n
 	}
-	failing := g.Pool.Failing(name)
+	failing := s.Pool.Failing(name)
 	ss.Failing, ss.FailingSince, ss.FailingClass = failing.Files, instant(failing.Since), string(failing.Class)
 	s.judge(&ss, dest, work, now)
 	return ss

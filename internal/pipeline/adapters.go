@@ -207,7 +207,7 @@ func (s *Source) stateTrouble() *trouble {
 		s.Counters.Trouble.Store(nil)
 		if before != nil {
 			s.Log.Info("the state can be written again, uploads go on", zap.Duration("after", now.Sub(before.Since)))
-			s.release()
+			s.Release()
 		}
 		return nil
 	}

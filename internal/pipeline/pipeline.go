@@ -84,7 +84,7 @@ func (e *Session) Build(ctx context.Context, p Parts) (*Pipeline, error) {
 		return nil, err
 	}
 	for _, s := range l.Sources {
-		s.pool = l.Pool
+		s.Pool = l.Pool
 	}
 	e.Clock.follow(l.Sources)
 	return l, nil

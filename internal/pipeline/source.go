@@ -30,7 +30,7 @@ type Source struct {
 	State    *state.Source
 	Flusher  *manifest.Flusher
 	Watch    *watcher.Watcher // nil: the run does not watch or scan
-	pool     *uploader.Pool   // nil: nothing is uploaded from a removed source
+	Pool     *uploader.Pool   // nil: nothing is uploaded from a removed source
 	Log      *zap.Logger
 	Counters Counters
 	Backlog  *Backlog // of the trail
