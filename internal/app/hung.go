@@ -8,8 +8,8 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
+	"github.com/s3syncd/s3syncd/internal/mounts"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
 // followHung looks at s until ctx ends, beside the watcher: who looks at a file
@@ -19,7 +19,7 @@ func (g *generation) followHung(ctx context.Context, s *liveSource) error {
 	root := safefs.NewRoot(s.Config.Path, s.Root.Options())
 	for ctx.Err() == nil {
 		o := g.d.places.Begin("inside "+s.Config.Path, func() config.Look {
-			fscheck.Inside(root, watcher.MountPoints(s.Real))
+			fscheck.Inside(root, mounts.Points(s.Real))
 			return config.Look{}
 		})
 		late := time.NewTimer(time.Until(o.Since.Add(fscheck.HungAfter)))

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Any content of an ignore file is understood somehow: the last line that
+// Any content of an ignore file has a meaning: the last line that
 // matches decides, a comment and a repetition change nothing.
 func FuzzIgnoreFile(f *testing.F) {
 	for _, content := range []string{
@@ -30,7 +30,7 @@ func FuzzIgnoreFile(f *testing.F) {
 		for _, dir := range []bool{false, true} {
 			want := verdict(content, dir)
 			if got := verdict(content+"\n#comment\n\n", dir); !strings.HasSuffix(content, "\\") && got != want {
-				t.Errorf("with a comment behind it %q says %s of %q, want %s", content, got, path, want)
+				t.Errorf("with a comment after it %q says %s of %q, want %s", content, got, path, want)
 			}
 			if got := verdict(content+"\n"+content, dir); got != want && !strings.HasPrefix(content, "\ufeff") {
 				t.Errorf("%q twice says %s of %q, want %s", content, got, path, want)

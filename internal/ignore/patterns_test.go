@@ -11,7 +11,7 @@ import (
 func TestPatternsThatAreNoneAreFaults(t *testing.T) {
 	for _, line := range []string{"[a-", "[", "dir/[abc", "a[]", "[[:word:]]", "x\\", "![a-", "a/b[!", "[a\\"} {
 		if Fault(line) == "" {
-			t.Errorf("PatternFault(%q) is none", line)
+			t.Errorf("Fault(%q) = \"\"", line)
 		}
 	}
 	for _, line := range []string{"[a-z]", "[]a]", "[!a]", "\\[a-", "[[:digit:]]*", "*.tmp", "cache/", "/a/**/b", "#", "", "a\\ ", "!x", "[a-]", "[\\]]"} {
@@ -26,7 +26,7 @@ func TestPatternsThatCannotMatchAreWarnedOf(t *testing.T) {
 	for _, c := range []struct {
 		option string
 		lines  []string
-		want   string // in the only warning; "": there is none
+		want   string // in the only warning; "": no warning
 	}{
 		{"exclude", []string{"#*#"}, "is a comment"},
 		{"exclude", []string{"# cache"}, "is a comment"},

@@ -57,7 +57,7 @@ func Warnings(option string, lines []string, root string) (warnings []string) {
 	return warnings
 }
 
-// doubt says why p, read from line after so many positive patterns, is unlikely to
+// doubt says why p, read from line after that many positive patterns, is unlikely to
 // be meant as it is, "" if it is not; is: the line is a pattern.
 func (p *pattern) doubt(line string, is bool, positive int, root string) string {
 	switch {

@@ -4,10 +4,10 @@ import "strings"
 
 // This file matches exactly as git's wildmatch.c does, corner cases included.
 
-type verdict int
+type result int
 
 const (
-	noMatch verdict = iota
+	noMatch result = iota
 	match
 	abortAll        // no later text can match
 	abortToStarStar // only a ** further out can match
@@ -32,7 +32,7 @@ func wildmatch(pattern, text string, path bool, budget int) (matched bool, steps
 	return matched, w.steps
 }
 
-// at returns the byte of s at i, 0 behind its end: neither patterns nor names
+// at returns the byte of s at i, 0 after its end: neither patterns nor names
 // contain a zero byte.
 func at(s string, i int) byte {
 	if i < len(s) {
@@ -41,7 +41,7 @@ func at(s string, i int) byte {
 	return 0
 }
 
-func (w *wild) from(p, t int) verdict {
+func (w *wild) from(p, t int) result {
 	begin := p
 	for ; p < len(w.pattern); p, t = p+1, t+1 {
 		if w.steps++; w.steps > w.budget {
@@ -72,7 +72,7 @@ func (w *wild) from(p, t int) verdict {
 }
 
 // one matches a single byte with what is at p and returns where that ends.
-func (w *wild) one(p int, pc, tc byte) (end int, v verdict) {
+func (w *wild) one(p int, pc, tc byte) (end int, v result) {
 	var ok bool
 	switch pc {
 	case '?':
@@ -96,7 +96,7 @@ func (w *wild) one(p int, pc, tc byte) (end int, v verdict) {
 }
 
 // star handles the asterisk at p. Unless done, matching continues after np and nt.
-func (w *wild) star(begin, p, t int) (v verdict, np, nt int, done bool) {
+func (w *wild) star(begin, p, t int) (v result, np, nt int, done bool) {
 	first := p
 	for p++; at(w.pattern, p) == '*'; {
 		p++
@@ -113,7 +113,7 @@ func (w *wild) star(begin, p, t int) (v verdict, np, nt int, done bool) {
 
 // component handles an asterisk that matches the rest of a component, or of the
 // text.
-func (w *wild) component(p, t int, slash bool) (v verdict, np, nt int, done bool) {
+func (w *wild) component(p, t int, slash bool) (v result, np, nt int, done bool) {
 	next := strings.IndexByte(w.text[min(t, len(w.text)):], '/')
 	switch {
 	case p == len(w.pattern) && (slash || next < 0):
@@ -135,7 +135,7 @@ func (w *wild) wholeComponent(begin, first, p int) bool {
 }
 
 // extend lets an asterisk match more and more of the text until the rest matches.
-func (w *wild) extend(p, t int, slash bool) verdict {
+func (w *wild) extend(p, t int, slash bool) result {
 	for ; t < len(w.text); t++ {
 		if pc := w.pattern[p]; !globSpecial(pc) {
 			if t = w.find(pc, t, slash); at(w.text, t) != pc {
@@ -154,7 +154,7 @@ func (w *wild) extend(p, t int, slash bool) verdict {
 	return abortAll
 }
 
-// find returns where the text has c at or behind t, or where the search ends.
+// find returns where the text has c at or after t, or where the search ends.
 func (w *wild) find(c byte, t int, slash bool) int {
 	for t < len(w.text) && w.text[t] != c && (slash || w.text[t] != '/') {
 		t++
@@ -166,7 +166,7 @@ func globSpecial(c byte) bool { return c == '*' || c == '?' || c == '[' || c == 
 
 // class matches tc with the bracket expression at p and returns the place of
 // its closing bracket; v is abortAll for a malformed one, else match.
-func (w *wild) class(p int, tc byte) (end int, ok bool, v verdict) {
+func (w *wild) class(p int, tc byte) (end int, ok bool, v result) {
 	p++
 	negated := at(w.pattern, p) == '!' || at(w.pattern, p) == '^'
 	if negated {

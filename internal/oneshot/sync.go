@@ -16,6 +16,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/mounts"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/removed"
 	"github.com/s3syncd/s3syncd/internal/safefs"
@@ -261,7 +262,7 @@ func (r *syncRun) unlessHung(ctx context.Context, s *pipeline.Source, scan func(
 			return err
 		case <-looked.C:
 		}
-		err := fscheck.Within(ctx, fscheck.HungAfter, func() error { fscheck.Inside(root, watcher.MountPoints(s.Real)); return nil })
+		err := fscheck.Within(ctx, fscheck.HungAfter, func() error { fscheck.Inside(root, mounts.Points(s.Real)); return nil })
 		if errors.Is(err, fscheck.ErrSilent) {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/mounts"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -70,7 +71,7 @@ func (p placeMemory) read() (m watcher.Memory, known bool, err error) {
 	}
 	m = watcher.Memory{Path: string(kept.Path), Place: kept.Place, Replaced: kept.Replaced}
 	for _, k := range kept.Mounts {
-		m.Mounts = append(m.Mounts, watcher.Mount{Path: string(k.Path), Place: k.Place, Came: k.Came, Mixed: k.Mixed})
+		m.Mounts = append(m.Mounts, mounts.Mount{Path: string(k.Path), Place: k.Place, Came: k.Came, Mixed: k.Mixed})
 	}
 	return m, true, nil
 }
@@ -86,7 +87,7 @@ func (p placeMemory) readMounts() (m watcher.Memory, err error) {
 		return m, err
 	}
 	for _, path := range paths {
-		m.Mounts = append(m.Mounts, watcher.Mount{Path: string(path)})
+		m.Mounts = append(m.Mounts, mounts.Mount{Path: string(path)})
 	}
 	return m, nil
 }

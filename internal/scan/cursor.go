@@ -11,25 +11,25 @@ import (
 // must stay short.
 const (
 	firstChunk = 16
-	Chunk      = 4096
+	chunk      = 4096
 )
 
-// highest sorts behind every name: no component is longer than 255 bytes.
+// highest bytes 0xff sort after every name: no component is longer than 255.
 const highest = 256
 
 // cursor walks the entries of the index that are below a directory, in order.
-type Cursor struct {
+type cursor struct {
 	index Index
-	Dir   string
+	dir   string
 	after string
-	n     int // to be read next
+	n     int // How many to read next.
 	buf   []Known
 	i     int
 	end   bool
 
-	ReadAhead bool         // the next chunk is read while one is walked; close is needed
-	Ahead     chan reading // what is being read; nil: nothing
-	aheadOf   string       // behind what it is read
+	readAhead bool         // Reads the next chunk while one is walked; needs close.
+	ahead     chan reading // The chunk being read; nil: none.
+	aheadOf   string       // The path that it follows.
 	spare     []Known
 }
 
@@ -39,31 +39,27 @@ type reading struct {
 	err error
 }
 
-func NewCursor(index Index, dir string) *Cursor {
-	c := &Cursor{index: index, Dir: dir, n: firstChunk}
-	if dir != "" {
-		c.after = dir + "/"
-	}
-	return c
+func newCursor(index Index, dir string) *cursor {
+	return &cursor{index: index, dir: dir, n: firstChunk, after: relpath.Join(dir, "")}
 }
 
-// peek returns the entry at the cursor, nil behind the last one. It is valid
-// until the cursor moves.
-func (c *Cursor) Peek() (*Known, error) {
+// peek returns the entry at the cursor, nil after the last one. It is valid until
+// the cursor moves.
+func (c *cursor) peek() (*Known, error) {
 	for c.i == len(c.buf) && !c.end {
 		if err := c.fill(); err != nil {
 			return nil, err
 		}
 	}
-	if c.end || !relpath.Below(c.buf[c.i].Path, c.Dir) {
+	if c.end || !relpath.Below(c.buf[c.i].Path, c.dir) {
 		c.end = true
 		return nil, nil
 	}
 	return &c.buf[c.i], nil
 }
 
-// fill reads the next chunk, or takes the one that was read meanwhile.
-func (c *Cursor) fill() error {
+// fill reads the next chunk, or takes the one that was read ahead.
+func (c *cursor) fill() error {
 	r, ok := c.taken()
 	if !ok {
 		r.buf, r.err = c.index.Range(c.after, c.n, c.buf[:0])
@@ -72,39 +68,39 @@ func (c *Cursor) fill() error {
 		return r.err
 	}
 	full := len(r.buf) == c.n
-	c.n = min(2*c.n, Chunk)
+	c.n = min(2*c.n, chunk)
 	c.buf, c.i = r.buf, 0
 	if len(c.buf) == 0 {
 		c.end = true
 		return nil
 	}
 	c.after = c.buf[len(c.buf)-1].Path
-	if c.ReadAhead && full && c.n == Chunk {
+	if c.readAhead && full && c.n == chunk {
 		c.begin()
 	}
 	return nil
 }
 
-// begin reads the chunk behind the cursor's in the background. What changes in
-// the index meanwhile is what changes after any other chunk was read.
-func (c *Cursor) begin() {
+// begin reads the next chunk in the background. An entry that changes after it
+// was read is found as it was, like one of any other chunk.
+func (c *cursor) begin() {
 	ahead, after, spare := make(chan reading, 1), c.after, c.spare
-	c.Ahead, c.aheadOf, c.spare = ahead, after, nil
+	c.ahead, c.aheadOf, c.spare = ahead, after, nil
 	go func() { // Ends with one chunk; close waits for it.
-		buf, err := c.index.Range(after, Chunk, spare[:0])
+		buf, err := c.index.Range(after, chunk, spare[:0])
 		ahead <- reading{buf, err}
 	}()
 }
 
-// taken returns what was read ahead, if it is what comes next, and keeps the
-// memory of the other chunk.
-func (c *Cursor) taken() (r reading, ok bool) {
-	if c.Ahead == nil {
+// taken returns what was read ahead, if it comes next, and keeps the memory of
+// the other chunk.
+func (c *cursor) taken() (r reading, ok bool) {
+	if c.ahead == nil {
 		return r, false
 	}
-	r = <-c.Ahead
-	c.Ahead = nil
-	if c.aheadOf != c.after { // A directory was passed over.
+	r = <-c.ahead
+	c.ahead = nil
+	if c.aheadOf != c.after { // A directory was skipped.
 		c.spare = r.buf
 		return reading{}, false
 	}
@@ -115,17 +111,17 @@ func (c *Cursor) taken() (r reading, ok bool) {
 }
 
 // close ends the cursor's use of the index.
-func (c *Cursor) Close() {
-	if c.Ahead != nil {
-		<-c.Ahead
-		c.Ahead = nil
+func (c *cursor) close() {
+	if c.ahead != nil {
+		<-c.ahead
+		c.ahead = nil
 	}
 }
 
-func (c *Cursor) Next() { c.i++ }
+func (c *cursor) next() { c.i++ }
 
-// skipDir goes behind everything below dir, which must not be before the cursor.
-func (c *Cursor) SkipDir(dir string) {
+// skipDir moves past everything below dir, which must not be before the cursor.
+func (c *cursor) skipDir(dir string) {
 	for ; c.i < len(c.buf); c.i++ {
 		if p := c.buf[c.i].Path; !relpath.Below(p, dir) && p > dir+"/" {
 			return
@@ -134,15 +130,4 @@ func (c *Cursor) SkipDir(dir string) {
 	if last := dir + "/" + strings.Repeat("\xff", highest); last > c.after {
 		c.after = last
 	}
-}
-
-// lookup returns the entry of path.
-func Lookup(index Index, path string) (Known, bool, error) {
-	last := path[len(path)-1]
-	before := path[:len(path)-1] + string([]byte{last - 1}) + strings.Repeat("\xff", highest)
-	got, err := index.Range(before, 1, nil)
-	if err != nil || len(got) == 0 || got[0].Path != path {
-		return Known{}, false, err
-	}
-	return got[0], true, nil
 }

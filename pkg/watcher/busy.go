@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -15,21 +16,25 @@ const (
 // Busy is a directory in which much happens.
 type Busy struct {
 	Path   string
-	Events int64 // within the window, at most so many
+	Events int64 // Within the window; an upper bound.
 	Window time.Duration
 }
 
 // busySet counts the events of directories. It keeps the busiest ones of a
 // window by the space-saving rule: a directory without a slot takes the one with
-// the fewest events and their number with it, so no busy one is left out.
+// the fewest events and their number with it, so no busy one is left out. It may
+// be used concurrently; the zero value is empty.
 type busySet struct {
+	mu    sync.Mutex
 	slots map[string]int64
 	begin time.Time
-	last  []Busy // of the window before, the busiest first
+	last  []Busy // Of the window before, the busiest first.
 }
 
 // add counts an event in dir at now.
 func (b *busySet) add(dir string, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.turn(now)
 	if _, ok := b.slots[dir]; ok {
 		b.slots[dir]++
@@ -76,6 +81,8 @@ func (b *busySet) ranked(window time.Duration) []Busy {
 // top returns the n busiest directories of the last complete window, or of the
 // current one while there is no other.
 func (b *busySet) top(n int, now time.Time) []Busy {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.slots == nil {
 		return nil
 	}
@@ -85,11 +92,4 @@ func (b *busySet) top(n int, now time.Time) []Busy {
 		list = b.ranked(now.Sub(b.begin))
 	}
 	return slices.Clone(list[:min(n, len(list))])
-}
-
-// Busiest returns the n directories with the most events lately.
-func (w *Watcher) Busiest(n int) []Busy {
-	w.dirty.mu.Lock()
-	defer w.dirty.mu.Unlock()
-	return w.dirty.busy.top(n, time.Now())
 }

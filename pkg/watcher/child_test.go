@@ -64,7 +64,7 @@ func runChild(mode, dir string) {
 	case goneMountChild:
 		mountGoneDuringScan(tb, dir, nil)
 	case mirroredGoneMountChild:
-		mountGoneDuringScan(tb, dir, mirror(100))
+		mountGoneDuringScan(tb, dir, mirroring(100))
 	default:
 		runRig(tb, mode, dir)
 	}
@@ -77,7 +77,7 @@ func runChild(mode, dir string) {
 func runRig(tb *childTB, mode, dir string) {
 	var change func(*Options)
 	if mode == mirroredUnreadableChild || mode == mirroredMountsChild {
-		change = mirror(100)
+		change = mirroring(100)
 	}
 	r := rigAt(tb, dir, change)
 	switch mode {

@@ -6,11 +6,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/s3syncd/s3syncd/internal/watches"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -218,12 +222,12 @@ func unreadableSource(r *rig) {
 	}
 	// The failure is in the index, and waits in the sink to be tried again.
 	r.sink.mu.Lock()
-	r.sink.put(scanpkg.Known{Path: "d"})
+	r.sink.put(scan.Known{Path: "d"})
 	r.sink.mu.Unlock()
 	r.sink.hold("d")
 	gone := func() bool { return r.offers() == "[gone d]" }
 	r.must(os.Chmod(r.path("d"), 0o100)) // Still not readable.
-	r.eventually("the event is worked off", func() bool { return r.Dirty() == 0 })
+	r.eventually("the event is handled", func() bool { return r.Dirty() == 0 })
 	if gone() {
 		r.tb.Error("the failure of a directory that cannot be read is taken back")
 	}
@@ -238,13 +242,47 @@ func unreadableSource(r *rig) {
 	r.agrees()
 }
 
+// gated is a notifier whose events wait while its gate is locked.
+type gated struct {
+	watches.Notifier
+	events chan fsnotify.Event
+}
+
+func newGated(n watches.Notifier, gate *sync.Mutex) gated {
+	in, _ := n.Channels()
+	g := gated{n, make(chan fsnotify.Event)}
+	go func() {
+		defer close(g.events)
+		for ev := range in {
+			gate.Lock()
+			g.events <- ev
+			gate.Unlock()
+		}
+	}()
+	return g
+}
+
+// Channels returns the events that passed the gate, and the errors.
+func (g gated) Channels() (<-chan fsnotify.Event, <-chan error) {
+	_, errs := g.Notifier.Channels()
+	return g.events, errs
+}
+
 func TestOverflowIsFollowedByAScan(t *testing.T) {
 	r := newRig(t, nil)
 	r.write("a/f", "x")
+	var gate sync.Mutex
+	r.notifier = func() (watches.Notifier, error) {
+		n, err := watches.NewInotify()
+		if err != nil {
+			return nil, err
+		}
+		return newGated(n, &gate), nil
+	}
 	r.start()
 	before := r.metric("event_overflows_total")
-	// More than the kernel's queue and ours hold, while the drain stands still.
-	r.events.mu.Lock()
+	// More than the kernel's queue and ours hold, while nothing drains them.
+	gate.Lock()
 	limit := 0
 	if b, err := os.ReadFile("/proc/sys/fs/inotify/max_queued_events"); err == nil {
 		fmt.Sscan(string(b), &limit)
@@ -253,14 +291,14 @@ func TestOverflowIsFollowedByAScan(t *testing.T) {
 	r.must(err)
 	g, err := os.OpenFile(r.path("a/g"), os.O_WRONLY|os.O_CREATE, 0o644)
 	r.must(err)
-	for range limit + 3*eventBuffer { // Alternating, since the kernel merges equal neighbors.
+	for range limit + 3*4096 { // Alternating, since the kernel merges equal neighbors.
 		f.WriteString("x")
 		g.WriteString("y")
 	}
 	f.Close()
 	g.Close()
 	r.write("lost/f", "its events are lost")
-	r.events.mu.Unlock()
+	gate.Unlock()
 	s := r.scanned()
 	if s.Trigger != triggerOverflow || s.Missed != 0 {
 		t.Errorf("got a scan by %s that missed %d, want by %s and 0", s.Trigger, s.Missed, triggerOverflow)
@@ -305,9 +343,9 @@ func TestANameThatIsAddedToAFileOnItsWay(t *testing.T) {
 	r.eventually("b/g is archived and its other name known", func() bool {
 		st, err := r.sink.root.Lstat("b/g")
 		r.must(err)
-		r.links.mu.Lock()
-		defer r.links.mu.Unlock()
-		_, whole := r.links.whole[idOf(st)]
+		r.names.links.mu.Lock()
+		defer r.names.links.mu.Unlock()
+		_, whole := r.names.links.whole[scan.IDOf(st)]
 		return whole && slices.Contains(r.sink.offered(), "b/g")
 	})
 	r.sink.hold("") // The upload ends.
@@ -317,8 +355,8 @@ func TestANameThatIsAddedToAFileOnItsWay(t *testing.T) {
 	r.noScanHelped()
 }
 
-// What moves only because a file gets or loses a name is told to nobody, and is
-// no fault of the watcher; all else is.
+// No event reports what changes only because a file gets or loses a name, and that
+// is no fault of the watches; everything else is.
 func TestANameOutsideIsNotMissed(t *testing.T) {
 	r := newRig(t, nil)
 	outside := t.TempDir()
@@ -329,11 +367,11 @@ func TestANameOutsideIsNotMissed(t *testing.T) {
 	r.must(os.Link(r.path("f"), filepath.Join(outside, "f")))
 	r.must(os.Link(r.path("g"), filepath.Join(outside, "g")))
 	r.must(os.Chmod(filepath.Join(outside, "g"), 0o600))
-	r.must(wait(t.Context(), r.o.Settle+eventMargin+100*time.Millisecond))
+	r.must(wait(t.Context(), r.settle+eventMargin+100*time.Millisecond))
 	if s := r.rescan(); s.Changed != 2 || s.Missed != 1 {
 		t.Errorf("changed %d, missed %d, want 2 and 1", s.Changed, s.Missed)
 	}
-	lines := r.logs.FilterMessage("no event told of this change").All()
+	lines := r.logs.FilterMessage("no event reported this change").All()
 	if len(lines) != 1 || lines[0].ContextMap()["path"] != "g" {
 		t.Errorf("named are %v, want g", lines)
 	}

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/s3syncd/s3syncd/internal/watches"
 )
 
-// deaf is a notifier that never tells of anything.
+// deaf is a notifier that never reports anything.
 type deaf struct {
 	events chan fsnotify.Event
 	errs   chan error
@@ -25,11 +27,11 @@ func (d deaf) Close() error {
 	close(d.errs)
 	return nil
 }
-func (d deaf) channels() (<-chan fsnotify.Event, <-chan error) { return d.events, d.errs }
+func (d deaf) Channels() (<-chan fsnotify.Event, <-chan error) { return d.events, d.errs }
 
 func TestFlushOffersWhatNoEventHasToldOf(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.PollInterval = 0 })
-	r.newNotifier = func() (notifier, error) { return deaf{make(chan fsnotify.Event), make(chan error)}, nil }
+	r.notifier = func() (watches.Notifier, error) { return deaf{make(chan fsnotify.Event), make(chan error)}, nil }
 	r.write("kept", "kept")
 	r.write("removed", "removed")
 	r.start()
@@ -125,11 +127,11 @@ func TestFlushFailsWithTheReason(t *testing.T) {
 func TestFlushThatWaitsIsToldThatTheSourceIsGone(t *testing.T) {
 	r := newRig(t, nil)
 	r.start()
-	r.sink.set(true) // The scan cannot go on.
+	r.sink.set(true) // The scan blocks.
 	r.write("f", "content")
 	done := make(chan error, 1)
 	go func() { done <- r.Flush(t.Context()) }()
-	r.eventually("the flush to scan", func() bool { return r.starved.Load() })
+	r.eventually("the flush to scan", func() bool { return r.out.starved.Load() })
 	r.must(os.RemoveAll(r.dir))
 	select {
 	case err := <-done:

@@ -27,16 +27,13 @@ type runs struct {
 // next is a run that begins now.
 func (s *runs) next() *rig {
 	s.tb.Helper()
-	r := rigAt(s.tb, s.dir, func(o *Options) {
+	return rigOf(s.tb, s.dir, s.sink, func(o *Options) {
 		o.Memory = s.memory
 		o.OnMemory = func(m Memory) { s.memory = m }
 		if s.change != nil {
 			s.change(o)
 		}
 	})
-	r.sink = s.sink
-	r.Watcher.sink, r.index = s.sink, s.sink
-	return r
 }
 
 // scan is a run that scans once.
@@ -74,7 +71,7 @@ func TestAnotherFileSystemAfterARestartIsNoDeletion(t *testing.T) {
 		"of a UUID that is kept":      {"-U", "01234567-89ab-cdef-0123-456789abcdef"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newRuns(t, mirror(100))
+			s := newRuns(t, mirroring(100))
 			d := fstest.NewDisk(t, s.dir, options...)
 			s.must(os.Remove(filepath.Join(s.dir, "lost+found")))
 			for i := range 5 {
@@ -115,14 +112,14 @@ func TestAnotherFileSystemAfterARestartIsNoDeletion(t *testing.T) {
 func waitForTheNextSecond() {
 	var first, now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_REALTIME, &first)
-	// What mkfs takes for the time may lag behind this clock by a tick.
+	// The time that mkfs uses may lag this clock by a tick.
 	for now = first; now.Sec == first.Sec || now.Nsec < 100_000_000; {
 		_ = wait(context.Background(), 10_000_000)
 		_ = unix.ClockGettime(unix.CLOCK_REALTIME, &now)
 	}
 }
 
-// Inode numbers are used again: the directory is told by its birth.
+// Inode numbers are used again: its birth identifies the directory.
 func TestADirectoryMadeAgainIsNoDeletion(t *testing.T) {
 	s := newRuns(t, nil)
 	s.write("a")
@@ -190,7 +187,7 @@ func TestMountsInsideOverRestarts(t *testing.T) {
 	succeeds(t, mountingChild(t, restartsChild, filepath.Join(t.TempDir(), "src")))
 }
 
-// mountsOverRestarts changes what is mounted at vol while nobody looks.
+// mountsOverRestarts changes what is mounted at vol between the runs.
 func mountsOverRestarts(tb testing.TB, dir string) {
 	tb.Helper()
 	s := &runs{tb: tb, dir: dir, sink: newArchive(dir)}
@@ -212,7 +209,7 @@ func mountsOverRestarts(tb testing.TB, dir string) {
 	s.must(os.Remove(filepath.Join(vol, "on")))
 	expect("which goes", 0, 2)
 	unmount()
-	expect("unmounted", 0, 1) // Nobody knows what became of vol/on.
+	expect("unmounted", 0, 1) // What became of vol/on is not known.
 	r := s.next()
 	r.ConfirmDeletes()
 	if res, err := r.ScanOnce(context.Background(), archive.TriggerSync); err != nil || res.Gone != 1 {
@@ -239,7 +236,7 @@ func mountsOverRestarts(tb testing.TB, dir string) {
 }
 
 func TestALockedDirectoryIsNoDeletion(t *testing.T) {
-	s := newRuns(t, mirror(100))
+	s := newRuns(t, mirroring(100))
 	fstest.NewDisk(t, s.dir, "-O", "encrypt")
 	home := filepath.Join(s.dir, "home")
 	s.must(os.Mkdir(home, 0o755))

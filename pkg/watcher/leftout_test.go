@@ -12,7 +12,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/fstest"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/s3syncd/s3syncd/internal/scan"
 )
 
 func TestTheReservedNameIsRefusedWhateverHasIt(t *testing.T) {
@@ -53,11 +53,11 @@ func TestTheReservedNameIsRefusedWhenItComes(t *testing.T) {
 	r.eventually("it is refused", func() bool {
 		r.sink.mu.Lock()
 		defer r.sink.mu.Unlock()
-		return len(r.sink.refused) == 1 && errors.Is(r.sink.refused[0].Err, ErrReserved)
+		return len(r.sink.refused) == 1 && errors.Is(r.sink.refused[0].Err, scan.ErrReserved)
 	})
-	// As the index has it then. Once it is away, so is that.
+	// As the index has it then. When it is removed, its entry goes too.
 	r.sink.mu.Lock()
-	r.sink.put(scanpkg.Known{Path: "_manifests", Recheck: true})
+	r.sink.put(scan.Known{Path: "_manifests", Recheck: true})
 	r.sink.mu.Unlock()
 	r.rescan()
 	if got := fmt.Sprint(r.sink.list()); got != "[_manifests f]" {
@@ -68,7 +68,7 @@ func TestTheReservedNameIsRefusedWhenItComes(t *testing.T) {
 }
 
 // On a file system that does not tell types in a listing, a name that cannot be
-// looked at is a failure, not a special file.
+// examined is a failure, not a special file.
 func TestANameThatCannotBeLookedAtIsRefused(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "src")
 	d := fstest.NewDisk(t, dir, "-O", "^filetype")

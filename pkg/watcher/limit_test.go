@@ -9,13 +9,15 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/s3syncd/s3syncd/internal/watches"
 )
 
 const userLimit = "/proc/sys/user/max_inotify_watches"
 
 // limited is a notifier with a limit of its own.
 type limited struct {
-	notifier
+	watches.Notifier
 	left *atomic.Int64
 }
 
@@ -24,14 +26,14 @@ func (l limited) Add(path string) error {
 		l.left.Add(1)
 		return unix.ENOSPC
 	}
-	return l.notifier.Add(path)
+	return l.Notifier.Add(path)
 }
 
 func (r *rig) limit(n int64) *atomic.Int64 {
 	var left atomic.Int64
 	left.Store(n)
-	r.newNotifier = func() (notifier, error) {
-		n, err := newInotify()
+	r.notifier = func() (watches.Notifier, error) {
+		n, err := watches.NewInotify()
 		return limited{n, &left}, err
 	}
 	return &left
@@ -81,11 +83,11 @@ func TestNoWatcherPollsEverything(t *testing.T) {
 	r.write("a/b/f", "x")
 	var fail atomic.Bool
 	fail.Store(true)
-	r.newNotifier = func() (notifier, error) {
+	r.notifier = func() (watches.Notifier, error) {
 		if fail.Load() {
 			return nil, unix.EMFILE
 		}
-		return newInotify()
+		return watches.NewInotify()
 	}
 	r.start()
 	<-r.Watching()

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -20,17 +20,9 @@ func TestDirectoriesThatLoseMostOfTheirFiles(t *testing.T) {
 	for _, path := range []string{
 		"a", "b", "c", "d/1", "d/2", "d/3", "d/sub/1", "d/sub/2", "d/sub/3", "d/sub/4", "e/1", "f!/1", "f/1", "f/2", "f/z/1", "f/z/2",
 	} {
-		a.put(scanpkg.Known{Path: path, Stored: true})
+		a.put(scan.Known{Path: path, Stored: true})
 	}
-	a.put(scanpkg.Known{Path: "d/failed"})
-	for dir, want := range map[string]int{"": 3, "d": 3, "d/sub": 4, "e": 1, "f": 2, "f!": 1, "none": 0} {
-		if got, err := scanpkg.CountFiles(a, dir, 100); got != want || err != nil {
-			t.Errorf("countFiles(%q) = %d, %v, want %d", dir, got, err, want)
-		}
-	}
-	if got, _ := scanpkg.CountFiles(a, "d/sub", 2); got < 2 {
-		t.Errorf("countFiles up to 2 = %d", got)
-	}
+	a.put(scan.Known{Path: "d/failed"})
 	changes := func(paths ...string) (list []Change) {
 		for _, p := range paths {
 			list = append(list, Change{Path: p})
@@ -62,7 +54,7 @@ func TestDirectoriesThatLoseMostOfTheirFiles(t *testing.T) {
 }
 
 func TestAMirrorScansTwiceBeforeADirectoryIsTakenForEmptied(t *testing.T) {
-	r := mirrored(t, 5, mirror(100))
+	r := mirrored(t, 5, mirroring(100))
 	for i := range 5 {
 		r.write(fmt.Sprintf("home/%d", i), "x")
 	}
@@ -74,44 +66,43 @@ func TestAMirrorScansTwiceBeforeADirectoryIsTakenForEmptied(t *testing.T) {
 	for first.Waiting == 0 {
 		first = r.scanned()
 	}
-	// The channel may lag behind the scans, of which the second deletes.
+	// The channel may lag the scans, of which the second deletes.
 	r.eventually("a second scan", func() bool { return len(r.sink.list()) == 6 })
 	if got := len(r.deletions()); first.Waiting != 5 || got != 5 {
 		t.Errorf("waiting %d, deleted %d, want 5 and 5", first.Waiting, got)
 	}
 }
 
-// What comes back between the two scans stays.
+// What comes back between the two scans is kept.
 func TestADirectoryThatComesBackKeepsItsObjects(t *testing.T) {
-	r := newRig(t, mirror(100))
+	r := newRig(t, mirroring(100))
 	r.write("a", "x")
 	for i := range 5 {
 		r.write(fmt.Sprintf("home/%d", i), "x")
 	}
 	r.once()
 	r.sink.takeOffers()
-	id, ok := r.root.Pinned()
+	id, ok := r.source.Root.Pinned()
 	if !ok {
 		t.Fatal("the source is not in use")
 	}
 	away := filepath.Join(t.TempDir(), "away")
 	leave := func() { r.must(os.Rename(r.path("home"), away)) }
-	scan := func(what string, waiting, deleted int) {
+	whole := func(what string, waiting, deleted int) {
 		t.Helper()
-		p := r.scanPolicy(archive.TriggerSync)
-		p.settles, p.busy = false, nil
-		s := r.whole(context.Background(), id, archive.TriggerSync, p, p)
+		d := r.scanner.direct(archive.TriggerSync, false)
+		s := r.scanner.whole(context.Background(), id, archive.TriggerSync, &d.offerer, scan.Options{Found: d.found, Rest: context.Context.Err})
 		if got := len(r.deletions()); !s.Complete || s.Waiting != int64(waiting) || got != deleted {
 			t.Errorf("%s: waiting %d, deleted %d, want %d and %d", what, s.Waiting, got, waiting, deleted)
 		}
 	}
 	leave()
-	scan("away", 5, 0)
+	whole("away", 5, 0)
 	r.must(os.Rename(away, r.path("home")))
-	scan("back", 0, 0)
+	whole("back", 0, 0)
 	leave()
-	scan("away again", 5, 0)
-	scan("and still", 0, 5)
+	whole("away again", 5, 0)
+	whole("and still", 0, 5)
 }
 
 func TestAMountThatGoesDuringAScanIsNoDeletion(t *testing.T) {
@@ -135,7 +126,7 @@ func mountGoneDuringScan(tb testing.TB, dir string, change func(*Options)) {
 		if change != nil {
 			change(o)
 		}
-		o.OnSame = func(scanpkg.Known, safefs.Stat, archive.Trigger) { _ = unix.Unmount(vol, unix.MNT_DETACH) }
+		o.OnSame = func(scan.Known, safefs.Stat, archive.Trigger) { _ = unix.Unmount(vol, unix.MNT_DETACH) }
 	}
 	if res := s.scan(); res.Gone != 0 || res.Withheld != 1 || res.Unchanged != 1 {
 		tb.Errorf("gone %d, withheld %d, unchanged %d, want 0, 1, 1", res.Gone, res.Withheld, res.Unchanged)

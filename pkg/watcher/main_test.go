@@ -16,7 +16,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/s3syncd/s3syncd/internal/watches"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -28,23 +29,23 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// archive is a Sink and an Index: what is offered is archived at once, as a
+// fakeArchive is a Sink and an Index: what is offered is archived at once, as a
 // real uploader would after a moment.
 type fakeArchive struct {
 	root *safefs.Root
 
 	mu      sync.Mutex
 	paths   []string // sorted
-	known   map[string]scanpkg.Known
+	known   map[string]scan.Known
 	offers  []Change
 	at      []time.Time // of offers
 	refused []Change
 	full    bool   // takes nothing
-	held    string // a path whose offers stay pending
+	held    string // a path whose offers remain pending
 }
 
 func newArchive(root string) *fakeArchive {
-	return &fakeArchive{root: safefs.NewRoot(root, safefs.RootOptions{CrossMounts: true, Follow: true}), known: make(map[string]scanpkg.Known)}
+	return &fakeArchive{root: safefs.NewRoot(root, safefs.RootOptions{CrossMounts: true, Follow: true}), known: make(map[string]scan.Known)}
 }
 
 func (a *fakeArchive) Offer(ctx context.Context, c Change) error {
@@ -81,14 +82,14 @@ func (a *fakeArchive) TryOffer(c Change) bool {
 	return true
 }
 
-func knownOf(path string, st safefs.Stat) scanpkg.Known {
-	return scanpkg.Known{
+func knownOf(path string, st safefs.Stat) scan.Known {
+	return scan.Known{
 		Path: path, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs, Ino: st.Ino,
 		Mode: st.Mode & 0o7777, UID: st.UID, GID: st.GID, Stored: true,
 	}
 }
 
-func (a *fakeArchive) put(k scanpkg.Known) {
+func (a *fakeArchive) put(k scan.Known) {
 	if _, ok := a.known[k.Path]; !ok {
 		i, _ := slices.BinarySearch(a.paths, k.Path)
 		a.paths = slices.Insert(a.paths, i, k.Path)
@@ -114,7 +115,7 @@ func (a *fakeArchive) Paths() []string {
 	return []string{a.held}
 }
 
-func (a *fakeArchive) Range(after string, n int, buf []scanpkg.Known) ([]scanpkg.Known, error) {
+func (a *fakeArchive) Range(after string, n int, buf []scan.Known) ([]scan.Known, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	i, ok := slices.BinarySearch(a.paths, after)
@@ -127,7 +128,7 @@ func (a *fakeArchive) Range(after string, n int, buf []scanpkg.Known) ([]scanpkg
 	return buf, nil
 }
 
-// hold has the offers of path stay pending, "" of none.
+// hold has the offers of path remain pending, "" of none.
 func (a *fakeArchive) hold(path string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -188,7 +189,7 @@ func (a *fakeArchive) differences(tb testing.TB) []string {
 		a.mu.Unlock()
 		if !ok {
 			out = append(out, "missed "+rel)
-		} else if !scanpkg.SameFence(&k, st) {
+		} else if !k.Unchanged(st) {
 			out = append(out, "stale "+rel)
 		}
 		return nil
@@ -214,6 +215,8 @@ type rig struct {
 	logs  *observer.ObservedLogs
 	scans chan ScanResult
 	stop  func()
+
+	notifier func() (watches.Notifier, error)
 }
 
 // newRig makes a Watcher of a temporary directory that settles quickly and
@@ -229,8 +232,14 @@ func newRig(tb testing.TB, change func(*Options)) *rig {
 
 func rigAt(tb testing.TB, dir string, change func(*Options)) *rig {
 	tb.Helper()
+	return rigOf(tb, dir, newArchive(dir), change)
+}
+
+// rigOf makes a Watcher of dir, which a is the archive of.
+func rigOf(tb testing.TB, dir string, a *fakeArchive, change func(*Options)) *rig {
+	tb.Helper()
 	core, logs := observer.New(zap.InfoLevel)
-	r := &rig{tb: tb, dir: dir, sink: newArchive(dir), reg: prometheus.NewPedanticRegistry(), logs: logs, scans: make(chan ScanResult, 1000)}
+	r := &rig{tb: tb, dir: dir, sink: a, reg: prometheus.NewPedanticRegistry(), logs: logs, scans: make(chan ScanResult, 1000), notifier: watches.NewInotify}
 	o := Options{
 		Source: "src", Root: safefs.NewRoot(dir, safefs.RootOptions{CrossMounts: true}),
 		Settle: 20 * time.Millisecond, MaxDelay: 10 * time.Second, PollInterval: 100 * time.Millisecond,
@@ -241,11 +250,12 @@ func rigAt(tb testing.TB, dir string, change func(*Options)) *rig {
 	if change != nil {
 		change(&o)
 	}
-	w, err := New(r.sink, r.sink, o)
+	w, err := newWatcher(r.sink, r.sink, o, timings{
+		identity: 20 * time.Millisecond, unhealthy: 50 * time.Millisecond, removal: 20 * time.Millisecond, second: 20 * time.Millisecond,
+	}, func() (watches.Notifier, error) { return r.notifier() })
 	if err != nil {
 		tb.Fatal(err)
 	}
-	w.t.identity, w.t.unhealthy, w.t.removal, w.t.second = 20*time.Millisecond, 50*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
 	r.Watcher = w
 	return r
 }

@@ -1,41 +1,43 @@
 package watcher
 
 import (
-	"cmp"
 	"slices"
 	"sync"
 
+	"github.com/s3syncd/s3syncd/internal/mounts"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
 // Memory is what a source was when it was last in use, in whatever run. Files
-// that are missing in anything else are not taken for deleted.
+// that are missing in anything else do not count as deleted.
 type Memory struct {
-	Path     string       // of the source, without symbolic links; "": nothing is remembered
-	Place    safefs.Place // of the source
-	Replaced bool         // another directory was in its place, and nobody has confirmed that
-	Mounts   []Mount      // inside the source, sorted by path
-}
-
-// Mount is a mount point inside a source, relative to it, and what was mounted
-// there.
-type Mount struct {
-	Path  string
-	Place safefs.Place
-	Came  bool // nothing was mounted there when what is archived was
-	Mixed bool // files of several file systems may be archived
+	Path     string         // Of the source, without symbolic links; "": nothing is remembered.
+	Place    safefs.Place   // Of the source.
+	Replaced bool           // Another directory was in its place, and no operator has confirmed that.
+	Mounts   []mounts.Mount // Inside the source, sorted by path.
 }
 
 func (m Memory) equal(o Memory) bool {
 	return m.Path == o.Path && m.Place == o.Place && m.Replaced == o.Replaced && slices.Equal(m.Mounts, o.Mounts)
 }
 
-// memory holds a Memory and has every change of it kept. It may be used
+// compare compares the source as it was with id. A directory at another path is
+// not judged by what the one before was.
+func (m Memory) compare(id safefs.Identity) safefs.Verdict {
+	v := m.Place.Compare(id.Place)
+	if v == safefs.Other && m.Path != id.RealPath {
+		return safefs.Unsure
+	}
+	return v
+}
+
+// memory holds a Memory and gives keep every change of it. It may be used
 // concurrently.
 type memory struct {
-	mu   sync.Mutex
-	now  Memory
-	keep func(Memory) // nil: nobody does
+	keep func(Memory) // nil: not wanted.
+
+	mu  sync.Mutex
+	now Memory
 }
 
 func (m *memory) get() Memory {
@@ -64,17 +66,4 @@ func (m *memory) accept(id safefs.Identity) {
 // suspectReplaced notes that another directory is in the place of the source.
 func (m *memory) suspectReplaced() { m.change(func(now *Memory) { now.Replaced = true }) }
 
-func (m *memory) setMounts(list []Mount) {
-	slices.SortFunc(list, func(a, b Mount) int { return cmp.Compare(a.Path, b.Path) })
-	m.change(func(now *Memory) { now.Mounts = list })
-}
-
-// verdict compares the source as it was with id. A directory at another path is
-// not judged by what the one before was.
-func (m Memory) verdict(id safefs.Identity) safefs.Verdict {
-	v := m.Place.Compare(id.Place)
-	if v == safefs.Other && m.Path != id.RealPath {
-		return safefs.Unsure
-	}
-	return v
-}
+func (m *memory) setMounts(list []mounts.Mount) { m.change(func(now *Memory) { now.Mounts = list }) }

@@ -5,6 +5,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/s3syncd/s3syncd/internal/watches"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -16,7 +17,7 @@ type Metrics struct {
 	duration                             *prometheus.HistogramVec
 }
 
-// NewMetrics registers the metrics. It is called once a process.
+// NewMetrics registers the metrics. It is called once per process.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
@@ -29,7 +30,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		events:    counter("events_total", "Events of the kernel by operation.", "op"),
 		overflows: counter("event_overflows_total", "Times that events were lost; each is followed by a scan."),
 		rescans:   counter("rescans_total", "Completed scans of the whole source by what asked for them.", "trigger"),
-		missed:    counter("rescan_missed_files_total", "Changes and removals that a scan found and no event had told of."),
+		missed:    counter("rescan_missed_files_total", "Changes and removals that a scan found and no event reported."),
 		watched:   gauge("watched_directories", "Directories with a watch."),
 		polled:    gauge("polled_directories", "Directories that are polled, because they cannot be watched or events do not suffice."),
 		lastScan:  gauge("last_successful_scan_timestamp_seconds", "When the last complete scan ended, 0 for none."),
@@ -44,7 +45,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 }
 
 // Forget removes all series of a source that is not archived any more, so that
-// none of them stays at its last value. No watcher may have that source.
+// none of them keeps its last value. No watcher may have that source.
 func (m *Metrics) Forget(source string) {
 	name := prometheus.Labels{"source": source}
 	for _, c := range []*prometheus.CounterVec{m.events, m.overflows, m.rescans, m.missed} {
@@ -89,6 +90,11 @@ func (m *Metrics) source(name string) *sourceMetrics {
 		s.skipped[r] = m.skipped.WithLabelValues(name, r)
 	}
 	return s
+}
+
+// watches returns those that the watches keep.
+func (s *sourceMetrics) watches() watches.Metrics {
+	return watches.Metrics{Event: s.event, Overflows: s.overflows, Watched: s.watched, Polled: s.polled, Degraded: s.degraded}
 }
 
 func (s *sourceMetrics) event(op fsnotify.Op) {

@@ -10,12 +10,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/mounts"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
-func mirror(maxDeletes int) func(*Options) {
+func mirroring(maxDeletes int) func(*Options) {
 	return func(o *Options) { o.Mirror, o.MaxDeletes = true, maxDeletes }
 }
 
@@ -50,7 +51,7 @@ func mirrored(t *testing.T, n int, o func(*Options)) *rig {
 	return r
 }
 
-// removeAtOnce archives n files and takes them away in one step, so that no scan
+// removeAtOnce archives n files and moves them out in one step, so that no scan
 // finds only some of them gone.
 func (r *rig) removeAtOnce(n int) {
 	r.tb.Helper()
@@ -63,7 +64,7 @@ func (r *rig) removeAtOnce(n int) {
 }
 
 func TestMirrorDeletesWhatAScanConfirms(t *testing.T) {
-	r := mirrored(t, 5, mirror(3))
+	r := mirrored(t, 5, mirroring(3))
 	r.must(os.Remove(r.path("f1")))
 	r.must(os.RemoveAll(r.path("d")))
 	r.agrees() // Without a rescan being asked for: the events ask for one.
@@ -81,12 +82,12 @@ func TestMirrorDeletesWhatAScanConfirms(t *testing.T) {
 		t.Errorf("the scan that decided: %+v", s)
 	}
 	if got := r.metric("rescan_missed_files_total"); got != 0 {
-		t.Errorf("rescan_missed_files_total = %v, want 0: events told of all", got)
+		t.Errorf("rescan_missed_files_total = %v, want 0: events reported all", got)
 	}
 }
 
 func TestMirrorHoldsBackMoreThanMaxDeletes(t *testing.T) {
-	r := mirrored(t, 5, mirror(3))
+	r := mirrored(t, 5, mirroring(3))
 	r.removeAtOnce(4)
 	for r.scanned().Held != 4 {
 	}
@@ -114,11 +115,11 @@ func TestMirrorHoldsBackMoreThanMaxDeletes(t *testing.T) {
 }
 
 func TestMirrorOfAnEmptiedSourceKeepsEverything(t *testing.T) {
-	r := mirrored(t, 2, mirror(100))
+	r := mirrored(t, 2, mirroring(100))
 	r.must(os.RemoveAll(r.path("d")))
 	r.must(os.Remove(r.path("f0")))
 	r.must(os.Remove(r.path("f1")))
-	// A scan that went by meanwhile may have deleted some, or left some to their
+	// A scan at that time may have deleted some, or left some to their
 	// events; consent covers what is held when it is used.
 	r.eventually("all that is left is held", func() bool {
 		held := r.HeldDeletes()
@@ -135,16 +136,19 @@ func TestMirrorOfAnEmptiedSourceKeepsEverything(t *testing.T) {
 }
 
 func TestMirrorLeavesWhatIsExcludedWithheldOrNotStored(t *testing.T) {
-	r := newRig(t, func(o *Options) { mirror(100)(o); o.Exclude = []string{"*.tmp", "/cache/"} })
+	r := newRig(t, func(o *Options) {
+		mirroring(100)(o)
+		o.Exclude = []string{"*.tmp", "/cache/"}
+		o.Memory = Memory{Mounts: []mounts.Mount{{Path: "lost"}}} // Which is not there now.
+	})
 	r.write("f", "x")
-	st, err := r.root.Lstat("f")
+	st, err := r.source.Root.Lstat("f")
 	r.must(err)
 	r.sink.put(knownOf("f", st))
 	for _, p := range []string{"a.tmp", "cache/y", "_manifests/m", "lost/z", "gone"} {
-		r.sink.put(scanpkg.Known{Path: p, Stored: true})
+		r.sink.put(scan.Known{Path: p, Stored: true})
 	}
-	r.sink.put(scanpkg.Known{Path: "failed"}) // Nothing of it is in S3.
-	r.mounts.home = map[string]safefs.Place{"lost": {}}
+	r.sink.put(scan.Known{Path: "failed"}) // Nothing of it is in S3.
 	s := r.once()
 	if s.Gone != 2 || s.Withheld != 1 {
 		t.Errorf("gone %d, withheld %d, want 2 and 1", s.Gone, s.Withheld)
@@ -158,8 +162,8 @@ func TestMirrorDeletesNothingAfterAScanThatDidNotEnd(t *testing.T) {
 	var r *rig
 	away := false
 	r = newRig(t, func(o *Options) {
-		mirror(100)(o)
-		o.OnSame = func(scanpkg.Known, safefs.Stat, archive.Trigger) {
+		mirroring(100)(o)
+		o.OnSame = func(scan.Known, safefs.Stat, archive.Trigger) {
 			if !away {
 				away = true
 				r.must(os.Rename(r.dir, r.dir+"-away"))
@@ -167,10 +171,10 @@ func TestMirrorDeletesNothingAfterAScanThatDidNotEnd(t *testing.T) {
 		}
 	})
 	r.write("z", "x")
-	st, err := r.root.Lstat("z")
+	st, err := r.source.Root.Lstat("z")
 	r.must(err)
 	r.sink.put(knownOf("z", st))
-	r.sink.put(scanpkg.Known{Path: "a", Stored: true})
+	r.sink.put(scan.Known{Path: "a", Stored: true})
 	s, err := r.ScanOnce(context.Background(), archive.TriggerSync)
 	if err == nil || s.Complete || s.Gone == 0 {
 		t.Fatalf("got %+v, %v, want a scan that found something gone and did not end", s, err)
@@ -182,7 +186,7 @@ func TestMirrorDeletesNothingAfterAScanThatDidNotEnd(t *testing.T) {
 
 // What vanished while there was no index is not in it, so it is never gone.
 func TestMirrorAfterALostIndexDeletesNothing(t *testing.T) {
-	r := newRig(t, mirror(100))
+	r := newRig(t, mirroring(100))
 	r.write("there", "x")
 	if s := r.once(); s.Gone != 0 || s.New != 1 {
 		t.Errorf("got %+v", s)
@@ -193,27 +197,30 @@ func TestMirrorAfterALostIndexDeletesNothing(t *testing.T) {
 }
 
 func TestConfirmedDeletionsGoOnInBatches(t *testing.T) {
-	r := mirrored(t, 1, mirror(0))
+	r := mirrored(t, 1, mirroring(0))
 	r.sink.mu.Lock()
-	for i := range 2*doomBatch + 10 {
-		r.sink.put(scanpkg.Known{Path: fmt.Sprintf("m/%05d", i), Stored: true})
+	for i := range 2*deleteBatch + 10 {
+		r.sink.put(scan.Known{Path: fmt.Sprintf("m/%05d", i), Stored: true})
 	}
 	r.sink.mu.Unlock()
-	if s := r.rescan(); s.Held != 2*doomBatch+10 {
-		t.Fatalf("held %d, want %d", s.Held, 2*doomBatch+10)
+	if s := r.rescan(); s.Held != 2*deleteBatch+10 {
+		t.Fatalf("held %d, want %d", s.Held, 2*deleteBatch+10)
 	}
 	r.ConfirmDeletes()
 	r.agrees()
-	if got := len(r.deletions()); got != 2*doomBatch+10 {
-		t.Errorf("deleted %d, want %d", got, 2*doomBatch+10)
+	if got := len(r.deletions()); got != 2*deleteBatch+10 {
+		t.Errorf("deleted %d, want %d", got, 2*deleteBatch+10)
 	}
-	if left := r.consent.remaining(); left != 0 {
+	if left := r.mirror.consent.remaining(); left != 0 {
 		t.Errorf("consent for %d more deletions is left", left)
 	}
 }
 
 func TestWhatHoldsDeletionsBack(t *testing.T) {
-	r := newRig(t, mirror(10))
+	r := newRig(t, mirroring(10))
+	scanned := func(files, unreadable int64) ScanResult {
+		return ScanResult{Result: scan.Result{Files: files, Unreadable: unreadable}}
+	}
 	for name, row := range map[string]struct {
 		count     int64
 		consented bool
@@ -221,17 +228,17 @@ func TestWhatHoldsDeletionsBack(t *testing.T) {
 		res       ScanResult
 		held      bool
 	}{
-		"nothing is gone":               {res: ScanResult{}},
-		"a few are gone":                {count: 10, res: ScanResult{Files: 1}},
-		"too many are gone":             {count: 11, res: ScanResult{Files: 1}, held: true},
-		"too many, and a person agreed": {count: 11, consented: true, res: ScanResult{Unreadable: 1}},
-		"the rest of what was allowed":  {count: 11, left: 11, res: ScanResult{Files: 1}},
-		"more than what was allowed":    {count: 12, left: 11, res: ScanResult{Files: 1}, held: true},
-		"a part was unreadable":         {count: 1, res: ScanResult{Files: 1, Unreadable: 1}, held: true},
-		"no file is left":               {count: 1, held: true},
+		"nothing is gone":                  {res: scanned(0, 0)},
+		"a few are gone":                   {count: 10, res: scanned(1, 0)},
+		"too many are gone":                {count: 11, res: scanned(1, 0), held: true},
+		"too many, and an operator agreed": {count: 11, consented: true, res: scanned(0, 1)},
+		"the rest of what was allowed":     {count: 11, left: 11, res: scanned(1, 0)},
+		"more than what was allowed":       {count: 12, left: 11, res: scanned(1, 0), held: true},
+		"a part was unreadable":            {count: 1, res: scanned(1, 1), held: true},
+		"no file is left":                  {count: 1, held: true},
 	} {
-		r.consent.left = row.left
-		if got := r.holds(row.count, row.consented, &row.res); (got != "") != row.held {
+		r.mirror.consent.left = row.left
+		if got := r.mirror.holds(row.count, row.consented, &row.res); (got != "") != row.held {
 			t.Errorf("%s: holds = %q, want held %v", name, got, row.held)
 		}
 	}
@@ -253,16 +260,16 @@ func TestScansBecauseOfRemovalsKeepTheirDistance(t *testing.T) {
 	}
 }
 
-func TestToldSetIsBounded(t *testing.T) {
-	var s toldSet
-	for i := range maxTold + 10 {
+func TestReportedRemovalsAreBounded(t *testing.T) {
+	var s reportedSet
+	for i := range maxReported + 10 {
 		s.add(strconv.Itoa(i), true)
 	}
-	if len(s.paths) != maxTold || !s.covers("never told") {
-		t.Errorf("%d paths are kept, covers %v, want %d and true", len(s.paths), s.covers("never told"), maxTold)
+	if len(s.paths) != maxReported || !s.covers("never reported") {
+		t.Errorf("%d paths are kept, covers %v, want %d and true", len(s.paths), s.covers("never reported"), maxReported)
 	}
-	if s.byEvent("never told") {
-		t.Error("byEvent of a path that was never told of")
+	if s.byEvent("never reported") {
+		t.Error("byEvent of a path that was never reported")
 	}
 }
 
@@ -287,8 +294,8 @@ func mirroredUnreadableSource(r *rig) {
 	r.agrees()
 }
 
-func TestMirrorOfAReplacedSourceWaitsForAPerson(t *testing.T) {
-	r := mirrored(t, 9, mirror(3))
+func TestMirrorOfAReplacedSourceWaitsForAnOperator(t *testing.T) {
+	r := mirrored(t, 9, mirroring(3))
 	r.must(os.Rename(r.dir, r.dir+"-away"))
 	write(t, r.dir+"/other", "another")
 	r.eventually("the other directory is used", r.Available)

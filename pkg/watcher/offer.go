@@ -4,305 +4,179 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap"
-
-	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
-	// How long an event may be on its way to the settler: what
-	// changed more recently does not count as missed.
-	eventMargin = time.Second
-	// How much the clock of a file server may differ from ours.
-	clockSkew = time.Hour
-	// How long a scan waits for events to be worked off, at each
-	// directory.
-	restPause = time.Millisecond
-	// So many changes that no event told of are named by one scan.
-	maxNamed = 10
-	// How long a scan holds an offer back for the settler, which tries again
-	// within fullPauseMax.
+	// starvedMax is how long a scan holds an offer back for the dispatcher, which
+	// tries again within fullPauseMax.
 	starvedMax   = 150 * time.Millisecond
 	starvedPause = 5 * time.Millisecond
-	// So many files of a listing settle by themselves; for more, the listing is
-	// repeated.
-	fewRestless = 64
 )
 
-// offerer is the policy of all scans: it turns what they find into changes.
-type offerer struct {
-	w       *Watcher
-	trigger archive.Trigger // of the changes
-	offer   func(context.Context, Change) error
-	onSame  func(scanpkg.Known, safefs.Stat, archive.Trigger)
-	busy    func() bool // events wait; nil: none can
-	settles bool        // what is not quiet goes to the settler
-	missed  bool        // what no event told of is counted
-
-	// For a scan of the whole of a mirrored source.
-	doomed    *doomed // nil: this look decides on no deletion
-	consented bool    // a person has allowed what it finds gone to be deleted
-
-	// For a listing of the settler.
-	listed   time.Time // when the listing was asked for; zero: not a listing
-	restless int       // files that are not quiet and do not settle by themselves
-	touched  int
-	forced   bool // a file was offered although it is not quiet
+// outlet is the sink as the dispatcher and the scanner share it.
+type outlet struct {
+	Sink
+	starved atomic.Bool // It was full when the dispatcher had something for it.
 }
 
-// finding is one path that a scan found to differ from the index.
-type finding struct {
-	path             string
-	covered, pending bool           // it waits to settle, or is on its way in the sink
-	known            *scanpkg.Known // nil: not in the index
-}
-
-// find looks a path up where it may be by now. The index comes last, so that
-// what is on its way is seen to have arrived.
-func (p *offerer) find(path string) (finding, error) {
-	f := finding{path: path, covered: p.w.dirty.covered(path), pending: p.w.sink.Pending(path)}
-	fresh, ok, err := scanpkg.Lookup(p.w.index, path)
-	if ok {
-		f.known = &fresh
-	}
-	return f, err
-}
-
-func (p *offerer) differs(ctx context.Context, s *scan, path string, st safefs.Stat, known *scanpkg.Known) error {
-	now := time.Now()
-	p.w.mounts.offered(path)
-	if !p.settles {
-		s.count(known)
-		return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: now, Kind: archive.Look, Size: st.Size})
-	}
-	f, err := p.find(path)
-	switch {
-	case err != nil:
-		return err
-	case f.known != nil && scanpkg.Unchanged(f.known, st):
-		s.res.Unchanged++
-		p.same(f.known, st)
-		return nil
-	}
-	s.count(f.known)
-	if p.w.dirty.has(path) {
-		return nil
-	}
-	if !p.w.seemsQuiet(st, now) && !p.overdue(st, now) {
-		p.settle(path, now)
-		return nil
-	}
-	if p.isMissed(f) && tellable(f.known, st) && old(now, st.CtimeNs, p.w.o.Settle+eventMargin) {
-		p.countMissed(s, path, f.known, &st)
-	}
-	p.w.links.want(st)
-	return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: now, Kind: archive.Look, Size: st.Size})
-}
-
-// tellable reports whether an event could have told how st differs from k. None
-// tells that a file got or lost another name, which moves its ctime alone: the
-// kernel reports that to watches of the file itself (fsnotify_link_count in
-// fs/namei.c), and backups by hard links do it to every file.
-func tellable(k *scanpkg.Known, st safefs.Stat) bool {
-	return k == nil || k.Size != st.Size || k.MtimeNs != st.MtimeNs || k.Ino != st.Ino ||
-		k.Mode != st.Mode&0o7777 || k.UID != st.UID || k.GID != st.GID
-}
-
-// countMissed counts a change that no event has told of, st nil when the file
-// is gone. The first few are named: they are what to look at when a watcher is
-// suspected.
-func (p *offerer) countMissed(s *scan, path string, known *scanpkg.Known, st *safefs.Stat) {
-	s.res.Missed++
-	if s.res.Missed > maxNamed {
-		return
-	}
-	what := "changed"
-	switch {
-	case st == nil:
-		what = "gone"
-	case known == nil:
-		what = "new"
-	}
-	p.w.log.Info("no event told of this change", zap.String("path", path), zap.String("change", what))
-}
-
-// isMissed reports whether no event has told of f.
-func (p *offerer) isMissed(f finding) bool { return p.missed && !f.covered && !f.pending }
-
-func (s *scan) count(known *scanpkg.Known) {
-	if known == nil {
-		s.res.New++
-	} else {
-		s.res.Changed++
-	}
-}
-
-// overdue reports whether a file of a listing has been restless for max_delay.
-func (p *offerer) overdue(st safefs.Stat, now time.Time) bool {
-	if p.listed.IsZero() || now.Before(p.listed.Add(p.w.dirty.s.limit(st.Size))) {
-		return false
-	}
-	p.forced = true
-	return true
-}
-
-// settle leaves a file that is not quiet to the settler.
-func (p *offerer) settle(path string, now time.Time) {
-	if p.listed.IsZero() || p.touched < fewRestless {
-		p.touched++
-		p.w.dirty.touch(path, now, p.trigger)
-		if p.listed.IsZero() || p.w.dirty.has(path) {
-			return
-		}
-	}
-	p.restless++
-}
-
-// seemsQuiet reports whether a file that a scan found is quiet by its ctime.
-func (w *Watcher) seemsQuiet(st safefs.Stat, now time.Time) bool {
-	d := w.o.Settle
-	if !w.localClock() {
-		d += clockSkew
-	}
-	return old(now, st.CtimeNs, d)
-}
-
-func old(now time.Time, ns int64, d time.Duration) bool {
-	return now.UnixNano()-ns >= int64(d)
-}
-
-func (p *offerer) missing(ctx context.Context, s *scan, k scanpkg.Known) error {
-	if leaves(p.w, &k) {
-		return nil
-	}
-	f := finding{path: k.Path, known: &k}
-	if p.settles { // Before the look at the file: what is gone after it is on no way any more.
-		f.covered, f.pending = p.w.dirty.covered(k.Path), p.w.sink.Pending(k.Path)
-	}
-	st, err := p.w.root.Stat(k.Path)
-	switch {
-	case errors.Is(err, safefs.ErrRootChanged):
-		return err
-	case errors.Is(err, fs.ErrNotExist):
-		return p.gone(ctx, s, f)
-	case err != nil:
-		return nil //nolint:nilerr // Unknown is not gone.
-	}
-	switch {
-	case p.w.reserved(k.Path), !st.IsRegular() && !k.Stored && p.w.stillRefused(k.Path):
-		return nil // What the index has of it is that it was refused.
-	case st.IsRegular() && !p.w.root.Misnamed(k.Path):
-		return p.differs(ctx, s, k.Path, st, &k) // It came while the scan went by.
-	}
-	return p.gone(ctx, s, f)
-}
-
-// gone reports a path that the index has and the source does not.
-func (p *offerer) gone(ctx context.Context, s *scan, f finding) error {
-	if p.w.withheld(f.path) {
-		s.res.Withheld++
-		return nil
-	}
-	if p.settles {
-		if _, ok, err := scanpkg.Lookup(p.w.index, f.path); err != nil || !ok || p.w.dirty.has(f.path) {
-			return err
-		}
-		p.w.goneName(f.path, time.Now(), p.trigger)
-	}
-	s.res.Gone++
-	pending := f.pending || p.w.o.Mirror && p.w.sink.Pending(f.path)
-	if !pending && p.missedGone(&f) {
-		p.countMissed(s, f.path, f.known, nil)
-	}
-	// Also when it is on its way: what is asked of it there may not be to look
-	// whether it is gone.
-	return p.offerGone(ctx, &f)
-}
-
-// stillRefused reports whether path is a directory that cannot be read, or that
-// a limit keeps out.
-func (w *Watcher) stillRefused(path string) bool {
-	d, err := w.root.OpenDir(path)
-	if err == nil {
-		d.Close()
-		return w.o.TooDeep(path) != nil || w.overLinked.has(path)
-	}
-	for _, left := range []error{fs.ErrNotExist, safefs.ErrOtherMount, safefs.ErrPseudo} {
-		if errors.Is(err, left) {
-			return false
-		}
-	}
-	return true
-}
-
-// left reports whether the policies leave path out: what the index has of it
-// stays.
-func (w *Watcher) left(path string) bool {
-	return w.o.Reserved != "" && (path == w.o.Reserved || relpath.Below(path, w.o.Reserved)) || w.ign.Excluded(path, false)
-}
-
-// leaves is left for what the index has: that the reserved name was refused is
-// forgotten once nothing has it.
-func leaves(w *Watcher, k *scanpkg.Known) bool {
-	return w.left(k.Path) && (k.Stored || !w.reserved(k.Path))
-}
-
-// withheld reports whether a file that was not found must not count as deleted:
-// it may be out of sight.
-func (w *Watcher) withheld(path string) bool {
-	w.mounts.refresh()
-	return w.replaced.Load() || w.mounts.lost(path)
-}
-
-// goneLongAgo reports whether path went so long ago that an event of it would
-// have been seen: the directory that held it has not changed since.
-func (w *Watcher) goneLongAgo(path string) bool {
-	for dir := relpath.Parent(path); ; dir = relpath.Parent(dir) {
-		st, err := w.root.Lstat(dir)
-		if err == nil {
-			return old(time.Now(), st.CtimeNs, w.o.Settle+eventMargin)
-		}
-		if dir == "" || !errors.Is(err, fs.ErrNotExist) {
-			return false
-		}
-	}
-}
-
-func (p *offerer) refuse(ctx context.Context, _ *scan, path string, err error) error {
-	if !p.listed.IsZero() {
-		return nil // The scans say so.
-	}
-	return p.offer(ctx, Change{Path: path, Trigger: p.trigger, Detected: time.Now(), Kind: archive.Refused, Err: err})
-}
-
-func (p *offerer) same(k *scanpkg.Known, st safefs.Stat) {
-	if p.onSame != nil {
-		p.onSame(*k, st, p.trigger)
-	}
-}
-
-// rest lets events go first.
-func (p *offerer) rest(ctx context.Context) error {
-	if p.busy == nil || !p.busy() {
-		return ctx.Err()
-	}
-	return wait(ctx, restPause)
-}
-
-// offerLast offers what a scan found. While the sink is full, what events told
-// of has a chance to go first.
-func (w *Watcher) offerLast(ctx context.Context, c Change) error {
-	for waited := time.Duration(0); w.starved.Load() && waited < starvedMax; waited += starvedPause {
+// offerLast offers what a scan found. While the sink is full, what events named
+// has a chance to go first.
+func (o *outlet) offerLast(ctx context.Context, c Change) error {
+	for waited := time.Duration(0); o.starved.Load() && waited < starvedMax; waited += starvedPause {
 		if err := wait(ctx, starvedPause); err != nil {
 			return err
 		}
 	}
-	return w.sink.Offer(ctx, c)
+	return o.Offer(ctx, c)
+}
+
+// offerer turns what one scan finds into changes.
+type offerer struct {
+	source    *scan.Source
+	presence  *presence
+	mirror    *mirror
+	trigger   archive.Trigger // Of the changes.
+	offer     func(context.Context, Change) error
+	onSame    func(scan.Known, safefs.Stat, archive.Trigger) // nil: not wanted.
+	res       *ScanResult
+	deletions *deletions // nil: this scan decides on no deletion.
+}
+
+// offerFile offers the file at path.
+func (o *offerer) offerFile(ctx context.Context, path string, st safefs.Stat) error {
+	o.presence.mounts.Offered(path)
+	return o.offer(ctx, Change{Path: path, Trigger: o.trigger, Detected: time.Now(), Kind: archive.Look, Size: st.Size})
+}
+
+// refuse offers what cannot be archived.
+func (o *offerer) refuse(ctx context.Context, f scan.Finding) error {
+	return o.offer(ctx, Change{Path: f.Path, Trigger: o.trigger, Detected: time.Now(), Kind: archive.Refused, Err: f.Err})
+}
+
+// same passes on that the file of k is as the index has it.
+func (o *offerer) same(k *scan.Known, st safefs.Stat) {
+	if o.onSame != nil {
+		o.onSame(*k, st, o.trigger)
+	}
+}
+
+// count counts a file that differs from known, nil for a new one.
+func (o *offerer) count(known *scan.Known) {
+	if known == nil {
+		o.res.New++
+	} else {
+		o.res.Changed++
+	}
+}
+
+// lookup returns what the index has of path now, nil for nothing.
+func (o *offerer) lookup(path string) (*scan.Known, error) {
+	k, ok, err := scan.Lookup(o.source.Index, path)
+	if !ok {
+		return nil, err
+	}
+	return &k, nil
+}
+
+// recheck reads what is at the path of k, which the scan did not find. Gone: no
+// file that is archived; st: a file that has come since, else nil.
+func (o *offerer) recheck(k *scan.Known) (gone bool, st *safefs.Stat, err error) {
+	now, err := o.source.Root.Stat(k.Path)
+	switch {
+	case errors.Is(err, safefs.ErrRootChanged):
+		return false, nil, err
+	case errors.Is(err, fs.ErrNotExist):
+		return true, nil, nil
+	case err != nil:
+		return false, nil, nil //nolint:nilerr // Unknown is not gone.
+	case o.source.IsReserved(k.Path), !now.IsRegular() && !k.Stored && o.source.StillRefused(k.Path):
+		return false, nil, nil // What the index has of it is that it was refused.
+	case now.IsRegular() && !o.source.Root.Misnamed(k.Path):
+		return false, &now, nil
+	}
+	return true, nil, nil
+}
+
+// gone counts that k is gone and offers it, or leaves that to the end of the scan.
+// An object of a mirrored source is deleted only after a scan of the whole source;
+// any other scan asks for one.
+func (o *offerer) gone(ctx context.Context, k *scan.Known) error {
+	o.res.Gone++
+	c := Change{Path: k.Path, Trigger: o.trigger, Detected: time.Now(), Kind: archive.Gone}
+	switch {
+	case !o.mirror.on || !k.Stored:
+		return o.offer(ctx, c)
+	case o.deletions == nil:
+		o.mirror.reported.add(k.Path, true)
+		o.mirror.requests.removals()
+	default:
+		if o.mirror.reported.byEvent(k.Path) {
+			c.Trigger = archive.TriggerEvent
+		}
+		c.Confirmed = true
+		o.deletions.add(c)
+	}
+	return nil
+}
+
+// direct offers each difference at once, quiet or not.
+type direct struct {
+	offerer
+	fresh bool // Reads the index again: the scan may have read it some time ago.
+}
+
+// found handles one difference.
+func (d *direct) found(ctx context.Context, f scan.Finding) error {
+	switch f.Kind {
+	case scan.Differs:
+		return d.differs(ctx, f.Path, f.Stat, f.Known)
+	case scan.Missing:
+		return d.missing(ctx, f)
+	default:
+		return d.refuse(ctx, f)
+	}
+}
+
+func (d *direct) differs(ctx context.Context, path string, st safefs.Stat, known *scan.Known) error {
+	if d.fresh {
+		now, err := d.lookup(path)
+		if err != nil {
+			return err
+		}
+		if now != nil && now.Unchanged(st) {
+			d.res.Unchanged++
+			return nil
+		}
+		known = now
+	}
+	d.count(known)
+	return d.offerFile(ctx, path, st)
+}
+
+// missing is found for a scan that decides on removals alone.
+func (d *direct) missing(ctx context.Context, f scan.Finding) error {
+	if f.Kind != scan.Missing || d.source.LeavesOutKnown(f.Known) {
+		return nil
+	}
+	gone, st, err := d.recheck(f.Known)
+	switch {
+	case err != nil:
+		return err
+	case st != nil:
+		return d.differs(ctx, f.Path, *st, f.Known)
+	case !gone:
+		return nil
+	case d.presence.withheld(f.Path):
+		d.res.Withheld++
+		return nil
+	}
+	return d.gone(ctx, f.Known)
 }
 
 // wait returns after d, or with ctx's error when that ends first.

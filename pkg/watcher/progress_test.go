@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+
+	"github.com/s3syncd/s3syncd/internal/watches"
 )
 
-// paused is a notifier that stops before its n-th watch until it may go on.
+// paused is a notifier that stops before its n-th watch until goOn is closed.
 type paused struct {
-	notifier
+	watches.Notifier
 	before  *atomic.Int64
 	reached chan struct{}
 	goOn    chan struct{}
@@ -19,7 +21,7 @@ func (p paused) Add(path string) error {
 		close(p.reached)
 		<-p.goOn
 	}
-	return p.notifier.Add(path)
+	return p.Notifier.Add(path)
 }
 
 func TestTheNumberOfWatchedDirectoriesGrowsWhileWatchesArePlaced(t *testing.T) {
@@ -30,8 +32,8 @@ func TestTheNumberOfWatchedDirectoriesGrowsWhileWatchesArePlaced(t *testing.T) {
 	var before atomic.Int64
 	before.Store(11)
 	reached, goOn := make(chan struct{}), make(chan struct{})
-	r.newNotifier = func() (notifier, error) {
-		n, err := newInotify()
+	r.notifier = func() (watches.Notifier, error) {
+		n, err := watches.NewInotify()
 		return paused{n, &before, reached, goOn}, err
 	}
 	r.run()

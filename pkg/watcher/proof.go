@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/s3syncd/s3syncd/internal/scan"
 )
 
 // proofEntries bounds how many entries of the index are compared with the tree
@@ -15,18 +15,18 @@ const proofEntries = 100_000
 // proof tells whether what is in the place of a source is what the index was made
 // from.
 type proof struct {
-	index scanpkg.Index
+	index scan.Index
 	probe *safefs.Root
 }
 
 // isSame reports whether id is the directory that the index was made from, m being
-// what is remembered. That path, device and inode are what they were says
-// nothing: a new file system on the same device numbers its inodes alike.
+// what is remembered. The same path, device and inode prove nothing: a new file
+// system on the same device numbers its inodes alike.
 func (p proof) isSame(m Memory, id safefs.Identity) (bool, error) {
-	switch verdict := m.verdict(id); {
-	case verdict == safefs.Same:
+	switch compared := m.compare(id); {
+	case compared == safefs.Same:
 		return true, nil
-	case verdict == safefs.Other, m.Replaced: // What was archived meanwhile is from another directory.
+	case compared == safefs.Other, m.Replaced: // What was archived since then is from another directory.
 		return p.archivesNothing()
 	}
 	return p.proves(m.Place != (safefs.Place{}))
@@ -34,15 +34,15 @@ func (p proof) isSame(m Memory, id safefs.Identity) (bool, error) {
 
 // archivesNothing reports whether the index has no file that is archived.
 func (p proof) archivesNothing() (bool, error) {
-	for cur := scanpkg.NewCursor(p.index, ""); ; cur.Next() {
-		k, err := cur.Peek()
+	for k, err := range scan.Each(p.index, "") {
 		if err != nil {
 			return false, fmt.Errorf("read the index: %w", err)
 		}
-		if k == nil || k.Stored {
-			return k == nil, nil
+		if k.Stored {
+			return false, nil
 		}
 	}
+	return true, nil
 }
 
 // proves reports whether the tree is the one that the index was made from, where
@@ -51,17 +51,16 @@ func (p proof) archivesNothing() (bool, error) {
 // of the same name and inode does not suffice, because a new file system numbers
 // its inodes alike: its ctime has to be the same too.
 func (p proof) proves(strictly bool) (bool, error) {
-	cur := scanpkg.NewCursor(p.index, "")
-	for n := 0; n < proofEntries; cur.Next() {
-		k, err := cur.Peek()
+	n := 0
+	for k, err := range scan.Each(p.index, "") {
 		if err != nil {
 			return false, fmt.Errorf("read the index: %w", err)
 		}
-		if k == nil {
-			return n == 0, nil
-		}
 		if !k.Stored {
 			continue // Nothing is known of such a file but its name.
+		}
+		if n == proofEntries {
+			return false, nil
 		}
 		n++
 		st, err := p.probe.Stat(k.Path)
@@ -72,5 +71,5 @@ func (p proof) proves(strictly bool) (bool, error) {
 			return true, nil
 		}
 	}
-	return false, nil
+	return n == 0, nil
 }

@@ -22,7 +22,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -47,7 +47,7 @@ func (r *rig) offers() string {
 func TestScanFindsWhatDiffers(t *testing.T) {
 	var same []string
 	r := newRig(t, func(o *Options) {
-		o.OnSame = func(k scanpkg.Known, _ safefs.Stat, _ archive.Trigger) { same = append(same, k.Path) }
+		o.OnSame = func(k scan.Known, _ safefs.Stat, _ archive.Trigger) { same = append(same, k.Path) }
 	})
 	for _, f := range []string{"a/x", "a.txt", "a-", "b/c/d", "b/e", "z"} {
 		r.write(f, "x")
@@ -62,7 +62,7 @@ func TestScanFindsWhatDiffers(t *testing.T) {
 		t.Errorf("second scan: %+v", s)
 	}
 	if got := r.offers(); got != "[]" || len(same) != 6 {
-		t.Errorf("unchanged: offered %s, told of %v", got, same)
+		t.Errorf("unchanged: offered %s, reported %v", got, same)
 	}
 	r.must(os.RemoveAll(r.path("b")))
 	r.must(os.Remove(r.path("a-")))
@@ -96,9 +96,9 @@ func TestScanLeavesOut(t *testing.T) {
 	r.must(unix.Mkfifo(r.path("fifo"), 0o644))
 	r.must(os.Symlink("f", r.path("link")))
 	for _, p := range []string{"x.tmp", "cache/y", "cache/gone", "d/skipped", "_manifests/old", "l1", "gone.tmp", "d/gone"} {
-		r.sink.put(scanpkg.Known{Path: p, Stored: true})
+		r.sink.put(scan.Known{Path: p, Stored: true})
 	}
-	st, err := r.root.Lstat("f")
+	st, err := r.source.Root.Lstat("f")
 	r.must(err)
 	r.sink.put(knownOf("f", st)) // Proves that the tree is the one that was archived.
 	s := r.once()
@@ -106,7 +106,7 @@ func TestScanLeavesOut(t *testing.T) {
 	if got := r.offers(); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	if !errors.Is(r.sink.refused[0].Err, ErrReserved) {
+	if !errors.Is(r.sink.refused[0].Err, scan.ErrReserved) {
 		t.Errorf("the reserved directory is refused for %v", r.sink.refused[0].Err)
 	}
 	if s.Excluded != 3 || s.Reserved != 1 || s.Hardlinks != 2 || s.Special != 1 || s.Symlinks != 1 || s.Gone != 1 {
@@ -153,7 +153,7 @@ func TestScanReportsForeignHardLinksOnceTheyAreNotArchived(t *testing.T) {
 	}
 	r.must(os.Chmod(r.path("d"), 0o777))
 	for _, f := range []string{"d/archived", "d/other"} {
-		st, err := r.root.Lstat(f)
+		st, err := r.source.Root.Lstat(f)
 		r.must(err)
 		k := knownOf(f, st)
 		if f == "d/other" {
@@ -217,7 +217,7 @@ func TestScanAgreesWithSets(t *testing.T) {
 	for range 30 {
 		r := newRig(t, nil)
 		r.write("proof", "")
-		st, err := r.root.Lstat("proof")
+		st, err := r.source.Root.Lstat("proof")
 		r.must(err)
 		r.sink.put(knownOf("proof", st))
 		disk, index := map[string]bool{"proof": true}, map[string]bool{"proof": true}
@@ -234,7 +234,7 @@ func TestScanAgreesWithSets(t *testing.T) {
 				}
 			} else {
 				index[p] = true
-				r.sink.put(scanpkg.Known{Path: p, Size: 99, Stored: true})
+				r.sink.put(scan.Known{Path: p, Size: 99, Stored: true})
 			}
 		}
 		r.once()
@@ -267,10 +267,10 @@ func TestRescanCountsWhatNoEventTold(t *testing.T) {
 	r.write("f", "x")
 	r.start()
 	r.agrees()
-	wait(context.Background(), r.o.Settle+eventMargin+100*time.Millisecond)
+	wait(context.Background(), r.settle+eventMargin+100*time.Millisecond)
 	r.sink.mu.Lock()
 	r.sink.remove("f")
-	r.sink.put(scanpkg.Known{Path: "never", Stored: true})
+	r.sink.put(scan.Known{Path: "never", Stored: true})
 	r.sink.mu.Unlock()
 	if s := r.rescan(); s.Missed != 2 || s.New != 1 || s.Gone != 1 {
 		t.Errorf("got missed %d, new %d, gone %d, want 2, 1, 1", s.Missed, s.New, s.Gone)
@@ -289,7 +289,7 @@ func TestFullSinkHoldsNothingUp(t *testing.T) {
 	for i := range 20 {
 		r.write(fmt.Sprintf("d/f%d", i), "x")
 	}
-	wait(context.Background(), 2*r.o.Settle) // So that the scan offers them itself.
+	wait(context.Background(), 2*r.settle) // So that the scan offers them itself.
 	r.sink.set(true)
 	r.run()
 	select {
@@ -298,7 +298,7 @@ func TestFullSinkHoldsNothingUp(t *testing.T) {
 		t.Fatal("Watching waits for the sink")
 	}
 	r.write("e/g", "new")
-	r.eventually("the event is taken in", func() bool { return r.Dirty() > 0 && !r.OldestDirty().IsZero() })
+	r.eventually("the event is read", func() bool { return r.Dirty() > 0 && !r.OldestDirty().IsZero() })
 	if len(r.scans) != 0 {
 		t.Error("a scan ended although nothing could be offered")
 	}
@@ -339,7 +339,7 @@ func TestIgnoreFileThatChanges(t *testing.T) {
 	r.eventually("and watched", func() bool { return fmt.Sprint(r.sink.list()) == "[d/f d/g]" })
 }
 
-// latencies changes so many files at 1,000 a second and returns, sorted, how
+// latencies changes that many files at 1,000 a second and returns, sorted, how
 // long beyond settle each took to be offered.
 func latencies(r *rig, files int) []time.Duration {
 	r.tb.Helper()
@@ -363,7 +363,7 @@ func latencies(r *rig, files int) []time.Duration {
 	var late []time.Duration
 	for i, c := range r.sink.offers {
 		if w, ok := written[c.Path]; ok {
-			late = append(late, r.sink.at[i].Sub(w)-r.o.Settle)
+			late = append(late, r.sink.at[i].Sub(w)-r.settle)
 			delete(written, c.Path)
 		}
 	}
@@ -379,11 +379,11 @@ func TestLatencyBeyondSettle(t *testing.T) {
 	r.start()
 	late := latencies(r, 1000)
 	t.Logf("beyond settle: median %v, 99%% %v, worst %v", late[len(late)/2], late[len(late)*99/100], late[len(late)-1])
-	if late[0] < -r.o.Settle/10 {
+	if late[0] < -r.settle/10 {
 		t.Errorf("offered %v before it had settled", -late[0])
 	}
 	// A busy machine is slow; the benchmark says how fast it is on a quiet one.
-	if p := late[len(late)/2]; p > r.o.Settle {
+	if p := late[len(late)/2]; p > r.settle {
 		t.Errorf("half of the files were offered more than %v after they had settled", p)
 	}
 }
@@ -402,15 +402,15 @@ func BenchmarkEventToQueue(b *testing.B) {
 	b.ReportMetric(late[len(late)*99/100].Seconds()*1e3, "p99-ms")
 }
 
-// What events told of gets its turn while a scan fills the sink.
+// What events reported gets its turn while a scan fills the sink.
 func TestScanDoesNotStarveEvents(t *testing.T) {
 	r := newRig(t, nil)
 	for i := range 300 {
 		r.write(fmt.Sprintf("old/f%d", i), "x")
 	}
-	wait(context.Background(), 2*r.o.Settle)
+	wait(context.Background(), 2*r.settle)
 	slow := &slowSink{fakeArchive: r.sink}
-	r.Watcher.sink = slow
+	r.out.Sink = slow
 	r.run()
 	<-r.Watching()
 	for i := range 10 {
@@ -432,7 +432,7 @@ func TestScanDoesNotStarveEvents(t *testing.T) {
 	r.agrees()
 }
 
-// slowSink has room for one change every 10 ms, whoever comes first.
+// slowSink has room for one change every 10 ms, for whichever comes first.
 type slowSink struct {
 	*fakeArchive
 	last atomic.Int64
@@ -487,155 +487,6 @@ func TestDeepTree(t *testing.T) {
 	}
 }
 
-// counted is an index that counts the entries that are read.
-type counted struct {
-	scanpkg.Index
-	read int
-}
-
-func (c *counted) Range(after string, n int, buf []scanpkg.Known) ([]scanpkg.Known, error) {
-	buf, err := c.Index.Range(after, n, buf)
-	c.read += len(buf)
-	return buf, err
-}
-
-// Thousands of new directories are listed one by one: each must not read
-// thousands of entries that lie behind it.
-func TestASmallDirectoryReadsLittleOfTheIndex(t *testing.T) {
-	a := newArchive(t.TempDir())
-	a.put(scanpkg.Known{Path: "a/f"})
-	for i := range 5000 {
-		a.put(scanpkg.Known{Path: fmt.Sprintf("b/%04d", i)})
-	}
-	for dir, want := range map[string]int{"a": 1, "b": 5000} {
-		index := &counted{Index: a}
-		cur, n := scanpkg.NewCursor(index, dir), 0
-		for k, err := cur.Peek(); k != nil; k, err = cur.Peek() {
-			if err != nil {
-				t.Fatal(err)
-			}
-			n++
-			cur.Next()
-		}
-		if n != want || index.read > 64+2*n {
-			t.Errorf("%s: %d entries, %d were read, want %d and at most %d", dir, n, index.read, want, 64+2*n)
-		}
-	}
-}
-
-// A cursor that reads ahead finds what one that does not finds, over chunks,
-// skipped directories and the end of its own.
-func TestReadingAheadFindsTheSame(t *testing.T) {
-	a := newArchive(t.TempDir())
-	for d := range 30 {
-		for i := range 1000 {
-			a.put(scanpkg.Known{Path: fmt.Sprintf("a/d%02d/%04d", d, i)})
-		}
-	}
-	for i := range 3 * scanpkg.Chunk {
-		a.put(scanpkg.Known{Path: fmt.Sprintf("b/%05d", i)})
-	}
-	walk := func(dir string, ahead bool, skip int) (found []string, started bool) {
-		c := scanpkg.NewCursor(a, dir)
-		c.ReadAhead = ahead
-		defer c.Close()
-		for {
-			k, err := c.Peek()
-			if err != nil {
-				t.Fatal(err)
-			}
-			started = started || c.Ahead != nil
-			if k == nil {
-				return found, started
-			}
-			found = append(found, k.Path)
-			if skip > 0 && len(found)%skip == 0 && strings.HasPrefix(k.Path, "a/") {
-				c.SkipDir(relpath.Parent(k.Path))
-				continue
-			}
-			c.Next()
-		}
-	}
-	for _, dir := range []string{"", "a", "a/d07", "b", "c"} {
-		for _, skip := range []int{0, 1, 300, 7001} {
-			want, _ := walk(dir, false, skip)
-			got, started := walk(dir, true, skip)
-			if !slices.Equal(got, want) {
-				t.Errorf("below %q, skipping after %d: %d entries, want %d", dir, skip, len(got), len(want))
-			}
-			if long := len(want) > 4*scanpkg.Chunk; long && !started {
-				t.Errorf("below %q, skipping after %d: nothing was read ahead", dir, skip)
-			}
-		}
-	}
-}
-
-// An error of what was read ahead comes when its turn has come, not before.
-func TestReadingAheadKeepsErrorsForTheirTurn(t *testing.T) {
-	a := newArchive(t.TempDir())
-	for i := range 4 * scanpkg.Chunk {
-		a.put(scanpkg.Known{Path: fmt.Sprintf("%05d", i)})
-	}
-	broken := &breaking{Index: a, after: fmt.Sprintf("%05d", 3*scanpkg.Chunk)}
-	c := scanpkg.NewCursor(broken, "")
-	c.ReadAhead = true
-	defer c.Close()
-	n := 0
-	for ; ; n++ {
-		k, err := c.Peek()
-		if errors.Is(err, errBroken) {
-			break
-		}
-		if k == nil || err != nil {
-			t.Fatalf("after %d entries: %v, %v, want the error", n, k, err)
-		}
-		c.Next()
-	}
-	if n < 2*scanpkg.Chunk {
-		t.Errorf("the error came after %d entries, want those before it first", n)
-	}
-}
-
-var errBroken = errors.New("broken")
-
-// breaking is an index that cannot be read behind a path.
-type breaking struct {
-	scanpkg.Index
-
-	after string
-}
-
-func (b *breaking) Range(after string, n int, buf []scanpkg.Known) ([]scanpkg.Known, error) {
-	if after >= b.after {
-		return nil, errBroken
-	}
-	return b.Index.Range(after, n, buf)
-}
-
-func TestSkipDir(t *testing.T) {
-	a := newArchive(t.TempDir())
-	for _, p := range []string{"a-", "a/b", "a/c/d", "a/\xff\xff", "a0", "ab"} {
-		a.put(scanpkg.Known{Path: p})
-	}
-	c := scanpkg.NewCursor(a, "")
-	c.Peek()
-	c.Next()
-	c.SkipDir("a")
-	if k, err := c.Peek(); err != nil || k == nil || k.Path != "a0" {
-		t.Errorf("behind a/: got %v, %v, want a0", k, err)
-	}
-	for _, p := range []string{"a-", "a/b", "a0", "ab", "a/\xff\xff"} {
-		if k, ok, err := scanpkg.Lookup(a, p); err != nil || !ok || k.Path != p {
-			t.Errorf("lookup(%q): got %v, %v, %v", p, k, ok, err)
-		}
-	}
-	for _, p := range []string{"a", "a/", "b", "0", "a1"} {
-		if k, ok, _ := scanpkg.Lookup(a, p); ok {
-			t.Errorf("lookup(%q): got %v", p, k)
-		}
-	}
-}
-
 func TestEverySeriesExistsFromTheStart(t *testing.T) {
 	r := newRig(t, nil)
 	for name, n := range map[string]int{
@@ -678,12 +529,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 }
 
-func TestFileSystemTypes(t *testing.T) {
-	for typ, want := range map[int64]bool{unix.EXT4_SUPER_MAGIC: false, unix.TMPFS_MAGIC: false, unix.NFS_SUPER_MAGIC: true, unix.FUSE_SUPER_MAGIC: true, 0xff534d42: true} {
-		if got := isNetwork(typ); got != want {
-			t.Errorf("isNetwork(%#x): got %v, want %v", typ, got, want)
-		}
-	}
+func TestAFileSystemOfTheKernelIsNotScanned(t *testing.T) {
 	r := rigAt(t, "/proc", nil)
 	if _, err := r.ScanOnce(context.Background(), archive.TriggerSync); err == nil {
 		t.Error("/proc was scanned")

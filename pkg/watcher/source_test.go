@@ -14,7 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	scanpkg "github.com/s3syncd/s3syncd/internal/scan"
+	"github.com/s3syncd/s3syncd/internal/mounts"
+	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -31,7 +32,7 @@ func TestRootThatGoesAndComesBack(t *testing.T) {
 	r.eventually("unavailable", func() bool { return !r.Available() && r.metric("source_available") == 0 })
 	// An empty directory, as below a mount that is not there yet.
 	r.must(os.Mkdir(r.dir, 0o755))
-	wait(context.Background(), 4*r.t.unhealthy)
+	wait(context.Background(), 4*r.presence.unhealthy)
 	if r.Available() {
 		t.Error("an empty directory in the place of the source is used")
 	}
@@ -74,7 +75,7 @@ func TestReplacedRootDeletesNothingUntilConfirmed(t *testing.T) {
 	r.ConfirmDeletes()
 	for s = r.scanned(); s.Replaced; s = r.scanned() {
 	}
-	if s.Gone < 9 || s.Withheld != 0 { // The removed one may have been told by its event.
+	if s.Gone < 9 || s.Withheld != 0 { // An event may have reported the removed one.
 		t.Errorf("after the confirmation: got gone %d, withheld %d, want 9 or 10, 0", s.Gone, s.Withheld)
 	}
 	r.agrees()
@@ -82,7 +83,7 @@ func TestReplacedRootDeletesNothingUntilConfirmed(t *testing.T) {
 
 func TestEmptyRootAtStart(t *testing.T) {
 	r := newRig(t, nil)
-	r.sink.put(scanpkg.Known{Path: "a/f", Stored: true})
+	r.sink.put(scan.Known{Path: "a/f", Stored: true})
 	r.run()
 	<-r.Watching() // An absent source does not hold up the start.
 	r.eventually("a reason is logged", func() bool { return r.logs.FilterMessageSnippet("not available").Len() > 0 })
@@ -124,7 +125,7 @@ func TestConsentDoesNotOutliveWhatItWasGivenFor(t *testing.T) {
 	r.must(os.Rename(aside, r.dir))
 	r.eventually("it is back", r.Available)
 	r.scanned()
-	// Another directory comes much later; nobody has confirmed that one.
+	// Another directory comes much later; that one is not confirmed.
 	r.must(os.Rename(r.dir, aside))
 	r.eventually("it is away again", func() bool { return !r.Available() })
 	r.must(os.Mkdir(r.dir, 0o755))
@@ -277,7 +278,7 @@ func mountedSource(r *rig) {
 	// The whole source, too.
 	r.must(unix.Mount("tmpfs", r.dir, "tmpfs", 0, ""))
 	r.eventually("an empty mount over the source", func() bool { return !r.Available() })
-	r.eventually("the unmount", func() bool { return unix.Unmount(r.dir, 0) == nil }) // A look at it keeps it busy for a moment.
+	r.eventually("the unmount", func() bool { return unix.Unmount(r.dir, 0) == nil }) // A check keeps it busy for a moment.
 	r.eventually("back", r.Available)
 	r.scanned()
 	if got := len(r.sink.list()); got != 4 {
@@ -288,7 +289,7 @@ func mountedSource(r *rig) {
 func TestScanOnceTakesAReplacedRootWithoutGone(t *testing.T) {
 	r := newRig(t, nil)
 	r.write("new", "x")
-	r.sink.put(scanpkg.Known{Path: "old", Ino: 1, Stored: true})
+	r.sink.put(scan.Known{Path: "old", Ino: 1, Stored: true})
 	s, err := r.ScanOnce(context.Background(), archive.TriggerSync)
 	if err != nil || !s.Complete || !s.Replaced || s.Gone != 0 || s.Withheld != 1 || s.New != 1 {
 		t.Errorf("got %+v, %v", s, err)
@@ -301,14 +302,14 @@ func TestScanOnceTakesAReplacedRootWithoutGone(t *testing.T) {
 func TestAMountThatIsLateAfterARestartIsNoDeletion(t *testing.T) {
 	var kept []Memory
 	r := newRig(t, func(o *Options) {
-		o.Memory = Memory{Mounts: []Mount{{Path: "vol"}}} // As an older release left it.
+		o.Memory = Memory{Mounts: []mounts.Mount{{Path: "vol"}}} // As an older release left it.
 		o.OnMemory = func(m Memory) { kept = append(kept, m) }
 	})
 	r.write("f", "x")
-	st, err := r.root.Stat("f")
+	st, err := r.source.Root.Stat("f")
 	r.must(err)
-	r.sink.put(scanpkg.Known{Path: "f", Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs, Ino: st.Ino, Stored: true})
-	r.sink.put(scanpkg.Known{Path: "vol/a", Ino: 1, Stored: true})
+	r.sink.put(scan.Known{Path: "f", Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs, Ino: st.Ino, Stored: true})
+	r.sink.put(scan.Known{Path: "vol/a", Ino: 1, Stored: true})
 	s, err := r.ScanOnce(context.Background(), archive.TriggerSync)
 	if err != nil || s.Replaced || s.Gone != 0 || s.Withheld != 1 {
 		t.Errorf("without its mount: %+v, %v, want vol/a withheld", s, err)

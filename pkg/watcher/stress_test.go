@@ -13,7 +13,7 @@ import (
 )
 
 // churn changes the tree in every way that has no events missing by design,
-// until it is told to stop.
+// until its context ends.
 type churn struct {
 	dir     string
 	outside string

@@ -1,4 +1,4 @@
-package watcher
+package debounce
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 
 func TestQuiet(t *testing.T) {
 	const settle, maxDelay = 2 * time.Second, time.Minute
-	s := newSettler(settle, maxDelay)
+	d := delays{settle: settle, max: maxDelay}
 	t0 := time.Unix(1_000_000, 0)
 	sec := func(n float64) time.Time { return t0.Add(time.Duration(n * float64(time.Second))) }
 	stat := func(ctime float64, size int64) safefs.Stat {
@@ -27,11 +27,11 @@ func TestQuiet(t *testing.T) {
 		{"exactly settled after one event", view{now: sec(2), first: sec(0), last: sec(0), st: stat(0, 1), localClock: true}, true, false, time.Time{}},
 		{"an event since", view{now: sec(2), first: sec(0), last: sec(1), st: stat(1, 1), localClock: true}, false, false, sec(3)},
 		{"it grows without events", view{now: sec(2), first: sec(0), last: sec(0), st: stat(1.5, 1), localClock: true}, false, false, sec(3.5)},
-		{"a ctime of the future, first look", view{now: sec(2), first: sec(0), last: sec(0), st: stat(100, 1), localClock: true}, false, false, sec(4)},
-		{"another clock, first look", view{now: sec(2), first: sec(0), last: sec(0), st: same}, false, false, sec(4)},
-		{"another clock, equal looks too close", view{now: sec(3), first: sec(0), last: sec(0), st: same, seen: &same, seenAt: sec(2)}, false, false, sec(4)},
-		{"another clock, equal looks", view{now: sec(4), first: sec(0), last: sec(0), st: same, seen: &same, seenAt: sec(2)}, true, false, time.Time{}},
-		{"another clock, different looks", view{now: sec(4), first: sec(0), last: sec(0), st: same, seen: &other, seenAt: sec(2)}, false, false, sec(6)},
+		{"a ctime of the future, first check", view{now: sec(2), first: sec(0), last: sec(0), st: stat(100, 1), localClock: true}, false, false, sec(4)},
+		{"another clock, first check", view{now: sec(2), first: sec(0), last: sec(0), st: same}, false, false, sec(4)},
+		{"another clock, equal checks too close", view{now: sec(3), first: sec(0), last: sec(0), st: same, seen: &same, seenAt: sec(2)}, false, false, sec(4)},
+		{"another clock, equal checks", view{now: sec(4), first: sec(0), last: sec(0), st: same, seen: &same, seenAt: sec(2)}, true, false, time.Time{}},
+		{"another clock, different checks", view{now: sec(4), first: sec(0), last: sec(0), st: same, seen: &other, seenAt: sec(2)}, false, false, sec(6)},
 		{"max_delay", view{now: sec(60), first: sec(0), last: sec(59.9), st: stat(59.9, 1), localClock: true}, true, true, time.Time{}},
 		{"max_delay of an empty file", view{now: sec(60), first: sec(0), last: sec(59.9), st: stat(59.9, 0), localClock: true}, true, true, time.Time{}},
 		{"max_delay comes first", view{now: sec(59), first: sec(0), last: sec(58.5), st: stat(58.5, 1), localClock: true}, false, false, sec(60)},
@@ -40,79 +40,79 @@ func TestQuiet(t *testing.T) {
 		{"a size beyond all limits", view{now: sec(60), first: sec(0), last: sec(59.9), st: stat(59.9, 1<<62), localClock: true}, false, false, sec(61.9)},
 	}
 	for _, c := range cases {
-		offer, forced, next := s.quiet(c.v)
+		offer, forced, next := d.quiet(c.v)
 		if offer != c.offer || forced != c.forced || !next.Equal(c.next) {
 			t.Errorf("%s: got %v, %v, %v, want %v, %v, %v", c.name, offer, forced, next.Sub(t0), c.offer, c.forced, c.next.Sub(t0))
 		}
 	}
 }
 
-func TestSettlerHandsOutWhatIsDue(t *testing.T) {
-	s := newSettler(2*time.Second, 5*time.Second)
+func TestDebouncerHandsOutWhatIsDue(t *testing.T) {
+	d := New(2*time.Second, 5*time.Second)
 	t0 := time.Unix(0, 0)
 	at := func(n int) time.Time { return t0.Add(time.Duration(n) * time.Second) }
-	s.touch("a/f", at(0), "event")
-	s.touch("a/g", at(1), "event")
-	s.touch("a/f", at(1), "event")
-	if it := s.pop(at(2)); it != nil {
-		t.Fatalf("handed out %s, which was touched one second ago", it.path())
+	d.Touch("a/f", at(0), "event")
+	d.Touch("a/g", at(1), "event")
+	d.Touch("a/f", at(1), "event")
+	if it := d.Pop(at(2)); it != nil {
+		t.Fatalf("handed out %s, which was touched one second ago", it.Path())
 	}
-	if got := s.next(); !got.Equal(at(3)) {
+	if got := d.Next(); !got.Equal(at(3)) {
 		t.Errorf("next: got %v, want 3 s", got.Sub(t0))
 	}
-	f := s.pop(at(3))
-	g := s.pop(at(3))
-	if f == nil || g == nil || s.pop(at(3)) != nil || s.len() != 2 || !s.oldest().Equal(at(0)) {
-		t.Fatalf("two paths are due: got %v, %v, %d, %v", f, g, s.len(), s.oldest())
+	f := d.Pop(at(3))
+	g := d.Pop(at(3))
+	if f == nil || g == nil || d.Pop(at(3)) != nil || d.Len() != 2 || !d.Oldest().Equal(at(0)) {
+		t.Fatalf("two paths are due: got %v, %v, %d, %v", f, g, d.Len(), d.Oldest())
 	}
-	if f.path() != "a/f" {
+	if f.Path() != "a/f" {
 		f, g = g, f
 	}
-	s.touch("a/f", at(3).Add(1), "event") // While it is handed out.
-	s.done(f)
-	s.done(g)
-	if s.len() != 1 || !s.has("a/f") {
-		t.Fatalf("a touch while the path was handed out is lost: %d left", s.len())
+	d.Touch("a/f", at(3).Add(1), "event") // While it is handed out.
+	d.Done(f)
+	d.Done(g)
+	if d.Len() != 1 || !d.Has("a/f") {
+		t.Fatalf("a touch while the path was handed out is lost: %d left", d.Len())
 	}
-	if f = s.pop(at(6)); f == nil || f.path() != "a/f" {
+	if f = d.Pop(at(6)); f == nil || f.Path() != "a/f" {
 		t.Fatalf("got %v, want a/f", f)
 	}
-	s.again(f, at(7))
-	if s.pop(at(6)) != nil || s.pop(at(7)) != f {
+	d.Again(f, at(7))
+	if d.Pop(at(6)) != nil || d.Pop(at(7)) != f {
 		t.Error("a path is not handed out when it was asked for again")
 	}
-	s.done(f)
-	if s.len() != 0 || len(s.dirs) != 0 || !s.next().IsZero() {
-		t.Errorf("something is left: %d in %d directories", s.len(), len(s.dirs))
+	d.Done(f)
+	if d.Len() != 0 || len(d.dirs) != 0 || !d.Next().IsZero() {
+		t.Errorf("something is left: %d in %d directories", d.Len(), len(d.dirs))
 	}
 	for i := range 6 {
-		s.touch("hot", at(10+i), "event")
+		d.Touch("hot", at(10+i), "event")
 	}
-	if it := s.pop(at(15)); it == nil {
+	if it := d.Pop(at(15)); it == nil {
 		t.Error("a path that changes all the time is not handed out after max_delay")
 	}
 }
 
-func TestSettlerIsBounded(t *testing.T) {
-	s := newSettler(time.Second, time.Minute)
+func TestDebouncerIsBounded(t *testing.T) {
+	d := New(time.Second, time.Minute)
 	now := time.Unix(0, 0)
 	for i := range maxNames + 1000 {
-		s.touch(fmt.Sprintf("big/f%d", i), now, "event")
+		d.Touch(fmt.Sprintf("big/f%d", i), now, "event")
 	}
-	if s.names > maxNames || s.dirs["big"].list == nil || s.has("big/f1") || !s.covered("big/f1") {
-		t.Errorf("%d names are kept of one directory", s.names)
+	if d.names > maxNames || d.dirs["big"].list == nil || d.Has("big/f1") || !d.Covered("big/f1") {
+		t.Errorf("%d names are kept of one directory", d.names)
 	}
-	s.reset()
+	d.Reset()
 	for i := range maxDirs + 1 {
-		s.touch(fmt.Sprintf("d%d/f", i), now, "event")
+		d.Touch(fmt.Sprintf("d%d/f", i), now, "event")
 	}
-	if !s.overflowed || s.len() != 0 {
-		t.Errorf("overflowed %v with %d kept, want true and 0", s.overflowed, s.len())
+	if !d.overflowed || d.Len() != 0 {
+		t.Errorf("overflowed %v with %d kept, want true and 0", d.overflowed, d.Len())
 	}
 }
 
-func BenchmarkSettlerTouch(b *testing.B) {
-	s := newSettler(time.Second, time.Minute)
+func BenchmarkTouch(b *testing.B) {
+	d := New(time.Second, time.Minute)
 	paths := make([]string, 10_000)
 	for i := range paths {
 		paths[i] = fmt.Sprintf("some/directory%d/file%d", i%100, i)
@@ -120,7 +120,7 @@ func BenchmarkSettlerTouch(b *testing.B) {
 	now := time.Now()
 	i := 0
 	for b.Loop() {
-		s.touch(paths[i%len(paths)], now, "event")
+		d.Touch(paths[i%len(paths)], now, "event")
 		i++
 	}
 }

@@ -1,4 +1,4 @@
-package watcher
+package watches
 
 import (
 	"context"
@@ -12,50 +12,44 @@ import (
 	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/relpath"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
-// placeTries bounds how often a directory that keeps being replaced is watched
-// anew before the events of it are waited for.
+// placeTries bounds how often in a row a directory that keeps being replaced is
+// watched again.
 const placeTries = 3
 
 // reshaped says where a directory may have come or gone.
 type reshaped struct {
-	path    string
-	unknown bool // only if it is not watched
-	retry   bool // what could not be watched is tried again; no path
+	path      string
+	unwatched bool // Only if it is not watched.
+	retry     bool // Instead of a path: what could not be watched is tried again.
 }
-
-// fileID identifies a directory whatever its path.
-type fileID struct{ dev, ino uint64 }
-
-func idOf(st safefs.Stat) fileID { return fileID{st.Dev, st.Ino} }
 
 // node is one watched directory.
 type node struct {
 	path                      string
-	id                        fileID
-	parent, child, prev, next *node // next and prev are its siblings
+	id                        scan.FileID
+	parent, child, prev, next *node // next and prev are its siblings.
 }
 
-// tree manages the watches of one watcher; nobody else adds or removes any. It
-// knows every watched directory by path and by inode, because the kernel knows
-// it by inode alone: a watch that is added to an inode which has one under an
-// old path silently stays at the old path. What an event says is never trusted:
-// each only causes a look at what is there now. The methods are called by one
-// goroutine.
+// tree manages the watches of one notifier. It knows every watched directory by
+// path and by inode, because the kernel knows it by inode alone: a watch that is
+// added to an inode which has one under an old path silently stays at the old
+// path. Its methods are called by one goroutine.
 type tree struct {
-	w      *Watcher
-	n      notifier
-	base   string // absolute, with a slash behind it
+	w      *Watches
+	n      Notifier
+	base   string // Absolute, with a slash at its end.
 	byPath map[string]*node
-	byID   map[fileID]*node
-	first  bool // a scan follows: nothing needs to be listed
-	warned bool // of the limit
+	byID   map[scan.FileID]*node
+	first  bool // A scan follows: nothing needs to be listed.
+	warned bool // Of the limit.
 }
 
-func newTree(w *Watcher, n notifier, base string) *tree {
-	return &tree{w: w, n: n, base: base, byPath: make(map[string]*node), byID: make(map[fileID]*node)}
+func newTree(w *Watches, n Notifier, base string) *tree {
+	return &tree{w: w, n: n, base: base, byPath: make(map[string]*node), byID: make(map[scan.FileID]*node)}
 }
 
 // abs returns the absolute path that the notifier knows path by, and path as a
@@ -85,18 +79,18 @@ func (t *tree) place(ctx context.Context, network bool) {
 	t.report()
 }
 
-// run follows the changes of the tree. It returns errLost when events were
-// lost, not before earliest, and nil when a new watcher was asked for.
+// run follows the changes of the tree. It returns errLost when events were lost,
+// not before earliest, and nil when a new notifier was asked for.
 func (t *tree) run(ctx context.Context, lost <-chan struct{}, earliest time.Time) error {
 	var buf []reshaped
 	var renew <-chan time.Time
 	for {
-		items := t.w.shape.take(buf)
+		items := t.w.reshaped.take(buf)
 		for _, r := range items {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			t.look(ctx, r)
+			t.check(ctx, r)
 		}
 		if buf = items; len(items) > 0 {
 			t.report()
@@ -112,22 +106,19 @@ func (t *tree) run(ctx context.Context, lost <-chan struct{}, earliest time.Time
 			}
 		case <-renew:
 			return errLost
-		case <-t.w.shape.wake:
+		case <-t.w.reshaped.wake:
 		}
 	}
 }
 
-// recheck asks the tree to look at a directory that it may not watch yet.
-func (w *Watcher) recheck(path string) { w.shape.add(reshaped{path: path, unknown: true}) }
-
-// look handles one place where a directory may have come or gone.
-func (t *tree) look(ctx context.Context, r reshaped) {
+// check handles one place where a directory may have come or gone.
+func (t *tree) check(ctx context.Context, r reshaped) {
 	if r.retry {
 		t.retry(ctx)
 		return
 	}
 	n := t.byPath[r.path]
-	if n != nil && r.unknown {
+	if n != nil && r.unwatched {
 		return
 	}
 	known := n != nil
@@ -137,8 +128,8 @@ func (t *tree) look(ctx context.Context, r reshaped) {
 	if t.byPath[relpath.Parent(r.path)] == nil {
 		return // Found when its parent is.
 	}
-	st, err := t.w.root.Lstat(r.path)
-	if err == nil && st.IsSymlink() && t.w.root.Options().Follow {
+	st, err := t.w.o.Scope.Root.Lstat(r.path)
+	if err == nil && st.IsSymlink() && t.w.o.Scope.Root.Options().Follow {
 		t.linked(r.path)
 		return
 	}
@@ -151,23 +142,23 @@ func (t *tree) look(ctx context.Context, r reshaped) {
 	t.scan(ctx, r.path)
 }
 
-// linked handles a symbolic link that is followed: its target changes without
-// an event at the link's path.
+// linked handles a symbolic link that is followed: its target changes without an
+// event at the link's path.
 func (t *tree) linked(path string) {
-	st, err := t.w.root.Stat(path)
+	st, err := t.w.o.Scope.Root.Stat(path)
 	switch {
 	case err != nil:
-	case st.IsDir() && !t.loops(path, idOf(st)):
+	case st.IsDir() && !t.loops(path, scan.IDOf(st)):
 		t.w.polls.add(path, pollAlias, 1)
 		t.list(path)
-		t.w.requests.polls()
+		t.w.o.OnPoll()
 	case st.IsRegular():
 		t.w.polls.addList(relpath.Parent(path))
 	}
 }
 
 // loops reports whether id is a directory that contains path.
-func (t *tree) loops(path string, id fileID) bool {
+func (t *tree) loops(path string, id scan.FileID) bool {
 	for path != "" {
 		path = relpath.Parent(path)
 		if n := t.byPath[path]; n != nil && n.id == id {
@@ -178,7 +169,7 @@ func (t *tree) loops(path string, id fileID) bool {
 }
 
 // list has a directory compared with the index once it is quiet.
-func (t *tree) list(path string) { t.w.dirty.list(path, time.Now(), archive.TriggerEvent) }
+func (t *tree) list(path string) { t.w.o.Dirty.List(path, time.Now(), archive.TriggerEvent) }
 
 // scan watches path and every directory below it. Each is watched before it is
 // listed, so that nothing appears in between unseen.
@@ -187,20 +178,20 @@ func (t *tree) scan(ctx context.Context, path string) {
 	for len(stack) > 0 && ctx.Err() == nil {
 		dir := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		if dir != "" && (t.w.reserved(dir) || t.w.ign.Excluded(dir, true) || t.w.o.TooDeep(dir) != nil) {
+		if !t.w.o.Scope.Enters(dir) {
 			continue
 		}
 		stack = t.enter(dir, stack)
-		t.w.watched.Store(int64(len(t.byPath))) // Whoever waits for the first time sees it grow.
+		t.w.watched.Store(int64(len(t.byPath))) // The status shows it grow.
 	}
 }
 
 // enter watches one directory and appends its subdirectories to subs.
 func (t *tree) enter(dir string, subs []string) []string {
 	for range placeTries {
-		d, err := t.w.root.OpenDir(dir)
+		d, err := t.w.o.Scope.Root.OpenDir(dir)
 		if err != nil {
-			return subs // Gone, or unreadable: the scans say so.
+			return subs // Gone, or unreadable: the next scan reports it.
 		}
 		watched, changed := t.watch(dir, d)
 		if watched {
@@ -211,18 +202,18 @@ func (t *tree) enter(dir string, subs []string) []string {
 			return subs
 		}
 	}
-	t.w.shape.add(reshaped{path: dir}) // It keeps being replaced.
+	t.w.reshaped.add(reshaped{path: dir}) // It keeps being replaced.
 	return subs
 }
 
-// watch puts a watch on d, which is open at dir. Changed says that something
-// else is at dir by now.
+// watch puts a watch on d, which was opened at dir. Changed says that something
+// else is at dir now.
 func (t *tree) watch(dir string, d *safefs.Dir) (watched, changed bool) {
 	st, err := d.Self()
 	if err != nil {
 		return false, false
 	}
-	id := idOf(st)
+	id := scan.IDOf(st)
 	if t.alias(dir, id) {
 		return false, false
 	}
@@ -234,8 +225,8 @@ func (t *tree) watch(dir string, d *safefs.Dir) (watched, changed bool) {
 		t.refused(dir, err)
 		return false, false
 	}
-	now, err := t.w.root.Lstat(dir)
-	if err != nil || idOf(now) != id {
+	now, err := t.w.o.Scope.Root.Lstat(dir)
+	if err != nil || scan.IDOf(now) != id {
 		t.remove(abs)
 		return false, err == nil && now.IsDir()
 	}
@@ -243,23 +234,23 @@ func (t *tree) watch(dir string, d *safefs.Dir) (watched, changed bool) {
 	return true, false
 }
 
-// alias handles a directory that is watched under another path. If it is not
-// there any more, it moved: the old watches go. If it is, it is mounted twice,
-// and this one is polled.
-func (t *tree) alias(dir string, id fileID) bool {
+// alias handles a directory that is watched under another path. If it is not at
+// that path any more, it moved: the old watches go. If it is, it is mounted twice,
+// and this path is polled.
+func (t *tree) alias(dir string, id scan.FileID) bool {
 	q := t.byID[id]
 	if q == nil || q.path == dir {
 		return false
 	}
 	old := q.path
-	if st, err := t.w.root.Lstat(old); err == nil && idOf(st) == id {
-		t.w.log.Warn("directory is watched under another path already, it is polled", zap.String("path", dir), zap.String("watched", old))
+	if st, err := t.w.o.Scope.Root.Lstat(old); err == nil && scan.IDOf(st) == id {
+		t.w.o.Log.Warn("directory is watched under another path already, it is polled", zap.String("path", dir), zap.String("watched", old))
 		t.w.polls.add(dir, pollAlias, t.w.countDirs(dir))
 		return true
 	}
 	t.drop(q)
 	t.list(old)
-	t.w.shape.add(reshaped{path: old})
+	t.w.reshaped.add(reshaped{path: old})
 	return false
 }
 
@@ -267,20 +258,18 @@ func (t *tree) alias(dir string, id fileID) bool {
 func (t *tree) refused(dir string, err error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR), errors.Is(err, fs.ErrPermission):
-		return // Gone meanwhile, or unreadable.
+		return // Gone, or unreadable.
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.ENOMEM):
 		t.w.polls.add(dir, pollLimit, t.w.countDirs(dir))
 	case errors.Is(err, unix.ENAMETOOLONG):
 		t.w.polls.add(dir, pollDeep, t.w.countDirs(dir))
 	default:
 		t.w.polls.add(dir, pollFailed, t.w.countDirs(dir))
-		t.w.log.Warn("directory cannot be watched, it is polled and tried again", zap.String("path", dir), zap.Error(err))
+		t.w.o.Log.Warn("directory cannot be watched, it is polled and tried again", zap.String("path", dir), zap.Error(err))
 	}
 }
 
-func isInvalid(err error) bool { return errors.Is(err, unix.EINVAL) }
-
-// contents lists a directory that is watched by now.
+// contents lists a directory that is watched now.
 func (t *tree) contents(d *safefs.Dir, subs []string) []string {
 	dir := d.Path()
 	present := false
@@ -295,10 +284,10 @@ func (t *tree) contents(d *safefs.Dir, subs []string) []string {
 		return true
 	})
 	if err != nil {
-		return subs // The scans say so.
+		return subs // The next scan reports it.
 	}
-	if _, err := t.w.ign.Enter(t.w.root, dir, present); err != nil {
-		t.w.log.Warn("ignore file not read, what was known of it stays in force", zap.Error(err))
+	if _, err := t.w.o.Scope.Rules.Enter(t.w.o.Scope.Root, dir, present); err != nil {
+		t.w.o.Log.Warn("ignore file not read, the patterns that were read before stay in force", zap.Error(err))
 	}
 	if !t.first {
 		t.list(dir)
@@ -306,7 +295,7 @@ func (t *tree) contents(d *safefs.Dir, subs []string) []string {
 	return subs
 }
 
-func (t *tree) insert(path string, id fileID) {
+func (t *tree) insert(path string, id scan.FileID) {
 	n := &node{path: path, id: id}
 	if path != "" {
 		n.parent = t.byPath[relpath.Parent(path)]
@@ -340,7 +329,7 @@ func (t *tree) drop(n *node) {
 	}
 }
 
-// remove takes a watch away. The kernel may have done so already.
+// remove removes a watch. The kernel may have done so already.
 func (t *tree) remove(abs string) { _ = t.n.Remove(abs) }
 
 func (t *tree) unlink(n *node) {
@@ -356,11 +345,11 @@ func (t *tree) unlink(n *node) {
 	n.parent, n.prev, n.next = nil, nil, nil
 }
 
-// retry watches what a limit kept from being watched, as far as it goes now.
+// retry watches what could not be watched, as far as that is possible now.
 func (t *tree) retry(ctx context.Context) {
 	for _, dir := range t.w.polls.retryable() {
 		if dir == "" {
-			t.w.renew()
+			t.w.Renew()
 			return
 		}
 		if t.byPath[relpath.Parent(dir)] == nil {
@@ -374,10 +363,11 @@ func (t *tree) retry(ctx context.Context) {
 	}
 }
 
-// report sets the gauges and warns once of a limit that is too low.
+// report sets the gauges, and warns once about a limit that is too low.
 func (t *tree) report() {
 	watched := len(t.byPath)
-	t.w.gauges(watched)
+	t.w.watched.Store(int64(watched))
+	t.w.gauges()
 	_, limited := t.w.polls.count()
 	if limited == 0 {
 		t.warned = false
@@ -387,32 +377,6 @@ func (t *tree) report() {
 		return
 	}
 	t.warned = true
-	t.w.log.Warn("the limit of inotify watches is too low: some directories are polled; raise sysctl fs.inotify.max_user_watches, which is used without a restart",
+	t.w.o.Log.Warn("the limit of inotify watches is too low: some directories are polled; raise sysctl fs.inotify.max_user_watches, which is used without a restart",
 		zap.Int("watched", watched), zap.Int64("polled", limited), zap.Int64("needed", int64(watched)+limited))
-}
-
-// countDirs counts the directories at and below dir.
-func (w *Watcher) countDirs(dir string) int64 {
-	var n int64
-	stack := []string{dir}
-	for len(stack) > 0 {
-		path := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		d, err := w.root.OpenDir(path)
-		if err != nil {
-			continue
-		}
-		n++
-		_ = d.Visit(func(e *safefs.Entry) bool { // What is unreadable is not counted.
-			if !e.IsDir() || e.Linked {
-				return true
-			}
-			if sub := relpath.Join(path, e.Name); !w.reserved(sub) && !w.ign.Excluded(sub, true) && w.o.TooDeep(sub) == nil {
-				stack = append(stack, sub)
-			}
-			return true
-		})
-		d.Close()
-	}
-	return n
 }
