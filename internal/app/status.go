@@ -3,7 +3,6 @@ package app
 import (
 	"errors"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -247,17 +246,13 @@ func clockTime(t, now time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04Z")
 }
 
-// deniedAction is how AWS names the action that a policy does not grant, and what
-// on.
-var deniedAction = regexp.MustCompile(`not authorized to perform: ([a-z0-9-]+:[A-Za-z0-9*]+)(?: on resource: "?([^\s"]+))?`)
-
 // reasonOf says in a few words what err is.
 func reasonOf(err error) string {
 	if err == nil {
 		return ""
 	}
-	if m := deniedAction.FindStringSubmatch(err.Error()); m != nil {
-		return m[1] + " denied"
+	if action, _, ok := admin.DeniedAction(err.Error()); ok {
+		return action + " denied"
 	}
 	if e, ok := errors.AsType[*state.Error](err); ok && e.Code != "" {
 		return admin.Plain(e.Op+": "+e.Code, reasonText)
