@@ -1,4 +1,4 @@
-package app
+package daemon
 
 import (
 	"github.com/s3syncd/s3syncd/internal/admin/page"
