@@ -1,3 +1,5 @@
+// Package daemon is the life of the daemon: its start, the pipeline of one
+// configuration after another, what it says of itself, and its end.
 package daemon
 
 import (
