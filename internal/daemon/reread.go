@@ -124,7 +124,7 @@ func (r *rereader) turn(ctx context.Context, d time.Duration) error {
 // anyway is left to that.
 func (r *rereader) one(ctx context.Context, it *state.Item) error {
 	w := r.s.Watch
-	if it.Entry.FailClass != "" || w.Unsettled(it.Path) || w.Pending(it.Path) {
+	if it.Entry.FailClass != "" || w.Pending(it.Path) {
 		return nil
 	}
 	job := queue.Job{Source: r.s.Config.Name, Path: it.Path, Kind: archive.Reread, Trigger: archive.TriggerRescan}

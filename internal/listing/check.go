@@ -236,7 +236,7 @@ func (c *remoteCheck) compare(ctx context.Context, key string, it state.Item, o 
 // entry is marked all the same: an attempt that finds the file unchanged asks S3
 // nothing unless it is, and an upload replaces what was marked.
 func (c *remoteCheck) underWay(path string) bool {
-	return c.watch.Unsettled(path) || c.watch.Pending(path)
+	return c.watch.Pending(path)
 }
 
 // differs reports whether o is not the object that e describes. A listing is
