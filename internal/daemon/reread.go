@@ -19,7 +19,7 @@ const (
 	rereadTurnLeast, rereadTurnMost = time.Second, time.Hour
 	// After a pause, at most this many turns are caught up with at once.
 	rereadCatchUp = 24
-	// RereadChunk is how many entries of the index are read at a time.
+	// rereadChunk is how many entries of the index are read at a time.
 	rereadChunk = 256
 )
 

@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	// LateAfter beyond max_delay makes what is on its way count as behind.
+	// lateAfter beyond max_delay makes what is on its way count as behind.
 	lateAfter = time.Minute
 	busyShown = 5
-	// SilentAfter is how long a request for the trail may take before the trail
+	// silentAfter is how long a request for the trail may take before the trail
 	// counts as behind.
 	silentAfter = 30 * time.Second
-	// ReasonText is the longest reason in a sentence, in runes.
+	// reasonText is the longest reason in a sentence, in runes.
 	reasonText = 160
 )
 

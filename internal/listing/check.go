@@ -29,7 +29,7 @@ const (
 // errListDenied reports that the right to list is missing.
 var errListDenied = errors.New("s3:ListBucket is not granted for this prefix: the bucket cannot be compared with the index")
 
-// remoteChecks compares the bucket of one source with its index: once per
+// Checks compares the bucket of one source with its index: once per
 // interval, and on request.
 type Checks struct {
 	Options
@@ -37,7 +37,7 @@ type Checks struct {
 	asked chan struct{} // capacity 1
 }
 
-// remoteOptions are what the checks of one source need.
+// Options are what the checks of one source need.
 type Options struct {
 	Store  *s3store.Store
 	State  *state.Source
@@ -52,7 +52,7 @@ func New(o Options) *Checks {
 	return &Checks{Options: o, asked: make(chan struct{}, 1)}
 }
 
-// request asks for a check and returns at once. Requests that arrive during one
+// Request asks for a check and returns at once. Requests that arrive during one
 // merge into one more. It fails when listing is known to be refused.
 func (c *Checks) Request() error {
 	if c.Store.Capabilities().ListDenied {
@@ -65,7 +65,7 @@ func (c *Checks) Request() error {
 	return nil
 }
 
-// run checks until ctx ends, and only while ready returns nil. Without an
+// Run checks until ctx ends, and only while ready returns nil. Without an
 // interval it checks on request only.
 func (c *Checks) Run(ctx context.Context, interval time.Duration, ready func() error) {
 	var next time.Time // zero: only on request

@@ -15,9 +15,9 @@ import (
 const (
 	// Page is how many objects one LIST returns.
 	Page = 1000
-	// IndexChunk is how many entries are read in one short transaction.
+	// Chunk is how many entries are read in one short transaction.
 	Chunk = 4096
-	// OddChunk bounds how many entries whose keys stand elsewhere than their
+	// oddChunk bounds how many entries whose keys stand elsewhere than their
 	// paths are held at once.
 	oddChunk = 16_384
 )
@@ -54,7 +54,7 @@ func compareListing(ctx context.Context, l lister, x ranger, m state.Mapper, eac
 // errTrail ends a listing at the first document of the trail.
 var errTrail = errors.New("the trail begins")
 
-// listData lists everything under the mapper's prefix but the trail, which is
+// ListData lists everything under the mapper's prefix but the trail, which is
 // left out unlisted.
 func ListData(ctx context.Context, l lister, m state.Mapper, fn func(state.Object) error) error {
 	trail := m.TrailPrefix()

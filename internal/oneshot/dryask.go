@@ -32,7 +32,7 @@ type bucketView struct {
 	lost   bool // the listing was refused: every object is asked for
 }
 
-// ViewPatience is how long a dry run waits for the next part of a listing.
+// viewPatience is how long a dry run waits for the next part of a listing.
 const viewPatience = 30 * time.Second
 
 // errNoListing: there was no answer in time.

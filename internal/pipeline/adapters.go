@@ -24,7 +24,7 @@ import (
 // noteTimeout bounds the writing of a note about a scan or a source.
 const noteTimeout = 30 * time.Second
 
-// sink hands what the watcher finds to the queue.
+// Sink hands what the watcher finds to the queue.
 type Sink struct {
 	Source   string
 	Queue    *queue.Queue
@@ -55,7 +55,7 @@ func (s Sink) Pending(path string) bool { return s.Queue.Source(s.Source).Pendin
 // Paths implements watcher.Sink.
 func (s Sink) Paths() []string { return s.Queue.Source(s.Source).Paths() }
 
-// index shows the state's index to the scan.
+// Index shows the state's index to the scan.
 type Index struct {
 	State *state.Source
 	pool  sync.Pool // of *[]state.Item
@@ -87,7 +87,7 @@ func known(it state.Item) scan.Known {
 	}
 }
 
-// sourceCounters are what callbacks of several goroutines share.
+// Counters are what callbacks of several goroutines share.
 type Counters struct {
 	gone       atomic.Bool // the trail says that the source went away
 	Trouble    atomic.Pointer[trouble]
@@ -98,7 +98,7 @@ type Counters struct {
 	Ended      atomic.Int64 // looks whose outcome was reported
 }
 
-// goneSince returns when the source was seen to be away, zero when it is not.
+// GoneSince returns when the source was seen to be away, zero when it is not.
 func (c *Counters) GoneSince() time.Time {
 	if ns := c.goneAt.Load(); ns != 0 {
 		return time.Unix(0, ns)
@@ -146,7 +146,7 @@ func ignoreFiles(found []ignore.File) (list []state.IgnoreFile, omitted int64) {
 	return list, int64(len(found) - len(list))
 }
 
-// onAvailable puts into the trail that the source went away or came back.
+// OnAvailable puts into the trail that the source went away or came back.
 func (s *Source) OnAvailable(ok bool, reason string) {
 	if ok {
 		s.Counters.goneAt.Store(0)
@@ -167,7 +167,7 @@ func (s *Source) OnAvailable(ok bool, reason string) {
 	}
 }
 
-// skipRecord is the record of a file that the index alone shows as unchanged.
+// SkipRecord is the record of a file that the index alone shows as unchanged.
 func (s *Source) SkipRecord(k scan.Known, st safefs.Stat, trigger archive.Trigger) state.Record {
 	key, _ := s.Mapper.Key(k.Path) // It was uploaded under this key: it is one.
 	r := state.Record{

@@ -10,7 +10,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// beginChain makes sure that s has a chain and notes in it how this run began.
+// BeginChain makes sure that s has a chain and notes in it how this run began.
 func (s *Source) BeginChain(ctx context.Context, kind state.NoteKind, detail string) error {
 	db, cfg := s.Session.DB, s.Session.Config
 	if err := s.Flusher.Begin(ctx, db.Report()); err != nil {
@@ -38,7 +38,7 @@ func (s *Source) BeginChain(ctx context.Context, kind state.NoteKind, detail str
 	return s.Flusher.PublishConfig(ctx, cfg.SourceCanonical(s.number), cfg.SourceSHA256(s.number))
 }
 
-// closeChain ends the chain of s with a final digest.
+// CloseChain ends the chain of s with a final digest.
 func (s *Source) CloseChain(ctx context.Context) error {
 	if err := s.Flusher.CloseChain(ctx); err != nil {
 		return fmt.Errorf("source %s: the final digest: %w", s.Config.Name, err)
@@ -46,7 +46,7 @@ func (s *Source) CloseChain(ctx context.Context) error {
 	return s.Closed(ctx)
 }
 
-// closed remembers that the chain of s is closed.
+// Closed remembers that the chain of s is closed.
 func (s *Source) Closed(ctx context.Context) error {
 	ch, err := s.State.Chain()
 	if err == nil {
@@ -59,11 +59,11 @@ func (s *Source) Closed(ctx context.Context) error {
 	return nil
 }
 
-// closedKey is where the state remembers which chain of a source was closed.
+// ClosedKey is where the state remembers which chain of a source was closed.
 func ClosedKey(k state.SourceKey) string {
 	return fmt.Sprintf("closed/%s/%s/%s", k.Bucket, k.Prefix, k.RealPath)
 }
 
-// givenUp precedes the chain's name in the state where nothing is left to close it
+// GivenUp precedes the chain's name in the state where nothing is left to close it
 // in.
 const GivenUp = "given-up:"

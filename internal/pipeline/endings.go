@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	// EndedAfter is how long a chain's next digest must be overdue until its host
+	// endedAfter is how long a chain's next digest must be overdue until its host
 	// counts as gone: longer than an outage that is repaired the same day.
 	endedAfter = 24 * time.Hour
-	// EndedKept is how long an answer about a chain counts. A host that was stopped
+	// endedKept is how long an answer about a chain counts. A host that was stopped
 	// may start again.
 	endedKept = 10 * time.Minute
-	// EndedMost bounds the chains that are remembered: objects can name any.
+	// endedMost bounds the chains that are remembered: objects can name any.
 	endedMost = 1000
 )
 
@@ -136,7 +136,7 @@ func whyEnded(d *manifest.Digest, now time.Time) string {
 	return "its next digest has been overdue since " + *d.NextDigestDue
 }
 
-// fetch reads the object that o describes.
+// Fetch reads the object that o describes.
 func (s *Source) Fetch(ctx context.Context, key string, o state.Object) (io.ReadCloser, state.Object, error) {
 	return s.Store.GetFrom(ctx, key, "", 0, o.ETag)
 }

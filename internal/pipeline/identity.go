@@ -112,7 +112,7 @@ func (s *Source) noteMove(ctx context.Context) error {
 	})
 }
 
-// firstPath is the directory that facts about s are kept under: the one that it was
+// FirstPath is the directory that facts about s are kept under: the one that it was
 // first archived from.
 func (s *Source) FirstPath() string {
 	if s.State == nil {

@@ -32,7 +32,7 @@ func hurryAtSignal(ctx context.Context, log *zap.Logger, sources []*Source) (end
 	return func() { stop(); close(over) }
 }
 
-// drained waits until what is queued for source is done and its destination has
+// Drained waits until what is queued for source is done and its destination has
 // proven itself, or was given up: the trail of a run without a file to send needs
 // the canary as well, and nothing asks for it once the pool has ended.
 func (l *Pipeline) Drained(ctx context.Context, source string) error {
@@ -53,7 +53,7 @@ func runFlushers(ctx context.Context, sources []*Source) error {
 	return errors.Join(errs...)
 }
 
-// unpublished reports whether documents of a trail still wait for their bucket.
+// Unpublished reports whether documents of a trail still wait for their bucket.
 func Unpublished(sources []*Source) (bool, error) {
 	late := false
 	for _, s := range sources {
@@ -69,7 +69,7 @@ func Unpublished(sources []*Source) (bool, error) {
 	return late, nil
 }
 
-// runJob runs work beside the uploads and the trail that serve it.
+// RunJob runs work beside the uploads and the trail that serve it.
 func (l *Pipeline) RunJob(ctx context.Context, work stages.Stage) error {
 	defer hurryAtSignal(ctx, l.Log, l.Sources)()
 	return stages.RunJob(ctx, l.Grace.Total(), work,

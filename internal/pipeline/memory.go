@@ -154,7 +154,7 @@ func (c capabilities) recall() (provenAt time.Time, err error) {
 	return time.Time{}, nil
 }
 
-// remember keeps what the canary has just learned.
+// Remember keeps what the canary has just learned.
 func (c capabilities) Remember() {
 	b, err := json.Marshal(provenDestination{Time: time.Now(), Capabilities: c.store.Capabilities()})
 	if err == nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
-// metrics are those of every stage and the process's own.
+// Metrics are those of every stage and the process's own.
 type Metrics struct {
 	Watcher  *watcher.Metrics
 	uploader *uploader.Metrics
@@ -71,7 +71,7 @@ func NewMetrics(reg prometheus.Registerer, b host.Build, db *state.DB, sources f
 	return m
 }
 
-// reloaded says how the last read of the configuration ended.
+// Reloaded says how the last read of the configuration ended.
 func (m *Metrics) Reloaded(ok bool, now time.Time) {
 	if !ok {
 		m.reloadOK.Set(0)
@@ -81,7 +81,7 @@ func (m *Metrics) Reloaded(ok bool, now time.Time) {
 	m.reloadOKSecond.Set(float64(now.Unix()))
 }
 
-// configured shows the settings that alert rules compare with, and makes the
+// Configured shows the settings that alert rules compare with, and makes the
 // series of the sources of cfg.
 func (m *Metrics) Configured(cfg *config.Config, b host.Budget) {
 	for name, d := range map[string]time.Duration{
@@ -99,7 +99,7 @@ func (m *Metrics) Configured(cfg *config.Config, b host.Budget) {
 	}
 }
 
-// only removes the series of every source that cfg does not have: an alert on
+// Only removes the series of every source that cfg does not have: an alert on
 // one that is gone for good would never end.
 func (m *Metrics) Only(cfg *config.Config) {
 	for name := range m.sources {
@@ -115,7 +115,7 @@ func (m *Metrics) Only(cfg *config.Config) {
 	}
 }
 
-// snapshot is what the gauges show of one source.
+// Snapshot is what the gauges show of one source.
 type Snapshot struct {
 	Name         string
 	Files, Bytes int64 // in the index

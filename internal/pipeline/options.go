@@ -73,7 +73,7 @@ func (e *Session) WatchOptions(s *Source) watcher.Options {
 	}
 }
 
-// copiesOf is where the host keeps copies of the trail of the named source.
+// CopiesOf is where the host keeps copies of the trail of the named source.
 func (e *Session) CopiesOf(name string) string {
 	return filepath.Join(e.Config.Manifest.LocalDir, name)
 }

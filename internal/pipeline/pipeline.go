@@ -14,11 +14,11 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
-// queueLimit is how many paths of one source may wait in the queue. What does
+// QueueLimit is how many paths of one source may wait in the queue. What does
 // not fit waits in the watcher, or is found by the next scan.
 const QueueLimit = 100_000
 
-// pipeline is everything that one run does its work with: the sources, each from
+// Pipeline is everything that one run does its work with: the sources, each from
 // its directory to its trail, and the pool that serves them.
 type Pipeline struct {
 	*Session
@@ -27,7 +27,7 @@ type Pipeline struct {
 	Pool    *uploader.Pool
 }
 
-// parts say how the pipeline of one kind of run differs from the others.
+// Parts say how the pipeline of one kind of run differs from the others.
 type Parts struct {
 	// chosen, optional, picks the sources of the run.
 	Chosen func(source string) bool
@@ -42,7 +42,7 @@ type Parts struct {
 	Ended func(s *Source, o uploader.Outcome)
 }
 
-// build returns the whole pipeline of a run. It makes no request.
+// Build returns the whole pipeline of a run. It makes no request.
 func (e *Session) Build(ctx context.Context, p Parts) (*Pipeline, error) {
 	l := &Pipeline{Session: e}
 	byName := map[string]*Source{}
@@ -90,7 +90,7 @@ func (e *Session) Build(ctx context.Context, p Parts) (*Pipeline, error) {
 	return l, nil
 }
 
-// begun builds the pipeline of a run that ends by itself and begins the chain of
+// Begin builds the pipeline of a run that ends by itself and begins the chain of
 // each source. It closes the session where that fails.
 func (e *Session) Begin(ctx context.Context, p Parts) (*Pipeline, error) {
 	l, err := e.Build(ctx, p)

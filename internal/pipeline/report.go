@@ -46,7 +46,7 @@ type Progress interface {
 	Outcome(o Outcome)
 }
 
-// interrupted makes ErrInterrupted of an error that only says that ctx ended.
+// Interrupted makes ErrInterrupted of an error that only says that ctx ended.
 func Interrupted(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return ErrInterrupted

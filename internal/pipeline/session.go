@@ -17,7 +17,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// environment is what the sources of one run share.
+// Session is what the sources of one run share.
 type Session struct {
 	Config  *config.Config
 	DB      *state.DB // nil: a dry run whose state does not exist yet
@@ -52,10 +52,10 @@ type Grace struct{ Drain, Publish time.Duration }
 // StandardGrace is that of the service: its unit allows for more than both.
 func StandardGrace() Grace { return Grace{Drain: DrainTime, Publish: publishTime} }
 
-// total is after how long a stage that does not stop is left behind.
+// Total is after how long a stage that does not stop is left behind.
 func (g Grace) Total() time.Duration { return g.Drain + g.Publish + 10*time.Second }
 
-// openState opens the state directory of cfg and says what it found.
+// OpenState opens the state directory of cfg and says what it found.
 func OpenState(cfg *config.Config, c *Clock, log *zap.Logger) (*state.DB, error) {
 	db, err := state.Open(cfg.StateDir, state.Options{
 		Instance: cfg.Instance, MachineID: host.MachineID(), Log: log.Named("state"), Now: c.now,
@@ -74,7 +74,7 @@ func OpenState(cfg *config.Config, c *Clock, log *zap.Logger) (*state.DB, error)
 	return db, nil
 }
 
-// busyError says that another process holds the state, and what to do.
+// BusyError says that another process holds the state, and what to do.
 type BusyError struct {
 	locked *state.LockedError
 	advice string
@@ -85,12 +85,12 @@ func (e *BusyError) Error() string { return e.locked.Error() + ": " + e.advice }
 // Unwrap returns what the state said.
 func (e *BusyError) Unwrap() error { return e.locked }
 
-// advise returns e with other advice.
+// Advise returns e with other advice.
 func (e *BusyError) Advise(advice string) *BusyError {
 	return &BusyError{locked: e.locked, advice: advice}
 }
 
-// openSession opens the state for a run that ends by itself. The caller closes it.
+// Open opens the state for a run that ends by itself. The caller closes it.
 func Open(cfg *config.Config, at fscheck.Found, giveUp time.Duration, version string, log *zap.Logger) (*Session, error) {
 	b, err := host.Fit(cfg, log)
 	if err != nil {
@@ -109,7 +109,7 @@ func Open(cfg *config.Config, at fscheck.Found, giveUp time.Duration, version st
 	}, nil
 }
 
-// close gives the state back.
+// Close gives the state back.
 func (e *Session) Close() error {
 	if err := e.DB.Close(); err != nil {
 		return fmt.Errorf("close the state: %w", err)
@@ -117,7 +117,7 @@ func (e *Session) Close() error {
 	return nil
 }
 
-// clock is the host's clock corrected by what the servers' answers say, for the
+// Clock is the host's clock corrected by what the servers' answers say, for the
 // timestamps of the trail. The zero value is the host's clock.
 type Clock struct {
 	stores atomic.Pointer[[]*s3store.Store]

@@ -27,7 +27,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
-// RekeyOptions are what a rekey needs from outside.
+// Options are what a rekey needs from outside.
 type Options struct {
 	Config   *config.Config
 	Source   string        // "": every source
@@ -40,7 +40,7 @@ type Options struct {
 	Progress pipeline.Progress
 }
 
-// RekeySummary counts the objects of a rekey.
+// Summary counts the objects of a rekey.
 type Summary struct {
 	Listed  int64 // below the prefixes, the trails left out
 	Right   int64 // under the key, gone meanwhile, or a document of another trail
@@ -54,7 +54,7 @@ type Summary struct {
 	Plan     Plan
 }
 
-// RekeyPlan is what a dry run foresees.
+// Plan is what a dry run foresees.
 type Plan struct {
 	NoKey, OtherKey      int64 // objects without a KMS key, and under another one
 	Heads, Sends, Copies int64 // requests of the run
@@ -63,10 +63,10 @@ type Plan struct {
 	Unindexed            bool // a running daemon holds the state: its index spared no question
 }
 
-// RekeyBusy is said where another process holds the state.
+// rekeyBusy is said where another process holds the state.
 const rekeyBusy = "stop the daemon first: a rekey writes the same index and trail"
 
-// Rekey finds the objects of every source that are not under the configured key
+// Run finds the objects of every source that are not under the configured key
 // or an accepted one, and brings them under the configured one. It blocks until
 // that is done or ctx ends, holds the state meanwhile, and publishes the trail
 // of what it did. It can be ended at any point and run again: what was done is

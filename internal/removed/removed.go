@@ -25,7 +25,7 @@ import (
 // closeTime bounds the closing of one chain.
 const closeTime = time.Minute
 
-// departures are the sources that a state knows and the configuration does not
+// Chains are the sources that a state knows and the configuration does not
 // have: removed ones, and those with another bucket or prefix by now.
 type Chains struct {
 	*pipeline.Session
@@ -33,7 +33,7 @@ type Chains struct {
 	Sources []*pipeline.Source // of the configuration
 }
 
-// closeAll ends the open chains of all that left, and reports whether none is
+// CloseAll ends the open chains of all that left, and reports whether none is
 // left to be closed.
 func (d Chains) CloseAll(ctx context.Context) bool {
 	left, err := d.list(ctx)
