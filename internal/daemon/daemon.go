@@ -89,7 +89,7 @@ func Run(ctx context.Context, o Options) error {
 const lastLines = 5 * time.Second
 
 // daemon is what lives as long as the process. What a reload replaces is in a
-// generation.
+// livePipeline.
 type daemon struct {
 	opts    Options
 	cfg     *config.Config
@@ -115,7 +115,7 @@ type daemon struct {
 	settling atomic.Bool
 
 	stopping atomic.Bool
-	current  atomic.Pointer[generation]
+	current  atomic.Pointer[livePipeline]
 }
 
 func openDaemon(ctx context.Context, cfg *config.Config, o Options, log *zap.Logger) (*daemon, error) {
@@ -206,8 +206,8 @@ func (d *daemon) isReady() error {
 // a full disk and a source that does not answer are no reasons to restart a
 // process that keeps watching. It does not block.
 func (d *daemon) isHealthy() error {
-	if g := d.current.Load(); g != nil {
-		return d.pulse.check(g.works(), time.Now())
+	if l := d.current.Load(); l != nil {
+		return d.pulse.check(l.works(), time.Now())
 	}
 	return nil
 }
@@ -262,8 +262,8 @@ func (d *daemon) tellSystemd(ctx context.Context) error {
 // statusLine is STATUS=.
 func (d *daemon) statusLine(settling bool) string {
 	line := ""
-	if g := d.current.Load(); g != nil {
-		line = g.statusLine()
+	if l := d.current.Load(); l != nil {
+		line = l.statusLine()
 	}
 	switch {
 	case !settling:

@@ -15,10 +15,10 @@ import (
 // followHung looks at s until ctx ends, beside the watcher: who looks at a file
 // system that does not answer waits in the kernel, and can say nothing. A look
 // outlives the pipeline that began it, so that a reload does not begin another.
-func (g *generation) followHung(ctx context.Context, s *liveSource) error {
+func (l *livePipeline) followHung(ctx context.Context, s *liveSource) error {
 	root := safefs.NewRoot(s.Config.Path, s.Root.Options())
 	for ctx.Err() == nil {
-		o := g.d.places.Begin("inside "+s.Config.Path, func() config.Look {
+		o := l.d.places.Begin("inside "+s.Config.Path, func() config.Look {
 			fscheck.Inside(root, mounts.Points(s.Real))
 			return config.Look{}
 		})
@@ -77,8 +77,8 @@ const leftAfter = 3 * time.Second
 // unlessHung returns a stage that runs fn for each source. When it is to stop, a
 // source that does not answer is left behind: whoever waits for its file system
 // cannot be stopped.
-func (g *generation) unlessHung(fn func(context.Context, *liveSource) error) func(context.Context) error {
-	return g.each(func(ctx context.Context, s *liveSource) error {
+func (l *livePipeline) unlessHung(fn func(context.Context, *liveSource) error) func(context.Context) error {
+	return l.each(func(ctx context.Context, s *liveSource) error {
 		ended := make(chan error, 1)
 		go func() { ended <- fn(ctx, s) }()
 		select {
@@ -86,7 +86,7 @@ func (g *generation) unlessHung(fn func(context.Context, *liveSource) error) fun
 			return err
 		case <-ctx.Done():
 		}
-		o := g.d.places.Begin("inside "+s.Config.Path, func() config.Look {
+		o := l.d.places.Begin("inside "+s.Config.Path, func() config.Look {
 			fscheck.Inside(safefs.NewRoot(s.Config.Path, s.Root.Options()), nil)
 			return config.Look{}
 		})

@@ -83,21 +83,21 @@ func (p *pulse) check(list []work, now time.Time) error {
 }
 
 // works lists the work of the pipeline.
-func (g *generation) works() []work {
+func (l *livePipeline) works() []work {
 	flights := map[string][]uploader.InFlight{}
-	for _, f := range g.Pool.InFlight() {
+	for _, f := range l.Pool.InFlight() {
 		flights[f.Source] = append(flights[f.Source], f)
 	}
-	list := make([]work, 0, len(g.sources))
+	list := make([]work, 0, len(l.sources))
 	busy := 0 // Every worker may be with another source.
-	for _, s := range g.sources {
+	for _, s := range l.sources {
 		name := s.Config.Name
-		queued, hand, _ := g.Queue.Source(name).Depth()
+		queued, hand, _ := l.Queue.Source(name).Depth()
 		busy += hand
 		list = append(list, work{
 			source: name, ended: s.Counters.Ended.Load(), queued: queued, hand: hand, flights: flights[name],
-			held: g.Pool.Destination(name).State != breaker.HealthOK || s.Counters.Trouble.Load() != nil ||
-				s.Backlog.Last() >= g.Config.Manifest.MaxUnpublished,
+			held: l.Pool.Destination(name).State != breaker.HealthOK || s.Counters.Trouble.Load() != nil ||
+				s.Backlog.Last() >= l.Config.Manifest.MaxUnpublished,
 		})
 	}
 	for i := range list {

@@ -15,65 +15,65 @@ import (
 )
 
 // followHangups answers each hang-up until ctx ends: it reads the configuration
-// again, and either replaces the generation or rescans every source of it.
-func (g *generation) followHangups(ctx context.Context, replace context.CancelFunc) error {
+// again, and either replaces the pipeline or rescans every source of it.
+func (l *livePipeline) followHangups(ctx context.Context, replace context.CancelFunc) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-g.d.opts.Hangup:
+		case <-l.d.opts.Hangup:
 		}
-		g.d.notify.reloading()
-		if next := g.reload(ctx); next != nil {
-			g.next = next
-			g.d.settling.Store(true)
-			replace() // The next generation says READY=1 and scans.
-			time.AfterFunc(handover, g.hurry)
+		l.d.notify.reloading()
+		if next := l.reload(ctx); next != nil {
+			l.next = next
+			l.d.settling.Store(true)
+			replace() // The next pipeline says READY=1 and scans.
+			time.AfterFunc(handover, l.hurry)
 			<-ctx.Done()
 			return nil
 		}
-		for _, s := range g.sources {
-			g.Pool.Release(s.Config.Name)
+		for _, s := range l.sources {
+			l.Pool.Release(s.Config.Name)
 			s.Watch.Rescan(archive.TriggerHangup)
 		}
-		g.d.notify.ready()
+		l.d.notify.ready()
 	}
 }
 
 // reload reads the configuration again and returns what to go on with, nil where
 // the present one stays: it is the same, or faulty, or cannot be put to work, or
 // not without a restart. What cannot change is named, and the rest is applied.
-func (g *generation) reload(ctx context.Context) *plan {
-	next, err := g.d.opts.Load()
+func (l *livePipeline) reload(ctx context.Context) *plan {
+	next, err := l.d.opts.Load()
 	if err == nil {
 		err = host.Supported(next)
 	}
 	if err != nil {
-		g.refuse("the new configuration is refused, the old one stays; every source is rescanned", err)
+		l.refuse("the new configuration is refused, the old one stays; every source is rescanned", err)
 		return nil
 	}
-	fixed := needRestart(config.Diff(g.Config, next))
+	fixed := needRestart(config.Diff(l.Config, next))
 	if slices.Contains(fixed, "instance") || slices.Contains(fixed, "state_dir") {
-		g.refuse("these settings need a restart: nothing of the new configuration is applied until then, every source is rescanned",
+		l.refuse("these settings need a restart: nothing of the new configuration is applied until then, every source is rescanned",
 			errRestart, zap.Strings("keys", fixed))
 		return nil
 	}
 	if len(fixed) > 0 {
-		g.Log.Warn("these settings need a restart and stay as they are; the rest of the new configuration is applied", zap.Strings("keys", fixed))
-		next = withFixed(g.Config, next)
+		l.Log.Warn("these settings need a restart and stay as they are; the rest of the new configuration is applied", zap.Strings("keys", fixed))
+		next = withFixed(l.Config, next)
 	}
-	changed := config.Diff(g.Config, next)
+	changed := config.Diff(l.Config, next)
 	if len(changed) == 0 {
-		g.d.reloaded(nil)
-		g.Log.Info("hang-up: the configuration in force is the same, every source is rescanned")
+		l.d.reloaded(nil)
+		l.Log.Info("hang-up: the configuration in force is the same, every source is rescanned")
 		return nil
 	}
-	p, err := g.rehearse(ctx, next)
+	p, err := l.rehearse(ctx, next)
 	if err != nil {
-		g.refuse("the new configuration cannot be put to work, the old one stays; every source is rescanned", err, zap.Strings("keys", changed))
+		l.refuse("the new configuration cannot be put to work, the old one stays; every source is rescanned", err, zap.Strings("keys", changed))
 		return nil
 	}
-	g.Log.Info("hang-up: the configuration changed, the pipeline is rebuilt with it", zap.Strings("keys", changed))
+	l.Log.Info("hang-up: the configuration changed, the pipeline is rebuilt with it", zap.Strings("keys", changed))
 	return &p
 }
 
@@ -81,9 +81,9 @@ func (g *generation) reload(ctx context.Context) *plan {
 var errRestart = errors.New("instance and state_dir cannot change without a restart")
 
 // refuse notes why a new configuration is not applied.
-func (g *generation) refuse(said string, err error, fields ...zap.Field) {
-	g.d.reloaded(err)
-	g.Log.Error(said, append(fields, zap.Error(err))...)
+func (l *livePipeline) refuse(said string, err error, fields ...zap.Field) {
+	l.d.reloaded(err)
+	l.Log.Error(said, append(fields, zap.Error(err))...)
 }
 
 // withFixed returns next with what lives as long as the process.

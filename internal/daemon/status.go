@@ -42,13 +42,13 @@ func (d *daemon) Status() admin.Status {
 	case d.ready.Load():
 		st.State = "ready"
 	}
-	g := d.current.Load()
-	if g == nil {
+	l := d.current.Load()
+	if l == nil {
 		return st
 	}
-	flights := g.Pool.InFlight()
+	flights := l.Pool.InFlight()
 	st.Current = true
-	for _, s := range g.sources {
+	for _, s := range l.sources {
 		ss := s.status(flights, now)
 		st.Current = st.Current && (ss.State == admin.StateCurrent || ss.State == admin.StateWorking)
 		st.Sources = append(st.Sources, ss)

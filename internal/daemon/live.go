@@ -37,21 +37,21 @@ type liveSource struct {
 	hungAt atomic.Int64 // Unix nanoseconds of when the check began that does not end, 0: it answers
 }
 
-// generation is the pipeline of one configuration, from its start to the stop
+// livePipeline is the pipeline of one configuration, from its start to the stop
 // or the reload that replaces it.
-type generation struct {
+type livePipeline struct {
 	*pipeline.Pipeline
 
 	d       *daemon
 	trigger archive.Trigger
 	sources []*liveSource
-	changed []string      // keys that differ from the generation before
-	next    *plan         // set by a reload before it stops this generation
+	changed []string      // keys that differ from the pipeline before
+	next    *plan         // set by a reload before it stops this pipeline
 	leaving chan struct{} // closed when it is told to stop
 	hurried chan struct{} // closed when what is in flight is to be cut
 }
 
-func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigger) (*generation, error) {
+func newLive(ctx context.Context, d *daemon, p plan, trigger archive.Trigger) (*livePipeline, error) {
 	cfg := p.cfg
 	b, err := host.Fit(cfg, d.log)
 	if err != nil {
@@ -62,7 +62,7 @@ func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigg
 		Config: cfg, DB: d.db, Log: d.log, Metrics: d.metrics, Program: d.build, Queue: queue.New(pipeline.QueueLimit), Clock: d.clock,
 		Grace: d.opts.Grace, Found: p.at, Budget: b, KeysMoved: make(chan struct{}, 1), ListSkips: cfg.Manifest.ListSkipped == "all",
 	}
-	g := &generation{
+	l := &livePipeline{
 		d: d, trigger: trigger, leaving: make(chan struct{}), hurried: make(chan struct{}),
 	}
 	perFile := logsink.Sampled(d.log.Named("file"))
@@ -70,13 +70,13 @@ func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigg
 	for _, s := range cfg.Sources {
 		ledgers[s.Name] = d.ledgers.of(s)
 	}
-	g.Pipeline, err = e.Build(ctx, pipeline.Parts{
+	l.Pipeline, err = e.Build(ctx, pipeline.Parts{
 		Watch: func(s *pipeline.Source, o *watcher.Options, _ *pipeline.Sink) {
 			if e.ListSkips {
 				o.OnSame = listSkip(context.WithoutCancel(ctx), s)
 			}
 		},
-		Pool: func(o *uploader.Options) { o.Hurry = g.hurried },
+		Pool: func(o *uploader.Options) { o.Hurry = l.hurried },
 		Ended: func(_ *pipeline.Source, o uploader.Outcome) {
 			ledgers[o.Source].add(o, time.Now().UTC())
 			logOutcome(perFile, o)
@@ -85,14 +85,14 @@ func newGeneration(ctx context.Context, d *daemon, p plan, trigger archive.Trigg
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range g.Pipeline.Sources {
-		g.Metrics.WrongKey.WithLabelValues(s.Config.Name) // There from the start.
-		g.sources = append(g.sources, &liveSource{Source: s, ledger: ledgers[s.Config.Name], remote: listing.New(listing.Options{
+	for _, s := range l.Pipeline.Sources {
+		l.Metrics.WrongKey.WithLabelValues(s.Config.Name) // There from the start.
+		l.sources = append(l.sources, &liveSource{Source: s, ledger: ledgers[s.Config.Name], remote: listing.New(listing.Options{
 			Store: s.Store, State: s.State, DB: e.DB, Watch: s.Watch, Mapper: s.Mapper, Log: s.Log,
 			Key: fmt.Sprintf("remote-check/%s/%s/%s", s.Config.Bucket, s.Config.Prefix, s.FirstPath()),
 		})})
 	}
-	return g, nil
+	return l, nil
 }
 
 // listSkip returns what lists the files that the index alone shows as unchanged
@@ -113,45 +113,45 @@ func listSkip(ctx context.Context, s *pipeline.Source) func(scan.Known, safefs.S
 }
 
 // close gives back what the sources hold once nothing uses them any more.
-func (g *generation) close() {
-	for _, s := range g.sources {
+func (l *livePipeline) close() {
+	for _, s := range l.sources {
 		s.Store.Close()
 	}
 }
 
-// run blocks until ctx ends or a reload replaces the generation; then next is
+// run blocks until ctx ends or a reload replaces the pipeline; then next is
 // the configuration to go on with. The stages stop in the direction of the
 // data: first the watchers, then the uploads, then the trail.
-func (g *generation) run(ctx context.Context) (next *plan, err error) {
+func (l *livePipeline) run(ctx context.Context) (next *plan, err error) {
 	gctx, replace := context.WithCancel(ctx)
 	defer replace()
-	context.AfterFunc(gctx, func() { close(g.leaving) })
-	err = stages.Run(gctx, g.Grace.Total(),
-		stages.Stage{Name: "hangup", Run: func(ctx context.Context) error { return g.followHangups(ctx, replace) }},
-		stages.Stage{Name: "ready", Run: g.announce},
-		stages.Stage{Name: "removed", Run: g.closeRemoved},
-		stages.Stage{Name: "credentials", Run: g.keepCredentials},
-		stages.Stage{Name: "remote", Run: g.each(func(ctx context.Context, s *liveSource) error {
-			s.remote.Run(ctx, g.Config.Watch.RemoteCheckInterval, s.inService)
+	context.AfterFunc(gctx, func() { close(l.leaving) })
+	err = stages.Run(gctx, l.Grace.Total(),
+		stages.Stage{Name: "hangup", Run: func(ctx context.Context) error { return l.followHangups(ctx, replace) }},
+		stages.Stage{Name: "ready", Run: l.announce},
+		stages.Stage{Name: "removed", Run: l.closeRemoved},
+		stages.Stage{Name: "credentials", Run: l.keepCredentials},
+		stages.Stage{Name: "remote", Run: l.each(func(ctx context.Context, s *liveSource) error {
+			s.remote.Run(ctx, l.Config.Watch.RemoteCheckInterval, s.inService)
 			return nil
 		})},
-		stages.Stage{Name: "hung", Run: g.each(g.followHung)},
-		stages.Stage{Name: "reread", Run: g.unlessHung(reread)},
-		stages.Stage{Name: "watcher", Run: g.unlessHung(func(ctx context.Context, s *liveSource) error { return s.Watch.Run(ctx) })},
-		stages.Stage{Name: "uploader", Run: g.Pool.Run},
-		stages.Stage{Name: "manifest", Run: g.each(publish)},
+		stages.Stage{Name: "hung", Run: l.each(l.followHung)},
+		stages.Stage{Name: "reread", Run: l.unlessHung(reread)},
+		stages.Stage{Name: "watcher", Run: l.unlessHung(func(ctx context.Context, s *liveSource) error { return s.Watch.Run(ctx) })},
+		stages.Stage{Name: "uploader", Run: l.Pool.Run},
+		stages.Stage{Name: "manifest", Run: l.each(publish)},
 	)
-	return g.next, err
+	return l.next, err
 }
 
 // each returns a stage that runs fn for every source side by side. An error of
 // one ends the others only when all have ended: a broken source must not hold
 // up the rest.
-func (g *generation) each(fn func(context.Context, *liveSource) error) func(context.Context) error {
+func (l *livePipeline) each(fn func(context.Context, *liveSource) error) func(context.Context) error {
 	return func(ctx context.Context) error {
-		errs := make([]error, len(g.sources))
+		errs := make([]error, len(l.sources))
 		var wg sync.WaitGroup
-		for i, s := range g.sources {
+		for i, s := range l.sources {
 			wg.Go(func() {
 				if err := fn(ctx, s); err != nil {
 					errs[i] = fmt.Errorf("source %s: %w", s.Config.Name, err)
@@ -166,12 +166,12 @@ func (g *generation) each(fn func(context.Context, *liveSource) error) func(cont
 
 // beginChains opens the chain of each source and notes the start in it. It asks
 // for all at once, because a bucket that does not answer costs seconds.
-func (g *generation) beginChains(ctx context.Context) error {
-	return g.each(func(ctx context.Context, s *liveSource) error {
-		if g.trigger == archive.TriggerHangup {
-			return s.BeginChain(ctx, state.NoteReload, reloadDetail(g.Program.Version, s.Config.Name, g.changed))
+func (l *livePipeline) beginChains(ctx context.Context) error {
+	return l.each(func(ctx context.Context, s *liveSource) error {
+		if l.trigger == archive.TriggerHangup {
+			return s.BeginChain(ctx, state.NoteReload, reloadDetail(l.Program.Version, s.Config.Name, l.changed))
 		}
-		return s.BeginChain(ctx, state.NoteStart, g.Program.Version)
+		return s.BeginChain(ctx, state.NoteStart, l.Program.Version)
 	})(ctx)
 }
 
@@ -191,30 +191,30 @@ func publish(ctx context.Context, s *liveSource) error {
 const handover = 3 * time.Second
 
 // hurry cuts what is in flight.
-func (g *generation) hurry() {
-	close(g.hurried)
-	for _, s := range g.sources {
+func (l *livePipeline) hurry() {
+	close(l.hurried)
+	for _, s := range l.sources {
 		s.Flusher.Abandon()
 	}
 }
 
 // announce tells systemd and the readiness probe once the first canary of every
 // destination has an answer, or nobody answers, and the watches stand.
-func (g *generation) announce(ctx context.Context) error {
+func (l *livePipeline) announce(ctx context.Context) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for !g.started() {
+	for !l.started() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
 		}
 	}
-	g.d.settling.Store(false)
-	g.d.ready.Store(true)
-	g.d.notify.ready()
-	g.Log.Info("ready", zap.Int("sources", len(g.sources)))
-	g.followKeys(ctx)
+	l.d.settling.Store(false)
+	l.d.ready.Store(true)
+	l.d.notify.ready()
+	l.Log.Info("ready", zap.Int("sources", len(l.sources)))
+	l.followKeys(ctx)
 	return nil
 }
 
@@ -223,11 +223,11 @@ func (g *generation) announce(ctx context.Context) error {
 const keepEvery = time.Minute
 
 // keepCredentials renews credentials that ran out until ctx ends.
-func (g *generation) keepCredentials(ctx context.Context) error {
+func (l *livePipeline) keepCredentials(ctx context.Context) error {
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		for _, s := range g.sources {
+		for _, s := range l.sources {
 			if err := s.Store.KeepCredentials(ctx); err != nil && ctx.Err() == nil {
 				s.Log.Warn("the credentials ran out and are not renewed, that is tried again", zap.Error(err))
 			}
@@ -246,19 +246,19 @@ const keyCountInterval = 10 * time.Minute
 
 // followKeys shows how many objects still wait for a rekey, until ctx ends. A
 // number is logged when it has changed.
-func (g *generation) followKeys(ctx context.Context) {
+func (l *livePipeline) followKeys(ctx context.Context) {
 	tick := time.NewTicker(keyCountInterval)
 	defer tick.Stop()
 	logged := map[string]int64{}
 	for ctx.Err() == nil {
-		for _, s := range g.sources {
+		for _, s := range l.sources {
 			name := s.Config.Name
 			n, err := s.State.WrongKey(func(o state.Object) bool { return s.Store.KeyVerdict(o) == archive.KeyOK })
 			if err != nil {
 				s.Log.Warn("objects under other keys were not counted", zap.Error(err))
 				continue
 			}
-			g.Metrics.WrongKey.WithLabelValues(name).Set(float64(n))
+			l.Metrics.WrongKey.WithLabelValues(name).Set(float64(n))
 			if n > 0 && n != logged[name] {
 				s.Log.Warn("objects are encrypted under a key that is neither configured nor accepted; they stay until they change or are rekeyed",
 					zap.Int64("objects", n))
@@ -267,7 +267,7 @@ func (g *generation) followKeys(ctx context.Context) {
 		}
 		select {
 		case <-tick.C:
-		case <-g.KeysMoved:
+		case <-l.KeysMoved:
 		case <-ctx.Done():
 		}
 	}
@@ -276,9 +276,9 @@ func (g *generation) followKeys(ctx context.Context) {
 // started reports whether the start is done: every source is watched, or known
 // not to be there, and no destination's first canary is still open. A server
 // that refuses encryption for every source is a refusal, not an outage.
-func (g *generation) started() bool {
+func (l *livePipeline) started() bool {
 	stopped := 0
-	for _, s := range g.sources {
+	for _, s := range l.sources {
 		select {
 		case <-s.Watch.Watching():
 		default:
@@ -286,7 +286,7 @@ func (g *generation) started() bool {
 				return false
 			}
 		}
-		d := g.Pool.Destination(s.Config.Name)
+		d := l.Pool.Destination(s.Config.Name)
 		if d.State == breaker.HealthWaiting && d.Err == nil {
 			return false
 		}
@@ -294,7 +294,7 @@ func (g *generation) started() bool {
 			stopped++
 		}
 	}
-	return g.d.ready.Load() || stopped < len(g.sources)
+	return l.d.ready.Load() || stopped < len(l.sources)
 }
 
 // logOutcome logs a line for o.
@@ -323,14 +323,14 @@ const (
 
 // closeRemoved closes the trails of sources that were removed from the
 // configuration. It tries until ctx ends; nothing else waits for it.
-func (g *generation) closeRemoved(ctx context.Context) error {
-	d := removed.Chains{Session: g.Session, Sources: g.Pipeline.Sources}
+func (l *livePipeline) closeRemoved(ctx context.Context) error {
+	d := removed.Chains{Session: l.Session, Sources: l.Pipeline.Sources}
 	for wait := removedRetry; ; wait = min(2*wait, removedRetryMost) {
 		if d.CloseAll(ctx) {
 			<-ctx.Done()
 			return nil
 		}
-		g.Log.Info("trails of removed sources are closed later", zap.Duration("retry_in", wait))
+		l.Log.Info("trails of removed sources are closed later", zap.Duration("retry_in", wait))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -353,12 +353,12 @@ func (s *liveSource) inService() error {
 
 // snapshots is what the gauges show of the running pipeline.
 func (d *daemon) snapshots() []pipeline.Snapshot {
-	g := d.current.Load()
-	if g == nil {
+	l := d.current.Load()
+	if l == nil {
 		return nil
 	}
 	var list []pipeline.Snapshot
-	for _, s := range g.sources {
+	for _, s := range l.sources {
 		files, bytes := s.State.Totals()
 		list = append(list, pipeline.Snapshot{Name: s.Config.Name, Files: files, Bytes: bytes, Work: s.Pending(), Withheld: s.withholds(), HungSince: s.hungSince()})
 	}
@@ -366,9 +366,9 @@ func (d *daemon) snapshots() []pipeline.Snapshot {
 }
 
 // statusLine is STATUS= of systemd: a sentence a source.
-func (g *generation) statusLine() string {
+func (l *livePipeline) statusLine() string {
 	var parts []string
-	for _, s := range g.sources {
+	for _, s := range l.sources {
 		st := s.status(nil, time.Now())
 		parts = append(parts, st.Sentence)
 	}
