@@ -114,7 +114,7 @@ func Preflight(ctx context.Context, o PreflightOptions) (PreflightReport, error)
 	return report, err
 }
 
-// openIndex opens the state if there is one, and nobody holds it.
+// openIndex opens the state if there is one and no other process holds it.
 func (p *preflight) openIndex() error {
 	there, err := state.Exists(p.opts.Config.StateDir)
 	if err != nil || !there {

@@ -56,8 +56,8 @@ func Run(ctx context.Context, o Options) error {
 		sink = logsink.New(o.Stderr)
 		defer sink.Close(lastLines)
 	}
-	looks := &fscheck.Checker{}
-	if _, err := looks.Placed(cfg); err != nil {
+	places := &fscheck.Checker{}
+	if _, err := places.Placed(cfg); err != nil {
 		return err // Before anything is written, which might be inside a source.
 	}
 	log, level, err := logsink.NewLogger(cfg.Log, sink)
@@ -72,9 +72,9 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	promauto.With(d.reg).NewCounterFunc(prometheus.CounterOpts{
-		Name: "s3syncd_log_lines_lost_total", Help: "Lines of the log that could not be written: nobody read them, or writing failed.",
+		Name: "s3syncd_log_lines_lost_total", Help: "Lines of the log that could not be written: the reader is gone or stalled, or writing failed.",
 	}, func() float64 { return float64(sink.Lost()) })
-	d.level, d.places = level, looks
+	d.level, d.places = level, places
 	for _, w := range append(slices.Clone(cfg.Warnings), host.Warnings(cfg)...) {
 		log.Warn("configuration", zap.String("warning", w))
 	}
@@ -111,8 +111,8 @@ type daemon struct {
 	places  *fscheck.Checker
 	reloads reloads
 
-	// settling is set while a start or a reload has not said READY=1 yet.
-	settling atomic.Bool
+	// starting is set while a start or a reload has not said READY=1 yet.
+	starting atomic.Bool
 
 	stopping atomic.Bool
 	current  atomic.Pointer[livePipeline]
@@ -216,37 +216,37 @@ func (d *daemon) isHealthy() error {
 // and by how much systemd is asked for more time until then.
 const (
 	statusPause   = 10 * time.Second
-	settlingPause = time.Second
+	startingPause = time.Second
 	extendPause   = 5 * time.Second
 	extension     = time.Minute
 )
 
 // tellSystemd keeps STATUS= and the watchdog up to date until ctx ends. A start
 // or a reload that takes long is given more time for as long as the pipeline
-// does not stand still; how far it has come is in STATUS=.
+// makes progress; how far it has come is in STATUS=.
 func (d *daemon) tellSystemd(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		d.notify.watch(ctx, d.isHealthy)
 	}()
-	tick := time.NewTicker(settlingPause)
+	tick := time.NewTicker(startingPause)
 	defer tick.Stop()
 	var last string
 	var next time.Time // of STATUS=
 	for extended := time.Now(); ctx.Err() == nil; {
-		now, settling := time.Now(), d.settling.Load()
-		if settling || !now.Before(next) {
+		now, starting := time.Now(), d.starting.Load()
+		if starting || !now.Before(next) {
 			next = now.Add(statusPause)
-			if settling {
+			if starting {
 				next = now // READY=1 is followed by what it is now.
 			}
-			if line := d.statusLine(settling); line != last {
+			if line := d.statusLine(starting); line != last {
 				d.notify.status(line)
 				last = line
 			}
 		}
-		if settling && now.Sub(extended) >= extendPause && d.isHealthy() == nil {
+		if starting && now.Sub(extended) >= extendPause && d.isHealthy() == nil {
 			extended = now
 			d.notify.extend(extension)
 		}
@@ -260,13 +260,13 @@ func (d *daemon) tellSystemd(ctx context.Context) error {
 }
 
 // statusLine is STATUS=.
-func (d *daemon) statusLine(settling bool) string {
+func (d *daemon) statusLine(starting bool) string {
 	line := ""
 	if l := d.current.Load(); l != nil {
 		line = l.statusLine()
 	}
 	switch {
-	case !settling:
+	case !starting:
 		return line
 	case d.ready.Load():
 		return strings.TrimSuffix("reloading: "+line, ": ")

@@ -33,7 +33,7 @@ func (e *blockedError) Error() string { return e.reason }
 type flush struct {
 	s       *liveSource
 	record  *flushRecord
-	leaving <-chan struct{} // closed when the pipeline is told to stop
+	leaving <-chan struct{} // closed when the pipeline stops
 }
 
 // run returns when all that had changed in the source before the call is in S3

@@ -47,7 +47,7 @@ type livePipeline struct {
 	sources []*liveSource
 	changed []string      // keys that differ from the pipeline before
 	next    *plan         // set by a reload before it stops this pipeline
-	leaving chan struct{} // closed when it is told to stop
+	leaving chan struct{} // closed when it is to stop
 	hurried chan struct{} // closed when what is in flight is to be cut
 }
 
@@ -120,7 +120,7 @@ func (l *livePipeline) close() {
 }
 
 // run blocks until ctx ends or a reload replaces the pipeline; then next is
-// the configuration to go on with. The stages stop in the direction of the
+// the configuration that follows. The stages stop in the direction of the
 // data: first the watchers, then the uploads, then the trail.
 func (l *livePipeline) run(ctx context.Context) (next *plan, err error) {
 	gctx, replace := context.WithCancel(ctx)
@@ -155,7 +155,7 @@ func (l *livePipeline) each(fn func(context.Context, *liveSource) error) func(co
 			wg.Go(func() {
 				if err := fn(ctx, s); err != nil {
 					errs[i] = fmt.Errorf("source %s: %w", s.Config.Name, err)
-					s.Log.Error("this source stopped, the others go on", zap.Error(err))
+					s.Log.Error("this source stopped, the others continue", zap.Error(err))
 				}
 			})
 		}
@@ -186,8 +186,8 @@ func publish(ctx context.Context, s *liveSource) error {
 	return err
 }
 
-// handover is how long what is in flight, and each trail, may go on when another
-// configuration waits: whatever is cut is durable, and goes on at once.
+// handover is how long what is in flight, and each trail, may continue when another
+// configuration waits: what is cut is durable, and continues at once.
 const handover = 3 * time.Second
 
 // hurry cuts what is in flight.
@@ -199,7 +199,7 @@ func (l *livePipeline) hurry() {
 }
 
 // announce tells systemd and the readiness probe once the first canary of every
-// destination has an answer, or nobody answers, and the watches stand.
+// destination has an answer, or the server is silent, and the sources are watched.
 func (l *livePipeline) announce(ctx context.Context) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -210,7 +210,7 @@ func (l *livePipeline) announce(ctx context.Context) error {
 			return nil
 		}
 	}
-	l.d.settling.Store(false)
+	l.d.starting.Store(false)
 	l.d.ready.Store(true)
 	l.d.notify.ready()
 	l.Log.Info("ready", zap.Int("sources", len(l.sources)))
@@ -229,7 +229,7 @@ func (l *livePipeline) keepCredentials(ctx context.Context) error {
 	for ctx.Err() == nil {
 		for _, s := range l.sources {
 			if err := s.Store.KeepCredentials(ctx); err != nil && ctx.Err() == nil {
-				s.Log.Warn("the credentials ran out and are not renewed, that is tried again", zap.Error(err))
+				s.Log.Warn("expired credentials were not renewed, this is repeated", zap.Error(err))
 			}
 		}
 		select {

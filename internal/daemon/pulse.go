@@ -10,7 +10,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
-// stuckAfter is how long work that is in the daemon's own hands may stand still.
+// stuckAfter is how long work that waits for the daemon alone may make no progress.
 // Nothing of it takes seconds: requests to S3 and the reading of files, which may
 // take longer, have bounds of their own.
 const stuckAfter = 2 * time.Minute
@@ -31,9 +31,9 @@ type flow struct {
 // work is what is to be done for one source.
 type work struct {
 	source string
-	ended  int64 // looks that have ended so far
+	ended  int64 // attempts that have ended so far
 	queued int
-	hand   int // looks under way, as the queue counts them
+	hand   int // attempts under way, as the queue counts them
 	// flights are those of them that have a phase; the others are being recorded.
 	flights []uploader.InFlight
 	held    bool // something outside keeps what is queued from being begun
@@ -62,7 +62,7 @@ func (w *work) mark() string {
 	return b.String()
 }
 
-// check returns an error that names a source whose work stands still at now.
+// check returns an error that names a source whose work makes no progress at now.
 func (p *pulse) check(list []work, now time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

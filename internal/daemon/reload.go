@@ -26,7 +26,7 @@ func (l *livePipeline) followHangups(ctx context.Context, replace context.Cancel
 		l.d.notify.reloading()
 		if next := l.reload(ctx); next != nil {
 			l.next = next
-			l.d.settling.Store(true)
+			l.d.starting.Store(true)
 			replace() // The next pipeline says READY=1 and scans.
 			time.AfterFunc(handover, l.hurry)
 			<-ctx.Done()

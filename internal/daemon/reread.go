@@ -57,7 +57,7 @@ func reread(ctx context.Context, s *liveSource) error {
 		now := time.Now()
 		if r.may() {
 			if err := r.turn(ctx, min(now.Sub(r.cursor.Turn), rereadCatchUp*turn)); err != nil && ctx.Err() == nil {
-				s.Log.Warn("files were not read again, the next turn goes on with them", zap.Duration("retry_in", turn), zap.Error(err))
+				s.Log.Warn("files were not read again, the next turn continues with them", zap.Duration("retry_in", turn), zap.Error(err))
 			}
 		}
 		r.cursor.Turn = now
@@ -96,7 +96,7 @@ func (r *rereader) turn(ctx context.Context, d time.Duration) error {
 				break
 			}
 			if !r.may() {
-				return nil // The next turn goes on from here.
+				return nil // The next turn continues from here.
 			}
 			if it.Entry.Stored {
 				if err := r.one(ctx, it); err != nil {
@@ -120,7 +120,7 @@ func (r *rereader) turn(ctx context.Context, d time.Duration) error {
 }
 
 // one has one file read again and waits until that is done, or put off: one that
-// cannot be read keeps no other from being read. What is about to be looked at
+// cannot be read keeps no other from being read. What an attempt is due for
 // anyway is left to that.
 func (r *rereader) one(ctx context.Context, it *state.Item) error {
 	w := r.s.Watch

@@ -88,7 +88,7 @@ func (s *liveSource) status(flights []uploader.InFlight, now time.Time) admin.So
 // judge sets state, reason, since and the sentence.
 func (s *liveSource) judge(ss *admin.SourceStatus, dest breaker.Status, work pipeline.Pending, now time.Time) {
 	var since time.Time
-	ss.State, ss.Reason, since = s.verdict(ss, dest, now)
+	ss.State, ss.Reason, since = s.obstacle(ss, dest, now)
 	if t := s.Counters.Trouble.Load(); t != nil && ss.State != admin.StateUnavailable {
 		ss.State, ss.Reason, since = admin.StateBehind, "state_dir cannot be written: "+admin.Plain(t.Err.Error(), reasonText), t.Since
 	}
@@ -111,15 +111,15 @@ func (s *liveSource) withholds() bool {
 	return s.Watch.Replaced() || last != nil && last.Withheld > 0
 }
 
-// verdict returns what is in the way of s, an empty state for nothing.
-func (s *liveSource) verdict(ss *admin.SourceStatus, dest breaker.Status, now time.Time) (st, reason string, since time.Time) {
+// obstacle returns what is in the way of s, an empty state for nothing.
+func (s *liveSource) obstacle(ss *admin.SourceStatus, dest breaker.Status, now time.Time) (st, reason string, since time.Time) {
 	if ss.HungSince != nil {
 		return admin.StateUnavailable, fscheck.SilentReason, *ss.HungSince
 	}
 	if s.Watch.Away() != "" {
 		return admin.StateUnavailable, "directory not available: " + ss.UnavailableReason, s.Counters.GoneSince()
 	}
-	if st, reason, since, ok := destinationVerdict(dest); ok {
+	if st, reason, since, ok := destinationObstacle(dest); ok {
 		return st, reason, since
 	}
 	switch {
@@ -128,14 +128,14 @@ func (s *liveSource) verdict(ss *admin.SourceStatus, dest breaker.Status, now ti
 	case dest.Stalled > 0:
 		return admin.StateBehind, admin.Count(dest.Stalled) + " requests to the server make no progress", dest.StalledSince
 	}
-	if st, reason, since = trailVerdict(&ss.Trail, now); st != "" {
+	if st, reason, since = trailObstacle(&ss.Trail, now); st != "" {
 		return st, reason, since
 	}
-	return s.verdictOfFiles(ss)
+	return s.fileObstacle(ss)
 }
 
-// verdictOfFiles is verdict where source, destination and trail are in order.
-func (s *liveSource) verdictOfFiles(ss *admin.SourceStatus) (st, reason string, since time.Time) {
+// fileObstacle is obstacle where source, destination and trail are in order.
+func (s *liveSource) fileObstacle(ss *admin.SourceStatus) (st, reason string, since time.Time) {
 	switch {
 	case len(ss.Parked) > 0:
 		return admin.StateParked, parkedReason(ss.Parked), time.Time{}
@@ -149,8 +149,8 @@ func (s *liveSource) verdictOfFiles(ss *admin.SourceStatus) (st, reason string, 
 	return "", "", time.Time{}
 }
 
-// destinationVerdict returns what is in the way at a destination, if anything is.
-func destinationVerdict(dest breaker.Status) (st, reason string, since time.Time, ok bool) {
+// destinationObstacle returns what is in the way at a destination, if anything is.
+func destinationObstacle(dest breaker.Status) (st, reason string, since time.Time, ok bool) {
 	switch {
 	case dest.State == breaker.HealthStopped:
 		return admin.StateStopped, reasonOf(dest.Err), dest.Since, true
@@ -164,8 +164,8 @@ func destinationVerdict(dest breaker.Status) (st, reason string, since time.Time
 	return "", "", time.Time{}, false
 }
 
-// trailVerdict returns what is wrong with the trail, an empty state for nothing.
-func trailVerdict(t *admin.Trail, now time.Time) (st, reason string, since time.Time) {
+// trailObstacle returns what is wrong with the trail, an empty state for nothing.
+func trailObstacle(t *admin.Trail, now time.Time) (st, reason string, since time.Time) {
 	switch {
 	case t.Error != "":
 		return admin.StateBehind, "manifest not published: " + admin.Plain(t.Error, reasonText), timeOf(t.ErrorSince)

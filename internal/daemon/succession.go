@@ -12,14 +12,14 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
-// plan is a configuration with what stands at its paths.
+// plan is a configuration with what is at its paths.
 type plan struct {
 	cfg *config.Config
 	at  fscheck.Found
 }
 
 // succession runs one pipeline after another. Only the first must be able to
-// work: where a later one does not, the configuration before it goes on, and that
+// work: where a later one does not, the configuration before it continues, and that
 // is tried for as long as it takes.
 type succession struct {
 	d       *daemon
@@ -33,7 +33,7 @@ type succession struct {
 func (d *daemon) pipeline(ctx context.Context) error {
 	s := succession{d: d, next: plan{cfg: d.cfg, at: d.places.All(d.cfg)}, trigger: archive.TriggerStartup, wait: time.Second}
 	for ctx.Err() == nil {
-		d.settling.Store(true)
+		d.starting.Store(true)
 		l, err := s.begin(ctx)
 		if err != nil {
 			err = s.goBack(ctx, err)
@@ -47,14 +47,14 @@ func (d *daemon) pipeline(ctx context.Context) error {
 	return nil
 }
 
-// goBack takes in that the next pipeline cannot begin. It returns an error
+// goBack handles that the next pipeline cannot begin. It returns an error
 // where that ends the daemon.
 func (s *succession) goBack(ctx context.Context, err error) error {
 	switch {
 	case s.last == nil || ctx.Err() != nil:
 		return stopping(ctx, err)
 	case s.next.cfg != s.last.cfg:
-		s.d.log.Error("the new configuration cannot be put to work, the old one goes on", zap.Error(err))
+		s.d.log.Error("the new configuration cannot be applied, the old one continues", zap.Error(err))
 		s.d.reloaded(err)
 		s.next = *s.last
 	default:
@@ -83,7 +83,7 @@ func (s *succession) live(ctx context.Context, l *livePipeline) error {
 		}
 		s.next, s.trigger = *after, archive.TriggerHangup
 	case err != nil && ctx.Err() == nil && fresh:
-		s.d.log.Error("the new configuration does not work, the old one goes on", zap.Error(err))
+		s.d.log.Error("the new configuration does not work, the old one continues", zap.Error(err))
 		s.d.reloaded(err)
 		s.next, s.last = *before, before
 	default:

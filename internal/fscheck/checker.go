@@ -1,4 +1,4 @@
-// Package fscheck asks file systems that may not answer: whoever waits for one
+// Package fscheck asks file systems that may not answer: a caller that waits for one
 // waits in the kernel and cannot be interrupted, so each question has a goroutine
 // of its own and is left behind when it takes too long.
 package fscheck

@@ -12,7 +12,7 @@ import (
 )
 
 // What a process needs beside the buffers of uploads, at rest and for each
-// worker (a connection with its TLS state, a look, a stack), and which part of
+// worker (a connection with its TLS state, an attempt, a stack), and which part of
 // the limit of its control groups stays free for what the kernel counts there.
 const (
 	memoryRest   = 48 << 20

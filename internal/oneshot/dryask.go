@@ -42,7 +42,7 @@ var errNoListing = errors.New("S3 did not answer in time")
 // there as of one that may not be seen.
 var errUnsaid = errors.New("s3:ListBucket is not granted")
 
-// viewBucket begins a listing of what stands below the prefix of s.
+// viewBucket begins a listing of what is below the prefix of s.
 func viewBucket(ctx context.Context, s *pipeline.Source) *bucketView {
 	ctx, cancel := context.WithCancel(ctx)
 	v := &bucketView{source: s, listed: make(chan string, listing.Page), ended: make(chan struct{}), cancel: cancel}
@@ -112,7 +112,7 @@ func (v *bucketView) advance(key string) error {
 	return nil
 }
 
-// ends takes in that the listing has ended.
+// ends handles the end of the listing.
 func (v *bucketView) ends() error {
 	if errors.Is(v.err, fs.ErrPermission) {
 		v.lost = true
@@ -159,7 +159,7 @@ type notAskedError struct{ error }
 // Unwrap returns why.
 func (e notAskedError) Unwrap() error { return e.error }
 
-// offer begins to look at a file that the index does not show to be in S3.
+// offer begins to check a file that the index does not show to be in S3.
 func (f *forecaster) offer(path string, size int64) {
 	key, err := f.source.Mapper.Key(path)
 	if err != nil {

@@ -112,7 +112,7 @@ func (r *syncRun) run(ctx context.Context) error {
 		return err
 	}
 	r.closeRemoved(ctx)
-	return r.verdict(ctx)
+	return r.result(ctx)
 }
 
 // closeRemoved ends the chains of sources that left the configuration. What does
@@ -171,7 +171,7 @@ func (r *syncRun) scan(ctx context.Context, s *pipeline.Source) error {
 	})
 }
 
-// unread takes in that s could not be scanned to its end.
+// unread counts a source that could not be scanned to its end.
 func (r *syncRun) unread(s *pipeline.Source, err error) {
 	s.Log.Error("the source could not be scanned, what is missing of it is not known", zap.Error(fmt.Errorf("source %s: %w", s.Config.Name, err)))
 	r.mu.Lock()
@@ -179,7 +179,7 @@ func (r *syncRun) unread(s *pipeline.Source, err error) {
 	r.sum.Unread++
 }
 
-// held takes in what the scan of s did not take for deleted.
+// held counts what the scan of s did not take for deleted.
 func (r *syncRun) held(s *pipeline.Source, res watcher.ScanResult) {
 	if res.Held+res.Withheld == 0 {
 		return
@@ -192,8 +192,8 @@ func (r *syncRun) held(s *pipeline.Source, res watcher.ScanResult) {
 	r.sum.Withheld += res.Withheld
 }
 
-// verdict says how a run that went to its end went.
-func (r *syncRun) verdict(ctx context.Context) error {
+// result is how a run ended that was not cut short.
+func (r *syncRun) result(ctx context.Context) error {
 	if err := r.copyRecords(); err != nil {
 		return err
 	}
@@ -249,23 +249,23 @@ func (r *syncRun) ended(_ *pipeline.Source, o uploader.Outcome) {
 }
 
 // unlessHung runs a scan of s, and leaves it behind with errSilent as soon as a
-// look at s lasts longer than fscheck.HungAfter.
+// check of s lasts longer than fscheck.HungAfter.
 func (r *syncRun) unlessHung(ctx context.Context, s *pipeline.Source, scan func() error) error {
 	ended := make(chan error, 1)
 	go func() { ended <- scan() }()
 	root := safefs.NewRoot(s.Config.Path, s.Root.Options())
-	looked := time.NewTimer(0)
-	defer looked.Stop()
+	due := time.NewTimer(0)
+	defer due.Stop()
 	for {
 		select {
 		case err := <-ended:
 			return err
-		case <-looked.C:
+		case <-due.C:
 		}
 		err := fscheck.Within(ctx, fscheck.HungAfter, func() error { fscheck.Inside(root, mounts.Points(s.Real)); return nil })
 		if errors.Is(err, fscheck.ErrSilent) {
 			return err
 		}
-		looked.Reset(fscheck.Pause)
+		due.Reset(fscheck.Pause)
 	}
 }

@@ -28,7 +28,7 @@ const noteTimeout = 30 * time.Second
 type Sink struct {
 	Source   string
 	Queue    *queue.Queue
-	Progress func(size int64) // nil: nobody counts
+	Progress func(size int64) // nil: not counted
 }
 
 func (s Sink) job(c watcher.Change) queue.Job {
@@ -91,11 +91,11 @@ func known(it state.Item) scan.Known {
 type Counters struct {
 	gone       atomic.Bool // the trail says that the source went away
 	Trouble    atomic.Pointer[trouble]
-	diskSeenAt atomic.Int64 // Unix nanoseconds of the last look
+	diskSeenAt atomic.Int64 // Unix nanoseconds of the last check
 	Unlisted   atomic.Int64 // skips of a scan under way that could not be listed
 	goneAt     atomic.Int64 // Unix nanoseconds of when it was seen to be away, 0: it is there
 	LastScan   atomic.Pointer[watcher.ScanResult]
-	Ended      atomic.Int64 // looks whose outcome was reported
+	Ended      atomic.Int64 // attempts whose outcome was reported
 }
 
 // GoneSince returns when the source was seen to be away, zero when it is not.
@@ -193,7 +193,7 @@ type trouble struct {
 var errStateFull = errors.New("no room")
 
 // stateTrouble returns why nothing can be recorded at present, nil when all is
-// well. It is asked for every file, and looks at most once a second: a disk that
+// well. It is asked for every file, and checks at most once a second: a disk that
 // has failed is tried by a small change, and what waited for it is let go as
 // soon as that is durable. The log says so once each time that it begins or ends.
 func (s *Source) stateTrouble() *trouble {
@@ -206,7 +206,7 @@ func (s *Source) stateTrouble() *trouble {
 	if err == nil {
 		s.Counters.Trouble.Store(nil)
 		if before != nil {
-			s.Log.Info("the state can be written again, uploads go on", zap.Duration("after", now.Sub(before.Since)))
+			s.Log.Info("the state can be written again, uploads continue", zap.Duration("after", now.Sub(before.Since)))
 			s.Release()
 		}
 		return nil

@@ -57,7 +57,7 @@ func newEndings(s *Source) *endings {
 }
 
 // ended reports whether the chain that o names has ended, so that its objects may
-// be replaced. Who asks for several objects waits for one answer.
+// be replaced. Callers that ask at the same time wait for one answer.
 func (e *endings) ended(ctx context.Context, o state.Object) (bool, error) {
 	id, ok := state.ParseObjectID(o.Metadata[state.MetaID])
 	if !ok || id.Instance != e.instance {
@@ -93,7 +93,7 @@ func (e *endings) ended(ctx context.Context, o state.Object) (bool, error) {
 	return why != "", nil
 }
 
-// ask looks the chain's newest digest up. It returns why the chain has ended, ""
+// ask reads the chain's newest digest. It returns why the chain has ended, ""
 // where nothing says so. A chain without any digest ended when it could have
 // published one since it wrote the object.
 func (e *endings) ask(ctx context.Context, chain string, wrote, now time.Time) (why string, err error) {

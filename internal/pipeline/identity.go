@@ -45,7 +45,7 @@ func continued(ctx context.Context, db *state.DB, k state.SourceKey) (*state.Sou
 	return db.Source(ctx, k)
 }
 
-// sourceRank is what decides which of several states of one destination goes on.
+// sourceRank is what decides which of several states of one destination is continued.
 type sourceRank struct {
 	open, here bool
 	used       time.Time
@@ -101,7 +101,7 @@ func PlaceOf(k state.SourceKey) string { return "s3://" + k.Bucket + "/" + k.Pre
 
 // noteMove records that the source is archived from another directory than it was.
 // A directory that was not there, or did not answer, when the run began says
-// nothing: what its links lead to is not known.
+// nothing: the targets of its links are unknown.
 func (s *Source) noteMove(ctx context.Context) error {
 	before := s.State.Path()
 	if before == s.Real || !s.there {

@@ -13,7 +13,7 @@ import (
 )
 
 // hurryAtSignal sees to it that a run whose ctx ends does not wait for an outage
-// any longer than a daemon that is stopped, and says what goes on until then.
+// any longer than a daemon that is stopped, and says what continues until then.
 // The function that it returns ends that.
 func hurryAtSignal(ctx context.Context, log *zap.Logger, sources []*Source) (end func()) {
 	over := make(chan struct{})

@@ -37,7 +37,7 @@ type placeMemory struct {
 	db     *state.DB // nil: a dry run whose state does not exist yet
 	log    *zap.Logger
 	key    string // belongs to the index, which belongs to bucket and prefix
-	mounts string // where older releases look for the mount points, and for nothing else
+	mounts string // where older releases expect the mount points, and nothing else
 }
 
 func placeMemoryOf(s *Source) placeMemory {
@@ -55,7 +55,7 @@ func (p placeMemory) recall() watcher.Memory {
 		m, err = p.readMounts()
 	}
 	if err != nil {
-		p.log.Warn("what the directory was is not remembered: whether it still is that one is told by its files", zap.Error(err))
+		p.log.Warn("what the directory was is unreadable: its files decide whether it still is that one", zap.Error(err))
 	}
 	return m
 }

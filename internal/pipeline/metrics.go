@@ -124,8 +124,8 @@ type Snapshot struct {
 	HungSince    time.Time
 }
 
-// collector reads the gauges of the state and the queues when somebody
-// scrapes, so that they are never older than the answer.
+// collector reads the gauges of the state and the queues at each
+// scrape, so that they are never older than the answer.
 type collector struct {
 	db      *state.DB
 	sources func() []Snapshot
@@ -143,8 +143,8 @@ func newCollector(db *state.DB, sources func() []Snapshot) *collector {
 		bytes:    desc("indexed_bytes", "Bytes of the files that the index holds as stored in S3.", "source"),
 		depth:    desc("queue_depth", "Paths on their way, by state.", "source", "state"),
 		oldest:   desc("oldest_pending_timestamp_seconds", "When the oldest path on its way was first seen to have changed, 0 for none.", "source"),
-		withheld: desc("deletes_withheld", "1 while another directory, or one without a mount that was inside it, stands in the source's place: nothing counts as deleted.", "source"),
-		hung:     desc("source_hung_since_timestamp_seconds", "When the look at the source began that has not ended, 0 while it answers.", "source"),
+		withheld: desc("deletes_withheld", "1 while another directory, or one without a mount that was inside it, is in the source's place: nothing counts as deleted.", "source"),
+		hung:     desc("source_hung_since_timestamp_seconds", "When the check of the source began that has not ended, 0 while it answers.", "source"),
 		journal:  desc("journal_bytes", "Size of the state file."),
 		free:     desc("state_free_bytes", "Free space on the file system of the state directory."),
 		writable: desc("state_writable", "1 while the state can be written, 0 while its disk is full or fails: nothing is uploaded then."),

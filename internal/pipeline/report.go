@@ -39,7 +39,7 @@ type Outcome struct {
 	Err    error // Failed only
 }
 
-// Progress is told what a sync run does. Its methods are called from many
+// Progress follows what a run does. Its methods are called from many
 // goroutines and must not block for long.
 type Progress interface {
 	Found(size int64)

@@ -120,7 +120,7 @@ func newestHead(ctx context.Context, instance string, trail *manifest.Trail) (he
 }
 
 // localFirst reads documents from the host's copies, and what is not there from
-// the bucket. Who reads compares hashes.
+// the bucket. The reader compares hashes.
 type localFirst struct{ near, far manifest.Library }
 
 // Get implements manifest.Library.

@@ -43,13 +43,13 @@ type Options struct {
 // Summary counts the objects of a rekey.
 type Summary struct {
 	Listed  int64 // below the prefixes, the trails left out
-	Right   int64 // under the key, gone meanwhile, or a document of another trail
+	Right   int64 // under the key, gone by now, or a document of another trail
 	Rekeyed int64 // or to be rekeyed in a dry run
 	Failed  int64 // or to be left to another instance in a dry run
 	Bytes   int64 // of what is rekeyed
 
 	// Unlisted: some prefix could not be listed, so that only indexed objects were
-	// looked at.
+	// checked.
 	Unlisted bool
 	Plan     Plan
 }
@@ -68,7 +68,7 @@ const rekeyBusy = "stop the daemon first: a rekey writes the same index and trai
 
 // Run finds the objects of every source that are not under the configured key
 // or an accepted one, and brings them under the configured one. It blocks until
-// that is done or ctx ends, holds the state meanwhile, and publishes the trail
+// that is done or ctx ends, holds the state, and publishes the trail
 // of what it did. It can be ended at any point and run again: what was done is
 // durable, and found. It returns ErrSomeFailed when objects failed,
 // ErrInterrupted when ctx ended first, and another error when it could not run;
@@ -252,7 +252,7 @@ func (r *rekeyRun) ended(_ *pipeline.Source, o uploader.Outcome) {
 		r.mu.Unlock()
 		return
 	}
-	switch o.Status { //nolint:exhaustive // An interrupted upload that was settled meanwhile is no part of the sum.
+	switch o.Status { //nolint:exhaustive // An interrupted upload that was resolved is no part of the sum.
 	case state.StatusRekeyed:
 		r.sum.Rekeyed++
 		r.sum.Bytes += o.Size
@@ -315,7 +315,7 @@ func (f *finder) run(ctx context.Context, each eachObject) error {
 		return err
 	}
 	f.unlisted = true
-	f.source.Log.Warn("s3:ListBucket is not granted: only objects that the index knows are looked at", zap.Error(err))
+	f.source.Log.Warn("s3:ListBucket is not granted: only objects that the index knows are checked", zap.Error(err))
 	return f.runIndex(ctx, each)
 }
 

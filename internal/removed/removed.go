@@ -38,7 +38,7 @@ type Chains struct {
 func (d Chains) CloseAll(ctx context.Context) bool {
 	left, err := d.list(ctx)
 	if err != nil {
-		d.Log.Warn("sources that left the configuration were not looked for", zap.Error(err))
+		d.Log.Warn("removed sources were not listed", zap.Error(err))
 	}
 	done := true
 	for _, k := range left {
@@ -48,7 +48,7 @@ func (d Chains) CloseAll(ctx context.Context) bool {
 		}
 		if err != nil && ctx.Err() == nil {
 			done = false
-			d.Log.Warn("the trail of a source that left the configuration is not closed yet",
+			d.Log.Warn("the trail of a removed source is not closed yet",
 				zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix), zap.Error(err))
 		}
 	}
@@ -112,7 +112,7 @@ func (d Chains) giveUp(ctx context.Context, k state.SourceKey, cause error) erro
 	if err != nil {
 		return err
 	}
-	d.Log.Error("the trail of a source that left the configuration is given up: its bucket is not there any more; the local copies stay",
+	d.Log.Error("the trail of a removed source is given up: its bucket is not there any more; the local copies stay",
 		zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix), zap.String("chain", ch.ID), zap.Error(cause))
 	return d.DB.SetMeta(context.WithoutCancel(ctx), pipeline.ClosedKey(k), []byte(pipeline.GivenUp+ch.ID))
 }
@@ -188,20 +188,20 @@ func (d Chains) lastConfig(ctx context.Context, k state.SourceKey) (*config.Conf
 		files, err = filepath.Glob(filepath.Join(globQuoted(d.Config.Manifest.LocalDir), "*", "config_"+ch.ConfigSHA+".json"))
 	}
 	if err != nil || len(files) == 0 || ch.ConfigSHA == "" {
-		log.Warn("the chain of a source that left the configuration stays open: no local copy of its settings is kept", zap.Error(err))
+		log.Warn("the chain of a removed source stays open: no local copy of its settings is kept", zap.Error(err))
 		return nil, nil //nolint:nilnil // There is nothing to do, and it has been said.
 	}
 	data, err := os.ReadFile(files[0])
 	if err != nil {
-		return nil, fmt.Errorf("read the settings of a source that left: %w", err)
+		return nil, fmt.Errorf("read the settings of a removed source: %w", err)
 	}
 	cfg, err := config.Parse(files[0], data, nil)
 	if err != nil {
-		return nil, fmt.Errorf("read the settings of a source that left: %w", err)
+		return nil, fmt.Errorf("read the settings of a removed source: %w", err)
 	}
 	if why := d.unlike(cfg, k, s.Path()); why != "" {
-		log.Warn("the chain of a source that left the configuration stays open", zap.String("reason", why))
-		return nil, nil //nolint:nilnil // As above.
+		log.Warn("the chain of a removed source stays open", zap.String("reason", why))
+		return nil, nil //nolint:nilnil // It has been said.
 	}
 	cfg.StateDir, cfg.Manifest.LocalDir = d.Config.StateDir, filepath.Dir(filepath.Dir(files[0]))
 	return cfg, nil
@@ -223,8 +223,8 @@ func (d Chains) unlike(cfg *config.Config, k state.SourceKey, path string) strin
 	return ""
 }
 
-// abortUploads gives up the multipart uploads that the source has open: nobody
-// goes on with them. One that may not be aborted is left to the bucket's rule.
+// abortUploads gives up the multipart uploads that the source has open: they have
+// no other end. One that may not be aborted is left to the bucket's rule.
 func abortUploads(ctx context.Context, s *pipeline.Source) error {
 	intents, err := s.State.Intents()
 	if err != nil {
