@@ -253,6 +253,11 @@ func (c *remoteCheck) differs(ctx context.Context, key string, e *state.Entry, o
 	case c.trusted && o.ETag != "":
 		return true, nil
 	}
+	return c.ask(ctx, key, e, o)
+}
+
+// ask is differs by a HEAD.
+func (c *remoteCheck) ask(ctx context.Context, key string, e *state.Entry, o *state.Object) (bool, error) {
 	now, err := c.head.Head(ctx, key)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
