@@ -85,7 +85,7 @@ func newLive(ctx context.Context, d *daemon, p plan, trigger archive.Trigger) (*
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range l.Pipeline.Sources {
+	for _, s := range l.Sources {
 		l.Metrics.WrongKey.WithLabelValues(s.Config.Name) // There from the start.
 		l.sources = append(l.sources, &liveSource{Source: s, ledger: ledgers[s.Config.Name], remote: listing.New(listing.Options{
 			Store: s.Store, State: s.State, DB: e.DB, Watch: s.Watch, Mapper: s.Mapper, Log: s.Log,
@@ -324,9 +324,8 @@ const (
 // closeRemoved closes the trails of sources that were removed from the
 // configuration. It tries until ctx ends; nothing else waits for it.
 func (l *livePipeline) closeRemoved(ctx context.Context) error {
-	d := removed.Chains{Session: l.Session, Sources: l.Pipeline.Sources}
 	for wait := removedRetry; ; wait = min(2*wait, removedRetryMost) {
-		if d.CloseAll(ctx) {
+		if removed.CloseAll(ctx, l.Pipeline) {
 			<-ctx.Done()
 			return nil
 		}

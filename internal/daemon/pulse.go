@@ -96,7 +96,7 @@ func (l *livePipeline) works() []work {
 		busy += hand
 		list = append(list, work{
 			source: name, ended: s.Counters.Ended.Load(), queued: queued, hand: hand, flights: flights[name],
-			held: l.Pool.Destination(name).State != breaker.HealthOK || s.Counters.Trouble.Load() != nil ||
+			held: l.Pool.Destination(name).State != breaker.HealthOK || s.Disk.Trouble() != nil ||
 				s.Backlog.Last() >= l.Config.Manifest.MaxUnpublished,
 		})
 	}

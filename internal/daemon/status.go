@@ -89,7 +89,7 @@ func (s *liveSource) status(flights []uploader.InFlight, now time.Time) admin.So
 func (s *liveSource) judge(ss *admin.SourceStatus, dest breaker.Status, work pipeline.Pending, now time.Time) {
 	var since time.Time
 	ss.State, ss.Reason, since = s.obstacle(ss, dest, now)
-	if t := s.Counters.Trouble.Load(); t != nil && ss.State != admin.StateUnavailable {
+	if t := s.Disk.Trouble(); t != nil && ss.State != admin.StateUnavailable {
 		ss.State, ss.Reason, since = admin.StateBehind, "state_dir cannot be written: "+admin.Plain(t.Err.Error(), reasonText), t.Since
 	}
 	if ss.State == "" {

@@ -3,11 +3,7 @@ package oneshot
 import (
 	"context"
 	"errors"
-	"sync"
 
-	"github.com/s3syncd/s3syncd/internal/fscheck"
-	"github.com/s3syncd/s3syncd/internal/host"
-	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
 
@@ -24,14 +20,7 @@ type RetireOptions struct {
 // every source is in S3; the error is ErrSomeFailed then. A later run begins new
 // chains. It does not run beside a daemon that holds the state.
 func Retire(ctx context.Context, o RetireOptions) (Summary, error) {
-	if err := host.Supported(o.Config); err != nil {
-		return Summary{}, err
-	}
-	at, err := new(fscheck.Checker).Placed(o.Config)
-	if err != nil {
-		return Summary{}, err
-	}
-	log, err := logsink.NewConsole(o.Config.Log, o.Stderr)
+	at, log, err := pipeline.Prepare(o.Config, o.Stderr)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -53,11 +42,5 @@ func Retire(ctx context.Context, o RetireOptions) (Summary, error) {
 func (r *syncRun) closeChains(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.Grace.Publish)
 	defer cancel()
-	errs := make([]error, len(r.Sources))
-	var wg sync.WaitGroup
-	for i, s := range r.Sources {
-		wg.Go(func() { errs[i] = s.CloseChain(ctx) })
-	}
-	wg.Wait()
-	return errors.Join(errs...)
+	return r.Each(func(s *pipeline.Source) error { return s.CloseChain(ctx) })
 }

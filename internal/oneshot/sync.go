@@ -14,8 +14,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
-	"github.com/s3syncd/s3syncd/internal/host"
-	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/mounts"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/removed"
@@ -50,14 +48,7 @@ type SyncOptions struct {
 // case, and empty (no Sources) where nothing was begun. What it did is durable: a run that was cut short is
 // simply run again.
 func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
-	if err := host.Supported(o.Config); err != nil {
-		return Summary{}, err
-	}
-	at, err := new(fscheck.Checker).Placed(o.Config)
-	if err != nil {
-		return Summary{}, err
-	}
-	log, err := logsink.NewConsole(o.Config.Log, o.Stderr)
+	at, log, err := pipeline.Prepare(o.Config, o.Stderr)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -111,16 +102,10 @@ func (r *syncRun) run(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	r.closeRemoved(ctx)
-	return r.result(ctx)
-}
-
-// closeRemoved ends the chains of sources that left the configuration. What does
-// not succeed is tried by the next run.
-func (r *syncRun) closeRemoved(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, r.Grace.Publish)
+	limited, cancel := context.WithTimeout(ctx, r.Grace.Publish)
 	defer cancel()
-	removed.Chains{Session: r.Session, Sources: r.Sources}.CloseAll(ctx)
+	removed.CloseAll(limited, r.Pipeline) // What fails is done by the next run.
+	return r.result(ctx)
 }
 
 // skipped counts a file that the index alone shows as unchanged, and records it
@@ -143,20 +128,16 @@ func (r *syncRun) skipped(ctx context.Context, s *pipeline.Source, k scan.Known,
 // that cannot be scanned does not keep the others from it.
 func (r *syncRun) scanAll(ctx context.Context) error {
 	r.sum.Sources = len(r.Sources)
-	errs := make([]error, len(r.Sources))
-	var wg sync.WaitGroup
-	for i, s := range r.Sources {
-		wg.Go(func() {
-			if err := r.scan(ctx, s); err != nil && ctx.Err() == nil {
-				r.unread(s, err)
-			}
-			if err := r.Drained(ctx, s.Config.Name); err != nil && ctx.Err() == nil {
-				errs[i] = fmt.Errorf("source %s: %w", s.Config.Name, err)
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(errors.Join(errs...), r.err)
+	err := r.Each(func(s *pipeline.Source) error {
+		if err := r.scan(ctx, s); err != nil && ctx.Err() == nil {
+			r.unread(s, err)
+		}
+		if err := r.Drained(ctx, s.Config.Name); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("source %s: %w", s.Config.Name, err)
+		}
+		return nil
+	})
+	return errors.Join(err, r.err)
 }
 
 // scan scans one source, and leaves it behind where it does not answer.
@@ -199,7 +180,7 @@ func (r *syncRun) result(ctx context.Context) error {
 	}
 	answered, late := false, false
 	for _, s := range r.Sources {
-		waits, err := pipeline.Unpublished([]*pipeline.Source{s})
+		waits, err := s.Unpublished()
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -67,3 +68,116 @@ func ClosedKey(k state.SourceKey) string {
 // GivenUp precedes the chain's name in the state where nothing is left to close it
 // in.
 const GivenUp = "given-up:"
+
+// A source is where its objects are: bucket and prefix. Its directory may change,
+// because a link points elsewhere or an operator moved it; the index and the chain
+// go on, and the trail has an event of it.
+
+// continued returns the state of the source that is archived to the bucket and
+// prefix of k, whatever directory it had. Releases that began another source for
+// another directory have left several: then the one whose chain is open, of these
+// the one with this directory, and of these the one that was in use last.
+func continued(ctx context.Context, db *state.DB, k state.SourceKey) (*state.Source, error) {
+	known, err := db.Sources()
+	if err != nil {
+		return nil, err
+	}
+	var best *state.Source
+	var rank sourceRank
+	for _, other := range known {
+		if other.Bucket != k.Bucket || other.Prefix != k.Prefix {
+			continue
+		}
+		s, err := db.Source(ctx, other)
+		if err != nil {
+			return nil, err
+		}
+		r, err := rankOf(db, s, k.RealPath)
+		if err != nil {
+			return nil, err
+		}
+		if best == nil || rank.before(r) {
+			best, rank = s, r
+		}
+	}
+	if best != nil {
+		return best, nil
+	}
+	return db.Source(ctx, k)
+}
+
+// sourceRank is what decides which of several states of one destination is continued.
+type sourceRank struct {
+	open, here bool
+	used       time.Time
+}
+
+func (r sourceRank) before(o sourceRank) bool {
+	switch {
+	case r.open != o.open:
+		return o.open
+	case r.here != o.here:
+		return o.here
+	}
+	return r.used.Before(o.used)
+}
+
+func rankOf(db *state.DB, s *state.Source, path string) (sourceRank, error) {
+	ch, err := s.Chain()
+	if err != nil {
+		return sourceRank{}, err
+	}
+	closed, err := db.Meta(ClosedKey(s.Key()))
+	return sourceRank{open: ch.ID != "" && string(closed) != ch.ID, here: s.Path() == path, used: ch.LastDigest}, err
+}
+
+// archivedBefore says where the directory at path was archived to before k, "": to
+// no other place.
+func archivedBefore(ctx context.Context, db *state.DB, k state.SourceKey, path string) (string, error) {
+	known, err := db.Sources()
+	if err != nil {
+		return "", err
+	}
+	text, used := "", time.Time{}
+	for _, other := range known {
+		if other.Bucket == k.Bucket && other.Prefix == k.Prefix {
+			continue
+		}
+		s, err := db.Source(ctx, other)
+		if err != nil {
+			return "", err
+		}
+		ch, err := s.Chain()
+		if err != nil {
+			return "", err
+		}
+		if s.Path() == path && (text == "" || used.Before(ch.LastDigest)) {
+			text, used = "before: "+PlaceOf(other)+", chain "+ch.ID, ch.LastDigest
+		}
+	}
+	return text, nil
+}
+
+func PlaceOf(k state.SourceKey) string { return "s3://" + k.Bucket + "/" + k.Prefix }
+
+// noteMove records that the source is archived from another directory than it was.
+// A directory that was not there, or did not answer, when the run began says
+// nothing: the targets of its links are unknown.
+func (s *Source) noteMove(ctx context.Context) error {
+	before := s.State.Path()
+	if before == s.Real || !s.there {
+		return nil
+	}
+	return s.State.Move(ctx, s.Real, state.Note{
+		Kind: state.NotePathChanged, Time: s.Store.Now(), Detail: fmt.Sprintf("from %q to %q", before, s.Real),
+	})
+}
+
+// FirstPath is the directory that facts about s are kept under: the one that it was
+// first archived from.
+func (s *Source) FirstPath() string {
+	if s.State == nil {
+		return s.Real
+	}
+	return s.State.Key().RealPath
+}

@@ -74,7 +74,7 @@ func (s *Source) Release() {
 // full reports whether nothing more is uploaded, because too many records wait to
 // be published or the state cannot be written: there is no upload without a trail.
 func (s *Source) full() bool {
-	return s.Backlog.Records() >= s.Session.Config.Manifest.MaxUnpublished || s.stateTrouble() != nil
+	return s.Backlog.Records() >= s.Session.Config.Manifest.MaxUnpublished || s.Disk.check() != nil
 }
 
 // claim returns nil once this run may write. What it publishes for that is the

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"errors"
 	"fmt"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/host"
+	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -37,7 +39,7 @@ type Session struct {
 	ListSkips bool             // each skip that the index alone decides gets a record
 }
 
-// drainTime and publishTime are what StandardGrace says of a run of the daemon,
+// DrainTime and publishTime are what StandardGrace says of a run of the daemon,
 // and what a sync gives its uploads and, at least, its last documents.
 const (
 	DrainTime   = 25 * time.Second
@@ -88,6 +90,21 @@ func (e *BusyError) Unwrap() error { return e.locked }
 // Advise returns e with other advice.
 func (e *BusyError) Advise(advice string) *BusyError {
 	return &BusyError{locked: e.locked, advice: advice}
+}
+
+// Prepare refuses a configuration that no run can work with, before anything is
+// written, which might be inside a source. It returns what is at its paths, and
+// the logger of a command that writes to stderr.
+func Prepare(cfg *config.Config, stderr io.Writer) (fscheck.Found, *zap.Logger, error) {
+	if err := host.Supported(cfg); err != nil {
+		return nil, nil, err
+	}
+	at, err := new(fscheck.Checker).Placed(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	log, err := logsink.NewConsole(cfg.Log, stderr)
+	return at, log, err
 }
 
 // Open opens the state for a run that ends by itself. The caller closes it.

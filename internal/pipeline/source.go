@@ -34,6 +34,7 @@ type Source struct {
 	Log      *zap.Logger
 	Counters Counters
 	Backlog  *Backlog // of the trail
+	Disk     *Disk    // of the state
 
 	Session  *Session
 	there    bool // something was at its path when the run began
@@ -98,6 +99,7 @@ func (e *Session) Connect(ctx context.Context, i int, o s3store.Options) (*Sourc
 		s.Log.Warn("the directory of a source does not answer: it is taken for the one that it was", zap.String("path", c.Path), zap.String("was", s.Real))
 	}
 	s.Backlog = &Backlog{state: s.State, log: s.Log}
+	s.Disk = &Disk{db: e.DB, dir: e.Config.StateDir, log: s.Log, writes: s.Release}
 	s.known = CapabilitiesOf(&c, s.Store, e.DB, s.Log)
 	s.provenAt, err = s.known.recall()
 	return s, err

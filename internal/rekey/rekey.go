@@ -14,10 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/s3syncd/s3syncd/internal/config"
-	"github.com/s3syncd/s3syncd/internal/fscheck"
-	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/listing"
-	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
@@ -74,14 +71,7 @@ const rekeyBusy = "stop the daemon first: a rekey writes the same index and trai
 // ErrInterrupted when ctx ended first, and another error when it could not run;
 // the summary is valid in each case. A dry run writes nothing, not even a state.
 func Run(ctx context.Context, o Options) (Summary, error) {
-	if err := host.Supported(o.Config); err != nil {
-		return Summary{}, err
-	}
-	at, err := new(fscheck.Checker).Placed(o.Config)
-	if err != nil {
-		return Summary{}, err
-	}
-	log, err := logsink.NewConsole(o.Config.Log, o.Stderr)
+	at, log, err := pipeline.Prepare(o.Config, o.Stderr)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -150,11 +140,18 @@ func (r *rekeyRun) run(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	late, err := pipeline.Unpublished(r.Sources)
-	if err == nil && (late || r.sum.Failed > 0) {
-		err = pipeline.ErrSomeFailed
+	failed := r.sum.Failed > 0
+	for _, s := range r.Sources {
+		late, err := s.Unpublished()
+		if err != nil {
+			return err
+		}
+		failed = failed || late
 	}
-	return err
+	if failed {
+		return pipeline.ErrSomeFailed
+	}
+	return nil
 }
 
 // rekeyAll works on every source side by side: a broken one holds up no other.
@@ -164,25 +161,21 @@ func (r *rekeyRun) rekeyAll(ctx context.Context) error {
 	r.mu.Lock()
 	r.halt = halt
 	r.mu.Unlock()
-	errs := make([]error, len(r.Sources))
-	var wg sync.WaitGroup
-	for i, s := range r.Sources {
-		wg.Go(func() {
-			err := r.await(ctx, s)
-			if err == nil {
-				err = r.find(ctx, s)
-			}
-			err = errors.Join(err, r.Queue.Source(s.Config.Name).Wait(ctx))
-			if err != nil && ctx.Err() == nil {
-				errs[i] = fmt.Errorf("source %s: %w", s.Config.Name, err)
-			}
-		})
-	}
-	wg.Wait()
+	err := r.Each(func(s *pipeline.Source) error {
+		err := r.await(ctx, s)
+		if err == nil {
+			err = r.find(ctx, s)
+		}
+		err = errors.Join(err, r.Queue.Source(s.Config.Name).Wait(ctx))
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("source %s: %w", s.Config.Name, err)
+		}
+		return nil
+	})
 	if cause := context.Cause(ctx); errors.Is(cause, errUnconfirmed) {
 		return cause
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // errUnconfirmed ends a run at the first answer that does not confirm the key:
