@@ -48,6 +48,7 @@ type Options struct {
 	Log    *zap.Logger
 }
 
+// New returns the checks of one source, none of which runs yet.
 func New(o Options) *Checks {
 	return &Checks{Options: o, asked: make(chan struct{}, 1)}
 }

@@ -158,6 +158,7 @@ func archivedBefore(ctx context.Context, db *state.DB, k state.SourceKey, path s
 	return text, nil
 }
 
+// PlaceOf is the URL of what k is archived to.
 func PlaceOf(k state.SourceKey) string { return "s3://" + k.Bucket + "/" + k.Prefix }
 
 // noteMove records that the source is archived from another directory than it was.

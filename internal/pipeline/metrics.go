@@ -35,6 +35,8 @@ type Metrics struct {
 	sources map[string]bool // those that have series; only the pipeline's goroutine uses it
 }
 
+// NewMetrics registers the metrics of a run whose pipeline, while there is one, is
+// shown by sources.
 func NewMetrics(reg prometheus.Registerer, b host.Build, db *state.DB, sources func() []Snapshot) *Metrics {
 	reg.MustRegister(
 		collectors.NewGoCollector(),

@@ -39,7 +39,7 @@ type Source struct {
 	Session  *Session
 	there    bool // something was at its path when the run began
 	proof    proof
-	known    capabilities
+	known    Capabilities
 	provenAt time.Time // when the canary passed that still counts; zero: none does
 }
 
@@ -132,6 +132,7 @@ type Pending struct {
 	Oldest time.Time // when the oldest was first seen to have changed; zero: none
 }
 
+// Total is all of them.
 func (p Pending) Total() int64 { return int64(p.Settling + p.Queued + p.InFlight + p.Delayed) }
 
 // Pending asks the watcher first: a path moves from there to the queue, so that
