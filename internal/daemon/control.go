@@ -38,19 +38,10 @@ func (d *daemon) running() (*livePipeline, error) {
 	switch {
 	case l == nil:
 		return nil, fmt.Errorf("%w: it is starting", admin.ErrNotReady)
-	case l.isLeaving():
+	case isClosed(l.leaving):
 		return nil, fmt.Errorf("%w: it is stopping, or takes over a new configuration", admin.ErrNotReady)
 	}
 	return l, nil
-}
-
-func (l *livePipeline) isLeaving() bool {
-	select {
-	case <-l.leaving:
-		return true
-	default:
-		return false
-	}
 }
 
 // pick returns the sources of these names, all for none.
@@ -85,31 +76,22 @@ func (d *daemon) Rescan(r admin.RescanRequest) (admin.RescanAnswer, error) {
 	if err != nil {
 		return admin.RescanAnswer{}, err
 	}
-	var names []string
-	if r.Source != "" {
-		names = []string{r.Source}
-	}
-	sources, err := l.pick(names)
+	sources, err := l.pick(slices.DeleteFunc([]string{r.Source}, func(name string) bool { return name == "" }))
 	if err != nil {
 		return admin.RescanAnswer{}, err
 	}
 	for _, s := range sources {
-		if err := l.rescan(s.Config.Name, r.Remote, r.ConfirmDeletes); err != nil {
+		if err := s.rescan(r.Remote, r.ConfirmDeletes); err != nil {
 			return admin.RescanAnswer{}, fmt.Errorf("source %s: %w", s.Config.Name, err)
 		}
 	}
 	return admin.RescanAnswer{Sources: sourceNames(sources)}, nil
 }
 
-// rescan has one source scanned, what is parked tried again, and what is sealed
+// rescan has the source scanned, what is parked tried again, and what is sealed
 // published now. Remote also has the bucket compared with the index, confirm
 // accepts what the directory is now and what is missing in it.
-func (l *livePipeline) rescan(name string, remote, confirm bool) error {
-	picked, err := l.pick([]string{name})
-	if err != nil {
-		return err
-	}
-	s := picked[0]
+func (s *liveSource) rescan(remote, confirm bool) error {
 	if remote {
 		if err := s.remote.Request(); err != nil {
 			return err

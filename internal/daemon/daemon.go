@@ -91,25 +91,25 @@ const lastLines = 5 * time.Second
 // daemon is what lives as long as the process. What a reload replaces is in a
 // livePipeline.
 type daemon struct {
-	opts    Options
-	cfg     *config.Config
-	log     *zap.Logger
-	level   zap.AtomicLevel
-	build   host.Build
-	reg     *prometheus.Registry
-	metrics *pipeline.Metrics
-	db      *state.DB
-	admin   *admin.Server  // nil: no listener
-	page    *page.Page     // nil: no page
-	control *admin.Control // nil: no socket
-	ledgers ledgers
-	started time.Time
-	notify  notifier
-	ready   atomic.Bool
-	clock   *pipeline.Clock
-	pulse   pulse
-	places  *fscheck.Checker
-	reloads reloads
+	opts       Options
+	cfg        *config.Config
+	log        *zap.Logger
+	level      zap.AtomicLevel
+	build      host.Build
+	reg        *prometheus.Registry
+	metrics    *pipeline.Metrics
+	db         *state.DB
+	admin      *admin.Server  // nil: no listener
+	page       *page.Page     // nil: no page
+	control    *admin.Control // nil: no socket
+	ledgers    ledgers
+	started    time.Time
+	notify     notifier
+	ready      atomic.Bool
+	clock      *pipeline.Clock
+	pulse      pulse
+	places     *fscheck.Checker
+	lastReload atomic.Pointer[admin.Reload] // nil: there was no hang-up yet
 
 	// starting is set while a start or a reload has not said READY=1 yet.
 	starting atomic.Bool

@@ -35,10 +35,7 @@ func (l *livePipeline) followHung(ctx context.Context, s *liveSource) error {
 			}
 		}
 		late.Stop()
-		select {
-		case <-ctx.Done():
-		case <-time.After(fscheck.Pause):
-		}
+		wait(ctx, fscheck.Pause)
 	}
 	return nil
 }

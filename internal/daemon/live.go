@@ -201,12 +201,8 @@ func (l *livePipeline) hurry() {
 // announce tells systemd and the readiness probe once the first canary of every
 // destination has an answer, or the server is silent, and the sources are watched.
 func (l *livePipeline) announce(ctx context.Context) error {
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
 	for !l.started() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
+		if !wait(ctx, 100*time.Millisecond) {
 			return nil
 		}
 	}
@@ -224,20 +220,16 @@ const keepEvery = time.Minute
 
 // keepCredentials renews credentials that ran out until ctx ends.
 func (l *livePipeline) keepCredentials(ctx context.Context) error {
-	tick := time.NewTicker(keepEvery)
-	defer tick.Stop()
-	for ctx.Err() == nil {
+	for {
 		for _, s := range l.sources {
 			if err := s.Store.KeepCredentials(ctx); err != nil && ctx.Err() == nil {
 				s.Log.Warn("expired credentials were not renewed, this is repeated", zap.Error(err))
 			}
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
+		if !wait(ctx, keepEvery) {
+			return nil
 		}
 	}
-	return nil
 }
 
 // keyCountInterval is how often the objects that wait for a rekey are counted:
@@ -324,18 +316,16 @@ const (
 // closeRemoved closes the trails of sources that were removed from the
 // configuration. It tries until ctx ends; nothing else waits for it.
 func (l *livePipeline) closeRemoved(ctx context.Context) error {
-	for wait := removedRetry; ; wait = min(2*wait, removedRetryMost) {
-		if removed.CloseAll(ctx, l.Pipeline) {
-			<-ctx.Done()
+	pause := removedRetry
+	for !removed.CloseAll(ctx, l.Pipeline) {
+		l.Log.Info("trails of removed sources are closed later", zap.Duration("retry_in", pause))
+		if !wait(ctx, pause) {
 			return nil
 		}
-		l.Log.Info("trails of removed sources are closed later", zap.Duration("retry_in", wait))
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
+		pause = min(2*pause, removedRetryMost)
 	}
+	<-ctx.Done()
+	return nil
 }
 
 // errNotNow: the destination is out of service.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"reflect"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -88,31 +87,12 @@ func destinationOf(c *config.Config, s config.Source) destination {
 	return destination{c.S3, c.Manifest.ObjectLock, s}
 }
 
-// reloads remembers how the last hang-up ended.
-type reloads struct {
-	mu   sync.Mutex
-	last *admin.Reload
-}
-
-func (r *reloads) note(at time.Time, err error) {
-	l := &admin.Reload{At: at.UTC(), Successful: err == nil}
-	if err != nil {
-		l.Error = admin.Plain(err.Error(), errorText)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.last = l
-}
-
-// get returns nil where there was no hang-up yet.
-func (r *reloads) get() *admin.Reload {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.last
-}
-
 // reloaded notes how a hang-up ended: err is why the old configuration stays.
 func (d *daemon) reloaded(err error) {
 	d.metrics.Reloaded(err == nil, time.Now())
-	d.reloads.note(time.Now(), err)
+	r := &admin.Reload{At: time.Now().UTC(), Successful: err == nil}
+	if err != nil {
+		r.Error = admin.Plain(err.Error(), errorText)
+	}
+	d.lastReload.Store(r)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/internal/admin/page"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
@@ -35,7 +36,7 @@ func (d *daemon) Status() admin.Status {
 		Format: admin.StatusFormat, Time: now.UTC(), Instance: d.cfg.Instance, Version: d.build.Version, Revision: d.build.Revision,
 		PID: os.Getpid(), StartedAt: d.started.UTC(), State: "starting", Sources: []admin.SourceStatus{},
 	}
-	st.LastReload = d.reloads.get()
+	st.LastReload = d.lastReload.Load()
 	switch {
 	case d.stopping.Load():
 		st.State = "stopping"
@@ -338,6 +339,26 @@ func busyStatus(busy []watcher.Busy) []admin.BusyDirectory {
 	list := []admin.BusyDirectory{}
 	for _, b := range busy {
 		list = append(list, admin.BusyDirectory{Name: admin.NewName(b.Path), Events: b.Events, Window: int64(b.Window / time.Second)})
+	}
+	return list
+}
+
+// Meters implements page.Daemon.
+func (d *daemon) Meters() []page.Meter {
+	l := d.current.Load()
+	if l == nil {
+		return nil
+	}
+	underWay := map[string]int64{}
+	for _, f := range l.Pool.InFlight() {
+		underWay[f.Source] += f.Sent
+	}
+	list := make([]page.Meter, len(l.sources))
+	for i, s := range l.sources {
+		m := s.ledger.takeMeter()
+		list[i] = page.Meter{
+			Source: s.Config.Name, Acknowledged: m.bytes, UnderWay: underWay[s.Config.Name], Uploads: m.uploads, Slowest: m.slowest,
+		}
 	}
 	return list
 }

@@ -146,7 +146,7 @@ func (p *planner) forecast(ctx context.Context, s *pipeline.Source) *forecaster 
 			}
 			return archive.KeyOK
 		}
-		p.alias(s.Config.KMSKeyID)
+		p.count(func(p *Plan) { p.Aliases = append(p.Aliases, s.Config.KMSKeyID) })
 	}
 	f.group, f.ctx = errgroup.WithContext(ctx)
 	f.group.SetLimit(max(1, p.opts.Config.Upload.Workers))
@@ -196,7 +196,7 @@ func (f *forecaster) asks() bool {
 func (f *forecaster) outcome(path string, size int64, show question) pipeline.Outcome {
 	o := pipeline.Outcome{Source: f.source.Name, Path: path, Size: size, Status: pipeline.Planned}
 	if !f.asks() {
-		f.unasked()
+		f.count(func(p *Plan) { p.Unasked++ })
 		return o
 	}
 	v, err := uploader.Foresee(f.ctx, f.source, path, func(ctx context.Context) (state.Object, bool, error) {
@@ -211,7 +211,7 @@ func (f *forecaster) outcome(path string, size int64, show question) pipeline.Ou
 		if !errors.Is(err, errUnsaid) {
 			f.refuse(err)
 		}
-		f.unasked()
+		f.count(func(p *Plan) { p.Unasked++ })
 		return o
 	case err != nil:
 		o.Status, o.Err = pipeline.Failed, err
@@ -219,7 +219,7 @@ func (f *forecaster) outcome(path string, size int64, show question) pipeline.Ou
 	}
 	switch v {
 	case uploader.ForecastRead:
-		f.read()
+		f.count(func(p *Plan) { p.Run.Get++ })
 		o.Status = pipeline.Skipped
 	case uploader.ForecastSkip:
 		o.Status = pipeline.Skipped

@@ -18,7 +18,6 @@ import (
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
@@ -182,26 +181,16 @@ func (r *rekeyRun) rekeyAll(ctx context.Context) error {
 // each further copy would take the encryption from one more object.
 var errUnconfirmed = errors.New("stopped at once, because the server did not do what it was asked for")
 
-// await returns once the canary has passed: it tells which key is behind an
-// alias now.
+// await blocks until the canary has passed: it tells which key is behind an alias
+// now.
 func (r *rekeyRun) await(ctx context.Context, s *pipeline.Source) error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for begin := time.Now(); ; {
-		d := r.Pool.Destination(s.Config.Name)
-		switch {
-		case d.Proven:
-			return nil
-		case d.State == breaker.HealthParked, d.State == breaker.HealthStopped,
-			d.Err != nil && time.Since(begin) > r.opts.GiveUp:
-			return fmt.Errorf("nothing was rekeyed: %w", d.Err)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
+	if err := r.Pool.Await(ctx, s.Config.Name); err != nil {
+		return err
 	}
+	if d := r.Pool.Destination(s.Config.Name); !d.Proven {
+		return fmt.Errorf("nothing was rekeyed: %w", d.Err)
+	}
+	return nil
 }
 
 // find offers what may not be under the key.
