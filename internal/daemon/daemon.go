@@ -67,14 +67,13 @@ func Run(ctx context.Context, o Options) error {
 	if _, err := host.BudgetOf(cfg.Upload, host.MemoryLimit()); err != nil {
 		return err
 	}
-	d, err := openDaemon(ctx, cfg, o, log)
+	d, err := openDaemon(ctx, cfg, o, log, level, places)
 	if err != nil {
 		return err
 	}
 	promauto.With(d.reg).NewCounterFunc(prometheus.CounterOpts{
 		Name: "s3syncd_log_lines_lost_total", Help: "Lines of the log that could not be written: the reader is gone or stalled, or writing failed.",
 	}, func() float64 { return float64(sink.Lost()) })
-	d.level, d.places = level, places
 	for _, w := range append(slices.Clone(cfg.Warnings), host.Warnings(cfg)...) {
 		log.Warn("configuration", zap.String("warning", w))
 	}
@@ -118,9 +117,10 @@ type daemon struct {
 	current  atomic.Pointer[livePipeline]
 }
 
-func openDaemon(ctx context.Context, cfg *config.Config, o Options, log *zap.Logger) (*daemon, error) {
+// openDaemon opens the state and the listeners, none of which answers yet.
+func openDaemon(ctx context.Context, cfg *config.Config, o Options, log *zap.Logger, level zap.AtomicLevel, places *fscheck.Checker) (*daemon, error) {
 	d := &daemon{
-		opts: o, cfg: cfg, log: log, build: host.ReadBuild(o.Version),
+		opts: o, cfg: cfg, log: log, level: level, places: places, build: host.ReadBuild(o.Version),
 		reg: prometheus.NewPedanticRegistry(), notify: notifier{log: log}, clock: &pipeline.Clock{}, started: time.Now(),
 	}
 	db, err := pipeline.OpenState(cfg, d.clock, log)
@@ -162,7 +162,7 @@ func (d *daemon) listenAdmin(ctx context.Context) error {
 	return nil
 }
 
-// closeAdmin gives the listener of a daemon back that does not run.
+// closeAdmin closes the listener of a daemon that does not run.
 func (d *daemon) closeAdmin() error {
 	if d.admin == nil {
 		return nil
@@ -239,7 +239,7 @@ func (d *daemon) tellSystemd(ctx context.Context) error {
 		if starting || !now.Before(next) {
 			next = now.Add(statusPause)
 			if starting {
-				next = now // READY=1 is followed by what it is now.
+				next = now // READY=1 is followed by the present status.
 			}
 			if line := d.statusLine(starting); line != last {
 				d.notify.status(line)

@@ -23,7 +23,7 @@ const blockCheck = 100 * time.Millisecond
 // errLeaving ends a flush when its pipeline does.
 var errLeaving = errors.New("the daemon stops or takes over a new configuration: ask again")
 
-// blockedError is why waiting is of no use.
+// blockedError is why a flush need not wait.
 type blockedError struct{ reason string }
 
 func (e *blockedError) Error() string { return e.reason }

@@ -40,7 +40,7 @@ func (l *livePipeline) followHung(ctx context.Context, s *liveSource) error {
 	return nil
 }
 
-// hang notes that s does not answer since then.
+// hang notes that s has not answered since then.
 func (s *liveSource) hang(since time.Time) {
 	s.hungAt.Store(since.UnixNano())
 	s.Log.Error("the source hangs: nothing of it is archived until its file system answers, the other sources continue",

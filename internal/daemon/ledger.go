@@ -152,7 +152,7 @@ func (l *ledger) follow() (f *flushRecord, stop func()) {
 // flushRecord is what a flush knows of the attempts that ended since it began.
 type flushRecord struct {
 	mu       *sync.Mutex         // of the ledger
-	moved    map[string]struct{} // changed while they were read, went back to the settler
+	moved    map[string]struct{} // changed while they were read, went back to the watcher
 	failed   map[string]uploader.Outcome
 	overflow bool           // more moved than can be remembered
 	lost     int            // failures that were not remembered
@@ -181,7 +181,7 @@ func (f *flushRecord) add(o uploader.Outcome) {
 	}
 }
 
-// restlessMax is how often a flush offers a path again that moves each time.
+// restlessMax is how often a flush offers a path that changes each time it is read.
 const restlessMax = 5
 
 // again reports whether a path that moved is worth another attempt in this flush.

@@ -27,8 +27,8 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
-// liveSource is a source of the daemon: with what became of its files, and with
-// the remote checks that it asks for.
+// liveSource is a source of the daemon: also what became of its files, and its
+// remote checks.
 type liveSource struct {
 	*pipeline.Source
 
@@ -43,15 +43,12 @@ type livePipeline struct {
 	*pipeline.Pipeline
 
 	d       *daemon
-	trigger archive.Trigger
 	sources []*liveSource
-	changed []string      // keys that differ from the pipeline before
-	next    *plan         // set by a reload before it stops this pipeline
 	leaving chan struct{} // closed when it is to stop
 	hurried chan struct{} // closed when what is in flight is to be cut
 }
 
-func newLive(ctx context.Context, d *daemon, p plan, trigger archive.Trigger) (*livePipeline, error) {
+func newLive(ctx context.Context, d *daemon, p plan) (*livePipeline, error) {
 	cfg := p.cfg
 	b, err := host.Fit(cfg, d.log)
 	if err != nil {
@@ -63,7 +60,7 @@ func newLive(ctx context.Context, d *daemon, p plan, trigger archive.Trigger) (*
 		Grace: d.opts.Grace, Found: p.at, Budget: b, KeysMoved: make(chan struct{}, 1), ListSkips: cfg.Manifest.ListSkipped == "all",
 	}
 	l := &livePipeline{
-		d: d, trigger: trigger, leaving: make(chan struct{}), hurried: make(chan struct{}),
+		d: d, leaving: make(chan struct{}), hurried: make(chan struct{}),
 	}
 	perFile := logsink.Sampled(d.log.Named("file"))
 	ledgers := map[string]*ledger{}
@@ -112,7 +109,7 @@ func listSkip(ctx context.Context, s *pipeline.Source) func(scan.Known, safefs.S
 	}
 }
 
-// close gives back what the sources hold once nothing uses them any more.
+// close closes the connections of the sources, which nothing uses any more.
 func (l *livePipeline) close() {
 	for _, s := range l.sources {
 		s.Store.Close()
@@ -127,8 +124,11 @@ func (l *livePipeline) run(ctx context.Context) (next *plan, err error) {
 	defer replace()
 	context.AfterFunc(gctx, func() { close(l.leaving) })
 	err = stages.Run(gctx, l.Grace.Total(),
-		stages.Stage{Name: "hangup", Run: func(ctx context.Context) error { return l.followHangups(ctx, replace) }},
-		stages.Stage{Name: "ready", Run: l.announce},
+		stages.Stage{Name: "hangup", Run: func(ctx context.Context) error {
+			next = l.followHangups(ctx, replace)
+			return nil
+		}},
+		stages.Stage{Name: "ready", Run: l.reportReady},
 		stages.Stage{Name: "removed", Run: l.closeRemoved},
 		stages.Stage{Name: "credentials", Run: l.keepCredentials},
 		stages.Stage{Name: "remote", Run: l.each(func(ctx context.Context, s *liveSource) error {
@@ -141,7 +141,7 @@ func (l *livePipeline) run(ctx context.Context) (next *plan, err error) {
 		stages.Stage{Name: "uploader", Run: l.Pool.Run},
 		stages.Stage{Name: "manifest", Run: l.each(publish)},
 	)
-	return l.next, err
+	return next, err
 }
 
 // each returns a stage that runs fn for every source side by side. An error of
@@ -164,12 +164,13 @@ func (l *livePipeline) each(fn func(context.Context, *liveSource) error) func(co
 	}
 }
 
-// beginChains opens the chain of each source and notes the start in it. It asks
-// for all at once, because a bucket that does not answer costs seconds.
-func (l *livePipeline) beginChains(ctx context.Context) error {
+// beginChains opens the chain of each source and notes the start in it, or the
+// reload and the keys that changed. It asks for all at once, because a bucket that
+// does not answer costs seconds.
+func (l *livePipeline) beginChains(ctx context.Context, trigger archive.Trigger, changed []string) error {
 	return l.each(func(ctx context.Context, s *liveSource) error {
-		if l.trigger == archive.TriggerHangup {
-			return s.BeginChain(ctx, state.NoteReload, reloadDetail(l.Program.Version, s.Config.Name, l.changed))
+		if trigger == archive.TriggerHangup {
+			return s.BeginChain(ctx, state.NoteReload, reloadDetail(l.Program.Version, s.Config.Name, changed))
 		}
 		return s.BeginChain(ctx, state.NoteStart, l.Program.Version)
 	})(ctx)
@@ -186,8 +187,8 @@ func publish(ctx context.Context, s *liveSource) error {
 	return err
 }
 
-// handover is how long what is in flight, and each trail, may continue when another
-// configuration waits: what is cut is durable, and continues at once.
+// handover is how long uploads and trails may finish when another configuration
+// waits: what is cut is durable, and the next pipeline resumes it.
 const handover = 3 * time.Second
 
 // hurry cuts what is in flight.
@@ -198,9 +199,9 @@ func (l *livePipeline) hurry() {
 	}
 }
 
-// announce tells systemd and the readiness probe once the first canary of every
+// reportReady tells systemd and the readiness probe once the first canary of every
 // destination has an answer, or the server is silent, and the sources are watched.
-func (l *livePipeline) announce(ctx context.Context) error {
+func (l *livePipeline) reportReady(ctx context.Context) error {
 	for !l.started() {
 		if !wait(ctx, 100*time.Millisecond) {
 			return nil
@@ -214,11 +215,10 @@ func (l *livePipeline) announce(ctx context.Context) error {
 	return nil
 }
 
-// keepEvery is how often credentials that ran out are renewed where no request
-// does it.
+// keepEvery is how often expired credentials are renewed where no request does it.
 const keepEvery = time.Minute
 
-// keepCredentials renews credentials that ran out until ctx ends.
+// keepCredentials renews expired credentials until ctx ends.
 func (l *livePipeline) keepCredentials(ctx context.Context) error {
 	for {
 		for _, s := range l.sources {
@@ -328,7 +328,7 @@ func (l *livePipeline) closeRemoved(ctx context.Context) error {
 	return nil
 }
 
-// errNotNow: the destination is out of service.
+// errNotNow reports a destination that is out of service.
 var errNotNow = errors.New("nothing is asked of it now")
 
 // inService fails while the destination of s takes no requests.

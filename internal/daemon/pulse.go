@@ -34,7 +34,7 @@ type work struct {
 	ended  int64 // attempts that have ended so far
 	queued int
 	hand   int // attempts under way, as the queue counts them
-	// flights are those of them that have a phase; the others are being recorded.
+	// flights are the attempts that have a phase; the others are being recorded.
 	flights []uploader.InFlight
 	held    bool // something outside keeps what is queued from being begun
 }
@@ -62,7 +62,7 @@ func (w *work) mark() string {
 	return b.String()
 }
 
-// check returns an error that names a source whose work makes no progress at now.
+// check returns an error that names a source whose work has made no progress.
 func (p *pulse) check(list []work, now time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -15,8 +15,9 @@ import (
 )
 
 // followHangups answers each hang-up until ctx ends: it reads the configuration
-// again, and either replaces the pipeline or rescans every source of it.
-func (l *livePipeline) followHangups(ctx context.Context, replace context.CancelFunc) error {
+// again, and either replaces the pipeline, and returns what follows it, or rescans
+// every source of it.
+func (l *livePipeline) followHangups(ctx context.Context, replace context.CancelFunc) *plan {
 	for {
 		select {
 		case <-ctx.Done():
@@ -25,12 +26,11 @@ func (l *livePipeline) followHangups(ctx context.Context, replace context.Cancel
 		}
 		l.d.notify.reloading()
 		if next := l.reload(ctx); next != nil {
-			l.next = next
 			l.d.starting.Store(true)
 			replace() // The next pipeline says READY=1 and scans.
 			time.AfterFunc(handover, l.hurry)
 			<-ctx.Done()
-			return nil
+			return next
 		}
 		for _, s := range l.sources {
 			l.Pool.Release(s.Config.Name)
@@ -40,9 +40,9 @@ func (l *livePipeline) followHangups(ctx context.Context, replace context.Cancel
 	}
 }
 
-// reload reads the configuration again and returns what to go on with, nil where
-// the present one stays: it is the same, or faulty, or cannot be put to work, or
-// not without a restart. What cannot change is named, and the rest is applied.
+// reload reads the configuration again and returns what replaces the present one,
+// nil where that stays: it is the same, or faulty, or cannot be applied, or not
+// without a restart. What cannot change is named, and the rest is applied.
 func (l *livePipeline) reload(ctx context.Context) *plan {
 	next, err := l.d.opts.Load()
 	if err == nil {
@@ -70,14 +70,14 @@ func (l *livePipeline) reload(ctx context.Context) *plan {
 	}
 	p, err := l.rehearse(ctx, next)
 	if err != nil {
-		l.refuse("the new configuration cannot be put to work, the old one stays; every source is rescanned", err, zap.Strings("keys", changed))
+		l.refuse("the new configuration cannot be applied, the old one stays; every source is rescanned", err, zap.Strings("keys", changed))
 		return nil
 	}
 	l.Log.Info("hang-up: the configuration changed, the pipeline is rebuilt with it", zap.Strings("keys", changed))
 	return &p
 }
 
-// errRestart is why a configuration is not applied that another process could.
+// errRestart is why only another process can apply a configuration.
 var errRestart = errors.New("instance and state_dir cannot change without a restart")
 
 // refuse notes why a new configuration is not applied.

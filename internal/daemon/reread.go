@@ -119,9 +119,9 @@ func (r *rereader) turn(ctx context.Context, d time.Duration) error {
 	return nil
 }
 
-// one has one file read again and waits until that is done, or put off: one that
-// cannot be read keeps no other from being read. What an attempt is due for
-// anyway is left to that.
+// one has one file read again and waits until that is done or put off: a file that
+// cannot be read holds up no other. A file that is due for an attempt anyway is
+// left to it.
 func (r *rereader) one(ctx context.Context, it *state.Item) error {
 	w := r.s.Watch
 	if it.Entry.FailClass != "" || w.Pending(it.Path) {

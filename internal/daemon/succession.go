@@ -58,7 +58,7 @@ func (s *succession) goBack(ctx context.Context, err error) error {
 		s.d.reloaded(err)
 		s.next = *s.last
 	default:
-		s.d.log.Error("the pipeline does not begin, it is tried again", zap.Duration("retry_in", s.wait), zap.Error(err))
+		s.d.log.Error("the pipeline cannot begin, this is repeated", zap.Duration("retry_in", s.wait), zap.Error(err))
 		wait(ctx, s.wait)
 		s.wait = min(2*s.wait, time.Minute)
 	}
@@ -79,7 +79,7 @@ func (s *succession) live(ctx context.Context, l *livePipeline) error {
 	switch {
 	case after != nil:
 		if err != nil {
-			s.d.log.Error("the pipeline did not end well, the next one begins all the same", zap.Error(err))
+			s.d.log.Error("the pipeline ended with an error, the next one begins", zap.Error(err))
 		}
 		s.next, s.trigger = *after, archive.TriggerHangup
 	case err != nil && ctx.Err() == nil && fresh:
@@ -96,14 +96,15 @@ func (s *succession) live(ctx context.Context, l *livePipeline) error {
 // then on.
 func (s *succession) begin(ctx context.Context) (*livePipeline, error) {
 	d := s.d
-	l, err := newLive(ctx, d, s.next, s.trigger)
+	l, err := newLive(ctx, d, s.next)
 	if err != nil {
 		return nil, err
 	}
+	var changed []string
 	if s.last != nil {
-		l.changed = config.Diff(s.last.cfg, l.Config)
+		changed = config.Diff(s.last.cfg, l.Config)
 	}
-	if err := l.beginChains(ctx); err != nil {
+	if err := l.beginChains(ctx, s.trigger, changed); err != nil {
 		l.close()
 		return nil, err
 	}
