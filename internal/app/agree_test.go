@@ -8,7 +8,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/s3store"
-	"github.com/s3syncd/s3syncd/internal/s3test"
 )
 
 // What check accepts, a store can be opened with; what it refuses, no store is
@@ -42,22 +41,5 @@ func TestAnEnvironmentWithoutARegionIsRefused(t *testing.T) {
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
 	if _, err := (Origin{Bucket: "my-bucket"}).open(t.Context(), 1, zap.NewNop()); !errors.Is(err, s3store.ErrOptions) {
 		t.Errorf("open = %v, want ErrOptions", err)
-	}
-}
-
-// What check accepts at the ends of each range, the stages can be built with.
-func TestADaemonStartsWithTheLeastAndTheMostOfEverySetting(t *testing.T) {
-	for name, settings := range map[string]string{
-		"least": `upload: {workers: 1, part_size: 5MiB, single_put_max: 1, memory_limit: 13MiB, bandwidth_limit: 0}
-manifest: {flush_interval: 1s, digest_interval: 0, max_unpublished: 1, max_records: 1, keep_local: 0, keep_local_size: 0, list_skipped: none}
-`,
-		"most": `upload: {workers: 256, part_size: 5GiB, single_put_max: 5GiB, memory_limit: 6GiB, bandwidth_limit: 1GiB}
-manifest: {flush_interval: 3650d, max_unpublished: 1000000000, max_records: 10000000, layout: hive, list_skipped: all, keep_local: 3650d}
-`,
-	} {
-		o, _ := daemonFor(t, s3test.NewFake(t), settings)
-		log, stop := start(t, o)
-		await(t, name+": ready", func() bool { return log.has(`"msg":"ready"`) })
-		stop()
 	}
 }

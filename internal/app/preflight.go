@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/host"
@@ -113,7 +114,7 @@ func Preflight(ctx context.Context, o PreflightOptions) (PreflightReport, error)
 	return report, err
 }
 
-// openIndex opens the state if there is one, and nobody holds it.
+// openIndex opens the state if there is one and no other process holds it.
 func (p *preflight) openIndex() error {
 	there, err := state.Exists(p.opts.Config.StateDir)
 	if err != nil || !there {
@@ -343,12 +344,12 @@ func (t *translator) denied(err error) bool {
 
 // refine names the action that the server named, or both that it may have been.
 func (t *translator) refine(c *PreflightCheck, n need, err error) {
-	if m := deniedAction.FindStringSubmatch(err.Error()); m != nil {
-		c.Actions = []string{m[1]}
+	if action, resource, ok := admin.DeniedAction(err.Error()); ok {
+		c.Actions = []string{action}
 		switch {
-		case m[2] != "":
-			c.Resource = m[2]
-		case strings.HasPrefix(m[1], "kms:"):
+		case resource != "":
+			c.Resource = resource
+		case strings.HasPrefix(action, "kms:"):
 			c.Resource = t.arns.key
 		}
 		return

@@ -1,4 +1,4 @@
-// Package fscheck asks file systems that may not answer: whoever waits for one
+// Package fscheck asks file systems that may not answer: a caller that waits for one
 // waits in the kernel and cannot be interrupted, so each question has a goroutine
 // of its own and is left behind when it takes too long.
 package fscheck
@@ -109,7 +109,7 @@ func (p *Checker) Begin(what string, check func() config.Look) *Check {
 
 // inspect checks path, for as long as the file system takes.
 func inspect(path string) config.Look {
-	fi, err := os.Stat(path) //nolint:gosec // The operator names the path.
+	fi, err := os.Stat(path)
 	return config.Look{Real: resolve(path), There: err == nil, File: err == nil && !fi.IsDir()}
 }
 

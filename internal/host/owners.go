@@ -35,7 +35,7 @@ func trustedUsers() (ids []uint32) {
 	return ids
 }
 
-// loadKey reads the signing key in file. It must belong to this user, to root,
+// LoadKey reads the signing key in file. It must belong to this user, to root,
 // to the service's user, or to the owner of the state.
 func LoadKey(file string, c *config.Config) (*manifest.Ed25519Signer, error) {
 	owners := trustedUsers()
@@ -80,7 +80,7 @@ func StateWarnings(c *config.Config) (warnings []string) {
 // exampleInstance is the one that the example of a configuration shows.
 const exampleInstance = "app-01"
 
-// HostWarnings says what of c is not as one might think on this host: the
+// Warnings says what of c is not as one might think on this host: the
 // directories that others can change, and the name of another host.
 func Warnings(c *config.Config) []string {
 	warnings := StateWarnings(c)

@@ -29,7 +29,7 @@ const (
 // errListDenied reports that the right to list is missing.
 var errListDenied = errors.New("s3:ListBucket is not granted for this prefix: the bucket cannot be compared with the index")
 
-// remoteChecks compares the bucket of one source with its index: once per
+// Checks compares the bucket of one source with its index: once per
 // interval, and on request.
 type Checks struct {
 	Options
@@ -37,7 +37,7 @@ type Checks struct {
 	asked chan struct{} // capacity 1
 }
 
-// remoteOptions are what the checks of one source need.
+// Options are what the checks of one source need.
 type Options struct {
 	Store  *s3store.Store
 	State  *state.Source
@@ -48,11 +48,12 @@ type Options struct {
 	Log    *zap.Logger
 }
 
+// New returns the checks of one source, none of which runs yet.
 func New(o Options) *Checks {
 	return &Checks{Options: o, asked: make(chan struct{}, 1)}
 }
 
-// request asks for a check and returns at once. Requests that arrive during one
+// Request asks for a check and returns at once. Requests that arrive during one
 // merge into one more. It fails when listing is known to be refused.
 func (c *Checks) Request() error {
 	if c.Store.Capabilities().ListDenied {
@@ -65,7 +66,7 @@ func (c *Checks) Request() error {
 	return nil
 }
 
-// run checks until ctx ends, and only while ready returns nil. Without an
+// Run checks until ctx ends, and only while ready returns nil. Without an
 // interval it checks on request only.
 func (c *Checks) Run(ctx context.Context, interval time.Duration, ready func() error) {
 	var next time.Time // zero: only on request
@@ -253,6 +254,11 @@ func (c *remoteCheck) differs(ctx context.Context, key string, e *state.Entry, o
 	case c.trusted && o.ETag != "":
 		return true, nil
 	}
+	return c.ask(ctx, key, e, o)
+}
+
+// ask is differs by a HEAD.
+func (c *remoteCheck) ask(ctx context.Context, key string, e *state.Entry, o *state.Object) (bool, error) {
 	now, err := c.head.Head(ctx, key)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):

@@ -15,9 +15,9 @@ import (
 const (
 	// Page is how many objects one LIST returns.
 	Page = 1000
-	// IndexChunk is how many entries are read in one short transaction.
+	// Chunk is how many entries are read in one short transaction.
 	Chunk = 4096
-	// OddChunk bounds how many entries whose keys stand elsewhere than their
+	// oddChunk bounds how many entries whose keys sort elsewhere than their
 	// paths are held at once.
 	oddChunk = 16_384
 )
@@ -41,8 +41,8 @@ type ranger interface {
 // of either. It calls each for every stored entry in the order of the keys, with
 // the listed object or nil where there is none: never before the listing has
 // gone beyond the entry's key. Objects that the index does not know are passed
-// over, the trail unlisted. An entry that is written meanwhile may be compared
-// with what stood there before.
+// over, the trail unlisted. An entry that is written at the same time may be compared
+// with what was there before.
 func compareListing(ctx context.Context, l lister, x ranger, m state.Mapper, each func(key string, it state.Item, o *state.Object) error) (listed int64, err error) {
 	g := merging{cur: newKeyCursor(x, m), each: each}
 	if err = ListData(ctx, l, m, g.object); err == nil {
@@ -54,7 +54,7 @@ func compareListing(ctx context.Context, l lister, x ranger, m state.Mapper, eac
 // errTrail ends a listing at the first document of the trail.
 var errTrail = errors.New("the trail begins")
 
-// listData lists everything under the mapper's prefix but the trail, which is
+// ListData lists everything under the mapper's prefix but the trail, which is
 // left out unlisted.
 func ListData(ctx context.Context, l lister, m state.Mapper, fn func(state.Object) error) error {
 	trail := m.TrailPrefix()
@@ -167,7 +167,7 @@ func (c *keyCursor) next() {
 	c.i++
 }
 
-// keyOf returns the key of a stored entry; odd says that it stands elsewhere in
+// keyOf returns the key of a stored entry; odd says that it sorts elsewhere in
 // the order than the path. An entry without an object is not ok.
 func (c *keyCursor) keyOf(it *state.Item) (key string, odd, ok bool) {
 	if !it.Entry.Stored {

@@ -16,11 +16,11 @@ import (
 const Forever = 100 * 365 * 24 * time.Hour
 
 const (
-	// Room is how much waits to be written at most; what comes then is lost.
+	// room is how much waits to be written at most; what comes then is lost.
 	room = 1 << 20
-	// Chunk is how much one call writes at most.
+	// chunk is how much one call writes at most.
 	chunk = 32 << 10
-	// Pause is how long a writer that takes nothing at present (EAGAIN) is left alone.
+	// pause is how long a writer that takes nothing at present (EAGAIN) is left alone.
 	pause = 50 * time.Millisecond
 )
 

@@ -32,7 +32,7 @@ type bucketView struct {
 	lost   bool // the listing was refused: every object is asked for
 }
 
-// ViewPatience is how long a dry run waits for the next part of a listing.
+// viewPatience is how long a dry run waits for the next part of a listing.
 const viewPatience = 30 * time.Second
 
 // errNoListing: there was no answer in time.
@@ -42,7 +42,7 @@ var errNoListing = errors.New("S3 did not answer in time")
 // there as of one that may not be seen.
 var errUnsaid = errors.New("s3:ListBucket is not granted")
 
-// viewBucket begins a listing of what stands below the prefix of s.
+// viewBucket begins a listing of what is below the prefix of s.
 func viewBucket(ctx context.Context, s *pipeline.Source) *bucketView {
 	ctx, cancel := context.WithCancel(ctx)
 	v := &bucketView{source: s, listed: make(chan string, listing.Page), ended: make(chan struct{}), cancel: cancel}
@@ -112,7 +112,7 @@ func (v *bucketView) advance(key string) error {
 	return nil
 }
 
-// ends takes in that the listing has ended.
+// ends handles the end of the listing.
 func (v *bucketView) ends() error {
 	if errors.Is(v.err, fs.ErrPermission) {
 		v.lost = true
@@ -146,7 +146,7 @@ func (p *planner) forecast(ctx context.Context, s *pipeline.Source) *forecaster 
 			}
 			return archive.KeyOK
 		}
-		p.alias(s.Config.KMSKeyID)
+		p.count(func(p *Plan) { p.Aliases = append(p.Aliases, s.Config.KMSKeyID) })
 	}
 	f.group, f.ctx = errgroup.WithContext(ctx)
 	f.group.SetLimit(max(1, p.opts.Config.Upload.Workers))
@@ -159,7 +159,7 @@ type notAskedError struct{ error }
 // Unwrap returns why.
 func (e notAskedError) Unwrap() error { return e.error }
 
-// offer begins to look at a file that the index does not show to be in S3.
+// offer begins to check a file that the index does not show to be in S3.
 func (f *forecaster) offer(path string, size int64) {
 	key, err := f.source.Mapper.Key(path)
 	if err != nil {
@@ -196,7 +196,7 @@ func (f *forecaster) asks() bool {
 func (f *forecaster) outcome(path string, size int64, show question) pipeline.Outcome {
 	o := pipeline.Outcome{Source: f.source.Name, Path: path, Size: size, Status: pipeline.Planned}
 	if !f.asks() {
-		f.unasked()
+		f.count(func(p *Plan) { p.Unasked++ })
 		return o
 	}
 	v, err := uploader.Foresee(f.ctx, f.source, path, func(ctx context.Context) (state.Object, bool, error) {
@@ -211,7 +211,7 @@ func (f *forecaster) outcome(path string, size int64, show question) pipeline.Ou
 		if !errors.Is(err, errUnsaid) {
 			f.refuse(err)
 		}
-		f.unasked()
+		f.count(func(p *Plan) { p.Unasked++ })
 		return o
 	case err != nil:
 		o.Status, o.Err = pipeline.Failed, err
@@ -219,7 +219,7 @@ func (f *forecaster) outcome(path string, size int64, show question) pipeline.Ou
 	}
 	switch v {
 	case uploader.ForecastRead:
-		f.read()
+		f.count(func(p *Plan) { p.Run.Get++ })
 		o.Status = pipeline.Skipped
 	case uploader.ForecastSkip:
 		o.Status = pipeline.Skipped

@@ -208,25 +208,11 @@ func (p *planner) note(o pipeline.Outcome) {
 	p.opts.Progress.Outcome(o)
 }
 
-// unasked counts a file of which S3 was not asked.
-func (p *planner) unasked() {
+// count changes the plan.
+func (p *planner) count(change func(*Plan)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sum.Plan.Unasked++
-}
-
-// read counts an object that a run would read.
-func (p *planner) read() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.sum.Plan.Run.Get++
-}
-
-// alias notes that the key behind an alias is not known.
-func (p *planner) alias(name string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.sum.Plan.Aliases = append(p.sum.Plan.Aliases, name)
+	change(&p.sum.Plan)
 }
 
 // plan counts the requests of one file of size bytes.

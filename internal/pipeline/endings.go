@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	// EndedAfter is how long a chain's next digest must be overdue until its host
+	// endedAfter is how long a chain's next digest must be overdue until its host
 	// counts as gone: longer than an outage that is repaired the same day.
 	endedAfter = 24 * time.Hour
-	// EndedKept is how long an answer about a chain counts. A host that was stopped
+	// endedKept is how long an answer about a chain counts. A host that was stopped
 	// may start again.
 	endedKept = 10 * time.Minute
-	// EndedMost bounds the chains that are remembered: objects can name any.
+	// endedMost bounds the chains that are remembered: objects can name any.
 	endedMost = 1000
 )
 
@@ -57,7 +57,7 @@ func newEndings(s *Source) *endings {
 }
 
 // ended reports whether the chain that o names has ended, so that its objects may
-// be replaced. Who asks for several objects waits for one answer.
+// be replaced. Callers that ask at the same time wait for one answer.
 func (e *endings) ended(ctx context.Context, o state.Object) (bool, error) {
 	id, ok := state.ParseObjectID(o.Metadata[state.MetaID])
 	if !ok || id.Instance != e.instance {
@@ -93,7 +93,7 @@ func (e *endings) ended(ctx context.Context, o state.Object) (bool, error) {
 	return why != "", nil
 }
 
-// ask looks the chain's newest digest up. It returns why the chain has ended, ""
+// ask reads the chain's newest digest. It returns why the chain has ended, ""
 // where nothing says so. A chain without any digest ended when it could have
 // published one since it wrote the object.
 func (e *endings) ask(ctx context.Context, chain string, wrote, now time.Time) (why string, err error) {
@@ -136,7 +136,7 @@ func whyEnded(d *trail.Digest, now time.Time) string {
 	return "its next digest has been overdue since " + *d.NextDigestDue
 }
 
-// fetch reads the object that o describes.
+// Fetch reads the object that o describes.
 func (s *Source) Fetch(ctx context.Context, key string, o state.Object) (io.ReadCloser, state.Object, error) {
 	return s.Store.GetFrom(ctx, key, "", 0, o.ETag)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
+// StoreOptions are those of the destination of c.
 func (e *Session) StoreOptions(c config.Source, log *zap.Logger) s3store.Options {
 	return s3store.Options{
 		Region: c.Region, EndpointURL: e.Config.S3.EndpointURL, PathStyle: e.Config.S3.PathStyle,
@@ -61,6 +62,7 @@ func (e *Session) poolOptions() uploader.Options {
 	}
 }
 
+// WatchOptions are those of the watcher of s.
 func (e *Session) WatchOptions(s *Source) watcher.Options {
 	w, memory := e.Config.Watch, placeMemoryOf(s)
 	return watcher.Options{
@@ -74,7 +76,7 @@ func (e *Session) WatchOptions(s *Source) watcher.Options {
 	}
 }
 
-// copiesOf is where the host keeps copies of the trail of the named source.
+// CopiesOf is where the host keeps copies of the trail of the named source.
 func (e *Session) CopiesOf(name string) string {
 	return filepath.Join(e.Config.Manifest.LocalDir, name)
 }

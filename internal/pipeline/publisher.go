@@ -21,7 +21,7 @@ var errUnproven = errors.New("the destination has not proven that it encrypts")
 // CreateDoc implements manifest.Publisher.
 func (p publisher) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, md5 [16]byte, sha [32]byte, contentType string) (state.Object, error) {
 	s := p.source
-	if d := s.pool.Destination(s.Config.Name); !d.Proven {
+	if d := s.Pool.Destination(s.Config.Name); !d.Proven {
 		return state.Object{}, unproven(d)
 	}
 	if !s.Session.once { // A run that ends by itself publishes before it writes files only when it claims to.

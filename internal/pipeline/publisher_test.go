@@ -62,7 +62,7 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.pool = p
+		s.Pool = p
 	}
 	wantNone := func(when string) {
 		t.Helper()
@@ -76,7 +76,7 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 	pool(false)
 	wantNone("before the canary")
 	pool(true)
-	s.pool.Distrust("s", state.Classified(state.ClassEncryption, "PutObject", errUnproven))
+	s.Pool.Distrust("s", state.Classified(state.ClassEncryption, "PutObject", errUnproven))
 	wantNone("after an answer without the key")
 	pool(true)
 	if err := send(); err != nil {

@@ -39,14 +39,14 @@ type Outcome struct {
 	Err    error // Failed only
 }
 
-// Progress is told what a sync run does. Its methods are called from many
+// Progress follows what a run does. Its methods are called from many
 // goroutines and must not block for long.
 type Progress interface {
 	Found(size int64)
 	Outcome(o Outcome)
 }
 
-// interrupted makes ErrInterrupted of an error that only says that ctx ended.
+// Interrupted makes ErrInterrupted of an error that only says that ctx ended.
 func Interrupted(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return ErrInterrupted

@@ -23,7 +23,7 @@ type signersFact struct {
 	Before  string `json:"before,omitempty"`
 }
 
-// signers returns what signs the digests of c, and what signed them before and
+// Signers returns what signs the digests of c, and what signed them before and
 // announces the new key; each is nil where there is none. A key of before that
 // cannot be used any more is no error: readers have to be given the new one.
 func (e *Session) Signers(ctx context.Context, c config.Source) (sign, before manifest.Signer, err error) {
@@ -65,7 +65,7 @@ func (e *Session) rememberSigner(ctx context.Context, spec string) (signersFact,
 	return fact, e.DB.SetMeta(ctx, metaSigners, data)
 }
 
-// openSigner returns the signer that spec, a value of manifest.sign, names; nil
+// OpenSigner returns the signer that spec, a value of manifest.sign, names; nil
 // for none.
 func (e *Session) OpenSigner(ctx context.Context, spec string, c config.Source) (manifest.Signer, error) {
 	if file, ok := strings.CutPrefix(spec, "ed25519:"); ok {

@@ -19,7 +19,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
-// source is one configured directory with all that works on it.
+// Source is one configured directory with all that works on it.
 type Source struct {
 	Config   config.Source
 	number   int    // in the configuration
@@ -30,19 +30,20 @@ type Source struct {
 	State    *state.Source
 	Flusher  *manifest.Flusher
 	Watch    *watcher.Watcher // nil: the run does not watch or scan
-	pool     *uploader.Pool   // nil: nothing is uploaded from a removed source
+	Pool     *uploader.Pool   // nil: nothing is uploaded from a removed source
 	Log      *zap.Logger
 	Counters Counters
 	Backlog  *Backlog // of the trail
+	Disk     *Disk    // of the state
 
 	Session  *Session
 	there    bool // something was at its path when the run began
 	proof    proof
-	known    capabilities
+	known    Capabilities
 	provenAt time.Time // when the canary passed that still counts; zero: none does
 }
 
-// openSource connects one source to its directory, bucket and state. It makes
+// OpenSource connects one source to its directory, bucket and state. It makes
 // no request.
 func (e *Session) OpenSource(ctx context.Context, i int) (*Source, error) {
 	c := e.Config.Sources[i]
@@ -67,7 +68,7 @@ func (e *Session) OpenSource(ctx context.Context, i int) (*Source, error) {
 	return s, nil
 }
 
-// connect makes a source of what any run needs, a dry run too.
+// Connect makes a source of what any run needs, a dry run too.
 func (e *Session) Connect(ctx context.Context, i int, o s3store.Options) (*Source, error) {
 	c := e.Config.Sources[i]
 	s := &Source{
@@ -98,6 +99,7 @@ func (e *Session) Connect(ctx context.Context, i int, o s3store.Options) (*Sourc
 		s.Log.Warn("the directory of a source does not answer: it is taken for the one that it was", zap.String("path", c.Path), zap.String("was", s.Real))
 	}
 	s.Backlog = &Backlog{state: s.State, log: s.Log}
+	s.Disk = &Disk{db: e.DB, dir: e.Config.StateDir, log: s.Log, writes: s.Release}
 	s.known = CapabilitiesOf(&c, s.Store, e.DB, s.Log)
 	s.provenAt, err = s.known.recall()
 	return s, err
@@ -116,23 +118,24 @@ func (e *Session) at(c config.Source) (config.Look, bool) {
 	return l, ok
 }
 
-// rootOf is the directory of a source.
+// RootOf is the directory of a source.
 func RootOf(c *config.Source) *safefs.Root {
 	return safefs.NewRoot(c.Path, safefs.RootOptions{
 		Follow: c.Symlinks == archive.SymlinksFollow, CrossMounts: c.CrossMounts, SizeMtime: c.Identity == "size-mtime",
 	})
 }
 
-// pending counts the paths of a source that are on their way.
+// Pending counts the paths of a source that are on their way.
 type Pending struct {
 	Settling, Queued, InFlight, Delayed int
 
 	Oldest time.Time // when the oldest was first seen to have changed; zero: none
 }
 
+// Total is all of them.
 func (p Pending) Total() int64 { return int64(p.Settling + p.Queued + p.InFlight + p.Delayed) }
 
-// pending asks the watcher first: a path moves from there to the queue, so that
+// Pending asks the watcher first: a path moves from there to the queue, so that
 // none is missed on its way.
 func (s *Source) Pending() Pending {
 	var p Pending
@@ -154,7 +157,7 @@ const (
 	shortLifeLeast   = time.Minute
 )
 
-// uploads is what the pool needs to know of s.
+// Uploads is what the pool needs to know of s.
 func (s *Source) Uploads() uploader.Source {
 	instance := s.Session.Config.Instance
 	return uploader.Source{

@@ -120,10 +120,10 @@ func newestHead(ctx context.Context, instance string, trail *trailpkg.Trail) (he
 }
 
 // localFirst reads documents from the host's copies, and what is not there from
-// the bucket. Who reads compares hashes.
+// the bucket. The reader compares hashes.
 type localFirst struct{ near, far trailpkg.Library }
 
-// Get implements manifest.Library.
+// Get implements trailpkg.Library.
 func (l localFirst) Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error) {
 	if l.near != nil {
 		r, o, err := l.near.Get(ctx, key)
@@ -134,7 +134,7 @@ func (l localFirst) Get(ctx context.Context, key string) (io.ReadCloser, state.O
 	return l.far.Get(ctx, key)
 }
 
-// List implements manifest.Library.
+// List implements trailpkg.Library.
 func (l localFirst) List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error {
 	return l.far.List(ctx, prefix, startAfter, fn)
 }

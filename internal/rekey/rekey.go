@@ -14,20 +14,16 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/s3syncd/s3syncd/internal/config"
-	"github.com/s3syncd/s3syncd/internal/fscheck"
-	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/listing"
-	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
-// RekeyOptions are what a rekey needs from outside.
+// Options are what a rekey needs from outside.
 type Options struct {
 	Config   *config.Config
 	Source   string        // "": every source
@@ -40,21 +36,21 @@ type Options struct {
 	Progress pipeline.Progress
 }
 
-// RekeySummary counts the objects of a rekey.
+// Summary counts the objects of a rekey.
 type Summary struct {
 	Listed  int64 // below the prefixes, the trails left out
-	Right   int64 // under the key, gone meanwhile, or a document of another trail
+	Right   int64 // under the key, gone by now, or a document of another trail
 	Rekeyed int64 // or to be rekeyed in a dry run
 	Failed  int64 // or to be left to another instance in a dry run
 	Bytes   int64 // of what is rekeyed
 
 	// Unlisted: some prefix could not be listed, so that only indexed objects were
-	// looked at.
+	// checked.
 	Unlisted bool
 	Plan     Plan
 }
 
-// RekeyPlan is what a dry run foresees.
+// Plan is what a dry run foresees.
 type Plan struct {
 	NoKey, OtherKey      int64 // objects without a KMS key, and under another one
 	Heads, Sends, Copies int64 // requests of the run
@@ -63,25 +59,18 @@ type Plan struct {
 	Unindexed            bool // a running daemon holds the state: its index spared no question
 }
 
-// RekeyBusy is said where another process holds the state.
+// rekeyBusy is said where another process holds the state.
 const rekeyBusy = "stop the daemon first: a rekey writes the same index and trail"
 
-// Rekey finds the objects of every source that are not under the configured key
+// Run finds the objects of every source that are not under the configured key
 // or an accepted one, and brings them under the configured one. It blocks until
-// that is done or ctx ends, holds the state meanwhile, and publishes the trail
+// that is done or ctx ends, holds the state, and publishes the trail
 // of what it did. It can be ended at any point and run again: what was done is
 // durable, and found. It returns ErrSomeFailed when objects failed,
 // ErrInterrupted when ctx ended first, and another error when it could not run;
 // the summary is valid in each case. A dry run writes nothing, not even a state.
 func Run(ctx context.Context, o Options) (Summary, error) {
-	if err := host.Supported(o.Config); err != nil {
-		return Summary{}, err
-	}
-	at, err := new(fscheck.Checker).Placed(o.Config)
-	if err != nil {
-		return Summary{}, err
-	}
-	log, err := logsink.NewConsole(o.Config.Log, o.Stderr)
+	at, log, err := pipeline.Prepare(o.Config, o.Stderr)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -150,11 +139,18 @@ func (r *rekeyRun) run(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	late, err := pipeline.Unpublished(r.Sources)
-	if err == nil && (late || r.sum.Failed > 0) {
-		err = pipeline.ErrSomeFailed
+	failed := r.sum.Failed > 0
+	for _, s := range r.Sources {
+		late, err := s.Unpublished()
+		if err != nil {
+			return err
+		}
+		failed = failed || late
 	}
-	return err
+	if failed {
+		return pipeline.ErrSomeFailed
+	}
+	return nil
 }
 
 // rekeyAll works on every source side by side: a broken one holds up no other.
@@ -164,51 +160,37 @@ func (r *rekeyRun) rekeyAll(ctx context.Context) error {
 	r.mu.Lock()
 	r.halt = halt
 	r.mu.Unlock()
-	errs := make([]error, len(r.Sources))
-	var wg sync.WaitGroup
-	for i, s := range r.Sources {
-		wg.Go(func() {
-			err := r.await(ctx, s)
-			if err == nil {
-				err = r.find(ctx, s)
-			}
-			err = errors.Join(err, r.Queue.Source(s.Config.Name).Wait(ctx))
-			if err != nil && ctx.Err() == nil {
-				errs[i] = fmt.Errorf("source %s: %w", s.Config.Name, err)
-			}
-		})
-	}
-	wg.Wait()
+	err := r.Each(func(s *pipeline.Source) error {
+		err := r.await(ctx, s)
+		if err == nil {
+			err = r.find(ctx, s)
+		}
+		err = errors.Join(err, r.Queue.Source(s.Config.Name).Wait(ctx))
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("source %s: %w", s.Config.Name, err)
+		}
+		return nil
+	})
 	if cause := context.Cause(ctx); errors.Is(cause, errUnconfirmed) {
 		return cause
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // errUnconfirmed ends a run at the first answer that does not confirm the key:
 // each further copy would take the encryption from one more object.
 var errUnconfirmed = errors.New("stopped at once, because the server did not do what it was asked for")
 
-// await returns once the canary has passed: it tells which key is behind an
-// alias now.
+// await blocks until the canary has passed: it tells which key is behind an alias
+// now.
 func (r *rekeyRun) await(ctx context.Context, s *pipeline.Source) error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for begin := time.Now(); ; {
-		d := r.Pool.Destination(s.Config.Name)
-		switch {
-		case d.Proven:
-			return nil
-		case d.State == breaker.HealthParked, d.State == breaker.HealthStopped,
-			d.Err != nil && time.Since(begin) > r.opts.GiveUp:
-			return fmt.Errorf("nothing was rekeyed: %w", d.Err)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
+	if err := r.Pool.Await(ctx, s.Config.Name); err != nil {
+		return err
 	}
+	if d := r.Pool.Destination(s.Config.Name); !d.Proven {
+		return fmt.Errorf("nothing was rekeyed: %w", d.Err)
+	}
+	return nil
 }
 
 // find offers what may not be under the key.
@@ -252,7 +234,7 @@ func (r *rekeyRun) ended(_ *pipeline.Source, o uploader.Outcome) {
 		r.mu.Unlock()
 		return
 	}
-	switch o.Status { //nolint:exhaustive // An interrupted upload that was settled meanwhile is no part of the sum.
+	switch o.Status { //nolint:exhaustive // An interrupted upload that was resolved is no part of the sum.
 	case state.StatusRekeyed:
 		r.sum.Rekeyed++
 		r.sum.Bytes += o.Size
@@ -315,7 +297,7 @@ func (f *finder) run(ctx context.Context, each eachObject) error {
 		return err
 	}
 	f.unlisted = true
-	f.source.Log.Warn("s3:ListBucket is not granted: only objects that the index knows are looked at", zap.Error(err))
+	f.source.Log.Warn("s3:ListBucket is not granted: only objects that the index knows are checked", zap.Error(err))
 	return f.runIndex(ctx, each)
 }
 

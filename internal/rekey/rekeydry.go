@@ -56,7 +56,7 @@ type rekeyPlanner struct {
 	sum Summary
 }
 
-// openIndex opens the state if there is one, and nobody holds it.
+// openIndex opens the state if there is one and no other process holds it.
 func (p *rekeyPlanner) openIndex() (*state.DB, error) {
 	there, err := state.Exists(p.opts.Config.StateDir)
 	if err != nil || !there {
@@ -70,7 +70,7 @@ func (p *rekeyPlanner) openIndex() (*state.DB, error) {
 	return db, err
 }
 
-// plan looks at one source.
+// plan counts what a rekey of one source would do.
 func (p *rekeyPlanner) plan(ctx context.Context, i int) error {
 	c := p.opts.Config.Sources[i]
 	env := pipeline.Session{Config: p.opts.Config, DB: p.db, Log: p.log, Metrics: &pipeline.Metrics{Store: p.metrics}, Dry: true}

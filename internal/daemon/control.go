@@ -1,4 +1,4 @@
-package app
+package daemon
 
 import (
 	"context"
@@ -32,40 +32,31 @@ func (d *daemon) listenControl(ctx context.Context) error {
 	return nil
 }
 
-// generation returns the pipeline that runs.
-func (d *daemon) generation() (*generation, error) {
-	g := d.current.Load()
+// running returns the pipeline that runs.
+func (d *daemon) running() (*livePipeline, error) {
+	l := d.current.Load()
 	switch {
-	case g == nil:
+	case l == nil:
 		return nil, fmt.Errorf("%w: it is starting", admin.ErrNotReady)
-	case g.isLeaving():
+	case isClosed(l.leaving):
 		return nil, fmt.Errorf("%w: it is stopping, or takes over a new configuration", admin.ErrNotReady)
 	}
-	return g, nil
-}
-
-func (g *generation) isLeaving() bool {
-	select {
-	case <-g.leaving:
-		return true
-	default:
-		return false
-	}
+	return l, nil
 }
 
 // pick returns the sources of these names, all for none.
-func (g *generation) pick(names []string) ([]*liveSource, error) {
+func (l *livePipeline) pick(names []string) ([]*liveSource, error) {
 	if len(names) == 0 {
-		return g.sources, nil
+		return l.sources, nil
 	}
 	var picked []*liveSource
 	for _, name := range names {
-		i := slices.IndexFunc(g.sources, func(s *liveSource) bool { return s.Config.Name == name })
+		i := slices.IndexFunc(l.sources, func(s *liveSource) bool { return s.Config.Name == name })
 		if i < 0 {
-			return nil, &admin.UnknownSourceError{Source: name, Known: sourceNames(g.sources)}
+			return nil, &admin.UnknownSourceError{Source: name, Known: sourceNames(l.sources)}
 		}
-		if !slices.Contains(picked, g.sources[i]) {
-			picked = append(picked, g.sources[i])
+		if !slices.Contains(picked, l.sources[i]) {
+			picked = append(picked, l.sources[i])
 		}
 	}
 	return picked, nil
@@ -81,42 +72,32 @@ func sourceNames(sources []*liveSource) []string {
 
 // Rescan implements admin.Daemon.
 func (d *daemon) Rescan(r admin.RescanRequest) (admin.RescanAnswer, error) {
-	g, err := d.generation()
+	l, err := d.running()
 	if err != nil {
 		return admin.RescanAnswer{}, err
 	}
-	var names []string
-	if r.Source != "" {
-		names = []string{r.Source}
-	}
-	sources, err := g.pick(names)
+	sources, err := l.pick(slices.DeleteFunc([]string{r.Source}, func(name string) bool { return name == "" }))
 	if err != nil {
 		return admin.RescanAnswer{}, err
 	}
 	for _, s := range sources {
-		if err := g.rescan(s.Config.Name, r.Remote, r.ConfirmDeletes); err != nil {
+		if err := s.rescan(r.Remote, r.ConfirmDeletes); err != nil {
 			return admin.RescanAnswer{}, fmt.Errorf("source %s: %w", s.Config.Name, err)
 		}
 	}
 	return admin.RescanAnswer{Sources: sourceNames(sources)}, nil
 }
 
-// rescan has one source scanned, what is parked tried again, and what is sealed
+// rescan has the source scanned, what is parked tried again, and what is sealed
 // published now. Remote also has the bucket compared with the index, confirm
 // accepts what the directory is now and what is missing in it.
-func (g *generation) rescan(name string, remote, confirm bool) error {
-	picked, err := g.pick([]string{name})
-	if err != nil {
-		return err
-	}
-	s := picked[0]
+func (s *liveSource) rescan(remote, confirm bool) error {
 	if remote {
 		if err := s.remote.Request(); err != nil {
 			return err
 		}
 	}
-	g.Pool.Release(name)
-	s.Flusher.Retry()
+	s.Release()
 	if confirm {
 		s.Watch.ConfirmDeletes() // It asks for a scan as well.
 		return nil
@@ -127,11 +108,11 @@ func (g *generation) rescan(name string, remote, confirm bool) error {
 
 // Flush implements admin.Daemon.
 func (d *daemon) Flush(ctx context.Context, names []string) (admin.FlushAnswer, error) {
-	g, err := d.generation()
+	l, err := d.running()
 	if err != nil {
 		return admin.FlushAnswer{}, err
 	}
-	sources, err := g.pick(names)
+	sources, err := l.pick(names)
 	if err != nil {
 		return admin.FlushAnswer{}, err
 	}
@@ -139,11 +120,11 @@ func (d *daemon) Flush(ctx context.Context, names []string) (admin.FlushAnswer, 
 	answer := admin.FlushAnswer{Sources: make([]admin.FlushedSource, len(sources))}
 	var wg sync.WaitGroup
 	for i, s := range sources {
-		wg.Go(func() { answer.Sources[i] = g.flush(ctx, s) })
+		wg.Go(func() { answer.Sources[i] = (&flush{s: s, leaving: l.leaving}).run(ctx) })
 	}
 	wg.Wait()
 	for _, f := range answer.Sources {
-		d.log.Info("flush asked", zap.String("source", f.Source), zap.Bool("done", f.Done), zap.Strings("reasons", f.Reasons),
+		d.log.Info("flush requested", zap.String("source", f.Source), zap.Bool("done", f.Done), zap.Strings("reasons", f.Reasons),
 			zap.Duration("took", time.Since(begin)))
 	}
 	return answer, nil

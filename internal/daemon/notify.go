@@ -1,4 +1,4 @@
-package app
+package daemon
 
 import (
 	"context"
@@ -35,7 +35,7 @@ func (n notifier) send(state string) {
 		err = errors.Join(err, conn.Close())
 	}
 	if err != nil {
-		n.log.Warn("systemd was not told, going on", zap.String("state", state), zap.Error(err))
+		n.log.Warn("sd_notify failed", zap.String("state", state), zap.Error(err))
 	}
 }
 

@@ -1,4 +1,4 @@
-package app
+package daemon
 
 import (
 	"slices"
@@ -54,7 +54,7 @@ func newLedger() *ledger {
 	return l
 }
 
-// add takes in how a look ended.
+// add records how an attempt ended.
 func (l *ledger) add(o uploader.Outcome, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -107,7 +107,7 @@ func (l *ledger) fail(i int, o uploader.Outcome, now time.Time) {
 	if i >= 0 {
 		if old := l.failures[i]; old.Class == f.Class && old.ResolvedAt == nil {
 			f.FirstAt, f.Count = old.FirstAt, old.Count+1
-			f.Retried = f.Retried && old.Retried // The record of the first one stands.
+			f.Retried = f.Retried && old.Retried // The first one has its record.
 		}
 		l.failures, l.raw = slices.Delete(l.failures, i, i+1), slices.Delete(l.raw, i, i+1)
 	}
@@ -136,7 +136,7 @@ func (l *ledger) list() (counts map[string]int64, failures []admin.Failure, last
 	return counts, failures, last
 }
 
-// follow has a flush told of every outcome until stop is called.
+// follow gives a flush every outcome until stop is called.
 func (l *ledger) follow() (f *flushRecord, stop func()) {
 	f = &flushRecord{mu: &l.mu, moved: map[string]struct{}{}, failed: map[string]uploader.Outcome{}, restless: map[string]int{}}
 	l.mu.Lock()
@@ -149,17 +149,17 @@ func (l *ledger) follow() (f *flushRecord, stop func()) {
 	}
 }
 
-// flushRecord is what a flush knows of the looks that ended since it began.
+// flushRecord is what a flush knows of the attempts that ended since it began.
 type flushRecord struct {
 	mu       *sync.Mutex         // of the ledger
-	moved    map[string]struct{} // changed while they were read, went back to the settler
+	moved    map[string]struct{} // changed while they were read, went back to the watcher
 	failed   map[string]uploader.Outcome
 	overflow bool           // more moved than can be remembered
 	lost     int            // failures that were not remembered
 	restless map[string]int // how often a path has moved
 }
 
-// add takes in an outcome. The caller holds mu.
+// add records an outcome. The caller holds mu.
 func (f *flushRecord) add(o uploader.Outcome) {
 	switch {
 	case o.Err == nil:
@@ -181,10 +181,10 @@ func (f *flushRecord) add(o uploader.Outcome) {
 	}
 }
 
-// restlessMax is how often a flush offers a path again that moves each time.
+// restlessMax is how often a flush offers a path that changes each time it is read.
 const restlessMax = 5
 
-// again reports whether a path that moved is worth another look in this flush.
+// again reports whether a path that moved is worth another attempt in this flush.
 func (f *flushRecord) again(path string) bool {
 	if len(f.restless) >= flushPaths {
 		return true

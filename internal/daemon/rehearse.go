@@ -1,10 +1,9 @@
-package app
+package daemon
 
 import (
 	"context"
 	"fmt"
 	"reflect"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,26 +20,26 @@ import (
 // rehearsalTime bounds how long a new configuration is tried.
 const rehearsalTime = 30 * time.Second
 
-// rehearse tries what next needs that g does not have, while g goes on: the
+// rehearse tries what next needs that l does not have, while l keeps running: the
 // places of the sources, the signing key, and the canary of each destination
-// that is new. What it learns the next generation need not ask again.
-func (g *generation) rehearse(ctx context.Context, next *config.Config) (plan, error) {
+// that is new. What it learns the next pipeline need not ask again.
+func (l *livePipeline) rehearse(ctx context.Context, next *config.Config) (plan, error) {
 	if _, err := host.Fit(next, zap.NewNop()); err != nil {
 		return plan{}, err
 	}
-	at, err := g.d.places.Placed(next)
+	at, err := l.d.places.Placed(next)
 	if err != nil {
 		return plan{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, rehearsalTime)
 	defer cancel()
 	env := pipeline.Session{
-		Config: next, DB: g.DB, Log: g.Log, Metrics: &pipeline.Metrics{Store: s3store.NewMetrics(prometheus.NewPedanticRegistry())},
+		Config: next, DB: l.DB, Log: l.Log, Metrics: &pipeline.Metrics{Store: s3store.NewMetrics(prometheus.NewPedanticRegistry())},
 	}
 	var group errgroup.Group
 	for i := range next.Sources {
 		group.Go(func() error {
-			if err := tryDestination(ctx, &env, i, g.Config); err != nil {
+			if err := tryDestination(ctx, &env, i, l.Config); err != nil {
 				return fmt.Errorf("source %s: %w", next.Sources[i].Name, err)
 			}
 			return nil
@@ -88,31 +87,12 @@ func destinationOf(c *config.Config, s config.Source) destination {
 	return destination{c.S3, c.Manifest.ObjectLock, s}
 }
 
-// reloads remembers how the last hang-up ended.
-type reloads struct {
-	mu   sync.Mutex
-	last *admin.Reload
-}
-
-func (r *reloads) note(at time.Time, err error) {
-	l := &admin.Reload{At: at.UTC(), Successful: err == nil}
-	if err != nil {
-		l.Error = admin.Plain(err.Error(), errorText)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.last = l
-}
-
-// get returns nil where there was no hang-up yet.
-func (r *reloads) get() *admin.Reload {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.last
-}
-
 // reloaded notes how a hang-up ended: err is why the old configuration stays.
 func (d *daemon) reloaded(err error) {
 	d.metrics.Reloaded(err == nil, time.Now())
-	d.reloads.note(time.Now(), err)
+	r := &admin.Reload{At: time.Now().UTC(), Successful: err == nil}
+	if err != nil {
+		r.Error = admin.Plain(err.Error(), errorText)
+	}
+	d.lastReload.Store(r)
 }

@@ -1,4 +1,4 @@
-package app
+package pipeline
 
 import (
 	"errors"
@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/queue"
@@ -88,7 +87,7 @@ func benchDir(b *testing.B, src *state.Source, root, rel string) error {
 // benchWatcher scans dir, all of which src knows.
 func benchWatcher(b *testing.B, dir string, src *state.Source) *watcher.Watcher {
 	b.Helper()
-	w, err := watcher.New(pipeline.Sink{Source: "bench", Queue: queue.New(1)}, &pipeline.Index{State: src}, watcher.Options{
+	w, err := watcher.New(Sink{Source: "bench", Queue: queue.New(1)}, &Index{State: src}, watcher.Options{
 		Source: "bench", Root: safefs.NewRoot(dir, safefs.RootOptions{CrossMounts: true}),
 		Settle: time.Second, MaxDelay: time.Second, Hardlinks: safefs.LinksSameOwner, Reserved: state.ReservedDir,
 		Log: zap.NewNop(), Metrics: watcher.NewMetrics(prometheus.NewRegistry()),

@@ -1,14 +1,14 @@
-package app
+package daemon
 
 import (
 	"errors"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/internal/admin/page"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
@@ -19,13 +19,13 @@ import (
 )
 
 const (
-	// LateAfter beyond max_delay makes what is on its way count as behind.
+	// lateAfter beyond max_delay makes what is on its way count as behind.
 	lateAfter = time.Minute
 	busyShown = 5
-	// SilentAfter is how long a request for the trail may take before the trail
+	// silentAfter is how long a request for the trail may take before the trail
 	// counts as behind.
 	silentAfter = 30 * time.Second
-	// ReasonText is the longest reason in a sentence, in runes.
+	// reasonText is the longest reason in a sentence, in runes.
 	reasonText = 160
 )
 
@@ -36,31 +36,31 @@ func (d *daemon) Status() admin.Status {
 		Format: admin.StatusFormat, Time: now.UTC(), Instance: d.cfg.Instance, Version: d.build.Version, Revision: d.build.Revision,
 		PID: os.Getpid(), StartedAt: d.started.UTC(), State: "starting", Sources: []admin.SourceStatus{},
 	}
-	st.LastReload = d.reloads.get()
+	st.LastReload = d.lastReload.Load()
 	switch {
 	case d.stopping.Load():
 		st.State = "stopping"
 	case d.ready.Load():
 		st.State = "ready"
 	}
-	g := d.current.Load()
-	if g == nil {
+	l := d.current.Load()
+	if l == nil {
 		return st
 	}
-	flights := g.Pool.InFlight()
+	flights := l.Pool.InFlight()
 	st.Current = true
-	for _, s := range g.sources {
-		ss := g.sourceStatus(s, flights, now)
+	for _, s := range l.sources {
+		ss := s.status(flights, now)
 		st.Current = st.Current && (ss.State == admin.StateCurrent || ss.State == admin.StateWorking)
 		st.Sources = append(st.Sources, ss)
 	}
 	return st
 }
 
-// sourceStatus is what is known of s.
-func (g *generation) sourceStatus(s *liveSource, flights []uploader.InFlight, now time.Time) admin.SourceStatus {
+// status is what is known of s.
+func (s *liveSource) status(flights []uploader.InFlight, now time.Time) admin.SourceStatus {
 	name := s.Config.Name
-	work, dest := s.Pending(), g.Pool.Destination(name)
+	work, dest := s.Pending(), s.Pool.Destination(name)
 	watched, polled := s.Watch.Directories()
 	files, bytes := s.State.Totals()
 	outcomes, failures, last := s.ledger.list()
@@ -77,10 +77,10 @@ func (g *generation) sourceStatus(s *liveSource, flights []uploader.InFlight, no
 		InFlight: inFlightOf(name, flights), Failures: failures, LastOutcomes: last, Trail: s.trailStatus(), LastScan: s.scanStatus(),
 		Watched: watched, Polled: polled, Busy: busyStatus(s.Watch.Busiest(busyShown)),
 	}
-	for c, n := range g.Pool.Parked(name) {
+	for c, n := range s.Pool.Parked(name) {
 		ss.Parked[string(c)] = n
 	}
-	failing := g.Pool.Failing(name)
+	failing := s.Pool.Failing(name)
 	ss.Failing, ss.FailingSince, ss.FailingClass = failing.Files, instant(failing.Since), string(failing.Class)
 	s.judge(&ss, dest, work, now)
 	return ss
@@ -89,8 +89,8 @@ func (g *generation) sourceStatus(s *liveSource, flights []uploader.InFlight, no
 // judge sets state, reason, since and the sentence.
 func (s *liveSource) judge(ss *admin.SourceStatus, dest breaker.Status, work pipeline.Pending, now time.Time) {
 	var since time.Time
-	ss.State, ss.Reason, since = s.verdict(ss, dest, now)
-	if t := s.Counters.Trouble.Load(); t != nil && ss.State != admin.StateUnavailable {
+	ss.State, ss.Reason, since = s.obstacle(ss, dest, now)
+	if t := s.Disk.Trouble(); t != nil && ss.State != admin.StateUnavailable {
 		ss.State, ss.Reason, since = admin.StateBehind, "state_dir cannot be written: "+admin.Plain(t.Err.Error(), reasonText), t.Since
 	}
 	if ss.State == "" {
@@ -112,15 +112,15 @@ func (s *liveSource) withholds() bool {
 	return s.Watch.Replaced() || last != nil && last.Withheld > 0
 }
 
-// verdict returns what is in the way of s, an empty state for nothing.
-func (s *liveSource) verdict(ss *admin.SourceStatus, dest breaker.Status, now time.Time) (st, reason string, since time.Time) {
+// obstacle returns what is in the way of s, an empty state for nothing.
+func (s *liveSource) obstacle(ss *admin.SourceStatus, dest breaker.Status, now time.Time) (st, reason string, since time.Time) {
 	if ss.HungSince != nil {
 		return admin.StateUnavailable, fscheck.SilentReason, *ss.HungSince
 	}
 	if s.Watch.Away() != "" {
 		return admin.StateUnavailable, "directory not available: " + ss.UnavailableReason, s.Counters.GoneSince()
 	}
-	if st, reason, since, ok := destinationVerdict(dest); ok {
+	if st, reason, since, ok := destinationObstacle(dest); ok {
 		return st, reason, since
 	}
 	switch {
@@ -129,14 +129,14 @@ func (s *liveSource) verdict(ss *admin.SourceStatus, dest breaker.Status, now ti
 	case dest.Stalled > 0:
 		return admin.StateBehind, admin.Count(dest.Stalled) + " requests to the server make no progress", dest.StalledSince
 	}
-	if st, reason, since = trailVerdict(&ss.Trail, now); st != "" {
+	if st, reason, since = trailObstacle(&ss.Trail, now); st != "" {
 		return st, reason, since
 	}
-	return s.verdictOfFiles(ss)
+	return s.fileObstacle(ss)
 }
 
-// verdictOfFiles is verdict where source, destination and trail are in order.
-func (s *liveSource) verdictOfFiles(ss *admin.SourceStatus) (st, reason string, since time.Time) {
+// fileObstacle is obstacle where source, destination and trail are in order.
+func (s *liveSource) fileObstacle(ss *admin.SourceStatus) (st, reason string, since time.Time) {
 	switch {
 	case len(ss.Parked) > 0:
 		return admin.StateParked, parkedReason(ss.Parked), time.Time{}
@@ -150,8 +150,8 @@ func (s *liveSource) verdictOfFiles(ss *admin.SourceStatus) (st, reason string, 
 	return "", "", time.Time{}
 }
 
-// destinationVerdict returns what is in the way at a destination, if anything is.
-func destinationVerdict(dest breaker.Status) (st, reason string, since time.Time, ok bool) {
+// destinationObstacle returns what is in the way at a destination, if anything is.
+func destinationObstacle(dest breaker.Status) (st, reason string, since time.Time, ok bool) {
 	switch {
 	case dest.State == breaker.HealthStopped:
 		return admin.StateStopped, reasonOf(dest.Err), dest.Since, true
@@ -165,8 +165,8 @@ func destinationVerdict(dest breaker.Status) (st, reason string, since time.Time
 	return "", "", time.Time{}, false
 }
 
-// trailVerdict returns what is wrong with the trail, an empty state for nothing.
-func trailVerdict(t *admin.Trail, now time.Time) (st, reason string, since time.Time) {
+// trailObstacle returns what is wrong with the trail, an empty state for nothing.
+func trailObstacle(t *admin.Trail, now time.Time) (st, reason string, since time.Time) {
 	switch {
 	case t.Error != "":
 		return admin.StateBehind, "manifest not published: " + admin.Plain(t.Error, reasonText), timeOf(t.ErrorSince)
@@ -247,17 +247,13 @@ func clockTime(t, now time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04Z")
 }
 
-// deniedAction is how AWS names the action that a policy does not grant, and what
-// on.
-var deniedAction = regexp.MustCompile(`not authorized to perform: ([a-z0-9-]+:[A-Za-z0-9*]+)(?: on resource: "?([^\s"]+))?`)
-
 // reasonOf says in a few words what err is.
 func reasonOf(err error) string {
 	if err == nil {
 		return ""
 	}
-	if m := deniedAction.FindStringSubmatch(err.Error()); m != nil {
-		return m[1] + " denied"
+	if action, _, ok := admin.DeniedAction(err.Error()); ok {
+		return action + " denied"
 	}
 	if e, ok := errors.AsType[*state.Error](err); ok && e.Code != "" {
 		return admin.Plain(e.Op+": "+e.Code, reasonText)
@@ -343,6 +339,26 @@ func busyStatus(busy []watcher.Busy) []admin.BusyDirectory {
 	list := []admin.BusyDirectory{}
 	for _, b := range busy {
 		list = append(list, admin.BusyDirectory{Name: admin.NewName(b.Path), Events: b.Events, Window: int64(b.Window / time.Second)})
+	}
+	return list
+}
+
+// Meters implements page.Daemon.
+func (d *daemon) Meters() []page.Meter {
+	l := d.current.Load()
+	if l == nil {
+		return nil
+	}
+	underWay := map[string]int64{}
+	for _, f := range l.Pool.InFlight() {
+		underWay[f.Source] += f.Sent
+	}
+	list := make([]page.Meter, len(l.sources))
+	for i, s := range l.sources {
+		m := s.ledger.takeMeter()
+		list[i] = page.Meter{
+			Source: s.Config.Name, Acknowledged: m.bytes, UnderWay: underWay[s.Config.Name], Uploads: m.uploads, Slowest: m.slowest,
+		}
 	}
 	return list
 }

@@ -1,4 +1,4 @@
-package app
+package pipeline
 
 import (
 	"context"
@@ -15,7 +15,6 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
-	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/internal/safefs"
@@ -95,7 +94,7 @@ func besideSlow(b *testing.B, files int, size int64, dead bool) (small, large ti
 			b.Fatal(err)
 		}
 	}
-	q := queue.New(pipeline.QueueLimit)
+	q := queue.New(QueueLimit)
 	pool, err := uploader.New(q, []uploader.Source{slow, fast}, uploader.Options{
 		Workers: 16, PartSize: 16 << 20, SinglePutMax: 64 << 20, MemoryLimit: 128 << 20, Drain: time.Millisecond,
 		Log: zap.NewNop(), Metrics: uploader.NewMetrics(prometheus.NewRegistry()),

@@ -1,4 +1,4 @@
-package app
+package daemon
 
 import (
 	"errors"
@@ -132,7 +132,7 @@ func TestATrailWithoutAnAnswerIsBehind(t *testing.T) {
 	now := time.Date(2026, 3, 2, 2, 15, 0, 0, time.UTC)
 	for age, want := range map[time.Duration]string{silentAfter - time.Second: "", silentAfter: admin.StateBehind} {
 		since := now.Add(-age)
-		st, _, at := trailVerdict(&admin.Trail{RequestSince: &since, WaitingDocuments: 2}, now)
+		st, _, at := trailObstacle(&admin.Trail{RequestSince: &since, WaitingDocuments: 2}, now)
 		if st != want || want != "" && !at.Equal(since) {
 			t.Errorf("a request under way for %v: state %q since %v, want %q since %v", age, st, at, want, since)
 		}

@@ -1,4 +1,6 @@
-package app
+// Package daemon is the life of the daemon: its start, the pipeline of one
+// configuration after another, what it says of itself, and its end.
+package daemon
 
 import (
 	"context"
@@ -54,8 +56,8 @@ func Run(ctx context.Context, o Options) error {
 		sink = logsink.New(o.Stderr)
 		defer sink.Close(lastLines)
 	}
-	looks := &fscheck.Checker{}
-	if _, err := looks.Placed(cfg); err != nil {
+	places := &fscheck.Checker{}
+	if _, err := places.Placed(cfg); err != nil {
 		return err // Before anything is written, which might be inside a source.
 	}
 	log, level, err := logsink.NewLogger(cfg.Log, sink)
@@ -65,14 +67,13 @@ func Run(ctx context.Context, o Options) error {
 	if _, err := host.BudgetOf(cfg.Upload, host.MemoryLimit()); err != nil {
 		return err
 	}
-	d, err := openDaemon(ctx, cfg, o, log)
+	d, err := openDaemon(ctx, cfg, o, log, level, places)
 	if err != nil {
 		return err
 	}
 	promauto.With(d.reg).NewCounterFunc(prometheus.CounterOpts{
-		Name: "s3syncd_log_lines_lost_total", Help: "Lines of the log that could not be written: nobody read them, or writing failed.",
+		Name: "s3syncd_log_lines_lost_total", Help: "Lines of the log that could not be written: the reader is gone or stalled, or writing failed.",
 	}, func() float64 { return float64(sink.Lost()) })
-	d.level, d.places = level, looks
 	for _, w := range append(slices.Clone(cfg.Warnings), host.Warnings(cfg)...) {
 		log.Warn("configuration", zap.String("warning", w))
 	}
@@ -87,38 +88,39 @@ func Run(ctx context.Context, o Options) error {
 const lastLines = 5 * time.Second
 
 // daemon is what lives as long as the process. What a reload replaces is in a
-// generation.
+// livePipeline.
 type daemon struct {
-	opts    Options
-	cfg     *config.Config
-	log     *zap.Logger
-	level   zap.AtomicLevel
-	build   host.Build
-	reg     *prometheus.Registry
-	metrics *pipeline.Metrics
-	db      *state.DB
-	admin   *admin.Server  // nil: no listener
-	page    *page.Page     // nil: no page
-	control *admin.Control // nil: no socket
-	ledgers ledgers
-	started time.Time
-	notify  notifier
-	ready   atomic.Bool
-	clock   *pipeline.Clock
-	pulse   pulse
-	places  *fscheck.Checker
-	reloads reloads
+	opts       Options
+	cfg        *config.Config
+	log        *zap.Logger
+	level      zap.AtomicLevel
+	build      host.Build
+	reg        *prometheus.Registry
+	metrics    *pipeline.Metrics
+	db         *state.DB
+	admin      *admin.Server  // nil: no listener
+	page       *page.Page     // nil: no page
+	control    *admin.Control // nil: no socket
+	ledgers    ledgers
+	started    time.Time
+	notify     notifier
+	ready      atomic.Bool
+	clock      *pipeline.Clock
+	pulse      pulse
+	places     *fscheck.Checker
+	lastReload atomic.Pointer[admin.Reload] // nil: there was no hang-up yet
 
-	// settling is set while a start or a reload has not said READY=1 yet.
-	settling atomic.Bool
+	// starting is set while a start or a reload has not said READY=1 yet.
+	starting atomic.Bool
 
 	stopping atomic.Bool
-	current  atomic.Pointer[generation]
+	current  atomic.Pointer[livePipeline]
 }
 
-func openDaemon(ctx context.Context, cfg *config.Config, o Options, log *zap.Logger) (*daemon, error) {
+// openDaemon opens the state and the listeners, none of which answers yet.
+func openDaemon(ctx context.Context, cfg *config.Config, o Options, log *zap.Logger, level zap.AtomicLevel, places *fscheck.Checker) (*daemon, error) {
 	d := &daemon{
-		opts: o, cfg: cfg, log: log, build: host.ReadBuild(o.Version),
+		opts: o, cfg: cfg, log: log, level: level, places: places, build: host.ReadBuild(o.Version),
 		reg: prometheus.NewPedanticRegistry(), notify: notifier{log: log}, clock: &pipeline.Clock{}, started: time.Now(),
 	}
 	db, err := pipeline.OpenState(cfg, d.clock, log)
@@ -160,7 +162,7 @@ func (d *daemon) listenAdmin(ctx context.Context) error {
 	return nil
 }
 
-// closeAdmin gives the listener of a daemon back that does not run.
+// closeAdmin closes the listener of a daemon that does not run.
 func (d *daemon) closeAdmin() error {
 	if d.admin == nil {
 		return nil
@@ -204,8 +206,8 @@ func (d *daemon) isReady() error {
 // a full disk and a source that does not answer are no reasons to restart a
 // process that keeps watching. It does not block.
 func (d *daemon) isHealthy() error {
-	if g := d.current.Load(); g != nil {
-		return d.pulse.check(g.works(), time.Now())
+	if l := d.current.Load(); l != nil {
+		return d.pulse.check(l.works(), time.Now())
 	}
 	return nil
 }
@@ -214,37 +216,37 @@ func (d *daemon) isHealthy() error {
 // and by how much systemd is asked for more time until then.
 const (
 	statusPause   = 10 * time.Second
-	settlingPause = time.Second
+	startingPause = time.Second
 	extendPause   = 5 * time.Second
 	extension     = time.Minute
 )
 
 // tellSystemd keeps STATUS= and the watchdog up to date until ctx ends. A start
 // or a reload that takes long is given more time for as long as the pipeline
-// does not stand still; how far it has come is in STATUS=.
+// makes progress; how far it has come is in STATUS=.
 func (d *daemon) tellSystemd(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		d.notify.watch(ctx, d.isHealthy)
 	}()
-	tick := time.NewTicker(settlingPause)
+	tick := time.NewTicker(startingPause)
 	defer tick.Stop()
 	var last string
 	var next time.Time // of STATUS=
 	for extended := time.Now(); ctx.Err() == nil; {
-		now, settling := time.Now(), d.settling.Load()
-		if settling || !now.Before(next) {
+		now, starting := time.Now(), d.starting.Load()
+		if starting || !now.Before(next) {
 			next = now.Add(statusPause)
-			if settling {
-				next = now // READY=1 is followed by what it is now.
+			if starting {
+				next = now // READY=1 is followed by the present status.
 			}
-			if line := d.statusLine(settling); line != last {
+			if line := d.statusLine(starting); line != last {
 				d.notify.status(line)
 				last = line
 			}
 		}
-		if settling && now.Sub(extended) >= extendPause && d.isHealthy() == nil {
+		if starting && now.Sub(extended) >= extendPause && d.isHealthy() == nil {
 			extended = now
 			d.notify.extend(extension)
 		}
@@ -258,13 +260,13 @@ func (d *daemon) tellSystemd(ctx context.Context) error {
 }
 
 // statusLine is STATUS=.
-func (d *daemon) statusLine(settling bool) string {
+func (d *daemon) statusLine(starting bool) string {
 	line := ""
-	if g := d.current.Load(); g != nil {
-		line = g.statusLine()
+	if l := d.current.Load(); l != nil {
+		line = l.statusLine()
 	}
 	switch {
-	case !settling:
+	case !starting:
 		return line
 	case d.ready.Load():
 		return strings.TrimSuffix("reloading: "+line, ": ")

@@ -1,4 +1,4 @@
-package app
+package daemon
 
 import (
 	"context"
@@ -12,13 +12,13 @@ import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
-// followHung looks at s until ctx ends, beside the watcher: who looks at a file
-// system that does not answer waits in the kernel, and can say nothing. A look
-// outlives the pipeline that began it, so that a reload does not begin another.
-func (g *generation) followHung(ctx context.Context, s *liveSource) error {
+// followHung checks s until ctx ends, beside the watcher: a watcher that waits for
+// a file system waits in the kernel, and can report nothing. A check outlives the
+// pipeline that began it, so that a reload does not begin another.
+func (l *livePipeline) followHung(ctx context.Context, s *liveSource) error {
 	root := safefs.NewRoot(s.Config.Path, s.Root.Options())
 	for ctx.Err() == nil {
-		o := g.d.places.Begin("inside "+s.Config.Path, func() config.Look {
+		o := l.d.places.Begin("inside "+s.Config.Path, func() config.Look {
 			fscheck.Inside(root, mounts.Points(s.Real))
 			return config.Look{}
 		})
@@ -30,23 +30,20 @@ func (g *generation) followHung(ctx context.Context, s *liveSource) error {
 			s.hang(o.Since) //nolint:contextcheck // The note is kept also when the pipeline ends.
 			select {
 			case <-o.Done:
-				s.answers(time.Since(o.Since)) //nolint:contextcheck // As above.
+				s.answers(time.Since(o.Since)) //nolint:contextcheck // The note is kept too.
 			case <-ctx.Done():
 			}
 		}
 		late.Stop()
-		select {
-		case <-ctx.Done():
-		case <-time.After(fscheck.Pause):
-		}
+		wait(ctx, fscheck.Pause)
 	}
 	return nil
 }
 
-// hang notes that s does not answer since then.
+// hang notes that s has not answered since then.
 func (s *liveSource) hang(since time.Time) {
 	s.hungAt.Store(since.UnixNano())
-	s.Log.Error("the source hangs: nothing of it is archived until its file system answers, the other sources go on",
+	s.Log.Error("the source hangs: nothing of it is archived until its file system answers, the other sources continue",
 		zap.String("path", s.Config.Path), zap.Time("since", since.UTC()))
 	s.Watch.SetHung(fscheck.SilentReason)
 	s.OnAvailable(false, "hung: "+fscheck.SilentReason)
@@ -62,7 +59,7 @@ func (s *liveSource) answers(after time.Duration) {
 	}
 }
 
-// hungSince returns when the look began that has not ended, zero while s answers.
+// hungSince returns when the check began that has not ended, zero while s answers.
 func (s *liveSource) hungSince() time.Time {
 	if ns := s.hungAt.Load(); ns != 0 {
 		return time.Unix(0, ns)
@@ -70,15 +67,15 @@ func (s *liveSource) hungSince() time.Time {
 	return time.Time{}
 }
 
-// leftAfter is how long what looks at a source may go on when it should stop
-// although a look is under way that does not end.
+// leftAfter is how long what reads a source may take to stop while a check of it
+// does not end.
 const leftAfter = 3 * time.Second
 
 // unlessHung returns a stage that runs fn for each source. When it is to stop, a
-// source that does not answer is left behind: whoever waits for its file system
+// source that does not answer is left behind: what waits for its file system
 // cannot be stopped.
-func (g *generation) unlessHung(fn func(context.Context, *liveSource) error) func(context.Context) error {
-	return g.each(func(ctx context.Context, s *liveSource) error {
+func (l *livePipeline) unlessHung(fn func(context.Context, *liveSource) error) func(context.Context) error {
+	return l.each(func(ctx context.Context, s *liveSource) error {
 		ended := make(chan error, 1)
 		go func() { ended <- fn(ctx, s) }()
 		select {
@@ -86,7 +83,7 @@ func (g *generation) unlessHung(fn func(context.Context, *liveSource) error) fun
 			return err
 		case <-ctx.Done():
 		}
-		o := g.d.places.Begin("inside "+s.Config.Path, func() config.Look {
+		o := l.d.places.Begin("inside "+s.Config.Path, func() config.Look {
 			fscheck.Inside(safefs.NewRoot(s.Config.Path, s.Root.Options()), nil)
 			return config.Look{}
 		})

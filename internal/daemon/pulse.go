@@ -1,4 +1,4 @@
-package app
+package daemon
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
-// stuckAfter is how long work that is in the daemon's own hands may stand still.
+// stuckAfter is how long work that waits for the daemon alone may make no progress.
 // Nothing of it takes seconds: requests to S3 and the reading of files, which may
 // take longer, have bounds of their own.
 const stuckAfter = 2 * time.Minute
@@ -31,10 +31,10 @@ type flow struct {
 // work is what is to be done for one source.
 type work struct {
 	source string
-	ended  int64 // looks that have ended so far
+	ended  int64 // attempts that have ended so far
 	queued int
-	hand   int // looks under way, as the queue counts them
-	// flights are those of them that have a phase; the others are being recorded.
+	hand   int // attempts under way, as the queue counts them
+	// flights are the attempts that have a phase; the others are being recorded.
 	flights []uploader.InFlight
 	held    bool // something outside keeps what is queued from being begun
 }
@@ -62,7 +62,7 @@ func (w *work) mark() string {
 	return b.String()
 }
 
-// check returns an error that names a source whose work stands still at now.
+// check returns an error that names a source whose work has made no progress.
 func (p *pulse) check(list []work, now time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -83,21 +83,21 @@ func (p *pulse) check(list []work, now time.Time) error {
 }
 
 // works lists the work of the pipeline.
-func (g *generation) works() []work {
+func (l *livePipeline) works() []work {
 	flights := map[string][]uploader.InFlight{}
-	for _, f := range g.Pool.InFlight() {
+	for _, f := range l.Pool.InFlight() {
 		flights[f.Source] = append(flights[f.Source], f)
 	}
-	list := make([]work, 0, len(g.sources))
+	list := make([]work, 0, len(l.sources))
 	busy := 0 // Every worker may be with another source.
-	for _, s := range g.sources {
+	for _, s := range l.sources {
 		name := s.Config.Name
-		queued, hand, _ := g.Queue.Source(name).Depth()
+		queued, hand, _ := l.Queue.Source(name).Depth()
 		busy += hand
 		list = append(list, work{
 			source: name, ended: s.Counters.Ended.Load(), queued: queued, hand: hand, flights: flights[name],
-			held: g.Pool.Destination(name).State != breaker.HealthOK || s.Counters.Trouble.Load() != nil ||
-				s.Backlog.Last() >= g.Config.Manifest.MaxUnpublished,
+			held: l.Pool.Destination(name).State != breaker.HealthOK || s.Disk.Trouble() != nil ||
+				s.Backlog.Last() >= l.Config.Manifest.MaxUnpublished,
 		})
 	}
 	for i := range list {

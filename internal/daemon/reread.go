@@ -1,4 +1,4 @@
-package app
+package daemon
 
 import (
 	"context"
@@ -19,7 +19,7 @@ const (
 	rereadTurnLeast, rereadTurnMost = time.Second, time.Hour
 	// After a pause, at most this many turns are caught up with at once.
 	rereadCatchUp = 24
-	// RereadChunk is how many entries of the index are read at a time.
+	// rereadChunk is how many entries of the index are read at a time.
 	rereadChunk = 256
 )
 
@@ -43,21 +43,21 @@ type rereadCursor struct {
 }
 
 // reread runs the rereading of one source until ctx ends.
-func (g *generation) reread(ctx context.Context, s *liveSource) error {
-	period := g.Config.Watch.Reread
+func reread(ctx context.Context, s *liveSource) error {
+	period := s.Session.Config.Watch.Reread
 	if period == 0 {
 		<-ctx.Done()
 		return nil
 	}
-	r := &rereader{s: s, queue: g.Queue, period: period}
-	r.may = func() bool { return g.inService(s) == nil && s.Watch.Available() }
+	r := &rereader{s: s, queue: s.Session.Queue, period: period}
+	r.may = func() bool { return s.inService() == nil && s.Watch.Available() }
 	r.load(time.Now())
 	turn := min(max(period/rereadTurns, rereadTurnLeast), rereadTurnMost)
 	for wait(ctx, time.Until(r.cursor.Turn.Add(turn))) {
 		now := time.Now()
 		if r.may() {
 			if err := r.turn(ctx, min(now.Sub(r.cursor.Turn), rereadCatchUp*turn)); err != nil && ctx.Err() == nil {
-				s.Log.Warn("files were not read again, the next turn goes on with them", zap.Duration("retry_in", turn), zap.Error(err))
+				s.Log.Warn("files were not read again, the next turn continues with them", zap.Duration("retry_in", turn), zap.Error(err))
 			}
 		}
 		r.cursor.Turn = now
@@ -96,7 +96,7 @@ func (r *rereader) turn(ctx context.Context, d time.Duration) error {
 				break
 			}
 			if !r.may() {
-				return nil // The next turn goes on from here.
+				return nil // The next turn continues from here.
 			}
 			if it.Entry.Stored {
 				if err := r.one(ctx, it); err != nil {
@@ -119,9 +119,9 @@ func (r *rereader) turn(ctx context.Context, d time.Duration) error {
 	return nil
 }
 
-// one has one file read again and waits until that is done, or put off: one that
-// cannot be read keeps no other from being read. What is about to be looked at
-// anyway is left to that.
+// one has one file read again and waits until that is done or put off: a file that
+// cannot be read holds up no other. A file that is due for an attempt anyway is
+// left to it.
 func (r *rereader) one(ctx context.Context, it *state.Item) error {
 	w := r.s.Watch
 	if it.Entry.FailClass != "" || w.Pending(it.Path) {
