@@ -39,11 +39,6 @@ func notRead(key string, err error) string {
 	return "it could not be read: " + strings.TrimPrefix(text, key+": ")
 }
 
-// unchecked adds a document of the chain that could not be read.
-func (c *chainCheck) unchecked(seq uint64, key string, err error) {
-	c.v.unread(c.finding(FindingUnchecked, seq, key, ""), err)
-}
-
 // errUnread is the fault of a digest that could not be read.
 var errUnread = errors.New("it could not be read")
 

@@ -14,9 +14,33 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
+// report notes what is found of one chain.
+type report struct {
+	v               *verifier
+	instance, chain string
+}
+
+func (r *report) finding(kind FindingKind, seq uint64, key, detail string) Finding {
+	return Finding{Kind: kind, Instance: r.instance, Chain: r.chain, Sequence: seq, Key: key, Detail: detail}
+}
+
+func (r *report) fault(kind FindingKind, seq uint64, key, detail string) {
+	r.v.found.Add(r.finding(kind, seq, key, detail))
+}
+
+func (r *report) note(kind FindingKind, seq uint64, key, detail string) {
+	r.v.noted.Add(r.finding(kind, seq, key, detail))
+}
+
+// unchecked notes a document of the chain that could not be read.
+func (r *report) unchecked(seq uint64, key string, err error) {
+	r.v.unread(r.finding(FindingUnchecked, seq, key, ""), err)
+}
+
 // chainCheck is one chain while it is checked, digest by digest.
 type chainCheck struct {
-	v      *verifier
+	report
+
 	index  *trail.ChainIndex
 	sum    ChainSummary
 	key    trail.ChainKey
@@ -67,7 +91,8 @@ type digestCheck struct {
 // checkChain checks the digests of one chain and what they name.
 func (v *verifier) checkChain(ctx context.Context, x *trail.ChainIndex) error {
 	c := &chainCheck{
-		v: v, index: x, key: trail.ChainKey{Instance: x.Instance, ID: x.ID}, named: map[string]bool{}, unread: map[uint64]bool{}, signers: map[string]bool{},
+		report: report{v: v, instance: x.Instance, chain: x.ID},
+		index:  x, key: trail.ChainKey{Instance: x.Instance, ID: x.ID}, named: map[string]bool{}, unread: map[uint64]bool{}, signers: map[string]bool{},
 		sum: ChainSummary{Instance: x.Instance, Chain: x.ID, SignedBy: []string{}},
 	}
 	v.all[c.key] = c
@@ -172,18 +197,6 @@ func (v *verifier) readSignature(ctx context.Context, c *digestCheck, key string
 	}
 }
 
-func (c *chainCheck) finding(kind FindingKind, seq uint64, key, detail string) Finding {
-	return Finding{Kind: kind, Instance: c.sum.Instance, Chain: c.sum.Chain, Sequence: seq, Key: key, Detail: detail}
-}
-
-func (c *chainCheck) fault(kind FindingKind, seq uint64, key, detail string) {
-	c.v.found.Add(c.finding(kind, seq, key, detail))
-}
-
-func (c *chainCheck) note(kind FindingKind, seq uint64, key, detail string) {
-	c.v.noted.Add(c.finding(kind, seq, key, detail))
-}
-
 // digest checks the next digest.
 func (c *chainCheck) digest(d *digestCheck) {
 	seq := d.at.Name.Sequence
@@ -214,7 +227,11 @@ func (c *chainCheck) digest(d *digestCheck) {
 	default:
 		c.content(d)
 		c.refs(d)
-		c.events(d)
+		for _, e := range d.d.Events {
+			if e.Kind == state.NoteGap {
+				c.note(NoteGap, seq, d.at.Key, e.Detail)
+			}
+		}
 	}
 	if d.trusted {
 		c.signedAt = digestEnd{seq, c.end, c.due}
@@ -347,18 +364,13 @@ func (c *chainCheck) manifest(d *digestCheck, ref state.ManifestRef, m *manifest
 	}
 }
 
-// events notes what the host said of itself.
-func (c *chainCheck) events(d *digestCheck) {
-	for _, e := range d.d.Events {
-		if e.Kind == state.NoteGap {
-			c.note(NoteGap, d.at.Name.Sequence, d.at.Key, e.Detail)
+// checkEnd checks the end of a chain, when all chains and anchors are known.
+func (v *verifier) checkEnd(c *chainCheck) {
+	for i := range c.index.Manifests {
+		if e := &c.index.Manifests[i]; !c.named[e.Key] {
+			c.pending(e)
 		}
 	}
-}
-
-// checkEnd looks at where a chain ends, once all chains and anchors are known.
-func (v *verifier) checkEnd(c *chainCheck) {
-	c.unnamed()
 	if c.prev == nil {
 		return
 	}
@@ -373,16 +385,7 @@ func (v *verifier) checkEnd(c *chainCheck) {
 	}
 }
 
-// unnamed looks at manifests that no digest names.
-func (c *chainCheck) unnamed() {
-	for i := range c.index.Manifests {
-		if e := &c.index.Manifests[i]; !c.named[e.Key] {
-			c.pending(e)
-		}
-	}
-}
-
-// pending looks at a manifest that no digest names.
+// pending judges a manifest that no digest names.
 func (c *chainCheck) pending(e *trail.Entry) {
 	seq, since := e.Name.Sequence, state.FormatTime(e.Since())
 	young := c.v.o.Now.Sub(e.Since()) <= signatureGrace
