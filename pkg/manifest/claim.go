@@ -157,20 +157,18 @@ func (f *Flusher) Claim(ctx context.Context) error {
 	if f.claim.settled() {
 		return nil
 	}
-	select {
-	case f.publishing <- struct{}{}:
-		defer func() { <-f.publishing }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := f.publisher.take(ctx); err != nil {
+		return err
 	}
+	defer f.publisher.release()
 	for range claimTries {
 		if f.claim.settled() {
 			return nil
 		}
-		if _, err := f.sealStart(ctx); err != nil {
+		if _, err := f.chains.sealStart(ctx); err != nil {
 			return err
 		}
-		if err := f.send(ctx); err != nil {
+		if err := f.publisher.send(ctx); err != nil {
 			return fmt.Errorf("the first digest of this run is not published: %w", err)
 		}
 	}
@@ -187,55 +185,82 @@ func (f *Flusher) sealBegin(ctx context.Context) (sealed bool, err error) {
 	if f.o.LateStart && f.claim.current() {
 		return false, nil
 	}
-	return f.sealStart(ctx)
+	return f.chains.sealStart(ctx)
 }
 
 // sealStart seals the digest that a run begins a chain or goes on with, if it has
 // sealed none in it yet: it says when the next one is due, so that an end without
 // a word is seen.
-func (f *Flusher) sealStart(ctx context.Context) (sealed bool, err error) {
-	f.sealing.Lock()
-	defer f.sealing.Unlock()
-	ch, err := f.st.Chain()
+func (c *succession) sealStart(ctx context.Context) (sealed bool, err error) {
+	c.sealer.mu.Lock()
+	defer c.sealer.mu.Unlock()
+	ch, err := c.st.Chain()
 	if err != nil {
-		return false, fmt.Errorf("read chain of %s: %w", f.o.Source, err)
+		return false, fmt.Errorf("read chain of %s: %w", c.o.Source, err)
 	}
-	if !f.claim.open(ch.ID) {
+	if !c.claim.open(ch.ID) {
 		return false, nil
 	}
-	return true, f.sealDigest(ctx, trail.ReasonStart)
+	return true, c.sealDigest(ctx, trail.ReasonStart)
+}
+
+// succession decides which chain this run's records are sealed in: it leaves a
+// chain that another run has continued, or that cannot be continued, and moves
+// what the chain could not publish to the next one.
+type succession struct {
+	st     *state.Source
+	o      *Options
+	log    *zap.Logger
+	m      sourceMetrics
+	local  localCopies
+	remote remote
+	known  known
+	skips  *SkipWriter
+	claim  *claim
+	sealer *sealer
+	notes  *progress
+
+	watched time.Time // when the bucket was last searched for other runs; guarded by the publisher's lock
+}
+
+// sealDigest seals a digest as sealer does. Where a manifest is lost that no
+// digest names yet, it leaves the chain instead. The caller holds c.sealer.mu.
+func (c *succession) sealDigest(ctx context.Context, reason string, extra ...state.Note) error {
+	err := c.sealer.sealDigest(ctx, reason, extra...)
+	if lost, ok := errors.AsType[*lostError](err); ok {
+		return c.loseChain(ctx, lost)
+	}
+	return err
 }
 
 // ask searches the bucket, once a run, for what shows that the state is an old
 // copy, and leaves the chain if it is. That there is no right to list is no error.
-// The caller holds f.publishing, or nothing is published yet.
-func (f *Flusher) ask(ctx context.Context) error {
-	if f.claim.wasAsked() {
+// The caller holds the publisher's lock, or nothing is published yet.
+func (c *succession) ask(ctx context.Context) error {
+	if c.claim.wasAsked() {
 		return nil
 	}
-	ch, err := f.st.Chain()
+	ch, err := c.st.Chain()
 	if err != nil {
-		return fmt.Errorf("read chain of %s: %w", f.o.Source, err)
+		return fmt.Errorf("read chain of %s: %w", c.o.Source, err)
 	}
-	err = f.search(ctx, ch)
+	err = c.search(ctx, ch)
 	if err != nil && !outage(ctx, err) {
-		f.log.Info("other digests cannot be looked for: the first one of this run shows whether another run continued the chain", zap.Error(err))
-		f.claim.deny()
+		c.log.Info("other digests cannot be looked for: the first one of this run shows whether another run continued the chain", zap.Error(err))
+		c.claim.deny()
 		err = nil
 	}
 	if err == nil {
-		err = f.leaveLocal(ctx)
+		err = c.leaveLocal(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("look for other digests of %s: %w", f.o.Source, err)
+		return fmt.Errorf("look for other digests of %s: %w", c.o.Source, err)
 	}
-	f.claim.setAsked()
-	f.mu.Lock()
-	f.watched = time.Now()
-	f.mu.Unlock()
-	f.sealing.Lock()
-	defer f.sealing.Unlock()
-	return f.local.removeOrphans()
+	c.claim.setAsked()
+	c.watched = time.Now()
+	c.sealer.mu.Lock()
+	defer c.sealer.mu.Unlock()
+	return c.local.removeOrphans()
 }
 
 // outage reports whether a request failed in a way that passes by itself, or with
@@ -251,20 +276,20 @@ func outage(ctx context.Context, err error) bool {
 }
 
 // search looks for other digests of the instance once, and judges ch by them.
-func (f *Flusher) search(ctx context.Context, ch state.Chain) error {
-	begun := f.o.Now()
-	waiting, err := f.local.waiting(ch)
+func (c *succession) search(ctx context.Context, ch state.Chain) error {
+	begun := c.o.Now()
+	waiting, err := c.local.waiting(ch)
 	if err != nil {
 		return err
 	}
-	s, err := f.remote.survey(ctx, ch, func(n trail.Name) bool { return f.claim.foreign(n, ch, waiting) })
+	s, err := c.remote.survey(ctx, ch, func(n trail.Name) bool { return c.claim.foreign(n, ch, waiting) })
 	if err == nil {
-		err = f.judge(ctx, ch, s)
+		err = c.judge(ctx, ch, s)
 	}
 	if err != nil {
 		return err
 	}
-	return f.st.Looked(ctx, begun.Add(-lookMargin))
+	return c.st.Looked(ctx, begun.Add(-lookMargin))
 }
 
 // lookMargin is how much earlier than a look another host's document may be named
@@ -272,33 +297,33 @@ func (f *Flusher) search(ctx context.Context, ch state.Chain) error {
 const lookMargin = time.Hour
 
 // judge leaves ch if s shows that another run continued it or left it.
-func (f *Flusher) judge(ctx context.Context, ch state.Chain, s *survey) error {
+func (c *succession) judge(ctx context.Context, ch state.Chain, s *survey) error {
 	if len(s.ahead) > 0 {
-		l := leave{begins: state.BeginsForked, old: ch, from: f.claim.from(ch, s.from)}
-		if err := f.leftAt(ctx, ch, s.ahead, &l); err != nil {
+		l := leave{begins: state.BeginsForked, old: ch, from: c.claim.from(ch, s.from)}
+		if err := c.leftAt(ctx, ch, s.ahead, &l); err != nil {
 			return err
 		}
-		f.log.Error("the trail is ahead of the state, which is a copy or an old one; another chain begins",
+		c.log.Error("the trail is ahead of the state, which is a copy or an old one; another chain begins",
 			zap.String("chain", ch.ID), zap.Uint64("sequence", s.ahead[0].name.Sequence))
-		return f.leaveBehind(ctx, ch, l)
+		return c.leaveBehind(ctx, ch, l)
 	}
-	left, err := f.remote.leftBy(ctx, ch, s)
+	left, err := c.remote.leftBy(ctx, ch, s)
 	if err != nil || len(left) == 0 {
 		return err
 	}
-	f.setTwin(left[0][0].name)
+	c.notes.twin(left[0][0].name)
 	for _, t := range left[:min(len(left), followTries)] {
 		by := t[0].name.Chain
-		sha, own, err := f.known.head(ctx, t)
+		sha, own, err := c.known.head(ctx, t)
 		switch {
 		case err != nil:
 			return err
-		case own && !f.claim.wasAsked():
-			f.log.Error("another state of this instance has left the chain; another chain begins", zap.String("chain", ch.ID), zap.String("left_by", by))
-			return f.leaveBehind(ctx, ch, leave{begins: state.BeginsForked, old: ch, from: ch.Sequence, abandons: by, head: sha})
+		case own && !c.claim.wasAsked():
+			c.log.Error("another state of this instance has left the chain; another chain begins", zap.String("chain", ch.ID), zap.String("left_by", by))
+			return c.leaveBehind(ctx, ch, leave{begins: state.BeginsForked, old: ch, from: ch.Sequence, abandons: by, head: sha})
 		}
 		// The trail goes on until an operator decides which host it is of.
-		f.log.Error("another chain of this instance says that it has left the chain of this host: two hosts, or two states, write as one instance, or it is forged",
+		c.log.Error("another chain of this instance says that it has left the chain of this host: two hosts, or two states, write as one instance, or it is forged",
 			zap.String("chain", ch.ID), zap.String("left_by", by), zap.Bool("own", own))
 	}
 	return nil
@@ -306,49 +331,36 @@ func (f *Flusher) judge(ctx context.Context, ch state.Chain, s *survey) error {
 
 // leaveBehind leaves ch, unless that has happened, and doubts the index: it is as
 // old as the state.
-func (f *Flusher) leaveBehind(ctx context.Context, ch state.Chain, l leave) error {
-	f.sealing.Lock()
-	defer f.sealing.Unlock()
-	now, err := f.st.Chain()
+func (c *succession) leaveBehind(ctx context.Context, ch state.Chain, l leave) error {
+	c.sealer.mu.Lock()
+	defer c.sealer.mu.Unlock()
+	now, err := c.st.Chain()
 	if err != nil || now.ID != ch.ID {
 		return err
 	}
-	f.m.forked.Inc()
-	if err := f.st.DoubtAll(ctx); err != nil {
+	c.m.forked.Inc()
+	if err := c.st.DoubtAll(ctx); err != nil {
 		return err
 	}
 	l.old, l.known = now, true
-	return f.leaveChain(ctx, l)
+	return c.leaveChain(ctx, l)
 }
 
 // watch searches the bucket again, at most once a digest interval, for another run
 // that continues the chain or has left it.
-func (f *Flusher) watch(ctx context.Context) {
-	f.mu.Lock()
-	due := time.Since(f.watched) >= min(f.o.DigestInterval, lookMargin)
+func (c *succession) watch(ctx context.Context) {
+	due := time.Since(c.watched) >= min(c.o.DigestInterval, lookMargin)
 	if due {
-		f.watched = time.Now()
+		c.watched = time.Now()
 	}
-	f.mu.Unlock()
-	if !due || !f.claim.watches() {
+	if !due || !c.claim.watches() {
 		return
 	}
-	ch, err := f.st.Chain()
+	ch, err := c.st.Chain()
 	if err != nil {
 		return
 	}
-	if err := f.search(ctx, ch); err != nil && !stopped(ctx, err) {
-		f.log.Debug("other digests were not looked for", zap.Error(err))
+	if err := c.search(ctx, ch); err != nil && !stopped(ctx, err) {
+		c.log.Debug("other digests were not looked for", zap.Error(err))
 	}
-}
-
-// setTwin notes that another chain of the instance has left this one.
-func (f *Flusher) setTwin(n trail.Name) {
-	f.m.abandoned.Set(1)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.status.Twin == "" {
-		f.status.TwinSince = f.o.Now()
-	}
-	f.status.Twin = n.Chain
 }

@@ -390,11 +390,11 @@ func TestRecordsBehindAForgedDigestOutliveTheSweep(t *testing.T) {
 			}
 			return nil
 		}, nil)
-		if err := r.f.publish(t.Context()); err == nil {
+		if err := r.f.publisher.publish(t.Context()); err == nil {
 			t.Fatal("publish = nil, want the digest to wait")
 		}
 		r.advance(48 * time.Hour)
-		r.f.sweep()
+		r.f.sweeper.sweep()
 		if lost {
 			for _, name := range r.files() {
 				if strings.HasPrefix(name, "manifest_") {

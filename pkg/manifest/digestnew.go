@@ -78,22 +78,22 @@ func utcNotes(stored, extra []state.Note) []state.Note {
 }
 
 // newDigest describes what ch has gathered since its last digest.
-func (f *Flusher) newDigest(ch state.Chain, counts trail.Counts, reason string, extra []state.Note, end time.Time) *trail.Digest {
-	pending, oldest := f.o.Pending()
+func (s *sealer) newDigest(ch state.Chain, counts trail.Counts, reason string, extra []state.Note, end time.Time) *trail.Digest {
+	pending, oldest := s.o.Pending()
 	start := ch.LastDigest
 	if start.IsZero() {
-		if start = earliest(f.started, ch); end.Before(start) {
+		if start = earliest(s.started, ch); end.Before(start) {
 			start = end
 		}
 	}
 	d := &trail.Digest{
-		Version: trail.DigestVersion, Instance: f.o.Instance, Source: f.o.Source,
-		Bucket: f.o.Bucket, Prefix: f.o.Mapper.Prefix(), Chain: ch.ID, Sequence: ch.Sequence,
+		Version: trail.DigestVersion, Instance: s.o.Instance, Source: s.o.Source,
+		Bucket: s.o.Bucket, Prefix: s.o.Mapper.Prefix(), Chain: ch.ID, Sequence: ch.Sequence,
 		StartTime: state.FormatTime(start), EndTime: state.FormatTime(end),
 		Manifests: append([]state.ManifestRef{}, ch.Manifests...),
 		Counts:    counts, UnchangedByIndex: ch.IndexSkips,
 		Scans: utcScans(ch.Scans), Events: utcNotes(ch.Notes, extra),
-		ConfigSHA256: f.o.ConfigSHA256, S3syncdVersion: f.o.Version,
+		ConfigSHA256: s.o.ConfigSHA256, S3syncdVersion: s.o.Version,
 		Reason: reason, Pending: pending,
 	}
 	if ch.ConfigSHA != "" {
@@ -110,7 +110,7 @@ func (f *Flusher) newDigest(ch state.Chain, counts trail.Counts, reason string, 
 		d.PreviousDigestS3Key, d.PreviousDigestSHA256 = &ch.PrevKey, &ch.PrevSHA256
 	}
 	if reason != trail.ReasonStop && reason != trail.ReasonFinal {
-		d.NextDigestDue = timeOrNull(end.Add(f.o.DigestInterval))
+		d.NextDigestDue = timeOrNull(end.Add(s.o.DigestInterval))
 	}
 	if pending > 0 {
 		d.OldestPendingSince = timeOrNull(oldest)

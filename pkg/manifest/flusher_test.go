@@ -120,13 +120,13 @@ func TestEveryCutEndsInOneRecordEach(t *testing.T) {
 	try := func(r *rig) {
 		_, err := r.f.sealAll(r.Context(), trail.ReasonFlush)
 		r.must(err)
-		if err := r.f.publish(r.Context()); !errors.Is(err, boom) {
+		if err := r.f.publisher.publish(r.Context()); !errors.Is(err, boom) {
 			r.Fatalf("publish = %v, want %v", err, boom)
 		}
 	}
 	cuts := map[string]func(r *rig){
 		"before anything":      func(*rig) {},
-		"records sealed":       func(r *rig) { r.must(r.f.seal(r.Context())) },
+		"records sealed":       func(r *rig) { r.must(r.f.sealer.seal(r.Context())) },
 		"digest sealed":        func(r *rig) { _, err := r.f.sealAll(r.Context(), trail.ReasonFlush); r.must(err) },
 		"manifest PUT refused": func(r *rig) { r.bucket.set(putFails("manifest_"), nil); try(r) },
 		"digest PUT refused":   func(r *rig) { r.bucket.set(putFails("digest_"), nil); try(r) },
@@ -154,7 +154,7 @@ func TestEveryCutEndsInOneRecordEach(t *testing.T) {
 			r.orphan(trail.Name{Time: r.clock(), Instance: "app-01", Chain: ch.ID, Sequence: ch.Sequence, N: 1})
 		},
 		"a digest file without its transaction": func(r *rig) {
-			r.must(r.f.seal(r.Context()))
+			r.must(r.f.sealer.seal(r.Context()))
 			ch := r.chain()
 			r.orphan(trail.Name{Digest: true, Time: r.clock(), Instance: "app-01", Chain: ch.ID, Sequence: ch.Sequence})
 		},
@@ -584,7 +584,7 @@ func TestAnotherHostBeginsAnotherChain(t *testing.T) {
 	r.commit("a", 3)
 	r.flush(trail.ReasonFlush)
 	r.commit("b", 3)
-	r.must(r.f.seal(t.Context())) // Two manifests that no digest names yet.
+	r.must(r.f.sealer.seal(t.Context())) // Two manifests that no digest names yet.
 	r.commit("c", 1)
 	old := r.chain()
 	r.close()

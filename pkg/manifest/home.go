@@ -166,21 +166,21 @@ func documentOf(name string) string {
 
 // present makes sure that the local copy of a sealed manifest is there: one that
 // waits in the outbox is made again from its records, a published one fetched.
-func (f *Flusher) present(ctx context.Context, ref state.ManifestRef) error {
-	box, err := f.st.Outbox()
+func (c localCopies) present(ctx context.Context, r remote, ref state.ManifestRef) error {
+	box, err := c.st.Outbox()
 	if err != nil {
-		return fmt.Errorf("read outbox of %s: %w", f.o.Source, err)
+		return fmt.Errorf("read outbox of %s: %w", c.source, err)
 	}
 	for _, d := range box {
 		if d.Key == ref.S3Key {
-			file, err := f.open(d)
+			file, err := c.open(d)
 			if err != nil {
 				return err
 			}
 			return file.Close()
 		}
 	}
-	return f.local.recall(ctx, f.remote, ref)
+	return c.recall(ctx, r, ref)
 }
 
 // recall makes sure that the local copy of a published manifest is there: a lost

@@ -18,13 +18,13 @@ func (r *rig) dies(how string) {
 	r.Helper()
 	switch how {
 	case "records sealed":
-		r.must(r.f.seal(r.Context()))
+		r.must(r.f.sealer.seal(r.Context()))
 	case "digest sealed":
 		_, err := r.f.sealAll(r.Context(), trail.ReasonFlush)
 		r.must(err)
 	case "manifest published":
-		r.must(r.f.seal(r.Context()))
-		r.must(r.f.publish(r.Context()))
+		r.must(r.f.sealer.seal(r.Context()))
+		r.must(r.f.publisher.publish(r.Context()))
 	}
 }
 

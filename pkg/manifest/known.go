@@ -143,22 +143,22 @@ func (r remote) read(ctx context.Context, key string, limit int64) ([]byte, erro
 // last one that the state knows, and where its signer gives no answer no digest is
 // named. Without a key nobody can tell an old state from
 // digests that are made up: the chain that begins says so.
-func (f *Flusher) leftAt(ctx context.Context, ch state.Chain, t tops, l *leave) error {
-	sha, ok, err := f.known.head(ctx, t)
+func (c *succession) leftAt(ctx context.Context, ch state.Chain, t tops, l *leave) error {
+	sha, ok, err := c.known.head(ctx, t)
 	switch {
 	case err != nil || ok:
 		l.head = sha
 		return err
-	case f.known.silent(ctx):
-		f.log.Warn("the signer gives no answer: whether this host has signed the digests behind those of its state is not known", zap.String("chain", ch.ID))
+	case c.known.silent(ctx):
+		c.log.Warn("the signer gives no answer: whether this host has signed the digests behind those of its state is not known", zap.String("chain", ch.ID))
 		return nil
-	case len(f.known.keys) > 0:
-		f.log.Error("digests of the chain are in the bucket that this host's key has not signed: they are not followed", zap.String("chain", ch.ID))
-		l.head, err = f.local.acknowledgedHead(ch)
+	case len(c.known.keys) > 0:
+		c.log.Error("digests of the chain are in the bucket that this host's key has not signed: they are not followed", zap.String("chain", ch.ID))
+		l.head, err = c.local.acknowledgedHead(ch)
 		return err
 	}
-	l.note = &state.Note{Kind: state.NoteGap, Time: f.o.Now(), Detail: fmt.Sprintf(
+	l.note = &state.Note{Kind: state.NoteGap, Time: c.o.Now(), Detail: fmt.Sprintf(
 		"the bucket has digests of chain %s up to %d that this host's state and copies do not know: both are old, or somebody else wrote the digests", ch.ID, t[0].name.Sequence)}
-	l.head, err = f.remote.sumOf(ctx, t[0], f.log)
+	l.head, err = c.remote.sumOf(ctx, t[0], c.log)
 	return err
 }

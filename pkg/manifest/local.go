@@ -9,10 +9,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -37,38 +39,50 @@ type localCopy struct {
 	size int64
 }
 
+// sweeper removes the local copies that nothing needs and that the limits exceed.
+type sweeper struct {
+	st     *state.Source
+	o      *Options
+	log    *zap.Logger
+	local  localCopies
+	sealer *sealer
+
+	mu    sync.Mutex
+	swept time.Time
+}
+
 // sweep removes local copies beyond the limits, at most once an hour. What the
 // outbox or the next digest needs stays, and so does whatever is not a document.
-func (f *Flusher) sweep() {
-	now := f.o.Now()
-	f.mu.Lock()
-	due := f.swept.IsZero() || now.Sub(f.swept) >= sweepEvery || now.Before(f.swept)
+func (w *sweeper) sweep() {
+	now := w.o.Now()
+	w.mu.Lock()
+	due := w.swept.IsZero() || now.Sub(w.swept) >= sweepEvery || now.Before(w.swept)
 	if due {
-		f.swept = now
+		w.swept = now
 	}
-	f.mu.Unlock()
-	if !due || (f.o.KeepLocal == 0 && f.o.KeepLocalSize == 0) {
+	w.mu.Unlock()
+	if !due || (w.o.KeepLocal == 0 && w.o.KeepLocalSize == 0) {
 		return
 	}
-	if err := f.removeOld(now); err != nil {
-		f.log.Warn("local copies are looked through again in an hour", zap.Error(err))
+	if err := w.removeOld(now); err != nil {
+		w.log.Warn("local copies are looked through again in an hour", zap.Error(err))
 	}
 }
 
-func (f *Flusher) removeOld(now time.Time) error {
+func (w *sweeper) removeOld(now time.Time) error {
 	// Nothing is sealed meanwhile: a file that is on disk and in no outbox yet
 	// would look like a published one.
-	f.sealing.Lock()
-	defer f.sealing.Unlock()
-	copies, err := f.removable()
+	w.sealer.mu.Lock()
+	defer w.sealer.mu.Unlock()
+	copies, err := w.removable()
 	if err != nil {
 		return err
 	}
-	for _, c := range expired(copies, now, f.o.KeepLocal, f.o.KeepLocalSize) {
+	for _, c := range expired(copies, now, w.o.KeepLocal, w.o.KeepLocalSize) {
 		if err := os.Remove(c.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		removeEmpty(filepath.Dir(c.path), f.o.LocalDir)
+		removeEmpty(filepath.Dir(c.path), w.o.LocalDir)
 	}
 	return nil
 }
@@ -99,17 +113,17 @@ func expired(copies []localCopy, now time.Time, keep time.Duration, size int64) 
 }
 
 // removable lists the local copies that nothing needs any more.
-func (f *Flusher) removable() ([]localCopy, error) {
-	kept, err := f.needed()
+func (w *sweeper) removable() ([]localCopy, error) {
+	kept, err := w.needed()
 	if err != nil {
 		return nil, err
 	}
-	open, err := f.local.openFrom()
+	open, err := w.local.openFrom()
 	if err != nil {
 		return nil, err
 	}
 	var copies []localCopy
-	err = f.local.walk(func(path string, e fs.DirEntry) error {
+	err = w.local.walk(func(path string, e fs.DirEntry) error {
 		info, err := e.Info()
 		if errors.Is(err, fs.ErrNotExist) || kept[path] || open.has(e.Name()) {
 			return nil
@@ -127,26 +141,26 @@ func (f *Flusher) removable() ([]localCopy, error) {
 
 // needed returns the local copies that the outbox, the next digest or a signature
 // needs.
-func (f *Flusher) needed() (map[string]bool, error) {
-	ch, err := f.st.Chain()
+func (w *sweeper) needed() (map[string]bool, error) {
+	ch, err := w.st.Chain()
 	if err != nil {
-		return nil, fmt.Errorf("read chain of %s: %w", f.o.Source, err)
+		return nil, fmt.Errorf("read chain of %s: %w", w.o.Source, err)
 	}
-	kept, err := f.local.unpublished()
+	kept, err := w.local.unpublished()
 	if err != nil {
 		return nil, err
 	}
 	for _, m := range ch.Manifests {
-		kept[f.local.of(m.S3Key)] = true
+		kept[w.local.of(m.S3Key)] = true
 	}
 	if ch.PrevKey != "" {
-		kept[f.local.of(ch.PrevKey)] = true
+		kept[w.local.of(ch.PrevKey)] = true
 	}
-	kept[f.local.path(trail.ConfigName(ch.ConfigSHA))] = true
-	if f.o.Sign == nil {
+	kept[w.local.path(trail.ConfigName(ch.ConfigSHA))] = true
+	if w.o.Sign == nil {
 		return kept, nil
 	}
-	return kept, f.local.keepUnsigned(kept)
+	return kept, w.local.keepUnsigned(kept)
 }
 
 // keepUnsigned adds the digests whose signature is still to come: it is made

@@ -44,7 +44,7 @@ func TestOldLocalCopiesGoPublishedOnesOnly(t *testing.T) {
 	waiting, err := r.f.local.unpublished()
 	r.must(err)
 	r.advance(48 * time.Hour)
-	r.f.sweep()
+	r.f.sweeper.sweep()
 	got := r.files()
 	want := []string{"notes.txt"}
 	for file := range waiting {
@@ -267,7 +267,7 @@ func TestUnsignedDigestsAreAState(t *testing.T) {
 	first := r.clock()
 	for i, name := range []string{"a", "b", "c"} {
 		r.commit(name, 1)
-		r.f.signAgain = time.Time{} // The pause is over.
+		r.f.publisher.signing.again = time.Time{} // The pause is over.
 		r.flush(trail.ReasonFlush)
 		if i == 1 {
 			r.reopen()
@@ -292,8 +292,8 @@ func TestUnsignedDigestsAreAState(t *testing.T) {
 		t.Errorf("the log speaks of publishing: %v", seen.All())
 	}
 	signer.no.Store(false)
-	r.f.signAgain = time.Time{}
-	r.must(r.f.publish(t.Context()))
+	r.f.publisher.signing.again = time.Time{}
+	r.must(r.f.publisher.publish(t.Context()))
 	if st := r.glance(t); st.Unsigned != 0 || !st.UnsignedSince.IsZero() || st.SignErr != nil || testutil.ToFloat64(r.f.m.oldest) != 0 {
 		t.Errorf("Glance = %+v after the signer answered, want none", st)
 	}

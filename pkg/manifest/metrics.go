@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // Results of publishing, the label result.
@@ -100,4 +101,10 @@ func seconds(t time.Time) float64 {
 		return 0
 	}
 	return float64(t.UnixNano()) / float64(time.Second)
+}
+
+// gauges shows what the state says of a chain.
+func (m *sourceMetrics) gauges(ch state.Chain) {
+	m.unpublished.Set(float64(ch.Unpublished))
+	m.sequence.Set(float64(max(ch.Sequence, 1) - 1))
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,33 +26,51 @@ const (
 	dirMode  os.FileMode = 0o700
 )
 
+// sealer makes sealed documents of records: files in the local directory whose
+// hashes are in the state's outbox. It makes no request.
+type sealer struct {
+	st      *state.Source
+	o       *Options
+	log     *zap.Logger
+	m       sourceMetrics
+	local   localCopies
+	remote  remote
+	skips   *SkipWriter
+	claim   *claim
+	started time.Time
+
+	mu       sync.Mutex              // held while documents are sealed or the chain changes
+	digestAt time.Time               // when this process last sealed a digest; guarded by mu
+	counted  map[string]trail.Counts // of the manifests sealed since the last digest, by key; guarded by mu
+}
+
 // seal moves every record that was committed before the call, and every skip
 // that was written before it, into sealed manifests. A crash at any point
 // leaves the records unsealed or the manifest sealed; a file without a
 // transaction is overwritten or removed later.
-func (f *Flusher) seal(ctx context.Context) error {
-	f.sealing.Lock()
-	defer f.sealing.Unlock()
-	return f.sealRecords(ctx)
+func (s *sealer) seal(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sealRecords(ctx)
 }
 
-// sealRecords is seal for a caller that holds f.sealing.
-func (f *Flusher) sealRecords(ctx context.Context) error {
+// sealRecords is seal for a caller that holds s.mu.
+func (s *sealer) sealRecords(ctx context.Context) error {
 	var ch state.Chain
-	err := f.skips.rotate(func() (err error) {
-		ch, err = f.st.Chain()
+	err := s.skips.rotate(func() (err error) {
+		ch, err = s.st.Chain()
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("read chain of %s: %w", f.o.Source, err)
+		return fmt.Errorf("read chain of %s: %w", s.o.Source, err)
 	}
 	if ch.ID == "" {
 		return state.ErrNoChain
 	}
-	upTo, cur := ch.NextRecord-1, f.skips.cursor()
+	upTo, cur := ch.NextRecord-1, s.skips.cursor()
 	for more := true; more; {
-		if more, err = f.sealOne(ctx, &ch, upTo, cur); err != nil {
-			return fmt.Errorf("seal manifest of %s: %w", f.o.Source, err)
+		if more, err = s.sealOne(ctx, &ch, upTo, cur); err != nil {
+			return fmt.Errorf("seal manifest of %s: %w", s.o.Source, err)
 		}
 	}
 	return nil
@@ -59,21 +78,21 @@ func (f *Flusher) sealRecords(ctx context.Context) error {
 
 // sealOne seals at most MaxRecords records up to number upTo and brings ch up
 // to date. It reports whether there are more.
-func (f *Flusher) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur *skipCursor) (more bool, err error) {
-	named := trail.NotBefore(f.o.Now(), ch.LastNamed)
+func (s *sealer) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur *skipCursor) (more bool, err error) {
+	named := trail.NotBefore(s.o.Now(), ch.LastNamed)
 	name := trail.Name{
-		Time: named, Instance: f.o.Instance, Chain: ch.ID, Sequence: ch.Sequence,
-		N: len(ch.Manifests) + 1, Hive: f.o.Layout == trail.LayoutHive,
+		Time: named, Instance: s.o.Instance, Chain: ch.ID, Sequence: ch.Sequence,
+		N: len(ch.Manifests) + 1, Hive: s.o.Layout == trail.LayoutHive,
 	}
-	m := &manifestFile{path: f.local.path(name.Path()), layout: f.o.Layout, max: f.o.MaxRecords}
+	m := &manifestFile{path: s.local.path(name.Path()), layout: s.o.Layout, max: s.o.MaxRecords}
 	defer m.discard()
 
-	more, err = m.merge(f.st, ch.SealedTo, upTo, cur)
+	more, err = m.merge(s.st, ch.SealedTo, upTo, cur)
 	if err != nil {
 		return false, err
 	}
 	if m.enc == nil {
-		return false, f.sealUnused(ctx, ch, upTo)
+		return false, s.sealUnused(ctx, ch, upTo)
 	}
 	if !more {
 		m.last = upTo // Numbers that were reserved and not used are done with, too.
@@ -81,27 +100,27 @@ func (f *Flusher) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur
 	if err := m.commit(); err != nil {
 		return false, err
 	}
-	key := f.o.Mapper.TrailPrefix() + name.Path()
+	key := s.o.Mapper.TrailPrefix() + name.Path()
 	doc := docOf(m.sums, state.KindManifest, key, m.path)
 	doc.Records, doc.LastRecord, doc.Sequence = m.enc.Records, m.last, ch.Sequence
 	ref := state.ManifestRef{S3Key: key, SHA256: doc.SHA256, SizeBytes: doc.Size, Records: doc.Records}
-	if err := f.st.SealManifest(ctx, doc, ref, named); err != nil {
-		return false, errors.Join(err, f.unseal(ch, m.path))
+	if err := s.st.SealManifest(ctx, doc, ref, named); err != nil {
+		return false, errors.Join(err, s.unseal(ch, m.path))
 	}
-	f.counted[key] = m.counts
+	s.counted[key] = m.counts
 	ch.SealedTo, ch.LastNamed = m.last, named
 	ch.Manifests = append(ch.Manifests, ref)
-	return more, f.skips.sealed(cur)
+	return more, s.skips.sealed(cur)
 }
 
 // sealUnused ends numbers that were reserved by a run that died: they count as
 // unpublished, and no manifest would ever reach beyond them while that pauses the
 // uploads.
-func (f *Flusher) sealUnused(ctx context.Context, ch *state.Chain, upTo uint64) error {
+func (s *sealer) sealUnused(ctx context.Context, ch *state.Chain, upTo uint64) error {
 	if upTo == ch.SealedTo {
 		return nil
 	}
-	if err := f.st.SealUnused(ctx, upTo); err != nil {
+	if err := s.st.SealUnused(ctx, upTo); err != nil {
 		return err
 	}
 	ch.SealedTo = upTo
@@ -110,8 +129,8 @@ func (f *Flusher) sealUnused(ctx context.Context, ch *state.Chain, upTo uint64) 
 
 // unseal removes a manifest whose transaction failed, unless it is sealed all
 // the same: its records will be sealed again, perhaps under another name.
-func (f *Flusher) unseal(before *state.Chain, path string) error {
-	ch, err := f.st.Chain()
+func (s *sealer) unseal(before *state.Chain, path string) error {
+	ch, err := s.st.Chain()
 	if err != nil || len(ch.Manifests) != len(before.Manifests) || ch.ID != before.ID {
 		return err
 	}
@@ -215,67 +234,65 @@ func docOf(s *sums, kind state.Kind, key, file string) state.Doc {
 }
 
 // sealDigest seals a digest over the manifests sealed since the last one, with
-// extra events that are not in the state. The caller holds f.sealing.
-func (f *Flusher) sealDigest(ctx context.Context, reason string, extra ...state.Note) error {
-	ch, err := f.st.Chain()
+// extra events that are not in the state. A *lostError says that one of the
+// manifests is lost. The caller holds s.mu.
+func (s *sealer) sealDigest(ctx context.Context, reason string, extra ...state.Note) error {
+	ch, err := s.st.Chain()
 	if err != nil {
-		return fmt.Errorf("read chain of %s: %w", f.o.Source, err)
+		return fmt.Errorf("read chain of %s: %w", s.o.Source, err)
 	}
 	if ch.ID == "" {
 		return state.ErrNoChain
 	}
-	counts, err := f.counts(ctx, ch)
-	if lost, ok := errors.AsType[*lostError](err); ok {
-		return f.loseChain(ctx, ch, lost)
-	}
+	counts, err := s.counts(ctx, ch)
 	if err != nil {
-		return fmt.Errorf("count records of %s: %w", f.o.Source, err)
+		return fmt.Errorf("count records of %s: %w", s.o.Source, err)
 	}
-	now := f.o.Now()
-	end, named := later(now, ch.LastDigest), f.claim.name(ch, now)
+	now := s.o.Now()
+	end, named := later(now, ch.LastDigest), s.claim.name(ch, now)
 	if last := later(ch.LastDigest, ch.LastNamed); state.GoesBack(last, now) {
-		f.log.Warn("the trail's time was wrong and goes back", zap.Time("from", last), zap.Time("to", now))
+		s.log.Warn("the trail's time was wrong and goes back", zap.Time("from", last), zap.Time("to", now))
 		end = now
 		if !slices.ContainsFunc(ch.Notes, func(n state.Note) bool { return n.Kind == state.NoteClockBack }) {
 			extra = append(extra, state.ClockNote(last, now))
 		}
 	}
-	d := f.newDigest(ch, counts, reason, extra, end)
+	d := s.newDigest(ch, counts, reason, extra, end)
 	data, err := d.Encode()
 	if err != nil {
 		return err
 	}
 	name := trail.Name{
-		Digest: true, Time: named, Instance: f.o.Instance, Chain: ch.ID, Sequence: ch.Sequence,
-		Hive: f.o.Layout == trail.LayoutHive,
+		Digest: true, Time: named, Instance: s.o.Instance, Chain: ch.ID, Sequence: ch.Sequence,
+		Hive: s.o.Layout == trail.LayoutHive,
 	}
-	doc, err := f.local.write(state.KindDigest, name.Path(), data)
+	doc, err := s.local.write(state.KindDigest, name.Path(), data)
 	if err != nil {
-		return fmt.Errorf("write digest of %s: %w", f.o.Source, err)
+		return fmt.Errorf("write digest of %s: %w", s.o.Source, err)
 	}
 	doc.LastRecord, doc.Sequence, doc.Final = ch.SealedTo, ch.Sequence, reason == trail.ReasonFinal
-	if err := f.st.SealDigest(ctx, doc, ch, end, named); err != nil {
-		return fmt.Errorf("seal digest of %s: %w", f.o.Source, err)
+	if err := s.st.SealDigest(ctx, doc, ch, end, named); err != nil {
+		return fmt.Errorf("seal digest of %s: %w", s.o.Source, err)
 	}
-	f.claim.sealed(name)
-	f.m.sequence.Set(float64(ch.Sequence))
-	f.digestAt = time.Now()
-	clear(f.counted)
+	s.claim.sealed(name)
+	s.m.sequence.Set(float64(ch.Sequence))
+	s.digestAt = time.Now()
+	clear(s.counted)
 	return nil
 }
 
 // counts counts the records of ch's manifests by status. Those that this
 // process did not seal are read again.
-func (f *Flusher) counts(ctx context.Context, ch state.Chain) (trail.Counts, error) {
+func (s *sealer) counts(ctx context.Context, ch state.Chain) (trail.Counts, error) {
 	var sum trail.Counts
 	for _, ref := range ch.Manifests {
-		c, ok := f.counted[ref.S3Key]
+		c, ok := s.counted[ref.S3Key]
 		if !ok {
-			err := f.present(ctx, ref)
+			err := s.local.present(ctx, s.remote, ref)
 			if err != nil {
 				return trail.Counts{}, err
 			}
-			if c, err = countFile(f.local.of(ref.S3Key)); err != nil {
+			if c, err = countFile(s.local.of(ref.S3Key)); err != nil {
 				return trail.Counts{}, err
 			}
 		}
@@ -290,32 +307,29 @@ func digestWanted(ch state.Chain, reason string) bool {
 		len(ch.Manifests) > 0 || len(ch.Scans) > 0 || len(ch.Notes) > 0 || ch.IndexSkips > 0
 }
 
-// PublishConfig seals canonical, the effective configuration without secrets,
-// as the configuration object of its SHA-256 in hex, unless it is the one that
-// was sealed last. It makes no request: the object is published in order with
-// the rest of the trail.
-func (f *Flusher) PublishConfig(ctx context.Context, canonical []byte, sha string) error {
-	f.sealing.Lock()
-	defer f.sealing.Unlock()
-	ch, err := f.st.Chain()
+// sealConfig seals the configuration, unless it was sealed last, and reports
+// whether it did.
+func (s *sealer) sealConfig(ctx context.Context, canonical []byte, sha string) (sealed bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ch, err := s.st.Chain()
 	if err != nil {
-		return fmt.Errorf("read chain of %s: %w", f.o.Source, err)
+		return false, fmt.Errorf("read chain of %s: %w", s.o.Source, err)
 	}
 	if ch.ConfigSHA == sha {
-		return nil
+		return false, nil
 	}
 	if sum := sha256.Sum256(canonical); hex.EncodeToString(sum[:]) != sha {
-		return fmt.Errorf("configuration of %s has the SHA-256 %x, not %s", f.o.Source, sum, sha)
+		return false, fmt.Errorf("configuration of %s has the SHA-256 %x, not %s", s.o.Source, sum, sha)
 	}
-	doc, err := f.local.write(state.KindConfig, trail.ConfigName(sha), canonical)
+	doc, err := s.local.write(state.KindConfig, trail.ConfigName(sha), canonical)
 	if err != nil {
-		return fmt.Errorf("write configuration of %s: %w", f.o.Source, err)
+		return false, fmt.Errorf("write configuration of %s: %w", s.o.Source, err)
 	}
-	if err := f.st.SealConfig(ctx, doc, sha); err != nil {
-		return fmt.Errorf("seal configuration of %s: %w", f.o.Source, err)
+	if err := s.st.SealConfig(ctx, doc, sha); err != nil {
+		return false, fmt.Errorf("seal configuration of %s: %w", s.o.Source, err)
 	}
-	f.Retry()
-	return nil
+	return true, nil
 }
 
 // later returns the later time.

@@ -101,12 +101,12 @@ func TestSkipsSurviveASealThatFails(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.MaxRecords = 100 })
 	r.begin(state.Report{New: true})
 	r.skip(0, 150)
-	r.must(r.f.seal(t.Context()))
+	r.must(r.f.sealer.seal(t.Context()))
 	r.skip(150, 250)
 	hidden := r.local() + ".away"
 	r.must(os.Rename(r.local(), hidden))
 	r.must(os.WriteFile(r.local(), nil, 0o600)) // The directory cannot be written to.
-	if err := r.f.seal(t.Context()); err == nil {
+	if err := r.f.sealer.seal(t.Context()); err == nil {
 		t.Fatal("a seal into no directory worked")
 	}
 	r.must(os.Remove(r.local()))
@@ -202,7 +202,7 @@ func TestSkipsFromManyGoroutines(t *testing.T) {
 					t.Error(err)
 				}
 				if i%300 == 0 {
-					if err := r.f.seal(t.Context()); err != nil {
+					if err := r.f.sealer.seal(t.Context()); err != nil {
 						t.Error(err)
 					}
 				}
@@ -226,7 +226,7 @@ func TestAHundredThousandSkipsTakeLittleMemory(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	r.skip(0, 100_000)
-	r.must(r.f.seal(t.Context()))
+	r.must(r.f.sealer.seal(t.Context()))
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 8<<20 {
@@ -265,7 +265,7 @@ func BenchmarkSkips(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	if err := f.seal(b.Context()); err != nil { // What the lines cost until they are sealed.
+	if err := f.sealer.seal(b.Context()); err != nil { // What the lines cost until they are sealed.
 		b.Fatal(err)
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "lines/s")
