@@ -15,10 +15,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// askTimeout bounds what Begin asks the bucket: a start does not wait for an
-// outage to end.
-const askTimeout = 10 * time.Second
-
 // Begin makes sure that the source has a chain to record in. Call it once after
 // New, before anything is committed. It looks at the bucket once: a chain that
 // goes on may have been continued by another run, one that begins may follow an
@@ -57,7 +53,7 @@ type beginning struct {
 func (b *beginning) goOn(ctx context.Context, report state.Report) error {
 	b.chains.sealer.mu.Lock()
 	defer b.chains.sealer.mu.Unlock()
-	if err := settle(ctx, b.st, b.o, b.log); err != nil {
+	if err := b.local.settle(ctx, b.o.Bucket, b.o.Mapper.Prefix()); err != nil {
 		return err
 	}
 	ch, err := b.st.Chain()

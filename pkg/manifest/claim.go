@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"sync"
 	"time"
 
@@ -146,9 +145,6 @@ func (c *claim) foreign(n trail.Name, ch state.Chain, waiting map[string]bool) b
 	return n.Sequence >= ch.Sequence || waiting[seqKey(n.Sequence)] && !waiting[name]
 }
 
-// seqKey stands for the digest of this number among names.
-func seqKey(seq uint64) string { return fmt.Sprintf("#%d", seq) }
-
 // Claim returns once this run may write: its first digest is acknowledged, and no
 // other run has continued the chain since the state was written. It makes one try;
 // the error says what is in the way. Call it before anything but a document is
@@ -261,18 +257,6 @@ func (c *succession) ask(ctx context.Context) error {
 	c.sealer.mu.Lock()
 	defer c.sealer.mu.Unlock()
 	return c.local.removeOrphans()
-}
-
-// outage reports whether a request failed in a way that passes by itself, or with
-// other credentials. A server that refuses or does not know it is asked in vain.
-func outage(ctx context.Context, err error) bool {
-	switch c := state.ClassOf(err); {
-	case c.Passes():
-		return ctx.Err() != nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, state.ErrUnsupported)
-	case c.Meaning().EveryRequest:
-		return true
-	}
-	return ctx.Err() != nil
 }
 
 // search looks for other digests of the instance once, and judges ch by them.

@@ -223,9 +223,9 @@ func (c localCopies) waiting(ch state.Chain) (map[string]bool, error) {
 	return names, nil
 }
 
-// sealedRefs lists the manifests of l that are known by their hashes: those that
+// sealedRefs lists the manifests of the chain old, from a digest on, that are known by their hashes: those that
 // no digest names yet, and those that a digest in the outbox names.
-func (c localCopies) sealedRefs(l leave) ([]state.ManifestRef, error) {
+func (c localCopies) sealedRefs(old state.Chain, from uint64) ([]state.ManifestRef, error) {
 	box, err := c.st.Outbox()
 	if err != nil {
 		return nil, fmt.Errorf("read outbox of %s: %w", c.source, err)
@@ -233,14 +233,14 @@ func (c localCopies) sealedRefs(l leave) ([]state.ManifestRef, error) {
 	var refs []state.ManifestRef
 	for _, d := range box {
 		n, ok := trail.ParseName(d.Key)
-		if !ok || !n.Digest || n.Chain != l.old.ID || n.Sequence < l.from {
+		if !ok || !n.Digest || n.Chain != old.ID || n.Sequence < from {
 			continue
 		}
 		if digest, err := readDigest(c.of(d.Key)); err == nil {
 			refs = append(refs, digest.Manifests...)
 		}
 	}
-	return append(refs, l.old.Manifests...), nil
+	return append(refs, old.Manifests...), nil
 }
 
 // acknowledgedHead returns the hash of ch's last acknowledged digest, "" when
@@ -291,14 +291,14 @@ func (c localCopies) openSealed(d state.Doc) (*os.File, error) {
 
 // drop takes the old chain's documents out of the outbox. The copy of a digest that
 // is dropped goes too: it would count as one that the host has published.
-func (c localCopies) drop(ctx context.Context, l leave) error {
+func (c localCopies) drop(ctx context.Context, chain string, from uint64) error {
 	box, err := c.st.Outbox()
 	if err != nil {
 		return fmt.Errorf("read outbox of %s: %w", c.source, err)
 	}
 	for _, d := range box {
 		n, ok := trail.ParseName(d.Key)
-		if !ok || n.Chain != l.old.ID || n.Sequence < l.from {
+		if !ok || n.Chain != chain || n.Sequence < from {
 			continue
 		}
 		if err := c.retell(ctx, d); err != nil {
@@ -363,4 +363,127 @@ func (c localCopies) ended(ctx context.Context, r remote, ch state.Chain) (bool,
 		return false, nil
 	}
 	return d.Reason == trail.ReasonFinal, nil
+}
+
+// lostError says that the local copy of a sealed document is gone or changed,
+// so that the bytes that were sealed cannot be sent.
+type lostError struct {
+	doc state.Doc
+	err error
+}
+
+func (e *lostError) Error() string {
+	return fmt.Sprintf("the sealed bytes of %s are lost: %v", e.doc.Key, e.err)
+}
+
+func (e *lostError) Unwrap() error { return e.err }
+
+// readDigest reads a local copy.
+func readDigest(file string) (trail.Digest, error) {
+	r, err := os.Open(file)
+	if err != nil {
+		return trail.Digest{}, err
+	}
+	d, err := trail.ParseDigest(r)
+	return d, errors.Join(err, r.Close())
+}
+
+// fileSHA returns the SHA-256 of a file's bytes.
+func fileSHA(path string) (string, error) {
+	r, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	s := trail.NewSum()
+	_, err = io.Copy(s, r)
+	return s.Hex(), errors.Join(err, r.Close())
+}
+
+// removeEmpty removes dir and its parents below top for as long as they are
+// empty.
+func removeEmpty(dir, top string) {
+	for dir != top && strings.HasPrefix(dir, top+string(filepath.Separator)) {
+		if os.Remove(dir) != nil {
+			return // It is not empty.
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// keepUnsigned adds the digests whose signature is still to come: it is made
+// over their local copies.
+func (c localCopies) keepUnsigned(kept map[string]bool) error {
+	signed := map[string]bool{}
+	var digests []string
+	err := c.walk(func(path string, e fs.DirEntry) error {
+		if base, ok := strings.CutSuffix(path, trail.SignatureSuffix); ok {
+			signed[base+".json"] = true
+		} else if n, ok := trail.ParseName(e.Name()); ok && n.Digest {
+			digests = append(digests, path)
+		}
+		return nil
+	})
+	for _, path := range digests {
+		if !signed[path] {
+			kept[path] = true
+		}
+	}
+	return err
+}
+
+// present makes sure that the local copy of a sealed manifest is there: one that
+// waits in the outbox is made again from its records, a published one fetched.
+func (c localCopies) present(ctx context.Context, r remote, ref state.ManifestRef) error {
+	box, err := c.st.Outbox()
+	if err != nil {
+		return fmt.Errorf("read outbox of %s: %w", c.source, err)
+	}
+	for _, d := range box {
+		if d.Key == ref.S3Key {
+			file, err := c.open(d)
+			if err != nil {
+				return err
+			}
+			return file.Close()
+		}
+	}
+	return c.recall(ctx, r, ref)
+}
+
+// recall makes sure that the local copy of a published manifest is there: a lost
+// one is fetched from the bucket. A *lostError says that it is not there either,
+// or has other bytes.
+func (c localCopies) recall(ctx context.Context, r remote, ref state.ManifestRef) (err error) {
+	file := c.of(ref.S3Key)
+	if _, err := os.Lstat(file); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	lost := func(err error) error {
+		return &lostError{doc: state.Doc{Kind: state.KindManifest, Key: ref.S3Key, File: file}, err: err}
+	}
+	body, _, err := r.pub.Get(ctx, ref.S3Key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return lost(err)
+	}
+	if err != nil {
+		return fmt.Errorf("get %s: %w", ref.S3Key, err)
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	if err := safefs.MkdirAll(filepath.Dir(file), dirMode); err != nil {
+		return err
+	}
+	out, err := safefs.CreatePending(file, fileMode)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	s := trail.NewSum()
+	if _, err := io.Copy(io.MultiWriter(out, s), io.LimitReader(body, ref.SizeBytes+1)); err != nil {
+		return fmt.Errorf("get %s: %w", ref.S3Key, err)
+	}
+	if s.Hex() != ref.SHA256 {
+		return lost(fmt.Errorf("the bucket has the SHA-256 %s, sealed as %s", s.Hex(), ref.SHA256))
+	}
+	c.log.Warn("a lost copy of a manifest was fetched from the bucket", zap.String("key", ref.S3Key))
+	return out.Commit()
 }

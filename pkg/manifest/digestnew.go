@@ -1,36 +1,11 @@
 package manifest
 
 import (
-	"bytes"
-	"errors"
-	"os"
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
-
-// statusOf returns the status that a line of our own says. The key cannot occur
-// in a string before it, where its quotes would be escaped.
-func statusOf(line []byte) state.Status {
-	_, rest, _ := bytes.Cut(line, []byte(`"status":"`))
-	status, _, _ := bytes.Cut(rest, []byte{'"'})
-	return state.Status(status)
-}
-
-// countFile counts the records of a local manifest by status.
-func countFile(file string) (c trail.Counts, err error) {
-	r, err := os.Open(file)
-	if err != nil {
-		return c, err
-	}
-	n, _ := trail.ParseName(file)
-	err = trail.EachLine(r, n.Hive, func(line []byte) error {
-		c.Add(statusOf(line))
-		return nil
-	})
-	return c, errors.Join(err, r.Close())
-}
 
 // timeOrNull renders t, or nothing for the zero time.
 func timeOrNull(t time.Time) *string {

@@ -30,19 +30,6 @@ func (e *forkedError) Error() string {
 	return fmt.Sprintf("another %s stands under %s: sha256 %s, sealed as %s", e.doc.Kind, e.doc.Key, e.seen, e.doc.SHA256)
 }
 
-// lostError says that the local copy of a sealed document is gone or changed,
-// so that the bytes that were sealed cannot be sent.
-type lostError struct {
-	doc state.Doc
-	err error
-}
-
-func (e *lostError) Error() string {
-	return fmt.Sprintf("the sealed bytes of %s are lost: %v", e.doc.Key, e.err)
-}
-
-func (e *lostError) Unwrap() error { return e.err }
-
 // leave is a chain that is given up, and why.
 type leave struct {
 	begins   state.Begins
@@ -178,7 +165,7 @@ func (c *succession) leaveChain(ctx context.Context, l leave) error {
 // unnamed lists, in order, the local copies of the old chain's manifests that no
 // digest in the trail names. Those that are published and lost here are fetched.
 func (c *succession) unnamed(ctx context.Context, l leave) ([]string, error) {
-	refs, err := c.local.sealedRefs(l)
+	refs, err := c.local.sealedRefs(l.old, l.from)
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +210,7 @@ func (c *succession) reissue(ctx context.Context, l leave, files []string) (err 
 	if err := c.sealer.sealRecords(ctx); err != nil {
 		return err
 	}
-	return c.local.drop(ctx, l)
+	return c.local.drop(ctx, l.old.ID, l.from)
 }
 
 // reissueFile streams one manifest's records into the current chain. A manifest
@@ -271,16 +258,6 @@ func (c *succession) reissueStrays(ctx context.Context, ch state.Chain) error {
 		stray = slices.DeleteFunc(stray, func(m trail.Name) bool { return m.Chain == n.Chain })
 	}
 	return nil
-}
-
-// readDigest reads a local copy.
-func readDigest(file string) (trail.Digest, error) {
-	r, err := os.Open(file)
-	if err != nil {
-		return trail.Digest{}, err
-	}
-	d, err := trail.ParseDigest(r)
-	return d, errors.Join(err, r.Close())
 }
 
 // leaveLocal leaves the chain if a local copy is of a later digest: the state is

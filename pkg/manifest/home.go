@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -24,21 +23,21 @@ import (
 // settle brings the copies of the source's documents into its local directory.
 // What cannot be moved is searched for at its old place, and moved by a later
 // start.
-func settle(ctx context.Context, st *state.Source, o *Options, log *zap.Logger) error {
-	box, err := st.Outbox()
+func (c localCopies) settle(ctx context.Context, bucket, prefix string) error {
+	box, err := c.st.Outbox()
 	if err != nil {
-		return fmt.Errorf("read outbox of %s: %w", o.Source, err)
+		return fmt.Errorf("read outbox of %s: %w", c.source, err)
 	}
-	home := st.Home()
+	home := c.st.Home()
 	if home == "" {
-		home = homeOf(box, o.Mapper.TrailPrefix())
+		home = homeOf(box, c.trail)
 	}
-	if home != "" && home != o.LocalDir {
-		ch, err := st.Chain()
+	if home != "" && home != c.dir {
+		ch, err := c.st.Chain()
 		if err != nil {
-			return fmt.Errorf("read chain of %s: %w", o.Source, err)
+			return fmt.Errorf("read chain of %s: %w", c.source, err)
 		}
-		m := removal{from: home, to: o.LocalDir, bucket: o.Bucket, prefix: o.Mapper.Prefix(), ours: map[string]bool{ch.ID: true}}
+		m := removal{from: home, to: c.dir, bucket: bucket, prefix: prefix, ours: map[string]bool{ch.ID: true}}
 		for _, d := range box {
 			if n, ok := trail.ParseName(d.Key); ok {
 				m.ours[n.Chain] = true
@@ -46,17 +45,17 @@ func settle(ctx context.Context, st *state.Source, o *Options, log *zap.Logger) 
 		}
 		moved, err := m.run()
 		if err != nil {
-			log.Error("the copies of documents are not all moved to the new local directory; the next start tries again",
-				zap.String("from", home), zap.String("to", o.LocalDir), zap.Error(err))
+			c.log.Error("the copies of documents are not all moved to the new local directory; the next start tries again",
+				zap.String("from", home), zap.String("to", c.dir), zap.Error(err))
 			return nil
 		}
-		log.Info("the copies of documents moved with the configuration",
-			zap.String("from", home), zap.String("to", o.LocalDir), zap.Int("files", moved))
+		c.log.Info("the copies of documents moved with the configuration",
+			zap.String("from", home), zap.String("to", c.dir), zap.Int("files", moved))
 	}
-	if st.Home() == o.LocalDir {
+	if c.st.Home() == c.dir {
 		return nil
 	}
-	return st.SetHome(ctx, o.LocalDir)
+	return c.st.SetHome(ctx, c.dir)
 }
 
 // homeOf returns the directory that a state without a home kept its documents in:
@@ -162,61 +161,4 @@ func documentOf(name string) string {
 		return base + ".json"
 	}
 	return name
-}
-
-// present makes sure that the local copy of a sealed manifest is there: one that
-// waits in the outbox is made again from its records, a published one fetched.
-func (c localCopies) present(ctx context.Context, r remote, ref state.ManifestRef) error {
-	box, err := c.st.Outbox()
-	if err != nil {
-		return fmt.Errorf("read outbox of %s: %w", c.source, err)
-	}
-	for _, d := range box {
-		if d.Key == ref.S3Key {
-			file, err := c.open(d)
-			if err != nil {
-				return err
-			}
-			return file.Close()
-		}
-	}
-	return c.recall(ctx, r, ref)
-}
-
-// recall makes sure that the local copy of a published manifest is there: a lost
-// one is fetched from the bucket. A *lostError says that it is not there either,
-// or has other bytes.
-func (c localCopies) recall(ctx context.Context, r remote, ref state.ManifestRef) (err error) {
-	file := c.of(ref.S3Key)
-	if _, err := os.Lstat(file); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	lost := func(err error) error {
-		return &lostError{doc: state.Doc{Kind: state.KindManifest, Key: ref.S3Key, File: file}, err: err}
-	}
-	body, _, err := r.pub.Get(ctx, ref.S3Key)
-	if errors.Is(err, fs.ErrNotExist) {
-		return lost(err)
-	}
-	if err != nil {
-		return fmt.Errorf("get %s: %w", ref.S3Key, err)
-	}
-	defer func() { err = errors.Join(err, body.Close()) }()
-	if err := safefs.MkdirAll(filepath.Dir(file), dirMode); err != nil {
-		return err
-	}
-	out, err := safefs.CreatePending(file, fileMode)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	s := trail.NewSum()
-	if _, err := io.Copy(io.MultiWriter(out, s), io.LimitReader(body, ref.SizeBytes+1)); err != nil {
-		return fmt.Errorf("get %s: %w", ref.S3Key, err)
-	}
-	if s.Hex() != ref.SHA256 {
-		return lost(fmt.Errorf("the bucket has the SHA-256 %s, sealed as %s", s.Hex(), ref.SHA256))
-	}
-	c.log.Warn("a lost copy of a manifest was fetched from the bucket", zap.String("key", ref.S3Key))
-	return out.Commit()
 }

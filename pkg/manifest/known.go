@@ -1,11 +1,9 @@
 package manifest
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"slices"
 	"strings"
@@ -21,23 +19,6 @@ import (
 // one. A chain of this host that named such a digest as the one that it follows
 // would vouch for it. So it names only digests that the host knows by itself: by
 // its copy, or by a signature of its own key.
-
-// tops are the newest digests of one chain in the bucket, the newest first.
-type tops []head
-
-// topDigests is how many of them are looked at: the newest ones of a run that was
-// killed may have no signature.
-const topDigests = 8
-
-// add takes in a digest.
-func (t *tops) add(h head) {
-	at, _ := slices.BinarySearchFunc(*t, h, func(a, b head) int {
-		return cmp.Or(cmp.Compare(b.name.Sequence, a.name.Sequence), b.name.Time.Compare(a.name.Time), strings.Compare(b.key, a.key))
-	})
-	if at < topDigests {
-		*t = slices.Insert((*t)[:min(len(*t), topDigests-1)], at, h)
-	}
-}
 
 // known tells which digests in the bucket are the host's.
 type known struct {
@@ -120,22 +101,6 @@ func (k *known) proves() (bool, error) {
 	}
 	file, err := k.local.newest(func(n trail.Name) bool { return n.Digest && n.Instance == k.local.instance })
 	return file != "", err
-}
-
-// read returns a small object's bytes; a larger one is ErrFormat.
-func (r remote) read(ctx context.Context, key string, limit int64) ([]byte, error) {
-	body, _, err := r.pub.Get(ctx, key)
-	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", key, err)
-	}
-	data, err := io.ReadAll(io.LimitReader(body, limit+1))
-	if err = errors.Join(err, body.Close()); err != nil {
-		return nil, fmt.Errorf("get %s: %w", key, err)
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%w: %s has more than %d bytes", trail.ErrFormat, key, limit)
-	}
-	return data, nil
 }
 
 // leftAt says where ch is left because the bucket has the digests t of it behind

@@ -3,7 +3,6 @@ package manifest
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -20,17 +19,6 @@ import (
 
 // sweepEvery is how often local copies are looked through.
 const sweepEvery = time.Hour
-
-// fileSHA returns the SHA-256 of a file's bytes.
-func fileSHA(path string) (string, error) {
-	r, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	s := trail.NewSum()
-	_, err = io.Copy(s, r)
-	return s.Hex(), errors.Join(err, r.Close())
-}
 
 // localCopy is a published document that may be removed.
 type localCopy struct {
@@ -85,17 +73,6 @@ func (w *sweeper) removeOld(now time.Time) error {
 		removeEmpty(filepath.Dir(c.path), w.o.LocalDir)
 	}
 	return nil
-}
-
-// removeEmpty removes dir and its parents below top for as long as they are
-// empty.
-func removeEmpty(dir, top string) {
-	for dir != top && strings.HasPrefix(dir, top+string(filepath.Separator)) {
-		if os.Remove(dir) != nil {
-			return // It is not empty.
-		}
-		dir = filepath.Dir(dir)
-	}
 }
 
 // expired returns the copies that are older than keep, and the oldest ones of
@@ -161,27 +138,6 @@ func (w *sweeper) needed() (map[string]bool, error) {
 		return kept, nil
 	}
 	return kept, w.local.keepUnsigned(kept)
-}
-
-// keepUnsigned adds the digests whose signature is still to come: it is made
-// over their local copies.
-func (c localCopies) keepUnsigned(kept map[string]bool) error {
-	signed := map[string]bool{}
-	var digests []string
-	err := c.walk(func(path string, e fs.DirEntry) error {
-		if base, ok := strings.CutSuffix(path, trail.SignatureSuffix); ok {
-			signed[base+".json"] = true
-		} else if n, ok := trail.ParseName(e.Name()); ok && n.Digest {
-			digests = append(digests, path)
-		}
-		return nil
-	})
-	for _, path := range digests {
-		if !signed[path] {
-			kept[path] = true
-		}
-	}
-	return err
 }
 
 // documentTime returns the time of the document called name, or false for what

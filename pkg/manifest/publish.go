@@ -6,11 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
-
-	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -213,64 +210,6 @@ func (p *publisher) compare(ctx context.Context, d state.Doc) error {
 		return &forkedError{doc: d, seen: seen, plain: true}
 	}
 	return nil
-}
-
-// open returns the sealed bytes of d, whose hash it has checked. Where the
-// local copy is lost it tries to make the same bytes again.
-func (c localCopies) open(d state.Doc) (*os.File, error) {
-	body, err := c.openSealed(d)
-	if _, lost := errors.AsType[*lostError](err); !lost || d.Kind != state.KindManifest {
-		return body, err
-	}
-	if again := c.rebuild(d); again != nil {
-		return nil, &lostError{doc: d, err: fmt.Errorf("%w; not made again: %w", err, again)}
-	}
-	c.log.Warn("a lost manifest was made again from its records", zap.String("key", d.Key))
-	return c.openSealed(d)
-}
-
-// rebuild writes d again from its records, which stay in the state until its
-// digest is acknowledged. Streamed skips are in no state: with them it fails.
-func (c localCopies) rebuild(d state.Doc) error {
-	ch, err := c.st.Chain()
-	if err != nil {
-		return err
-	}
-	name, ok := trail.ParseName(d.Key)
-	if !ok || name.Chain != ch.ID {
-		return errors.New("its chain is given up")
-	}
-	stored := int64(0)
-	count := func(uint64, state.Status, []byte) error { stored++; return nil }
-	if err := c.st.Records(0, d.LastRecord, count); err != nil {
-		return err
-	}
-	before := stored - d.Records
-	layout := trail.LayoutFlat
-	if name.Hive {
-		layout = trail.LayoutHive
-	}
-	m := &manifestFile{path: c.of(d.Key), layout: layout, max: int(d.Records)}
-	defer m.discard()
-	err = c.st.Records(0, d.LastRecord, func(number uint64, _ state.Status, line []byte) error {
-		if before--; before >= 0 {
-			return nil
-		}
-		return m.add(number, line)
-	})
-	switch {
-	case err != nil:
-		return err
-	case m.enc == nil:
-		return errors.New("its records are gone")
-	}
-	if err := m.enc.Close(); err != nil {
-		return err
-	}
-	if got := m.sums.Hex(); got != d.SHA256 {
-		return fmt.Errorf("the records make other bytes: sha256 %s", got)
-	}
-	return m.out.Commit()
 }
 
 // contentTypeOf returns what a document is stored as.

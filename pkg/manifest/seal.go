@@ -6,24 +6,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
-)
-
-// Modes of what stands in the local directory: it shows file names.
-const (
-	fileMode os.FileMode = 0o600
-	dirMode  os.FileMode = 0o700
 )
 
 // sealer makes sealed documents of records: files in the local directory whose
@@ -135,102 +126,6 @@ func (s *sealer) unseal(before *state.Chain, path string) error {
 		return err
 	}
 	return os.Remove(path)
-}
-
-// manifestFile is one manifest that is being written. Its file exists from the
-// first record on, under its name from commit on.
-type manifestFile struct {
-	path   string
-	layout trail.Layout
-	max    int
-
-	out  *safefs.Pending
-	sums *sums
-	enc  *trail.Encoder
-	last uint64 // the number of the last record
-
-	counts trail.Counts
-}
-
-// merge writes the stored records after number after and the skips of cur, both
-// up to number upTo, in the order of their numbers. It reports whether it ended
-// for want of room.
-func (m *manifestFile) merge(st *state.Source, after, upTo uint64, cur *skipCursor) (full bool, err error) {
-	err = st.Records(after, upTo, func(number uint64, _ state.Status, line []byte) error {
-		if err := m.skipsBelow(number, cur); err != nil {
-			return err
-		}
-		return m.add(number, line)
-	})
-	if err == nil {
-		err = m.skipsBelow(upTo+1, cur)
-	}
-	if errors.Is(err, trail.ErrStop) {
-		return true, nil
-	}
-	return false, err
-}
-
-// skipsBelow writes the skips of cur with numbers below number.
-func (m *manifestFile) skipsBelow(number uint64, cur *skipCursor) error {
-	for {
-		n, ok, err := cur.peek()
-		if err != nil || !ok || n >= number {
-			return err
-		}
-		if err := m.add(n, cur.line); err != nil {
-			return err
-		}
-		cur.take()
-	}
-}
-
-// add writes one record, or returns errStop when the manifest is full.
-func (m *manifestFile) add(number uint64, line []byte) error {
-	if m.enc == nil {
-		if err := m.create(); err != nil {
-			return err
-		}
-	}
-	if m.enc.Records >= int64(m.max) {
-		return trail.ErrStop
-	}
-	m.last = number
-	m.counts.Add(statusOf(line))
-	return m.enc.Write(line)
-}
-
-func (m *manifestFile) create() error {
-	if err := safefs.MkdirAll(filepath.Dir(m.path), dirMode); err != nil {
-		return err
-	}
-	out, err := safefs.CreatePending(m.path, fileMode)
-	if err != nil {
-		return err
-	}
-	m.out, m.sums = out, newSums()
-	m.enc = trail.NewEncoder(io.MultiWriter(out, m.sums), m.layout)
-	return nil
-}
-
-// commit ends the manifest and makes it durable under its name.
-func (m *manifestFile) commit() error {
-	if err := m.enc.Close(); err != nil {
-		return err
-	}
-	return m.out.Commit()
-}
-
-// discard drops a file that was not committed.
-func (m *manifestFile) discard() {
-	if m.out != nil {
-		m.out.Close()
-	}
-}
-
-// doc describes the bytes that were summed.
-func docOf(s *sums, kind state.Kind, key, file string) state.Doc {
-	return state.Doc{Kind: kind, Key: key, File: file, SHA256: s.Hex(), Size: s.Size(), MD5: s.md5sum()}
 }
 
 // sealDigest seals a digest over the manifests sealed since the last one, with

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -19,7 +20,7 @@ import (
 
 // remote reads the digests of one trail in the bucket.
 type remote struct {
-	pub      Publisher
+	pub      trail.Library
 	trail    string // where it stands, with a trailing slash
 	instance string
 }
@@ -212,3 +213,55 @@ func (r remote) leftBy(ctx context.Context, ch state.Chain, s *survey) (by []top
 	}
 	return by, nil
 }
+
+// tops are the newest digests of one chain in the bucket, the newest first.
+type tops []head
+
+// topDigests is how many of them are looked at: the newest ones of a run that was
+// killed may have no signature.
+const topDigests = 8
+
+// add takes in a digest.
+func (t *tops) add(h head) {
+	at, _ := slices.BinarySearchFunc(*t, h, func(a, b head) int {
+		return cmp.Or(cmp.Compare(b.name.Sequence, a.name.Sequence), b.name.Time.Compare(a.name.Time), strings.Compare(b.key, a.key))
+	})
+	if at < topDigests {
+		*t = slices.Insert((*t)[:min(len(*t), topDigests-1)], at, h)
+	}
+}
+
+// read returns a small object's bytes; a larger one is ErrFormat.
+func (r remote) read(ctx context.Context, key string, limit int64) ([]byte, error) {
+	body, _, err := r.pub.Get(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("get %s: %w", key, err)
+	}
+	data, err := io.ReadAll(io.LimitReader(body, limit+1))
+	if err = errors.Join(err, body.Close()); err != nil {
+		return nil, fmt.Errorf("get %s: %w", key, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%w: %s has more than %d bytes", trail.ErrFormat, key, limit)
+	}
+	return data, nil
+}
+
+// outage reports whether a request failed in a way that passes by itself, or with
+// other credentials. A server that refuses or does not know it is asked in vain.
+func outage(ctx context.Context, err error) bool {
+	switch c := state.ClassOf(err); {
+	case c.Passes():
+		return ctx.Err() != nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, state.ErrUnsupported)
+	case c.Meaning().EveryRequest:
+		return true
+	}
+	return ctx.Err() != nil
+}
+
+// seqKey stands for the digest of this number among names.
+func seqKey(seq uint64) string { return fmt.Sprintf("#%d", seq) }
+
+// askTimeout bounds what Begin asks the bucket: a start does not wait for an
+// outage to end.
+const askTimeout = 10 * time.Second
