@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -25,7 +26,7 @@ func (f *Flusher) Begin(ctx context.Context, report state.Report) error {
 	if err := f.beginning.goOn(ctx, report); err != nil {
 		return err
 	}
-	limited, cancel := context.WithTimeout(ctx, askTimeout)
+	limited, cancel := context.WithTimeout(ctx, surveypkg.AskTimeout)
 	defer cancel()
 	err := f.chains.ask(limited)
 	if ctx.Err() != nil {
@@ -43,7 +44,7 @@ type beginning struct {
 	o      *Options
 	log    *zap.Logger
 	local  localCopies
-	remote remote
+	remote surveypkg.Bucket
 	known  known
 	claim  *claim
 	chains *succession
@@ -92,19 +93,19 @@ func (o *Options) changed() *state.Note {
 // far as that can be found out.
 func (b *beginning) leaveHost(ctx context.Context, ch state.Chain) error {
 	l := leave{begins: state.BeginsHostChanged, old: ch, from: ch.Sequence, head: ch.PrevSHA256, known: true}
-	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	ask, cancel := context.WithTimeout(ctx, surveypkg.AskTimeout)
 	defer cancel()
 	waiting, err := b.local.waiting(ch)
 	if err != nil {
 		return err
 	}
-	s, err := b.remote.survey(ask, ch, func(n trail.Name) bool { return b.claim.foreign(n, ch, waiting) })
-	if err == nil && len(s.ahead) > 0 {
+	s, err := b.remote.Survey(ask, ch, func(n trail.Name) bool { return b.claim.foreign(n, ch, waiting) })
+	if err == nil && len(s.Ahead) > 0 {
 		at := l
 		at.head = ""
-		if err = b.chains.leftAt(ask, ch, s.ahead, &at); err == nil {
+		if err = b.chains.leftAt(ask, ch, s.Ahead, &at); err == nil {
 			l = at
-			l.from = min(s.from, l.from)
+			l.from = min(s.From, l.from)
 			err = b.st.DoubtAll(ctx)
 		}
 	}
@@ -119,7 +120,7 @@ func (b *beginning) leaveHost(ctx context.Context, ch state.Chain) error {
 
 // beginFirst begins the chain of a source that has none.
 func (b *beginning) beginFirst(ctx context.Context, report state.Report) error {
-	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	ask, cancel := context.WithTimeout(ctx, surveypkg.AskTimeout)
 	defer cancel()
 	old, err := b.follows(ask)
 	if ctx.Err() != nil {
@@ -133,7 +134,7 @@ func (b *beginning) beginFirst(ctx context.Context, report state.Report) error {
 	if begins == state.BeginsReconfigured {
 		note = b.o.changed()
 	}
-	return b.chains.beginChain(ctx, begins, old.name.Chain, old.sha, note)
+	return b.chains.beginChain(ctx, begins, old.Name.Chain, old.sha, note)
 }
 
 // followTries is how many chains a lost state may look at for one that is its own.
@@ -144,7 +145,7 @@ const followTries = 32
 // knows. Where it knows none, and could tell, it follows the newest and vouches
 // for nothing in it.
 func (b *beginning) follows(ctx context.Context) (at followed, err error) {
-	chains, err := b.remote.chains(ctx)
+	chains, err := b.remote.Chains(ctx)
 	if err != nil || len(chains) == 0 {
 		return at, err
 	}
@@ -153,7 +154,7 @@ func (b *beginning) follows(ctx context.Context) (at followed, err error) {
 		return at, err
 	}
 	for _, t := range chains[:min(len(chains), followTries)] {
-		if at.own && !t[0].name.Time.Equal(at.name.Time) {
+		if at.own && !t[0].Name.Time.Equal(at.Name.Time) {
 			break
 		}
 		next, err := b.candidate(ctx, t, proves)
@@ -166,7 +167,7 @@ func (b *beginning) follows(ctx context.Context) (at followed, err error) {
 		}
 	}
 	if !at.own {
-		b.log.Error("the newest chain of this instance in the bucket is none that this host can know as its own: nothing in it is vouched for", zap.String("chain", chains[0][0].name.Chain))
+		b.log.Error("the newest chain of this instance in the bucket is none that this host can know as its own: nothing in it is vouched for", zap.String("chain", chains[0][0].Name.Chain))
 		return b.candidate(ctx, chains[0], true)
 	}
 	return at, nil
@@ -174,7 +175,7 @@ func (b *beginning) follows(ctx context.Context) (at followed, err error) {
 
 // followed is the digest at which a first chain follows another one.
 type followed struct {
-	head
+	surveypkg.Head
 	sha    string // "": it is not named
 	own    bool   // it counts as the host's
 	reason string
@@ -183,9 +184,9 @@ type followed struct {
 
 // candidate looks at the newest digests of a chain. Where nothing proves which
 // digests are the host's they all count.
-func (b *beginning) candidate(ctx context.Context, t tops, proves bool) (followed, error) {
-	at := followed{head: t[0]}
-	d, sha, err := b.remote.digest(ctx, at.key)
+func (b *beginning) candidate(ctx context.Context, t surveypkg.Newest, proves bool) (followed, error) {
+	at := followed{Head: t[0]}
+	d, sha, err := b.remote.Digest(ctx, at.Key)
 	if err != nil {
 		return at, err
 	}
@@ -205,9 +206,9 @@ func (b *beginning) why(report state.Report, old followed, err error) state.Begi
 	switch {
 	case report.SetAside != "":
 		return state.BeginsStateLost
-	case b.o.Before != "" && (old.key == "" || old.reason == trail.ReasonFinal):
+	case b.o.Before != "" && (old.Key == "" || old.reason == trail.ReasonFinal):
 		return state.BeginsReconfigured
-	case old.key != "":
+	case old.Key != "":
 		return state.BeginsStateLost
 	case err != nil:
 		return state.BeginsUnknown

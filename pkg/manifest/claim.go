@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -142,7 +143,7 @@ func (c *claim) foreign(n trail.Name, ch state.Chain, waiting map[string]bool) b
 	if own, ok := c.names[n.Sequence]; ok && c.chain == ch.ID {
 		return own != name
 	}
-	return n.Sequence >= ch.Sequence || waiting[seqKey(n.Sequence)] && !waiting[name]
+	return n.Sequence >= ch.Sequence || waiting[surveypkg.SeqKey(n.Sequence)] && !waiting[name]
 }
 
 // Claim returns once this run may write: its first digest is acknowledged, and no
@@ -209,7 +210,7 @@ type succession struct {
 	log    *zap.Logger
 	m      sourceMetrics
 	local  localCopies
-	remote remote
+	remote surveypkg.Bucket
 	known  known
 	skips  *SkipWriter
 	claim  *claim
@@ -241,7 +242,7 @@ func (c *succession) ask(ctx context.Context) error {
 		return fmt.Errorf("read chain of %s: %w", c.o.Source, err)
 	}
 	err = c.search(ctx, ch)
-	if err != nil && !outage(ctx, err) {
+	if err != nil && !surveypkg.Outage(ctx, err) {
 		c.log.Info("other digests cannot be looked for: the first one of this run shows whether another run continued the chain", zap.Error(err))
 		c.claim.deny()
 		err = nil
@@ -266,7 +267,7 @@ func (c *succession) search(ctx context.Context, ch state.Chain) error {
 	if err != nil {
 		return err
 	}
-	s, err := c.remote.survey(ctx, ch, func(n trail.Name) bool { return c.claim.foreign(n, ch, waiting) })
+	s, err := c.remote.Survey(ctx, ch, func(n trail.Name) bool { return c.claim.foreign(n, ch, waiting) })
 	if err == nil {
 		err = c.judge(ctx, ch, s)
 	}
@@ -281,23 +282,23 @@ func (c *succession) search(ctx context.Context, ch state.Chain) error {
 const lookMargin = time.Hour
 
 // judge leaves ch if s shows that another run continued it or left it.
-func (c *succession) judge(ctx context.Context, ch state.Chain, s *survey) error {
-	if len(s.ahead) > 0 {
-		l := leave{begins: state.BeginsForked, old: ch, from: c.claim.from(ch, s.from)}
-		if err := c.leftAt(ctx, ch, s.ahead, &l); err != nil {
+func (c *succession) judge(ctx context.Context, ch state.Chain, s *surveypkg.Survey) error {
+	if len(s.Ahead) > 0 {
+		l := leave{begins: state.BeginsForked, old: ch, from: c.claim.from(ch, s.From)}
+		if err := c.leftAt(ctx, ch, s.Ahead, &l); err != nil {
 			return err
 		}
 		c.log.Error("the trail is ahead of the state, which is a copy or an old one; another chain begins",
-			zap.String("chain", ch.ID), zap.Uint64("sequence", s.ahead[0].name.Sequence))
+			zap.String("chain", ch.ID), zap.Uint64("sequence", s.Ahead[0].Name.Sequence))
 		return c.leaveBehind(ctx, ch, l)
 	}
-	left, err := c.remote.leftBy(ctx, ch, s)
+	left, err := c.remote.LeftBy(ctx, ch, s)
 	if err != nil || len(left) == 0 {
 		return err
 	}
-	c.notes.twin(left[0][0].name)
+	c.notes.twin(left[0][0].Name)
 	for _, t := range left[:min(len(left), followTries)] {
-		by := t[0].name.Chain
+		by := t[0].Name.Chain
 		sha, own, err := c.known.head(ctx, t)
 		switch {
 		case err != nil:

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -37,7 +38,7 @@ func (c localCopies) of(key string) string {
 
 // publishedHead returns the SHA-256 of the digest in file if it was published, else
 // of the last one that the state knows.
-func (c localCopies) publishedHead(ctx context.Context, r remote, ch state.Chain, file string) (string, error) {
+func (c localCopies) publishedHead(ctx context.Context, r surveypkg.Bucket, ch state.Chain, file string) (string, error) {
 	rel, err := filepath.Rel(c.dir, file)
 	if err != nil {
 		return "", err
@@ -46,7 +47,7 @@ func (c localCopies) publishedHead(ctx context.Context, r remote, ch state.Chain
 	if err != nil {
 		return "", err
 	}
-	sha, _, err := r.sum(ctx, c.trail+filepath.ToSlash(rel))
+	sha, _, err := r.Sum(ctx, c.trail+filepath.ToSlash(rel))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && sha != own {
 		return c.acknowledgedHead(ch)
 	}
@@ -217,7 +218,7 @@ func (c localCopies) waiting(ch state.Chain) (map[string]bool, error) {
 	names := map[string]bool{}
 	for _, d := range box {
 		if n, ok := trail.ParseName(d.Key); ok && n.Digest && n.Chain == ch.ID {
-			names[n.String()], names[seqKey(n.Sequence)] = true, true
+			names[n.String()], names[surveypkg.SeqKey(n.Sequence)] = true, true
 		}
 	}
 	return names, nil
@@ -342,16 +343,16 @@ func (c localCopies) retell(ctx context.Context, doc state.Doc) error {
 // ended reports whether ch ended with a final digest. A state that an older
 // release wrote does not say so; then the digest itself is read, from the bucket
 // where the local copy is lost.
-func (c localCopies) ended(ctx context.Context, r remote, ch state.Chain) (bool, error) {
+func (c localCopies) ended(ctx context.Context, r surveypkg.Bucket, ch state.Chain) (bool, error) {
 	if ch.Ended || ch.PrevKey == "" {
 		return ch.Ended, nil
 	}
 	d, err := readDigest(c.of(ch.PrevKey))
 	if errors.Is(err, fs.ErrNotExist) {
-		ask, cancel := context.WithTimeout(ctx, askTimeout)
+		ask, cancel := context.WithTimeout(ctx, surveypkg.AskTimeout)
 		defer cancel()
 		var sha string
-		if d, sha, err = r.digest(ask, ch.PrevKey); err == nil && sha != ch.PrevSHA256 {
+		if d, sha, err = r.Digest(ask, ch.PrevKey); err == nil && sha != ch.PrevSHA256 {
 			err = fmt.Errorf("%w: %s has the SHA-256 %s, and was sealed as %s", trail.ErrFormat, ch.PrevKey, sha, ch.PrevSHA256)
 		}
 	}
@@ -433,7 +434,7 @@ func (c localCopies) keepUnsigned(kept map[string]bool) error {
 
 // present makes sure that the local copy of a sealed manifest is there: one that
 // waits in the outbox is made again from its records, a published one fetched.
-func (c localCopies) present(ctx context.Context, r remote, ref state.ManifestRef) error {
+func (c localCopies) present(ctx context.Context, r surveypkg.Bucket, ref state.ManifestRef) error {
 	box, err := c.st.Outbox()
 	if err != nil {
 		return fmt.Errorf("read outbox of %s: %w", c.source, err)
@@ -453,7 +454,7 @@ func (c localCopies) present(ctx context.Context, r remote, ref state.ManifestRe
 // recall makes sure that the local copy of a published manifest is there: a lost
 // one is fetched from the bucket. A *lostError says that it is not there either,
 // or has other bytes.
-func (c localCopies) recall(ctx context.Context, r remote, ref state.ManifestRef) (err error) {
+func (c localCopies) recall(ctx context.Context, r surveypkg.Bucket, ref state.ManifestRef) (err error) {
 	file := c.of(ref.S3Key)
 	if _, err := os.Lstat(file); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -461,7 +462,7 @@ func (c localCopies) recall(ctx context.Context, r remote, ref state.ManifestRef
 	lost := func(err error) error {
 		return &lostError{doc: state.Doc{Kind: state.KindManifest, Key: ref.S3Key, File: file}, err: err}
 	}
-	body, _, err := r.pub.Get(ctx, ref.S3Key)
+	body, _, err := r.Pub.Get(ctx, ref.S3Key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return lost(err)
 	}

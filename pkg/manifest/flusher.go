@@ -13,6 +13,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -68,7 +69,7 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 	}
 	root := o.Mapper.TrailPrefix()
 	f.local = localCopies{st: st, dir: o.LocalDir, trail: root, source: o.Source, instance: o.Instance, log: f.log}
-	bucket := remote{pub: pub, trail: root, instance: o.Instance}
+	bucket := surveypkg.Bucket{Pub: pub, Trail: root, Instance: o.Instance}
 	host := known{local: f.local, remote: bucket, log: f.log}
 	for _, s := range []Signer{o.Sign, o.SignBefore} {
 		if s != nil {

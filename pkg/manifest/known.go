@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -23,7 +24,7 @@ import (
 // known tells which digests in the bucket are the host's.
 type known struct {
 	local  localCopies
-	remote remote
+	remote surveypkg.Bucket
 	keys   []Signer // whose signatures count
 	log    *zap.Logger
 }
@@ -31,9 +32,9 @@ type known struct {
 // head returns the SHA-256 of the newest of t. It is "" where that one is not the
 // host's, and one before it is, which proves so much of the chain; ok says
 // whether any is.
-func (k *known) head(ctx context.Context, t tops) (sha string, ok bool, err error) {
+func (k *known) head(ctx context.Context, t surveypkg.Newest) (sha string, ok bool, err error) {
 	for i, h := range t {
-		sum, own, err := k.digest(ctx, h.key)
+		sum, own, err := k.digest(ctx, h.Key)
 		switch {
 		case err != nil:
 			return "", false, err
@@ -49,8 +50,8 @@ func (k *known) head(ctx context.Context, t tops) (sha string, ok bool, err erro
 // digest returns the SHA-256 of the digest under key, and whether it is one of
 // the host's. One that may not be read is not.
 func (k *known) digest(ctx context.Context, key string) (sha string, own bool, err error) {
-	data, err := k.remote.read(ctx, key, aheadRead)
-	if err != nil && outage(ctx, err) {
+	data, err := k.remote.Read(ctx, key, surveypkg.AheadRead)
+	if err != nil && surveypkg.Outage(ctx, err) {
 		return "", false, err
 	}
 	if err != nil {
@@ -74,9 +75,9 @@ func (k *known) signed(ctx context.Context, key string, data []byte) (bool, erro
 	if len(k.keys) == 0 {
 		return false, nil
 	}
-	sig, err := k.remote.read(ctx, strings.TrimSuffix(key, ".json")+trail.SignatureSuffix, trail.MaxSignatureBytes)
+	sig, err := k.remote.Read(ctx, strings.TrimSuffix(key, ".json")+trail.SignatureSuffix, trail.MaxSignatureBytes)
 	if err != nil {
-		if outage(ctx, err) {
+		if surveypkg.Outage(ctx, err) {
 			return false, err
 		}
 		return false, nil
@@ -108,7 +109,7 @@ func (k *known) proves() (bool, error) {
 // last one that the state knows, and where its signer gives no answer no digest is
 // named. Without a key nobody can tell an old state from
 // digests that are made up: the chain that begins says so.
-func (c *succession) leftAt(ctx context.Context, ch state.Chain, t tops, l *leave) error {
+func (c *succession) leftAt(ctx context.Context, ch state.Chain, t surveypkg.Newest, l *leave) error {
 	sha, ok, err := c.known.head(ctx, t)
 	switch {
 	case err != nil || ok:
@@ -123,7 +124,7 @@ func (c *succession) leftAt(ctx context.Context, ch state.Chain, t tops, l *leav
 		return err
 	}
 	l.note = &state.Note{Kind: state.NoteGap, Time: c.o.Now(), Detail: fmt.Sprintf(
-		"the bucket has digests of chain %s up to %d that this host's state and copies do not know: both are old, or somebody else wrote the digests", ch.ID, t[0].name.Sequence)}
-	l.head, err = c.remote.sumOf(ctx, t[0], c.log)
+		"the bucket has digests of chain %s up to %d that this host's state and copies do not know: both are old, or somebody else wrote the digests", ch.ID, t[0].Name.Sequence)}
+	l.head, err = c.remote.SumOf(ctx, t[0], c.log)
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -230,7 +231,7 @@ func TestForgedChainsCostAStartLittle(t *testing.T) {
 	r.flush(trail.ReasonStop)
 	old := r.chain()
 	r.advance(time.Minute)
-	for i := range 3 * firstsRead {
+	for i := range 3 * surveypkg.FirstsRead {
 		r.forgeDigest(r.clock(), func(d *trail.Digest) {
 			d.AbandonsChain, d.AbandonsDigestSHA256 = old.ID, *d.PreviousDigestSHA256
 			d.Chain, d.Sequence, d.PreviousDigestS3Key, d.PreviousDigestSHA256 = fmt.Sprintf("%08x", 0xf0000000+i), 1, nil, nil
@@ -242,8 +243,8 @@ func TestForgedChainsCostAStartLittle(t *testing.T) {
 	before := len(r.bucket.asked())
 	r.begin(state.Report{})
 	r.must(r.f.Claim(t.Context()))
-	if got := len(r.bucket.asked()) - before; got > 2*firstsRead {
-		t.Errorf("a start makes %d requests beside %d forged chains", got, 3*firstsRead)
+	if got := len(r.bucket.asked()) - before; got > 2*surveypkg.FirstsRead {
+		t.Errorf("a start makes %d requests beside %d forged chains", got, 3*surveypkg.FirstsRead)
 	}
 	if ch := r.chain(); ch.ID != old.ID || r.glance(t).Twin == "" {
 		t.Errorf("the chain is %+v, want %s, and a twin in the status", ch, old.ID)

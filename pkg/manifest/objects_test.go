@@ -128,7 +128,7 @@ func TestWhatAnObjectClaimsOfItselfIsNotBelieved(t *testing.T) {
 	now := end.Add(30 * time.Minute)
 	for _, c := range []struct {
 		name    string
-		head    func(*trail.Digest)
+		Head    func(*trail.Digest)
 		id      string
 		written time.Time
 		now     time.Time
@@ -157,7 +157,7 @@ func TestWhatAnObjectClaimsOfItselfIsNotBelieved(t *testing.T) {
 			s := newShelf()
 			known := s.put("known", "old content", id(6), trailStart)
 			other := s.put("other", "other", id(7), trailStart)
-			head := c.head
+			head := c.Head
 			if head == nil {
 				head = withReason(trail.ReasonInterval)
 			}

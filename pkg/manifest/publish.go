@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/backoff"
+	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -91,7 +92,7 @@ type publisher struct {
 	pub     Publisher
 	m       sourceMetrics
 	local   localCopies
-	remote  remote
+	remote  surveypkg.Bucket
 	claim   *claim
 	chains  *succession
 	signing *signing // guarded by lock
@@ -198,7 +199,7 @@ func (p *publisher) publishDoc(ctx context.Context, d state.Doc) (err error) {
 
 // compare finds out whether the object that stands under d's key is d.
 func (p *publisher) compare(ctx context.Context, d state.Doc) error {
-	seen, o, err := p.remote.sum(ctx, d.Key)
+	seen, o, err := p.remote.Sum(ctx, d.Key)
 	if err != nil {
 		return fmt.Errorf("compare: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -25,7 +26,7 @@ type sealer struct {
 	log     *zap.Logger
 	m       sourceMetrics
 	local   localCopies
-	remote  remote
+	remote  surveypkg.Bucket
 	skips   *SkipWriter
 	claim   *claim
 	started time.Time

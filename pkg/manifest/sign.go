@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -125,7 +126,7 @@ type signing struct {
 	pub    Publisher
 	log    *zap.Logger
 	local  localCopies
-	remote remote
+	remote surveypkg.Bucket
 	notes  *progress
 
 	again      time.Time       // when the signer is asked again
@@ -251,7 +252,7 @@ func (g *signing) foreign(ctx context.Context, file, chain string) bool {
 	if err != nil {
 		return true
 	}
-	seen, _, err := g.remote.sum(ctx, g.o.Mapper.TrailPrefix()+filepath.ToSlash(rel))
+	seen, _, err := g.remote.Sum(ctx, g.o.Mapper.TrailPrefix()+filepath.ToSlash(rel))
 	if err == nil && seen == own {
 		return false
 	}

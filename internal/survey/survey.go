@@ -1,4 +1,4 @@
-package manifest
+package survey
 
 import (
 	"cmp"
@@ -19,27 +19,27 @@ import (
 )
 
 // remote reads the digests of one trail in the bucket.
-type remote struct {
-	pub      trail.Library
-	trail    string // where it stands, with a trailing slash
-	instance string
+type Bucket struct {
+	Pub      trail.Library
+	Trail    string // where it stands, with a trailing slash
+	Instance string
 }
 
 // head is a digest in the bucket.
-type head struct {
-	name trail.Name
-	key  string // "": none
+type Head struct {
+	Name trail.Name
+	Key  string // "": none
 }
 
 // each calls fn for every digest named at or after the given time, in either
 // layout.
-func (r remote) each(ctx context.Context, since time.Time, fn func(n trail.Name, key string)) error {
-	for _, prefix := range []string{r.trail + "digest_", r.trail + trail.DigestDirHive + "/digest_"} {
+func (r Bucket) each(ctx context.Context, since time.Time, fn func(n trail.Name, key string)) error {
+	for _, prefix := range []string{r.Trail + "digest_", r.Trail + trail.DigestDirHive + "/digest_"} {
 		from := ""
 		if !since.IsZero() {
 			from = prefix + since.UTC().Format(trail.TimeFormat)
 		}
-		err := r.pub.List(ctx, prefix, from, func(o state.Object) error {
+		err := r.Pub.List(ctx, prefix, from, func(o state.Object) error {
 			if n, ok := trail.ParseName(o.Key); ok && n.Digest {
 				fn(n, o.Key)
 			}
@@ -54,10 +54,10 @@ func (r remote) each(ctx context.Context, since time.Time, fn func(n trail.Name,
 
 // chains returns the newest digests of each chain of the instance, the chain with
 // the newest one first.
-func (r remote) chains(ctx context.Context) ([]tops, error) {
-	all := map[string]*tops{}
+func (r Bucket) Chains(ctx context.Context) ([]Newest, error) {
+	all := map[string]*Newest{}
 	err := r.each(ctx, time.Time{}, func(n trail.Name, key string) {
-		if n.Instance != r.instance {
+		if n.Instance != r.Instance {
 			return
 		}
 		t := all[n.Chain]
@@ -65,25 +65,25 @@ func (r remote) chains(ctx context.Context) ([]tops, error) {
 			if len(all) >= surveyChains {
 				forgetOldest(all)
 			}
-			t = &tops{}
+			t = &Newest{}
 			all[n.Chain] = t
 		}
-		t.add(head{name: n, key: key})
+		t.add(Head{Name: n, Key: key})
 	})
-	list := make([]tops, 0, len(all))
+	list := make([]Newest, 0, len(all))
 	for _, t := range all {
 		list = append(list, *t)
 	}
-	slices.SortFunc(list, func(a, b tops) int {
-		return cmp.Or(b[0].name.Time.Compare(a[0].name.Time), strings.Compare(a[0].key, b[0].key))
+	slices.SortFunc(list, func(a, b Newest) int {
+		return cmp.Or(b[0].Name.Time.Compare(a[0].Name.Time), strings.Compare(a[0].Key, b[0].Key))
 	})
 	return list, err
 }
 
 // forgetOldest forgets half of the chains, those whose digests are the oldest.
-func forgetOldest(all map[string]*tops) {
+func forgetOldest(all map[string]*Newest) {
 	ids := slices.SortedFunc(maps.Keys(all), func(a, b string) int {
-		return cmp.Or((*all[a])[0].name.Time.Compare((*all[b])[0].name.Time), strings.Compare(a, b))
+		return cmp.Or((*all[a])[0].Name.Time.Compare((*all[b])[0].Name.Time), strings.Compare(a, b))
 	})
 	for _, id := range ids[:len(ids)/2] {
 		delete(all, id)
@@ -92,8 +92,8 @@ func forgetOldest(all map[string]*tops) {
 
 // digest returns a digest and the SHA-256 of its bytes. A digest that cannot be
 // read as one still has its hash.
-func (r remote) digest(ctx context.Context, key string) (d trail.Digest, sha string, err error) {
-	body, _, err := r.pub.Get(ctx, key)
+func (r Bucket) Digest(ctx context.Context, key string) (d trail.Digest, sha string, err error) {
+	body, _, err := r.Pub.Get(ctx, key)
 	if err != nil {
 		return d, "", fmt.Errorf("get %s: %w", key, err)
 	}
@@ -110,8 +110,8 @@ func (r remote) digest(ctx context.Context, key string) (d trail.Digest, sha str
 }
 
 // sum returns the SHA-256 of the object under key.
-func (r remote) sum(ctx context.Context, key string) (sha string, o state.Object, err error) {
-	body, o, err := r.pub.Get(ctx, key)
+func (r Bucket) Sum(ctx context.Context, key string) (sha string, o state.Object, err error) {
+	body, o, err := r.Pub.Get(ctx, key)
 	if err != nil {
 		return "", o, err
 	}
@@ -121,21 +121,21 @@ func (r remote) sum(ctx context.Context, key string) (sha string, o state.Object
 }
 
 // sumOf returns the SHA-256 of a digest, "" where it may not be read.
-func (r remote) sumOf(ctx context.Context, h head, log *zap.Logger) (string, error) {
-	_, sha, err := r.digest(ctx, h.key)
-	if err != nil && !outage(ctx, err) {
-		log.Warn("the digest at which the chain is left cannot be read", zap.String("key", h.key), zap.Error(err))
+func (r Bucket) SumOf(ctx context.Context, h Head, log *zap.Logger) (string, error) {
+	_, sha, err := r.Digest(ctx, h.Key)
+	if err != nil && !Outage(ctx, err) {
+		log.Warn("the digest at which the chain is left cannot be read", zap.String("key", h.Key), zap.Error(err))
 		return "", nil
 	}
 	return sha, err
 }
 
 // survey is what a listing of the trail's digests shows beside one chain.
-type survey struct {
-	ahead  tops              // the newest digests of the chain that the state does not know
-	from   uint64            // the lowest sequence number of such a digest
-	others map[string]*tops  // the newest digests of each other chain of the instance
-	firsts map[string]string // and the key of its first one
+type Survey struct {
+	Ahead  Newest             // the newest digests of the chain that the state does not know
+	From   uint64             // the lowest sequence number of such a digest
+	others map[string]*Newest // the newest digests of each other chain of the instance
+	firsts map[string]string  // and the key of its first one
 }
 
 // surveyChains is how many other chains a survey remembers.
@@ -143,7 +143,7 @@ const surveyChains = 10_000
 
 // survey lists the digests of the instance that were named since it was last
 // looked for them. The digests of ch that the state does not know are foreign.
-func (r remote) survey(ctx context.Context, ch state.Chain, foreign func(trail.Name) bool) (*survey, error) {
+func (r Bucket) Survey(ctx context.Context, ch state.Chain, foreign func(trail.Name) bool) (*Survey, error) {
 	since := ch.LastNamed
 	if prev, ok := trail.ParseName(ch.PrevKey); ok {
 		since = prev.Time
@@ -151,10 +151,10 @@ func (r remote) survey(ctx context.Context, ch state.Chain, foreign func(trail.N
 	if !ch.LookedTo.IsZero() && ch.LookedTo.Before(since) {
 		since = ch.LookedTo
 	}
-	s := &survey{others: map[string]*tops{}, firsts: map[string]string{}}
+	s := &Survey{others: map[string]*Newest{}, firsts: map[string]string{}}
 	err := r.each(ctx, since, func(n trail.Name, key string) {
 		switch {
-		case n.Instance != r.instance:
+		case n.Instance != r.Instance:
 		case n.Chain != ch.ID:
 			s.other(n, key)
 		case foreign(n):
@@ -164,44 +164,44 @@ func (r remote) survey(ctx context.Context, ch state.Chain, foreign func(trail.N
 	return s, err
 }
 
-func (s *survey) other(n trail.Name, key string) {
+func (s *Survey) other(n trail.Name, key string) {
 	t := s.others[n.Chain]
 	if t == nil {
 		if len(s.others) >= surveyChains {
 			return
 		}
-		t = &tops{}
+		t = &Newest{}
 		s.others[n.Chain] = t
 	}
-	t.add(head{name: n, key: key})
+	t.add(Head{Name: n, Key: key})
 	if n.Sequence == 1 {
 		s.firsts[n.Chain] = key
 	}
 }
 
-func (s *survey) unknown(n trail.Name, key string) {
-	s.ahead.add(head{name: n, key: key})
-	if s.from == 0 || n.Sequence < s.from {
-		s.from = n.Sequence
+func (s *Survey) unknown(n trail.Name, key string) {
+	s.Ahead.add(Head{Name: n, Key: key})
+	if s.From == 0 || n.Sequence < s.From {
+		s.From = n.Sequence
 	}
 }
 
 // Anybody who can write the bucket can put chains there. A host reads so much of
 // them, the newest first: verifying looks at them all.
 const (
-	firstsRead = 1000
-	aheadRead  = 8 << 20 // bytes of one digest that may be somebody else's
+	FirstsRead = 1000
+	AheadRead  = 8 << 20 // bytes of one digest that may be somebody else's
 )
 
 // leftBy returns the newest digests of the chains that say that they left ch, the
 // newest chain first.
-func (r remote) leftBy(ctx context.Context, ch state.Chain, s *survey) (by []tops, err error) {
+func (r Bucket) LeftBy(ctx context.Context, ch state.Chain, s *Survey) (by []Newest, err error) {
 	chains := slices.SortedFunc(maps.Keys(s.firsts), func(a, b string) int {
-		return cmp.Or((*s.others[b])[0].name.Time.Compare((*s.others[a])[0].name.Time), strings.Compare(a, b))
+		return cmp.Or((*s.others[b])[0].Name.Time.Compare((*s.others[a])[0].Name.Time), strings.Compare(a, b))
 	})
-	for _, chain := range chains[:min(len(chains), firstsRead)] {
-		data, err := r.read(ctx, s.firsts[chain], aheadRead)
-		if err != nil && outage(ctx, err) {
+	for _, chain := range chains[:min(len(chains), FirstsRead)] {
+		data, err := r.Read(ctx, s.firsts[chain], AheadRead)
+		if err != nil && Outage(ctx, err) {
 			return nil, err
 		}
 		if err != nil {
@@ -215,16 +215,16 @@ func (r remote) leftBy(ctx context.Context, ch state.Chain, s *survey) (by []top
 }
 
 // tops are the newest digests of one chain in the bucket, the newest first.
-type tops []head
+type Newest []Head
 
 // topDigests is how many of them are looked at: the newest ones of a run that was
 // killed may have no signature.
 const topDigests = 8
 
 // add takes in a digest.
-func (t *tops) add(h head) {
-	at, _ := slices.BinarySearchFunc(*t, h, func(a, b head) int {
-		return cmp.Or(cmp.Compare(b.name.Sequence, a.name.Sequence), b.name.Time.Compare(a.name.Time), strings.Compare(b.key, a.key))
+func (t *Newest) add(h Head) {
+	at, _ := slices.BinarySearchFunc(*t, h, func(a, b Head) int {
+		return cmp.Or(cmp.Compare(b.Name.Sequence, a.Name.Sequence), b.Name.Time.Compare(a.Name.Time), strings.Compare(b.Key, a.Key))
 	})
 	if at < topDigests {
 		*t = slices.Insert((*t)[:min(len(*t), topDigests-1)], at, h)
@@ -232,8 +232,8 @@ func (t *tops) add(h head) {
 }
 
 // read returns a small object's bytes; a larger one is ErrFormat.
-func (r remote) read(ctx context.Context, key string, limit int64) ([]byte, error) {
-	body, _, err := r.pub.Get(ctx, key)
+func (r Bucket) Read(ctx context.Context, key string, limit int64) ([]byte, error) {
+	body, _, err := r.Pub.Get(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("get %s: %w", key, err)
 	}
@@ -249,7 +249,7 @@ func (r remote) read(ctx context.Context, key string, limit int64) ([]byte, erro
 
 // outage reports whether a request failed in a way that passes by itself, or with
 // other credentials. A server that refuses or does not know it is asked in vain.
-func outage(ctx context.Context, err error) bool {
+func Outage(ctx context.Context, err error) bool {
 	switch c := state.ClassOf(err); {
 	case c.Passes():
 		return ctx.Err() != nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, state.ErrUnsupported)
@@ -260,8 +260,8 @@ func outage(ctx context.Context, err error) bool {
 }
 
 // seqKey stands for the digest of this number among names.
-func seqKey(seq uint64) string { return fmt.Sprintf("#%d", seq) }
+func SeqKey(seq uint64) string { return fmt.Sprintf("#%d", seq) }
 
 // askTimeout bounds what Begin asks the bucket: a start does not wait for an
 // outage to end.
-const askTimeout = 10 * time.Second
+const AskTimeout = 10 * time.Second
