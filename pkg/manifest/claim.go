@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/skips"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -212,7 +213,7 @@ type succession struct {
 	local  localCopies
 	remote surveypkg.Bucket
 	known  known
-	skips  *SkipWriter
+	skips  *skips.Writer
 	claim  *claim
 	sealer *sealer
 	notes  *progress

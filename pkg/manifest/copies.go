@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/skips"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -95,7 +96,7 @@ func (c localCopies) removeTemporary() error {
 		if err != nil {
 			return err
 		}
-		if pending || strings.HasPrefix(e.Name(), spoolPrefix) {
+		if pending || strings.HasPrefix(e.Name(), skips.SpoolPrefix) {
 			return os.Remove(path)
 		}
 		return nil

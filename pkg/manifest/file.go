@@ -10,10 +10,12 @@ import (
 	"os"
 	"path/filepath"
 
+	"go.uber.org/zap"
+
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/skips"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
-	"go.uber.org/zap"
 )
 
 // Modes of what stands in the local directory: it shows file names.
@@ -40,7 +42,7 @@ type manifestFile struct {
 // merge writes the stored records after number after and the skips of cur, both
 // up to number upTo, in the order of their numbers. It reports whether it ended
 // for want of room.
-func (m *manifestFile) merge(st *state.Source, after, upTo uint64, cur *skipCursor) (full bool, err error) {
+func (m *manifestFile) merge(st *state.Source, after, upTo uint64, cur *skips.Cursor) (full bool, err error) {
 	err = st.Records(after, upTo, func(number uint64, _ state.Status, line []byte) error {
 		if err := m.skipsBelow(number, cur); err != nil {
 			return err
@@ -57,16 +59,16 @@ func (m *manifestFile) merge(st *state.Source, after, upTo uint64, cur *skipCurs
 }
 
 // skipsBelow writes the skips of cur with numbers below number.
-func (m *manifestFile) skipsBelow(number uint64, cur *skipCursor) error {
+func (m *manifestFile) skipsBelow(number uint64, cur *skips.Cursor) error {
 	for {
-		n, ok, err := cur.peek()
+		n, ok, err := cur.Peek()
 		if err != nil || !ok || n >= number {
 			return err
 		}
-		if err := m.add(n, cur.line); err != nil {
+		if err := m.add(n, cur.Line); err != nil {
 			return err
 		}
-		cur.take()
+		cur.Take()
 	}
 }
 

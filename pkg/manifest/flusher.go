@@ -13,6 +13,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/skips"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -38,7 +39,7 @@ type Flusher struct {
 	m   sourceMetrics
 
 	run       runStart
-	skips     *SkipWriter
+	skips     *skips.Writer
 	local     localCopies
 	claim     *claim
 	notes     *progress
@@ -76,7 +77,7 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 			host.keys = append(host.keys, s)
 		}
 	}
-	f.skips = newSkipWriter(st, o.LocalDir, o.MaxRecords, f.Nudge)
+	f.skips = skips.New(st, o.LocalDir, o.MaxRecords, f.Nudge)
 	f.notes = &progress{m: f.m, log: f.log, now: o.Now}
 	f.sealer = &sealer{
 		st: st, o: f.o, log: f.log, m: f.m, local: f.local, remote: bucket, skips: f.skips, claim: f.claim,
@@ -109,7 +110,7 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 }
 
 // Skips returns the writer of streamed skips, the same one each time.
-func (f *Flusher) Skips() *SkipWriter { return f.skips }
+func (f *Flusher) Skips() *skips.Writer { return f.skips }
 
 // Nudge says that records were added. It never blocks.
 func (f *Flusher) Nudge() { signal(f.nudged) }
@@ -146,7 +147,7 @@ func (f *Flusher) Glance() (Status, error) {
 
 // Close drops skips that were not sealed. The Flusher must not be used after it.
 func (f *Flusher) Close() error {
-	_, err := f.skips.discard()
+	_, err := f.skips.Discard()
 	return err
 }
 
@@ -359,8 +360,8 @@ func (f *Flusher) sealFull(ctx context.Context) error {
 		return err
 	}
 	f.m.gauges(ch)
-	stored := int64(ch.NextRecord) - 1 - int64(ch.SealedTo) - f.skips.unused()
-	if max(stored, f.skips.lines()) < int64(f.o.MaxRecords) {
+	stored := int64(ch.NextRecord) - 1 - int64(ch.SealedTo) - f.skips.Unused()
+	if max(stored, f.skips.Lines()) < int64(f.o.MaxRecords) {
 		return nil
 	}
 	if err := f.sealer.seal(ctx); err != nil {

@@ -152,7 +152,7 @@ func (c *succession) leaveChain(ctx context.Context, l leave) error {
 	if err != nil {
 		return err
 	}
-	dropped, err := c.skips.restart(func() error { return c.beginChain(ctx, l.begins, cmp.Or(l.abandons, l.old.ID), l.head, l.note) })
+	dropped, err := c.skips.Restart(func() error { return c.beginChain(ctx, l.begins, cmp.Or(l.abandons, l.old.ID), l.head, l.note) })
 	if dropped > 0 {
 		c.log.Warn("skips that were not sealed are not listed", zap.Int64("records", dropped))
 	}

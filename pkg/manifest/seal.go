@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/skips"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -27,7 +28,7 @@ type sealer struct {
 	m       sourceMetrics
 	local   localCopies
 	remote  surveypkg.Bucket
-	skips   *SkipWriter
+	skips   *skips.Writer
 	claim   *claim
 	started time.Time
 
@@ -49,7 +50,7 @@ func (s *sealer) seal(ctx context.Context) error {
 // sealRecords is seal for a caller that holds s.mu.
 func (s *sealer) sealRecords(ctx context.Context) error {
 	var ch state.Chain
-	err := s.skips.rotate(func() (err error) {
+	err := s.skips.Rotate(func() (err error) {
 		ch, err = s.st.Chain()
 		return err
 	})
@@ -59,7 +60,7 @@ func (s *sealer) sealRecords(ctx context.Context) error {
 	if ch.ID == "" {
 		return state.ErrNoChain
 	}
-	upTo, cur := ch.NextRecord-1, s.skips.cursor()
+	upTo, cur := ch.NextRecord-1, s.skips.Cursor()
 	for more := true; more; {
 		if more, err = s.sealOne(ctx, &ch, upTo, cur); err != nil {
 			return fmt.Errorf("seal manifest of %s: %w", s.o.Source, err)
@@ -70,7 +71,7 @@ func (s *sealer) sealRecords(ctx context.Context) error {
 
 // sealOne seals at most MaxRecords records up to number upTo and brings ch up
 // to date. It reports whether there are more.
-func (s *sealer) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur *skipCursor) (more bool, err error) {
+func (s *sealer) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur *skips.Cursor) (more bool, err error) {
 	named := trail.NotBefore(s.o.Now(), ch.LastNamed)
 	name := trail.Name{
 		Time: named, Instance: s.o.Instance, Chain: ch.ID, Sequence: ch.Sequence,
@@ -102,7 +103,7 @@ func (s *sealer) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur 
 	s.counted[key] = m.counts
 	ch.SealedTo, ch.LastNamed = m.last, named
 	ch.Manifests = append(ch.Manifests, ref)
-	return more, s.skips.sealed(cur)
+	return more, s.skips.Sealed(cur)
 }
 
 // sealUnused ends numbers that were reserved by a run that died: they count as

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/skips"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -82,7 +83,7 @@ func TestSkipsAreMergedByNumber(t *testing.T) {
 	if ch := r.chain(); ch.Unpublished != 0 {
 		t.Errorf("Unpublished = %d, want 0", ch.Unpublished)
 	}
-	if n := r.f.skips.lines(); n != 0 {
+	if n := r.f.skips.Lines(); n != 0 {
 		t.Errorf("%d skips wait, want none", n)
 	}
 }
@@ -119,7 +120,7 @@ func TestSkipsSurviveASealThatFails(t *testing.T) {
 func TestSkipsLeaveNothingBehind(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{New: true})
-	r.must(os.WriteFile(filepath.Join(r.local(), spoolPrefix+"1"), nil, 0o600))
+	r.must(os.WriteFile(filepath.Join(r.local(), skips.SpoolPrefix+"1"), nil, 0o600))
 	r.must(os.WriteFile(filepath.Join(r.local(), ".x.json.s3syncd-tmp-1"), nil, 0o600))
 	r.must(os.WriteFile(filepath.Join(r.local(), "notes.txt"), nil, 0o600))
 	r.skip(0, 10)
@@ -153,7 +154,7 @@ func TestNoSkipGetsBetweenTwoChains(t *testing.T) {
 	r.skip(0, 5)
 	w := r.f.Skips()
 	written := make(chan error, 1)
-	dropped, err := w.restart(func() error {
+	dropped, err := w.Restart(func() error {
 		go func() { written <- w.Write(t.Context(), skip(7)) }()
 		select {
 		case err := <-written:
@@ -167,8 +168,8 @@ func TestNoSkipGetsBetweenTwoChains(t *testing.T) {
 		t.Errorf("restart dropped %d lines, %v, want 5", dropped, err)
 	}
 	r.must(<-written)
-	if w.chain != "0badcafe" {
-		t.Errorf("the line is one of chain %s", w.chain)
+	if w.Chain != "0badcafe" {
+		t.Errorf("the line is one of chain %s", w.Chain)
 	}
 }
 
@@ -182,7 +183,7 @@ func TestBlocksGrowWithWhatIsUsed(t *testing.T) {
 		for n := range 20_000 {
 			r.must(r.f.skips.Write(t.Context(), skip(0)))
 			lines, drawn := uint64(n+1), r.chain().NextRecord-before
-			if spare := drawn - lines; spare > max(lines, blockFirst) || spare > blockMost {
+			if spare := drawn - lines; spare > max(lines, skips.BlockFirst) || spare > skips.BlockMost {
 				t.Fatalf("%d numbers are drawn for %d lines", drawn, lines)
 			}
 		}

@@ -1,4 +1,4 @@
-package manifest
+package skips
 
 import (
 	"bufio"
@@ -17,8 +17,8 @@ import (
 // used since the last seal, up to blockMost at a time: few transactions, and
 // hardly more numbers without a line than lines.
 const (
-	blockFirst = 1000
-	blockMost  = 8000
+	BlockFirst = 1000
+	BlockMost  = 8000
 )
 
 // spoolHeader is the number and the length before each spooled line.
@@ -30,7 +30,7 @@ const spoolHeader = 12
 // before that: a run that dies can simply be run again.
 //
 // It is safe for concurrent use.
-type SkipWriter struct {
+type Writer struct {
 	st    *state.Source
 	dir   string
 	many  int    // spooled lines that ask for a seal
@@ -38,7 +38,7 @@ type SkipWriter struct {
 
 	mu      sync.Mutex
 	line    []byte // working space
-	chain   string
+	Chain   string
 	next    uint64 // the number of the next line
 	end     uint64 // the first number behind the reserved block
 	written uint64 // lines since the last seal
@@ -55,13 +55,13 @@ type spool struct {
 	size int64
 }
 
-func newSkipWriter(st *state.Source, dir string, many int, nudge func()) *SkipWriter {
-	return &SkipWriter{st: st, dir: dir, many: many, nudge: nudge}
+func New(st *state.Source, dir string, many int, nudge func()) *Writer {
+	return &Writer{st: st, dir: dir, many: many, nudge: nudge}
 }
 
 // Write adds r, whose Chain and ID it fills in. It blocks for a transaction of
 // the state once in a thousand lines at first, later more seldom. The next seal makes r durable.
-func (w *SkipWriter) Write(ctx context.Context, r state.Record) error {
+func (w *Writer) Write(ctx context.Context, r state.Record) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.next == w.end {
@@ -69,7 +69,7 @@ func (w *SkipWriter) Write(ctx context.Context, r state.Record) error {
 			return err
 		}
 	}
-	r.Chain, r.ID = w.chain, state.RecordID(w.chain, w.next)
+	r.Chain, r.ID = w.Chain, state.RecordID(w.Chain, w.next)
 	w.line = r.AppendLine(w.line[:0])
 	if err := w.spool(w.next, w.line); err != nil {
 		return fmt.Errorf("spool skip of %s: %w", r.LocalPath, err)
@@ -84,8 +84,8 @@ func (w *SkipWriter) Write(ctx context.Context, r state.Record) error {
 }
 
 // reserve draws the next block of record numbers.
-func (w *SkipWriter) reserve(ctx context.Context) error {
-	n := min(max(w.written, blockFirst), blockMost)
+func (w *Writer) reserve(ctx context.Context) error {
+	n := min(max(w.written, BlockFirst), BlockMost)
 	first, err := w.st.ReserveRecords(ctx, n)
 	if err != nil {
 		return fmt.Errorf("reserve record numbers: %w", err)
@@ -94,14 +94,14 @@ func (w *SkipWriter) reserve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read chain: %w", err)
 	}
-	w.chain, w.next, w.end = ch.ID, first, first+n
+	w.Chain, w.next, w.end = ch.ID, first, first+n
 	return nil
 }
 
 // spool appends one line to the open spool. A line that was written in part
 // makes the spool unusable: its error is returned by every later write and by
 // the seal.
-func (w *SkipWriter) spool(number uint64, line []byte) error {
+func (w *Writer) spool(number uint64, line []byte) error {
 	s, err := w.open()
 	if err != nil {
 		return err
@@ -121,11 +121,11 @@ func (w *SkipWriter) spool(number uint64, line []byte) error {
 
 // open returns the spool that takes lines. Its file has no name any more, so
 // that nothing of it outlives the process.
-func (w *SkipWriter) open() (*spool, error) {
+func (w *Writer) open() (*spool, error) {
 	if n := len(w.spools); n > 0 && w.spools[n-1].w != nil {
 		return w.spools[n-1], nil
 	}
-	f, err := os.CreateTemp(w.dir, spoolPrefix+"*")
+	f, err := os.CreateTemp(w.dir, SpoolPrefix+"*")
 	if err != nil {
 		return nil, err
 	}
@@ -138,12 +138,12 @@ func (w *SkipWriter) open() (*spool, error) {
 }
 
 // spoolPrefix begins the name that a spool has for a moment.
-const spoolPrefix = ".spool-"
+const SpoolPrefix = ".spool-"
 
 // rotate ends the current spool and gives up the rest of the reserved block, so
 // that every later line has a higher number than any that the coming seal can
 // see. While mark runs no number is reserved.
-func (w *SkipWriter) rotate(mark func() error) error {
+func (w *Writer) Rotate(mark func() error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.next, w.end, w.written = 0, 0, 0
@@ -158,10 +158,10 @@ func (w *SkipWriter) rotate(mark func() error) error {
 
 // cursor returns a reader over the lines that ended spools hold and that are
 // not sealed. There may be one at a time.
-func (w *SkipWriter) cursor() *skipCursor {
+func (w *Writer) Cursor() *Cursor {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	c := &skipCursor{}
+	c := &Cursor{}
 	for _, s := range w.spools {
 		if s.w == nil {
 			c.spools = append(c.spools, s)
@@ -171,7 +171,7 @@ func (w *SkipWriter) cursor() *skipCursor {
 }
 
 // sealed forgets the lines that c has passed: they are in a sealed manifest.
-func (w *SkipWriter) sealed(c *skipCursor) error {
+func (w *Writer) Sealed(c *Cursor) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.waiting -= c.taken
@@ -191,7 +191,7 @@ func (w *SkipWriter) sealed(c *skipCursor) error {
 // restart drops every line, returns how many it dropped, and has begin begin
 // another chain. Meanwhile no number is reserved: none of the old chain gets into
 // the new one.
-func (w *SkipWriter) restart(begin func() error) (dropped int64, err error) {
+func (w *Writer) Restart(begin func() error) (dropped int64, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := w.waiting
@@ -207,24 +207,24 @@ func (w *SkipWriter) restart(begin func() error) (dropped int64, err error) {
 }
 
 // discard drops every line and returns how many it dropped.
-func (w *SkipWriter) discard() (int64, error) { return w.restart(func() error { return nil }) }
+func (w *Writer) Discard() (int64, error) { return w.Restart(func() error { return nil }) }
 
 // unused returns how many numbers are reserved for lines to come.
-func (w *SkipWriter) unused() int64 {
+func (w *Writer) Unused() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return int64(w.end - w.next)
 }
 
 // lines returns how many lines wait for a seal.
-func (w *SkipWriter) lines() int64 {
+func (w *Writer) Lines() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.waiting
 }
 
 // skipCursor walks the lines of ended spools in order.
-type skipCursor struct {
+type Cursor struct {
 	spools []*spool
 	i      int // the spool under way
 	r      *bufio.Reader
@@ -233,11 +233,11 @@ type skipCursor struct {
 
 	have   bool // number and line hold the next line
 	number uint64
-	line   []byte
+	Line   []byte
 }
 
 // peek returns the number of the next line; ok is false at the end.
-func (c *skipCursor) peek() (number uint64, ok bool, err error) {
+func (c *Cursor) Peek() (number uint64, ok bool, err error) {
 	for !c.have {
 		if c.i == len(c.spools) {
 			return 0, false, nil
@@ -259,17 +259,17 @@ func (c *skipCursor) peek() (number uint64, ok bool, err error) {
 }
 
 // read loads the next line of the current spool.
-func (c *skipCursor) read() error {
+func (c *Cursor) read() error {
 	var head [spoolHeader]byte
 	if _, err := io.ReadFull(c.r, head[:]); err != nil {
 		return err
 	}
 	n := int(binary.BigEndian.Uint32(head[8:]))
-	if cap(c.line) < n {
-		c.line = make([]byte, n)
+	if cap(c.Line) < n {
+		c.Line = make([]byte, n)
 	}
-	c.line = c.line[:n]
-	if _, err := io.ReadFull(c.r, c.line); err != nil {
+	c.Line = c.Line[:n]
+	if _, err := io.ReadFull(c.r, c.Line); err != nil {
 		return err
 	}
 	c.number, c.have = binary.BigEndian.Uint64(head[:]), true
@@ -277,8 +277,8 @@ func (c *skipCursor) read() error {
 }
 
 // take passes the line that peek announced.
-func (c *skipCursor) take() {
-	c.off += int64(spoolHeader + len(c.line))
+func (c *Cursor) Take() {
+	c.off += int64(spoolHeader + len(c.Line))
 	c.taken++
 	c.have = false
 }
