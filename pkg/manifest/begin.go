@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/copies"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -43,7 +44,7 @@ type beginning struct {
 	st     *state.Source
 	o      *Options
 	log    *zap.Logger
-	local  localCopies
+	local  copies.Copies
 	remote surveypkg.Bucket
 	known  known
 	claim  *claim
@@ -54,7 +55,7 @@ type beginning struct {
 func (b *beginning) goOn(ctx context.Context, report state.Report) error {
 	b.chains.sealer.mu.Lock()
 	defer b.chains.sealer.mu.Unlock()
-	if err := b.local.settle(ctx, b.o.Bucket, b.o.Mapper.Prefix()); err != nil {
+	if err := b.local.Settle(ctx, b.o.Bucket, b.o.Mapper.Prefix()); err != nil {
 		return err
 	}
 	ch, err := b.st.Chain()
@@ -74,7 +75,7 @@ func (b *beginning) goOn(ctx context.Context, report state.Report) error {
 	if b.st.HostChanged() {
 		return b.leaveHost(ctx, ch)
 	}
-	ended, err := b.local.ended(ctx, b.remote, ch)
+	ended, err := b.local.Ended(ctx, b.remote, ch)
 	if err != nil || !ended {
 		return err
 	}
@@ -95,7 +96,7 @@ func (b *beginning) leaveHost(ctx context.Context, ch state.Chain) error {
 	l := leave{begins: state.BeginsHostChanged, old: ch, from: ch.Sequence, head: ch.PrevSHA256, known: true}
 	ask, cancel := context.WithTimeout(ctx, surveypkg.AskTimeout)
 	defer cancel()
-	waiting, err := b.local.waiting(ch)
+	waiting, err := b.local.Waiting(ch)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/copies"
 	"github.com/s3syncd/s3syncd/internal/skips"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -210,7 +211,7 @@ type succession struct {
 	o      *Options
 	log    *zap.Logger
 	m      sourceMetrics
-	local  localCopies
+	local  copies.Copies
 	remote surveypkg.Bucket
 	known  known
 	skips  *skips.Writer
@@ -225,7 +226,7 @@ type succession struct {
 // digest names yet, it leaves the chain instead. The caller holds c.sealer.mu.
 func (c *succession) sealDigest(ctx context.Context, reason string, extra ...state.Note) error {
 	err := c.sealer.sealDigest(ctx, reason, extra...)
-	if lost, ok := errors.AsType[*lostError](err); ok {
+	if lost, ok := errors.AsType[*copies.LostError](err); ok {
 		return c.loseChain(ctx, lost)
 	}
 	return err
@@ -258,13 +259,13 @@ func (c *succession) ask(ctx context.Context) error {
 	c.watched = time.Now()
 	c.sealer.mu.Lock()
 	defer c.sealer.mu.Unlock()
-	return c.local.removeOrphans()
+	return c.local.RemoveOrphans()
 }
 
 // search looks for other digests of the instance once, and judges ch by them.
 func (c *succession) search(ctx context.Context, ch state.Chain) error {
 	begun := c.o.Now()
-	waiting, err := c.local.waiting(ch)
+	waiting, err := c.local.Waiting(ch)
 	if err != nil {
 		return err
 	}

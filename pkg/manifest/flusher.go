@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/backoff"
+	"github.com/s3syncd/s3syncd/internal/copies"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/skips"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
@@ -40,7 +41,7 @@ type Flusher struct {
 
 	run       runStart
 	skips     *skips.Writer
-	local     localCopies
+	local     copies.Copies
 	claim     *claim
 	notes     *progress
 	sealer    *sealer
@@ -61,7 +62,7 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("manifests of %q: %w", o.Source, err)
 	}
-	if err := safefs.MkdirAll(o.LocalDir, dirMode); err != nil {
+	if err := safefs.MkdirAll(o.LocalDir, copies.DirMode); err != nil {
 		return nil, fmt.Errorf("manifests of %s: %w", o.Source, err)
 	}
 	f := &Flusher{
@@ -69,7 +70,7 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 		abandoned: make(chan struct{}), nudged: make(chan struct{}, 1), woken: make(chan struct{}, 1),
 	}
 	root := o.Mapper.TrailPrefix()
-	f.local = localCopies{st: st, dir: o.LocalDir, trail: root, source: o.Source, instance: o.Instance, log: f.log}
+	f.local = copies.Copies{St: st, Dir: o.LocalDir, Trail: root, Source: o.Source, Instance: o.Instance, Log: f.log}
 	bucket := surveypkg.Bucket{Pub: pub, Trail: root, Instance: o.Instance}
 	host := known{local: f.local, remote: bucket, log: f.log}
 	for _, s := range []Signer{o.Sign, o.SignBefore} {
@@ -96,7 +97,7 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 		},
 	}
 	f.sweeper = &sweeper{st: st, o: f.o, log: f.log, local: f.local, sealer: f.sealer}
-	if err := f.local.removeTemporary(); err != nil {
+	if err := f.local.RemoveTemporary(); err != nil {
 		return nil, fmt.Errorf("manifests of %s: %w", o.Source, err)
 	}
 	ch, err := st.Chain()

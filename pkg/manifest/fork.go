@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/copies"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -56,10 +57,10 @@ func (c *succession) mend(ctx context.Context, err error) error {
 		}
 		return c.abandon(ctx, l, fork.doc, fork.Error())
 	}
-	if lost, ok := errors.AsType[*lostError](err); ok {
+	if lost, ok := errors.AsType[*copies.LostError](err); ok {
 		c.m.forked.Inc()
 		c.log.Error("a sealed document is lost; the records that are left go to another chain", zap.Error(err))
-		return c.abandon(ctx, leave{begins: state.BeginsStateLost}, lost.doc, err.Error())
+		return c.abandon(ctx, leave{begins: state.BeginsStateLost}, lost.Doc, err.Error())
 	}
 	return err
 }
@@ -108,7 +109,7 @@ func (c *succession) abandon(ctx context.Context, l leave, d state.Doc, detail s
 	case l.further:
 		l.head = ""
 	case l.head == "":
-		if l.head, err = c.local.acknowledgedHead(ch); err != nil {
+		if l.head, err = c.local.AcknowledgedHead(ch); err != nil {
 			return err
 		}
 	}
@@ -119,14 +120,14 @@ func (c *succession) abandon(ctx context.Context, l leave, d state.Doc, detail s
 
 // loseChain leaves the chain because a manifest that no digest names yet is lost.
 // The caller holds f.sealing.
-func (c *succession) loseChain(ctx context.Context, lost *lostError) error {
+func (c *succession) loseChain(ctx context.Context, lost *copies.LostError) error {
 	ch, err := c.st.Chain()
 	if err != nil {
 		return fmt.Errorf("read chain of %s: %w", c.o.Source, err)
 	}
 	c.m.forked.Inc()
 	c.log.Error("a sealed manifest is lost; the records that are left go to another chain", zap.Error(lost))
-	head, err := c.local.acknowledgedHead(ch)
+	head, err := c.local.AcknowledgedHead(ch)
 	if err != nil {
 		return err
 	}
@@ -165,28 +166,28 @@ func (c *succession) leaveChain(ctx context.Context, l leave) error {
 // unnamed lists, in order, the local copies of the old chain's manifests that no
 // digest in the trail names. Those that are published and lost here are fetched.
 func (c *succession) unnamed(ctx context.Context, l leave) ([]string, error) {
-	refs, err := c.local.sealedRefs(l.old, l.from)
+	refs, err := c.local.SealedRefs(l.old, l.from)
 	if err != nil {
 		return nil, err
 	}
 	for _, ref := range refs {
-		err := c.local.recall(ctx, c.remote, ref)
-		if _, lost := errors.AsType[*lostError](err); err != nil && !lost {
+		err := c.local.Recall(ctx, c.remote, ref)
+		if _, lost := errors.AsType[*copies.LostError](err); err != nil && !lost {
 			c.log.Warn("a manifest of the chain that is left was not fetched", zap.Error(err))
 		}
 	}
 	if l.known {
 		var files []string
 		for _, ref := range refs {
-			files = append(files, c.local.of(ref.S3Key))
+			files = append(files, c.local.Of(ref.S3Key))
 		}
 		return files, nil
 	}
-	files, err := c.local.manifests(func(n trail.Name) bool {
+	files, err := c.local.Manifests(func(n trail.Name) bool {
 		return n.Chain == l.old.ID && n.Sequence >= l.from && n.Sequence < l.old.Sequence
 	})
 	for _, m := range l.old.Manifests {
-		files = append(files, c.local.of(m.S3Key))
+		files = append(files, c.local.Of(m.S3Key))
 	}
 	return files, err
 }
@@ -210,7 +211,7 @@ func (c *succession) reissue(ctx context.Context, l leave, files []string) (err 
 	if err := c.sealer.sealRecords(ctx); err != nil {
 		return err
 	}
-	return c.local.drop(ctx, l.old.ID, l.from)
+	return c.local.Drop(ctx, l.old.ID, l.from)
 }
 
 // reissueFile streams one manifest's records into the current chain. A manifest
@@ -267,11 +268,11 @@ func (c *succession) leaveLocal(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read chain of %s: %w", c.o.Source, err)
 	}
-	file, err := c.local.newest(func(n trail.Name) bool { return n.Digest && n.Chain == ch.ID && n.Sequence > ch.Sequence })
+	file, err := c.local.Newest(func(n trail.Name) bool { return n.Digest && n.Chain == ch.ID && n.Sequence > ch.Sequence })
 	if err != nil || file == "" {
 		return err
 	}
-	head, err := c.local.publishedHead(ctx, c.remote, ch, file)
+	head, err := c.local.PublishedHead(ctx, c.remote, ch, file)
 	if err != nil {
 		return err
 	}

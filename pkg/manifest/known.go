@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/copies"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -23,7 +24,7 @@ import (
 
 // known tells which digests in the bucket are the host's.
 type known struct {
-	local  localCopies
+	local  copies.Copies
 	remote surveypkg.Bucket
 	keys   []Signer // whose signatures count
 	log    *zap.Logger
@@ -61,7 +62,7 @@ func (k *known) digest(ctx context.Context, key string) (sha string, own bool, e
 	s := trail.NewSum()
 	_, _ = s.Write(data) // It cannot fail.
 	sha = s.Hex()
-	if copied, err := fileSHA(k.local.of(key)); err == nil {
+	if copied, err := copies.FileSHA(k.local.Of(key)); err == nil {
 		return sha, copied == sha, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", false, err
@@ -100,7 +101,7 @@ func (k *known) proves() (bool, error) {
 	if len(k.keys) > 0 {
 		return true, nil
 	}
-	file, err := k.local.newest(func(n trail.Name) bool { return n.Digest && n.Instance == k.local.instance })
+	file, err := k.local.Newest(func(n trail.Name) bool { return n.Digest && n.Instance == k.local.Instance })
 	return file != "", err
 }
 
@@ -120,7 +121,7 @@ func (c *succession) leftAt(ctx context.Context, ch state.Chain, t surveypkg.New
 		return nil
 	case len(c.known.keys) > 0:
 		c.log.Error("digests of the chain are in the bucket that this host's key has not signed: they are not followed", zap.String("chain", ch.ID))
-		l.head, err = c.local.acknowledgedHead(ch)
+		l.head, err = c.local.AcknowledgedHead(ch)
 		return err
 	}
 	l.note = &state.Note{Kind: state.NoteGap, Time: c.o.Now(), Detail: fmt.Sprintf(

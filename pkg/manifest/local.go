@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	copiespkg "github.com/s3syncd/s3syncd/internal/copies"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -32,7 +33,7 @@ type sweeper struct {
 	st     *state.Source
 	o      *Options
 	log    *zap.Logger
-	local  localCopies
+	local  copiespkg.Copies
 	sealer *sealer
 
 	mu    sync.Mutex
@@ -70,7 +71,7 @@ func (w *sweeper) removeOld(now time.Time) error {
 		if err := os.Remove(c.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		removeEmpty(filepath.Dir(c.path), w.o.LocalDir)
+		copiespkg.RemoveEmpty(filepath.Dir(c.path), w.o.LocalDir)
 	}
 	return nil
 }
@@ -95,14 +96,14 @@ func (w *sweeper) removable() ([]localCopy, error) {
 	if err != nil {
 		return nil, err
 	}
-	open, err := w.local.openFrom()
+	open, err := w.local.OpenFrom()
 	if err != nil {
 		return nil, err
 	}
 	var copies []localCopy
-	err = w.local.walk(func(path string, e fs.DirEntry) error {
+	err = w.local.Walk(func(path string, e fs.DirEntry) error {
 		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) || kept[path] || open.has(e.Name()) {
+		if errors.Is(err, fs.ErrNotExist) || kept[path] || open.Has(e.Name()) {
 			return nil
 		}
 		if err != nil {
@@ -123,21 +124,21 @@ func (w *sweeper) needed() (map[string]bool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read chain of %s: %w", w.o.Source, err)
 	}
-	kept, err := w.local.unpublished()
+	kept, err := w.local.Unpublished()
 	if err != nil {
 		return nil, err
 	}
 	for _, m := range ch.Manifests {
-		kept[w.local.of(m.S3Key)] = true
+		kept[w.local.Of(m.S3Key)] = true
 	}
 	if ch.PrevKey != "" {
-		kept[w.local.of(ch.PrevKey)] = true
+		kept[w.local.Of(ch.PrevKey)] = true
 	}
-	kept[w.local.path(trail.ConfigName(ch.ConfigSHA))] = true
+	kept[w.local.Path(trail.ConfigName(ch.ConfigSHA))] = true
 	if w.o.Sign == nil {
 		return kept, nil
 	}
-	return kept, w.local.keepUnsigned(kept)
+	return kept, w.local.KeepUnsigned(kept)
 }
 
 // documentTime returns the time of the document called name, or false for what

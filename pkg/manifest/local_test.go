@@ -41,7 +41,7 @@ func TestOldLocalCopiesGoPublishedOnesOnly(t *testing.T) {
 	r.commit("c", 1)
 	_, err := r.f.sealAll(t.Context(), trail.ReasonFlush) // Sealed and not published.
 	r.must(err)
-	waiting, err := r.f.local.unpublished()
+	waiting, err := r.f.local.Unpublished()
 	r.must(err)
 	r.advance(48 * time.Hour)
 	r.f.sweeper.sweep()

@@ -89,7 +89,7 @@ func TestAnOccupiedSignatureIsNotPublished(t *testing.T) {
 		if st := r.glance(t); st.Unsigned != 1 {
 			t.Errorf("%s: %d digests are without signature, want 1", name, st.Unsigned)
 		}
-		if _, err := os.Stat(r.f.local.path(strings.TrimPrefix(first, "p/_manifests/"))); err == nil {
+		if _, err := os.Stat(r.f.local.Path(strings.TrimPrefix(first, "p/_manifests/"))); err == nil {
 			t.Errorf("%s: the local copy says that it was published", name)
 		}
 		// The next ones are signed, and lead to it.
@@ -150,7 +150,7 @@ func TestAnOccupiedKeyIsNotPublished(t *testing.T) {
 	r.begin(state.Report{New: true})
 	r.commit("a", 1)
 	r.flush(trail.ReasonStop)
-	if _, err := os.Stat(r.f.local.path(rel)); err == nil {
+	if _, err := os.Stat(r.f.local.Path(rel)); err == nil {
 		t.Error("the local copy says that the key was published")
 	}
 	if st := r.glance(t); st.Unsigned != 0 {

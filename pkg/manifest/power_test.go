@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/copies"
 	"github.com/s3syncd/s3syncd/internal/crashfs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -116,7 +117,7 @@ func TestASealedDocumentOutlivesAPowerCut(t *testing.T) {
 		for line := range strings.Lines(log.Acknowledged(moment)) {
 			name, want, _ := strings.Cut(strings.TrimSpace(line), " ")
 			sealed++
-			if got, err := fileSHA(filepath.Join(left, name)); err != nil || got != want {
+			if got, err := copies.FileSHA(filepath.Join(left, name)); err != nil || got != want {
 				t.Fatalf("cut at %d of %d: %s has the hash %q, want %s: %v", moment, log.Moments(), name, got, want, err)
 			}
 		}

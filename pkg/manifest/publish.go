@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/backoff"
+	"github.com/s3syncd/s3syncd/internal/copies"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -91,7 +92,7 @@ type publisher struct {
 	o       *Options
 	pub     Publisher
 	m       sourceMetrics
-	local   localCopies
+	local   copies.Copies
 	remote  surveypkg.Bucket
 	claim   *claim
 	chains  *succession
@@ -168,7 +169,7 @@ func (p *publisher) send(ctx context.Context) error {
 
 // publishDoc sends one document: always the bytes that were sealed.
 func (p *publisher) publishDoc(ctx context.Context, d state.Doc) (err error) {
-	body, err := p.local.open(d)
+	body, err := p.local.Open(d)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func (f *Flusher) copyRun(enc *trail.Encoder) error {
 	if err != nil {
 		return fmt.Errorf("read chain: %w", err)
 	}
-	files, err := f.local.manifests(func(n trail.Name) bool { return n.Chain == ch.ID && f.run.precedes(n) })
+	files, err := f.local.Manifests(func(n trail.Name) bool { return n.Chain == ch.ID && f.run.precedes(n) })
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/copies"
 	"github.com/s3syncd/s3syncd/internal/skips"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -26,7 +27,7 @@ type sealer struct {
 	o       *Options
 	log     *zap.Logger
 	m       sourceMetrics
-	local   localCopies
+	local   copies.Copies
 	remote  surveypkg.Bucket
 	skips   *skips.Writer
 	claim   *claim
@@ -77,31 +78,31 @@ func (s *sealer) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur 
 		Time: named, Instance: s.o.Instance, Chain: ch.ID, Sequence: ch.Sequence,
 		N: len(ch.Manifests) + 1, Hive: s.o.Layout == trail.LayoutHive,
 	}
-	m := &manifestFile{path: s.local.path(name.Path()), layout: s.o.Layout, max: s.o.MaxRecords}
-	defer m.discard()
+	m := &copies.Manifest{Path: s.local.Path(name.Path()), Layout: s.o.Layout, Max: s.o.MaxRecords}
+	defer m.Discard()
 
-	more, err = m.merge(s.st, ch.SealedTo, upTo, cur)
+	more, err = m.Merge(s.st, ch.SealedTo, upTo, cur)
 	if err != nil {
 		return false, err
 	}
-	if m.enc == nil {
+	if m.Enc == nil {
 		return false, s.sealUnused(ctx, ch, upTo)
 	}
 	if !more {
-		m.last = upTo // Numbers that were reserved and not used are done with, too.
+		m.Last = upTo // Numbers that were reserved and not used are done with, too.
 	}
-	if err := m.commit(); err != nil {
+	if err := m.Commit(); err != nil {
 		return false, err
 	}
 	key := s.o.Mapper.TrailPrefix() + name.Path()
-	doc := docOf(m.sums, state.KindManifest, key, m.path)
-	doc.Records, doc.LastRecord, doc.Sequence = m.enc.Records, m.last, ch.Sequence
+	doc := copies.DocOf(m.Sums, state.KindManifest, key, m.Path)
+	doc.Records, doc.LastRecord, doc.Sequence = m.Enc.Records, m.Last, ch.Sequence
 	ref := state.ManifestRef{S3Key: key, SHA256: doc.SHA256, SizeBytes: doc.Size, Records: doc.Records}
 	if err := s.st.SealManifest(ctx, doc, ref, named); err != nil {
-		return false, errors.Join(err, s.unseal(ch, m.path))
+		return false, errors.Join(err, s.unseal(ch, m.Path))
 	}
-	s.counted[key] = m.counts
-	ch.SealedTo, ch.LastNamed = m.last, named
+	s.counted[key] = m.Counts
+	ch.SealedTo, ch.LastNamed = m.Last, named
 	ch.Manifests = append(ch.Manifests, ref)
 	return more, s.skips.Sealed(cur)
 }
@@ -163,7 +164,7 @@ func (s *sealer) sealDigest(ctx context.Context, reason string, extra ...state.N
 		Digest: true, Time: named, Instance: s.o.Instance, Chain: ch.ID, Sequence: ch.Sequence,
 		Hive: s.o.Layout == trail.LayoutHive,
 	}
-	doc, err := s.local.write(state.KindDigest, name.Path(), data)
+	doc, err := s.local.Write(state.KindDigest, name.Path(), data)
 	if err != nil {
 		return fmt.Errorf("write digest of %s: %w", s.o.Source, err)
 	}
@@ -185,11 +186,11 @@ func (s *sealer) counts(ctx context.Context, ch state.Chain) (trail.Counts, erro
 	for _, ref := range ch.Manifests {
 		c, ok := s.counted[ref.S3Key]
 		if !ok {
-			err := s.local.present(ctx, s.remote, ref)
+			err := s.local.Present(ctx, s.remote, ref)
 			if err != nil {
 				return trail.Counts{}, err
 			}
-			if c, err = countFile(s.local.of(ref.S3Key)); err != nil {
+			if c, err = copies.CountFile(s.local.Of(ref.S3Key)); err != nil {
 				return trail.Counts{}, err
 			}
 		}
@@ -219,7 +220,7 @@ func (s *sealer) sealConfig(ctx context.Context, canonical []byte, sha string) (
 	if sum := sha256.Sum256(canonical); hex.EncodeToString(sum[:]) != sha {
 		return false, fmt.Errorf("configuration of %s has the SHA-256 %x, not %s", s.o.Source, sum, sha)
 	}
-	doc, err := s.local.write(state.KindConfig, trail.ConfigName(sha), canonical)
+	doc, err := s.local.Write(state.KindConfig, trail.ConfigName(sha), canonical)
 	if err != nil {
 		return false, fmt.Errorf("write configuration of %s: %w", s.o.Source, err)
 	}

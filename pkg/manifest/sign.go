@@ -21,6 +21,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/copies"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -125,7 +126,7 @@ type signing struct {
 	o      *Options
 	pub    Publisher
 	log    *zap.Logger
-	local  localCopies
+	local  copies.Copies
 	remote surveypkg.Bucket
 	notes  *progress
 
@@ -174,7 +175,7 @@ func (g *signing) signAll(ctx context.Context) error {
 
 // sealedAt returns when the digest of a local copy was sealed.
 func sealedAt(file string) time.Time {
-	if d, err := readDigest(file); err == nil {
+	if d, err := copies.ReadDigest(file); err == nil {
 		if at, err := time.Parse(time.RFC3339Nano, d.EndTime); err == nil {
 			return at
 		}
@@ -213,13 +214,13 @@ func (g *signing) unsigned(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	waiting, err := g.local.unpublished()
+	waiting, err := g.local.Unpublished()
 	if err != nil {
 		return nil, err
 	}
 	signed := map[string]bool{}
 	var files []string
-	err = g.local.walk(func(path string, e fs.DirEntry) error {
+	err = g.local.Walk(func(path string, e fs.DirEntry) error {
 		if base, ok := strings.CutSuffix(path, trail.SignatureSuffix); ok {
 			signed[base+".json"] = true
 		} else if n, ok := trail.ParseName(e.Name()); ok && n.Digest && n.Instance == g.o.Instance && !waiting[path] &&
@@ -244,7 +245,7 @@ func (g *signing) foreign(ctx context.Context, file, chain string) bool {
 	if n.Chain == chain {
 		return false
 	}
-	own, err := fileSHA(file)
+	own, err := copies.FileSHA(file)
 	if err != nil {
 		return true
 	}
@@ -297,7 +298,7 @@ func (g *signing) announceKey(ctx context.Context) error {
 		return err
 	}
 	rel := trail.AnnouncementName(k.Fingerprint(), old.Fingerprint())
-	if _, err := os.Stat(g.local.path(rel)); err == nil {
+	if _, err := os.Stat(g.local.Path(rel)); err == nil {
 		return nil
 	}
 	algorithm, fingerprint, sig, err := g.o.SignBefore.Sign(ctx, fresh)
@@ -376,7 +377,7 @@ func signedBy(ctx context.Context, s Signer, data []byte) func(seen []byte) bool
 // published again: a chain that begins may be the first of its trail, and these
 // copies those of the trail before.
 func (g *signing) forgetKey(fingerprint string) error {
-	dir := g.local.path(trail.KeysDir)
+	dir := g.local.Path(trail.KeysDir)
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
@@ -394,7 +395,7 @@ func (g *signing) forgetKey(fingerprint string) error {
 // its name, readers have to be given the key: that is no reason not to sign.
 func (g *signing) publishKey(ctx context.Context, fingerprint string) error {
 	rel := trail.KeysDir + "/" + fingerprint + ".pem"
-	if _, err := os.Stat(g.local.path(rel)); err == nil || g.keyTaken {
+	if _, err := os.Stat(g.local.Path(rel)); err == nil || g.keyTaken {
 		return nil
 	}
 	public, err := g.o.Sign.PublicKey(ctx)
@@ -422,22 +423,22 @@ func (e *occupiedError) Error() string {
 // local copy. What is there already counts where it has these bytes or where
 // same says that it means the same; anything else is an occupiedError.
 func (g *signing) publishOnce(ctx context.Context, rel string, data []byte, same func(seen []byte) bool) error {
-	s := newSums()
+	s := copies.NewSums()
 	if _, err := s.Write(data); err != nil {
 		return err
 	}
 	key := g.o.Mapper.TrailPrefix() + rel
-	_, err := g.pub.CreateDoc(ctx, key, bytes.NewReader(data), s.Size(), s.md5sum(), s.SHA256(), contentTypeOf(key))
+	_, err := g.pub.CreateDoc(ctx, key, bytes.NewReader(data), s.Size(), s.Md5sum(), s.SHA256(), contentTypeOf(key))
 	if errors.Is(err, state.ErrPrecondition) {
 		data, err = g.there(ctx, key, data, same)
 	}
 	if err != nil {
 		return err
 	}
-	if err := safefs.MkdirAll(filepath.Dir(g.local.path(rel)), dirMode); err != nil {
+	if err := safefs.MkdirAll(filepath.Dir(g.local.Path(rel)), copies.DirMode); err != nil {
 		return err
 	}
-	return safefs.WriteFile(g.local.path(rel), data, fileMode)
+	return safefs.WriteFile(g.local.Path(rel), data, copies.FileMode)
 }
 
 // there returns what stands under key where it may take the place of data.

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/copies"
 	"github.com/s3syncd/s3syncd/internal/skips"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -291,7 +292,7 @@ func TestStatusOfIsNotFooled(t *testing.T) {
 	r := skip(1)
 	r.LocalPath = `/data/"status":"uploaded"` + strings.Repeat(`\`, 3) + `"status":"failed"`
 	r.S3Key = r.LocalPath
-	if got := statusOf(line(t, r)); got != state.StatusSkipped {
+	if got := copies.StatusOf(line(t, r)); got != state.StatusSkipped {
 		t.Errorf("statusOf = %q, want skipped", got)
 	}
 }

@@ -1,4 +1,4 @@
-package manifest
+package copies
 
 import (
 	"context"
@@ -23,21 +23,21 @@ import (
 // settle brings the copies of the source's documents into its local directory.
 // What cannot be moved is searched for at its old place, and moved by a later
 // start.
-func (c localCopies) settle(ctx context.Context, bucket, prefix string) error {
-	box, err := c.st.Outbox()
+func (c Copies) Settle(ctx context.Context, bucket, prefix string) error {
+	box, err := c.St.Outbox()
 	if err != nil {
-		return fmt.Errorf("read outbox of %s: %w", c.source, err)
+		return fmt.Errorf("read outbox of %s: %w", c.Source, err)
 	}
-	home := c.st.Home()
+	home := c.St.Home()
 	if home == "" {
-		home = homeOf(box, c.trail)
+		home = homeOf(box, c.Trail)
 	}
-	if home != "" && home != c.dir {
-		ch, err := c.st.Chain()
+	if home != "" && home != c.Dir {
+		ch, err := c.St.Chain()
 		if err != nil {
-			return fmt.Errorf("read chain of %s: %w", c.source, err)
+			return fmt.Errorf("read chain of %s: %w", c.Source, err)
 		}
-		m := removal{from: home, to: c.dir, bucket: bucket, prefix: prefix, ours: map[string]bool{ch.ID: true}}
+		m := move{from: home, to: c.Dir, bucket: bucket, prefix: prefix, ours: map[string]bool{ch.ID: true}}
 		for _, d := range box {
 			if n, ok := trail.ParseName(d.Key); ok {
 				m.ours[n.Chain] = true
@@ -45,17 +45,17 @@ func (c localCopies) settle(ctx context.Context, bucket, prefix string) error {
 		}
 		moved, err := m.run()
 		if err != nil {
-			c.log.Error("the copies of documents are not all moved to the new local directory; the next start tries again",
-				zap.String("from", home), zap.String("to", c.dir), zap.Error(err))
+			c.Log.Error("the copies of documents are not all moved to the new local directory; the next start tries again",
+				zap.String("from", home), zap.String("to", c.Dir), zap.Error(err))
 			return nil
 		}
-		c.log.Info("the copies of documents moved with the configuration",
-			zap.String("from", home), zap.String("to", c.dir), zap.Int("files", moved))
+		c.Log.Info("the copies of documents moved with the configuration",
+			zap.String("from", home), zap.String("to", c.Dir), zap.Int("files", moved))
 	}
-	if c.st.Home() == c.dir {
+	if c.St.Home() == c.Dir {
 		return nil
 	}
-	return c.st.SetHome(ctx, c.dir)
+	return c.St.SetHome(ctx, c.Dir)
 }
 
 // homeOf returns the directory that a state without a home kept its documents in:
@@ -72,7 +72,7 @@ func homeOf(box []state.Doc, trail string) string {
 
 // removal moves the copies of one trail from one directory to another. Both may
 // hold those of other trails, which stay.
-type removal struct {
+type move struct {
 	from, to       string
 	bucket, prefix string
 	ours           map[string]bool // chains, by id; filled in by what digests say
@@ -80,7 +80,7 @@ type removal struct {
 
 // run moves what belongs to the trail and returns how many files that were.
 // Configurations and keys may belong to others as well: they are copied.
-func (m *removal) run() (moved int, err error) {
+func (m *move) run() (moved int, err error) {
 	docs, shared, err := m.files()
 	if err != nil {
 		return 0, err
@@ -102,14 +102,14 @@ func (m *removal) run() (moved int, err error) {
 			return moved, err
 		}
 		moved++
-		removeEmpty(filepath.Dir(filepath.Join(m.from, rel)), m.from)
+		RemoveEmpty(filepath.Dir(filepath.Join(m.from, rel)), m.from)
 	}
 	return moved, nil
 }
 
 // files lists what stands in the old directory: documents of chains, with their
 // signatures, and what belongs to no chain.
-func (m *removal) files() (docs, shared []string, err error) {
+func (m *move) files() (docs, shared []string, err error) {
 	err = filepath.WalkDir(m.from, func(path string, e fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -134,22 +134,22 @@ func (m *removal) files() (docs, shared []string, err error) {
 }
 
 // claim finds out which chains are of the trail: those whose digests say so.
-func (m *removal) claim(docs []string) {
+func (m *move) claim(docs []string) {
 	for _, rel := range docs {
 		n, ok := trail.ParseName(rel)
 		if _, known := m.ours[n.Chain]; !ok || !n.Digest || known {
 			continue
 		}
-		d, err := readDigest(filepath.Join(m.from, rel))
+		d, err := ReadDigest(filepath.Join(m.from, rel))
 		if err == nil {
 			m.ours[n.Chain] = d.Bucket == m.bucket && d.Prefix == m.prefix
 		}
 	}
 }
 
-func (m *removal) place(rel string, how func(from, to string) error) error {
+func (m *move) place(rel string, how func(from, to string) error) error {
 	to := filepath.Join(m.to, rel)
-	if err := safefs.MkdirAll(filepath.Dir(to), dirMode); err != nil {
+	if err := safefs.MkdirAll(filepath.Dir(to), DirMode); err != nil {
 		return err
 	}
 	return how(filepath.Join(m.from, rel), to)

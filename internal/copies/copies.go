@@ -1,4 +1,4 @@
-package manifest
+package copies
 
 import (
 	"bytes"
@@ -23,59 +23,59 @@ import (
 
 // localCopies are the documents of one source in its local directory, and what the
 // state says of them.
-type localCopies struct {
-	st       *state.Source
-	dir      string
-	trail    string // where the trail stands in the bucket, with a trailing slash
-	source   string
-	instance string
-	log      *zap.Logger
+type Copies struct {
+	St       *state.Source
+	Dir      string
+	Trail    string // where the trail stands in the bucket, with a trailing slash
+	Source   string
+	Instance string
+	Log      *zap.Logger
 }
 
 // of returns the local copy of the document under key.
-func (c localCopies) of(key string) string {
-	return c.path(strings.TrimPrefix(key, c.trail))
+func (c Copies) Of(key string) string {
+	return c.Path(strings.TrimPrefix(key, c.Trail))
 }
 
 // publishedHead returns the SHA-256 of the digest in file if it was published, else
 // of the last one that the state knows.
-func (c localCopies) publishedHead(ctx context.Context, r surveypkg.Bucket, ch state.Chain, file string) (string, error) {
-	rel, err := filepath.Rel(c.dir, file)
+func (c Copies) PublishedHead(ctx context.Context, r surveypkg.Bucket, ch state.Chain, file string) (string, error) {
+	rel, err := filepath.Rel(c.Dir, file)
 	if err != nil {
 		return "", err
 	}
-	own, err := fileSHA(file)
+	own, err := FileSHA(file)
 	if err != nil {
 		return "", err
 	}
-	sha, _, err := r.Sum(ctx, c.trail+filepath.ToSlash(rel))
+	sha, _, err := r.Sum(ctx, c.Trail+filepath.ToSlash(rel))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && sha != own {
-		return c.acknowledgedHead(ch)
+		return c.AcknowledgedHead(ch)
 	}
 	return sha, err
 }
 
 // write makes a small document durable in the local directory.
-func (c localCopies) write(kind state.Kind, rel string, data []byte) (state.Doc, error) {
-	file := c.path(rel)
-	if err := safefs.MkdirAll(filepath.Dir(file), dirMode); err != nil {
+func (c Copies) Write(kind state.Kind, rel string, data []byte) (state.Doc, error) {
+	file := c.Path(rel)
+	if err := safefs.MkdirAll(filepath.Dir(file), DirMode); err != nil {
 		return state.Doc{}, err
 	}
-	s := newSums()
+	s := NewSums()
 	if _, err := bytes.NewReader(data).WriteTo(s); err != nil {
 		return state.Doc{}, err
 	}
-	return docOf(s, kind, c.trail+rel, file), safefs.WriteFile(file, data, fileMode)
+	return DocOf(s, kind, c.Trail+rel, file), safefs.WriteFile(file, data, FileMode)
 }
 
 // path returns where the document at rel below the trail's prefix stands.
-func (c localCopies) path(rel string) string {
-	return filepath.Join(c.dir, filepath.FromSlash(rel))
+func (c Copies) Path(rel string) string {
+	return filepath.Join(c.Dir, filepath.FromSlash(rel))
 }
 
 // walk calls fn for every regular file in the local directory.
-func (c localCopies) walk(fn func(path string, e fs.DirEntry) error) error {
-	return filepath.WalkDir(c.dir, func(path string, e fs.DirEntry, err error) error {
+func (c Copies) Walk(fn func(path string, e fs.DirEntry) error) error {
+	return filepath.WalkDir(c.Dir, func(path string, e fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil // Removed meanwhile.
@@ -90,8 +90,8 @@ func (c localCopies) walk(fn func(path string, e fs.DirEntry) error) error {
 
 // removeTemporary removes what interrupted writes have left. No document has
 // such a name.
-func (c localCopies) removeTemporary() error {
-	return c.walk(func(path string, e fs.DirEntry) error {
+func (c Copies) RemoveTemporary() error {
+	return c.Walk(func(path string, e fs.DirEntry) error {
 		pending, err := filepath.Match(safefs.TempPattern, e.Name())
 		if err != nil {
 			return err
@@ -107,46 +107,46 @@ func (c localCopies) removeTemporary() error {
 // transaction left behind: the one document that the chain would seal next.
 // Everything else in the directory is kept, whatever it is. The caller holds
 // f.sealing.
-func (c localCopies) removeOrphans() error {
-	ch, err := c.st.Chain()
+func (c Copies) RemoveOrphans() error {
+	ch, err := c.St.Chain()
 	if err != nil {
-		return fmt.Errorf("read chain of %s: %w", c.source, err)
+		return fmt.Errorf("read chain of %s: %w", c.Source, err)
 	}
-	kept, err := c.unpublished()
+	kept, err := c.Unpublished()
 	if err != nil {
 		return err
 	}
-	return c.walk(func(path string, e fs.DirEntry) error {
+	return c.Walk(func(path string, e fs.DirEntry) error {
 		n, ok := trail.ParseName(e.Name())
-		if !ok || n.Chain != ch.ID || n.Instance != c.instance || n.Sequence != ch.Sequence || kept[path] {
+		if !ok || n.Chain != ch.ID || n.Instance != c.Instance || n.Sequence != ch.Sequence || kept[path] {
 			return nil
 		}
 		if !n.Digest && n.N <= len(ch.Manifests) {
 			return nil
 		}
-		c.log.Info("removed a document that was never sealed", zap.String("path", path))
+		c.Log.Info("removed a document that was never sealed", zap.String("path", path))
 		return os.Remove(path)
 	})
 }
 
 // unpublished returns the local copies that the outbox needs.
-func (c localCopies) unpublished() (map[string]bool, error) {
-	box, err := c.st.Outbox()
+func (c Copies) Unpublished() (map[string]bool, error) {
+	box, err := c.St.Outbox()
 	if err != nil {
-		return nil, fmt.Errorf("read outbox of %s: %w", c.source, err)
+		return nil, fmt.Errorf("read outbox of %s: %w", c.Source, err)
 	}
 	files := make(map[string]bool, len(box))
 	for _, d := range box {
-		files[c.of(d.Key)] = true
+		files[c.Of(d.Key)] = true
 	}
 	return files, nil
 }
 
 // newest returns the local document with the highest place in its chain
 // of those that keep accepts, "" for none.
-func (c localCopies) newest(keep func(trail.Name) bool) (file string, err error) {
+func (c Copies) Newest(keep func(trail.Name) bool) (file string, err error) {
 	var best trail.Name
-	err = c.walk(func(path string, e fs.DirEntry) error {
+	err = c.Walk(func(path string, e fs.DirEntry) error {
 		if n, ok := trail.ParseName(e.Name()); ok && keep(n) && (file == "" || best.Before(n)) {
 			file, best = path, n
 		}
@@ -157,13 +157,13 @@ func (c localCopies) newest(keep func(trail.Name) bool) (file string, err error)
 
 // manifests lists the local manifests that keep accepts, in the order of
 // their chain.
-func (c localCopies) manifests(keep func(trail.Name) bool) ([]string, error) {
+func (c Copies) Manifests(keep func(trail.Name) bool) ([]string, error) {
 	type local struct {
 		name trail.Name
 		path string
 	}
 	var found []local
-	err := c.walk(func(path string, e fs.DirEntry) error {
+	err := c.Walk(func(path string, e fs.DirEntry) error {
 		if n, ok := trail.ParseName(e.Name()); ok && !n.Digest && keep(n) {
 			found = append(found, local{name: n, path: path})
 		}
@@ -187,10 +187,10 @@ func (c localCopies) manifests(keep func(trail.Name) bool) ([]string, error) {
 // manifests that are published already.
 type openChains map[string]uint64
 
-func (c localCopies) openFrom() (openChains, error) {
-	box, err := c.st.Outbox()
+func (c Copies) OpenFrom() (openChains, error) {
+	box, err := c.St.Outbox()
 	if err != nil {
-		return nil, fmt.Errorf("read outbox of %s: %w", c.source, err)
+		return nil, fmt.Errorf("read outbox of %s: %w", c.Source, err)
 	}
 	open := openChains{}
 	for _, d := range box {
@@ -203,7 +203,7 @@ func (c localCopies) openFrom() (openChains, error) {
 }
 
 // has reports whether the document of this name is needed.
-func (c openChains) has(name string) bool {
+func (c openChains) Has(name string) bool {
 	n, ok := trail.ParseName(name)
 	first, open := c[n.Chain]
 	return ok && open && n.Sequence >= first
@@ -211,10 +211,10 @@ func (c openChains) has(name string) bool {
 
 // waiting returns the names of the digests of ch that wait in the outbox, and
 // their numbers by seqKey.
-func (c localCopies) waiting(ch state.Chain) (map[string]bool, error) {
-	box, err := c.st.Outbox()
+func (c Copies) Waiting(ch state.Chain) (map[string]bool, error) {
+	box, err := c.St.Outbox()
 	if err != nil {
-		return nil, fmt.Errorf("read outbox of %s: %w", c.source, err)
+		return nil, fmt.Errorf("read outbox of %s: %w", c.Source, err)
 	}
 	names := map[string]bool{}
 	for _, d := range box {
@@ -227,10 +227,10 @@ func (c localCopies) waiting(ch state.Chain) (map[string]bool, error) {
 
 // sealedRefs lists the manifests of the chain old, from a digest on, that are known by their hashes: those that
 // no digest names yet, and those that a digest in the outbox names.
-func (c localCopies) sealedRefs(old state.Chain, from uint64) ([]state.ManifestRef, error) {
-	box, err := c.st.Outbox()
+func (c Copies) SealedRefs(old state.Chain, from uint64) ([]state.ManifestRef, error) {
+	box, err := c.St.Outbox()
 	if err != nil {
-		return nil, fmt.Errorf("read outbox of %s: %w", c.source, err)
+		return nil, fmt.Errorf("read outbox of %s: %w", c.Source, err)
 	}
 	var refs []state.ManifestRef
 	for _, d := range box {
@@ -238,7 +238,7 @@ func (c localCopies) sealedRefs(old state.Chain, from uint64) ([]state.ManifestR
 		if !ok || !n.Digest || n.Chain != old.ID || n.Sequence < from {
 			continue
 		}
-		if digest, err := readDigest(c.of(d.Key)); err == nil {
+		if digest, err := ReadDigest(c.Of(d.Key)); err == nil {
 			refs = append(refs, digest.Manifests...)
 		}
 	}
@@ -247,16 +247,16 @@ func (c localCopies) sealedRefs(old state.Chain, from uint64) ([]state.ManifestR
 
 // acknowledgedHead returns the hash of ch's last acknowledged digest, "" when
 // there is none or its successor's local copy is lost.
-func (c localCopies) acknowledgedHead(ch state.Chain) (string, error) {
-	box, err := c.st.Outbox()
+func (c Copies) AcknowledgedHead(ch state.Chain) (string, error) {
+	box, err := c.St.Outbox()
 	if err != nil {
-		return "", fmt.Errorf("read outbox of %s: %w", c.source, err)
+		return "", fmt.Errorf("read outbox of %s: %w", c.Source, err)
 	}
 	for _, d := range box {
 		if n, ok := trail.ParseName(d.Key); !ok || !n.Digest || n.Chain != ch.ID {
 			continue
 		}
-		if next, err := readDigest(c.of(d.Key)); err == nil && next.PreviousDigestSHA256 != nil {
+		if next, err := ReadDigest(c.Of(d.Key)); err == nil && next.PreviousDigestSHA256 != nil {
 			return *next.PreviousDigestSHA256, nil
 		}
 		return "", nil
@@ -266,13 +266,13 @@ func (c localCopies) acknowledgedHead(ch state.Chain) (string, error) {
 
 // openSealed opens d's local copy and checks it. It may still be where it was
 // written, if it could not be moved since.
-func (c localCopies) openSealed(d state.Doc) (*os.File, error) {
-	file, err := os.Open(c.of(d.Key))
+func (c Copies) openSealed(d state.Doc) (*os.File, error) {
+	file, err := os.Open(c.Of(d.Key))
 	if errors.Is(err, os.ErrNotExist) {
 		file, err = os.Open(d.File)
 	}
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, &lostError{doc: d, err: err}
+		return nil, &LostError{Doc: d, err: err}
 	}
 	if err != nil {
 		return nil, err
@@ -283,7 +283,7 @@ func (c localCopies) openSealed(d state.Doc) (*os.File, error) {
 		_, err = file.Seek(0, io.SeekStart)
 	}
 	if err == nil && s.Hex() != d.SHA256 {
-		err = &lostError{doc: d, err: fmt.Errorf("%s has the SHA-256 %s, sealed as %s", file.Name(), s.Hex(), d.SHA256)}
+		err = &LostError{Doc: d, err: fmt.Errorf("%s has the SHA-256 %s, sealed as %s", file.Name(), s.Hex(), d.SHA256)}
 	}
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
@@ -293,10 +293,10 @@ func (c localCopies) openSealed(d state.Doc) (*os.File, error) {
 
 // drop takes the old chain's documents out of the outbox. The copy of a digest that
 // is dropped goes too: it would count as one that the host has published.
-func (c localCopies) drop(ctx context.Context, chain string, from uint64) error {
-	box, err := c.st.Outbox()
+func (c Copies) Drop(ctx context.Context, chain string, from uint64) error {
+	box, err := c.St.Outbox()
 	if err != nil {
-		return fmt.Errorf("read outbox of %s: %w", c.source, err)
+		return fmt.Errorf("read outbox of %s: %w", c.Source, err)
 	}
 	for _, d := range box {
 		n, ok := trail.ParseName(d.Key)
@@ -307,11 +307,11 @@ func (c localCopies) drop(ctx context.Context, chain string, from uint64) error 
 			return err
 		}
 		if n.Digest {
-			if err := os.Remove(c.of(d.Key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := os.Remove(c.Of(d.Key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
-		if err := c.st.Published(ctx, d.Number); err != nil {
+		if err := c.St.Published(ctx, d.Number); err != nil {
 			return fmt.Errorf("drop %s: %w", d.Key, err)
 		}
 	}
@@ -320,21 +320,21 @@ func (c localCopies) drop(ctx context.Context, chain string, from uint64) error 
 
 // retell moves what a digest that is dropped tells of scans and events to the next
 // one.
-func (c localCopies) retell(ctx context.Context, doc state.Doc) error {
+func (c Copies) retell(ctx context.Context, doc state.Doc) error {
 	if doc.Kind != state.KindDigest {
 		return nil
 	}
-	d, err := readDigest(c.of(doc.Key))
+	d, err := ReadDigest(c.Of(doc.Key))
 	if err != nil {
 		return nil //nolint:nilerr // It is lost, and that is noted.
 	}
 	for _, n := range d.Events {
-		if err := c.st.AddNote(ctx, n); err != nil {
+		if err := c.St.AddNote(ctx, n); err != nil {
 			return err
 		}
 	}
 	for _, s := range d.Scans {
-		if err := c.st.AddScan(ctx, s); err != nil {
+		if err := c.St.AddScan(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -344,11 +344,11 @@ func (c localCopies) retell(ctx context.Context, doc state.Doc) error {
 // ended reports whether ch ended with a final digest. A state that an older
 // release wrote does not say so; then the digest itself is read, from the bucket
 // where the local copy is lost.
-func (c localCopies) ended(ctx context.Context, r surveypkg.Bucket, ch state.Chain) (bool, error) {
+func (c Copies) Ended(ctx context.Context, r surveypkg.Bucket, ch state.Chain) (bool, error) {
 	if ch.Ended || ch.PrevKey == "" {
 		return ch.Ended, nil
 	}
-	d, err := readDigest(c.of(ch.PrevKey))
+	d, err := ReadDigest(c.Of(ch.PrevKey))
 	if errors.Is(err, fs.ErrNotExist) {
 		ask, cancel := context.WithTimeout(ctx, surveypkg.AskTimeout)
 		defer cancel()
@@ -358,10 +358,10 @@ func (c localCopies) ended(ctx context.Context, r surveypkg.Bucket, ch state.Cha
 		}
 	}
 	if ctx.Err() != nil {
-		return false, fmt.Errorf("begin chain of %s: %w", c.source, ctx.Err())
+		return false, fmt.Errorf("begin chain of %s: %w", c.Source, ctx.Err())
 	}
 	if err != nil {
-		c.log.Warn("the chain's last digest cannot be read: it goes on as one that has not ended", zap.Error(err))
+		c.Log.Warn("the chain's last digest cannot be read: it goes on as one that has not ended", zap.Error(err))
 		return false, nil
 	}
 	return d.Reason == trail.ReasonFinal, nil
@@ -369,19 +369,19 @@ func (c localCopies) ended(ctx context.Context, r surveypkg.Bucket, ch state.Cha
 
 // lostError says that the local copy of a sealed document is gone or changed,
 // so that the bytes that were sealed cannot be sent.
-type lostError struct {
-	doc state.Doc
+type LostError struct {
+	Doc state.Doc
 	err error
 }
 
-func (e *lostError) Error() string {
-	return fmt.Sprintf("the sealed bytes of %s are lost: %v", e.doc.Key, e.err)
+func (e *LostError) Error() string {
+	return fmt.Sprintf("the sealed bytes of %s are lost: %v", e.Doc.Key, e.err)
 }
 
-func (e *lostError) Unwrap() error { return e.err }
+func (e *LostError) Unwrap() error { return e.err }
 
 // readDigest reads a local copy.
-func readDigest(file string) (trail.Digest, error) {
+func ReadDigest(file string) (trail.Digest, error) {
 	r, err := os.Open(file)
 	if err != nil {
 		return trail.Digest{}, err
@@ -391,7 +391,7 @@ func readDigest(file string) (trail.Digest, error) {
 }
 
 // fileSHA returns the SHA-256 of a file's bytes.
-func fileSHA(path string) (string, error) {
+func FileSHA(path string) (string, error) {
 	r, err := os.Open(path)
 	if err != nil {
 		return "", err
@@ -403,7 +403,7 @@ func fileSHA(path string) (string, error) {
 
 // removeEmpty removes dir and its parents below top for as long as they are
 // empty.
-func removeEmpty(dir, top string) {
+func RemoveEmpty(dir, top string) {
 	for dir != top && strings.HasPrefix(dir, top+string(filepath.Separator)) {
 		if os.Remove(dir) != nil {
 			return // It is not empty.
@@ -414,10 +414,10 @@ func removeEmpty(dir, top string) {
 
 // keepUnsigned adds the digests whose signature is still to come: it is made
 // over their local copies.
-func (c localCopies) keepUnsigned(kept map[string]bool) error {
+func (c Copies) KeepUnsigned(kept map[string]bool) error {
 	signed := map[string]bool{}
 	var digests []string
-	err := c.walk(func(path string, e fs.DirEntry) error {
+	err := c.Walk(func(path string, e fs.DirEntry) error {
 		if base, ok := strings.CutSuffix(path, trail.SignatureSuffix); ok {
 			signed[base+".json"] = true
 		} else if n, ok := trail.ParseName(e.Name()); ok && n.Digest {
@@ -435,33 +435,33 @@ func (c localCopies) keepUnsigned(kept map[string]bool) error {
 
 // present makes sure that the local copy of a sealed manifest is there: one that
 // waits in the outbox is made again from its records, a published one fetched.
-func (c localCopies) present(ctx context.Context, r surveypkg.Bucket, ref state.ManifestRef) error {
-	box, err := c.st.Outbox()
+func (c Copies) Present(ctx context.Context, r surveypkg.Bucket, ref state.ManifestRef) error {
+	box, err := c.St.Outbox()
 	if err != nil {
-		return fmt.Errorf("read outbox of %s: %w", c.source, err)
+		return fmt.Errorf("read outbox of %s: %w", c.Source, err)
 	}
 	for _, d := range box {
 		if d.Key == ref.S3Key {
-			file, err := c.open(d)
+			file, err := c.Open(d)
 			if err != nil {
 				return err
 			}
 			return file.Close()
 		}
 	}
-	return c.recall(ctx, r, ref)
+	return c.Recall(ctx, r, ref)
 }
 
 // recall makes sure that the local copy of a published manifest is there: a lost
 // one is fetched from the bucket. A *lostError says that it is not there either,
 // or has other bytes.
-func (c localCopies) recall(ctx context.Context, r surveypkg.Bucket, ref state.ManifestRef) (err error) {
-	file := c.of(ref.S3Key)
+func (c Copies) Recall(ctx context.Context, r surveypkg.Bucket, ref state.ManifestRef) (err error) {
+	file := c.Of(ref.S3Key)
 	if _, err := os.Lstat(file); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	lost := func(err error) error {
-		return &lostError{doc: state.Doc{Kind: state.KindManifest, Key: ref.S3Key, File: file}, err: err}
+		return &LostError{Doc: state.Doc{Kind: state.KindManifest, Key: ref.S3Key, File: file}, err: err}
 	}
 	body, _, err := r.Pub.Get(ctx, ref.S3Key)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -471,10 +471,10 @@ func (c localCopies) recall(ctx context.Context, r surveypkg.Bucket, ref state.M
 		return fmt.Errorf("get %s: %w", ref.S3Key, err)
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
-	if err := safefs.MkdirAll(filepath.Dir(file), dirMode); err != nil {
+	if err := safefs.MkdirAll(filepath.Dir(file), DirMode); err != nil {
 		return err
 	}
-	out, err := safefs.CreatePending(file, fileMode)
+	out, err := safefs.CreatePending(file, FileMode)
 	if err != nil {
 		return err
 	}
@@ -486,6 +486,6 @@ func (c localCopies) recall(ctx context.Context, r surveypkg.Bucket, ref state.M
 	if s.Hex() != ref.SHA256 {
 		return lost(fmt.Errorf("the bucket has the SHA-256 %s, sealed as %s", s.Hex(), ref.SHA256))
 	}
-	c.log.Warn("a lost copy of a manifest was fetched from the bucket", zap.String("key", ref.S3Key))
+	c.Log.Warn("a lost copy of a manifest was fetched from the bucket", zap.String("key", ref.S3Key))
 	return out.Commit()
 }
