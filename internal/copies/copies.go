@@ -21,7 +21,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// localCopies are the documents of one source in its local directory, and what the
+// Copies are the documents of one source in its local directory, and what the
 // state says of them.
 type Copies struct {
 	St       *state.Source
@@ -32,12 +32,12 @@ type Copies struct {
 	Log      *zap.Logger
 }
 
-// of returns the local copy of the document under key.
+// Of returns the local copy of the document under key.
 func (c Copies) Of(key string) string {
 	return c.Path(strings.TrimPrefix(key, c.Trail))
 }
 
-// publishedHead returns the SHA-256 of the digest in file if it was published, else
+// PublishedHead returns the SHA-256 of the digest in file if it was published, else
 // of the last one that the state knows.
 func (c Copies) PublishedHead(ctx context.Context, r surveypkg.Bucket, ch state.Chain, file string) (string, error) {
 	rel, err := filepath.Rel(c.Dir, file)
@@ -55,7 +55,7 @@ func (c Copies) PublishedHead(ctx context.Context, r surveypkg.Bucket, ch state.
 	return sha, err
 }
 
-// write makes a small document durable in the local directory.
+// Write makes a small document durable in the local directory.
 func (c Copies) Write(kind state.Kind, rel string, data []byte) (state.Doc, error) {
 	file := c.Path(rel)
 	if err := safefs.MkdirAll(filepath.Dir(file), DirMode); err != nil {
@@ -68,12 +68,12 @@ func (c Copies) Write(kind state.Kind, rel string, data []byte) (state.Doc, erro
 	return DocOf(s, kind, c.Trail+rel, file), safefs.WriteFile(file, data, FileMode)
 }
 
-// path returns where the document at rel below the trail's prefix stands.
+// Path returns where the document at rel below the trail's prefix stands.
 func (c Copies) Path(rel string) string {
 	return filepath.Join(c.Dir, filepath.FromSlash(rel))
 }
 
-// walk calls fn for every regular file in the local directory.
+// Walk calls fn for every regular file in the local directory.
 func (c Copies) Walk(fn func(path string, e fs.DirEntry) error) error {
 	return filepath.WalkDir(c.Dir, func(path string, e fs.DirEntry, err error) error {
 		switch {
@@ -88,7 +88,7 @@ func (c Copies) Walk(fn func(path string, e fs.DirEntry) error) error {
 	})
 }
 
-// removeTemporary removes what interrupted writes have left. No document has
+// RemoveTemporary removes what interrupted writes have left. No document has
 // such a name.
 func (c Copies) RemoveTemporary() error {
 	return c.Walk(func(path string, e fs.DirEntry) error {
@@ -103,7 +103,7 @@ func (c Copies) RemoveTemporary() error {
 	})
 }
 
-// removeOrphans removes the file that a crash between its rename and its
+// RemoveOrphans removes the file that a crash between its rename and its
 // transaction left behind: the one document that the chain would seal next.
 // Everything else in the directory is kept, whatever it is. The caller holds
 // f.sealing.
@@ -129,7 +129,7 @@ func (c Copies) RemoveOrphans() error {
 	})
 }
 
-// unpublished returns the local copies that the outbox needs.
+// Unpublished returns the local copies that the outbox needs.
 func (c Copies) Unpublished() (map[string]bool, error) {
 	box, err := c.St.Outbox()
 	if err != nil {
@@ -142,7 +142,7 @@ func (c Copies) Unpublished() (map[string]bool, error) {
 	return files, nil
 }
 
-// newest returns the local document with the highest place in its chain
+// Newest returns the local document with the highest place in its chain
 // of those that keep accepts, "" for none.
 func (c Copies) Newest(keep func(trail.Name) bool) (file string, err error) {
 	var best trail.Name
@@ -155,7 +155,7 @@ func (c Copies) Newest(keep func(trail.Name) bool) (file string, err error) {
 	return file, err
 }
 
-// manifests lists the local manifests that keep accepts, in the order of
+// Manifests lists the local manifests that keep accepts, in the order of
 // their chain.
 func (c Copies) Manifests(keep func(trail.Name) bool) ([]string, error) {
 	type local struct {
@@ -202,14 +202,14 @@ func (c Copies) OpenFrom() (openChains, error) {
 	return open, nil
 }
 
-// has reports whether the document of this name is needed.
+// Has reports whether the document of this name is needed.
 func (c openChains) Has(name string) bool {
 	n, ok := trail.ParseName(name)
 	first, open := c[n.Chain]
 	return ok && open && n.Sequence >= first
 }
 
-// waiting returns the names of the digests of ch that wait in the outbox, and
+// Waiting returns the names of the digests of ch that wait in the outbox, and
 // their numbers by seqKey.
 func (c Copies) Waiting(ch state.Chain) (map[string]bool, error) {
 	box, err := c.St.Outbox()
@@ -225,7 +225,7 @@ func (c Copies) Waiting(ch state.Chain) (map[string]bool, error) {
 	return names, nil
 }
 
-// sealedRefs lists the manifests of the chain old, from a digest on, that are known by their hashes: those that
+// SealedRefs lists the manifests of the chain old, from a digest on, that are known by their hashes: those that
 // no digest names yet, and those that a digest in the outbox names.
 func (c Copies) SealedRefs(old state.Chain, from uint64) ([]state.ManifestRef, error) {
 	box, err := c.St.Outbox()
@@ -245,7 +245,7 @@ func (c Copies) SealedRefs(old state.Chain, from uint64) ([]state.ManifestRef, e
 	return append(refs, old.Manifests...), nil
 }
 
-// acknowledgedHead returns the hash of ch's last acknowledged digest, "" when
+// AcknowledgedHead returns the hash of ch's last acknowledged digest, "" when
 // there is none or its successor's local copy is lost.
 func (c Copies) AcknowledgedHead(ch state.Chain) (string, error) {
 	box, err := c.St.Outbox()
@@ -291,7 +291,7 @@ func (c Copies) openSealed(d state.Doc) (*os.File, error) {
 	return file, nil
 }
 
-// drop takes the old chain's documents out of the outbox. The copy of a digest that
+// Drop takes the old chain's documents out of the outbox. The copy of a digest that
 // is dropped goes too: it would count as one that the host has published.
 func (c Copies) Drop(ctx context.Context, chain string, from uint64) error {
 	box, err := c.St.Outbox()
@@ -341,7 +341,7 @@ func (c Copies) retell(ctx context.Context, doc state.Doc) error {
 	return nil
 }
 
-// ended reports whether ch ended with a final digest. A state that an older
+// Ended reports whether ch ended with a final digest. A state that an older
 // release wrote does not say so; then the digest itself is read, from the bucket
 // where the local copy is lost.
 func (c Copies) Ended(ctx context.Context, r surveypkg.Bucket, ch state.Chain) (bool, error) {
@@ -367,7 +367,7 @@ func (c Copies) Ended(ctx context.Context, r surveypkg.Bucket, ch state.Chain) (
 	return d.Reason == trail.ReasonFinal, nil
 }
 
-// lostError says that the local copy of a sealed document is gone or changed,
+// LostError says that the local copy of a sealed document is gone or changed,
 // so that the bytes that were sealed cannot be sent.
 type LostError struct {
 	Doc state.Doc
@@ -380,7 +380,7 @@ func (e *LostError) Error() string {
 
 func (e *LostError) Unwrap() error { return e.err }
 
-// readDigest reads a local copy.
+// ReadDigest reads a local copy.
 func ReadDigest(file string) (trail.Digest, error) {
 	r, err := os.Open(file)
 	if err != nil {
@@ -390,7 +390,7 @@ func ReadDigest(file string) (trail.Digest, error) {
 	return d, errors.Join(err, r.Close())
 }
 
-// fileSHA returns the SHA-256 of a file's bytes.
+// FileSHA returns the SHA-256 of a file's bytes.
 func FileSHA(path string) (string, error) {
 	r, err := os.Open(path)
 	if err != nil {
@@ -401,7 +401,7 @@ func FileSHA(path string) (string, error) {
 	return s.Hex(), errors.Join(err, r.Close())
 }
 
-// removeEmpty removes dir and its parents below top for as long as they are
+// RemoveEmpty removes dir and its parents below top for as long as they are
 // empty.
 func RemoveEmpty(dir, top string) {
 	for dir != top && strings.HasPrefix(dir, top+string(filepath.Separator)) {
@@ -412,7 +412,7 @@ func RemoveEmpty(dir, top string) {
 	}
 }
 
-// keepUnsigned adds the digests whose signature is still to come: it is made
+// KeepUnsigned adds the digests whose signature is still to come: it is made
 // over their local copies.
 func (c Copies) KeepUnsigned(kept map[string]bool) error {
 	signed := map[string]bool{}
@@ -433,7 +433,7 @@ func (c Copies) KeepUnsigned(kept map[string]bool) error {
 	return err
 }
 
-// present makes sure that the local copy of a sealed manifest is there: one that
+// Present makes sure that the local copy of a sealed manifest is there: one that
 // waits in the outbox is made again from its records, a published one fetched.
 func (c Copies) Present(ctx context.Context, r surveypkg.Bucket, ref state.ManifestRef) error {
 	box, err := c.St.Outbox()
@@ -452,7 +452,7 @@ func (c Copies) Present(ctx context.Context, r surveypkg.Bucket, ref state.Manif
 	return c.Recall(ctx, r, ref)
 }
 
-// recall makes sure that the local copy of a published manifest is there: a lost
+// Recall makes sure that the local copy of a published manifest is there: a lost
 // one is fetched from the bucket. A *lostError says that it is not there either,
 // or has other bytes.
 func (c Copies) Recall(ctx context.Context, r surveypkg.Bucket, ref state.ManifestRef) (err error) {

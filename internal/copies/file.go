@@ -24,7 +24,7 @@ const (
 	DirMode  os.FileMode = 0o700
 )
 
-// manifestFile is one manifest that is being written. Its file exists from the
+// Manifest is one manifest that is being written. Its file exists from the
 // first record on, under its name from commit on.
 type Manifest struct {
 	Path   string
@@ -39,7 +39,7 @@ type Manifest struct {
 	Counts trail.Counts
 }
 
-// merge writes the stored records after number after and the skips of cur, both
+// Merge writes the stored records after number after and the skips of cur, both
 // up to number upTo, in the order of their numbers. It reports whether it ended
 // for want of room.
 func (m *Manifest) Merge(st *state.Source, after, upTo uint64, cur *skips.Cursor) (full bool, err error) {
@@ -100,7 +100,7 @@ func (m *Manifest) create() error {
 	return nil
 }
 
-// commit ends the manifest and makes it durable under its name.
+// Commit ends the manifest and makes it durable under its name.
 func (m *Manifest) Commit() error {
 	if err := m.Enc.Close(); err != nil {
 		return err
@@ -108,7 +108,7 @@ func (m *Manifest) Commit() error {
 	return m.out.Commit()
 }
 
-// discard drops a file that was not committed.
+// Discard drops a file that was not committed.
 func (m *Manifest) Discard() {
 	if m.out != nil {
 		m.out.Close()
@@ -140,7 +140,7 @@ func (s *sums) Md5sum() (sum [md5.Size]byte) {
 	return sum
 }
 
-// open returns the sealed bytes of d, whose hash it has checked. Where the
+// Open returns the sealed bytes of d, whose hash it has checked. Where the
 // local copy is lost it tries to make the same bytes again.
 func (c Copies) Open(d state.Doc) (*os.File, error) {
 	body, err := c.openSealed(d)
@@ -198,7 +198,7 @@ func (c Copies) rebuild(d state.Doc) error {
 	return m.out.Commit()
 }
 
-// statusOf returns the status that a line of our own says. The key cannot occur
+// StatusOf returns the status that a line of our own says. The key cannot occur
 // in a string before it, where its quotes would be escaped.
 func StatusOf(line []byte) state.Status {
 	_, rest, _ := bytes.Cut(line, []byte(`"status":"`))
@@ -206,7 +206,7 @@ func StatusOf(line []byte) state.Status {
 	return state.Status(status)
 }
 
-// countFile counts the records of a local manifest by status.
+// CountFile counts the records of a local manifest by status.
 func CountFile(file string) (c trail.Counts, err error) {
 	r, err := os.Open(file)
 	if err != nil {

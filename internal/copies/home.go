@@ -20,7 +20,7 @@ import (
 // directory follows the configuration (local_dir, the source's name), so the state
 // remembers which one holds the copies, and they move when it changes.
 
-// settle brings the copies of the source's documents into its local directory.
+// Settle brings the copies of the source's documents into its local directory.
 // What cannot be moved is searched for at its old place, and moved by a later
 // start.
 func (c Copies) Settle(ctx context.Context, bucket, prefix string) error {

@@ -24,7 +24,7 @@ const (
 // spoolHeader is the number and the length before each spooled line.
 const spoolHeader = 12
 
-// SkipWriter streams the skips of a requested run into the manifests, past the
+// Writer streams the skips of a requested run into the manifests, past the
 // state. Its lines wait in an unnamed file in the local directory until the
 // next seal, so any number of them takes little memory. They are not durable
 // before that: a run that dies can simply be run again.
@@ -137,10 +137,10 @@ func (w *Writer) open() (*spool, error) {
 	return s, nil
 }
 
-// spoolPrefix begins the name that a spool has for a moment.
+// SpoolPrefix begins the name that a spool has for a moment.
 const SpoolPrefix = ".spool-"
 
-// rotate ends the current spool and gives up the rest of the reserved block, so
+// Rotate ends the current spool and gives up the rest of the reserved block, so
 // that every later line has a higher number than any that the coming seal can
 // see. While mark runs no number is reserved.
 func (w *Writer) Rotate(mark func() error) error {
@@ -156,7 +156,7 @@ func (w *Writer) Rotate(mark func() error) error {
 	return mark()
 }
 
-// cursor returns a reader over the lines that ended spools hold and that are
+// Cursor returns a reader over the lines that ended spools hold and that are
 // not sealed. There may be one at a time.
 func (w *Writer) Cursor() *Cursor {
 	w.mu.Lock()
@@ -170,7 +170,7 @@ func (w *Writer) Cursor() *Cursor {
 	return c
 }
 
-// sealed forgets the lines that c has passed: they are in a sealed manifest.
+// Sealed forgets the lines that c has passed: they are in a sealed manifest.
 func (w *Writer) Sealed(c *Cursor) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -188,7 +188,7 @@ func (w *Writer) Sealed(c *Cursor) error {
 	return errors.Join(errs...)
 }
 
-// restart drops every line, returns how many it dropped, and has begin begin
+// Restart drops every line, returns how many it dropped, and has begin begin
 // another chain. Meanwhile no number is reserved: none of the old chain gets into
 // the new one.
 func (w *Writer) Restart(begin func() error) (dropped int64, err error) {
@@ -206,24 +206,24 @@ func (w *Writer) Restart(begin func() error) (dropped int64, err error) {
 	return n, begin()
 }
 
-// discard drops every line and returns how many it dropped.
+// Discard drops every line and returns how many it dropped.
 func (w *Writer) Discard() (int64, error) { return w.Restart(func() error { return nil }) }
 
-// unused returns how many numbers are reserved for lines to come.
+// Unused returns how many numbers are reserved for lines to come.
 func (w *Writer) Unused() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return int64(w.end - w.next)
 }
 
-// lines returns how many lines wait for a seal.
+// Lines returns how many lines wait for a seal.
 func (w *Writer) Lines() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.waiting
 }
 
-// skipCursor walks the lines of ended spools in order.
+// Cursor walks the lines of ended spools in order.
 type Cursor struct {
 	spools []*spool
 	i      int // the spool under way
@@ -236,7 +236,7 @@ type Cursor struct {
 	Line   []byte
 }
 
-// peek returns the number of the next line; ok is false at the end.
+// Peek returns the number of the next line; ok is false at the end.
 func (c *Cursor) Peek() (number uint64, ok bool, err error) {
 	for !c.have {
 		if c.i == len(c.spools) {
@@ -276,7 +276,7 @@ func (c *Cursor) read() error {
 	return nil
 }
 
-// take passes the line that peek announced.
+// Take passes the line that peek announced.
 func (c *Cursor) Take() {
 	c.off += int64(spoolHeader + len(c.Line))
 	c.taken++

@@ -18,14 +18,14 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// remote reads the digests of one trail in the bucket.
+// Bucket reads the digests of one trail in the bucket.
 type Bucket struct {
 	Pub      trail.Library
 	Trail    string // where it stands, with a trailing slash
 	Instance string
 }
 
-// head is a digest in the bucket.
+// Head is a digest in the bucket.
 type Head struct {
 	Name trail.Name
 	Key  string // "": none
@@ -52,7 +52,7 @@ func (r Bucket) each(ctx context.Context, since time.Time, fn func(n trail.Name,
 	return nil
 }
 
-// chains returns the newest digests of each chain of the instance, the chain with
+// Chains returns the newest digests of each chain of the instance, the chain with
 // the newest one first.
 func (r Bucket) Chains(ctx context.Context) ([]Newest, error) {
 	all := map[string]*Newest{}
@@ -90,7 +90,7 @@ func forgetOldest(all map[string]*Newest) {
 	}
 }
 
-// digest returns a digest and the SHA-256 of its bytes. A digest that cannot be
+// Digest returns a digest and the SHA-256 of its bytes. A digest that cannot be
 // read as one still has its hash.
 func (r Bucket) Digest(ctx context.Context, key string) (d trail.Digest, sha string, err error) {
 	body, _, err := r.Pub.Get(ctx, key)
@@ -109,7 +109,7 @@ func (r Bucket) Digest(ctx context.Context, key string) (d trail.Digest, sha str
 	return d, s.Hex(), nil
 }
 
-// sum returns the SHA-256 of the object under key.
+// Sum returns the SHA-256 of the object under key.
 func (r Bucket) Sum(ctx context.Context, key string) (sha string, o state.Object, err error) {
 	body, o, err := r.Pub.Get(ctx, key)
 	if err != nil {
@@ -120,7 +120,7 @@ func (r Bucket) Sum(ctx context.Context, key string) (sha string, o state.Object
 	return s.Hex(), o, errors.Join(err, body.Close())
 }
 
-// sumOf returns the SHA-256 of a digest, "" where it may not be read.
+// SumOf returns the SHA-256 of a digest, "" where it may not be read.
 func (r Bucket) SumOf(ctx context.Context, h Head, log *zap.Logger) (string, error) {
 	_, sha, err := r.Digest(ctx, h.Key)
 	if err != nil && !Outage(ctx, err) {
@@ -130,7 +130,7 @@ func (r Bucket) SumOf(ctx context.Context, h Head, log *zap.Logger) (string, err
 	return sha, err
 }
 
-// survey is what a listing of the trail's digests shows beside one chain.
+// Survey is what a listing of the trail's digests shows beside one chain.
 type Survey struct {
 	Ahead  Newest             // the newest digests of the chain that the state does not know
 	From   uint64             // the lowest sequence number of such a digest
@@ -141,7 +141,7 @@ type Survey struct {
 // surveyChains is how many other chains a survey remembers.
 const surveyChains = 10_000
 
-// survey lists the digests of the instance that were named since it was last
+// Survey lists the digests of the instance that were named since it was last
 // looked for them. The digests of ch that the state does not know are foreign.
 func (r Bucket) Survey(ctx context.Context, ch state.Chain, foreign func(trail.Name) bool) (*Survey, error) {
 	since := ch.LastNamed
@@ -193,7 +193,7 @@ const (
 	AheadRead  = 8 << 20 // bytes of one digest that may be somebody else's
 )
 
-// leftBy returns the newest digests of the chains that say that they left ch, the
+// LeftBy returns the newest digests of the chains that say that they left ch, the
 // newest chain first.
 func (r Bucket) LeftBy(ctx context.Context, ch state.Chain, s *Survey) (by []Newest, err error) {
 	chains := slices.SortedFunc(maps.Keys(s.firsts), func(a, b string) int {
@@ -214,7 +214,7 @@ func (r Bucket) LeftBy(ctx context.Context, ch state.Chain, s *Survey) (by []New
 	return by, nil
 }
 
-// tops are the newest digests of one chain in the bucket, the newest first.
+// Newest are the newest digests of one chain in the bucket, the newest first.
 type Newest []Head
 
 // topDigests is how many of them are looked at: the newest ones of a run that was
@@ -231,7 +231,7 @@ func (t *Newest) add(h Head) {
 	}
 }
 
-// read returns a small object's bytes; a larger one is ErrFormat.
+// Read returns a small object's bytes; a larger one is ErrFormat.
 func (r Bucket) Read(ctx context.Context, key string, limit int64) ([]byte, error) {
 	body, _, err := r.Pub.Get(ctx, key)
 	if err != nil {
@@ -247,7 +247,7 @@ func (r Bucket) Read(ctx context.Context, key string, limit int64) ([]byte, erro
 	return data, nil
 }
 
-// outage reports whether a request failed in a way that passes by itself, or with
+// Outage reports whether a request failed in a way that passes by itself, or with
 // other credentials. A server that refuses or does not know it is asked in vain.
 func Outage(ctx context.Context, err error) bool {
 	switch c := state.ClassOf(err); {
@@ -259,9 +259,9 @@ func Outage(ctx context.Context, err error) bool {
 	return ctx.Err() != nil
 }
 
-// seqKey stands for the digest of this number among names.
+// SeqKey stands for the digest of this number among names.
 func SeqKey(seq uint64) string { return fmt.Sprintf("#%d", seq) }
 
-// askTimeout bounds what Begin asks the bucket: a start does not wait for an
+// AskTimeout bounds what Begin asks the bucket: a start does not wait for an
 // outage to end.
 const AskTimeout = 10 * time.Second
