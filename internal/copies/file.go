@@ -32,7 +32,7 @@ type Manifest struct {
 	Max    int
 
 	out  *safefs.Pending
-	Sums *sums
+	Sums *Sums
 	Enc  *trail.Encoder
 	Last uint64 // the number of the last record
 
@@ -115,27 +115,29 @@ func (m *Manifest) Discard() {
 	}
 }
 
-// doc describes the bytes that were summed.
-func DocOf(s *sums, kind state.Kind, key, file string) state.Doc {
-	return state.Doc{Kind: kind, Key: key, File: file, SHA256: s.Hex(), Size: s.Size(), MD5: s.Md5sum()}
+// Doc describes the bytes that were summed.
+func (s *Sums) Doc(kind state.Kind, key, file string) state.Doc {
+	return state.Doc{Kind: kind, Key: key, File: file, SHA256: s.Hex(), Size: s.Size(), MD5: s.MD5()}
 }
 
-// sums are the size and both hashes of what is uploaded.
-type sums struct {
+// Sums are the size and both hashes of what is uploaded.
+type Sums struct {
 	*trail.Sum
 
 	md5 hash.Hash
 }
 
-func NewSums() *sums { return &sums{Sum: trail.NewSum(), md5: md5.New()} }
+// NewSums returns the sums of no bytes.
+func NewSums() *Sums { return &Sums{Sum: trail.NewSum(), md5: md5.New()} }
 
 // Write counts and hashes p. It never fails.
-func (s *sums) Write(p []byte) (int, error) {
+func (s *Sums) Write(p []byte) (int, error) {
 	s.md5.Write(p)
 	return s.Sum.Write(p)
 }
 
-func (s *sums) Md5sum() (sum [md5.Size]byte) {
+// MD5 returns the MD5.
+func (s *Sums) MD5() (sum [md5.Size]byte) {
 	s.md5.Sum(sum[:0])
 	return sum
 }

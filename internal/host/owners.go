@@ -10,7 +10,7 @@ import (
 	"syscall"
 
 	"github.com/s3syncd/s3syncd/internal/config"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/internal/signer"
 )
 
 // serviceUser is the user that the packages make, and the service runs as.
@@ -37,12 +37,12 @@ func trustedUsers() (ids []uint32) {
 
 // LoadKey reads the signing key in file. It must belong to this user, to root,
 // to the service's user, or to the owner of the state.
-func LoadKey(file string, c *config.Config) (*manifest.Ed25519Signer, error) {
+func LoadKey(file string, c *config.Config) (*signer.Ed25519, error) {
 	owners := trustedUsers()
 	if id, _, ok := ownerOf(c.StateDir); ok {
 		owners = append(owners, id)
 	}
-	return manifest.LoadEd25519(file, owners...)
+	return signer.LoadEd25519(file, owners...)
 }
 
 // ownerOf returns who owns the directory at path, and its permissions; not ok

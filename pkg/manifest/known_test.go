@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/signer"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -18,7 +19,7 @@ import (
 func newKey(t *testing.T) Signer {
 	t.Helper()
 	path, _ := writeKey(t, 0o600)
-	key, err := LoadEd25519(path)
+	key, err := signer.LoadEd25519(path)
 	if err != nil {
 		t.Fatal(err)
 	}

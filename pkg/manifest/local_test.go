@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/s3syncd/s3syncd/internal/signer"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -170,7 +171,7 @@ func sum256(b []byte) []byte {
 
 func TestDigestsAreSignedWhenTheSignerAnswers(t *testing.T) {
 	path, public := writeKey(t, 0o600)
-	signer, err := LoadEd25519(path)
+	signer, err := signer.LoadEd25519(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +220,7 @@ func TestDigestsAreSignedWhenTheSignerAnswers(t *testing.T) {
 	if signed != 2 {
 		t.Errorf("%d digests are signed, want 2", signed)
 	}
-	if got := fmt.Sprintf("%v %+v %#v", signer, signer, signer); strings.Contains(got, "PrivateKey") || strings.Count(got, signer.fingerprint) != 3 {
+	if got := fmt.Sprintf("%v %+v %#v", signer, signer, signer); strings.Contains(got, "PrivateKey") || strings.Count(got, fingerprintOf(signer)) != 3 {
 		t.Errorf("the signer prints as %s", got)
 	}
 }
@@ -230,10 +231,10 @@ func TestASigningKeyOfAnotherUserIsRefused(t *testing.T) {
 	if err := os.Chown(path, 1000, 1000); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LoadEd25519(path); err == nil || !strings.Contains(err.Error(), "belongs to user 1000") {
+	if _, err := signer.LoadEd25519(path); err == nil || !strings.Contains(err.Error(), "belongs to user 1000") {
 		t.Errorf("LoadEd25519 = %v, want a refusal", err)
 	}
-	if _, err := LoadEd25519(path, 1000); err != nil {
+	if _, err := signer.LoadEd25519(path, 1000); err != nil {
 		t.Errorf("LoadEd25519 of a key of a user that is trusted = %v", err)
 	}
 }
@@ -255,7 +256,7 @@ func (s *refusing) Sign(ctx context.Context, digest []byte) (algorithm, fingerpr
 // why, whatever the publishing of documents does, and over a restart too.
 func TestUnsignedDigestsAreAState(t *testing.T) {
 	path, _ := writeKey(t, 0o600)
-	key, err := LoadEd25519(path)
+	key, err := signer.LoadEd25519(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,14 +305,14 @@ func TestUnsignedDigestsAreAState(t *testing.T) {
 
 func TestASigningKeyThatOthersCanReadIsRefused(t *testing.T) {
 	path, _ := writeKey(t, 0o640)
-	if _, err := LoadEd25519(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+	if _, err := signer.LoadEd25519(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("LoadEd25519 = %v, want a refusal", err)
 	}
 	other := filepath.Join(t.TempDir(), "x.pem")
 	if err := os.WriteFile(other, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LoadEd25519(other); err == nil {
+	if _, err := signer.LoadEd25519(other); err == nil {
 		t.Error("a file without a key was taken")
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/internal/restore"
+	"github.com/s3syncd/s3syncd/internal/signer"
 	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -26,7 +27,7 @@ type vouchedArchive struct {
 	t       *testing.T
 	first   [2]string // keys of manifest and digest
 	head    string    // key
-	signer  *Ed25519Signer
+	signer  *signer.Ed25519
 	options verify.Options
 }
 
@@ -50,7 +51,7 @@ func (a *vouchedArchive) anchor() {
 // key signs the second digest, and lets the key be known.
 func (a *vouchedArchive) key() {
 	a.sign(a.head)
-	a.options.Keys = []*trail.PublicKey{a.signer.publicKey(a.t)}
+	a.options.Keys = []*trail.PublicKey{publicKeyOf(a.t, a.signer)}
 }
 
 // sign puts a signature beside the digest under key.
@@ -58,12 +59,12 @@ func (a *vouchedArchive) sign(key string) {
 	a.t.Helper()
 	if a.signer == nil {
 		path, _ := writeKey(a.t, 0o600)
-		signer, err := LoadEd25519(path)
+		signer, err := signer.LoadEd25519(path)
 		if err != nil {
 			a.t.Fatal(err)
 		}
 		a.signer = signer
-		a.set("p/_manifests/keys/"+a.signer.fingerprint+".pem", a.signer.public)
+		a.set("p/_manifests/keys/"+fingerprintOf(a.signer)+".pem", publicPEM(a.signer))
 	}
 	algorithm, fingerprint, sig, err := a.signer.Sign(context.Background(), a.objects[key])
 	if err != nil {

@@ -95,7 +95,7 @@ func (s *sealer) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur 
 		return false, err
 	}
 	key := s.o.Mapper.TrailPrefix() + name.Path()
-	doc := copies.DocOf(m.Sums, state.KindManifest, key, m.Path)
+	doc := m.Sums.Doc(state.KindManifest, key, m.Path)
 	doc.Records, doc.LastRecord, doc.Sequence = m.Enc.Records, m.Last, ch.Sequence
 	ref := state.ManifestRef{S3Key: key, SHA256: doc.SHA256, SizeBytes: doc.Size, Records: doc.Records}
 	if err := s.st.SealManifest(ctx, doc, ref, named); err != nil {

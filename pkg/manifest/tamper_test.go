@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/signer"
 	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -82,7 +83,7 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 	digests, manifests := s.documents("digest_"), s.documents("manifest_")
 	config, keys := s.documents("config_")[0], s.documents(s.key.Fingerprint())
 	foreignPath, _ := writeKey(t, 0o600)
-	foreign, err := LoadEd25519(foreignPath)
+	foreign, err := signer.LoadEd25519(foreignPath)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +238,7 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 			for _, key := range digests {
 				o[sigOf(key)] = sign(o[key])
 			}
-			o["p/_manifests/keys/"+foreign.fingerprint+".pem"] = foreign.public
+			o["p/_manifests/keys/"+fingerprintOf(foreign)+".pem"] = publicPEM(foreign)
 			return []string{sigOf(digests[0])}, []verify.FindingKind{verify.FindingForeignKey}
 		}},
 		{"a foreign signature", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
@@ -248,9 +249,9 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 		{"a foreign key that announces itself", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := pick(r, digests)
 			o[sigOf(key)] = sign(o[key])
-			o["p/_manifests/keys/"+foreign.fingerprint+".pem"] = foreign.public
-			announcement := "p/_manifests/" + trail.AnnouncementName(foreign.fingerprint, s.key.Fingerprint())
-			o[announcement] = sign(foreign.public)
+			o["p/_manifests/keys/"+fingerprintOf(foreign)+".pem"] = publicPEM(foreign)
+			announcement := "p/_manifests/" + trail.AnnouncementName(fingerprintOf(foreign), s.key.Fingerprint())
+			o[announcement] = sign(publicPEM(foreign))
 			return []string{announcement}, []verify.FindingKind{verify.FindingKey}
 		}},
 		{"a signature of another digest", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"maps"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/anchor"
+	"github.com/s3syncd/s3syncd/internal/signer"
 	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -30,7 +32,7 @@ type signedTrail struct {
 func publishTrail(t *testing.T, n int, opt func(*Options)) signedTrail {
 	t.Helper()
 	path, _ := writeKey(t, 0o600)
-	signer, err := LoadEd25519(path)
+	signer, err := signer.LoadEd25519(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,12 +55,30 @@ func publishTrail(t *testing.T, n int, opt func(*Options)) signedTrail {
 	}
 	r.advance(time.Minute)
 	r.flush(trail.ReasonStop)
-	return signedTrail{objects: maps.Clone(r.bucket.objects), key: signer.publicKey(t), now: r.clock().Add(time.Minute), chain: r.chain().ID}
+	return signedTrail{objects: maps.Clone(r.bucket.objects), key: publicKeyOf(t, signer), now: r.clock().Add(time.Minute), chain: r.chain().ID}
 }
 
-func (s *Ed25519Signer) publicKey(t *testing.T) *trail.PublicKey {
+// publicPEM returns the public key of s as it is published.
+func publicPEM(s Signer) []byte {
+	pem, err := s.PublicKey(context.Background())
+	if err != nil {
+		panic(err)
+	}
+	return pem
+}
+
+// fingerprintOf returns the fingerprint of the key of s.
+func fingerprintOf(s Signer) string {
+	k, err := trail.ParsePublicKey(publicPEM(s))
+	if err != nil {
+		panic(err)
+	}
+	return k.Fingerprint()
+}
+
+func publicKeyOf(t *testing.T, s Signer) *trail.PublicKey {
 	t.Helper()
-	k, err := trail.ParsePublicKey(s.public)
+	k, err := trail.ParsePublicKey(publicPEM(s))
 	if err != nil {
 		t.Fatal(err)
 	}
