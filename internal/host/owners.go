@@ -59,8 +59,8 @@ func ownerOf(path string) (uid uint32, perm os.FileMode, ok bool) {
 	return st.Uid, info.Mode().Perm(), true
 }
 
-// StateWarnings says who else can change the state and the copies of the trail:
-// whoever can may let files count as archived that are not.
+// StateWarnings names who else can change the state and the copies of the trail,
+// and so make files count as archived that are not.
 func StateWarnings(c *config.Config) (warnings []string) {
 	own := append(trustedUsers(), 0, uint32(os.Geteuid()))
 	for _, dir := range []struct{ key, path string }{{"state_dir", c.StateDir}, {"manifest.local_dir", c.Manifest.LocalDir}} {
@@ -80,8 +80,8 @@ func StateWarnings(c *config.Config) (warnings []string) {
 // exampleInstance is the one that the example of a configuration shows.
 const exampleInstance = "app-01"
 
-// Warnings says what of c is not as one might think on this host: the
-// directories that others can change, and the name of another host.
+// Warnings names what of c is questionable on this host: directories that others
+// can change, and the name of another host.
 func Warnings(c *config.Config) []string {
 	warnings := StateWarnings(c)
 	host, err := os.Hostname()

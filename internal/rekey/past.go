@@ -15,8 +15,8 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// past goes through what the trail knows of objects, in the order of their keys,
-// side by side with a listing.
+// past reads what the trail knows of objects, in the order of their keys, beside a
+// listing.
 type past struct {
 	records chan state.Record
 	ended   chan struct{}
@@ -104,8 +104,8 @@ func knownHead(ctx context.Context, s *pipeline.Source, trail *manifest.Trail) (
 	}, nil
 }
 
-// newestHead returns the bucket's newest head of this instance. Nothing vouches
-// for it: it is for what changes nothing.
+// newestHead returns the bucket's newest head of this instance. Nothing
+// proves it: it is only good for what changes nothing.
 func newestHead(ctx context.Context, instance string, trail *manifest.Trail) (head manifest.Head, pending func(func([]byte) error) error, err error) {
 	chains, err := trail.Chains(ctx)
 	if err != nil {
