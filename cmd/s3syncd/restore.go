@@ -16,7 +16,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/internal/restore"
 )
 
 const restoreAbout = `Rebuilds files from the audit trail: as it has them last, or as S3 held them at a
@@ -148,7 +148,7 @@ func restoreCommand(io streams) *cobra.Command {
 }
 
 // print prints what was done, and on stderr what one has to know of it.
-func (f *restoreFlags) print(io streams, sum manifest.RestoreSummary) error {
+func (f *restoreFlags) print(io streams, sum restore.Summary) error {
 	for _, fault := range sum.Faults {
 		_, _ = fmt.Fprintf(io.err, "s3syncd: not believed: %s\n", admin.Plain(fault, messageLength)) // Nowhere left to say so.
 	}
@@ -167,7 +167,7 @@ func (f *restoreFlags) print(io streams, sum manifest.RestoreSummary) error {
 }
 
 // notes says what is not as one might think.
-func (f *restoreFlags) notes(sum manifest.RestoreSummary) []string {
+func (f *restoreFlags) notes(sum restore.Summary) []string {
 	var notes []string
 	note := func(n int64, text string) {
 		if n > 0 {
@@ -217,7 +217,7 @@ type restoreFailure struct {
 	Error string `json:"error"`
 }
 
-func (f *restoreFlags) printJSON(w io.Writer, sum manifest.RestoreSummary) error {
+func (f *restoreFlags) printJSON(w io.Writer, sum restore.Summary) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(restoreResult{
@@ -269,7 +269,7 @@ func (p *restoreProgress) Received(n int64) {
 }
 
 // Done implements manifest.RestoreProgress.
-func (p *restoreProgress) Done(f manifest.RestoredFile) {
+func (p *restoreProgress) Done(f restore.RestoredFile) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done++
@@ -277,7 +277,7 @@ func (p *restoreProgress) Done(f manifest.RestoredFile) {
 	if name == "" {
 		name = f.Key
 	}
-	if f.Status == manifest.FileFailed {
+	if f.Status == restore.FileFailed {
 		why := admin.Plain(f.Err.Error(), messageLength)
 		if len(p.failures) < maxFailures {
 			p.failures = append(p.failures, restoreFailure{Path: f.Path, Key: f.Key, Error: why})
@@ -285,7 +285,7 @@ func (p *restoreProgress) Done(f manifest.RestoredFile) {
 		p.bar.clear()
 		_, _ = fmt.Fprintf(p.err, "failed %s: %s\n", strconv.Quote(name), why) // As above.
 	}
-	if f.Status == manifest.FileKept || p.dryRun {
+	if f.Status == restore.FileKept || p.dryRun {
 		p.bar.add(f.Size)
 	}
 	p.bar.describe(p.done, p.files)
@@ -296,12 +296,12 @@ func (p *restoreProgress) Done(f manifest.RestoredFile) {
 }
 
 // line shows one file where there is no bar.
-func (p *restoreProgress) line(f manifest.RestoredFile, name string) {
+func (p *restoreProgress) line(f restore.RestoredFile, name string) {
 	verb := "restored"
 	switch {
-	case p.quiet || f.Status == manifest.FileFailed:
+	case p.quiet || f.Status == restore.FileFailed:
 		return
-	case f.Status == manifest.FileKept:
+	case f.Status == restore.FileKept:
 		_, _ = fmt.Fprintf(p.out, "kept %s\n", name) // As above.
 		return
 	case p.dryRun:

@@ -16,7 +16,8 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/internal/bundle"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -206,7 +207,7 @@ func (f *verifyFlags) bundle(o app.VerifyOptions, io streams) error {
 	return err
 }
 
-func printBundle(w io.Writer, r manifest.BundleReport) error {
+func printBundle(w io.Writer, r bundle.Report) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "record %s: %s %s at %s\n", shown(r.Record.ID), r.Record.Status, shown(r.Record.S3Key), shown(r.Record.Timestamp))
 	fmt.Fprintf(&b, "chain %s of %s, %d digests up to %s\n", r.Chain, r.Instance, r.Digests, r.Head)
@@ -284,7 +285,7 @@ func printTrail(b *strings.Builder, r app.VerifyResult) {
 	printKinds(b, "notes", r.NotedBy, r.Notes)
 }
 
-func printChain(b *strings.Builder, c *manifest.ChainSummary) {
+func printChain(b *strings.Builder, c *verify.ChainSummary) {
 	fmt.Fprintf(b, "  chain %s of %s: digests %d to %d, %d manifests, %d records", c.Chain, shown(c.Instance), c.FirstSequence, c.LastSequence, c.Manifests, c.Records)
 	if c.HeadTime != "" {
 		fmt.Fprintf(b, "; until %s (%s)", shown(c.HeadTime), shown(c.HeadReason))
@@ -302,7 +303,7 @@ func printChain(b *strings.Builder, c *manifest.ChainSummary) {
 }
 
 // printKinds prints findings in groups.
-func printKinds(b *strings.Builder, title string, kinds []manifest.KindCount, list []manifest.Finding) {
+func printKinds(b *strings.Builder, title string, kinds []verify.KindCount, list []verify.Finding) {
 	for _, k := range kinds {
 		fmt.Fprintf(b, "  %s: %s (%d)\n", title, k.Kind, k.Count)
 		n := int64(0)
@@ -322,7 +323,7 @@ func printKinds(b *strings.Builder, title string, kinds []manifest.KindCount, li
 }
 
 // findingText is one finding in a line.
-func findingText(f manifest.Finding, withKind bool) string {
+func findingText(f verify.Finding, withKind bool) string {
 	var parts []string
 	if withKind {
 		parts = append(parts, string(f.Kind))

@@ -13,11 +13,12 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/host"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // statusWait is how long a daemon is waited for that might tell what it has not
@@ -30,8 +31,8 @@ type Vouchers struct {
 	AnchorFile string   // heads of earlier clean runs
 	PublicKeys []string // files
 
-	keys []*manifest.PublicKey
-	file *manifest.AnchorFile
+	keys []*trail.PublicKey
+	file *anchor.File
 }
 
 // load reads the files.
@@ -41,7 +42,7 @@ func (v *Vouchers) load() error {
 		if err != nil {
 			return fmt.Errorf("--public-key: %w", err)
 		}
-		k, err := manifest.ParsePublicKey(data)
+		k, err := trail.ParsePublicKey(data)
 		if err != nil {
 			return fmt.Errorf("%w: --public-key %s: %w", ErrWrongUse, file, err)
 		}
@@ -51,16 +52,16 @@ func (v *Vouchers) load() error {
 		return nil
 	}
 	var err error
-	if v.file, err = manifest.ReadAnchorFile(v.AnchorFile); err != nil {
+	if v.file, err = anchor.Read(v.AnchorFile); err != nil {
 		return fmt.Errorf("--anchor: %w", err)
 	}
 	return nil
 }
 
 // heads returns what is known of one trail.
-func (v *Vouchers) heads(bucket, prefix string) (list []manifest.Anchor) {
+func (v *Vouchers) heads(bucket, prefix string) (list []anchor.Anchor) {
 	if v.ExpectHead != "" {
-		list = append(list, manifest.Anchor{SHA256: strings.ToLower(v.ExpectHead), From: "--expect-head"})
+		list = append(list, anchor.Anchor{SHA256: strings.ToLower(v.ExpectHead), From: "--expect-head"})
 	}
 	if v.file != nil {
 		list = append(list, v.file.Of(bucket, prefix)...)
@@ -69,7 +70,7 @@ func (v *Vouchers) heads(bucket, prefix string) (list []manifest.Anchor) {
 }
 
 // note keeps the heads of a trail that was found clean.
-func (v *Vouchers) note(bucket, prefix string, heads []manifest.Anchor, now time.Time) {
+func (v *Vouchers) note(bucket, prefix string, heads []anchor.Anchor, now time.Time) {
 	if v.file != nil {
 		v.file.Note(bucket, prefix, heads, now)
 	}
@@ -168,18 +169,18 @@ func (h *hostTrail) state(ctx context.Context) hostState {
 }
 
 // anchors returns the digests that the host knows.
-func (h *hostTrail) anchors(ctx context.Context) ([]manifest.Anchor, error) {
+func (h *hostTrail) anchors(ctx context.Context) ([]anchor.Anchor, error) {
 	prefix := state.NewMapper(h.source.Prefix).Prefix()
 	st := h.state(ctx) // Before the copies: what it knows has one.
-	var list []manifest.Anchor
+	var list []anchor.Anchor
 	dir := filepath.Join(h.cfg.Manifest.LocalDir, h.source.Name)
-	lib, err := manifest.DirLibrary(dir, prefix+state.ReservedDir+"/")
+	lib, err := trail.DirLibrary(dir, prefix+state.ReservedDir+"/")
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return nil, err
 	default:
-		if list, err = manifest.LocalAnchors(ctx, manifest.NewTrail(lib, prefix), h.source.Bucket, st.waits); err != nil {
+		if list, err = anchor.Local(ctx, trail.NewTrail(lib, prefix), h.source.Bucket, st.waits); err != nil {
 			return nil, fmt.Errorf("local copies in %s: %w", dir, err)
 		}
 	}
@@ -198,7 +199,7 @@ func (s *hostState) waits(keys []string) map[string]bool {
 	}
 	waiting := make(map[string]bool, len(keys))
 	for _, k := range keys {
-		n, _ := manifest.ParseName(k)
+		n, _ := trail.ParseName(k)
 		waiting[k] = s.known || time.Since(n.Time) < unknownWait
 	}
 	return waiting
@@ -206,12 +207,12 @@ func (s *hostState) waits(keys []string) map[string]bool {
 
 // add adds the head that the state knows, and marks the chain that the host goes
 // on with.
-func (s *hostState) add(list []manifest.Anchor, instance string) []manifest.Anchor {
-	own := func(a manifest.Anchor) bool {
+func (s *hostState) add(list []anchor.Anchor, instance string) []anchor.Anchor {
+	own := func(a anchor.Anchor) bool {
 		return a.Instance == instance && a.Chain == s.chain && a.Sequence == s.sequence
 	}
 	if s.known && s.sequence > 0 && s.sha != "" && !slices.ContainsFunc(list, own) {
-		list = append(list, manifest.Anchor{
+		list = append(list, anchor.Anchor{
 			Instance: instance, Chain: s.chain, Sequence: s.sequence, SHA256: s.sha, Local: true, From: "the host's state",
 			Waiting: s.pending,
 		})
@@ -228,15 +229,15 @@ func (s *hostState) add(list []manifest.Anchor, instance string) []manifest.Anch
 
 // current returns the chain that the host goes on with: the state's, or without
 // one the chain that was written last.
-func (s *hostState) current(list []manifest.Anchor) string {
+func (s *hostState) current(list []anchor.Anchor) string {
 	if s.known || len(list) == 0 {
 		return s.chain
 	}
-	return slices.MaxFunc(list, func(a, b manifest.Anchor) int { return cmp.Compare(a.Written.Unix(), b.Written.Unix()) }).Chain
+	return slices.MaxFunc(list, func(a, b anchor.Anchor) int { return cmp.Compare(a.Written.Unix(), b.Written.Unix()) }).Chain
 }
 
 // again returns what asks the host once more, nil where it gave no answer.
-func (h *hostTrail) again(err error) func(context.Context) ([]manifest.Anchor, error) {
+func (h *hostTrail) again(err error) func(context.Context) ([]anchor.Anchor, error) {
 	if err != nil {
 		return nil
 	}
@@ -245,7 +246,7 @@ func (h *hostTrail) again(err error) func(context.Context) ([]manifest.Anchor, e
 
 // keys returns the public half of the key in a file that the host signs with,
 // none where it signs with none, or with one that cannot be read.
-func (h *hostTrail) keys(ctx context.Context) []*manifest.PublicKey {
+func (h *hostTrail) keys(ctx context.Context) []*trail.PublicKey {
 	file, ok := strings.CutPrefix(h.cfg.Manifest.Sign, "ed25519:")
 	if !ok {
 		return nil
@@ -258,9 +259,9 @@ func (h *hostTrail) keys(ctx context.Context) []*manifest.PublicKey {
 	if err != nil {
 		return nil
 	}
-	key, err := manifest.ParsePublicKey(data)
+	key, err := trail.ParsePublicKey(data)
 	if err != nil {
 		return nil
 	}
-	return []*manifest.PublicKey{key}
+	return []*trail.PublicKey{key}
 }

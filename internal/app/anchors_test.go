@@ -7,10 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 const (
@@ -52,7 +53,7 @@ func ownState(t *testing.T, n int) *hostTrail {
 		if err != nil {
 			t.Fatal(err)
 		}
-		name := manifest.Name{Digest: true, Time: at, Instance: "app-01", Chain: ownChain, Sequence: uint64(i + 1)}
+		name := trail.Name{Digest: true, Time: at, Instance: "app-01", Chain: ownChain, Sequence: uint64(i + 1)}
 		doc := state.Doc{Kind: state.KindDigest, Key: "p/_manifests/" + name.Path(), SHA256: strings.Repeat("a", 64)}
 		if err := s.SealDigest(t.Context(), doc, ch, at, at); err != nil {
 			t.Fatal(err)
@@ -84,7 +85,7 @@ func TestTheStateIsAnAnchor(t *testing.T) {
 			}
 			continue
 		}
-		want := manifest.Anchor{
+		want := anchor.Anchor{
 			Instance: "app-01", Chain: ownChain, Sequence: uint64(n), SHA256: strings.Repeat("a", 64),
 			Waiting: true, Local: true, Current: true, From: "the host's state",
 		}
@@ -97,7 +98,7 @@ func TestTheStateIsAnAnchor(t *testing.T) {
 // Where only the number of waiting documents is known, they are the newest.
 func TestOnlyTheNewestDocumentsWait(t *testing.T) {
 	key := func(age time.Duration) string {
-		return "p/_manifests/" + manifest.Name{Digest: true, Time: time.Now().Add(-age).UTC().Truncate(time.Second), Instance: "app-01", Chain: ownChain, Sequence: 1}.Path()
+		return "p/_manifests/" + trail.Name{Digest: true, Time: time.Now().Add(-age).UTC().Truncate(time.Second), Instance: "app-01", Chain: ownChain, Sequence: 1}.Path()
 	}
 	keys := []string{key(48 * time.Hour), key(23 * time.Hour), key(time.Hour)}
 	for _, row := range []struct {
@@ -128,8 +129,8 @@ func TestOnlyTheNewestDocumentsWait(t *testing.T) {
 // was written last.
 func TestTheCurrentChainIsMarked(t *testing.T) {
 	at := time.Date(2026, 5, 6, 7, 0, 0, 0, time.UTC)
-	copies := func() []manifest.Anchor {
-		return []manifest.Anchor{
+	copies := func() []anchor.Anchor {
+		return []anchor.Anchor{
 			{Instance: "app-01", Chain: ownChain, Sequence: 1, SHA256: "a", Written: at},
 			{Instance: "app-01", Chain: otherChain, Sequence: 7, SHA256: "b", Written: at.Add(time.Hour)},
 		}

@@ -10,10 +10,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/bundle"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // historyWorkers is how many requests a history makes at once.
@@ -29,7 +31,7 @@ type HistoryOptions struct {
 	Head     string    // the SHA-256 of the digest that the bundle ends with, "": the first signed one, else the newest
 	Stderr   io.Writer
 
-	Show func(manifest.HistoryItem) error // each record, oldest first
+	Show func(trail.HistoryItem) error // each record, oldest first
 }
 
 // HistorySummary is what a history found.
@@ -53,17 +55,17 @@ func History(ctx context.Context, o HistoryOptions) (HistorySummary, error) {
 		return HistorySummary{}, err
 	}
 	defer store.CloseIdle()
-	h := &history{o: o, trail: manifest.NewTrail(store, o.Origin.mapper().Prefix()), objects: store}
+	h := &history{o: o, trail: trail.NewTrail(store, o.Origin.mapper().Prefix()), objects: store}
 	err = h.run(ctx)
 	return h.sum, pipeline.Interrupted(ctx, err)
 }
 
 type history struct {
 	o       HistoryOptions
-	trail   *manifest.Trail
-	objects manifest.Header
+	trail   *trail.Trail
+	objects bundle.Header
 	sum     HistorySummary
-	latest  manifest.Latest
+	latest  trail.Latest
 }
 
 func (h *history) run(ctx context.Context) error {
@@ -123,17 +125,17 @@ func localPath(r *state.Record) string {
 
 func (h *history) read(ctx context.Context, match func(*state.Record) bool) error {
 	h.sum.Faults = nil
-	return h.trail.History(ctx, manifest.HistoryQuery{
+	return h.trail.History(ctx, trail.HistoryQuery{
 		Match: match, At: h.o.At, Instance: h.o.Instance,
 		Distrust: func(key string, err error) error {
 			why := "not read: "
-			if manifest.Unbelieved(err) {
+			if verify.Unbelieved(err) {
 				why = "not believed: "
 			}
 			h.sum.Faults = append(h.sum.Faults, why+key+": "+strings.TrimPrefix(strings.TrimPrefix(err.Error(), "get "), key+": "))
 			return nil
 		},
-	}, func(it manifest.HistoryItem) error {
+	}, func(it trail.HistoryItem) error {
 		h.sum.Records++
 		h.latest.Add(it)
 		return h.o.Show(it)
@@ -145,7 +147,7 @@ func (h *history) bundle(ctx context.Context) error {
 	if !h.latest.OK {
 		return errors.New("--bundle: no record says what S3 holds of this file")
 	}
-	b, err := h.trail.Bundle(ctx, h.objects, h.latest.Item, strings.ToLower(h.o.Head), time.Now())
+	b, err := bundle.New(ctx, h.trail, h.objects, h.latest.Item, strings.ToLower(h.o.Head), time.Now())
 	if err != nil {
 		return fmt.Errorf("--bundle: %w", err)
 	}

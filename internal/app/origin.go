@@ -14,8 +14,8 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/s3store"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // ErrWrongUse is a command line that does not say what the command needs to
@@ -114,7 +114,7 @@ func (o Origin) below(path string) (string, error) {
 
 // pickInstance returns whose chains are meant: the one that was asked for, the
 // only one, or the configuration's own.
-func (o Origin) pickInstance(ctx context.Context, trail *manifest.Trail, asked string) (string, error) {
+func (o Origin) pickInstance(ctx context.Context, trail *trail.Trail, asked string) (string, error) {
 	chains, err := trail.Chains(ctx)
 	if err != nil {
 		return "", fmt.Errorf("read the trail under %s: %w", o.trail(), err)

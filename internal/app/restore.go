@@ -10,10 +10,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/internal/ignore"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
+	"github.com/s3syncd/s3syncd/internal/restore"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/internal/verify"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // sortMemory is what sorting the trail's records may take.
@@ -41,15 +44,15 @@ type RestoreOptions struct {
 	TempDir    string // "": To, or in a dry run the directory for temporary files
 
 	Stderr   io.Writer
-	Progress manifest.RestoreProgress
+	Progress restore.RestoreProgress
 }
 
 // Restore rebuilds files from the audit trail, as manifest.Restore does. Beside
 // its errors it returns ErrWrongUse where the options do not say which files are
 // meant, ErrNothingToRestore where they choose no file at all, and ErrInterrupted
 // when ctx ended first.
-func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, error) {
-	var none manifest.RestoreSummary
+func Restore(ctx context.Context, o RestoreOptions) (restore.Summary, error) {
+	var none restore.Summary
 	filter, dir, err := o.chosen()
 	if err != nil {
 		return none, err
@@ -66,7 +69,7 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 		return none, err
 	}
 	defer store.CloseIdle()
-	trail := manifest.NewTrail(store, o.Origin.mapper().Prefix())
+	trail := trail.NewTrail(store, o.Origin.mapper().Prefix())
 	instance, err := o.Origin.pickInstance(ctx, trail, o.Instance)
 	if err != nil {
 		return none, pipeline.Interrupted(ctx, err)
@@ -75,7 +78,7 @@ func Restore(ctx context.Context, o RestoreOptions) (manifest.RestoreSummary, er
 	if err != nil {
 		return none, pipeline.Interrupted(ctx, err)
 	}
-	sum, err := manifest.Restore(ctx, trail, store, manifest.RestoreOptions{
+	sum, err := restore.Run(ctx, trail, store, restore.Options{
 		Verify: check,
 		Prefix: o.Origin.mapper().Prefix(), At: o.At, Instance: instance, Dir: dir, Wants: filter.Wants,
 		Target: o.To, DirMode: o.DirMode, DryRun: o.DryRun, Overwrite: o.Overwrite, Owner: o.Owner, Unverified: o.Unverified, CheckSpace: o.CheckSpace,
@@ -104,14 +107,14 @@ func (o *RestoreOptions) chosen() (*ignore.Filter, string, error) {
 // check returns what the trail is checked against: what the options name, what
 // this host knows of its own trail, and, where that is nothing, the key that its
 // configuration signs with.
-func (o *RestoreOptions) check(ctx context.Context, instance string, server func() time.Time) (*manifest.VerifyOptions, error) {
+func (o *RestoreOptions) check(ctx context.Context, instance string, server func() time.Time) (*verify.Options, error) {
 	from := &o.Origin
-	other := func(a manifest.Anchor) bool { return a.Instance != "" && a.Instance != instance }
-	v := &manifest.VerifyOptions{
+	other := func(a anchor.Anchor) bool { return a.Instance != "" && a.Instance != instance }
+	v := &verify.Options{
 		Bucket: from.Bucket, Instance: instance, Now: time.Now(), Server: server, Keys: o.keys,
 		Anchors: slices.DeleteFunc(o.heads(from.Bucket, from.mapper().Prefix()), other),
 	}
-	if o.AnchorFile != "" && !slices.ContainsFunc(v.Anchors, func(a manifest.Anchor) bool { return a.Instance != "" }) {
+	if o.AnchorFile != "" && !slices.ContainsFunc(v.Anchors, func(a anchor.Anchor) bool { return a.Instance != "" }) {
 		return nil, fmt.Errorf("--anchor: %s has no head of instance %s under %s", o.AnchorFile, instance, from.trail())
 	}
 	if h := from.host; h != nil && h.cfg.Instance == instance {

@@ -9,11 +9,14 @@ import (
 	"slices"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
+	"github.com/s3syncd/s3syncd/internal/bundle"
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // verifyWorkers is how many requests a verification makes at once.
@@ -50,14 +53,14 @@ type VerifyProgress interface {
 // VerifyResult is what was found in one trail.
 type VerifyResult struct {
 	Source string `json:"source,omitempty"` // of the configuration
-	*manifest.Verification
+	*verify.Result
 }
 
 // verifyTarget is one trail to check.
 type verifyTarget struct {
 	source *config.Source // nil: without a configuration
 	origin Origin
-	trail  *manifest.Trail
+	trail  *trail.Trail
 	reader *s3store.Reader // nil: offline
 	bucket string
 	prefix string     // as in manifest.Digest.Prefix
@@ -147,7 +150,7 @@ func (v *verification) targets(ctx context.Context) ([]*verifyTarget, error) {
 			return nil, err
 		}
 		t.bucket, t.prefix = t.origin.Bucket, t.origin.mapper().Prefix()
-		t.trail = manifest.NewTrail(t.reader, t.prefix)
+		t.trail = trail.NewTrail(t.reader, t.prefix)
 		if t.source != nil {
 			t.host = &hostTrail{cfg: v.o.Config, source: t.source}
 		}
@@ -190,7 +193,7 @@ func (v *verification) checkNames() error {
 
 // copies returns the trails in a directory of copies.
 func (v *verification) copies(ctx context.Context) ([]*verifyTarget, error) {
-	found, err := manifest.OpenCopies(ctx, v.o.Offline)
+	found, err := anchor.OpenCopies(ctx, v.o.Offline)
 	if err != nil {
 		return nil, fmt.Errorf("--offline: %w", err)
 	}
@@ -241,15 +244,15 @@ func (v *verification) check(ctx context.Context, t *verifyTarget) (VerifyResult
 	}
 	var err error
 	o := v.options(ctx, t)
-	if r.Verification, err = manifest.Verify(ctx, t.trail, o); err != nil {
-		r.Verification = manifest.Unreadable(o, t.prefix, err)
+	if r.Result, err = verify.Run(ctx, t.trail, o); err != nil {
+		r.Result = verify.Unreadable(o, t.prefix, err)
 		return r, err
 	}
 	if t.copies != nil {
 		r.NotRead("", "what the host knows of its trail could not be read", t.copies)
 	}
 	if t.reader != nil && (v.o.Remote || v.o.Deep > 0) {
-		err := r.CheckObjects(ctx, t.trail, t.reader, manifest.ObjectOptions{
+		err := r.CheckObjects(ctx, t.trail, t.reader, verify.ObjectOptions{
 			Instance: v.o.Instance, Deep: v.o.Deep, Seed: v.o.Seed, Workers: verifyWorkers,
 			TempDir: v.o.TempDir, Memory: sortMemory, Progress: v.o.Progress.Objects,
 		})
@@ -258,7 +261,7 @@ func (v *verification) check(ctx context.Context, t *verifyTarget) (VerifyResult
 		}
 	}
 	if v.o.Source && t.source != nil {
-		if err := v.checkSource(ctx, t, r.Verification); err != nil {
+		if err := v.checkSource(ctx, t, r.Result); err != nil {
 			r.NotRead("", "the directory could not be compared to the end", err)
 		}
 	}
@@ -266,8 +269,8 @@ func (v *verification) check(ctx context.Context, t *verifyTarget) (VerifyResult
 }
 
 // options returns what a trail is checked against.
-func (v *verification) options(ctx context.Context, t *verifyTarget) manifest.VerifyOptions {
-	o := manifest.VerifyOptions{
+func (v *verification) options(ctx context.Context, t *verifyTarget) verify.Options {
+	o := verify.Options{
 		Bucket: t.bucket, Instance: v.o.Instance, Now: time.Now(), MaxAge: v.o.MaxAge, Keys: v.o.keys,
 		Anchors: v.o.heads(t.bucket, t.prefix), Progress: v.o.Progress.Documents,
 	}
@@ -281,7 +284,7 @@ func (v *verification) options(ctx context.Context, t *verifyTarget) manifest.Ve
 		o.Waits = t.host.flush(ctx)
 	}
 	if t.host != nil {
-		var known []manifest.Anchor
+		var known []anchor.Anchor
 		known, t.copies = t.host.anchors(ctx)
 		o.Anchors, o.Again = append(o.Anchors, known...), t.host.anchors
 	}
@@ -289,7 +292,7 @@ func (v *verification) options(ctx context.Context, t *verifyTarget) manifest.Ve
 }
 
 // checkSource compares the tree of a source with its trail.
-func (v *verification) checkSource(ctx context.Context, t *verifyTarget, r *manifest.Verification) error {
+func (v *verification) checkSource(ctx context.Context, t *verifyTarget, r *verify.Result) error {
 	root := pipeline.RootOf(t.source)
 	id, err := root.Identify()
 	if err != nil {
@@ -300,21 +303,21 @@ func (v *verification) checkSource(ctx context.Context, t *verifyTarget, r *mani
 	if instance == "" {
 		instance = v.o.Config.Instance
 	}
-	return r.CheckSource(ctx, t.trail, root, manifest.SourceOptions{
+	return r.CheckSource(ctx, t.trail, root, verify.SourceOptions{
 		Instance: instance, Mapper: state.NewMapper(t.source.Prefix), TempDir: v.o.TempDir, Memory: sortMemory, Progress: v.o.Progress.Files,
 	})
 }
 
 // VerifyBundle checks what one bundle of a history proves.
-func VerifyBundle(o VerifyOptions) (manifest.BundleReport, error) {
+func VerifyBundle(o VerifyOptions) (bundle.Report, error) {
 	if err := o.load(); err != nil {
-		return manifest.BundleReport{}, err
+		return bundle.Report{}, err
 	}
 	file, err := os.Open(o.Offline)
 	if err != nil {
-		return manifest.BundleReport{}, fmt.Errorf("--offline: %w", err)
+		return bundle.Report{}, fmt.Errorf("--offline: %w", err)
 	}
-	report, err := manifest.VerifyBundle(file, manifest.BundleCheck{ExpectHead: o.ExpectHead, Trusted: o.keys})
+	report, err := bundle.Verify(file, bundle.Check{ExpectHead: o.ExpectHead, Trusted: o.keys})
 	if err = errors.Join(err, file.Close()); err != nil {
 		return report, fmt.Errorf("--offline %s: %w", o.Offline, err)
 	}

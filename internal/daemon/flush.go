@@ -12,9 +12,9 @@ import (
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // blockCheck is how often a flush checks whether something is in its way.
@@ -62,7 +62,7 @@ func (f *flush) run(ctx context.Context) admin.FlushedSource {
 	if err == nil {
 		begin := time.Now()
 		err = unless(ctx, func() error { return f.unpublishable(begin) },
-			func(ctx context.Context) error { return s.Flusher.Flush(ctx, manifest.ReasonFlush) })
+			func(ctx context.Context) error { return s.Flusher.Flush(ctx, trail.ReasonFlush) })
 	}
 	if err != nil {
 		answer.Reasons = append(answer.Reasons, f.whyNot(err))

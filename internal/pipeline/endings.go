@@ -11,9 +11,9 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 const (
@@ -30,7 +30,7 @@ const (
 // endings knows which chains of this instance, other hosts' or of a lost state,
 // have ended. It is safe for concurrent use.
 type endings struct {
-	trail    *manifest.Trail
+	trail    *trail.Trail
 	instance string
 	taken    []string // an operator says so
 	now      func() time.Time
@@ -38,7 +38,7 @@ type endings struct {
 
 	mu     sync.Mutex
 	asked  time.Time // when chains was listed
-	chains []manifest.ChainIndex
+	chains []trail.ChainIndex
 	known  map[string]ending
 }
 
@@ -51,7 +51,7 @@ type ending struct {
 // newEndings returns what is known of the chains beside that of s.
 func newEndings(s *Source) *endings {
 	return &endings{
-		trail: manifest.NewTrail(s.Store, s.Mapper.Prefix()), instance: s.Session.Config.Instance, taken: s.Config.TakesOver, now: s.Store.Now, log: s.Log,
+		trail: trail.NewTrail(s.Store, s.Mapper.Prefix()), instance: s.Session.Config.Instance, taken: s.Config.TakesOver, now: s.Store.Now, log: s.Log,
 		known: map[string]ending{},
 	}
 }
@@ -103,8 +103,8 @@ func (e *endings) ask(ctx context.Context, chain string, wrote, now time.Time) (
 		}
 		e.asked = now
 	}
-	i := slices.IndexFunc(e.chains, func(c manifest.ChainIndex) bool { return c.ID == chain && c.Instance == e.instance })
-	var head manifest.Entry
+	i := slices.IndexFunc(e.chains, func(c trail.ChainIndex) bool { return c.ID == chain && c.Instance == e.instance })
+	var head trail.Entry
 	if i >= 0 {
 		head, _ = e.chains[i].Head()
 	}
@@ -115,16 +115,16 @@ func (e *endings) ask(ctx context.Context, chain string, wrote, now time.Time) (
 		return "", nil
 	}
 	d, _, err := e.trail.Digest(ctx, head.Key)
-	if errors.Is(err, manifest.ErrFormat) || errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, trail.ErrFormat) || errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
 	return whyEnded(&d, now), err
 }
 
 // whyEnded says why no digest is to come after d, "" where one is.
-func whyEnded(d *manifest.Digest, now time.Time) string {
+func whyEnded(d *trail.Digest, now time.Time) string {
 	switch {
-	case d.Reason == manifest.ReasonFinal || d.Reason == manifest.ReasonStop:
+	case d.Reason == trail.ReasonFinal || d.Reason == trail.ReasonStop:
 		return "its last digest says " + d.Reason
 	case d.NextDigestDue == nil:
 		return ""

@@ -12,8 +12,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // shelf is a trail in memory.
@@ -64,7 +64,7 @@ func TestAChainHasEndedWhenSomethingSaysSo(t *testing.T) {
 	s.digest("app-02", "00000006", "stop", "")
 	s.docs["p/_manifests/digest_20260301_000000_app-01_00000007_00000001.json"] = "[]"
 	e := &endings{
-		trail: manifest.NewTrail(s, "p/"), instance: "app-01", taken: []string{"00000009"}, now: func() time.Time { return now },
+		trail: trail.NewTrail(s, "p/"), instance: "app-01", taken: []string{"00000009"}, now: func() time.Time { return now },
 		log: zap.NewNop(), known: map[string]ending{},
 	}
 	fresh, old := now.Add(-time.Hour), now.Add(-72*time.Hour)
@@ -103,7 +103,7 @@ func TestAChainHasEndedWhenSomethingSaysSo(t *testing.T) {
 
 func TestAChainThatMayNotBeReadHasNotEnded(t *testing.T) {
 	s := &shelf{err: &state.Error{Class: state.ClassConfiguration, Op: "ListObjectsV2", Err: fs.ErrPermission}}
-	e := &endings{trail: manifest.NewTrail(s, "p/"), instance: "app-01", now: time.Now, log: zap.NewNop(), known: map[string]ending{}}
+	e := &endings{trail: trail.NewTrail(s, "p/"), instance: "app-01", now: time.Now, log: zap.NewNop(), known: map[string]ending{}}
 	o := state.Object{Metadata: map[string]string{state.MetaID: "app-01/00000001/1"}}
 	if got, err := e.ended(t.Context(), o); got || err != nil {
 		t.Errorf("ended = %v, %v, want false", got, err)

@@ -12,6 +12,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
@@ -38,7 +39,7 @@ func (e *Session) flusherOptions(s *Source) manifest.Options {
 	return manifest.Options{
 		Source: s.Config.Name, Instance: e.Config.Instance, Bucket: s.Config.Bucket, Mapper: s.Mapper,
 		FlushInterval: m.FlushInterval, DigestInterval: m.DigestInterval, StopTimeout: e.Grace.Publish,
-		MaxRecords: m.MaxRecords, Layout: manifest.Layout(m.Layout),
+		MaxRecords: m.MaxRecords, Layout: trail.Layout(m.Layout),
 		LocalDir:  e.CopiesOf(s.Config.Name),
 		KeepLocal: m.KeepLocal, KeepLocalSize: m.KeepLocalSize,
 		LateStart: e.once,

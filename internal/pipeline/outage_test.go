@@ -28,6 +28,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
@@ -182,7 +183,7 @@ func newStation(t *testing.T, base string, c *cloud) *station {
 	reg := prometheus.NewRegistry()
 	flusher, err := manifest.New(s.st, c, manifest.Options{
 		Source: "data", Instance: "i", Bucket: "b", Mapper: state.NewMapper("p"), FlushInterval: 5 * time.Minute, DigestInterval: time.Hour,
-		StopTimeout: time.Minute, MaxRecords: 50_000, Layout: manifest.LayoutFlat, LocalDir: filepath.Join(base, "local"),
+		StopTimeout: time.Minute, MaxRecords: 50_000, Layout: trail.LayoutFlat, LocalDir: filepath.Join(base, "local"),
 		Now: time.Now, Pending: func() (int64, time.Time) { return 0, time.Time{} }, Log: zap.NewNop(), Metrics: manifest.NewMetrics(reg),
 	})
 	must(t, err)

@@ -17,9 +17,9 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // closeTime bounds the closing of one chain.
@@ -153,7 +153,7 @@ func (d chains) closeOne(ctx context.Context, k state.SourceKey) error {
 		return err
 	}
 	if ch.Ended { // Its last digest only waits to be published.
-		if err := s.Flusher.Flush(ctx, manifest.ReasonFlush); err != nil {
+		if err := s.Flusher.Flush(ctx, trail.ReasonFlush); err != nil {
 			return err
 		}
 		return errors.Join(s.Closed(ctx), s.Flusher.Close())

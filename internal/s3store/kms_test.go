@@ -14,6 +14,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 func signer(t *testing.T, f *s3test.FakeKMS, key string, timeout ...time.Duration) *KMSSigner {
@@ -42,15 +43,15 @@ func TestKMSSignaturesHold(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		k, err := manifest.ParsePublicKey(pem)
-		if err != nil || k.Fingerprint() != fingerprint || algorithm != manifest.AlgorithmECDSA {
+		k, err := trail.ParsePublicKey(pem)
+		if err != nil || k.Fingerprint() != fingerprint || algorithm != trail.AlgorithmECDSA {
 			t.Fatalf("%s by %s: %v", algorithm, fingerprint, err)
 		}
-		parsed := manifest.NewSignature(algorithm, fingerprint, sig)
+		parsed := trail.NewSignature(algorithm, fingerprint, sig)
 		if err := k.Verify(parsed, digest); err != nil {
 			t.Error(err)
 		}
-		if err := k.Verify(parsed, digest[1:]); !errors.Is(err, manifest.ErrSignature) {
+		if err := k.Verify(parsed, digest[1:]); !errors.Is(err, trail.ErrSignature) {
 			t.Errorf("over other bytes: %v", err)
 		}
 		return fingerprint

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // askTimeout bounds what Begin asks the bucket: a start does not wait for an
@@ -89,7 +90,7 @@ func (f *Flusher) leaveHost(ctx context.Context, ch state.Chain) error {
 	if err != nil {
 		return err
 	}
-	s, err := f.remote.survey(ask, ch, func(n Name) bool { return f.claim.foreign(n, ch, waiting) })
+	s, err := f.remote.survey(ask, ch, func(n trail.Name) bool { return f.claim.foreign(n, ch, waiting) })
 	if err == nil && len(s.ahead) > 0 {
 		at := l
 		at.head = ""
@@ -115,7 +116,7 @@ func (f *Flusher) leaveLocal(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read chain of %s: %w", f.o.Source, err)
 	}
-	file, err := f.local.newest(func(n Name) bool { return n.Digest && n.Chain == ch.ID && n.Sequence > ch.Sequence })
+	file, err := f.local.newest(func(n trail.Name) bool { return n.Digest && n.Chain == ch.ID && n.Sequence > ch.Sequence })
 	if err != nil || file == "" {
 		return err
 	}
@@ -215,7 +216,7 @@ func (f *Flusher) why(report state.Report, old followed, err error) state.Begins
 	switch {
 	case report.SetAside != "":
 		return state.BeginsStateLost
-	case f.o.Before != "" && (old.key == "" || old.reason == ReasonFinal):
+	case f.o.Before != "" && (old.key == "" || old.reason == trail.ReasonFinal):
 		return state.BeginsReconfigured
 	case old.key != "":
 		return state.BeginsStateLost

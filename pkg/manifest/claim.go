@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // A run continues a chain only if nobody else did since its state was written: the
@@ -66,11 +67,11 @@ func (c *claim) name(ch state.Chain, now time.Time) time.Time {
 	if c.chain != ch.ID && ch.PrevKey != "" && ch.LastNamed.Equal(c.named) {
 		return ch.LastNamed
 	}
-	return notBefore(now, ch.LastNamed)
+	return trail.NotBefore(now, ch.LastNamed)
 }
 
 // sealed notes that the run has sealed a digest.
-func (c *claim) sealed(n Name) {
+func (c *claim) sealed(n trail.Name) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.chain != n.Chain {
@@ -83,7 +84,7 @@ func (c *claim) sealed(n Name) {
 }
 
 // acknowledged notes that a digest was acknowledged.
-func (c *claim) acknowledged(n Name) {
+func (c *claim) acknowledged(n trail.Name) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.done = c.done || n.Chain == c.chain && n.Sequence >= c.first
@@ -135,7 +136,7 @@ func (c *claim) setAsked() {
 }
 
 // foreign reports whether a digest of the chain ch is none of the state's.
-func (c *claim) foreign(n Name, ch state.Chain, waiting map[string]bool) bool {
+func (c *claim) foreign(n trail.Name, ch state.Chain, waiting map[string]bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	name := n.String()
@@ -202,7 +203,7 @@ func (f *Flusher) sealStart(ctx context.Context) (sealed bool, err error) {
 	if !f.claim.open(ch.ID) {
 		return false, nil
 	}
-	return true, f.sealDigest(ctx, ReasonStart)
+	return true, f.sealDigest(ctx, trail.ReasonStart)
 }
 
 // ask searches the bucket, once a run, for what shows that the state is an old
@@ -256,7 +257,7 @@ func (f *Flusher) search(ctx context.Context, ch state.Chain) error {
 	if err != nil {
 		return err
 	}
-	s, err := f.remote.survey(ctx, ch, func(n Name) bool { return f.claim.foreign(n, ch, waiting) })
+	s, err := f.remote.survey(ctx, ch, func(n trail.Name) bool { return f.claim.foreign(n, ch, waiting) })
 	if err == nil {
 		err = f.judge(ctx, ch, s)
 	}
@@ -342,7 +343,7 @@ func (f *Flusher) watch(ctx context.Context) {
 }
 
 // setTwin notes that another chain of the instance has left this one.
-func (f *Flusher) setTwin(n Name) {
+func (f *Flusher) setTwin(n trail.Name) {
 	f.m.abandoned.Set(1)
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // run is a run of the program: it claims the chain, records n uploads and stops in
@@ -75,7 +76,7 @@ func (r *rig) oneOfEach() {
 	r.Helper()
 	seen := map[string]string{}
 	for _, key := range r.bucket.created() {
-		if n, ok := ParseName(key); ok && n.Digest {
+		if n, ok := trail.ParseName(key); ok && n.Digest {
 			id := fmt.Sprintf("%s-%d", n.Chain, n.Sequence)
 			if seen[id] != "" {
 				r.Errorf("%s and %s have one number", seen[id], key)
@@ -162,7 +163,7 @@ func (r *rig) openOld(rights string) (chain string) {
 func newestOf(r *rig) string {
 	sha := ""
 	for _, key := range r.bucket.created() {
-		if n, ok := ParseName(key); ok && n.Digest {
+		if n, ok := trail.ParseName(key); ok && n.Digest {
 			sha = hexSHA(r.bucket.objects[key])
 		}
 	}
@@ -175,14 +176,14 @@ func TestAStateCopiedWhileItRanBeginsAnotherChain(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{})
 	r.commit("a", 1)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.commit("b", 2)
 	r.close() // As it is on disk at this moment.
 	r.copyTo("snapshot")
 	r.open()
 	r.begin(state.Report{})
 	r.advance(time.Hour)
-	r.flush(ReasonInterval)
+	r.flush(trail.ReasonInterval)
 	r.close()
 	r.restore("snapshot", "state", "manifests")
 	r.open()
@@ -226,7 +227,7 @@ func TestARunBeginsWithADigest(t *testing.T) {
 	r.must(r.f.Claim(t.Context()))
 	digests, _ := r.trail()
 	last := digests[len(digests)-1]
-	if last.Reason != ReasonStart || last.NextDigestDue == nil || last.Sequence != before.Sequence {
+	if last.Reason != trail.ReasonStart || last.NextDigestDue == nil || last.Sequence != before.Sequence {
 		t.Errorf("the last digest is %+v, want one of the start that says when the next is due", last)
 	}
 	n := len(r.bucket.asked())
@@ -237,7 +238,7 @@ func TestARunBeginsWithADigest(t *testing.T) {
 	r.work("b", 1, true)
 	r.reopen()
 	r.begin(state.Report{Unclean: true})
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.oneOfEach()
 }
 
@@ -267,7 +268,7 @@ func TestARunThatEndsByItselfBeginsLate(t *testing.T) {
 			starts := 0
 			digests, _ := r.trail()
 			for _, d := range digests[2:] {
-				if d.Reason == ReasonStart {
+				if d.Reason == trail.ReasonStart {
 					starts++
 				}
 			}
@@ -300,13 +301,13 @@ func chainThatWasLeft(t *testing.T, sign Signer) {
 	other.advance(time.Minute)
 	other.begin(state.Report{New: true})
 	other.must(other.f.Claim(t.Context()))
-	other.flush(ReasonFlush)
+	other.flush(trail.ReasonFlush)
 	if got := other.chain().AbandonsChain; got != first {
 		t.Fatalf("the other state leaves %q, want %s", got, first)
 	}
 	r.advance(time.Hour)
 	r.commit("a", 1)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	if st := r.glance(t); st.Chain != first || st.Twin != other.chain().ID || st.TwinSince.IsZero() {
 		t.Errorf("Glance = %+v, want chain %s that %s has left", st, first, other.chain().ID)
 	}
@@ -350,10 +351,10 @@ func TestAForgedEndEndsNoChain(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{})
 	r.commit("a", 1)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	ch := r.chain()
 	d := mustDigest(t, r.bucket.objects[ch.PrevKey])
-	d.Reason, d.NextDigestDue = ReasonFinal, nil
+	d.Reason, d.NextDigestDue = trail.ReasonFinal, nil
 	data, err := d.Encode()
 	r.must(err)
 	r.bucket.objects[ch.PrevKey] = data
@@ -373,13 +374,13 @@ func TestRecordsBehindAForgedDigestOutliveTheSweep(t *testing.T) {
 		r := newRig(t, func(o *Options) { o.KeepLocal, o.MaxRecords = time.Hour, 2 })
 		r.begin(state.Report{})
 		r.commit("a", 1)
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 		skips := r.f.Skips()
 		for i := range 3 { // Nothing but the manifest holds them.
 			rec := state.Record{LocalPath: fmt.Sprintf("/data/s-%d", i), S3Key: fmt.Sprintf("p/s-%d", i), Status: state.StatusSkipped, Trigger: archive.TriggerSync, Source: "data", Instance: "app-01"}
 			r.must(skips.Write(t.Context(), rec))
 		}
-		_, err := r.f.sealAll(t.Context(), ReasonFlush)
+		_, err := r.f.sealAll(t.Context(), trail.ReasonFlush)
 		r.must(err)
 		digest := ""
 		r.bucket.set(func(op, key string) error {
@@ -403,11 +404,11 @@ func TestRecordsBehindAForgedDigestOutliveTheSweep(t *testing.T) {
 		}
 		r.bucket.set(nil, nil)
 		r.bucket.objects[digest] = []byte("forged")
-		r.flush(ReasonFlush)
-		counts := Counts{}
+		r.flush(trail.ReasonFlush)
+		counts := trail.Counts{}
 		digests, _ := r.trail()
 		for _, d := range digests {
-			counts.plus(d.Counts)
+			counts.Plus(d.Counts)
 		}
 		if counts.Skipped != 3 || counts.Uploaded != 1 {
 			t.Errorf("lost copies %v: the trail counts %+v, want 3 skips and 1 upload", lost, counts)

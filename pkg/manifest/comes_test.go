@@ -9,8 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/restore"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // documented is a row of the table in docs/FORMAT.md of what the records of a
@@ -111,18 +114,18 @@ func TestReadersComeToWhatTheFormatSays(t *testing.T) {
 			s.set("p/"+key, []byte(key))
 		}
 	}
-	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(ReasonStop), records...)
-	tr := NewTrail(s, "p/")
+	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(trail.ReasonStop), records...)
+	tr := trail.NewTrail(s, "p/")
 	now := trailStart.Add(3 * time.Hour)
 
 	files := map[string]string{}
-	if err := tr.Newest(t.Context(), Query{}, func(h Held) error {
+	if err := tr.Newest(t.Context(), trail.Query{}, func(h trail.Held) error {
 		files[strings.TrimPrefix(h.Record.S3Key, "p/")] = map[bool]string{false: "there", true: "gone"}[h.Gone]
 		return nil
 	}); err != nil {
 		t.Fatal(err)
 	}
-	planned, _, err := s.restore(t, t.TempDir(), func(o *RestoreOptions) { o.DryRun = true })
+	planned, _, err := s.restore(t, t.TempDir(), func(o *restore.Options) { o.DryRun = true })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,8 +135,8 @@ func TestReadersComeToWhatTheFormatSays(t *testing.T) {
 		t.Fatal(err)
 	}
 	root.Pin(id)
-	source := &Verification{}
-	if err := source.CheckSource(t.Context(), tr, root, SourceOptions{Mapper: state.NewMapper("p")}); err != nil {
+	source := &verify.Result{}
+	if err := source.CheckSource(t.Context(), tr, root, verify.SourceOptions{Mapper: state.NewMapper("p")}); err != nil {
 		t.Fatal(err)
 	}
 	asTold := s.check(t, now, nil)
@@ -162,17 +165,17 @@ func TestReadersComeToWhatTheFormatSays(t *testing.T) {
 		if f, ok := files[key]; ok && (w[0] != "unknown" || f != "gone") {
 			got[0] = f
 		}
-		if planned["p/"+key] == string(FileRestored) {
+		if planned["p/"+key] == string(restore.FileRestored) {
 			got[1] = "restored"
 		}
 		if len(about(source, key)) > 0 {
 			got[2] = "compared"
 		}
 		got[3] = remoteDoes(fmt.Sprint(about(asTold, key)), fmt.Sprint(about(absent, key)), fmt.Sprint(about(altered, key)), fmt.Sprint(about(back, key)))
-		var latest Latest
-		q := HistoryQuery{Match: func(r *state.Record) bool { return r.S3Key == "p/"+key }, Distrust: func(_ string, err error) error { return err }}
+		var latest trail.Latest
+		q := trail.HistoryQuery{Match: func(r *state.Record) bool { return r.S3Key == "p/"+key }, Distrust: func(_ string, err error) error { return err }}
 		seen := 0
-		if err := tr.History(t.Context(), q, func(it HistoryItem) error { seen++; latest.Add(it); return nil }); err != nil {
+		if err := tr.History(t.Context(), q, func(it trail.HistoryItem) error { seen++; latest.Add(it); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		if latest.OK {

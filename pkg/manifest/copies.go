@@ -16,6 +16,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // localCopies are the documents of one source in its local directory, and what the
@@ -62,7 +63,7 @@ func (c localCopies) write(kind state.Kind, rel string, data []byte) (state.Doc,
 	if _, err := bytes.NewReader(data).WriteTo(s); err != nil {
 		return state.Doc{}, err
 	}
-	return s.doc(kind, c.trail+rel, file), safefs.WriteFile(file, data, fileMode)
+	return docOf(s, kind, c.trail+rel, file), safefs.WriteFile(file, data, fileMode)
 }
 
 // path returns where the document at rel below the trail's prefix stands.
@@ -114,7 +115,7 @@ func (c localCopies) removeOrphans() error {
 		return err
 	}
 	return c.walk(func(path string, e fs.DirEntry) error {
-		n, ok := ParseName(e.Name())
+		n, ok := trail.ParseName(e.Name())
 		if !ok || n.Chain != ch.ID || n.Instance != c.instance || n.Sequence != ch.Sequence || kept[path] {
 			return nil
 		}
@@ -141,10 +142,10 @@ func (c localCopies) unpublished() (map[string]bool, error) {
 
 // newest returns the local document with the highest place in its chain
 // of those that keep accepts, "" for none.
-func (c localCopies) newest(keep func(Name) bool) (file string, err error) {
-	var best Name
+func (c localCopies) newest(keep func(trail.Name) bool) (file string, err error) {
+	var best trail.Name
 	err = c.walk(func(path string, e fs.DirEntry) error {
-		if n, ok := ParseName(e.Name()); ok && keep(n) && (file == "" || best.before(n)) {
+		if n, ok := trail.ParseName(e.Name()); ok && keep(n) && (file == "" || best.Before(n)) {
 			file, best = path, n
 		}
 		return nil
@@ -154,20 +155,20 @@ func (c localCopies) newest(keep func(Name) bool) (file string, err error) {
 
 // manifests lists the local manifests that keep accepts, in the order of
 // their chain.
-func (c localCopies) manifests(keep func(Name) bool) ([]string, error) {
+func (c localCopies) manifests(keep func(trail.Name) bool) ([]string, error) {
 	type local struct {
-		name Name
+		name trail.Name
 		path string
 	}
 	var found []local
 	err := c.walk(func(path string, e fs.DirEntry) error {
-		if n, ok := ParseName(e.Name()); ok && !n.Digest && keep(n) {
+		if n, ok := trail.ParseName(e.Name()); ok && !n.Digest && keep(n) {
 			found = append(found, local{name: n, path: path})
 		}
 		return nil
 	})
 	slices.SortFunc(found, func(a, b local) int {
-		if a.name.before(b.name) {
+		if a.name.Before(b.name) {
 			return -1
 		}
 		return 1
@@ -191,7 +192,7 @@ func (c localCopies) openFrom() (openChains, error) {
 	}
 	open := openChains{}
 	for _, d := range box {
-		n, ok := ParseName(d.Key)
+		n, ok := trail.ParseName(d.Key)
 		if first, known := open[n.Chain]; ok && (!known || n.Sequence < first) {
 			open[n.Chain] = n.Sequence
 		}
@@ -201,7 +202,7 @@ func (c localCopies) openFrom() (openChains, error) {
 
 // has reports whether the document of this name is needed.
 func (c openChains) has(name string) bool {
-	n, ok := ParseName(name)
+	n, ok := trail.ParseName(name)
 	first, open := c[n.Chain]
 	return ok && open && n.Sequence >= first
 }
@@ -215,7 +216,7 @@ func (c localCopies) waiting(ch state.Chain) (map[string]bool, error) {
 	}
 	names := map[string]bool{}
 	for _, d := range box {
-		if n, ok := ParseName(d.Key); ok && n.Digest && n.Chain == ch.ID {
+		if n, ok := trail.ParseName(d.Key); ok && n.Digest && n.Chain == ch.ID {
 			names[n.String()], names[seqKey(n.Sequence)] = true, true
 		}
 	}
@@ -231,7 +232,7 @@ func (c localCopies) sealedRefs(l leave) ([]state.ManifestRef, error) {
 	}
 	var refs []state.ManifestRef
 	for _, d := range box {
-		n, ok := ParseName(d.Key)
+		n, ok := trail.ParseName(d.Key)
 		if !ok || !n.Digest || n.Chain != l.old.ID || n.Sequence < l.from {
 			continue
 		}
@@ -250,7 +251,7 @@ func (c localCopies) acknowledgedHead(ch state.Chain) (string, error) {
 		return "", fmt.Errorf("read outbox of %s: %w", c.source, err)
 	}
 	for _, d := range box {
-		if n, ok := ParseName(d.Key); !ok || !n.Digest || n.Chain != ch.ID {
+		if n, ok := trail.ParseName(d.Key); !ok || !n.Digest || n.Chain != ch.ID {
 			continue
 		}
 		if next, err := readDigest(c.of(d.Key)); err == nil && next.PreviousDigestSHA256 != nil {
@@ -274,13 +275,13 @@ func (c localCopies) openSealed(d state.Doc) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := newSums()
+	s := trail.NewSum()
 	_, err = io.Copy(s, file)
 	if err == nil {
 		_, err = file.Seek(0, io.SeekStart)
 	}
-	if err == nil && s.sha() != d.SHA256 {
-		err = &lostError{doc: d, err: fmt.Errorf("%s has the SHA-256 %s, sealed as %s", file.Name(), s.sha(), d.SHA256)}
+	if err == nil && s.Hex() != d.SHA256 {
+		err = &lostError{doc: d, err: fmt.Errorf("%s has the SHA-256 %s, sealed as %s", file.Name(), s.Hex(), d.SHA256)}
 	}
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
@@ -296,7 +297,7 @@ func (c localCopies) drop(ctx context.Context, l leave) error {
 		return fmt.Errorf("read outbox of %s: %w", c.source, err)
 	}
 	for _, d := range box {
-		n, ok := ParseName(d.Key)
+		n, ok := trail.ParseName(d.Key)
 		if !ok || n.Chain != l.old.ID || n.Sequence < l.from {
 			continue
 		}
@@ -351,7 +352,7 @@ func (c localCopies) ended(ctx context.Context, r remote, ch state.Chain) (bool,
 		defer cancel()
 		var sha string
 		if d, sha, err = r.digest(ask, ch.PrevKey); err == nil && sha != ch.PrevSHA256 {
-			err = fmt.Errorf("%w: %s has the SHA-256 %s, and was sealed as %s", ErrFormat, ch.PrevKey, sha, ch.PrevSHA256)
+			err = fmt.Errorf("%w: %s has the SHA-256 %s, and was sealed as %s", trail.ErrFormat, ch.PrevKey, sha, ch.PrevSHA256)
 		}
 	}
 	if ctx.Err() != nil {
@@ -361,5 +362,5 @@ func (c localCopies) ended(ctx context.Context, r remote, ch state.Chain) (bool,
 		c.log.Warn("the chain's last digest cannot be read: it goes on as one that has not ended", zap.Error(err))
 		return false, nil
 	}
-	return d.Reason == ReasonFinal, nil
+	return d.Reason == trail.ReasonFinal, nil
 }

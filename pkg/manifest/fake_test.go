@@ -23,6 +23,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 func TestMain(m *testing.M) {
@@ -197,7 +198,7 @@ func (r *rig) open() {
 	o := Options{
 		Source: "data", Instance: "app-01", Bucket: "b", Mapper: state.NewMapper("p"),
 		FlushInterval: 50 * time.Millisecond, DigestInterval: time.Hour, StopTimeout: 5 * time.Second,
-		MaxRecords: 1000, Layout: LayoutFlat, LocalDir: r.local(), Version: "test", ConfigSHA256: strings.Repeat("0", 64),
+		MaxRecords: 1000, Layout: trail.LayoutFlat, LocalDir: r.local(), Version: "test", ConfigSHA256: strings.Repeat("0", 64),
 		Now: r.clock, Pending: func() (int64, time.Time) { return 0, time.Time{} },
 		Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewPedanticRegistry()),
 	}
@@ -274,18 +275,18 @@ func (r *rig) chain() state.Chain {
 // trail checks what is in the bucket as an auditor would: chains without gaps,
 // hashes, names, counts, and ids that increase. It returns the digests in order
 // and the paths that the named manifests list as something else than a skip.
-func (r *rig) trail() (digests []Digest, paths []string) {
+func (r *rig) trail() (digests []trail.Digest, paths []string) {
 	r.Helper()
 	ids := map[string]bool{}
 	prev := map[string]string{}
 	lastID := map[string]uint64{}
 	for _, key := range r.bucket.created() {
-		n, ok := ParseName(key)
+		n, ok := trail.ParseName(key)
 		if !ok || !n.Digest {
 			continue
 		}
 		data := r.bucket.objects[key]
-		d, err := ParseDigest(bytes.NewReader(data))
+		d, err := trail.ParseDigest(bytes.NewReader(data))
 		if err != nil {
 			r.Fatalf("%s: %v", key, err)
 		}
@@ -303,9 +304,9 @@ func (r *rig) trail() (digests []Digest, paths []string) {
 	return digests, paths
 }
 
-func (r *rig) manifests(d *Digest, ids map[string]bool, lastID map[string]uint64) (paths []string) {
+func (r *rig) manifests(d *trail.Digest, ids map[string]bool, lastID map[string]uint64) (paths []string) {
 	r.Helper()
-	var counts Counts
+	var counts trail.Counts
 	for _, m := range d.Manifests {
 		data, ok := r.bucket.objects[m.S3Key]
 		if !ok || hexSHA(data) != m.SHA256 || int64(len(data)) != m.SizeBytes {
@@ -322,7 +323,7 @@ func (r *rig) manifests(d *Digest, ids map[string]bool, lastID map[string]uint64
 				r.Errorf("%s: id %s of chain %s after %d (%v)", m.S3Key, rec.ID, d.Chain, lastID[rec.Chain], err)
 			}
 			lastID[rec.Chain], ids[rec.ID] = number, true
-			counts.add(rec.Status)
+			counts.Add(rec.Status)
 			if rec.Status != state.StatusSkipped {
 				paths = append(paths, rec.S3Key)
 			}

@@ -11,8 +11,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // nudgeDelay bounds how often nudges look at the state.
@@ -38,9 +40,9 @@ type Flusher struct {
 	remote  remote
 	known   known
 
-	sealing  sync.Mutex        // held while documents are sealed or the chain changes
-	digestAt time.Time         // when this process last sealed a digest; guarded by sealing
-	counted  map[string]Counts // of the manifests sealed since the last digest, by key; guarded by sealing
+	sealing  sync.Mutex              // held while documents are sealed or the chain changes
+	digestAt time.Time               // when this process last sealed a digest; guarded by sealing
+	counted  map[string]trail.Counts // of the manifests sealed since the last digest, by key; guarded by sealing
 
 	publishing chan struct{}   // a lock that a context can give up on
 	signAgain  time.Time       // when the signer is asked again; guarded by publishing
@@ -99,7 +101,7 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 	f := &Flusher{
 		st: st, pub: pub, o: o, log: o.Log.With(zap.String("source", o.Source)),
 		m: o.Metrics.source(o.Source), started: o.Now(),
-		counted: map[string]Counts{}, unsignable: map[string]bool{}, occupied: map[string]bool{}, publishing: make(chan struct{}, 1), abandoned: make(chan struct{}), nudged: make(chan struct{}, 1), woken: make(chan struct{}, 1),
+		counted: map[string]trail.Counts{}, unsignable: map[string]bool{}, occupied: map[string]bool{}, publishing: make(chan struct{}, 1), abandoned: make(chan struct{}), nudged: make(chan struct{}, 1), woken: make(chan struct{}, 1),
 	}
 	trail := o.Mapper.TrailPrefix()
 	f.local = localCopies{st: st, dir: o.LocalDir, trail: trail, source: o.Source, instance: o.Instance, log: f.log}
@@ -213,7 +215,7 @@ func (f *Flusher) Run(ctx context.Context) error {
 		}
 	})
 	defer func() { cut(); hurry.Wait() }()
-	_, err = f.sealAll(context.WithoutCancel(ctx), ReasonStop)
+	_, err = f.sealAll(context.WithoutCancel(ctx), trail.ReasonStop)
 	wg.Wait()
 	if err != nil {
 		return err
@@ -237,7 +239,7 @@ func (f *Flusher) publishEnd(ctx context.Context) error {
 				return err
 			}
 			// The chain was given up on the way: its records are in the next one.
-			if _, err := f.sealAll(ctx, ReasonStop); err != nil {
+			if _, err := f.sealAll(ctx, trail.ReasonStop); err != nil {
 				return err
 			}
 			continue
@@ -246,7 +248,7 @@ func (f *Flusher) publishEnd(ctx context.Context) error {
 			return err
 		}
 		c := state.ClassOf(err)
-		if !c.Passes() || !pause(ctx, backoff(n, c)) {
+		if !c.Passes() || !backoff.Pause(ctx, backoff.Jittered(n, c)) {
 			return err
 		}
 	}
@@ -281,7 +283,7 @@ func (f *Flusher) Flush(ctx context.Context, reason string) error {
 // CloseChain ends the chain with a final digest and returns once it is
 // acknowledged: its source has left the configuration or the host. A later
 // Begin begins another chain.
-func (f *Flusher) CloseChain(ctx context.Context) error { return f.Flush(ctx, ReasonFinal) }
+func (f *Flusher) CloseChain(ctx context.Context) error { return f.Flush(ctx, trail.ReasonFinal) }
 
 // sealAll seals all records and a digest, where one would say something, and
 // returns the chain that they are in.
@@ -299,7 +301,7 @@ func (f *Flusher) sealAll(ctx context.Context, reason string) (chain string, err
 		return ch.ID, nil
 	}
 	var extra []state.Note
-	if reason == ReasonStop {
+	if reason == trail.ReasonStop {
 		extra = append(extra, state.Note{Kind: state.NoteCleanStop, Time: f.o.Now()})
 	}
 	return ch.ID, f.sealDigest(ctx, reason, extra...)
@@ -349,7 +351,7 @@ func (f *Flusher) tick(ctx context.Context, due time.Time) (time.Time, error) {
 	defer f.sealing.Unlock()
 	due = later(due, f.digestAt.Add(f.o.DigestInterval))
 	if !time.Now().Before(due) {
-		if err := f.sealDigest(ctx, ReasonInterval); err != nil {
+		if err := f.sealDigest(ctx, trail.ReasonInterval); err != nil {
 			return due, err
 		}
 		due = f.digestAt.Add(f.o.DigestInterval)
@@ -418,18 +420,6 @@ func digestWait(ch state.Chain, interval time.Duration, now time.Time) time.Dura
 		return 0
 	}
 	return min(max(ch.LastDigest.Add(interval).Sub(now), 0), interval)
-}
-
-// pause waits and reports whether ctx allowed it.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
 
 // stopped reports whether err only says that ctx ended.

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // forkedError says that another document stands under a sealed document's key,
@@ -109,7 +110,7 @@ func (f *Flusher) abandon(ctx context.Context, l leave, d state.Doc, detail stri
 	if err != nil {
 		return fmt.Errorf("read chain of %s: %w", f.o.Source, err)
 	}
-	name, ok := ParseName(d.Key)
+	name, ok := trail.ParseName(d.Key)
 	if !ok {
 		return fmt.Errorf("%s is no name of a document", d.Key)
 	}
@@ -190,7 +191,7 @@ func (f *Flusher) unnamed(ctx context.Context, l leave) ([]string, error) {
 		}
 		return files, nil
 	}
-	files, err := f.local.manifests(func(n Name) bool {
+	files, err := f.local.manifests(func(n trail.Name) bool {
 		return n.Chain == l.old.ID && n.Sequence >= l.from && n.Sequence < l.old.Sequence
 	})
 	for _, m := range l.old.Manifests {
@@ -232,8 +233,8 @@ func (f *Flusher) reissueFile(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	err = ReadManifest(r, func(rec state.Record) error { return f.skips.Write(ctx, rec) })
-	if errors.Is(err, ErrFormat) {
+	err = trail.ReadManifest(r, func(rec state.Record) error { return f.skips.Write(ctx, rec) })
+	if errors.Is(err, trail.ErrFormat) {
 		f.log.Error("a manifest's records are lost from here on", zap.String("path", file), zap.Error(err))
 		err = f.st.AddNote(ctx, state.Note{Kind: state.NoteGap, Time: f.o.Now(), Detail: "records of a manifest are lost: " + file})
 	}
@@ -247,13 +248,13 @@ func (f *Flusher) reissueStrays(ctx context.Context, ch state.Chain) error {
 	if err != nil {
 		return fmt.Errorf("read outbox of %s: %w", f.o.Source, err)
 	}
-	var stray []Name
+	var stray []trail.Name
 	for _, d := range box {
-		n, ok := ParseName(d.Key)
+		n, ok := trail.ParseName(d.Key)
 		switch {
 		case !ok || n.Chain == ch.ID:
 		case n.Digest:
-			stray = slices.DeleteFunc(stray, func(m Name) bool { return m.Chain == n.Chain })
+			stray = slices.DeleteFunc(stray, func(m trail.Name) bool { return m.Chain == n.Chain })
 		default:
 			stray = append(stray, n)
 		}
@@ -263,17 +264,17 @@ func (f *Flusher) reissueStrays(ctx context.Context, ch state.Chain) error {
 		if err := f.reissue(ctx, leave{old: state.Chain{ID: n.Chain, Sequence: ^uint64(0)}, from: n.Sequence}, nil); err != nil {
 			return err
 		}
-		stray = slices.DeleteFunc(stray, func(m Name) bool { return m.Chain == n.Chain })
+		stray = slices.DeleteFunc(stray, func(m trail.Name) bool { return m.Chain == n.Chain })
 	}
 	return nil
 }
 
 // readDigest reads a local copy.
-func readDigest(file string) (Digest, error) {
+func readDigest(file string) (trail.Digest, error) {
 	r, err := os.Open(file)
 	if err != nil {
-		return Digest{}, err
+		return trail.Digest{}, err
 	}
-	d, err := ParseDigest(r)
+	d, err := trail.ParseDigest(r)
 	return d, errors.Join(err, r.Close())
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 var update = flag.Bool("update", false, "write the golden files of the current version")
@@ -62,16 +63,16 @@ func line(tb testing.TB, r state.Record) []byte {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
-func encode(tb testing.TB, l Layout, records []state.Record) []byte {
+func encode(tb testing.TB, l trail.Layout, records []state.Record) []byte {
 	tb.Helper()
 	var b bytes.Buffer
-	enc := newEncoder(&b, l)
+	enc := trail.NewEncoder(&b, l)
 	for _, r := range records {
-		if err := enc.line(line(tb, r)); err != nil {
+		if err := enc.Write(line(tb, r)); err != nil {
 			tb.Fatal(err)
 		}
 	}
-	if err := enc.close(); err != nil {
+	if err := enc.Close(); err != nil {
 		tb.Fatal(err)
 	}
 	return b.Bytes()
@@ -97,14 +98,14 @@ func golden(t *testing.T, name string, got []byte) {
 func readAll(tb testing.TB, data []byte) []state.Record {
 	tb.Helper()
 	var out []state.Record
-	if err := ReadManifest(bytes.NewReader(data), func(r state.Record) error { out = append(out, r); return nil }); err != nil {
+	if err := trail.ReadManifest(bytes.NewReader(data), func(r state.Record) error { out = append(out, r); return nil }); err != nil {
 		tb.Fatalf("ReadManifest: %v", err)
 	}
 	return out
 }
 
 func TestFlatManifestIsTheGoldenOne(t *testing.T) {
-	data := encode(t, LayoutFlat, goldenRecords())
+	data := encode(t, trail.LayoutFlat, goldenRecords())
 	golden(t, "manifest_v1.json", data)
 	var array []map[string]any
 	if err := json.Unmarshal(data, &array); err != nil || len(array) != 5 {
@@ -113,7 +114,7 @@ func TestFlatManifestIsTheGoldenOne(t *testing.T) {
 	if got := bytes.Count(data, []byte("\n")); got != 7 {
 		t.Errorf("%d lines, want 7: two brackets and five records", got)
 	}
-	if got := string(encode(t, LayoutFlat, nil)); got != "[\n]\n" {
+	if got := string(encode(t, trail.LayoutFlat, nil)); got != "[\n]\n" {
 		t.Errorf("no records = %q, want an empty array", got)
 	}
 }
@@ -125,7 +126,7 @@ func TestGoldenFilesAreReadInBothLayouts(t *testing.T) {
 		t.Fatal(err)
 	}
 	if *update {
-		if err := os.WriteFile("testdata/manifest_v1.jsonl.gz", encode(t, LayoutHive, want), 0o644); err != nil {
+		if err := os.WriteFile("testdata/manifest_v1.jsonl.gz", encode(t, trail.LayoutHive, want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -149,7 +150,7 @@ func TestGoldenFilesAreReadInBothLayouts(t *testing.T) {
 }
 
 func TestHiveBytesAreReproducible(t *testing.T) {
-	a, b := encode(t, LayoutHive, goldenRecords()), encode(t, LayoutHive, goldenRecords())
+	a, b := encode(t, trail.LayoutHive, goldenRecords()), encode(t, trail.LayoutHive, goldenRecords())
 	if !bytes.Equal(a, b) {
 		t.Error("two encodings of equal records differ")
 	}
@@ -185,8 +186,8 @@ func TestReadManifestReadsTheOlderScripts(t *testing.T) {
 }
 
 func TestReadManifestNamesFaults(t *testing.T) {
-	whole := string(encode(t, LayoutFlat, goldenRecords()))
-	packed := encode(t, LayoutHive, goldenRecords())
+	whole := string(encode(t, trail.LayoutFlat, goldenRecords()))
+	packed := encode(t, trail.LayoutHive, goldenRecords())
 	for name, data := range map[string]string{
 		"cut in a record":     whole[:len(whole)/2],
 		"without its bracket": strings.TrimSuffix(whole, "]\n"),
@@ -196,28 +197,28 @@ func TestReadManifestNamesFaults(t *testing.T) {
 		"with a wrong type":   `[{"size_bytes":"1"}]`,
 		"cut in gzip":         string(packed[:len(packed)-9]),
 		"only a gzip magic":   "\x1f\x8b",
-		"an endless record":   `[{"error":"` + strings.Repeat("x", 3*maxRecordBytes) + `"}]`,
+		"an endless record":   `[{"error":"` + strings.Repeat("x", 3*trail.MaxRecordBytes) + `"}]`,
 	} {
-		if err := ReadManifest(strings.NewReader(data), func(state.Record) error { return nil }); !errors.Is(err, ErrFormat) {
+		if err := trail.ReadManifest(strings.NewReader(data), func(state.Record) error { return nil }); !errors.Is(err, trail.ErrFormat) {
 			t.Errorf("a manifest %s: %v, want ErrFormat", name, err)
 		}
 	}
-	if err := ReadManifest(strings.NewReader(whole), func(state.Record) error { return io.ErrClosedPipe }); !errors.Is(err, io.ErrClosedPipe) || errors.Is(err, ErrFormat) {
+	if err := trail.ReadManifest(strings.NewReader(whole), func(state.Record) error { return io.ErrClosedPipe }); !errors.Is(err, io.ErrClosedPipe) || errors.Is(err, trail.ErrFormat) {
 		t.Errorf("an error of the caller comes back as %v", err)
 	}
 }
 
 func FuzzReadManifest(f *testing.F) {
-	f.Add(encode(f, LayoutFlat, goldenRecords()))
-	f.Add(encode(f, LayoutHive, goldenRecords()))
+	f.Add(encode(f, trail.LayoutFlat, goldenRecords()))
+	f.Add(encode(f, trail.LayoutHive, goldenRecords()))
 	f.Add([]byte(olderManifest))
 	f.Add([]byte("{}\n{}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var records []state.Record
-		if ReadManifest(bytes.NewReader(data), func(r state.Record) error { records = append(records, r); return nil }) != nil {
+		if trail.ReadManifest(bytes.NewReader(data), func(r state.Record) error { records = append(records, r); return nil }) != nil {
 			return
 		}
-		for _, l := range []Layout{LayoutFlat, LayoutHive} {
+		for _, l := range []trail.Layout{trail.LayoutFlat, trail.LayoutHive} {
 			again := readAll(t, encode(t, l, records))
 			if len(again) != len(records) {
 				t.Fatalf("%s: %d records, want %d", l, len(again), len(records))
@@ -231,20 +232,20 @@ func FuzzReadManifest(f *testing.F) {
 	})
 }
 
-func goldenDigest() *Digest {
+func goldenDigest() *trail.Digest {
 	at := time.Date(2026, 1, 20, 10, 0, 0, 0, time.UTC)
 	excluded, none := int64(3), int64(0)
 	key, sha, due, since := "backups/app-data/_manifests/digest_20260120_100000_app-01_0a1b2c3d_00000001.json", strings.Repeat("c", 64), "2026-01-20T12:00:00Z", "2026-01-20T10:59:00Z"
-	return &Digest{
+	return &trail.Digest{
 		Version: 1, Instance: "app-01", Source: "app-data", Bucket: "my-company-data", Prefix: "backups/app-data/",
 		Chain: "0a1b2c3d", Sequence: 2, StartTime: state.FormatTime(at), EndTime: state.FormatTime(at.Add(time.Hour)),
 		Manifests: []state.ManifestRef{{S3Key: "backups/app-data/_manifests/m.json", SHA256: strings.Repeat("d", 64), SizeBytes: 10, Records: 5}},
-		Counts:    Counts{Uploaded: 1, Skipped: 1, Failed: 1, Deleted: 1, Rekeyed: 1}, UnchangedByIndex: 40,
+		Counts:    trail.Counts{Uploaded: 1, Skipped: 1, Failed: 1, Deleted: 1, Rekeyed: 1}, UnchangedByIndex: 40,
 		Excluded: &excluded, Unreadable: &none, Special: &none,
 		Scans:        []state.ScanNote{{Trigger: archive.TriggerRescan, Start: at, End: at.Add(time.Minute), Complete: true, Files: 41, New: 1, Excluded: 3}},
 		Events:       []state.Note{{Kind: state.NoteReload, Time: at, Detail: "<ok>"}},
 		ConfigSHA256: strings.Repeat("e", 64), S3syncdVersion: "1.0.0", PreviousDigestS3Key: &key, PreviousDigestSHA256: &sha,
-		Reason: ReasonInterval, NextDigestDue: &due, Pending: 2, OldestPendingSince: &since,
+		Reason: trail.ReasonInterval, NextDigestDue: &due, Pending: 2, OldestPendingSince: &since,
 	}
 }
 
@@ -258,7 +259,7 @@ func TestDigestIsTheGoldenOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := ParseDigest(bytes.NewReader(stored))
+	d, err := trail.ParseDigest(bytes.NewReader(stored))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,16 +293,16 @@ func TestParseDigestNamesFaults(t *testing.T) {
 			t.Fatalf("%s: %q is not in the digest", name, change[0])
 		}
 		data := string(whole[:i]) + change[1] + string(whole[i+len(change[0]):])
-		if _, err := ParseDigest(strings.NewReader(data)); !errors.Is(err, ErrFormat) {
+		if _, err := trail.ParseDigest(strings.NewReader(data)); !errors.Is(err, trail.ErrFormat) {
 			t.Errorf("a digest with %s: %v, want ErrFormat", name, err)
 		}
 	}
 	later := strings.Replace(string(whole), `"version": 1`, `"version": 2`, 1)
-	if _, err := ParseDigest(strings.NewReader(later)); !errors.Is(err, ErrNewerFormat) {
+	if _, err := trail.ParseDigest(strings.NewReader(later)); !errors.Is(err, trail.ErrNewerFormat) {
 		t.Errorf("a digest of version 2: %v, want ErrNewerFormat", err)
 	}
 	more := strings.Replace(string(whole), `"version": 1`, `"version": 1, "a_later_field": true`, 1)
-	if _, err := ParseDigest(strings.NewReader(more)); err != nil {
+	if _, err := trail.ParseDigest(strings.NewReader(more)); err != nil {
 		t.Errorf("a digest with a field of a later release: %v", err)
 	}
 }
@@ -314,7 +315,7 @@ func FuzzParseDigest(f *testing.F) {
 	f.Add(whole)
 	f.Add([]byte(`{"version":1,"chain":"00000000","sequence":1}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		d, err := ParseDigest(bytes.NewReader(data))
+		d, err := trail.ParseDigest(bytes.NewReader(data))
 		if err != nil {
 			return
 		}
@@ -322,7 +323,7 @@ func FuzzParseDigest(f *testing.F) {
 		if err != nil {
 			return // A time beyond what JSON can say.
 		}
-		d, err = ParseDigest(bytes.NewReader(first))
+		d, err = trail.ParseDigest(bytes.NewReader(first))
 		if err != nil {
 			t.Fatalf("what was written is not read: %v\n%s", err, first)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // Documents are found by their keys below the source's local directory. That
@@ -39,7 +40,7 @@ func settle(ctx context.Context, st *state.Source, o *Options, log *zap.Logger) 
 		}
 		m := removal{from: home, to: o.LocalDir, bucket: o.Bucket, prefix: o.Mapper.Prefix(), ours: map[string]bool{ch.ID: true}}
 		for _, d := range box {
-			if n, ok := ParseName(d.Key); ok {
+			if n, ok := trail.ParseName(d.Key); ok {
 				m.ours[n.Chain] = true
 			}
 		}
@@ -95,7 +96,7 @@ func (m *removal) run() (moved int, err error) {
 		}
 	}
 	for _, rel := range docs {
-		if n, _ := ParseName(documentOf(rel)); !m.ours[n.Chain] {
+		if n, _ := trail.ParseName(documentOf(rel)); !m.ours[n.Chain] {
 			continue
 		}
 		if err := m.place(rel, safefs.Rename); err != nil {
@@ -123,9 +124,9 @@ func (m *removal) files() (docs, shared []string, err error) {
 		if err != nil {
 			return err
 		}
-		if _, ok := ParseName(documentOf(rel)); ok {
+		if _, ok := trail.ParseName(documentOf(rel)); ok {
 			docs = append(docs, rel)
-		} else if configPattern.MatchString(rel) || strings.HasPrefix(rel, keysDir+string(filepath.Separator)) {
+		} else if trail.ConfigPattern.MatchString(rel) || strings.HasPrefix(rel, trail.KeysDir+string(filepath.Separator)) {
 			shared = append(shared, rel)
 		}
 		return nil
@@ -136,7 +137,7 @@ func (m *removal) files() (docs, shared []string, err error) {
 // claim finds out which chains are of the trail: those whose digests say so.
 func (m *removal) claim(docs []string) {
 	for _, rel := range docs {
-		n, ok := ParseName(rel)
+		n, ok := trail.ParseName(rel)
 		if _, known := m.ours[n.Chain]; !ok || !n.Digest || known {
 			continue
 		}
@@ -157,7 +158,7 @@ func (m *removal) place(rel string, how func(from, to string) error) error {
 
 // documentOf returns the name of the document that a signature is of, or name.
 func documentOf(name string) string {
-	if base, ok := strings.CutSuffix(name, sigSuffix); ok {
+	if base, ok := strings.CutSuffix(name, trail.SignatureSuffix); ok {
 		return base + ".json"
 	}
 	return name
@@ -209,12 +210,12 @@ func (c localCopies) recall(ctx context.Context, r remote, ref state.ManifestRef
 		return err
 	}
 	defer out.Close()
-	s := newSums()
+	s := trail.NewSum()
 	if _, err := io.Copy(io.MultiWriter(out, s), io.LimitReader(body, ref.SizeBytes+1)); err != nil {
 		return fmt.Errorf("get %s: %w", ref.S3Key, err)
 	}
-	if s.sha() != ref.SHA256 {
-		return lost(fmt.Errorf("the bucket has the SHA-256 %s, sealed as %s", s.sha(), ref.SHA256))
+	if s.Hex() != ref.SHA256 {
+		return lost(fmt.Errorf("the bucket has the SHA-256 %s, sealed as %s", s.Hex(), ref.SHA256))
 	}
 	c.log.Warn("a lost copy of a manifest was fetched from the bucket", zap.String("key", ref.S3Key))
 	return out.Commit()

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // Whoever can write the bucket can put digests there: behind the newest one of a
@@ -75,9 +76,9 @@ func (k *known) digest(ctx context.Context, key string) (sha string, own bool, e
 		k.log.Warn("a digest at which a chain could be left cannot be read", zap.String("key", key), zap.Error(err))
 		return "", false, nil
 	}
-	s := newSums()
+	s := trail.NewSum()
 	_, _ = s.Write(data) // It cannot fail.
-	sha = s.sha()
+	sha = s.Hex()
 	if copied, err := fileSHA(k.local.of(key)); err == nil {
 		return sha, copied == sha, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -92,7 +93,7 @@ func (k *known) signed(ctx context.Context, key string, data []byte) (bool, erro
 	if len(k.keys) == 0 {
 		return false, nil
 	}
-	sig, err := k.remote.read(ctx, strings.TrimSuffix(key, ".json")+sigSuffix, maxSignatureBytes)
+	sig, err := k.remote.read(ctx, strings.TrimSuffix(key, ".json")+trail.SignatureSuffix, trail.MaxSignatureBytes)
 	if err != nil {
 		if outage(ctx, err) {
 			return false, err
@@ -117,7 +118,7 @@ func (k *known) proves() (bool, error) {
 	if len(k.keys) > 0 {
 		return true, nil
 	}
-	file, err := k.local.newest(func(n Name) bool { return n.Digest && n.Instance == k.local.instance })
+	file, err := k.local.newest(func(n trail.Name) bool { return n.Digest && n.Instance == k.local.instance })
 	return file != "", err
 }
 
@@ -132,7 +133,7 @@ func (r remote) read(ctx context.Context, key string, limit int64) ([]byte, erro
 		return nil, fmt.Errorf("get %s: %w", key, err)
 	}
 	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%w: %s has more than %d bytes", ErrFormat, key, limit)
+		return nil, fmt.Errorf("%w: %s has more than %d bytes", trail.ErrFormat, key, limit)
 	}
 	return data, nil
 }

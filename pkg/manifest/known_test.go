@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 func newKey(t *testing.T) Signer {
@@ -25,19 +26,19 @@ func newKey(t *testing.T) Signer {
 
 // forgeDigest puts a digest in the bucket that the host did not write, and
 // returns its SHA-256.
-func (r *rig) forgeDigest(at time.Time, change func(*Digest)) string {
+func (r *rig) forgeDigest(at time.Time, change func(*trail.Digest)) string {
 	r.Helper()
-	digests := slices.DeleteFunc(r.bucket.created(), func(key string) bool { n, ok := ParseName(key); return !ok || !n.Digest })
+	digests := slices.DeleteFunc(r.bucket.created(), func(key string) bool { n, ok := trail.ParseName(key); return !ok || !n.Digest })
 	last := digests[len(digests)-1]
 	d := mustDigest(r.T, r.bucket.objects[last])
 	sha := hexSHA(r.bucket.objects[last])
 	d.Sequence, d.PreviousDigestS3Key, d.PreviousDigestSHA256 = d.Sequence+1, &last, &sha
 	d.StartTime, d.EndTime = d.EndTime, state.FormatTime(at)
-	d.Manifests, d.Counts, d.Events, d.Scans = nil, Counts{}, nil, nil
+	d.Manifests, d.Counts, d.Events, d.Scans = nil, trail.Counts{}, nil, nil
 	change(&d)
 	data, err := d.Encode()
 	r.must(err)
-	name := Name{Digest: true, Time: at, Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence}
+	name := trail.Name{Digest: true, Time: at, Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence}
 	r.bucket.objects["p/_manifests/"+name.Path()] = data
 	return hexSHA(data)
 }
@@ -45,8 +46,8 @@ func (r *rig) forgeDigest(at time.Time, change func(*Digest)) string {
 // Whoever can write the bucket puts a digest where the next start of the host looks
 // for one. No chain of the host may lead to it: its signatures would vouch for it.
 func TestAForgedDigestIsNotFollowed(t *testing.T) {
-	behind := func(*Digest) {}
-	other := func(d *Digest) {
+	behind := func(*trail.Digest) {}
+	other := func(d *trail.Digest) {
 		d.AbandonsChain, d.AbandonsDigestSHA256 = d.Chain, *d.PreviousDigestSHA256
 		d.Chain, d.Sequence, d.PreviousDigestS3Key, d.PreviousDigestSHA256 = "deadbeef", 1, nil, nil
 		d.Begins = state.BeginsStateLost
@@ -54,7 +55,7 @@ func TestAForgedDigestIsNotFollowed(t *testing.T) {
 	key := newKey(t)
 	for name, c := range map[string]struct {
 		sign   Signer
-		forge  func(*Digest)
+		forge  func(*trail.Digest)
 		next   bool     // it has the name of the run's first digest
 		noList bool     // nobody may list
 		lost   []string // what the host has lost
@@ -76,7 +77,7 @@ func TestAForgedDigestIsNotFollowed(t *testing.T) {
 			r.must(r.f.Claim(t.Context()))
 			r.commit("a", 1)
 			r.advance(time.Minute)
-			r.flush(ReasonStop)
+			r.flush(trail.ReasonStop)
 			old := r.chain()
 			r.advance(time.Minute)
 			at := r.clock()
@@ -96,9 +97,9 @@ func TestAForgedDigestIsNotFollowed(t *testing.T) {
 			r.begin(state.Report{New: slices.Contains(c.lost, "state")})
 			r.must(r.f.Claim(t.Context()))
 			r.commit("b", 1)
-			r.flush(ReasonFlush)
+			r.flush(trail.ReasonFlush)
 			for _, key := range r.bucket.created() {
-				if n, ok := ParseName(key); !ok || !n.Digest {
+				if n, ok := trail.ParseName(key); !ok || !n.Digest {
 					continue
 				}
 				d := mustDigest(t, r.bucket.objects[key])
@@ -121,7 +122,7 @@ func TestALostStateFollowsTheNewestChain(t *testing.T) {
 		r.begin(state.Report{New: true})
 		r.must(r.f.Claim(t.Context()))
 		r.commit("a", 1)
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 		old := r.chain()
 		r.close()
 		r.must(os.RemoveAll(r.dir + "/state"))
@@ -140,12 +141,12 @@ func TestALostStateFollowsAChainWithoutItsLastSignature(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.Sign = newKey(t) })
 	r.begin(state.Report{New: true})
 	r.must(r.f.Claim(t.Context()))
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.advance(time.Minute)
 	r.commit("a", 1)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	old := r.chain()
-	delete(r.bucket.objects, strings.TrimSuffix(old.PrevKey, ".json")+sigSuffix)
+	delete(r.bucket.objects, strings.TrimSuffix(old.PrevKey, ".json")+trail.SignatureSuffix)
 	r.close()
 	r.must(os.RemoveAll(r.dir + "/state"))
 	r.must(os.RemoveAll(r.local()))
@@ -167,7 +168,7 @@ func TestALostStateFollowsTheLastChainOfOneSecond(t *testing.T) {
 					t.Errorf("%s: chain = %+v names no digest", name, ch)
 				}
 				r.advance(time.Millisecond)
-				r.flush(ReasonFlush)
+				r.flush(trail.ReasonFlush)
 				old := r.chain()
 				r.close()
 				r.must(os.RemoveAll(r.dir + "/state"))
@@ -204,7 +205,7 @@ func TestTheKeyIsPublishedInEachTrail(t *testing.T) {
 		return names
 	}
 	r.begin(state.Report{New: true})
-	r.flush(ReasonStop)
+	r.flush(trail.ReasonStop)
 	first := keys("p")
 	if len(first) != 3 {
 		t.Fatalf("keys = %v, want two and an announcement", first)
@@ -214,7 +215,7 @@ func TestTheKeyIsPublishedInEachTrail(t *testing.T) {
 	prefix = "q"
 	r.open()
 	r.begin(state.Report{New: true})
-	r.flush(ReasonStop)
+	r.flush(trail.ReasonStop)
 	if got := keys("q"); !slices.Equal(got, first) {
 		t.Errorf("keys below the other prefix = %v, want %v", got, first)
 	}
@@ -226,11 +227,11 @@ func TestForgedChainsCostAStartLittle(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{New: true})
 	r.must(r.f.Claim(t.Context()))
-	r.flush(ReasonStop)
+	r.flush(trail.ReasonStop)
 	old := r.chain()
 	r.advance(time.Minute)
 	for i := range 3 * firstsRead {
-		r.forgeDigest(r.clock(), func(d *Digest) {
+		r.forgeDigest(r.clock(), func(d *trail.Digest) {
 			d.AbandonsChain, d.AbandonsDigestSHA256 = old.ID, *d.PreviousDigestSHA256
 			d.Chain, d.Sequence, d.PreviousDigestS3Key, d.PreviousDigestSHA256 = fmt.Sprintf("%08x", 0xf0000000+i), 1, nil, nil
 			d.Begins = state.BeginsStateLost

@@ -12,13 +12,12 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // sweepEvery is how often local copies are looked through.
 const sweepEvery = time.Hour
-
-// sigSuffix ends the name of a digest's signature, in place of .json.
-const sigSuffix = ".sig"
 
 // fileSHA returns the SHA-256 of a file's bytes.
 func fileSHA(path string) (string, error) {
@@ -26,23 +25,9 @@ func fileSHA(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s := newSums()
+	s := trail.NewSum()
 	_, err = io.Copy(s, r)
-	return s.sha(), errors.Join(err, r.Close())
-}
-
-// teeReader sums what is read.
-type teeReader struct {
-	r io.Reader
-	s *sums
-}
-
-func (t teeReader) Read(p []byte) (int, error) {
-	n, err := t.r.Read(p)
-	if n > 0 {
-		_, _ = t.s.Write(p[:n]) // It cannot fail.
-	}
-	return n, err
+	return s.Hex(), errors.Join(err, r.Close())
 }
 
 // localCopy is a published document that may be removed.
@@ -157,7 +142,7 @@ func (f *Flusher) needed() (map[string]bool, error) {
 	if ch.PrevKey != "" {
 		kept[f.local.of(ch.PrevKey)] = true
 	}
-	kept[f.local.path(configName(ch.ConfigSHA))] = true
+	kept[f.local.path(trail.ConfigName(ch.ConfigSHA))] = true
 	if f.o.Sign == nil {
 		return kept, nil
 	}
@@ -170,9 +155,9 @@ func (c localCopies) keepUnsigned(kept map[string]bool) error {
 	signed := map[string]bool{}
 	var digests []string
 	err := c.walk(func(path string, e fs.DirEntry) error {
-		if base, ok := strings.CutSuffix(path, sigSuffix); ok {
+		if base, ok := strings.CutSuffix(path, trail.SignatureSuffix); ok {
 			signed[base+".json"] = true
-		} else if n, ok := ParseName(e.Name()); ok && n.Digest {
+		} else if n, ok := trail.ParseName(e.Name()); ok && n.Digest {
 			digests = append(digests, path)
 		}
 		return nil
@@ -188,11 +173,11 @@ func (c localCopies) keepUnsigned(kept map[string]bool) error {
 // documentTime returns the time of the document called name, or false for what
 // is none. Configurations have no time in their names.
 func documentTime(name string, modified time.Time) (time.Time, bool) {
-	if base, ok := strings.CutSuffix(name, sigSuffix); ok {
+	if base, ok := strings.CutSuffix(name, trail.SignatureSuffix); ok {
 		name = base + ".json"
 	}
-	if n, ok := ParseName(name); ok {
+	if n, ok := trail.ParseName(name); ok {
 		return n.Time, true
 	}
-	return modified, configPattern.MatchString(name)
+	return modified, trail.ConfigPattern.MatchString(name)
 }

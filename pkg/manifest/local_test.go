@@ -26,19 +26,20 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 func TestOldLocalCopiesGoPublishedOnesOnly(t *testing.T) {
-	r := newRig(t, func(o *Options) { o.KeepLocal = 24 * time.Hour; o.Layout = LayoutHive })
+	r := newRig(t, func(o *Options) { o.KeepLocal = 24 * time.Hour; o.Layout = trail.LayoutHive })
 	r.begin(state.Report{New: true})
 	r.must(os.WriteFile(filepath.Join(r.local(), "notes.txt"), nil, 0o600))
 	for _, name := range []string{"a", "b"} {
 		r.commit(name, 1)
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 		r.advance(time.Minute)
 	}
 	r.commit("c", 1)
-	_, err := r.f.sealAll(t.Context(), ReasonFlush) // Sealed and not published.
+	_, err := r.f.sealAll(t.Context(), trail.ReasonFlush) // Sealed and not published.
 	r.must(err)
 	waiting, err := r.f.local.unpublished()
 	r.must(err)
@@ -56,7 +57,7 @@ func TestOldLocalCopiesGoPublishedOnesOnly(t *testing.T) {
 	if len(waiting) != 2 || !slices.Equal(got, want) {
 		t.Errorf("files = %v, want %v", got, want)
 	}
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	_, paths := r.trail()
 	r.wantOnce(paths, map[string]int{"a": 1, "b": 1, "c": 1}, "a", "b", "c")
 }
@@ -130,7 +131,7 @@ func TestMetricsFollowTheTrail(t *testing.T) {
 	if got := testutil.ToFloat64(r.f.m.unpublished); got != 3 {
 		t.Errorf("unpublished = %v, want 3", got)
 	}
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	for name, row := range map[string]struct {
 		got, want float64
 	}{
@@ -176,34 +177,34 @@ func TestDigestsAreSignedWhenTheSignerAnswers(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.Sign = signer })
 	r.begin(state.Report{New: true})
 	r.bucket.set(func(_, key string) error {
-		if strings.HasSuffix(key, sigSuffix) {
+		if strings.HasSuffix(key, trail.SignatureSuffix) {
 			return errors.New("down")
 		}
 		return nil
 	}, nil)
 	r.commit("a", 1)
-	r.flush(ReasonFlush) // The digest is published without its signature.
+	r.flush(trail.ReasonFlush) // The digest is published without its signature.
 	if st := r.glance(t); !st.Signing || st.Unsigned != 1 || st.DigestHash == "" {
 		t.Errorf("Glance() = %+v, want one digest that waits for its signature", st)
 	}
 	r.bucket.set(nil, nil)
 	r.advance(time.Second)
-	r.flush(ReasonStop)
+	r.flush(trail.ReasonStop)
 	if st := r.glance(t); st.Unsigned != 0 || st.DigestHash != hex.EncodeToString(sum256(r.bucket.objects[st.Digest])) {
 		t.Errorf("Glance() = %+v, want none, and the hash of %s", st, st.Digest)
 	}
 	signed := 0
 	for _, key := range r.bucket.created() {
-		n, ok := ParseName(key)
+		n, ok := trail.ParseName(key)
 		if !ok || !n.Digest {
 			continue
 		}
-		var s Signature
-		if err := json.Unmarshal(r.bucket.objects[strings.TrimSuffix(key, ".json")+sigSuffix], &s); err != nil {
+		var s trail.Signature
+		if err := json.Unmarshal(r.bucket.objects[strings.TrimSuffix(key, ".json")+trail.SignatureSuffix], &s); err != nil {
 			t.Fatalf("%s: %v", key, err)
 		}
 		sig, err := base64.StdEncoding.DecodeString(s.Signature)
-		if err != nil || s.Algorithm != AlgorithmEd25519 || !ed25519.Verify(public, r.bucket.objects[key], sig) {
+		if err != nil || s.Algorithm != trail.AlgorithmEd25519 || !ed25519.Verify(public, r.bucket.objects[key], sig) {
 			t.Errorf("%s: signature %+v does not hold (%v)", key, s, err)
 		}
 		block, _ := pem.Decode(r.bucket.objects["p/_manifests/keys/"+s.PublicKeyFingerprint+".pem"])
@@ -267,7 +268,7 @@ func TestUnsignedDigestsAreAState(t *testing.T) {
 	for i, name := range []string{"a", "b", "c"} {
 		r.commit(name, 1)
 		r.f.signAgain = time.Time{} // The pause is over.
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 		if i == 1 {
 			r.reopen()
 			r.begin(state.Report{})

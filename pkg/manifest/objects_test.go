@@ -9,7 +9,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // shelf is a trail in memory with the objects that it tells of.
@@ -68,14 +70,14 @@ func (s *shelf) drop(key string) {
 	delete(s.heads, "p/"+key)
 }
 
-func (s *shelf) check(t *testing.T, now time.Time, change func(*ObjectOptions)) *Verification {
+func (s *shelf) check(t *testing.T, now time.Time, change func(*verify.ObjectOptions)) *verify.Result {
 	t.Helper()
-	tr := NewTrail(s, "p/")
-	v, err := Verify(t.Context(), tr, VerifyOptions{Bucket: "b", Now: now})
+	tr := trail.NewTrail(s, "p/")
+	v, err := verify.Run(t.Context(), tr, verify.Options{Bucket: "b", Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := ObjectOptions{Workers: 4}
+	o := verify.ObjectOptions{Workers: 4}
 	if change != nil {
 		change(&o)
 	}
@@ -86,7 +88,7 @@ func (s *shelf) check(t *testing.T, now time.Time, change func(*ObjectOptions)) 
 }
 
 // about returns what was found and noted of one key.
-func about(v *Verification, key string) (said []string) {
+func about(v *verify.Result, key string) (said []string) {
 	for _, f := range v.Findings {
 		if f.Key == "p/"+key {
 			said = append(said, string(f.Kind))
@@ -100,18 +102,18 @@ func about(v *Verification, key string) (said []string) {
 	return said
 }
 
-func withReason(reason string) func(*Digest) {
-	return func(d *Digest) {
+func withReason(reason string) func(*trail.Digest) {
+	return func(d *trail.Digest) {
 		d.Reason, d.ConfigSHA256 = reason, ""
-		if reason == ReasonStop || reason == ReasonFinal {
+		if reason == trail.ReasonStop || reason == trail.ReasonFinal {
 			d.NextDigestDue = nil
 		}
 	}
 }
 
-func pendingSince(at time.Time) func(*Digest) {
-	return func(d *Digest) {
-		withReason(ReasonInterval)(d)
+func pendingSince(at time.Time) func(*trail.Digest) {
+	return func(d *trail.Digest) {
+		withReason(trail.ReasonInterval)(d)
 		d.Pending, d.OldestPendingSince = 1, timeOrNull(at)
 	}
 }
@@ -126,7 +128,7 @@ func TestWhatAnObjectClaimsOfItselfIsNotBelieved(t *testing.T) {
 	now := end.Add(30 * time.Minute)
 	for _, c := range []struct {
 		name    string
-		head    func(*Digest)
+		head    func(*trail.Digest)
 		id      string
 		written time.Time
 		now     time.Time
@@ -138,8 +140,8 @@ func TestWhatAnObjectClaimsOfItselfIsNotBelieved(t *testing.T) {
 		{"on its way before the digest", pendingSince(end.Add(-time.Hour)), id(8), end.Add(-50 * time.Minute), now, true},
 		{"the next digest is a little late", nil, id(8), later, end.Add(time.Hour + 50*time.Second), true},
 
-		{"after the chain stopped", withReason(ReasonStop), id(8), later, now, false},
-		{"after the chain ended", withReason(ReasonFinal), id(8), later, now, false},
+		{"after the chain stopped", withReason(trail.ReasonStop), id(8), later, now, false},
+		{"after the chain ended", withReason(trail.ReasonFinal), id(8), later, now, false},
 		{"before the digest that does not name it", nil, id(8), end.Add(-10 * time.Minute), now, false},
 		{"seconds before the digest that does not name it", nil, id(8), end.Add(-3 * time.Second), now, false},
 		{"before what was on its way", pendingSince(end.Add(-10 * time.Minute)), id(8), end.Add(-20 * time.Minute), now, false},
@@ -157,7 +159,7 @@ func TestWhatAnObjectClaimsOfItselfIsNotBelieved(t *testing.T) {
 			other := s.put("other", "other", id(7), trailStart)
 			head := c.head
 			if head == nil {
-				head = withReason(ReasonInterval)
+				head = withReason(trail.ReasonInterval)
 			}
 			s.add(t, "app-01", chain, 1, true, head, known, other)
 			s.put("known", "other bytes", c.id, c.written)
@@ -192,10 +194,10 @@ func TestWhatAnObjectClaimsOfItselfIsNotBelieved(t *testing.T) {
 // A chain that another one follows writes nothing any more.
 func TestAnObjectOfAChainThatWasLeft(t *testing.T) {
 	s := newShelf()
-	s.add(t, "app-01", "aaaaaaaa", 1, true, withReason(ReasonInterval), s.put("a", "a", "app-01/aaaaaaaa/1", trailStart))
+	s.add(t, "app-01", "aaaaaaaa", 1, true, withReason(trail.ReasonInterval), s.put("a", "a", "app-01/aaaaaaaa/1", trailStart))
 	head, _, _ := strings.Cut(s.library.heads["aaaaaaaa"], " ")
-	s.add(t, "app-01", "bbbbbbbb", 1, true, func(d *Digest) {
-		withReason(ReasonInterval)(d)
+	s.add(t, "app-01", "bbbbbbbb", 1, true, func(d *trail.Digest) {
+		withReason(trail.ReasonInterval)(d)
 		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsStateLost, "aaaaaaaa", head
 	}, s.put("b", "b", "app-01/bbbbbbbb/1", trailStart))
 	later := trailStart.Add(70 * time.Minute)
@@ -219,7 +221,7 @@ func TestContentThatMetadataAloneProves(t *testing.T) {
 	rekeyed := s.put("rekeyed", "k", mine+"2", at)
 	rekeyed.Status, rekeyed.ReplacedETag = state.StatusRekeyed, "that of an unknown object"
 	proven := s.put("proven", "p", "", at, skip(state.BasisMetadata))
-	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(ReasonStop),
+	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(trail.ReasonStop),
 		s.put("uploaded", "u", mine+"3", at),
 		s.put("metadata", "m", "", at, skip(state.BasisMetadata)),
 		s.put("etag", "e", "", at, skip(state.BasisETag)),
@@ -229,13 +231,13 @@ func TestContentThatMetadataAloneProves(t *testing.T) {
 	o.ETag = "another"
 	s.heads["p/replaced"] = o
 	index := s.put("metadata", "m", "", at, skip(state.BasisIndex))
-	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(ReasonStop), after, index, s.put("proven", "p", "", at, skip(state.BasisETag)))
+	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(trail.ReasonStop), after, index, s.put("proven", "p", "", at, skip(state.BasisETag)))
 
 	v := s.check(t, trailStart.Add(3*time.Hour), nil)
 	if !v.Clean || v.Objects.Unproven != 3 {
 		t.Errorf("without --deep: %+v, %+v; want metadata, replaced and rekeyed unproven", v.Objects, v.Findings)
 	}
-	all := func(o *ObjectOptions) { o.Deep = 100 }
+	all := func(o *verify.ObjectOptions) { o.Deep = 100 }
 	if v = s.check(t, trailStart.Add(3*time.Hour), all); !v.Clean || v.Objects.Unproven != 0 || v.Objects.Downloaded != 6 {
 		t.Errorf("with --deep all: %+v, %+v", v.Objects, v.Findings)
 	}
@@ -253,9 +255,9 @@ func TestAnObjectThatOutlivesItsFile(t *testing.T) {
 	gone := func(key string) state.Record {
 		return rec(state.StatusDeleted, key, state.FormatTime(at.Add(time.Minute)))
 	}
-	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(ReasonStop),
+	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(trail.ReasonStop),
 		s.put("kept", "k", "app-01/0a1b2c3d/1", at), s.put("replaced", "r", "app-01/0a1b2c3d/2", at), s.put("expired", "e", "app-01/0a1b2c3d/3", at))
-	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(ReasonStop), gone("kept"), gone("replaced"), gone("expired"))
+	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(trail.ReasonStop), gone("kept"), gone("replaced"), gone("expired"))
 	s.put("replaced", "R", "app-01/0a1b2c3d/4", at.Add(2*time.Minute))
 	s.drop("expired")
 	v := s.check(t, trailStart.Add(3*time.Hour), nil)
@@ -269,8 +271,8 @@ func TestAnObjectThatOutlivesItsFile(t *testing.T) {
 func TestObjectsThatCannotBeAskedFor(t *testing.T) {
 	s := newShelf()
 	at := trailStart.Add(-time.Hour)
-	first, _ := s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(ReasonInterval), s.put("a", "a", "app-01/0a1b2c3d/1", at), s.put("b", "b", "app-01/0a1b2c3d/2", at))
-	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(ReasonStop), s.put("c", "c", "app-01/0a1b2c3d/3", at), s.put("d", "d", "app-01/0a1b2c3d/4", at))
+	first, _ := s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(trail.ReasonInterval), s.put("a", "a", "app-01/0a1b2c3d/1", at), s.put("b", "b", "app-01/0a1b2c3d/2", at))
+	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(trail.ReasonStop), s.put("c", "c", "app-01/0a1b2c3d/3", at), s.put("d", "d", "app-01/0a1b2c3d/4", at))
 	now := trailStart.Add(3 * time.Hour)
 	synctest.Test(t, func(t *testing.T) {
 		s.heed = func(key string) error {
@@ -280,7 +282,7 @@ func TestObjectsThatCannotBeAskedFor(t *testing.T) {
 			return nil
 		}
 		s.body = breaking(-1, keyIs("p/c"))
-		v := s.check(t, now, func(o *ObjectOptions) { o.Deep = 100 })
+		v := s.check(t, now, func(o *verify.ObjectOptions) { o.Deep = 100 })
 		if got := fmt.Sprint(about(v, "a"), about(v, "b"), about(v, "c"), about(v, "d")); got != "[] [unchecked] [unchecked] []" || v.Objects.Unchecked != 2 || v.Objects.Downloaded != 2 {
 			t.Errorf("it says %s: %+v, %+v", got, v.Objects, v.Findings)
 		}
@@ -291,7 +293,7 @@ func TestObjectsThatCannotBeAskedFor(t *testing.T) {
 		}
 		// Three bodies break off, and then it reads on.
 		s.body = breaking(3, everyKey)
-		if v = s.check(t, now, func(o *ObjectOptions) { o.Deep = 100 }); !v.Clean {
+		if v = s.check(t, now, func(o *verify.ObjectOptions) { o.Deep = 100 }); !v.Clean {
 			t.Errorf("after broken bodies: %+v", v.Findings)
 		}
 	})
@@ -301,7 +303,7 @@ func TestObjectsThatCannotBeAskedFor(t *testing.T) {
 // have written it.
 func TestAManifestBehindTheEndOfAChain(t *testing.T) {
 	for reason, want := range map[string]string{
-		ReasonInterval: "[]", ReasonStop: "[object-content]", ReasonFinal: "[object-content]",
+		trail.ReasonInterval: "[]", trail.ReasonStop: "[object-content]", trail.ReasonFinal: "[object-content]",
 	} {
 		s := newShelf()
 		s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(reason), s.put("a", "a", "app-01/0a1b2c3d/1", trailStart))
@@ -312,13 +314,13 @@ func TestAManifestBehindTheEndOfAChain(t *testing.T) {
 			t.Errorf("behind %s it says %s: %+v", reason, got, v.Findings)
 		}
 		found := "[note manifest-pending]"
-		if reason == ReasonFinal {
+		if reason == trail.ReasonFinal {
 			found = "[unnamed-manifest]"
 		}
 		if got := fmt.Sprint(about(v, strings.TrimPrefix(m, "p/"))); got != found {
 			t.Errorf("behind %s it says %s of the manifest, want %s", reason, got, found)
 		}
-		if reason == ReasonStop {
+		if reason == trail.ReasonStop {
 			v = s.check(t, later.Add(25*time.Hour), nil)
 			if got := fmt.Sprint(about(v, strings.TrimPrefix(m, "p/"))); got != "[silent]" {
 				t.Errorf("a day behind %s it says %s of the manifest", reason, got)

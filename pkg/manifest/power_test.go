@@ -18,6 +18,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/crashfs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // sealerRole makes the test binary a process that seals documents in its working
@@ -40,7 +41,7 @@ func playSealer() error {
 	}
 	f, err := New(st, newBucket(), Options{
 		Source: "data", Instance: "app-01", Bucket: "b", Mapper: state.NewMapper("p"),
-		FlushInterval: time.Hour, DigestInterval: time.Hour, StopTimeout: time.Hour, MaxRecords: 3, Layout: LayoutHive,
+		FlushInterval: time.Hour, DigestInterval: time.Hour, StopTimeout: time.Hour, MaxRecords: 3, Layout: trail.LayoutHive,
 		LocalDir: filepath.Join(dir, "copies", "data"), Version: "test",
 		Now: time.Now, Pending: func() (int64, time.Time) { return 0, time.Time{} },
 		Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewPedanticRegistry()),
@@ -57,7 +58,7 @@ func playSealer() error {
 		if _, err := st.Commit(ctx, state.Outcome{Record: &rec}); err != nil {
 			return err
 		}
-		if _, err := f.sealAll(ctx, ReasonFlush); err != nil {
+		if _, err := f.sealAll(ctx, trail.ReasonFlush); err != nil {
 			return err
 		}
 		box, err := st.Outbox()

@@ -6,21 +6,19 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// The waits between tries to publish.
 const (
-	backoffFirst = time.Second
-	backoffMost  = time.Minute
-	logEvery     = time.Minute
+	logEvery = time.Minute
 )
 
 // publishLoop publishes whenever something was sealed and retries what could
@@ -57,7 +55,7 @@ func (f *Flusher) publishLoop(ctx, work context.Context) {
 		if stopped(work, err) {
 			return
 		}
-		retry.Reset(backoff(failures, state.ClassOf(err)))
+		retry.Reset(backoff.Jittered(failures, state.ClassOf(err)))
 		failures++
 	}
 }
@@ -89,23 +87,10 @@ func (f *Flusher) publishUntil(ctx context.Context) error {
 		if last == nil || !stopped(ctx, err) {
 			last = err
 		}
-		if !pause(ctx, backoff(n, state.ClassOf(err))) {
+		if !backoff.Pause(ctx, backoff.Jittered(n, state.ClassOf(err))) {
 			return errors.Join(last, ctx.Err())
 		}
 	}
-}
-
-// backoff returns the wait before try n+1: full jitter up to a second, doubled
-// each time up to a minute. What waiting alone does not mend is tried slowly.
-func backoff(n int, c state.Class) time.Duration {
-	most := backoffMost
-	if n < 6 {
-		most = backoffFirst << n
-	}
-	if c.OutOfService() {
-		return backoffMost/2 + rand.N(backoffMost/2)
-	}
-	return rand.N(most) + 1
 }
 
 // publish sends the documents of the outbox in order until none is left or one
@@ -225,7 +210,7 @@ func (f *Flusher) rebuild(d state.Doc) error {
 	if err != nil {
 		return err
 	}
-	name, ok := ParseName(d.Key)
+	name, ok := trail.ParseName(d.Key)
 	if !ok || name.Chain != ch.ID {
 		return errors.New("its chain is given up")
 	}
@@ -235,9 +220,9 @@ func (f *Flusher) rebuild(d state.Doc) error {
 		return err
 	}
 	before := stored - d.Records
-	layout := LayoutFlat
+	layout := trail.LayoutFlat
 	if name.Hive {
-		layout = LayoutHive
+		layout = trail.LayoutHive
 	}
 	m := &manifestFile{path: f.local.of(d.Key), layout: layout, max: int(d.Records)}
 	defer m.discard()
@@ -253,10 +238,10 @@ func (f *Flusher) rebuild(d state.Doc) error {
 	case m.enc == nil:
 		return errors.New("its records are gone")
 	}
-	if err := m.enc.close(); err != nil {
+	if err := m.enc.Close(); err != nil {
 		return err
 	}
-	if got := m.sums.sha(); got != d.SHA256 {
+	if got := m.sums.Hex(); got != d.SHA256 {
 		return fmt.Errorf("the records make other bytes: sha256 %s", got)
 	}
 	return m.out.Commit()
@@ -276,7 +261,7 @@ func contentTypeOf(key string) string {
 // acknowledged notes that d was acknowledged.
 func (f *Flusher) acknowledged(d state.Doc) {
 	now := f.o.Now()
-	if n, ok := ParseName(d.Key); ok && n.Digest {
+	if n, ok := trail.ParseName(d.Key); ok && n.Digest {
 		f.claim.acknowledged(n)
 	}
 	f.m.last.Set(seconds(now))

@@ -4,7 +4,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // A record that cannot stand where it does is a finding, and so is each of a
@@ -34,15 +36,15 @@ func TestARecordStandsBelowItsDigestsBucketAndPrefix(t *testing.T) {
 		r.S3URI, r.Instance, r.Chain, r.ID = "s3://b/p/a", "app-01", "0a1b2c3d", "0a1b2c3d-1000"
 		c.change(&r)
 		// As other programs write it, and as this one does: each has a reader.
-		for form, data := range map[string][]byte{"own": encode(t, LayoutFlat, []state.Record{r}), "other": append([]byte(" "), r.AppendLine(nil)...)} {
+		for form, data := range map[string][]byte{"own": encode(t, trail.LayoutFlat, []state.Record{r}), "other": append([]byte(" "), r.AppendLine(nil)...)} {
 			l := newLibrary()
 			l.objects["p/m"] = data
-			d := &Digest{Bucket: "b", Prefix: "p/", Instance: "app-01", Chain: "0a1b2c3d"}
-			m, err := NewTrail(l, "p/").scan(t.Context(), d, state.ManifestRef{S3Key: "p/m"})
-			if err != nil || m.format != nil || m.records != 1 {
+			d := &trail.Digest{Bucket: "b", Prefix: "p/", Instance: "app-01", Chain: "0a1b2c3d"}
+			m, err := verify.ScanManifest(t.Context(), trail.NewTrail(l, "p/"), d, state.ManifestRef{S3Key: "p/m"})
+			if err != nil || m.Format != nil || m.Records != 1 {
 				t.Fatalf("%s, %s form: %+v, %v", name, form, m, err)
 			}
-			if got := strings.Join(m.faults, "; "); (got == "") != (c.fault == "") || !strings.Contains(got, c.fault) {
+			if got := strings.Join(m.Faults, "; "); (got == "") != (c.fault == "") || !strings.Contains(got, c.fault) {
 				t.Errorf("%s, %s form: faults %q, want %q", name, form, got, c.fault)
 			}
 		}
@@ -53,5 +55,5 @@ func TestARecordStandsBelowItsDigestsBucketAndPrefix(t *testing.T) {
 func TestARecordOfTheTrailItselfTellsNothing(t *testing.T) {
 	l := newLibrary()
 	l.add(t, "app-01", "0a1b2c3d", 1, true, nil, rec(state.StatusUploaded, "_manifests/config_x.json", atTen), rec(state.StatusUploaded, "a", atTen))
-	wantLines(t, newest(t, l, Query{}), "a uploaded ")
+	wantLines(t, newest(t, l, trail.Query{}), "a uploaded ")
 }

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // remote reads the digests of one trail in the bucket.
@@ -25,20 +26,20 @@ type remote struct {
 
 // head is a digest in the bucket.
 type head struct {
-	name Name
+	name trail.Name
 	key  string // "": none
 }
 
 // each calls fn for every digest named at or after the given time, in either
 // layout.
-func (r remote) each(ctx context.Context, since time.Time, fn func(n Name, key string)) error {
-	for _, prefix := range []string{r.trail + "digest_", r.trail + digestDirHive + "/digest_"} {
+func (r remote) each(ctx context.Context, since time.Time, fn func(n trail.Name, key string)) error {
+	for _, prefix := range []string{r.trail + "digest_", r.trail + trail.DigestDirHive + "/digest_"} {
 		from := ""
 		if !since.IsZero() {
-			from = prefix + since.UTC().Format(stampFormat)
+			from = prefix + since.UTC().Format(trail.TimeFormat)
 		}
 		err := r.pub.List(ctx, prefix, from, func(o state.Object) error {
-			if n, ok := ParseName(o.Key); ok && n.Digest {
+			if n, ok := trail.ParseName(o.Key); ok && n.Digest {
 				fn(n, o.Key)
 			}
 			return nil
@@ -54,7 +55,7 @@ func (r remote) each(ctx context.Context, since time.Time, fn func(n Name, key s
 // the newest one first.
 func (r remote) chains(ctx context.Context) ([]tops, error) {
 	all := map[string]*tops{}
-	err := r.each(ctx, time.Time{}, func(n Name, key string) {
+	err := r.each(ctx, time.Time{}, func(n trail.Name, key string) {
 		if n.Instance != r.instance {
 			return
 		}
@@ -90,21 +91,21 @@ func forgetOldest(all map[string]*tops) {
 
 // digest returns a digest and the SHA-256 of its bytes. A digest that cannot be
 // read as one still has its hash.
-func (r remote) digest(ctx context.Context, key string) (d Digest, sha string, err error) {
+func (r remote) digest(ctx context.Context, key string) (d trail.Digest, sha string, err error) {
 	body, _, err := r.pub.Get(ctx, key)
 	if err != nil {
 		return d, "", fmt.Errorf("get %s: %w", key, err)
 	}
-	s := newSums()
-	d, parse := ParseDigest(teeReader{r: body, s: s})
+	s := trail.NewSum()
+	d, parse := trail.ParseDigest(io.TeeReader(body, s))
 	err = body.Close()
-	if parse != nil && !errors.Is(parse, ErrFormat) && !errors.Is(parse, ErrNewerFormat) {
+	if parse != nil && !errors.Is(parse, trail.ErrFormat) && !errors.Is(parse, trail.ErrNewerFormat) {
 		err = errors.Join(parse, err)
 	}
 	if err != nil {
 		return d, "", fmt.Errorf("get %s: %w", key, err)
 	}
-	return d, s.sha(), nil
+	return d, s.Hex(), nil
 }
 
 // sum returns the SHA-256 of the object under key.
@@ -113,9 +114,9 @@ func (r remote) sum(ctx context.Context, key string) (sha string, o state.Object
 	if err != nil {
 		return "", o, err
 	}
-	s := newSums()
+	s := trail.NewSum()
 	_, err = io.Copy(s, body)
-	return s.sha(), o, errors.Join(err, body.Close())
+	return s.Hex(), o, errors.Join(err, body.Close())
 }
 
 // sumOf returns the SHA-256 of a digest, "" where it may not be read.
@@ -141,16 +142,16 @@ const surveyChains = 10_000
 
 // survey lists the digests of the instance that were named since it was last
 // looked for them. The digests of ch that the state does not know are foreign.
-func (r remote) survey(ctx context.Context, ch state.Chain, foreign func(Name) bool) (*survey, error) {
+func (r remote) survey(ctx context.Context, ch state.Chain, foreign func(trail.Name) bool) (*survey, error) {
 	since := ch.LastNamed
-	if prev, ok := ParseName(ch.PrevKey); ok {
+	if prev, ok := trail.ParseName(ch.PrevKey); ok {
 		since = prev.Time
 	}
 	if !ch.LookedTo.IsZero() && ch.LookedTo.Before(since) {
 		since = ch.LookedTo
 	}
 	s := &survey{others: map[string]*tops{}, firsts: map[string]string{}}
-	err := r.each(ctx, since, func(n Name, key string) {
+	err := r.each(ctx, since, func(n trail.Name, key string) {
 		switch {
 		case n.Instance != r.instance:
 		case n.Chain != ch.ID:
@@ -162,7 +163,7 @@ func (r remote) survey(ctx context.Context, ch state.Chain, foreign func(Name) b
 	return s, err
 }
 
-func (s *survey) other(n Name, key string) {
+func (s *survey) other(n trail.Name, key string) {
 	t := s.others[n.Chain]
 	if t == nil {
 		if len(s.others) >= surveyChains {
@@ -177,7 +178,7 @@ func (s *survey) other(n Name, key string) {
 	}
 }
 
-func (s *survey) unknown(n Name, key string) {
+func (s *survey) unknown(n trail.Name, key string) {
 	s.ahead.add(head{name: n, key: key})
 	if s.from == 0 || n.Sequence < s.from {
 		s.from = n.Sequence
@@ -205,7 +206,7 @@ func (r remote) leftBy(ctx context.Context, ch state.Chain, s *survey) (by []top
 		if err != nil {
 			continue
 		}
-		if d, err := parseDigest(data); err == nil && d.AbandonsChain == ch.ID {
+		if d, err := trail.DecodeDigest(data); err == nil && d.AbandonsChain == ch.ID {
 			by = append(by, *s.others[chain])
 		}
 	}

@@ -16,7 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/restore"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // archive is a trail in memory with the objects that it tells of.
@@ -62,7 +64,7 @@ func (*outcomes) Planned(int64, int64) {}
 
 func (*outcomes) Received(int64) {}
 
-func (o *outcomes) Done(f RestoredFile) {
+func (o *outcomes) Done(f restore.RestoredFile) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.files[f.Key] = string(f.Status)
@@ -72,14 +74,14 @@ func (o *outcomes) Done(f RestoredFile) {
 }
 
 // restore runs one restore into dir.
-func (a *fakeArchive) restore(t *testing.T, dir string, change func(*RestoreOptions)) (map[string]string, RestoreSummary, error) {
+func (a *fakeArchive) restore(t *testing.T, dir string, change func(*restore.Options)) (map[string]string, restore.Summary, error) {
 	t.Helper()
 	said := &outcomes{files: map[string]string{}}
-	o := RestoreOptions{Prefix: "p/", Target: dir, DirMode: 0o700, Workers: 1, GiveUp: time.Minute, CheckSpace: true, Progress: said}
+	o := restore.Options{Prefix: "p/", Target: dir, DirMode: 0o700, Workers: 1, GiveUp: time.Minute, CheckSpace: true, Progress: said}
 	if change != nil {
 		change(&o)
 	}
-	sum, err := Restore(t.Context(), NewTrail(a, "p/"), a, o)
+	sum, err := restore.Run(t.Context(), trail.NewTrail(a, "p/"), a, o)
 	return said.files, sum, err
 }
 
@@ -170,7 +172,7 @@ func TestRestoreDoesNotReplaceWhatItWrote(t *testing.T) {
 			}
 		}
 	}
-	said, _, err := a.restore(t, dir, func(o *RestoreOptions) { o.Overwrite = true })
+	said, _, err := a.restore(t, dir, func(o *restore.Options) { o.Overwrite = true })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,10 +200,10 @@ func TestRestoreChecksTheRoomFirst(t *testing.T) {
 	a.add(t, "h", "0a0a0a0a", 1, true, nil, r)
 	dir := t.TempDir()
 	said, _, err := a.restore(t, dir, nil)
-	if !errors.Is(err, ErrNoSpace) || len(said) > 0 {
+	if !errors.Is(err, restore.ErrNoSpace) || len(said) > 0 {
 		t.Errorf("Restore = %v, %v, want ErrNoSpace and nothing begun", said, err)
 	}
-	if _, _, err := a.restore(t, dir, func(o *RestoreOptions) { o.CheckSpace = false }); err != nil {
+	if _, _, err := a.restore(t, dir, func(o *restore.Options) { o.CheckSpace = false }); err != nil {
 		t.Errorf("Restore without the check = %v", err)
 	}
 }
@@ -216,8 +218,8 @@ func TestRestoreEndsWithAnOutage(t *testing.T) {
 	a.onGet = func(string) error {
 		return state.Classified(state.ClassTransient, "GetObject", errors.New("no answer"))
 	}
-	said, sum, err := a.restore(t, t.TempDir(), func(o *RestoreOptions) { o.GiveUp = time.Nanosecond })
-	if !errors.Is(err, ErrOutage) || len(said) > 0 || sum.Failed > 0 {
+	said, sum, err := a.restore(t, t.TempDir(), func(o *restore.Options) { o.GiveUp = time.Nanosecond })
+	if !errors.Is(err, restore.ErrOutage) || len(said) > 0 || sum.Failed > 0 {
 		t.Errorf("Restore = %v, %+v, %v, want ErrOutage and no file that failed for it", said, sum, err)
 	}
 	a.onGet = func(string) error {
@@ -238,7 +240,7 @@ func TestRestoreNeedsAHash(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantSaid(t, said, map[string]string{"f": "failed: the trail has no hash of it"})
-	said, sum, err := a.restore(t, t.TempDir(), func(o *RestoreOptions) { o.Unverified = true })
+	said, sum, err := a.restore(t, t.TempDir(), func(o *restore.Options) { o.Unverified = true })
 	if err != nil || sum.Unverified != 1 {
 		t.Fatalf("Restore = %+v, %v, want one file that nothing proves", sum, err)
 	}
@@ -266,7 +268,7 @@ func TestRestoreKeepsOtherNamesOfAFile(t *testing.T) {
 	if err := os.Link(filepath.Join(dir, "other"), filepath.Join(dir, "f")); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := a.restore(t, dir, func(o *RestoreOptions) { o.Overwrite = true }); err != nil {
+	if _, _, err := a.restore(t, dir, func(o *restore.Options) { o.Overwrite = true }); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]fs.FileMode{"f": 0o640, "other": 0o600} {
@@ -280,12 +282,12 @@ func TestTimesOfMetadataAreRead(t *testing.T) {
 	for text, want := range map[string]int64{
 		"1700000000.123456789": 1_700_000_000_123_456_789, "1700000000": 1_700_000_000_000_000_000, "1.5": 1_500_000_000, "-1.000000001": -1_000_000_001, "-0.5": -500_000_000,
 	} {
-		if got, ok := parseMTime("", text); !ok || got.UnixNano() != want {
+		if got, ok := restore.ParseMTime("", text); !ok || got.UnixNano() != want {
 			t.Errorf("parseMTime(%q) = %v, %v, want %d ns", text, got, ok, want)
 		}
 	}
 	for _, text := range []string{"", "x", "1.x", "1.-5"} {
-		if got, ok := parseMTime("", text); ok {
+		if got, ok := restore.ParseMTime("", text); ok {
 			t.Errorf("parseMTime(%q) = %v, want none", text, got)
 		}
 	}

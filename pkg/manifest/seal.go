@@ -16,6 +16,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // Modes of what stands in the local directory: it shows file names.
@@ -59,10 +60,10 @@ func (f *Flusher) sealRecords(ctx context.Context) error {
 // sealOne seals at most MaxRecords records up to number upTo and brings ch up
 // to date. It reports whether there are more.
 func (f *Flusher) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur *skipCursor) (more bool, err error) {
-	named := notBefore(f.o.Now(), ch.LastNamed)
-	name := Name{
+	named := trail.NotBefore(f.o.Now(), ch.LastNamed)
+	name := trail.Name{
 		Time: named, Instance: f.o.Instance, Chain: ch.ID, Sequence: ch.Sequence,
-		N: len(ch.Manifests) + 1, Hive: f.o.Layout == LayoutHive,
+		N: len(ch.Manifests) + 1, Hive: f.o.Layout == trail.LayoutHive,
 	}
 	m := &manifestFile{path: f.local.path(name.Path()), layout: f.o.Layout, max: f.o.MaxRecords}
 	defer m.discard()
@@ -81,8 +82,8 @@ func (f *Flusher) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur
 		return false, err
 	}
 	key := f.o.Mapper.TrailPrefix() + name.Path()
-	doc := m.sums.doc(state.KindManifest, key, m.path)
-	doc.Records, doc.LastRecord, doc.Sequence = m.enc.n, m.last, ch.Sequence
+	doc := docOf(m.sums, state.KindManifest, key, m.path)
+	doc.Records, doc.LastRecord, doc.Sequence = m.enc.Records, m.last, ch.Sequence
 	ref := state.ManifestRef{S3Key: key, SHA256: doc.SHA256, SizeBytes: doc.Size, Records: doc.Records}
 	if err := f.st.SealManifest(ctx, doc, ref, named); err != nil {
 		return false, errors.Join(err, f.unseal(ch, m.path))
@@ -121,15 +122,15 @@ func (f *Flusher) unseal(before *state.Chain, path string) error {
 // first record on, under its name from commit on.
 type manifestFile struct {
 	path   string
-	layout Layout
+	layout trail.Layout
 	max    int
 
 	out  *safefs.Pending
 	sums *sums
-	enc  *encoder
+	enc  *trail.Encoder
 	last uint64 // the number of the last record
 
-	counts Counts
+	counts trail.Counts
 }
 
 // merge writes the stored records after number after and the skips of cur, both
@@ -145,7 +146,7 @@ func (m *manifestFile) merge(st *state.Source, after, upTo uint64, cur *skipCurs
 	if err == nil {
 		err = m.skipsBelow(upTo+1, cur)
 	}
-	if errors.Is(err, errStop) {
+	if errors.Is(err, trail.ErrStop) {
 		return true, nil
 	}
 	return false, err
@@ -172,12 +173,12 @@ func (m *manifestFile) add(number uint64, line []byte) error {
 			return err
 		}
 	}
-	if m.enc.n >= int64(m.max) {
-		return errStop
+	if m.enc.Records >= int64(m.max) {
+		return trail.ErrStop
 	}
 	m.last = number
-	m.counts.add(statusOf(line))
-	return m.enc.line(line)
+	m.counts.Add(statusOf(line))
+	return m.enc.Write(line)
 }
 
 func (m *manifestFile) create() error {
@@ -189,13 +190,13 @@ func (m *manifestFile) create() error {
 		return err
 	}
 	m.out, m.sums = out, newSums()
-	m.enc = newEncoder(io.MultiWriter(out, m.sums), m.layout)
+	m.enc = trail.NewEncoder(io.MultiWriter(out, m.sums), m.layout)
 	return nil
 }
 
 // commit ends the manifest and makes it durable under its name.
 func (m *manifestFile) commit() error {
-	if err := m.enc.close(); err != nil {
+	if err := m.enc.Close(); err != nil {
 		return err
 	}
 	return m.out.Commit()
@@ -209,8 +210,8 @@ func (m *manifestFile) discard() {
 }
 
 // doc describes the bytes that were summed.
-func (s *sums) doc(kind state.Kind, key, file string) state.Doc {
-	return state.Doc{Kind: kind, Key: key, File: file, SHA256: s.sha(), Size: s.size, MD5: s.md5sum()}
+func docOf(s *sums, kind state.Kind, key, file string) state.Doc {
+	return state.Doc{Kind: kind, Key: key, File: file, SHA256: s.Hex(), Size: s.Size(), MD5: s.md5sum()}
 }
 
 // sealDigest seals a digest over the manifests sealed since the last one, with
@@ -244,15 +245,15 @@ func (f *Flusher) sealDigest(ctx context.Context, reason string, extra ...state.
 	if err != nil {
 		return err
 	}
-	name := Name{
+	name := trail.Name{
 		Digest: true, Time: named, Instance: f.o.Instance, Chain: ch.ID, Sequence: ch.Sequence,
-		Hive: f.o.Layout == LayoutHive,
+		Hive: f.o.Layout == trail.LayoutHive,
 	}
 	doc, err := f.local.write(state.KindDigest, name.Path(), data)
 	if err != nil {
 		return fmt.Errorf("write digest of %s: %w", f.o.Source, err)
 	}
-	doc.LastRecord, doc.Sequence, doc.Final = ch.SealedTo, ch.Sequence, reason == ReasonFinal
+	doc.LastRecord, doc.Sequence, doc.Final = ch.SealedTo, ch.Sequence, reason == trail.ReasonFinal
 	if err := f.st.SealDigest(ctx, doc, ch, end, named); err != nil {
 		return fmt.Errorf("seal digest of %s: %w", f.o.Source, err)
 	}
@@ -265,27 +266,27 @@ func (f *Flusher) sealDigest(ctx context.Context, reason string, extra ...state.
 
 // counts counts the records of ch's manifests by status. Those that this
 // process did not seal are read again.
-func (f *Flusher) counts(ctx context.Context, ch state.Chain) (Counts, error) {
-	var sum Counts
+func (f *Flusher) counts(ctx context.Context, ch state.Chain) (trail.Counts, error) {
+	var sum trail.Counts
 	for _, ref := range ch.Manifests {
 		c, ok := f.counted[ref.S3Key]
 		if !ok {
 			err := f.present(ctx, ref)
 			if err != nil {
-				return Counts{}, err
+				return trail.Counts{}, err
 			}
 			if c, err = countFile(f.local.of(ref.S3Key)); err != nil {
-				return Counts{}, err
+				return trail.Counts{}, err
 			}
 		}
-		sum.plus(c)
+		sum.Plus(c)
 	}
 	return sum, nil
 }
 
 // digestWanted reports whether a digest would say something.
 func digestWanted(ch state.Chain, reason string) bool {
-	return reason == ReasonStop || reason == ReasonFinal || ch.PrevKey == "" ||
+	return reason == trail.ReasonStop || reason == trail.ReasonFinal || ch.PrevKey == "" ||
 		len(ch.Manifests) > 0 || len(ch.Scans) > 0 || len(ch.Notes) > 0 || ch.IndexSkips > 0
 }
 
@@ -306,7 +307,7 @@ func (f *Flusher) PublishConfig(ctx context.Context, canonical []byte, sha strin
 	if sum := sha256.Sum256(canonical); hex.EncodeToString(sum[:]) != sha {
 		return fmt.Errorf("configuration of %s has the SHA-256 %x, not %s", f.o.Source, sum, sha)
 	}
-	doc, err := f.local.write(state.KindConfig, configName(sha), canonical)
+	doc, err := f.local.write(state.KindConfig, trail.ConfigName(sha), canonical)
 	if err != nil {
 		return fmt.Errorf("write configuration of %s: %w", f.o.Source, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -24,10 +23,8 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
-
-// AlgorithmEd25519 names pure Ed25519 (RFC 8032) over a digest's bytes.
-const AlgorithmEd25519 = "ed25519"
 
 // maxKeyBytes bounds a private key's file.
 const maxKeyBytes = 64 << 10
@@ -41,13 +38,6 @@ type Signer interface {
 	Sign(ctx context.Context, digest []byte) (algorithm, fingerprint string, sig []byte, err error)
 	// PublicKey returns the key that checks the signatures: PEM, PKIX.
 	PublicKey(ctx context.Context) ([]byte, error)
-}
-
-// Signature is the object beside a digest.
-type Signature struct {
-	Algorithm            string `json:"algorithm"`
-	PublicKeyFingerprint string `json:"public_key_fingerprint"`
-	Signature            string `json:"signature"` // base64
 }
 
 // Ed25519Signer signs with a private key in memory.
@@ -81,7 +71,7 @@ func LoadEd25519(path string, owners ...uint32) (*Ed25519Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signing key %s: %w", path, err)
 	}
-	return &Ed25519Signer{key: key, fingerprint: fingerprintOf(der), public: encodePublic(der)}, nil
+	return &Ed25519Signer{key: key, fingerprint: trail.FingerprintOf(der), public: trail.EncodePublic(der)}, nil
 }
 
 // readPrivate reads a small file that only its owner, one of owners, can read,
@@ -111,7 +101,7 @@ func readPrivate(path string, owners []uint32) (data []byte, err error) {
 
 // Sign signs digest. It does not block.
 func (s *Ed25519Signer) Sign(_ context.Context, digest []byte) (algorithm, fingerprint string, sig []byte, err error) {
-	return AlgorithmEd25519, s.fingerprint, ed25519.Sign(s.key, digest), nil
+	return trail.AlgorithmEd25519, s.fingerprint, ed25519.Sign(s.key, digest), nil
 }
 
 // PublicKey returns the public key.
@@ -201,7 +191,7 @@ func sealedAt(file string) time.Time {
 			return at
 		}
 	}
-	n, _ := ParseName(file)
+	n, _ := trail.ParseName(file)
 	return n.Time
 }
 
@@ -242,9 +232,9 @@ func (f *Flusher) unsigned(ctx context.Context) ([]string, error) {
 	signed := map[string]bool{}
 	var files []string
 	err = f.local.walk(func(path string, e fs.DirEntry) error {
-		if base, ok := strings.CutSuffix(path, sigSuffix); ok {
+		if base, ok := strings.CutSuffix(path, trail.SignatureSuffix); ok {
 			signed[base+".json"] = true
-		} else if n, ok := ParseName(e.Name()); ok && n.Digest && n.Instance == f.o.Instance && !waiting[path] &&
+		} else if n, ok := trail.ParseName(e.Name()); ok && n.Digest && n.Instance == f.o.Instance && !waiting[path] &&
 			(n.Chain != ch.ID || n.Sequence < ch.Sequence) {
 			files = append(files, path)
 		}
@@ -252,8 +242,8 @@ func (f *Flusher) unsigned(ctx context.Context) ([]string, error) {
 	})
 	files = slices.DeleteFunc(files, func(p string) bool { return signed[p] || f.unsignable[p] || f.occupied[p] })
 	slices.SortFunc(files, func(a, b string) int {
-		x, _ := ParseName(a)
-		y, _ := ParseName(b)
+		x, _ := trail.ParseName(a)
+		y, _ := trail.ParseName(b)
 		return cmp.Or(strings.Compare(x.Chain, y.Chain), cmp.Compare(x.Sequence, y.Sequence))
 	})
 	return slices.DeleteFunc(files, func(p string) bool { return f.foreign(ctx, p, ch.ID) }), err
@@ -262,7 +252,7 @@ func (f *Flusher) unsigned(ctx context.Context) ([]string, error) {
 // foreign reports whether the digest in a local copy is of an older chain and
 // is not what the bucket has. It is asked about once.
 func (f *Flusher) foreign(ctx context.Context, file, chain string) bool {
-	n, _ := ParseName(file)
+	n, _ := trail.ParseName(file)
 	if n.Chain == chain {
 		return false
 	}
@@ -310,15 +300,15 @@ func (f *Flusher) announceKey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	k, err := ParsePublicKey(fresh)
+	k, err := trail.ParsePublicKey(fresh)
 	if err != nil {
 		return err
 	}
-	old, err := ParsePublicKey(before)
-	if err != nil || k.fingerprint == old.fingerprint {
+	old, err := trail.ParsePublicKey(before)
+	if err != nil || k.Fingerprint() == old.Fingerprint() {
 		return err
 	}
-	rel := announcementName(k.fingerprint, old.fingerprint)
+	rel := trail.AnnouncementName(k.Fingerprint(), old.Fingerprint())
 	if _, err := os.Stat(f.local.path(rel)); err == nil {
 		return nil
 	}
@@ -326,8 +316,8 @@ func (f *Flusher) announceKey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := NewSignature(algorithm, fingerprint, sig)
-	data, err := s.encode()
+	s := trail.NewSignature(algorithm, fingerprint, sig)
+	data, err := s.Encode()
 	if err != nil {
 		return err
 	}
@@ -336,8 +326,8 @@ func (f *Flusher) announceKey(ctx context.Context) error {
 		data []byte
 		same func([]byte) bool
 	}{
-		{keysDir + "/" + old.fingerprint + ".pem", before, nil},
-		{keysDir + "/" + k.fingerprint + ".pem", fresh, nil},
+		{trail.KeysDir + "/" + old.Fingerprint() + ".pem", before, nil},
+		{trail.KeysDir + "/" + k.Fingerprint() + ".pem", fresh, nil},
 		{rel, data, signedBy(ctx, f.o.SignBefore, fresh)},
 	} {
 		if err := f.publishOnce(ctx, doc.rel, doc.data, doc.same); err != nil {
@@ -357,7 +347,7 @@ func (f *Flusher) sign(ctx context.Context, file string) error {
 	if err != nil {
 		return &signerError{err}
 	}
-	if n, ok := ParseName(file); ok && n.Sequence == 1 {
+	if n, ok := trail.ParseName(file); ok && n.Sequence == 1 {
 		if err := f.forgetKey(fingerprint); err != nil {
 			return err
 		}
@@ -365,12 +355,12 @@ func (f *Flusher) sign(ctx context.Context, file string) error {
 	if err := f.publishKey(ctx, fingerprint); err != nil {
 		return err
 	}
-	s := NewSignature(algorithm, fingerprint, sig)
-	data, err := s.encode()
+	s := trail.NewSignature(algorithm, fingerprint, sig)
+	data, err := s.Encode()
 	if err != nil {
 		return err
 	}
-	rel, err := filepath.Rel(f.o.LocalDir, strings.TrimSuffix(file, ".json")+sigSuffix)
+	rel, err := filepath.Rel(f.o.LocalDir, strings.TrimSuffix(file, ".json")+trail.SignatureSuffix)
 	if err != nil {
 		return err
 	}
@@ -381,7 +371,7 @@ func (f *Flusher) sign(ctx context.Context, file string) error {
 // signedBy returns what reports whether something is a signature of s over data.
 func signedBy(ctx context.Context, s Signer, data []byte) func(seen []byte) bool {
 	return func(seen []byte) bool {
-		sig, err := ParseSignature(seen)
+		sig, err := trail.ParseSignature(seen)
 		if err != nil {
 			return false
 		}
@@ -389,7 +379,7 @@ func signedBy(ctx context.Context, s Signer, data []byte) func(seen []byte) bool
 		if err != nil {
 			return false
 		}
-		k, err := ParsePublicKey(public)
+		k, err := trail.ParsePublicKey(public)
 		return err == nil && k.Verify(sig, data) == nil
 	}
 }
@@ -398,7 +388,7 @@ func signedBy(ctx context.Context, s Signer, data []byte) func(seen []byte) bool
 // published again: a chain that begins may be the first of its trail, and these
 // copies those of the trail before.
 func (f *Flusher) forgetKey(fingerprint string) error {
-	dir := f.local.path(keysDir)
+	dir := f.local.path(trail.KeysDir)
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
@@ -415,7 +405,7 @@ func (f *Flusher) forgetKey(fingerprint string) error {
 // publishKey publishes the public key, once. Where something else stands under
 // its name, readers have to be given the key: that is no reason not to sign.
 func (f *Flusher) publishKey(ctx context.Context, fingerprint string) error {
-	rel := keysDir + "/" + fingerprint + ".pem"
+	rel := trail.KeysDir + "/" + fingerprint + ".pem"
 	if _, err := os.Stat(f.local.path(rel)); err == nil || f.keyTaken {
 		return nil
 	}
@@ -449,7 +439,7 @@ func (f *Flusher) publishOnce(ctx context.Context, rel string, data []byte, same
 		return err
 	}
 	key := f.o.Mapper.TrailPrefix() + rel
-	_, err := f.pub.CreateDoc(ctx, key, bytes.NewReader(data), s.size, s.md5sum(), [sha256.Size]byte(s.sha256.Sum(nil)), contentTypeOf(key))
+	_, err := f.pub.CreateDoc(ctx, key, bytes.NewReader(data), s.Size(), s.md5sum(), s.SHA256(), contentTypeOf(key))
 	if errors.Is(err, state.ErrPrecondition) {
 		data, err = f.there(ctx, key, data, same)
 	}
@@ -468,7 +458,7 @@ func (f *Flusher) there(ctx context.Context, key string, data []byte, same func(
 	if err != nil {
 		return nil, fmt.Errorf("compare: %w", err)
 	}
-	seen, err := io.ReadAll(io.LimitReader(body, maxSignatureBytes+1))
+	seen, err := io.ReadAll(io.LimitReader(body, trail.MaxSignatureBytes+1))
 	if err = errors.Join(err, body.Close()); err != nil {
 		return nil, fmt.Errorf("compare: %w", err)
 	}

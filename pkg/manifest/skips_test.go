@@ -16,6 +16,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 func skip(i int) state.Record {
@@ -71,10 +72,10 @@ func TestSkipsAreMergedByNumber(t *testing.T) {
 	r.skip(0, 1500)
 	r.commit("b", 2)
 	r.skip(1500, 2100)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.skip(2100, 2200)
 	r.commit("c", 1)
-	r.flush(ReasonStop)
+	r.flush(trail.ReasonStop)
 	_, paths := r.trail()
 	r.wantOnce(paths, map[string]int{"a": 3, "b": 2, "c": 1}, "a", "b", "c")
 	r.wantSkips(2200)
@@ -90,7 +91,7 @@ func TestReservedNumbersAreNotUnpublished(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{New: true})
 	r.skip(0, 10) // Of a thousand numbers.
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	if ch := r.chain(); ch.Unpublished != 0 {
 		t.Errorf("Unpublished = %d, want 0", ch.Unpublished)
 	}
@@ -111,7 +112,7 @@ func TestSkipsSurviveASealThatFails(t *testing.T) {
 	r.must(os.Remove(r.local()))
 	r.must(os.Rename(hidden, r.local()))
 	r.skip(250, 300)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.wantSkips(300)
 }
 
@@ -130,13 +131,13 @@ func TestSkipsLeaveNothingBehind(t *testing.T) {
 	if got := r.chain().Unpublished; got == 0 {
 		t.Error("no number was reserved by the run that died")
 	}
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.wantSkips(0)
 	if got := r.chain().Unpublished; got != 0 {
 		t.Errorf("%d numbers without a line count as unpublished for ever", got)
 	}
 	r.commit("a", 3)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	if c := r.chain(); c.Unpublished != 0 || c.SealedTo != c.NextRecord-1 {
 		t.Errorf("%d unpublished, sealed to %d of %d", c.Unpublished, c.SealedTo, c.NextRecord-1)
 	}
@@ -185,7 +186,7 @@ func TestBlocksGrowWithWhatIsUsed(t *testing.T) {
 				t.Fatalf("%d numbers are drawn for %d lines", drawn, lines)
 			}
 		}
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 	}
 }
 
@@ -210,7 +211,7 @@ func TestSkipsFromManyGoroutines(t *testing.T) {
 	}
 	wg.Go(func() { r.commit("a", 50) })
 	wg.Wait()
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	_, paths := r.trail()
 	r.wantOnce(paths, map[string]int{"a": 50}, "a")
 	if got := len(r.skipped()); got != 4000 {
@@ -251,7 +252,7 @@ func BenchmarkSkips(b *testing.B) {
 	}
 	f, err := New(st, newBucket(), Options{
 		Source: "data", Instance: "i", Bucket: "b", FlushInterval: time.Minute, DigestInterval: time.Hour, StopTimeout: time.Second,
-		MaxRecords: 50_000, Layout: LayoutFlat, LocalDir: b.TempDir(), Now: time.Now,
+		MaxRecords: 50_000, Layout: trail.LayoutFlat, LocalDir: b.TempDir(), Now: time.Now,
 		Pending: func() (int64, time.Time) { return 0, time.Time{} }, Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewRegistry()),
 	})
 	if err != nil {
@@ -276,10 +277,10 @@ func BenchmarkReadManifest(b *testing.B) {
 		records[i] = skip(i)
 		records[i].Chain, records[i].ID = "0a1b2c3d", state.RecordID("0a1b2c3d", uint64(i))
 	}
-	data := encode(b, LayoutFlat, records)
+	data := encode(b, trail.LayoutFlat, records)
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
-		if err := ReadManifest(bytes.NewReader(data), func(state.Record) error { return nil }); err != nil {
+		if err := trail.ReadManifest(bytes.NewReader(data), func(state.Record) error { return nil }); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // library is a trail in memory that tests write document by document.
@@ -34,10 +35,10 @@ var trailStart = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // add publishes a manifest of records as sequence seq of a chain, and its
 // digest where digest is set. Records without an id get one.
-func (l *library) add(t *testing.T, instance, chain string, seq uint64, digest bool, change func(*Digest), records ...state.Record) (manifest, key string) {
+func (l *library) add(t *testing.T, instance, chain string, seq uint64, digest bool, change func(*trail.Digest), records ...state.Record) (manifest, key string) {
 	t.Helper()
 	at := trailStart.Add(time.Duration(seq) * time.Hour)
-	m := Name{Time: at, Instance: instance, Chain: chain, Sequence: seq, N: 1}
+	m := trail.Name{Time: at, Instance: instance, Chain: chain, Sequence: seq, N: 1}
 	for i := range records {
 		r := &records[i]
 		r.Instance, r.Source, r.Chain = instance, "data", chain
@@ -49,19 +50,19 @@ func (l *library) add(t *testing.T, instance, chain string, seq uint64, digest b
 		}
 		r.S3URI = "s3://b/" + r.S3Key
 	}
-	d := Digest{
+	d := trail.Digest{
 		Version: 1, Instance: instance, Source: "data", Bucket: "b", Prefix: "p/", Chain: chain, Sequence: seq,
 		StartTime: state.FormatTime(at.Add(-time.Hour)), EndTime: state.FormatTime(at), Manifests: []state.ManifestRef{},
-		Scans: []state.ScanNote{}, Events: []state.Note{}, ConfigSHA256: hexSHA(nil), Reason: ReasonInterval,
+		Scans: []state.ScanNote{}, Events: []state.Note{}, ConfigSHA256: hexSHA(nil), Reason: trail.ReasonInterval,
 	}
 	d.NextDigestDue = timeOrNull(at.Add(time.Hour))
 	if len(records) > 0 {
-		data := encode(t, LayoutFlat, records)
+		data := encode(t, trail.LayoutFlat, records)
 		manifest = "p/_manifests/" + m.Path()
 		l.set(manifest, data)
 		d.Manifests = append(d.Manifests, state.ManifestRef{S3Key: manifest, SHA256: hexSHA(data), SizeBytes: int64(len(data)), Records: int64(len(records))})
 		for i := range records {
-			d.Counts.add(records[i].Status)
+			d.Counts.Add(records[i].Status)
 		}
 	}
 	if !digest {
@@ -95,10 +96,10 @@ func rec(status state.Status, key, at string, change ...func(*state.Record)) sta
 	return r
 }
 
-func newest(t *testing.T, l Library, q Query) []string {
+func newest(t *testing.T, l trail.Library, q trail.Query) []string {
 	t.Helper()
 	var got []string
-	if err := NewTrail(l, "p/").Newest(t.Context(), q, func(h Held) error {
+	if err := trail.NewTrail(l, "p/").Newest(t.Context(), q, func(h trail.Held) error {
 		r := h.Record
 		got = append(got, fmt.Sprintf("%s %s %s%s%s", strings.TrimPrefix(r.S3Key, "p/"), r.Status, r.SHA256, r.Mode, r.VersionID))
 		return nil
@@ -147,13 +148,13 @@ func TestNewestFoldsTheRecordsOfEachKey(t *testing.T) {
 		rec(state.StatusSkipped, "old", "2026-03-01T12:00:00Z", content("O2 ", "0600 ")),
 		rec(state.StatusUploaded, "c", "2026-03-01T12:00:01Z", content("C2 ", "0600 ")),
 	)
-	wantLines(t, newest(t, l, Query{}),
+	wantLines(t, newest(t, l, trail.Query{}),
 		"a uploaded A1 0755 v2", "b deleted ", "c uploaded C2 0600 ", "k rekeyed K1 0640 v9", "old skipped O2 0600 ")
 	at := time.Date(2026, 3, 1, 11, 0, 1, 0, time.UTC)
-	wantLines(t, newest(t, l, Query{At: at}),
+	wantLines(t, newest(t, l, trail.Query{At: at}),
 		"a uploaded A1 0755 v2", "b deleted ", "c uploaded C1 0644 ", "k uploaded K1 0640 ", "old skipped O1 0600 ")
-	wantLines(t, newest(t, l, Query{At: at, KeyPrefix: "p/c"}), "c uploaded C1 0644 ")
-	wantLines(t, newest(t, l, Query{Instance: "another"}))
+	wantLines(t, newest(t, l, trail.Query{At: at, KeyPrefix: "p/c"}), "c uploaded C1 0644 ")
+	wantLines(t, newest(t, l, trail.Query{Instance: "another"}))
 }
 
 // S3 dates its answers in whole seconds.
@@ -163,25 +164,25 @@ func TestNewestTellsWritesWithinASecondApart(t *testing.T) {
 	l.add(t, "app-01", "0a1b2c3d", 1, true, nil,
 		rec(state.StatusUploaded, "x", "2026-03-01T10:00:00.1Z", content("first ", ""), dated),
 		rec(state.StatusUploaded, "x", "2026-03-01T10:00:00.7Z", content("second ", ""), dated))
-	wantLines(t, newest(t, l, Query{At: time.Date(2026, 3, 1, 10, 0, 0, 500_000_000, time.UTC)}), "x uploaded first ")
-	wantLines(t, newest(t, l, Query{}), "x uploaded second ")
+	wantLines(t, newest(t, l, trail.Query{At: time.Date(2026, 3, 1, 10, 0, 0, 500_000_000, time.UTC)}), "x uploaded first ")
+	wantLines(t, newest(t, l, trail.Query{}), "x uploaded second ")
 }
 
 func TestNewestOrdersChainsBySuccessionAndInstancesByTime(t *testing.T) {
 	l := newLibrary()
 	// The second chain's clock is behind, and its name sorts first.
-	l.add(t, "app-01", "bbbbbbbb", 5, true, func(d *Digest) { d.Begins = state.BeginsNew },
+	l.add(t, "app-01", "bbbbbbbb", 5, true, func(d *trail.Digest) { d.Begins = state.BeginsNew },
 		rec(state.StatusUploaded, "x", "2026-03-01T10:00:00Z", content("first ", "")))
-	l.add(t, "app-01", "aaaaaaaa", 1, true, func(d *Digest) { d.AbandonsChain, d.Begins = "bbbbbbbb", state.BeginsForked },
+	l.add(t, "app-01", "aaaaaaaa", 1, true, func(d *trail.Digest) { d.AbandonsChain, d.Begins = "bbbbbbbb", state.BeginsForked },
 		rec(state.StatusUploaded, "x", "2026-03-01T09:00:00Z", content("second ", "")))
-	wantLines(t, newest(t, l, Query{}), "x uploaded second ")
+	wantLines(t, newest(t, l, trail.Query{}), "x uploaded second ")
 	l.add(t, "app-02", "cccccccc", 1, true, nil,
 		rec(state.StatusUploaded, "x", "2026-03-01T11:00:00Z", content("other ", ""), func(r *state.Record) { r.S3Time = "2026-03-01T09:59:00Z" }))
-	wantLines(t, newest(t, l, Query{}), "x uploaded second ")
+	wantLines(t, newest(t, l, trail.Query{}), "x uploaded second ")
 	l.add(t, "app-02", "cccccccc", 2, true, nil,
 		rec(state.StatusUploaded, "x", "2026-03-01T10:00:02Z", content("last ", "")))
-	wantLines(t, newest(t, l, Query{}), "x uploaded last ")
-	wantLines(t, newest(t, l, Query{Instance: "app-01"}), "x uploaded second ")
+	wantLines(t, newest(t, l, trail.Query{}), "x uploaded last ")
+	wantLines(t, newest(t, l, trail.Query{Instance: "app-01"}), "x uploaded second ")
 }
 
 func TestNewestBelievesNoManifestWithAnotherHash(t *testing.T) {
@@ -190,15 +191,15 @@ func TestNewestBelievesNoManifestWithAnotherHash(t *testing.T) {
 	m, _ := l.add(t, "app-01", "0a1b2c3d", 2, true, nil, rec(state.StatusUploaded, "a", "", content("then ", "")))
 	l.objects[m] = []byte(strings.Replace(string(l.objects[m]), "then", "evil", 1))
 	tail, _ := l.add(t, "app-01", "0a1b2c3d", 3, false, nil, rec(state.StatusUploaded, "tail", ""))
-	err := NewTrail(l, "p/").Newest(t.Context(), Query{}, func(Held) error { return nil })
-	if !errors.Is(err, ErrHash) {
+	err := trail.NewTrail(l, "p/").Newest(t.Context(), trail.Query{}, func(trail.Held) error { return nil })
+	if !errors.Is(err, trail.ErrHash) {
 		t.Errorf("Newest = %v, want ErrHash", err)
 	}
 	var seen, unproven []string
-	q := Query{
+	q := trail.Query{
 		Distrust: func(key string, err error) error {
 			seen = append(seen, key)
-			if !errors.Is(err, ErrHash) {
+			if !errors.Is(err, trail.ErrHash) {
 				t.Errorf("%s: %v, want ErrHash", key, err)
 			}
 			return nil
@@ -226,12 +227,12 @@ func TestNewestFollowsTheLinksOfAFork(t *testing.T) {
 	l.add(t, "app-01", "0a1b2c3d", 1, true, nil, rec(state.StatusUploaded, "a", "", content("one ", "")))
 	head := l.heads["0a1b2c3d"]
 	forged := strings.Repeat("f", 64)
-	_, key := l.add(t, "app-01", "0a1b2c3d", 2, true, func(d *Digest) {
+	_, key := l.add(t, "app-01", "0a1b2c3d", 2, true, func(d *trail.Digest) {
 		d.PreviousDigestSHA256 = &forged
 	}, rec(state.StatusUploaded, "a", "", content("forged ", "")))
 	// The true one of the same sequence was named a second later.
 	moved := strings.Replace(key, "_140000_", "_140001_", 1)
-	d, _, err := NewTrail(l, "p/").Digest(t.Context(), key)
+	d, _, err := trail.NewTrail(l, "p/").Digest(t.Context(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +243,7 @@ func TestNewestFollowsTheLinksOfAFork(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.set(moved, data)
-	wantLines(t, newest(t, l, Query{ProvenOnly: true}), "a uploaded one ")
+	wantLines(t, newest(t, l, trail.Query{ProvenOnly: true}), "a uploaded one ")
 }
 
 func TestNewestSortsOnDiskWithinItsMemory(t *testing.T) {
@@ -262,30 +263,10 @@ func TestNewestSortsOnDiskWithinItsMemory(t *testing.T) {
 		want = append(want, fmt.Sprintf("k%05d uploaded r%d ", i, rounds-1))
 	}
 	dir := t.TempDir()
-	got := newest(t, l, Query{TempDir: dir, Memory: 1}) // The least that it works in: several runs.
+	got := newest(t, l, trail.Query{TempDir: dir, Memory: 1}) // The least that it works in: several runs.
 	wantLines(t, got, want...)
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left in the temporary directory: %v, %v", left, err)
-	}
-
-	srt := newSorter(dir, 1)
-	srt.max = 10 // Many runs, merged in between.
-	defer srt.close()
-	for i := range 10 * (2*sorterRuns + 3) {
-		if err := srt.add(fmt.Sprintf("%04d", (i*7919)%1310), int64(i), []byte("{}")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	n, last := 0, ""
-	if err := srt.each(func(key, _ []byte) error {
-		if string(key) < last {
-			t.Fatalf("%s after %s", key, last)
-		}
-		last = string(key)
-		n++
-		return nil
-	}); err != nil || n != 10*(2*sorterRuns+3) {
-		t.Errorf("%d records, %v", n, err)
 	}
 }
 
@@ -297,7 +278,7 @@ func TestRecordsAreWithheldUntilTheHashIsKnown(t *testing.T) {
 		records = append(records, big)
 	}
 	m, key := l.add(t, "app-01", "0a1b2c3d", 1, true, nil, records...)
-	tr := NewTrail(l, "p/")
+	tr := trail.NewTrail(l, "p/")
 	d, sha, err := tr.Digest(t.Context(), key)
 	if err != nil || sha != hexSHA(l.objects[key]) {
 		t.Fatal(sha, err)
@@ -309,11 +290,11 @@ func TestRecordsAreWithheldUntilTheHashIsKnown(t *testing.T) {
 	}
 	n = 0
 	l.objects[m] = append(l.objects[m], '\n')
-	if err := tr.Records(t.Context(), d.Manifests[0], count); !errors.Is(err, ErrHash) || n != 0 {
+	if err := tr.Records(t.Context(), d.Manifests[0], count); !errors.Is(err, trail.ErrHash) || n != 0 {
 		t.Errorf("Records of a changed manifest = %d records, %v; want none and ErrHash", n, err)
 	}
 	l.objects[m] = l.objects[m][:len(l.objects[m])/2]
-	if err := tr.Unproven(t.Context(), m, count); !errors.Is(err, ErrFormat) || n != 0 {
+	if err := tr.Unproven(t.Context(), m, count); !errors.Is(err, trail.ErrFormat) || n != 0 {
 		t.Errorf("Unproven of half a manifest = %d records, %v; want none and ErrFormat", n, err)
 	}
 }
@@ -335,7 +316,7 @@ func TestIndexSortsEverythingUnderATrail(t *testing.T) {
 		l.set("p/_manifests/"+key, nil)
 	}
 	l.set("p/other", nil)
-	x, err := NewTrail(l, "p/").Index(t.Context())
+	x, err := trail.NewTrail(l, "p/").Index(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -358,12 +339,12 @@ func TestDirLibraryReadsWhatAFlusherKeeps(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{})
 	r.commit("a", 3)
-	r.flush(ReasonFlush)
-	lib, err := DirLibrary(r.local(), "p/_manifests/")
+	r.flush(trail.ReasonFlush)
+	lib, err := trail.DirLibrary(r.local(), "p/_manifests/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := func(l Library) (keys []string) {
+	list := func(l trail.Library) (keys []string) {
 		if err := l.List(t.Context(), "p/_manifests/", "", func(o state.Object) error {
 			keys = append(keys, o.Key)
 			return nil
@@ -376,7 +357,7 @@ func TestDirLibraryReadsWhatAFlusherKeeps(t *testing.T) {
 		t.Errorf("the copies are %v, the bucket has %v", got, want)
 	}
 	var paths []string
-	if err := NewTrail(lib, "p/").Newest(t.Context(), Query{}, func(h Held) error {
+	if err := trail.NewTrail(lib, "p/").Newest(t.Context(), trail.Query{}, func(h trail.Held) error {
 		paths = append(paths, h.Record.S3Key)
 		return nil
 	}); err != nil || !slices.Equal(paths, []string{"p/a-0", "p/a-1", "p/a-2"}) {
@@ -396,7 +377,7 @@ func TestDirLibraryStaysInItsDirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	lib, err := DirLibrary(dir, "p/_manifests/")
+	lib, err := trail.DirLibrary(dir, "p/_manifests/")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -411,7 +392,7 @@ func TestDirLibraryStaysInItsDirectory(t *testing.T) {
 			t.Errorf("Get(%q) opened a file", rel)
 		}
 	}
-	if _, err := DirLibrary(filepath.Join(dir, "none"), "p/"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := trail.DirLibrary(filepath.Join(dir, "none"), "p/"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 }

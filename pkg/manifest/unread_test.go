@@ -12,7 +12,9 @@ import (
 	"testing/iotest"
 	"testing/synctest"
 
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 var (
@@ -59,11 +61,11 @@ func TestVerifyNamesWhatItCouldNotRead(t *testing.T) {
 				b, _ := s.library(nil).(*bucket)
 				spoil(b)
 				v := s.verify(t, b, nil)
-				if !slices.ContainsFunc(v.Findings, func(f Finding) bool { return f.Key == key }) || v.Clean || v.Unchecked != int64(len(v.Findings)) {
+				if !slices.ContainsFunc(v.Findings, func(f verify.Finding) bool { return f.Key == key }) || v.Clean || v.Unchecked != int64(len(v.Findings)) {
 					t.Errorf("%s, %s: found %+v, %d unchecked", key, name, v.Findings, v.Unchecked)
 				}
 				for _, f := range v.Findings {
-					if f.Kind != FindingUnchecked {
+					if f.Kind != verify.FindingUnchecked {
 						t.Errorf("%s, %s: also found %+v", key, name, f)
 					}
 				}
@@ -95,7 +97,7 @@ func TestVerifyFailsOnlyWhereNothingCouldBeRead(t *testing.T) {
 			}
 			return nil
 		}
-		if _, err := Verify(t.Context(), NewTrail(b, "p/"), VerifyOptions{Bucket: "b", Now: s.now}); !errors.Is(err, fs.ErrPermission) {
+		if _, err := verify.Run(t.Context(), trail.NewTrail(b, "p/"), verify.Options{Bucket: "b", Now: s.now}); !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("Verify = %v, want the refusal", err)
 		}
 		b.fault = func(op, key string) error {
@@ -132,12 +134,12 @@ func TestReadersShareAnOutage(t *testing.T) {
 	})
 }
 
-func history(t *testing.T, l Library, key string) (ids, faults []string) {
+func history(t *testing.T, l trail.Library, key string) (ids, faults []string) {
 	t.Helper()
-	err := NewTrail(l, "p/").History(t.Context(), HistoryQuery{
+	err := trail.NewTrail(l, "p/").History(t.Context(), trail.HistoryQuery{
 		Match:    func(r *state.Record) bool { return r.S3Key == key },
 		Distrust: func(key string, err error) error { faults = append(faults, key+": "+err.Error()); return nil },
-	}, func(it HistoryItem) error { ids = append(ids, it.Record.SHA256); return nil })
+	}, func(it trail.HistoryItem) error { ids = append(ids, it.Record.SHA256); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

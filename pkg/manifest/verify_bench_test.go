@@ -8,8 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // writeCopies writes the local copies of one chain: digests of per records each,
@@ -25,7 +28,7 @@ func writeCopies(tb testing.TB, dir string, digests, per int) {
 	save("config_"+hexSHA(nil)+".json", nil)
 	for seq := 1; seq <= digests; seq++ {
 		at := trailStart.Add(time.Duration(seq) * time.Hour)
-		name := Name{Time: at, Instance: "app-01", Chain: "0a1b2c3d", Sequence: uint64(seq), N: 1}
+		name := trail.Name{Time: at, Instance: "app-01", Chain: "0a1b2c3d", Sequence: uint64(seq), N: 1}
 		records := make([]state.Record, per)
 		for i := range records {
 			path := fmt.Sprintf("dir-%03d/some-file-of-an-application-%07d.csv", i%1000, i)
@@ -38,13 +41,13 @@ func writeCopies(tb testing.TB, dir string, digests, per int) {
 				ID: state.RecordID("0a1b2c3d", uint64((seq-1)*per+i+1)),
 			}
 		}
-		data := encode(tb, LayoutFlat, records)
+		data := encode(tb, trail.LayoutFlat, records)
 		save(name.String(), data)
-		d := Digest{
+		d := trail.Digest{
 			Version: 1, Instance: "app-01", Source: "data", Bucket: "b", Prefix: "p/", Chain: "0a1b2c3d", Sequence: uint64(seq),
-			StartTime: state.FormatTime(at.Add(-time.Hour)), EndTime: state.FormatTime(at), Counts: Counts{Uploaded: int64(per)},
+			StartTime: state.FormatTime(at.Add(-time.Hour)), EndTime: state.FormatTime(at), Counts: trail.Counts{Uploaded: int64(per)},
 			Manifests:    []state.ManifestRef{{S3Key: "p/_manifests/" + name.String(), SHA256: hexSHA(data), SizeBytes: int64(len(data)), Records: int64(per)}},
-			ConfigSHA256: hexSHA(nil), Reason: ReasonStop,
+			ConfigSHA256: hexSHA(nil), Reason: trail.ReasonStop,
 		}
 		if seq == 1 {
 			d.Begins = state.BeginsNew
@@ -66,12 +69,12 @@ func writeCopies(tb testing.TB, dir string, digests, per int) {
 func BenchmarkVerifyMillionRecords(b *testing.B) {
 	dir := b.TempDir()
 	writeCopies(b, dir, 20, 50_000)
-	copies, err := OpenCopies(b.Context(), dir)
+	copies, err := anchor.OpenCopies(b.Context(), dir)
 	if err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		v, err := Verify(b.Context(), copies[0].Trail, VerifyOptions{Bucket: "b", Now: trailStart.Add(24 * time.Hour)})
+		v, err := verify.Run(b.Context(), copies[0].Trail, verify.Options{Bucket: "b", Now: trailStart.Add(24 * time.Hour)})
 		if err != nil || !v.Clean || v.Chains[0].Records != 1_000_000 {
 			b.Fatalf("%+v, %v", v, err)
 		}
@@ -88,17 +91,17 @@ func TestCopiesAreFoundWhereverTheyStand(t *testing.T) {
 		writeCopies(t, filepath.Join(base, dir), 2, 3)
 	}
 	for dir, want := range map[string]int{"all": 2, "all/one": 1, "downloaded": 1, "downloaded/" + state.ReservedDir: 1, ".": 1} {
-		found, err := OpenCopies(t.Context(), filepath.Join(base, dir))
+		found, err := anchor.OpenCopies(t.Context(), filepath.Join(base, dir))
 		if err != nil || len(found) != want {
 			t.Errorf("%s: %d trails, %v; want %d", dir, len(found), err, want)
 			continue
 		}
-		v, err := Verify(t.Context(), found[0].Trail, VerifyOptions{Bucket: found[0].Bucket, Now: trailStart.Add(24 * time.Hour)})
+		v, err := verify.Run(t.Context(), found[0].Trail, verify.Options{Bucket: found[0].Bucket, Now: trailStart.Add(24 * time.Hour)})
 		if err != nil || !v.Clean || v.Chains[0].Records != 6 {
 			t.Errorf("%s: %+v, %v", dir, v, err)
 		}
 	}
-	if _, err := OpenCopies(t.Context(), t.TempDir()); err == nil {
+	if _, err := anchor.OpenCopies(t.Context(), t.TempDir()); err == nil {
 		t.Error("an empty directory holds a trail")
 	}
 }

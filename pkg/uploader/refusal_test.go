@@ -143,6 +143,7 @@ func TestAFileThatMovesLetsTheOthersGo(t *testing.T) {
 		r.start()
 		r.until("all are held", func() bool { return r.q.Source("data").Held() == files })
 		granted.Store(true)
+		time.Sleep(time.Minute) // Until the next probe, if the last one has just passed.
 		r.until("a file is taken", moved.Load)
 		time.Sleep(10 * time.Second)
 		if held := r.q.Source("data").Held(); held != 0 {
