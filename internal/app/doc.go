@@ -1,3 +1,3 @@
-// Package app is the commands that read a trail, examine a destination or write a
-// policy: history, verify, restore, preflight, and the policies of IAM.
+// Package app is the commands that read a trail or examine a destination: history,
+// verify, restore, preflight.
 package app
