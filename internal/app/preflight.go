@@ -17,6 +17,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/host"
+	"github.com/s3syncd/s3syncd/internal/iam"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/oneshot"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
@@ -187,7 +188,7 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 		out.Plan, body, unused = p.plan(ctx, i)
 	}
 	e := store.Examine(ctx, c.Deletes == archive.DeletesMirror, body)
-	t := &translator{source: &c, arns: arnsOf(&c, out.Region), lockMode: p.opts.Config.Manifest.ObjectLock.Mode}
+	t := &translator{source: &c, arns: iam.ARNsOf(&c, out.Region), lockMode: p.opts.Config.Manifest.ObjectLock.Mode}
 	for _, trial := range e.Trials {
 		tried := trial.Skip == ""
 		out.Answered = out.Answered || tried && (trial.Err == nil || !s3store.NoAnswer(trial.Err))
@@ -267,7 +268,7 @@ func (p *preflight) plan(ctx context.Context, i int) (plan *PreflightPlan, body 
 // translator words the trials of one source for a person.
 type translator struct {
 	source   *config.Source
-	arns     arns
+	arns     iam.ARNs
 	lockMode string
 }
 
@@ -350,22 +351,22 @@ func (t *translator) refine(c *PreflightCheck, n need, err error) {
 		case resource != "":
 			c.Resource = resource
 		case strings.HasPrefix(action, "kms:"):
-			c.Resource = t.arns.key
+			c.Resource = t.arns.Key
 		}
 		return
 	}
 	if n.kms != "" {
 		c.Actions = append(c.Actions, n.kms)
-		c.Resource += " and " + t.arns.key
+		c.Resource += " and " + t.arns.Key
 	}
 }
 
 func (t *translator) resource(n need) string {
 	switch {
 	case n.bucket:
-		return t.arns.bucket
+		return t.arns.BucketARN
 	case n.action == "s3:PutObjectRetention":
-		return t.arns.trail
+		return t.arns.Trail
 	}
-	return t.arns.objects
+	return t.arns.Objects
 }

@@ -132,9 +132,9 @@ func TestATrailWithoutAnAnswerIsBehind(t *testing.T) {
 	now := time.Date(2026, 3, 2, 2, 15, 0, 0, time.UTC)
 	for age, want := range map[time.Duration]string{silentAfter - time.Second: "", silentAfter: admin.StateBehind} {
 		since := now.Add(-age)
-		st, _, at := trailObstacle(&admin.Trail{RequestSince: &since, WaitingDocuments: 2}, now)
-		if st != want || want != "" && !at.Equal(since) {
-			t.Errorf("a request under way for %v: state %q since %v, want %q since %v", age, st, at, want, since)
+		o := trailObstacle(&admin.Trail{RequestSince: &since, WaitingDocuments: 2}, now)
+		if o.state != want || want != "" && !o.since.Equal(since) {
+			t.Errorf("a request under way for %v: state %q since %v, want %q since %v", age, o.state, o.since, want, since)
 		}
 	}
 }

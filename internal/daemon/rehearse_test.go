@@ -171,7 +171,7 @@ func TestAReloadSurvivesThatABucketGoesWithItsSource(t *testing.T) {
 	})
 	await(t, "ready", func() bool { return log.has(`"msg":"ready"`) })
 	r.archives("app", "bucket-1", "app/third")
-	if log.has("left the configuration") || log.has("is given up") {
+	if log.has("removed source") || log.has("is given up") {
 		t.Error("what was given up is tried again")
 	}
 	stop()

@@ -88,22 +88,27 @@ func (s *liveSource) status(flights []uploader.InFlight, now time.Time) admin.So
 
 // judge sets state, reason, since and the sentence.
 func (s *liveSource) judge(ss *admin.SourceStatus, dest breaker.Status, work pipeline.Pending, now time.Time) {
-	var since time.Time
-	ss.State, ss.Reason, since = s.obstacle(ss, dest, now)
-	if t := s.Disk.Trouble(); t != nil && ss.State != admin.StateUnavailable {
-		ss.State, ss.Reason, since = admin.StateBehind, "state_dir cannot be written: "+admin.Plain(t.Err.Error(), reasonText), t.Since
+	o := s.obstacle(ss, dest, now)
+	if t := s.Disk.Trouble(); t != nil && o.state != admin.StateUnavailable {
+		o = obstacle{admin.StateBehind, "state_dir cannot be written: " + admin.Plain(t.Err.Error(), reasonText), instant(t.Since)}
 	}
-	if ss.State == "" {
-		ss.State = admin.StateCurrent
+	if o.state == "" {
+		o.state = admin.StateCurrent
 		switch {
 		case work.Total() > 0 && now.Sub(work.Oldest) > s.Config.MaxDelay+lateAfter && !work.Oldest.IsZero():
-			ss.State, ss.Reason, since = admin.StateBehind, "more changes than are uploaded", work.Oldest
+			o = obstacle{admin.StateBehind, "more changes than are uploaded", instant(work.Oldest)}
 		case work.Total() > 0:
-			ss.State = admin.StateWorking
+			o.state = admin.StateWorking
 		}
 	}
-	ss.Since = instant(since)
+	ss.State, ss.Reason, ss.Since = o.state, o.reason, o.since
 	ss.Sentence = ss.Name + ": " + sentence(ss, dest, now)
+}
+
+// obstacle is what is in the way of a source; its state is "" where nothing is.
+type obstacle struct {
+	state, reason string
+	since         *time.Time // nil: not known
 }
 
 // withholds reports whether missing files do not count as deleted.
@@ -112,72 +117,67 @@ func (s *liveSource) withholds() bool {
 	return s.Watch.Replaced() || last != nil && last.Withheld > 0
 }
 
-// obstacle returns what is in the way of s, an empty state for nothing.
-func (s *liveSource) obstacle(ss *admin.SourceStatus, dest breaker.Status, now time.Time) (st, reason string, since time.Time) {
-	if ss.HungSince != nil {
-		return admin.StateUnavailable, fscheck.SilentReason, *ss.HungSince
+// obstacle returns what is in the way of s.
+func (s *liveSource) obstacle(ss *admin.SourceStatus, dest breaker.Status, now time.Time) obstacle {
+	switch {
+	case ss.HungSince != nil:
+		return obstacle{admin.StateUnavailable, fscheck.SilentReason, ss.HungSince}
+	case s.Watch.Away() != "":
+		return obstacle{admin.StateUnavailable, "directory not available: " + ss.UnavailableReason, instant(s.Counters.GoneSince())}
 	}
-	if s.Watch.Away() != "" {
-		return admin.StateUnavailable, "directory not available: " + ss.UnavailableReason, s.Counters.GoneSince()
-	}
-	if st, reason, since, ok := destinationObstacle(dest); ok {
-		return st, reason, since
+	if o := destinationObstacle(dest); o.state != "" {
+		return o
 	}
 	switch {
 	case !isClosed(s.Watch.Watching()):
-		return admin.StateStarting, "the directories are not all watched yet, " + admin.Count(ss.Watched) + " so far", time.Time{}
+		return obstacle{admin.StateStarting, "the directories are not all watched yet, " + admin.Count(ss.Watched) + " so far", nil}
 	case dest.Stalled > 0:
-		return admin.StateBehind, admin.Count(dest.Stalled) + " requests to the server make no progress", dest.StalledSince
+		return obstacle{admin.StateBehind, admin.Count(dest.Stalled) + " requests to the server make no progress", instant(dest.StalledSince)}
 	}
-	if st, reason, since = trailObstacle(&ss.Trail, now); st != "" {
-		return st, reason, since
+	if o := trailObstacle(&ss.Trail, now); o.state != "" {
+		return o
 	}
-	return s.fileObstacle(ss)
-}
-
-// fileObstacle is obstacle where source, destination and trail are in order.
-func (s *liveSource) fileObstacle(ss *admin.SourceStatus) (st, reason string, since time.Time) {
 	switch {
 	case len(ss.Parked) > 0:
-		return admin.StateParked, parkedReason(ss.Parked), time.Time{}
+		return obstacle{admin.StateParked, parkedReason(ss.Parked), nil}
 	case ss.Failing > 0:
-		return admin.StateBehind, "files that fail again and again: " + admin.Count(ss.Failing) + " (" + ss.FailingClass + ")", *ss.FailingSince
+		return obstacle{admin.StateBehind, "files that fail again and again: " + admin.Count(ss.Failing) + " (" + ss.FailingClass + ")", ss.FailingSince}
 	case s.Watch.HeldDeletes() > 0:
-		return admin.StateParked, admin.Count(s.Watch.HeldDeletes()) + " deletions are held back until 'rescan --confirm-deletes'", time.Time{}
+		return obstacle{admin.StateParked, admin.Count(s.Watch.HeldDeletes()) + " deletions are held back until 'rescan --confirm-deletes'", nil}
 	case ss.DeletesWithheld:
-		return admin.StateParked, "another directory, or a mount less, is in its place: nothing counts as deleted until 'rescan --confirm-deletes'", time.Time{}
+		return obstacle{admin.StateParked, "another directory, or a mount less, is in its place: nothing counts as deleted until 'rescan --confirm-deletes'", nil}
 	}
-	return "", "", time.Time{}
+	return obstacle{}
 }
 
-// destinationObstacle returns what is in the way at a destination, if anything is.
-func destinationObstacle(dest breaker.Status) (st, reason string, since time.Time, ok bool) {
+// destinationObstacle returns what is in the way at a destination.
+func destinationObstacle(dest breaker.Status) obstacle {
 	switch {
 	case dest.State == breaker.HealthStopped:
-		return admin.StateStopped, reasonOf(dest.Err), dest.Since, true
+		return obstacle{admin.StateStopped, reasonOf(dest.Err), instant(dest.Since)}
 	case dest.State == breaker.HealthParked:
-		return admin.StateParked, reasonOf(dest.Err), dest.Since, true
+		return obstacle{admin.StateParked, reasonOf(dest.Err), instant(dest.Since)}
 	case dest.State == breaker.HealthWaiting && dest.Err != nil:
-		return admin.StateBehind, "no answer: " + reasonOf(dest.Err), dest.Since, true
+		return obstacle{admin.StateBehind, "no answer: " + reasonOf(dest.Err), instant(dest.Since)}
 	case dest.State == breaker.HealthWaiting:
-		return admin.StateStarting, "the first canary has no answer yet", time.Time{}, true
+		return obstacle{admin.StateStarting, "the first canary has no answer yet", nil}
 	}
-	return "", "", time.Time{}, false
+	return obstacle{}
 }
 
-// trailObstacle returns what is wrong with the trail, an empty state for nothing.
-func trailObstacle(t *admin.Trail, now time.Time) (st, reason string, since time.Time) {
+// trailObstacle returns what is wrong with the trail.
+func trailObstacle(t *admin.Trail, now time.Time) obstacle {
 	switch {
 	case t.Error != "":
-		return admin.StateBehind, "manifest not published: " + admin.Plain(t.Error, reasonText), timeOf(t.ErrorSince)
+		return obstacle{admin.StateBehind, "manifest not published: " + admin.Plain(t.Error, reasonText), t.ErrorSince}
 	case t.RequestSince != nil && now.Sub(*t.RequestSince) >= silentAfter:
-		return admin.StateBehind, "a request for the trail has no answer, " + admin.Count(t.WaitingDocuments) + " documents wait", *t.RequestSince
+		return obstacle{admin.StateBehind, "a request for the trail has no answer, " + admin.Count(t.WaitingDocuments) + " documents wait", t.RequestSince}
 	case t.LeftBy != "":
-		return admin.StateParked, "chain " + t.LeftBy + " of this instance has left the chain of this host: two hosts, or two states, write as one", timeOf(t.LeftAt)
+		return obstacle{admin.StateParked, "chain " + t.LeftBy + " of this instance has left the chain of this host: two hosts, or two states, write as one", t.LeftAt}
 	case t.SigningError != "":
-		return admin.StateBehind, unsignedReason(t, now), timeOf(t.UnsignedSince)
+		return obstacle{admin.StateBehind, unsignedReason(t, now), t.UnsignedSince}
 	}
-	return "", "", time.Time{}
+	return obstacle{}
 }
 
 // unsignedReason says since when how many digests are not signed.
@@ -187,13 +187,6 @@ func unsignedReason(t *admin.Trail, now time.Time) string {
 		text += " since " + clockTime(*t.UnsignedSince, now)
 	}
 	return text + ", " + admin.Count(t.UnsignedDigests) + " digests: " + admin.Plain(t.SigningError, reasonText)
-}
-
-func timeOf(t *time.Time) time.Time {
-	if t == nil {
-		return time.Time{}
-	}
-	return *t
 }
 
 func parkedReason(parked map[string]int64) string {

@@ -159,7 +159,7 @@ func Inside(root *safefs.Root, mounts []string) {
 	if _, err := root.Identify(); err != nil {
 		return
 	}
-	const most = 100 // Whatever hangs, hangs most often at the top.
+	const most = 100 // What hangs is most often at the top.
 	for _, rel := range append([]string{""}, mounts[:min(len(mounts), most)]...) {
 		if d, err := root.OpenDir(rel); err == nil {
 			d.Close()

@@ -13,8 +13,8 @@ import (
 
 // ID tells machines with one instance name apart, in the metadata of objects.
 // It is a keyed hash, so that the machine's own id, which others may know it by,
-// does not leave it. A container has no such id most often: there it is the host's
-// name, which it keeps when it is started again. "" where there is neither.
+// does not leave it. A container usually has no such id: there it is the host's name,
+// which survives a restart. "" where there is neither.
 func ID(machine, name, instance string) string {
 	id := strings.TrimSpace(machine)
 	if b, err := hex.DecodeString(id); err != nil || len(b) != 16 || strings.Trim(id, "0") == "" {
@@ -27,7 +27,7 @@ func ID(machine, name, instance string) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// Name is the name of this host, "" where it cannot be told.
+// Name is the name of this host, "" where it is unknown.
 func Name() string {
 	name, err := os.Hostname()
 	if err != nil {

@@ -55,7 +55,7 @@ func BudgetOf(u config.Upload, limit int64) (Budget, error) {
 	return b, nil
 }
 
-// Fit returns the budget of this process, and says where it is less than what is
+// Fit returns the budget of this process, and logs where it is less than what is
 // configured.
 func Fit(cfg *config.Config, log *zap.Logger) (Budget, error) {
 	limit := MemoryLimit()

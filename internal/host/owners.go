@@ -59,9 +59,9 @@ func ownerOf(path string) (uid uint32, perm os.FileMode, ok bool) {
 	return st.Uid, info.Mode().Perm(), true
 }
 
-// StateWarnings says who else can change the state and the copies of the trail:
-// whoever can may let files count as archived that are not.
-func StateWarnings(c *config.Config) (warnings []string) {
+// stateWarnings names who else can change the state and the copies of the trail,
+// and so make files count as archived that are not.
+func stateWarnings(c *config.Config) (warnings []string) {
 	own := append(trustedUsers(), 0, uint32(os.Geteuid()))
 	for _, dir := range []struct{ key, path string }{{"state_dir", c.StateDir}, {"manifest.local_dir", c.Manifest.LocalDir}} {
 		uid, perm, ok := ownerOf(dir.path)
@@ -80,10 +80,10 @@ func StateWarnings(c *config.Config) (warnings []string) {
 // exampleInstance is the one that the example of a configuration shows.
 const exampleInstance = "app-01"
 
-// Warnings says what of c is not as one might think on this host: the
-// directories that others can change, and the name of another host.
+// Warnings names what of c is questionable on this host: directories that others
+// can change, and the name of another host.
 func Warnings(c *config.Config) []string {
-	warnings := StateWarnings(c)
+	warnings := stateWarnings(c)
 	host, err := os.Hostname()
 	if short, _, _ := strings.Cut(host, "."); err == nil && c.Instance == exampleInstance && short != exampleInstance {
 		warnings = append(warnings, fmt.Sprintf("instance: %s is that of the example, and this host is called %s: "+

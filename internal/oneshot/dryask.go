@@ -16,9 +16,10 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
-// bucketView answers a dry run's questions about the objects of one source, whose
-// keys come about in order: one listing goes along with them, and what it shows
-// is asked for by itself. It is for one goroutine, but for what show returns.
+// bucketView answers a dry run's questions about the objects of one source. Their
+// keys come roughly in order, so one listing is read beside them, and only objects
+// that it shows are asked for by a HEAD. It is for one goroutine, except for what
+// show returns.
 type bucketView struct {
 	source *pipeline.Source
 	listed chan string
@@ -35,11 +36,11 @@ type bucketView struct {
 // viewPatience is how long a dry run waits for the next part of a listing.
 const viewPatience = 30 * time.Second
 
-// errNoListing: there was no answer in time.
+// errNoListing reports a listing that gave no answer in time.
 var errNoListing = errors.New("S3 did not answer in time")
 
-// errUnsaid: without the right to list, S3 says the same of an object that is not
-// there as of one that may not be seen.
+// errUnsaid reports that S3 does not say whether an object exists: without the
+// right to list it gives the same answer for one that may not be seen.
 var errUnsaid = errors.New("s3:ListBucket is not granted")
 
 // viewBucket begins a listing of what is below the prefix of s.
@@ -67,9 +68,9 @@ func (v *bucketView) stop() {
 	<-v.ended
 }
 
-// show returns a question for the object under key, which may be asked later and
-// anywhere. A key that the listing has passed over is not asked for, unless it
-// comes out of order, as escaped ones do.
+// show returns a question for the object under key, which any goroutine may ask
+// later. A key that the listing skipped needs no request, unless it comes out of
+// order, as escaped ones do.
 func (v *bucketView) show(key string) (question, error) {
 	backward := v.begun && key <= v.passed
 	if !backward {
@@ -121,8 +122,8 @@ func (v *bucketView) ends() error {
 	return v.err
 }
 
-// forecaster says of each file of one source what a run would do with it, with
-// what S3 holds in mind. It is called by one scan.
+// forecaster predicts for each file of one source what a run would do with it,
+// given what S3 holds. One scan calls it.
 type forecaster struct {
 	*planner
 
@@ -139,7 +140,7 @@ type forecaster struct {
 func (p *planner) forecast(ctx context.Context, s *pipeline.Source) *forecaster {
 	f := &forecaster{planner: p, source: s.Uploads(), bucket: viewBucket(ctx, s)}
 	if !s.Store.Resolved() {
-		// Which key is behind the alias is found out by a write alone.
+		// Only a write tells which key is behind the alias.
 		f.source.Accept = func(o state.Object) archive.KeyVerdict {
 			if v := s.Store.KeyVerdict(o); v != archive.KeyOther {
 				return v
@@ -176,7 +177,7 @@ func (f *forecaster) offer(path string, size int64) {
 	})
 }
 
-// refuse ends the questions.
+// refuse stops asking S3, because of err.
 func (f *forecaster) refuse(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

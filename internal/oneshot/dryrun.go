@@ -23,8 +23,8 @@ import (
 )
 
 // dryRun scans every source against the index, asks S3 for what that does not
-// know, and counts what a run would do. It writes nothing, and leaves a state that
-// does not exist yet unmade. Where S3 gives no answer the summary says so.
+// know, and counts what a run would do. It writes nothing, and does not
+// create a missing state. Where S3 gives no answer the summary says so.
 func dryRun(ctx context.Context, o SyncOptions, log *zap.Logger) (Summary, error) {
 	p := &planner{opts: o, asks: true}
 	var db *state.DB

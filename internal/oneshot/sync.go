@@ -45,8 +45,8 @@ type SyncOptions struct {
 // or ctx ends. It returns ErrSomeFailed when files failed, a source could not be
 // scanned or deletions wait for a confirmation, ErrInterrupted when ctx ended
 // first, and another error when it could not run; the summary is valid in each
-// case, and empty (no Sources) where nothing was begun. What it did is durable: a run that was cut short is
-// simply run again.
+// case, and empty (no Sources) where nothing was begun. What it did is durable: after
+// an interruption the next run continues.
 func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
 	at, log, err := pipeline.Prepare(o.Config, o.Stderr)
 	if err != nil {
@@ -109,7 +109,7 @@ func (r *syncRun) run(ctx context.Context) error {
 }
 
 // skipped counts a file that the index alone shows as unchanged, and records it
-// where the run does that. There is no line for it: there may be a million.
+// where the run does that. It logs no line: there may be a million.
 func (r *syncRun) skipped(ctx context.Context, s *pipeline.Source, k scan.Known, st safefs.Stat) {
 	var err error
 	if r.ListSkips {
@@ -229,7 +229,7 @@ func (r *syncRun) ended(_ *pipeline.Source, o uploader.Outcome) {
 	r.opts.Progress.Outcome(out)
 }
 
-// unlessHung runs a scan of s, and leaves it behind with errSilent as soon as a
+// unlessHung runs a scan of s, and leaves it behind with fscheck.ErrSilent as soon as a
 // check of s lasts longer than fscheck.HungAfter.
 func (r *syncRun) unlessHung(ctx context.Context, s *pipeline.Source, scan func() error) error {
 	ended := make(chan error, 1)

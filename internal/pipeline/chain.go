@@ -65,13 +65,12 @@ func ClosedKey(k state.SourceKey) string {
 	return fmt.Sprintf("closed/%s/%s/%s", k.Bucket, k.Prefix, k.RealPath)
 }
 
-// GivenUp precedes the chain's name in the state where nothing is left to close it
-// in.
+// GivenUp precedes the name of a chain whose bucket is gone: it stays open.
 const GivenUp = "given-up:"
 
 // A source is where its objects are: bucket and prefix. Its directory may change,
 // because a link points elsewhere or an operator moved it; the index and the chain
-// go on, and the trail has an event of it.
+// continue, and the trail has an event of it.
 
 // continued returns the state of the source that is archived to the bucket and
 // prefix of k, whatever directory it had. Releases that began another source for

@@ -24,14 +24,14 @@ const noteTimeout = 30 * time.Second
 
 // Counters are what callbacks of several goroutines share.
 type Counters struct {
-	gone     atomic.Bool  // the trail says that the source went away
+	gone     atomic.Bool  // the trail says that the source is unavailable
 	Unlisted atomic.Int64 // skips of a scan under way that could not be listed
-	goneAt   atomic.Int64 // Unix nanoseconds of when it was seen to be away, 0: it is there
+	goneAt   atomic.Int64 // Unix nanoseconds since when it is unavailable, 0: it is available
 	LastScan atomic.Pointer[watcher.ScanResult]
 	Ended    atomic.Int64 // attempts whose outcome was reported
 }
 
-// GoneSince returns when the source was seen to be away, zero when it is not.
+// GoneSince returns since when the source is unavailable, zero when it is available.
 func (c *Counters) GoneSince() time.Time {
 	if ns := c.goneAt.Load(); ns != 0 {
 		return time.Unix(0, ns)
@@ -79,7 +79,7 @@ func ignoreFiles(found []ignore.File) (list []state.IgnoreFile, omitted int64) {
 	return list, int64(len(found) - len(list))
 }
 
-// OnAvailable puts into the trail that the source went away or came back.
+// OnAvailable records in the trail that the source became unavailable or came back.
 func (s *Source) OnAvailable(ok bool, reason string) {
 	if ok {
 		s.Counters.goneAt.Store(0)
@@ -102,7 +102,7 @@ func (s *Source) OnAvailable(ok bool, reason string) {
 
 // SkipRecord is the record of a file that the index alone shows as unchanged.
 func (s *Source) SkipRecord(k scan.Known, st safefs.Stat, trigger archive.Trigger) state.Record {
-	key, _ := s.Mapper.Key(k.Path) // It was uploaded under this key: it is one.
+	key, _ := s.Mapper.Key(k.Path) // No error: it was uploaded under this key.
 	r := state.Record{
 		S3Key: key, S3URI: "s3://" + s.Config.Bucket + "/" + key, SizeBytes: &st.Size,
 		Status: state.StatusSkipped, Timestamp: state.FormatTime(s.Store.Now()),

@@ -7,11 +7,11 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// How a command can end beside well, for main to turn into exit codes.
+// How a command can end other than well; main turns them into exit codes.
 var (
-	// ErrSomeFailed: it ran, and some files failed.
+	// ErrSomeFailed reports a run in which some files failed.
 	ErrSomeFailed = errors.New("some files failed")
-	// ErrInterrupted: a signal ended it before its work was done.
+	// ErrInterrupted reports a run that a signal ended before its work was done.
 	ErrInterrupted = errors.New("interrupted; what was done is kept, the next run goes on")
 )
 

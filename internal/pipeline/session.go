@@ -32,7 +32,7 @@ type Session struct {
 	Grace     Grace            // of an orderly end
 	Budget    host.Budget      // of memory
 	Found     fscheck.Found    // what is at the paths; nil: they were not checked
-	KeysMoved chan struct{}    // capacity 1, nil: nothing waits for it; the key behind an alias moved
+	KeysMoved chan struct{}    // capacity 1: the key behind an alias moved; nil: nothing waits for that
 	Removed   *state.SourceKey // the only source, which left the configuration: its trail is closed, nothing is uploaded
 	once      bool             // the run ends by itself
 	Dry       bool             // the run writes nothing
@@ -47,14 +47,14 @@ const (
 )
 
 // Grace bounds an orderly end: Drain is how long uploads that are under way may
-// go on, Publish how long the last documents of the trail may take after that.
+// continue, Publish how long the last documents of the trail may take after that.
 // What is not done by then is durable and done by the next start.
 type Grace struct{ Drain, Publish time.Duration }
 
 // StandardGrace is that of the service: its unit allows for more than both.
 func StandardGrace() Grace { return Grace{Drain: DrainTime, Publish: publishTime} }
 
-// Total is after how long a stage that does not stop is left behind.
+// Total is how long a stage may take to stop before it is left behind.
 func (g Grace) Total() time.Duration { return g.Drain + g.Publish + 10*time.Second }
 
 // OpenState opens the state directory of cfg and says what it found.
@@ -126,7 +126,7 @@ func Open(cfg *config.Config, at fscheck.Found, giveUp time.Duration, version st
 	}, nil
 }
 
-// Close gives the state back.
+// Close closes the state.
 func (e *Session) Close() error {
 	if err := e.DB.Close(); err != nil {
 		return fmt.Errorf("close the state: %w", err)
@@ -149,8 +149,7 @@ func (c *Clock) follow(sources []*Source) {
 	c.stores.Store(&stores)
 }
 
-// now returns the time that the first server with another opinion than the host
-// has.
+// now returns the time of the first server that disagrees with the host.
 func (c *Clock) now() time.Time {
 	now := time.Now()
 	if stores := c.stores.Load(); stores != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 )
 
-// metaSigners is where the state keeps which key signs and which one did before.
+// metaSigners is where the state keeps which key signs and which one signed before.
 const metaSigners = "signers"
 
 // signersFact is what the state keeps of manifest.sign, which is no secret.

@@ -40,7 +40,7 @@ type Source struct {
 	there    bool // something was at its path when the run began
 	proof    proof
 	known    Capabilities
-	provenAt time.Time // when the canary passed that still counts; zero: none does
+	provenAt time.Time // when a canary passed that still counts; zero: none
 }
 
 // OpenSource connects one source to its directory, bucket and state. It makes
@@ -105,8 +105,7 @@ func (e *Session) Connect(ctx context.Context, i int, o s3store.Options) (*Sourc
 	return s, err
 }
 
-// at returns what is at the path of c, and whether its file system answered: a
-// source that does not answer is still the one that it was.
+// at returns what is at the path of c, and whether its file system answered.
 func (e *Session) at(c config.Source) (config.Look, bool) {
 	if e.Found == nil {
 		return fscheck.Path(c.Path)

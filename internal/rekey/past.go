@@ -12,11 +12,11 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/pkg/state"
-	trailpkg "github.com/s3syncd/s3syncd/pkg/trail"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// past goes through what the trail knows of objects, in the order of their keys,
-// side by side with a listing.
+// past reads what the trail knows of objects, in the order of their keys, beside a
+// listing.
 type past struct {
 	records chan state.Record
 	ended   chan struct{}
@@ -71,49 +71,49 @@ func (p *past) of(key string) (*state.Record, error) {
 // archived calls fn for each object that the trail knows, in the order of keys.
 func archived(ctx context.Context, s *pipeline.Source, fn func(state.Record) error) error {
 	lib := localFirst{far: s.Store}
-	if near, err := trailpkg.DirLibrary(s.Session.CopiesOf(s.Config.Name), s.Mapper.TrailPrefix()); err == nil {
+	if near, err := trail.DirLibrary(s.Session.CopiesOf(s.Config.Name), s.Mapper.TrailPrefix()); err == nil {
 		lib.near = near
 	}
-	trail := trailpkg.NewTrail(lib, s.Mapper.Prefix())
-	head, pending, err := knownHead(ctx, s, trail)
+	t := trail.NewTrail(lib, s.Mapper.Prefix())
+	head, pending, err := knownHead(ctx, s, t)
 	if err != nil {
 		return err
 	}
 	broken := func(key string, err error) {
 		s.Log.Warn("the trail is known from here on only: objects that it names before are left as they are", zap.String("document", key), zap.Error(err))
 	}
-	return trail.Archived(ctx, head, s.Mapper.Prefix(), "", pending, broken, fn)
+	return t.Archived(ctx, head, s.Mapper.Prefix(), "", pending, broken, fn)
 }
 
 // knownHead returns the head that the state knows, and the records that no digest
 // names yet; or, without a state, the newest head of this instance.
-func knownHead(ctx context.Context, s *pipeline.Source, trail *trailpkg.Trail) (head trailpkg.Head, pending func(func([]byte) error) error, err error) {
+func knownHead(ctx context.Context, s *pipeline.Source, t *trail.Trail) (head trail.Head, pending func(func([]byte) error) error, err error) {
 	if s.State == nil {
-		return newestHead(ctx, s.Session.Config.Instance, trail)
+		return newestHead(ctx, s.Session.Config.Instance, t)
 	}
 	c, err := s.State.Chain()
 	if err != nil {
 		return head, nil, err
 	}
-	head = trailpkg.Head{Chain: c.ID, Key: c.PrevKey, SHA256: c.PrevSHA256}
+	head = trail.Head{Chain: c.ID, Key: c.PrevKey, SHA256: c.PrevSHA256}
 	if c.PrevKey == "" {
-		head = trailpkg.Head{Chain: c.AbandonsChain, SHA256: c.AbandonsSHA256}
+		head = trail.Head{Chain: c.AbandonsChain, SHA256: c.AbandonsSHA256}
 	}
 	return head, func(fn func([]byte) error) error {
 		return s.State.Records(0, math.MaxInt64, func(_ uint64, _ state.Status, line []byte) error { return fn(line) })
 	}, nil
 }
 
-// newestHead returns the bucket's newest head of this instance. Nothing vouches
-// for it: it is for what changes nothing.
-func newestHead(ctx context.Context, instance string, trail *trailpkg.Trail) (head trailpkg.Head, pending func(func([]byte) error) error, err error) {
-	chains, err := trail.Chains(ctx)
+// newestHead returns the bucket's newest head of this instance. Nothing
+// proves it: it is only good for what changes nothing.
+func newestHead(ctx context.Context, instance string, t *trail.Trail) (head trail.Head, pending func(func([]byte) error) error, err error) {
+	chains, err := t.Chains(ctx)
 	if err != nil {
 		return head, nil, err
 	}
 	for _, c := range slices.Backward(chains) {
 		if c.Instance == instance && len(c.Digests) > 0 {
-			return trailpkg.Head{Chain: c.ID}, nil, nil
+			return trail.Head{Chain: c.ID}, nil, nil
 		}
 	}
 	return head, nil, nil
@@ -121,9 +121,9 @@ func newestHead(ctx context.Context, instance string, trail *trailpkg.Trail) (he
 
 // localFirst reads documents from the host's copies, and what is not there from
 // the bucket. The reader compares hashes.
-type localFirst struct{ near, far trailpkg.Library }
+type localFirst struct{ near, far trail.Library }
 
-// Get implements trailpkg.Library.
+// Get implements trail.Library.
 func (l localFirst) Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error) {
 	if l.near != nil {
 		r, o, err := l.near.Get(ctx, key)
@@ -134,7 +134,7 @@ func (l localFirst) Get(ctx context.Context, key string) (io.ReadCloser, state.O
 	return l.far.Get(ctx, key)
 }
 
-// List implements trailpkg.Library.
+// List implements trail.Library.
 func (l localFirst) List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error {
 	return l.far.List(ctx, prefix, startAfter, fn)
 }

@@ -56,17 +56,16 @@ type Plan struct {
 	Heads, Sends, Copies int64 // requests of the run
 	Parts                int64 // of sends and copies that are too large for one request
 	Lists                int64
-	Unindexed            bool // a running daemon holds the state: its index spared no question
+	Unindexed            bool // a running daemon holds the state: without its index every object was asked for
 }
 
-// rekeyBusy is said where another process holds the state.
+// rekeyBusy is the advice where another process holds the state.
 const rekeyBusy = "stop the daemon first: a rekey writes the same index and trail"
 
 // Run finds the objects of every source that are not under the configured key
 // or an accepted one, and brings them under the configured one. It blocks until
-// that is done or ctx ends, holds the state, and publishes the trail
-// of what it did. It can be ended at any point and run again: what was done is
-// durable, and found. It returns ErrSomeFailed when objects failed,
+// that is done or ctx ends, holds the state, and publishes the trail of what it
+// did. It can be interrupted at any point and run again: what was done is durable. It returns ErrSomeFailed when objects failed,
 // ErrInterrupted when ctx ended first, and another error when it could not run;
 // the summary is valid in each case. A dry run writes nothing, not even a state.
 func Run(ctx context.Context, o Options) (Summary, error) {
@@ -193,7 +192,7 @@ func (r *rekeyRun) await(ctx context.Context, s *pipeline.Source) error {
 	return nil
 }
 
-// find offers what may not be under the key.
+// find queues what may not be under the key.
 func (r *rekeyRun) find(ctx context.Context, s *pipeline.Source) error {
 	f := finder{source: s, askAll: r.opts.AskAll, limit: r.limit}
 	err := f.run(ctx, func(ctx context.Context, path, _ string, size int64, known *state.Record) error {
@@ -247,7 +246,7 @@ func (r *rekeyRun) ended(_ *pipeline.Source, o uploader.Outcome) {
 	r.opts.Progress.Outcome(pipeline.Outcome{Source: o.Source, Path: o.Path, Status: o.Status, Size: o.Size, Err: o.Err})
 }
 
-// finder goes through the objects of one source.
+// finder finds the objects of one source that may not be under the key.
 type finder struct {
 	source *pipeline.Source
 	askAll bool
@@ -319,7 +318,7 @@ func (f *finder) accepts(e *state.Entry) bool {
 	return f.source.Store.KeyVerdict(state.Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) == archive.KeyOK
 }
 
-// runIndex is run over the index.
+// runIndex does what run does with the entries of the index.
 func (f *finder) runIndex(ctx context.Context, each eachObject) error {
 	var buf []state.Item
 	for after := ""; ; after = buf[len(buf)-1].Path {

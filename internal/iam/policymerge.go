@@ -1,4 +1,4 @@
-package app
+package iam
 
 import (
 	"encoding/json"
@@ -126,7 +126,7 @@ func (b *policyBuilder) merge(present []byte) (*policyDocument, error) {
 	}
 	var mine []string
 	for i := range b.sources {
-		mine = append(mine, b.sources[i].objects)
+		mine = append(mine, b.sources[i].Objects)
 	}
 	m.drop(mine)
 	for i := range b.statements {

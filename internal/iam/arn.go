@@ -1,4 +1,4 @@
-package app
+package iam
 
 import (
 	"strings"
@@ -13,43 +13,43 @@ const (
 	fillRole    = "ROLE_NAME"
 )
 
-// arns are the names of one source's things in policies.
-type arns struct {
+// ARNs are the names of one source's things in policies.
+type ARNs struct {
 	partition string
 	region    string // or fillRegion
-	bucket    string
-	objects   string // below the prefix, the trail included
-	trail     string // below _manifests/
-	key       string // of the KMS key; with fillAccount where that is not known
+	BucketARN string
+	Objects   string // below the prefix, the trail included
+	Trail     string // below _manifests/
+	Key       string // of the KMS key; with fillAccount where that is not known
 	alias     string // alias/NAME, "" where the key is not named by one
 }
 
-// arnsOf names the things of c; region is the one in effect, "" where it is not
+// ARNsOf names the things of c; region is the one in effect, "" where it is not
 // known.
-func arnsOf(c *config.Source, region string) arns {
+func ARNsOf(c *config.Source, region string) ARNs {
 	if region == "" {
 		region = keyRegion(c.KMSKeyID)
 	}
-	a := arns{region: region, partition: partitionOf(region)}
+	a := ARNs{region: region, partition: partitionOf(region)}
 	if a.region == "" {
 		a.region = fillRegion
 	}
 	if f := strings.SplitN(c.KMSKeyID, ":", 6); len(f) == 6 {
 		a.partition = f[1]
 	}
-	a.bucket = "arn:" + a.partition + ":s3:::" + c.Bucket
-	below := a.bucket + "/"
+	a.BucketARN = "arn:" + a.partition + ":s3:::" + c.Bucket
+	below := a.BucketARN + "/"
 	if c.Prefix != "" {
 		below += c.Prefix + "/"
 	}
-	a.objects, a.trail = below+"*", below+"_manifests/*"
-	a.key, a.alias = a.keyARN(c.KMSKeyID)
+	a.Objects, a.Trail = below+"*", below+"_manifests/*"
+	a.Key, a.alias = a.keyARN(c.KMSKeyID)
 	return a
 }
 
 // keyARN returns the ARN of a key as a configuration names it. Policies know no
 // aliases: that of one is of every key of the account, and the alias a condition.
-func (a *arns) keyARN(key string) (arn, alias string) {
+func (a *ARNs) keyARN(key string) (arn, alias string) {
 	account, name := fillAccount, key
 	if f := strings.SplitN(key, ":", 6); len(f) == 6 {
 		if strings.HasPrefix(f[5], "key/") {

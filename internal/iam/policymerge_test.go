@@ -1,4 +1,4 @@
-package app
+package iam
 
 import (
 	"encoding/json"
