@@ -20,6 +20,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
+	"github.com/spf13/cobra"
 )
 
 // The exit codes that scripts rely on.
@@ -123,4 +124,17 @@ func warn(w io.Writer, warnings []string) {
 	for _, text := range warnings {
 		_, _ = fmt.Fprintf(w, "s3syncd: warning: %s\n", text) // Nowhere left to say so.
 	}
+}
+
+// versionCommand prints version, commit and Go version.
+func versionCommand(io streams) *cobra.Command {
+	c := newCommand("version", "version, commit, Go version", "Prints version, commit and Go version.", "  s3syncd version")
+	c.RunE = func(*cobra.Command, []string) error { return printVersion(io.out) }
+	return c
+}
+
+func printVersion(w io.Writer) error {
+	b := host.ReadBuild(version)
+	_, err := fmt.Fprintf(w, "s3syncd %s\ncommit %s\n%s\n", b.Version, b.Revision, b.GoVersion)
+	return err
 }

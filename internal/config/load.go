@@ -47,7 +47,33 @@ func Parse(name string, data []byte, env []string) (*Config, error) {
 	if l.decode(data) {
 		l.applyEnv()
 		l.fill()
-		l.check()
+		(&checker{report: l.report, cfg: l.cfg}).check()
 	}
 	return l.result()
+}
+
+// loader fills one Config.
+type loader struct {
+	*report
+
+	cfg *Config
+	env environment
+}
+
+func newLoader(file string, env []string) *loader {
+	return &loader{
+		report: &report{file: file, origins: map[string]origin{}, bad: map[string]bool{}},
+		cfg:    defaults(), env: newEnvironment(env),
+	}
+}
+
+// result returns the configuration, or its faults in order.
+func (l *loader) result() (*Config, error) {
+	if len(l.faults) > 0 {
+		l.faults.sort()
+		return nil, l.faults
+	}
+	l.cfg.from = l.report
+	l.cfg.Warnings = append(l.cfg.Warnings, l.warnings...)
+	return l.cfg, nil
 }
