@@ -17,8 +17,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go/middleware"
+	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/loopback"
+	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 const (
@@ -29,9 +31,24 @@ const (
 	fallbackZone = "us-east-1" // For compatible servers, which sign with any region.
 )
 
+// conn is the connection to one destination: the client, and all that its
+// requests have in common.
+type conn struct {
+	o         Options
+	client    *s3.Client
+	wire      *wire // for PutObject
+	observer  *observer
+	transport *http.Transport
+	watched   *watchdog // around transport
+	creds     *credentialSource
+	log       *zap.Logger
+	clock     *clock
+	reask     *reasker
+}
+
 // connect builds the HTTP transport and the SDK client.
-func (s *Store) connect(ctx context.Context) error {
-	cfg, err := s.loadConfig(ctx)
+func (c *conn) connect(ctx context.Context) error {
+	cfg, err := c.loadConfig(ctx)
 	if err != nil {
 		return err
 	}
@@ -39,25 +56,25 @@ func (s *Store) connect(ctx context.Context) error {
 	if !ok {
 		return fmt.Errorf("s3store: unexpected HTTP client %T", cfg.HTTPClient)
 	}
-	s.transport = base.GetTransport()
-	s.watched = &watchdog{next: s.transport, stall: s.o.StallLimit, complete: s.o.CompleteLimit}
-	s.creds = &credentialSource{current: cfg.Credentials, metrics: s.o.Metrics, loaded: time.Now()}
-	s.creds.load = func(ctx context.Context) (aws.CredentialsProvider, error) {
-		cfg, err := s.loadConfig(ctx)
+	c.transport = base.GetTransport()
+	c.watched = &watchdog{next: c.transport, stall: c.o.StallLimit, complete: c.o.CompleteLimit}
+	c.creds = &credentialSource{current: cfg.Credentials, metrics: c.o.Metrics, loaded: time.Now()}
+	c.creds.load = func(ctx context.Context) (aws.CredentialsProvider, error) {
+		cfg, err := c.loadConfig(ctx)
 		return cfg.Credentials, err
 	}
-	s.observer = &observer{metrics: s.o.Metrics, clock: s.clock, throttled: s.o.OnThrottled}
-	s.client = s3.NewFromConfig(cfg, s.configure)
-	if err := s.checkClient(); err != nil {
+	c.observer = &observer{metrics: c.o.Metrics, clock: c.clock, throttled: c.o.OnThrottled}
+	c.client = s3.NewFromConfig(cfg, c.configure)
+	if err := c.checkClient(); err != nil {
 		return err
 	}
-	s.wire, err = s.newWire(ctx, s.client.Options())
+	c.wire, err = c.newWire(ctx, c.client.Options())
 	return err
 }
 
 // loadConfig reads the AWS environment: variables, profile, AWS_CA_BUNDLE.
-func (s *Store) loadConfig(ctx context.Context) (aws.Config, error) {
-	idle := max(minIdleConns, s.o.Workers+s.o.Workers/2)
+func (c *conn) loadConfig(ctx context.Context) (aws.Config, error) {
+	idle := max(minIdleConns, c.o.Workers+c.o.Workers/2)
 	options := []func(*config.LoadOptions) error{
 		config.WithAppID(userAgent),
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
@@ -68,11 +85,11 @@ func (s *Store) loadConfig(ctx context.Context) (aws.Config, error) {
 			t.DialContext = loopback.Dialer(t.DialContext)
 		})),
 	}
-	if s.o.Region != "" {
-		options = append(options, config.WithRegion(s.o.Region))
+	if c.o.Region != "" {
+		options = append(options, config.WithRegion(c.o.Region))
 	}
-	if s.o.Profile != "" {
-		options = append(options, config.WithSharedConfigProfile(s.o.Profile))
+	if c.o.Profile != "" {
+		options = append(options, config.WithSharedConfigProfile(c.o.Profile))
 	}
 	cfg, err := config.LoadDefaultConfig(ctx, options...)
 	if err != nil {
@@ -83,36 +100,36 @@ func (s *Store) loadConfig(ctx context.Context) (aws.Config, error) {
 
 // configure sets every option of the client that the environment must not
 // decide.
-func (s *Store) configure(o *s3.Options) {
-	if s.o.EndpointURL != "" {
-		o.BaseEndpoint = aws.String(s.o.EndpointURL)
+func (c *conn) configure(o *s3.Options) {
+	if c.o.EndpointURL != "" {
+		o.BaseEndpoint = aws.String(c.o.EndpointURL)
 	}
-	o.UsePathStyle = s.o.PathStyle || s.o.EndpointURL == "" && o.BaseEndpoint != nil
+	o.UsePathStyle = c.o.PathStyle || c.o.EndpointURL == "" && o.BaseEndpoint != nil
 	if o.Region == "" && o.BaseEndpoint != nil {
 		o.Region = fallbackZone
 	}
 	if r := strings.NewReplacer("-fips-", "-", "fips-", "", "-fips", "").Replace(o.Region); r != o.Region {
 		o.Region, o.EndpointOptions.UseFIPSEndpoint = r, aws.FIPSEndpointStateEnabled // As the SDK reads such names.
 	}
-	o.Credentials = s.creds
+	o.Credentials = c.creds
 	o.HTTPClient = &http.Client{
-		Transport: s.watched,
+		Transport: c.watched,
 		// A redirect would take the body and the key to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	o.Retryer = newRetryer(s.creds, s.clock)
+	o.Retryer = newRetryer(c.creds, c.clock)
 	// The transport does not wait for the server's word before a body, and some
 	// proxies refuse every request that asks for it.
 	o.ContinueHeaderThresholdBytes = -1
-	o.DisableClockSkewCorrection = true // It believes any Date; s.clock does not.
-	o.HTTPSignerV4 = &clockSigner{clock: s.clock, next: v4.NewSigner(func(so *v4.SignerOptions) { so.DisableURIPathEscaping = true })}
+	o.DisableClockSkewCorrection = true // It believes any Date; c.clock does not.
+	o.HTTPSignerV4 = &clockSigner{clock: c.clock, next: v4.NewSigner(func(so *v4.SignerOptions) { so.DisableURIPathEscaping = true })}
 	o.RetryMaxAttempts = 0 // As the retryer says, not the environment.
 	// Every body goes out with a checksum that is already known.
 	o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 	// Readers compare hashes of their own, and the SDK would need more rights.
 	o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	o.APIOptions = append(o.APIOptions, func(stack *middleware.Stack) error {
-		return stack.Deserialize.Add(s.observer, middleware.Before)
+		return stack.Deserialize.Add(c.observer, middleware.Before)
 	})
 }
 
@@ -161,21 +178,19 @@ func neverRetry(err error) aws.Ternary {
 }
 
 // checkClient checks what only the resolved client shows.
-func (s *Store) checkClient() error {
-	o := s.client.Options()
+func (c *conn) checkClient() error {
+	o := c.client.Options()
 	if o.Region == "" {
 		return invalid("no region is configured, and the AWS environment has none")
 	}
 	if strings.ContainsFunc(o.Region, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return fmt.Errorf("s3store: the region %q has a character that no request can carry", o.Region)
 	}
-	return checkEndpoint(aws.ToString(o.BaseEndpoint), s.o.AllowInsecure)
+	return checkEndpoint(aws.ToString(o.BaseEndpoint), c.o.AllowInsecure)
 }
 
-func (s *Store) region() string { return s.client.Options().Region }
-
-// Region returns the region that requests are signed for.
-func (s *Store) Region() string { return s.region() }
+// Region is Store.Region.
+func (c *conn) Region() string { return c.client.Options().Region }
 
 // checkEndpoint refuses an endpoint that would send data and keys in the clear
 // to another host.
@@ -194,3 +209,43 @@ func checkEndpoint(endpoint string, allowInsecure bool) error {
 	}
 	return nil
 }
+
+// fault classifies err, and has refused credentials looked up again for the
+// next request.
+func (c *conn) fault(ctx context.Context, op, key string, err error) error {
+	err = classify(op, key, err)
+	if state.ClassOf(err).Meaning().EveryRequest {
+		if rerr := c.creds.renew(ctx, time.Now()); rerr != nil {
+			return &state.Error{Class: state.ClassCredentials, Op: op, Err: errors.Join(err, rerr)}
+		}
+	}
+	return err
+}
+
+func (c *conn) owner() *string { return optional(c.o.ExpectedBucketOwner) }
+
+// CloseIdle is Store.CloseIdle.
+func (c *conn) CloseIdle() { c.transport.CloseIdleConnections() }
+
+// Close is Store.Close.
+func (c *conn) Close() {
+	c.CloseIdle()
+	c.o.Metrics.forget(c.creds, c.clock)
+}
+
+// KeepCredentials is Store.KeepCredentials.
+func (c *conn) KeepCredentials(ctx context.Context) error {
+	if e := c.o.Metrics.expiryOf(c.creds); e.IsZero() || time.Now().Before(e) {
+		return nil
+	}
+	_, err := c.creds.Retrieve(ctx)
+	return err
+}
+
+// ClockOffset is Store.ClockOffset.
+func (c *conn) ClockOffset() time.Duration { return c.clock.offset() }
+
+// Now is Store.Now.
+func (c *conn) Now() time.Time { return time.Now().Add(c.clock.offset()) }
+
+func (c *conn) trailPrefix() string { return state.NewMapper(c.o.Prefix).TrailPrefix() }

@@ -177,11 +177,11 @@ func TestRestore(t *testing.T) {
 	if err := s.Probe(t.Context()); err != nil {
 		t.Fatalf("Probe: %v", err)
 	}
-	again := openStore(t, s.o)
+	again := openStore(t, s.conn.o)
 	if !again.Restore(s.Capabilities()) || again.Capabilities() != s.Capabilities() {
 		t.Errorf("Restore kept %+v, want %+v", again.Capabilities(), s.Capabilities())
 	}
-	o := s.o
+	o := s.conn.o
 	o.KMSKeyID = s3test.FakeOtherARN
 	if other := openStore(t, o); other.Restore(s.Capabilities()) || other.Capabilities().PinnedKey != "" {
 		t.Error("Restore took what was learned with another key")
@@ -200,13 +200,13 @@ func TestDocumentsAreLocked(t *testing.T) {
 	if err != nil || d.VersionID == "" {
 		t.Fatalf("CreateDoc = %+v, %v, want a version", d, err)
 	}
-	if h, err := s.client.HeadObject(t.Context(), headInput(o.Bucket, p.Key)); err != nil || h.ObjectLockMode != "GOVERNANCE" || h.ObjectLockRetainUntilDate == nil {
+	if h, err := s.conn.client.HeadObject(t.Context(), headInput(o.Bucket, p.Key)); err != nil || h.ObjectLockMode != "GOVERNANCE" || h.ObjectLockRetainUntilDate == nil {
 		t.Errorf("HEAD of a document: %+v, %v, want a retention", h, err)
 	}
 	if _, err := s.Put(t.Context(), put("data/a", body, state.Condition{})); err != nil {
 		t.Fatalf("Put: %v", err)
 	}
-	if h, err := s.client.HeadObject(t.Context(), headInput(o.Bucket, "data/a")); err != nil || h.ObjectLockMode != "" {
+	if h, err := s.conn.client.HeadObject(t.Context(), headInput(o.Bucket, "data/a")); err != nil || h.ObjectLockMode != "" {
 		t.Errorf("HEAD of a file's object: %+v, %v, want no retention", h, err)
 	}
 	if _, err := Open(t.Context(), Options{}); err == nil || errors.Is(err, errStop) {

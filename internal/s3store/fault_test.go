@@ -313,7 +313,7 @@ func TestEndpointsInTheClearAreRefused(t *testing.T) {
 		for _, fromEnv := range []bool{false, true} {
 			o := options(c.endpoint, "bucket", "key")
 			o.AllowInsecure, o.Metrics = c.insecure, NewMetrics(prometheus.NewRegistry())
-			o.Log = openStore(t, options("https://s3.example.com", "b", "k")).log
+			o.Log = openStore(t, options("https://s3.example.com", "b", "k")).conn.log
 			if fromEnv {
 				o.EndpointURL = ""
 				t.Setenv("AWS_ENDPOINT_URL_S3", c.endpoint)
@@ -351,7 +351,7 @@ func TestRotatedCredentialsAreTakenUp(t *testing.T) {
 	}
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", file)
 	s := openStore(t, options(f.URL, "bucket", s3test.FakeKeyARN))
-	s.creds.loaded = time.Now().Add(-time.Hour)
+	s.conn.creds.loaded = time.Now().Add(-time.Hour)
 	write("NEWKEY")
 	f.Answer(s3test.Match{Op: opPut}, 403, "InvalidAccessKeyId")
 	p := put("data/a", []byte("1"), state.Condition{})

@@ -68,11 +68,11 @@ func FuzzAnswer(f *testing.F) {
 		f.Fatal(err)
 	}
 	said := &oneAnswer{}
-	client := s.client.Options()
+	client := s.conn.client.Options()
 	client.HTTPClient, client.Retryer = said, aws.NopRetryer{}
 	client.Credentials = credentials.NewStaticCredentialsProvider("a", "b", "")
-	s.client = s3.New(client)
-	s.wire.next, s.wire.retryer, s.wire.creds = said, client.Retryer, client.Credentials
+	s.conn.client = s3.New(client)
+	s.conn.wire.next, s.conn.wire.retryer, s.conn.wire.creds = said, client.Retryer, client.Credentials
 	f.Fuzz(func(t *testing.T, status int, body []byte, sse, region, key string) {
 		if status < 100 || status > 999 || key == "" {
 			return
@@ -80,8 +80,8 @@ func FuzzAnswer(f *testing.F) {
 		said.status, said.body, said.header = status, body, http.Header{}
 		said.header.Set("X-Amz-Server-Side-Encryption", sse)
 		said.header.Set("X-Amz-Bucket-Region", region)
-		s.reask = &reasker{}
-		s.creds.loaded = time.Now() // Nothing is read anew.
+		s.conn.reask = &reasker{}
+		s.conn.creds.loaded = time.Now() // Nothing is read anew.
 		_, herr := s.Head(t.Context(), key)
 		_, perr := s.Put(t.Context(), put(key, []byte("x"), state.Condition{}))
 		_, _, cerr := s.Create(t.Context(), key, nil)

@@ -35,35 +35,35 @@ type reasker struct {
 // of one byte, at most once a minute. Again is true where the GET was not
 // refused: what was in the way, a token that had expired or this host's clock,
 // has been put right by it.
-func (s *Store) explain(ctx context.Context, key string, err error) (again bool, why error) {
+func (c *conn) explain(ctx context.Context, key string, err error) (again bool, why error) {
 	e, ok := errors.AsType[*state.Error](err)
 	if !ok || e.Status != http.StatusForbidden && e.Status != http.StatusBadRequest {
 		return false, err
 	}
-	s.reask.mu.Lock()
-	defer s.reask.mu.Unlock()
-	if now := time.Now(); now.Sub(s.reask.when) >= reaskInterval {
-		s.reask.when = now
-		s.reask.last, s.reask.mended = s.ask(ctx, key, e.Status)
-		s.reask.answered = time.Now()
+	c.reask.mu.Lock()
+	defer c.reask.mu.Unlock()
+	if now := time.Now(); now.Sub(c.reask.when) >= reaskInterval {
+		c.reask.when = now
+		c.reask.last, c.reask.mended = c.ask(ctx, key, e.Status)
+		c.reask.answered = time.Now()
 	}
-	if why := s.reask.last; why != nil && why.Status == e.Status {
+	if why := c.reask.last; why != nil && why.Status == e.Status {
 		return false, &state.Error{Class: why.Class, Op: opHead, Code: why.Code, Status: e.Status, RequestID: e.RequestID, Err: why.Err}
 	}
-	return s.reask.mended && time.Since(s.reask.answered) < mendedFor, err
+	return c.reask.mended && time.Since(c.reask.answered) < mendedFor, err
 }
 
 // ask returns the error of a GET that was refused as the HEAD was, nil for
 // another. Mended: it was not refused.
-func (s *Store) ask(ctx context.Context, key string, status int) (why *state.Error, mended bool) {
-	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.owner(), Range: aws.String("bytes=0-0"),
+func (c *conn) ask(ctx context.Context, key string, status int) (why *state.Error, mended bool) {
+	out, err := c.client.GetObject(ctx, &s3.GetObjectInput{
+		Bucket: aws.String(c.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: c.owner(), Range: aws.String("bytes=0-0"),
 	})
 	if err == nil {
 		_ = out.Body.Close() // One byte that nobody wants.
 		return nil, true
 	}
-	err = s.fault(ctx, opGet, key, err)
+	err = c.fault(ctx, opGet, key, err)
 	if e, ok := errors.AsType[*state.Error](err); ok && e.Status == status {
 		return e, false
 	}

@@ -104,10 +104,10 @@ func TestExpiredCredentialsAreRenewedWithinTheRequest(t *testing.T) {
 	s := openStore(t, options(address, "bucket", s3test.FakeKeyARN))
 	expire := func() {
 		serial.Add(1)
-		s.creds.mu.Lock()
-		s.creds.loaded = time.Now().Add(-time.Hour)
-		s.creds.mu.Unlock()
-		s.reask.when = time.Time{}
+		s.conn.creds.mu.Lock()
+		s.conn.creds.loaded = time.Now().Add(-time.Hour)
+		s.conn.creds.mu.Unlock()
+		s.conn.reask.when = time.Time{}
 	}
 	key, body := "data/m", bytes.Repeat([]byte("x"), 1<<10)
 	expire()

@@ -10,21 +10,13 @@ package s3store
 
 import (
 	"context"
-	"fmt"
-	"maps"
-	"net/http"
 	"slices"
-	"strconv"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -92,26 +84,13 @@ type ObjectLock struct {
 
 // Store is one destination. It is safe for concurrent use.
 type Store struct {
-	o         Options
-	client    *s3.Client
-	wire      *wire // for PutObject
-	observer  *observer
-	transport *http.Transport
-	watched   *watchdog // around transport
-	creds     *credentialSource
-	enc       encryption
-	marks     marks
-	log       *zap.Logger
-	clock     *clock
-	reask     *reasker
+	*requests
+	*uploads
 
-	// The server's answers to CreateMultipartUpload do not name the key, so
-	// those to UploadPart have to.
-	silentCreate atomic.Bool
-
-	probeMu sync.Mutex // One canary at a time.
-	mu      sync.Mutex // Guards caps.
-	caps    Capabilities
+	conn   *conn
+	dest   *destination
+	prober *prober
+	copier *copier
 }
 
 // Open prepares the use of one destination. It reads the AWS environment and
@@ -136,44 +115,93 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.CopyPart == 0 {
 		o.CopyPart = defaultCopyPart
 	}
-	s := &Store{o: o, enc: enc, marks: newMarks(o), log: o.Log, clock: &clock{metrics: o.Metrics, log: o.Log}, reask: &reasker{}}
-	if err := s.connect(ctx); err != nil {
+	c := &conn{o: o, log: o.Log, clock: &clock{metrics: o.Metrics, log: o.Log}, reask: &reasker{}}
+	if err := c.connect(ctx); err != nil {
 		return nil, err
 	}
-	s.caps = s.unknown()
-	return s, nil
+	marks := newMarks(o)
+	req := &requests{conn: c, enc: &enc, marks: marks}
+	dest := &destination{conn: c, enc: &enc, marks: marks}
+	dest.caps = dest.unknown()
+	prober := &prober{conn: c, req: req, dest: dest, enc: &enc}
+	up := &uploads{conn: c, req: req, dest: dest, prober: prober, enc: &enc, marks: marks}
+	return &Store{
+		requests: req, uploads: up, conn: c, dest: dest, prober: prober,
+		copier: &copier{conn: c, dest: dest, prober: prober, uploads: up, enc: &enc, marks: marks},
+	}, nil
 }
+
+// Region returns the region that requests are signed for.
+func (s *Store) Region() string { return s.conn.Region() }
 
 // CloseIdle closes the connections that no request is using, so that the next
 // ones resolve the endpoint's name again. For the time after an outage.
-func (s *Store) CloseIdle() { s.transport.CloseIdleConnections() }
+func (s *Store) CloseIdle() { s.conn.CloseIdle() }
 
 // Close closes the idle connections, and takes what this store knows of
 // credentials and clocks out of the metrics. Nothing may use the store after it.
-func (s *Store) Close() {
-	s.CloseIdle()
-	s.o.Metrics.forget(s.creds, s.clock)
-}
+func (s *Store) Close() { s.conn.Close() }
 
 // KeepCredentials renews credentials that have run out, as the next request
 // would, so that a host where nothing happens for hours has valid ones too, and
 // a renewal that is refused shows before something waits for it. It does
 // nothing before the first request. The error is that of the AWS environment.
-func (s *Store) KeepCredentials(ctx context.Context) error {
-	if e := s.o.Metrics.expiryOf(s.creds); e.IsZero() || time.Now().Before(e) {
-		return nil
-	}
-	_, err := s.creds.Retrieve(ctx)
-	return err
-}
+func (s *Store) KeepCredentials(ctx context.Context) error { return s.conn.KeepCredentials(ctx) }
 
 // ClockOffset returns how far S3's clock is ahead of this host's, as several
 // answers in a row say or a refusal has shown, and 0 while the difference is
 // below what a Date header can tell.
-func (s *Store) ClockOffset() time.Duration { return s.clock.offset() }
+func (s *Store) ClockOffset() time.Duration { return s.conn.ClockOffset() }
 
 // Now returns this host's time corrected by ClockOffset.
-func (s *Store) Now() time.Time { return time.Now().Add(s.clock.offset()) }
+func (s *Store) Now() time.Time { return s.conn.Now() }
+
+// Capabilities returns what is known of the destination.
+func (s *Store) Capabilities() Capabilities { return s.dest.Capabilities() }
+
+// Restore takes up what an earlier process learned. It reports false, and
+// changes nothing, when that was about another destination or key.
+func (s *Store) Restore(c Capabilities) bool { return s.dest.Restore(c) }
+
+// MatchesKey reports whether serverKey, as an answer or the index names it, is
+// the configured key, the key that its alias stands for, or an accepted one.
+func (s *Store) MatchesKey(serverKey string) bool { return s.dest.MatchesKey(serverKey) }
+
+// KeyVerdict judges an object that is already in the bucket. Accepted keys
+// count here, and only here; aws:kms:dsse satisfies aws:kms.
+func (s *Store) KeyVerdict(o state.Object) archive.KeyVerdict { return s.dest.KeyVerdict(o) }
+
+// Resolved reports whether the configured key can be compared with that of an
+// object: an alias has to be resolved by a canary first.
+func (s *Store) Resolved() bool { return s.dest.Resolved() }
+
+// Probe sends the canary: a few small requests to one new key with exactly the
+// headers of a production write. Nil means that the destination can be reached,
+// written to, read from, and that it encrypts under the configured key, whose
+// name is pinned. A missing capability other than encryption is logged and
+// worked around. The canary object stays.
+func (s *Store) Probe(ctx context.Context) error { return s.prober.Probe(ctx) }
+
+// Ping sends one HEAD for a key that does not exist: nil means that the
+// destination answers this daemon's requests. It is the probe of a closed
+// circuit, not of the key: that is Probe.
+func (s *Store) Ping(ctx context.Context) error { return s.prober.Ping(ctx) }
+
+// Copy writes the object under c.Key again under the configured key, and returns
+// only when the server has confirmed that key. It is done on the server: no
+// content is read or sent. Nothing happens unless the object still has c.ETag
+// (state.ErrPrecondition). Tags, headers, storage class, retention and legal hold
+// stay; the user metadata becomes c.Metadata. A copy of other bytes than c.SHA256
+// says is an error of class file: it is in the bucket all the same, with the bytes
+// that the object had before. Objects above CopyMax are copied in parts. Versions
+// that were noncurrent stay as they are.
+func (s *Store) Copy(ctx context.Context, c state.Copy) (state.Object, error) {
+	return s.copier.Copy(ctx, c)
+}
+
+// CopyParts returns in how many parts Copy copies an object of size bytes: one
+// where a single request does.
+func (s *Store) CopyParts(size int64) int64 { return s.copier.CopyParts(size) }
 
 func (o Options) validate() error {
 	switch {
@@ -203,22 +231,3 @@ func (l ObjectLock) validate() error {
 	}
 	return nil
 }
-
-// destination names what capabilities were learned about: the bucket as it is
-// reached now, whatever part of that the environment says.
-func (s *Store) destination() string {
-	o, effective := s.o, s.client.Options()
-	var b strings.Builder
-	for _, p := range []string{
-		effective.Region, aws.ToString(effective.BaseEndpoint), o.Profile, o.ExpectedBucketOwner, o.Bucket, o.Prefix,
-		o.KMSKeyID, o.SSE, o.StorageClass, strconv.FormatBool(o.BucketKey), o.ACL, s.marks.tags.Encode(),
-	} {
-		fmt.Fprintf(&b, "%q ", p)
-	}
-	for _, k := range slices.Sorted(maps.Keys(o.EncryptionContext)) {
-		fmt.Fprintf(&b, "%q=%q ", k, o.EncryptionContext[k])
-	}
-	return strings.TrimSpace(b.String())
-}
-
-func (s *Store) trailPrefix() string { return state.NewMapper(s.o.Prefix).TrailPrefix() }

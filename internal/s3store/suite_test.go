@@ -273,7 +273,7 @@ func TestProbe(t *testing.T) {
 
 func TestAbsentBucketIsConfiguration(t *testing.T) {
 	eachServer(t, func(on server) {
-		t, o := on.T, on.o
+		t, o := on.T, on.Store.conn.o
 		o.Bucket = "no-such-bucket-here"
 		s := openStore(t, o)
 		_, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{}))
@@ -286,7 +286,7 @@ func TestAbsentBucketIsConfiguration(t *testing.T) {
 func TestUnknownKeyIsConfiguration(t *testing.T) {
 	eachServer(t, func(on server) {
 		t, s := on.T, on.Store
-		s.enc.keyID = "no-such-key"
+		s.dest.enc.keyID = "no-such-key"
 		_, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{}))
 		if state.ClassOf(err) != state.ClassConfiguration || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Put: %v (class %s), want configuration and not fs.ErrNotExist", err, state.ClassOf(err))
@@ -297,12 +297,12 @@ func TestUnknownKeyIsConfiguration(t *testing.T) {
 func TestEncryptionContextIsAccepted(t *testing.T) {
 	eachServer(t, func(on server) {
 		t, s := on.T, on.Store
-		s.o.EncryptionContext = map[string]string{"team": "ops"}
-		enc, err := newEncryption(s.o)
+		s.conn.o.EncryptionContext = map[string]string{"team": "ops"}
+		enc, err := newEncryption(s.conn.o)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.enc = enc
+		*s.dest.enc = enc
 		if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); err != nil {
 			t.Errorf("Put: %v", err)
 		}

@@ -17,16 +17,16 @@ import (
 // the first error of fn, which it returns as it is.
 func (r *Reader) ListVersions(ctx context.Context, prefix, after string, fn func(state.ObjectVersion) error) error {
 	in := &s3.ListObjectVersionsInput{
-		Bucket: aws.String(r.s.o.Bucket), Prefix: aws.String(prefix), ExpectedBucketOwner: r.s.owner(),
+		Bucket: aws.String(r.conn.o.Bucket), Prefix: aws.String(prefix), ExpectedBucketOwner: r.conn.owner(),
 		EncodingType: types.EncodingTypeUrl,
 	}
 	if after != "" {
 		in.KeyMarker = aws.String(after)
 	}
-	for pages := s3.NewListObjectVersionsPaginator(r.s.client, in); pages.HasMorePages(); {
+	for pages := s3.NewListObjectVersionsPaginator(r.conn.client, in); pages.HasMorePages(); {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return r.s.fault(ctx, opVersions, prefix, err)
+			return r.conn.fault(ctx, opVersions, prefix, err)
 		}
 		list := make([]state.ObjectVersion, 0, len(page.Versions)+len(page.DeleteMarkers))
 		for _, v := range page.Versions {
@@ -52,4 +52,4 @@ func (r *Reader) ListVersions(ctx context.Context, prefix, after string, fn func
 }
 
 // Now returns this host's time corrected by the answers so far, as Store.Now.
-func (r *Reader) Now() time.Time { return r.s.Now() }
+func (r *Reader) Now() time.Time { return r.conn.Now() }

@@ -51,10 +51,10 @@ type wire struct {
 }
 
 // newWire finds out where requests to the bucket go.
-func (s *Store) newWire(ctx context.Context, o s3.Options) (*wire, error) {
+func (c *conn) newWire(ctx context.Context, o s3.Options) (*wire, error) {
 	region := o.Region
 	e, err := o.EndpointResolverV2.ResolveEndpoint(ctx, s3.EndpointParameters{
-		Bucket: aws.String(s.o.Bucket), Region: aws.String(region), Endpoint: o.BaseEndpoint,
+		Bucket: aws.String(c.o.Bucket), Region: aws.String(region), Endpoint: o.BaseEndpoint,
 		UseFIPS:        aws.Bool(o.EndpointOptions.UseFIPSEndpoint == aws.FIPSEndpointStateEnabled),
 		UseDualStack:   aws.Bool(o.EndpointOptions.UseDualStackEndpoint == aws.DualStackEndpointStateEnabled),
 		ForcePathStyle: aws.Bool(o.UsePathStyle), Accelerate: aws.Bool(o.UseAccelerate),
@@ -67,15 +67,15 @@ func (s *Store) newWire(ctx context.Context, o s3.Options) (*wire, error) {
 	schemes, _ := smithyauth.GetAuthOptions(&e.Properties)
 	if len(schemes) > 0 {
 		if id := strings.TrimPrefix(schemes[0].SchemeID, "aws.auth#"); id != signScheme {
-			return nil, fmt.Errorf("s3store: requests to bucket %s are signed with %s, only %s is supported", s.o.Bucket, id, signScheme)
+			return nil, fmt.Errorf("s3store: requests to bucket %s are signed with %s, only %s is supported", c.o.Bucket, id, signScheme)
 		}
 		if r, ok := smithyhttp.GetSigV4SigningRegion(&schemes[0].SignerProperties); ok {
 			region = r
 		}
 	}
 	return &wire{
-		next: s.watched, retryer: o.Retryer, creds: s.creds,
-		observer: s.observer, signer: sigV4{region: region},
+		next: c.watched, retryer: o.Retryer, creds: c.creds,
+		observer: c.observer, signer: sigV4{region: region},
 		scheme: e.URI.Scheme, address: e.URI.Host, host: withoutDefaultPort(e.URI.Scheme, e.URI.Host),
 		plain: strings.TrimSuffix(e.URI.Path, "/"), path: strings.TrimSuffix(e.URI.EscapedPath(), "/"),
 	}, nil

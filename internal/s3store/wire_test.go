@@ -128,7 +128,7 @@ func TestWhereRequestsGo(t *testing.T) {
 			s := openStore(t, o)
 			in := &s3.PutObjectInput{Bucket: aws.String(o.Bucket), Key: aws.String("a")}
 			theirs := sdkRequest(t, s, in)
-			ours := s.wire.request(in, aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b"}, time.Now())
+			ours := s.conn.wire.request(in, aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b"}, time.Now())
 			theirs.URL.RawQuery = "" // It only names the operation.
 			if ours.URL.String() != tc.want || ours.URL.String() != theirs.URL.String() {
 				t.Errorf("request to %s, the SDK's to %s, want %s", ours.URL, theirs.URL, tc.want)
@@ -153,7 +153,7 @@ func scopeOf(r *http.Request) string {
 // sdkRequest returns what the SDK would send for in.
 func sdkRequest(t *testing.T, s *Store, in *s3.PutObjectInput) (sent *http.Request) {
 	t.Helper()
-	client := s3.New(s.client.Options(), func(o *s3.Options) {
+	client := s3.New(s.conn.client.Options(), func(o *s3.Options) {
 		o.Retryer = aws.NopRetryer{}
 		o.HTTPClient = doer(func(r *http.Request) (*http.Response, error) {
 			sent = r
@@ -187,7 +187,7 @@ func TestHeadersAreTheSDKs(t *testing.T) {
 			ObjectLockRetainUntilDate: aws.Time(time.Date(2027, 1, 2, 3, 4, 5, 6e6, time.UTC)),
 		}
 		theirs := sdkRequest(t, s, in)
-		ours := s.wire.request(in, aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b", SessionToken: "c"}, time.Now())
+		ours := s.conn.wire.request(in, aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b", SessionToken: "c"}, time.Now())
 		if ours.ContentLength != size {
 			t.Errorf("length %d, want %d", ours.ContentLength, size)
 		}
@@ -360,7 +360,7 @@ func TestAnEarlyRefusalKeepsItsReason(t *testing.T) {
 	}))
 	t.Cleanup(srv.Close)
 	s := openStore(t, options(srv.URL, "bucket", s3test.FakeKeyARN))
-	s.caps.CheckedAt = time.Now()
+	s.dest.caps.CheckedAt = time.Now()
 	for range 4 {
 		_, err := s.Put(t.Context(), put("data/a", make([]byte, 1<<20), state.Condition{}))
 		if e, ok := errors.AsType[*state.Error](err); !ok || e.Code != "KMS.DisabledException" {
