@@ -31,10 +31,32 @@ const (
 	fallbackZone = "us-east-1" // For compatible servers, which sign with any region.
 )
 
+// ConnOptions say where a destination is and how it is reached.
+type ConnOptions struct {
+	Region              string // "": as the AWS environment says
+	EndpointURL         string // "": AWS, or as the AWS environment says
+	PathStyle           bool
+	AllowInsecure       bool // http:// to an address that is not a loopback one
+	Profile             string
+	Bucket              string
+	ExpectedBucketOwner string
+
+	Workers       int           // how many requests run at once; idle connections are kept for all
+	StallLimit    time.Duration // ends an attempt whose body moved no byte, or whose answer did not begin
+	CompleteLimit time.Duration // the same for answers that a server may need minutes for
+
+	// OnThrottled, optional, is called for each attempt that the server asked to
+	// slow down at. It must not block.
+	OnThrottled func()
+
+	Log     *zap.Logger
+	Metrics *Metrics
+}
+
 // conn is the connection to one destination: the client, and all that its
 // requests have in common.
 type conn struct {
-	o         Options
+	o         ConnOptions
 	client    *s3.Client
 	wire      *wire // for PutObject
 	observer  *observer
@@ -44,6 +66,16 @@ type conn struct {
 	log       *zap.Logger
 	clock     *clock
 	reask     *reasker
+}
+
+// dial reads the AWS environment and prepares the use of one destination. It
+// makes no request.
+func dial(ctx context.Context, o ConnOptions) (*conn, error) {
+	c := &conn{o: o, log: o.Log, clock: &clock{metrics: o.Metrics, log: o.Log}, reask: &reasker{}}
+	if err := c.connect(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // connect builds the HTTP transport and the SDK client.
@@ -247,5 +279,3 @@ func (c *conn) ClockOffset() time.Duration { return c.clock.offset() }
 
 // Now is Store.Now.
 func (c *conn) Now() time.Time { return time.Now().Add(c.clock.offset()) }
-
-func (c *conn) trailPrefix() string { return state.NewMapper(c.o.Prefix).TrailPrefix() }

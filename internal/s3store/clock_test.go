@@ -111,7 +111,7 @@ func TestAWrongDateIsNotBelieved(t *testing.T) {
 			if d := s.ClockOffset() - c.want; d.Abs() > 3*time.Second {
 				t.Errorf("ClockOffset = %v, want %v", s.ClockOffset(), c.want)
 			}
-			if d := time.Duration(testutil.ToFloat64(s.conn.o.Metrics.clockOffset))*time.Second - c.want; d.Abs() > 3*time.Second {
+			if d := time.Duration(testutil.ToFloat64(s.dest.o.Metrics.clockOffset))*time.Second - c.want; d.Abs() > 3*time.Second {
 				t.Errorf("the gauge is %v off", d)
 			}
 		})
@@ -142,7 +142,7 @@ func TestACorrectionThatStopsHelpingIsForgotten(t *testing.T) {
 		t.Errorf("corrections %v and %v are left, want none", s.ClockOffset(), s.conn.clock.signs())
 	}
 	for result, want := range map[string]float64{clockAdopted: 1, clockDropped: 1, clockIgnored: 0} {
-		if got := testutil.ToFloat64(s.conn.o.Metrics.clockCorrections.WithLabelValues(result)); got != want {
+		if got := testutil.ToFloat64(s.dest.o.Metrics.clockCorrections.WithLabelValues(result)); got != want {
 			t.Errorf("clock_corrections_total{%s} = %v, want %v", result, got, want)
 		}
 	}

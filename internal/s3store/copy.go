@@ -32,6 +32,7 @@ const (
 
 // copier copies objects from themselves, on the server.
 type copier struct {
+	o       *Options
 	conn    *conn
 	dest    *destination
 	prober  *prober
@@ -46,7 +47,7 @@ func (cp *copier) Copy(ctx context.Context, c state.Copy) (state.Object, error) 
 		return state.Object{}, err
 	}
 	out, err := cp.conn.client.HeadObject(ctx, &s3.HeadObjectInput{
-		Bucket: aws.String(cp.conn.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.owner(),
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.owner(),
 	})
 	if err != nil {
 		_, why := cp.conn.explain(ctx, c.Key, cp.conn.fault(ctx, opHead, c.Key, err))
@@ -56,7 +57,7 @@ func (cp *copier) Copy(ctx context.Context, c state.Copy) (state.Object, error) 
 		return state.Object{}, &state.Error{Class: state.ClassTransient, Op: opCopy, Err: fmt.Errorf("%q: %w", c.Key, state.ErrPrecondition)}
 	}
 	var o state.Object
-	if c.Size > cp.conn.o.CopyMax {
+	if c.Size > cp.o.CopyMax {
 		o, err = cp.copyParts(ctx, c, out)
 	} else {
 		o, err = cp.copyWhole(ctx, c, out)
@@ -73,7 +74,7 @@ func (cp *copier) Copy(ctx context.Context, c state.Copy) (state.Object, error) 
 
 // CopyParts is Store.CopyParts.
 func (cp *copier) CopyParts(size int64) int64 {
-	if size <= cp.conn.o.CopyMax {
+	if size <= cp.o.CopyMax {
 		return 1
 	}
 	part := cp.copyPartSize(size)
@@ -81,7 +82,7 @@ func (cp *copier) CopyParts(size int64) int64 {
 }
 
 func (cp *copier) copyPartSize(size int64) int64 {
-	return max(cp.conn.o.CopyPart, (size+maxCopyParts-1)/maxCopyParts)
+	return max(cp.o.CopyPart, (size+maxCopyParts-1)/maxCopyParts)
 }
 
 // copySource names the object for a copy.
@@ -90,13 +91,13 @@ func (cp *copier) copySource(key string) *string {
 	for i, p := range parts {
 		parts[i] = url.QueryEscape(p)
 	}
-	return aws.String(cp.conn.o.Bucket + "/" + strings.ReplaceAll(strings.Join(parts, "/"), "+", "%20"))
+	return aws.String(cp.o.Bucket + "/" + strings.ReplaceAll(strings.Join(parts, "/"), "+", "%20"))
 }
 
 // copyWhole copies the object that h describes in one request.
 func (cp *copier) copyWhole(ctx context.Context, c state.Copy, h *s3.HeadObjectOutput) (state.Object, error) {
 	in := &s3.CopyObjectInput{
-		Bucket: aws.String(cp.conn.o.Bucket), Key: aws.String(c.Key), CopySource: cp.copySource(c.Key),
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), CopySource: cp.copySource(c.Key),
 		ExpectedBucketOwner: cp.conn.owner(), ExpectedSourceBucketOwner: cp.conn.owner(),
 		CopySourceIfMatch: aws.String(quoted(c.ETag)),
 		MetadataDirective: types.MetadataDirectiveReplace, Metadata: c.Metadata,
@@ -182,7 +183,7 @@ func ignoreGone(err error) error {
 // over by itself.
 func (cp *copier) createCopy(ctx context.Context, c state.Copy, h *s3.HeadObjectOutput) (uploadID string, err error) {
 	in := &s3.CreateMultipartUploadInput{
-		Bucket: aws.String(cp.conn.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.owner(), Metadata: c.Metadata,
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.owner(), Metadata: c.Metadata,
 		ContentType: h.ContentType, CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition,
 		ContentEncoding: h.ContentEncoding, ContentLanguage: h.ContentLanguage, Expires: expires(h),
 		WebsiteRedirectLocation: h.WebsiteRedirectLocation, StorageClass: h.StorageClass,
@@ -213,7 +214,7 @@ func (cp *copier) createCopy(ctx context.Context, c state.Copy, h *s3.HeadObject
 // tags returns the tags of an object.
 func (cp *copier) tags(ctx context.Context, key string) (url.Values, error) {
 	out, err := cp.conn.client.GetObjectTagging(ctx, &s3.GetObjectTaggingInput{
-		Bucket: aws.String(cp.conn.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: cp.conn.owner(),
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: cp.conn.owner(),
 	})
 	if err != nil {
 		return nil, cp.conn.fault(ctx, opTags, key, err)
@@ -242,7 +243,7 @@ func (cp *copier) fillCopy(ctx context.Context, c state.Copy, uploadID string) (
 		return state.Object{}, err
 	}
 	in := &s3.CompleteMultipartUploadInput{
-		Bucket: aws.String(cp.conn.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.owner(), UploadId: aws.String(uploadID),
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.owner(), UploadId: aws.String(uploadID),
 		MpuObjectSize: aws.Int64(c.Size), MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
 	}
 	in.IfMatch, _ = conditions(cp.dest.supported(state.Condition{ETag: c.ETag}))
@@ -259,7 +260,7 @@ func (cp *copier) fillCopy(ctx context.Context, c state.Copy, uploadID string) (
 // copyPart copies the bytes from first to last as part n.
 func (cp *copier) copyPart(ctx context.Context, c state.Copy, uploadID string, n int32, first, last int64) (types.CompletedPart, error) {
 	out, err := cp.conn.client.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
-		Bucket: aws.String(cp.conn.o.Bucket), Key: aws.String(c.Key), UploadId: aws.String(uploadID), PartNumber: aws.Int32(n),
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), UploadId: aws.String(uploadID), PartNumber: aws.Int32(n),
 		CopySource: cp.copySource(c.Key), CopySourceRange: aws.String(fmt.Sprintf("bytes=%d-%d", first, last)),
 		CopySourceIfMatch: aws.String(quoted(c.ETag)), ExpectedBucketOwner: cp.conn.owner(), ExpectedSourceBucketOwner: cp.conn.owner(),
 	})

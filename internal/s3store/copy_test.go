@@ -22,7 +22,7 @@ import (
 func storePlain(t *testing.T, s *Store, key string, body []byte) state.Object {
 	t.Helper()
 	_, err := s.conn.client.PutObject(t.Context(), &s3.PutObjectInput{
-		Bucket: aws.String(s.conn.o.Bucket), Key: aws.String(key), Body: bytes.NewReader(body), ContentType: aws.String("text/html"),
+		Bucket: aws.String(s.dest.o.Bucket), Key: aws.String(key), Body: bytes.NewReader(body), ContentType: aws.String("text/html"),
 		CacheControl: aws.String("no-cache"), Metadata: map[string]string{"theirs": "kept"}, Tagging: aws.String("a=1&b=x%20y"),
 	})
 	if err != nil {
@@ -38,7 +38,7 @@ func storePlain(t *testing.T, s *Store, key string, body []byte) state.Object {
 // wantCopied fails unless the object has its old content and dress, and the key.
 func wantCopied(t *testing.T, s *Store, c state.Copy, o state.Object, body []byte) {
 	t.Helper()
-	h, err := s.conn.client.HeadObject(t.Context(), headInput(s.conn.o.Bucket, c.Key))
+	h, err := s.conn.client.HeadObject(t.Context(), headInput(s.dest.o.Bucket, c.Key))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +187,7 @@ func TestCopyKeepsRetention(t *testing.T) {
 	s := openStore(t, options(srv.URL, srv.Bucket(t, s3test.BucketOptions{Versioning: true, ObjectLock: true}), s3test.KeyName))
 	o := storePlain(t, s, "data/held", []byte("evidence"))
 	_, err := s.conn.client.PutObjectLegalHold(t.Context(), &s3.PutObjectLegalHoldInput{
-		Bucket: aws.String(s.conn.o.Bucket), Key: aws.String(o.Key),
+		Bucket: aws.String(s.dest.o.Bucket), Key: aws.String(o.Key),
 		LegalHold: &types.ObjectLockLegalHold{Status: types.ObjectLockLegalHoldStatusOn},
 	})
 	if err != nil {
@@ -196,7 +196,7 @@ func TestCopyKeepsRetention(t *testing.T) {
 	if _, err := s.Copy(t.Context(), state.Copy{Key: o.Key, Size: o.Size, ETag: o.ETag, Metadata: o.Metadata}); err != nil {
 		t.Fatalf("Copy: %v", err)
 	}
-	h, err := s.conn.client.HeadObject(t.Context(), headInput(s.conn.o.Bucket, o.Key))
+	h, err := s.conn.client.HeadObject(t.Context(), headInput(s.dest.o.Bucket, o.Key))
 	if err != nil || h.ObjectLockLegalHoldStatus != types.ObjectLockLegalHoldStatusOn {
 		t.Errorf("legal hold of the copy = %q, %v, want ON", h.ObjectLockLegalHoldStatus, err)
 	}

@@ -17,6 +17,7 @@ import (
 // destination is what is known of the bucket: which key it encrypts under, and
 // what it can do.
 type destination struct {
+	o     *Options
 	conn  *conn
 	enc   *encryption
 	marks marks
@@ -28,7 +29,7 @@ type destination struct {
 // destination names what capabilities were learned about: the bucket as it is
 // reached now, whatever part of that the environment says.
 func (d *destination) name() string {
-	o, effective := d.conn.o, d.conn.client.Options()
+	o, effective := d.o, d.conn.client.Options()
 	var b strings.Builder
 	for _, p := range []string{
 		effective.Region, aws.ToString(effective.BaseEndpoint), o.Profile, o.ExpectedBucketOwner, o.Bucket, o.Prefix,
@@ -66,7 +67,7 @@ func (d *destination) setCapabilities(c Capabilities) {
 
 // unknown is what a store assumes before the canary: a server that can all.
 func (d *destination) unknown() Capabilities {
-	return Capabilities{Destination: d.name(), KMSKeyID: d.conn.o.KMSKeyID, IfNoneMatch: true, IfMatch: true, ContentMD5: true}
+	return Capabilities{Destination: d.name(), KMSKeyID: d.o.KMSKeyID, IfNoneMatch: true, IfMatch: true, ContentMD5: true}
 }
 
 // pin checks an answer to the canary against the configuration itself, not
@@ -125,7 +126,7 @@ func (d *destination) MatchesKey(serverKey string) bool {
 	if d.matchesConfigured(serverKey) {
 		return true
 	}
-	for _, k := range d.conn.o.AcceptKeys {
+	for _, k := range d.o.AcceptKeys {
 		if sameKey(k, serverKey, d.conn.Region()) {
 			return true
 		}
@@ -139,7 +140,7 @@ func (d *destination) KeyVerdict(o state.Object) archive.KeyVerdict {
 	switch {
 	case o.SSE != kms && o.SSE != dsse:
 		return archive.KeyMissing
-	case o.SSE == kms && d.conn.o.SSE == dsse, !d.MatchesKey(o.KMSKeyID):
+	case o.SSE == kms && d.o.SSE == dsse, !d.MatchesKey(o.KMSKeyID):
 		return archive.KeyOther
 	}
 	return archive.KeyOK

@@ -177,11 +177,11 @@ func TestRestore(t *testing.T) {
 	if err := s.Probe(t.Context()); err != nil {
 		t.Fatalf("Probe: %v", err)
 	}
-	again := openStore(t, s.conn.o)
+	again := openStore(t, *s.dest.o)
 	if !again.Restore(s.Capabilities()) || again.Capabilities() != s.Capabilities() {
 		t.Errorf("Restore kept %+v, want %+v", again.Capabilities(), s.Capabilities())
 	}
-	o := s.conn.o
+	o := *s.dest.o
 	o.KMSKeyID = s3test.FakeOtherARN
 	if other := openStore(t, o); other.Restore(s.Capabilities()) || other.Capabilities().PinnedKey != "" {
 		t.Error("Restore took what was learned with another key")

@@ -67,6 +67,7 @@ type Examination struct {
 type examiner struct {
 	Examination
 
+	o       *Options
 	conn    *conn
 	req     *requests
 	dest    *destination
@@ -100,7 +101,7 @@ const minPart = 5 << 20
 // each check only until the first gets no answer.
 func (s *Store) Examine(ctx context.Context, deletes bool, body int64) Examination {
 	e := &examiner{
-		conn: s.conn, req: s.requests, dest: s.dest, prober: s.prober, uploads: s.uploads, store: s, found: s.dest.unknown(), body: min(max(body, minPart), examineBody), wanted: body,
+		o: s.o, conn: s.conn, req: s.requests, dest: s.dest, prober: s.prober, uploads: s.uploads, store: s, found: s.dest.unknown(), body: min(max(body, minPart), examineBody), wanted: body,
 		canary: &canary{key: s.prober.canaryKey(), body: []byte("s3syncd preflight\n")},
 	}
 	s.prober.mu.Lock()
@@ -158,7 +159,7 @@ func (e *examiner) newKey() string {
 
 func (e *examiner) list(ctx context.Context) {
 	_, err := e.conn.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
-		Bucket: aws.String(e.conn.o.Bucket), Prefix: aws.String(state.NewMapper(e.conn.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.owner(), MaxKeys: aws.Int32(1),
+		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.owner(), MaxKeys: aws.Int32(1),
 	})
 	e.note(CheckList, e.wrap(ctx, opList, "", err))
 }
@@ -323,14 +324,14 @@ func (e *examiner) twoParts(ctx context.Context, key, id string) (parts []state.
 
 func (e *examiner) listUploads(ctx context.Context) {
 	_, err := e.conn.client.ListMultipartUploads(ctx, &s3.ListMultipartUploadsInput{
-		Bucket: aws.String(e.conn.o.Bucket), Prefix: aws.String(state.NewMapper(e.conn.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.owner(), MaxUploads: aws.Int32(1),
+		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.owner(), MaxUploads: aws.Int32(1),
 	})
 	e.note(CheckListUploads, e.wrap(ctx, opUploads, "", err))
 }
 
 func (e *examiner) versions(ctx context.Context) {
 	_, err := e.conn.client.ListObjectVersions(ctx, &s3.ListObjectVersionsInput{
-		Bucket: aws.String(e.conn.o.Bucket), Prefix: aws.String(state.NewMapper(e.conn.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.owner(), MaxKeys: aws.Int32(1),
+		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.owner(), MaxKeys: aws.Int32(1),
 	})
 	t := Trial{Check: CheckVersions, Err: e.wrap(ctx, opVersions, "", err)}
 	if e.readable() && !e.Versioned {
@@ -342,7 +343,7 @@ func (e *examiner) versions(ctx context.Context) {
 // lock writes a document with a short retention.
 func (e *examiner) lock(ctx context.Context) {
 	switch {
-	case e.conn.o.ObjectLock.Mode == "":
+	case e.o.ObjectLock.Mode == "":
 		return
 	case e.Key == "":
 		e.skip(unconfirmedKey, CheckLock)
@@ -350,7 +351,7 @@ func (e *examiner) lock(ctx context.Context) {
 	}
 	c := &canary{key: e.prober.canaryKey(), body: e.canary.body}
 	in := &s3.PutObjectInput{
-		ContentType: aws.String(contentBinary), ObjectLockMode: types.ObjectLockMode(e.conn.o.ObjectLock.Mode),
+		ContentType: aws.String(contentBinary), ObjectLockMode: types.ObjectLockMode(e.o.ObjectLock.Mode),
 		ObjectLockRetainUntilDate: aws.Time(e.conn.Now().Add(examineLock)),
 	}
 	_, err := e.req.putOnce(ctx, in, c.put(state.Condition{Absent: true}))
@@ -385,7 +386,7 @@ func (e *examiner) cleanUp(ctx context.Context, deletes bool) {
 // mirror deletes an object of the data, as a mirrored source does.
 func (e *examiner) mirror(ctx context.Context) error {
 	c := &canary{
-		key:  state.NewMapper(e.conn.o.Prefix).Prefix() + ".s3syncd-preflight-" + strings.ToLower(e.conn.o.Instance+"-"+rand.Text()),
+		key:  state.NewMapper(e.o.Prefix).Prefix() + ".s3syncd-preflight-" + strings.ToLower(e.o.Instance+"-"+rand.Text()),
 		body: e.canary.body,
 	}
 	_, err := e.prober.putCanary(ctx, c.put(state.Condition{Absent: true}))

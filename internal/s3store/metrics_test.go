@@ -46,7 +46,7 @@ func TestKeepCredentialsRenewsOnlyWhatRanOut(t *testing.T) {
 	asked := 0
 	expires := time.Now().Add(time.Hour)
 	m := NewMetrics(prometheus.NewPedanticRegistry())
-	s := &conn{o: Options{Metrics: m}, creds: &credentialSource{
+	s := &conn{o: ConnOptions{Metrics: m}, creds: &credentialSource{
 		metrics: m,
 		current: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 			asked++

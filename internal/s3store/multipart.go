@@ -18,6 +18,7 @@ import (
 
 // uploads are multipart uploads.
 type uploads struct {
+	o      *Options
 	conn   *conn
 	req    *requests
 	dest   *destination
@@ -39,8 +40,8 @@ func (u *uploads) Create(ctx context.Context, key string, metadata map[string]st
 		return "", state.Object{}, err
 	}
 	in := &s3.CreateMultipartUploadInput{
-		Bucket: aws.String(u.conn.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.owner(),
-		ContentType: aws.String(contentBinary), Metadata: metadata, StorageClass: types.StorageClass(u.conn.o.StorageClass),
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.owner(),
+		ContentType: aws.String(contentBinary), Metadata: metadata, StorageClass: types.StorageClass(u.o.StorageClass),
 		ChecksumAlgorithm: types.ChecksumAlgorithmCrc32, ChecksumType: types.ChecksumTypeFullObject,
 	}
 	u.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
@@ -73,7 +74,7 @@ func (u *uploads) UploadPart(ctx context.Context, key, uploadID string, n int32,
 		return state.Part{}, classify(opPart, key, err)
 	}
 	out, err := u.conn.client.UploadPart(ctx, &s3.UploadPartInput{
-		Bucket: aws.String(u.conn.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.owner(), UploadId: aws.String(uploadID),
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.owner(), UploadId: aws.String(uploadID),
 		PartNumber: aws.Int32(n), Body: b, ContentLength: aws.Int64(size), ChecksumCRC32: aws.String(encodeCRC(crc)),
 	}, unsignedPayload)
 	if err != nil {
@@ -102,7 +103,7 @@ func (u *uploads) Complete(ctx context.Context, c state.Complete) (state.Object,
 		return state.Object{}, err
 	}
 	in := &s3.CompleteMultipartUploadInput{
-		Bucket: aws.String(u.conn.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: u.conn.owner(), UploadId: aws.String(c.UploadID),
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: u.conn.owner(), UploadId: aws.String(c.UploadID),
 		ChecksumCRC32: aws.String(encodeCRC(c.CRC32)), ChecksumType: types.ChecksumTypeFullObject, MpuObjectSize: aws.Int64(c.Size),
 		MultipartUpload: &types.CompletedMultipartUpload{Parts: completedParts(c.Parts)},
 	}
@@ -158,7 +159,7 @@ func checkParts(c state.Complete) error {
 // known is state.ErrNoUpload.
 func (u *uploads) Abort(ctx context.Context, key, uploadID string) error {
 	_, err := u.conn.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
-		Bucket: aws.String(u.conn.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.owner(), UploadId: aws.String(uploadID),
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.owner(), UploadId: aws.String(uploadID),
 	})
 	if err != nil {
 		return u.conn.fault(ctx, opAbort, key, err)
@@ -171,7 +172,7 @@ func (u *uploads) Abort(ctx context.Context, key, uploadID string) error {
 func (u *uploads) ListParts(ctx context.Context, key, uploadID string) ([]state.Part, error) {
 	var parts []state.Part
 	pages := s3.NewListPartsPaginator(u.conn.client, &s3.ListPartsInput{
-		Bucket: aws.String(u.conn.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.owner(), UploadId: aws.String(uploadID),
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.owner(), UploadId: aws.String(uploadID),
 	})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)

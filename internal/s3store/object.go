@@ -32,6 +32,7 @@ const (
 // requests are single requests, with nothing asked before and nothing judged
 // after them.
 type requests struct {
+	o     *Options
 	conn  *conn
 	enc   *encryption // nil: for reading only
 	marks marks
@@ -60,7 +61,7 @@ func (r *requests) HeadVersion(ctx context.Context, key, version string) (state.
 // headOnce is HeadVersion without a second question about a refusal.
 func (r *requests) headOnce(ctx context.Context, key, version string) (state.Object, error) {
 	out, err := r.conn.client.HeadObject(ctx, &s3.HeadObjectInput{
-		Bucket: aws.String(r.conn.o.Bucket), Key: aws.String(key), VersionId: optional(version), ExpectedBucketOwner: r.conn.owner(),
+		Bucket: aws.String(r.o.Bucket), Key: aws.String(key), VersionId: optional(version), ExpectedBucketOwner: r.conn.owner(),
 	})
 	if err != nil {
 		return state.Object{}, r.conn.fault(ctx, opHead, key, err)
@@ -77,7 +78,7 @@ func (r *requests) headOnce(ctx context.Context, key, version string) (state.Obj
 // p.MD5 and p.SHA256 (class changed). The body is read once an attempt.
 func (s *Store) Put(ctx context.Context, p state.Put) (state.Object, error) {
 	in := &s3.PutObjectInput{
-		ContentType: aws.String(contentBinary), Metadata: p.Metadata, StorageClass: types.StorageClass(s.conn.o.StorageClass),
+		ContentType: aws.String(contentBinary), Metadata: p.Metadata, StorageClass: types.StorageClass(s.o.StorageClass),
 	}
 	return s.put(ctx, in, p)
 }
@@ -86,10 +87,10 @@ func (s *Store) Put(ctx context.Context, p state.Put) (state.Object, error) {
 // only where nothing stands: else state.ErrPrecondition. It carries the
 // configured retention.
 func (s *Store) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, md5 [16]byte, sha [32]byte, contentType string) (state.Object, error) {
-	in := &s3.PutObjectInput{ContentType: aws.String(contentType), Metadata: map[string]string{metaInstance: s.conn.o.Instance}}
-	if s.conn.o.ObjectLock.Mode != "" {
-		in.ObjectLockMode = types.ObjectLockMode(s.conn.o.ObjectLock.Mode)
-		in.ObjectLockRetainUntilDate = aws.Time(s.conn.Now().Add(time.Duration(s.conn.o.ObjectLock.Days) * day))
+	in := &s3.PutObjectInput{ContentType: aws.String(contentType), Metadata: map[string]string{metaInstance: s.o.Instance}}
+	if s.o.ObjectLock.Mode != "" {
+		in.ObjectLockMode = types.ObjectLockMode(s.o.ObjectLock.Mode)
+		in.ObjectLockRetainUntilDate = aws.Time(s.conn.Now().Add(time.Duration(s.o.ObjectLock.Days) * day))
 	}
 	return s.put(ctx, in, state.Put{Key: key, Body: body, Size: size, MD5: md5, SHA256: sha, If: state.Condition{Absent: true}})
 }
@@ -114,7 +115,7 @@ func (r *requests) putOnce(ctx context.Context, in *s3.PutObjectInput, p state.P
 	if err != nil {
 		return state.Object{}, classify(opPut, p.Key, err)
 	}
-	in.Bucket, in.Key, in.ExpectedBucketOwner = aws.String(r.conn.o.Bucket), aws.String(p.Key), r.conn.owner()
+	in.Bucket, in.Key, in.ExpectedBucketOwner = aws.String(r.o.Bucket), aws.String(p.Key), r.conn.owner()
 	in.Body, in.ContentLength = body, aws.Int64(p.Size)
 	in.ContentMD5 = aws.String(base64.StdEncoding.EncodeToString(p.MD5[:]))
 	in.ChecksumSHA256 = aws.String(base64.StdEncoding.EncodeToString(p.SHA256[:]))
@@ -148,7 +149,7 @@ func (s *Store) Delete(ctx context.Context, key string, c state.Condition) (stat
 	}
 	ifMatch, _ := conditions(s.dest.supported(c))
 	out, err := s.conn.client.DeleteObject(ctx, &s3.DeleteObjectInput{
-		Bucket: aws.String(s.conn.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.conn.owner(), IfMatch: ifMatch,
+		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.conn.owner(), IfMatch: ifMatch,
 	})
 	if err != nil {
 		return state.Object{}, s.conn.fault(ctx, opDelete, key, err)
@@ -160,7 +161,7 @@ func (s *Store) Delete(ctx context.Context, key string, c state.Condition) (stat
 // classified like all others.
 func (r *requests) Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error) {
 	out, err := r.conn.client.GetObject(ctx, &s3.GetObjectInput{
-		Bucket: aws.String(r.conn.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: r.conn.owner(),
+		Bucket: aws.String(r.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: r.conn.owner(),
 	})
 	if err != nil {
 		return nil, state.Object{}, r.conn.fault(ctx, opGet, key, err)
@@ -192,7 +193,7 @@ func (d *download) Read(p []byte) (int, error) {
 // in memory, and ends with the first error of fn, which it returns as it is.
 func (r *requests) List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error {
 	in := &s3.ListObjectsV2Input{
-		Bucket: aws.String(r.conn.o.Bucket), Prefix: aws.String(prefix), ExpectedBucketOwner: r.conn.owner(),
+		Bucket: aws.String(r.o.Bucket), Prefix: aws.String(prefix), ExpectedBucketOwner: r.conn.owner(),
 		EncodingType: types.EncodingTypeUrl, // Else a control character in one key makes its page unreadable.
 	}
 	if startAfter != "" {
@@ -261,7 +262,7 @@ func (r *requests) dressed(h *s3.HeadObjectOutput) bool {
 	if kept || aws.ToInt32(h.TagCount) > 0 || !slices.Contains(plain, aws.ToString(h.ContentType)) {
 		return true
 	}
-	if class(string(h.StorageClass)) != class(r.conn.o.StorageClass) {
+	if class(string(h.StorageClass)) != class(r.o.StorageClass) {
 		return true
 	}
 	own := []string{
@@ -290,7 +291,7 @@ func class(c string) string {
 // object. A version or object that is not there is io/fs.ErrNotExist.
 func (r *requests) GetFrom(ctx context.Context, key, version string, from int64, ifMatch string) (io.ReadCloser, state.Object, error) {
 	in := &s3.GetObjectInput{
-		Bucket: aws.String(r.conn.o.Bucket), Key: aws.String(key), VersionId: optional(version), ExpectedBucketOwner: r.conn.owner(),
+		Bucket: aws.String(r.o.Bucket), Key: aws.String(key), VersionId: optional(version), ExpectedBucketOwner: r.conn.owner(),
 	}
 	if from > 0 {
 		in.Range = aws.String("bytes=" + strconv.FormatInt(from, 10) + "-")

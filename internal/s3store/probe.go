@@ -39,6 +39,7 @@ type Capabilities struct {
 // prober sends the canary. It prepares and confirms writes by what the canary
 // has shown.
 type prober struct {
+	o    *Options
 	conn *conn
 	req  *requests
 	dest *destination
@@ -85,8 +86,8 @@ func (pr *prober) probe(ctx context.Context) error {
 	pr.reportKey(before, found)
 	pr.reportLacks(before, found)
 	pr.dest.setCapabilities(found)
-	if pr.conn.o.OnKey != nil && before.PinnedKey != found.PinnedKey {
-		pr.conn.o.OnKey()
+	if pr.o.OnKey != nil && before.PinnedKey != found.PinnedKey {
+		pr.o.OnKey()
 	}
 	return nil
 }
@@ -155,7 +156,7 @@ func (pr *prober) refuses(ctx context.Context, p state.Put, expected error) (boo
 // putCanary sends what Put would send, but ignores earlier capabilities.
 func (pr *prober) putCanary(ctx context.Context, p state.Put) (state.Object, error) {
 	in := &s3.PutObjectInput{
-		ContentType: aws.String(contentBinary), Metadata: p.Metadata, StorageClass: types.StorageClass(pr.conn.o.StorageClass),
+		ContentType: aws.String(contentBinary), Metadata: p.Metadata, StorageClass: types.StorageClass(pr.o.StorageClass),
 	}
 	return pr.req.putOnce(ctx, in, p)
 }
@@ -177,7 +178,7 @@ func (pr *prober) probeMissing(ctx context.Context, _ *canary, found *Capabiliti
 func (pr *prober) reportKey(old, found Capabilities) {
 	if old.PinnedKey != "" && old.PinnedKey != found.PinnedKey {
 		pr.conn.log.Warn("the configured key alias points to another key; new objects are written under it, older ones stay as they are until rekey",
-			zap.String("bucket", pr.conn.o.Bucket), zap.String("kms_key_id", pr.conn.o.KMSKeyID),
+			zap.String("bucket", pr.o.Bucket), zap.String("kms_key_id", pr.o.KMSKeyID),
 			zap.String("before", old.PinnedKey), zap.String("now", found.PinnedKey))
 	}
 }
@@ -185,7 +186,7 @@ func (pr *prober) reportKey(old, found Capabilities) {
 // reportLacks logs what the destination was found to lack since the last
 // canary; a new store assumes that nothing lacks.
 func (pr *prober) reportLacks(old, found Capabilities) {
-	log := pr.conn.log.With(zap.String("bucket", pr.conn.o.Bucket), zap.String("prefix", pr.conn.o.Prefix))
+	log := pr.conn.log.With(zap.String("bucket", pr.o.Bucket), zap.String("prefix", pr.o.Prefix))
 	if found.ListDenied && !old.ListDenied {
 		log.Warn("s3:ListBucket is not granted, so a missing object answers 403; conditional writes decide instead")
 	}
@@ -196,7 +197,7 @@ func (pr *prober) reportLacks(old, found Capabilities) {
 		log.Warn("the server ignores conditional writes; a HEAD before each write takes their place",
 			zap.Bool("if_none_match", found.IfNoneMatch), zap.Bool("if_match", found.IfMatch))
 	}
-	if pr.enc.bucketKey != nil && !found.BucketKey && old.CheckedAt.IsZero() && pr.conn.o.EndpointURL == "" {
+	if pr.enc.bucketKey != nil && !found.BucketKey && old.CheckedAt.IsZero() && pr.o.EndpointURL == "" {
 		log.Warn("the server does not confirm the bucket key; every object costs a KMS request")
 	}
 }
@@ -226,7 +227,7 @@ func (pr *prober) ping(ctx context.Context) error {
 }
 
 func (pr *prober) canaryKey() string {
-	return pr.conn.trailPrefix() + ".canary/" + pr.conn.o.Instance + "-" + rand.Text()
+	return state.NewMapper(pr.o.Prefix).TrailPrefix() + ".canary/" + pr.o.Instance + "-" + rand.Text()
 }
 
 // ready prepares a write: the alias is resolved, and conditions that the

@@ -31,11 +31,11 @@ func OpenReader(ctx context.Context, o Options) (*Reader, error) {
 		o.StallLimit = defaultStallLimit
 	}
 	o.CompleteLimit = max(o.CompleteLimit, o.StallLimit)
-	c := &conn{o: o, log: o.Log, clock: &clock{metrics: o.Metrics}, reask: &reasker{}}
-	if err := c.connect(ctx); err != nil {
+	c, err := dial(ctx, o.connection())
+	if err != nil {
 		return nil, err
 	}
-	return &Reader{conn: c, req: &requests{conn: c}}, nil
+	return &Reader{conn: c, req: &requests{o: &o, conn: c}}, nil
 }
 
 // CloseIdle closes the connections that no request is using.

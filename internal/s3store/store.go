@@ -87,6 +87,7 @@ type Store struct {
 	*requests
 	*uploads
 
+	o      *Options
 	conn   *conn
 	dest   *destination
 	prober *prober
@@ -115,20 +116,29 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.CopyPart == 0 {
 		o.CopyPart = defaultCopyPart
 	}
-	c := &conn{o: o, log: o.Log, clock: &clock{metrics: o.Metrics, log: o.Log}, reask: &reasker{}}
-	if err := c.connect(ctx); err != nil {
+	c, err := dial(ctx, o.connection())
+	if err != nil {
 		return nil, err
 	}
 	marks := newMarks(o)
-	req := &requests{conn: c, enc: &enc, marks: marks}
-	dest := &destination{conn: c, enc: &enc, marks: marks}
+	req := &requests{o: &o, conn: c, enc: &enc, marks: marks}
+	dest := &destination{o: &o, conn: c, enc: &enc, marks: marks}
 	dest.caps = dest.unknown()
-	prober := &prober{conn: c, req: req, dest: dest, enc: &enc}
-	up := &uploads{conn: c, req: req, dest: dest, prober: prober, enc: &enc, marks: marks}
+	prober := &prober{o: &o, conn: c, req: req, dest: dest, enc: &enc}
+	up := &uploads{o: &o, conn: c, req: req, dest: dest, prober: prober, enc: &enc, marks: marks}
 	return &Store{
-		requests: req, uploads: up, conn: c, dest: dest, prober: prober,
-		copier: &copier{conn: c, dest: dest, prober: prober, uploads: up, enc: &enc, marks: marks},
+		requests: req, uploads: up, o: &o, conn: c, dest: dest, prober: prober,
+		copier: &copier{o: &o, conn: c, dest: dest, prober: prober, uploads: up, enc: &enc, marks: marks},
 	}, nil
+}
+
+// connection returns what of o the connection is made with.
+func (o *Options) connection() ConnOptions {
+	return ConnOptions{
+		Region: o.Region, EndpointURL: o.EndpointURL, PathStyle: o.PathStyle, AllowInsecure: o.AllowInsecure, Profile: o.Profile,
+		Bucket: o.Bucket, ExpectedBucketOwner: o.ExpectedBucketOwner, Workers: o.Workers,
+		StallLimit: o.StallLimit, CompleteLimit: o.CompleteLimit, OnThrottled: o.OnThrottled, Log: o.Log, Metrics: o.Metrics,
+	}
 }
 
 // Region returns the region that requests are signed for.

@@ -273,7 +273,7 @@ func TestProbe(t *testing.T) {
 
 func TestAbsentBucketIsConfiguration(t *testing.T) {
 	eachServer(t, func(on server) {
-		t, o := on.T, on.Store.conn.o
+		t, o := on.T, *on.Store.dest.o
 		o.Bucket = "no-such-bucket-here"
 		s := openStore(t, o)
 		_, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{}))
@@ -297,8 +297,8 @@ func TestUnknownKeyIsConfiguration(t *testing.T) {
 func TestEncryptionContextIsAccepted(t *testing.T) {
 	eachServer(t, func(on server) {
 		t, s := on.T, on.Store
-		s.conn.o.EncryptionContext = map[string]string{"team": "ops"}
-		enc, err := newEncryption(s.conn.o)
+		s.dest.o.EncryptionContext = map[string]string{"team": "ops"}
+		enc, err := newEncryption(*s.dest.o)
 		if err != nil {
 			t.Fatal(err)
 		}

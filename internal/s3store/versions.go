@@ -17,7 +17,7 @@ import (
 // the first error of fn, which it returns as it is.
 func (r *Reader) ListVersions(ctx context.Context, prefix, after string, fn func(state.ObjectVersion) error) error {
 	in := &s3.ListObjectVersionsInput{
-		Bucket: aws.String(r.conn.o.Bucket), Prefix: aws.String(prefix), ExpectedBucketOwner: r.conn.owner(),
+		Bucket: aws.String(r.req.o.Bucket), Prefix: aws.String(prefix), ExpectedBucketOwner: r.conn.owner(),
 		EncodingType: types.EncodingTypeUrl,
 	}
 	if after != "" {
