@@ -7,7 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/config"
-	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 )
 
 // What check accepts, a store can be opened with; what it refuses, no store is
@@ -39,7 +39,7 @@ func TestAnEnvironmentWithoutARegionIsRefused(t *testing.T) {
 	}
 	t.Setenv("AWS_CONFIG_FILE", "/dev/null")
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-	if _, err := (Origin{Bucket: "my-bucket"}).open(t.Context(), 1, zap.NewNop()); !errors.Is(err, s3store.ErrOptions) {
+	if _, err := (Origin{Bucket: "my-bucket"}).open(t.Context(), 1, zap.NewNop()); !errors.Is(err, s3conn.ErrOptions) {
 		t.Errorf("open = %v, want ErrOptions", err)
 	}
 }

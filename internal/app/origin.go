@@ -13,6 +13,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/logsink"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -24,7 +25,7 @@ var ErrWrongUse = errors.New("usage")
 
 // ErrRefused is what a configuration says, or the AWS environment, and no store
 // can be opened with. Another try would not help.
-var ErrRefused = s3store.ErrOptions
+var ErrRefused = s3conn.ErrOptions
 
 // Origin is where an archived source stands, for a command that reads it.
 type Origin struct {
@@ -80,7 +81,7 @@ func (o Origin) open(ctx context.Context, workers int, log *zap.Logger) (*s3stor
 	return s3store.OpenReader(ctx, s3store.Options{
 		Region: o.Region, EndpointURL: o.EndpointURL, PathStyle: o.PathStyle, AllowInsecure: o.AllowInsecure,
 		ExpectedBucketOwner: o.ExpectedBucketOwner, Profile: o.Profile, Bucket: o.Bucket, Prefix: o.Prefix,
-		Workers: workers, Log: log.Named("s3"), Metrics: s3store.NewMetrics(prometheus.NewRegistry()),
+		Workers: workers, Log: log.Named("s3"), Metrics: s3conn.NewMetrics(prometheus.NewRegistry()),
 	})
 }
 

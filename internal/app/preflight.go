@@ -21,6 +21,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/oneshot"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -131,7 +132,7 @@ func (p *preflight) openIndex() error {
 // run examines one source after the other.
 func (p *preflight) run(ctx context.Context, report PreflightReport) (PreflightReport, error) {
 	o := p.opts
-	p.metrics = &pipeline.Metrics{Store: s3store.NewMetrics(prometheus.NewPedanticRegistry())}
+	p.metrics = &pipeline.Metrics{Store: s3conn.NewMetrics(prometheus.NewPedanticRegistry())}
 	answered := false
 	for i := range o.Config.Sources {
 		s, err := p.source(ctx, i)

@@ -14,6 +14,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 )
 
@@ -34,7 +35,7 @@ func (l *livePipeline) rehearse(ctx context.Context, next *config.Config) (plan,
 	ctx, cancel := context.WithTimeout(ctx, rehearsalTime)
 	defer cancel()
 	env := pipeline.Session{
-		Config: next, DB: l.DB, Log: l.Log, Metrics: &pipeline.Metrics{Store: s3store.NewMetrics(prometheus.NewPedanticRegistry())},
+		Config: next, DB: l.DB, Log: l.Log, Metrics: &pipeline.Metrics{Store: s3conn.NewMetrics(prometheus.NewPedanticRegistry())},
 	}
 	var group errgroup.Group
 	for i := range next.Sources {

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -265,7 +266,7 @@ func TestRestartsDoNotPostponeTheCheckOfTheFarSide(t *testing.T) {
 func TestRequestsForACheckOfTheFarSideMerge(t *testing.T) {
 	store, err := s3store.Open(t.Context(), s3store.Options{
 		Region: "us-east-1", Bucket: "b", Instance: "i", KMSKeyID: "key", SSE: "aws:kms",
-		Log: zap.NewNop(), Metrics: s3store.NewMetrics(prometheus.NewRegistry()),
+		Log: zap.NewNop(), Metrics: s3conn.NewMetrics(prometheus.NewRegistry()),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/listing"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
-	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
@@ -96,7 +96,7 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 	c := p.opts.Config.Sources[i]
 	env := pipeline.Session{
 		Config: p.opts.Config, DB: db, Log: log, Dry: true,
-		Metrics: &pipeline.Metrics{Watcher: m, Store: s3store.NewMetrics(prometheus.NewPedanticRegistry())},
+		Metrics: &pipeline.Metrics{Watcher: m, Store: s3conn.NewMetrics(prometheus.NewPedanticRegistry())},
 	}
 	s, err := env.Connect(ctx, i, env.StoreOptions(c, log.With(zap.String("source", c.Name))))
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/internal/safefs"
@@ -47,7 +48,7 @@ func BenchmarkUploadOverLatency(b *testing.B) {
 		prefix := fmt.Sprintf("run%d", n)
 		store, err := s3store.Open(b.Context(), s3store.Options{
 			Region: s3test.Region, EndpointURL: proxy.URL, PathStyle: true, Bucket: "bucket", Prefix: prefix, Instance: "i",
-			KMSKeyID: s3test.FakeKeyARN, SSE: "aws:kms", BucketKey: true, Workers: workers, Log: zap.NewNop(), Metrics: s3store.NewMetrics(reg),
+			KMSKeyID: s3test.FakeKeyARN, SSE: "aws:kms", BucketKey: true, Workers: workers, Log: zap.NewNop(), Metrics: s3conn.NewMetrics(reg),
 		})
 		if err != nil {
 			b.Fatal(err)

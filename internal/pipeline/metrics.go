@@ -10,7 +10,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/host"
-	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
@@ -22,7 +22,7 @@ type Metrics struct {
 	Watcher  *watcher.Metrics
 	uploader *uploader.Metrics
 	manifest *manifest.Metrics
-	Store    *s3store.Metrics
+	Store    *s3conn.Metrics
 
 	WrongKey       *prometheus.GaugeVec
 	reloadOK       prometheus.Gauge
@@ -57,7 +57,7 @@ func NewMetrics(reg prometheus.Registerer, b host.Build, db *state.DB, sources f
 		Watcher:  watcher.NewMetrics(reg),
 		uploader: uploader.NewMetrics(reg),
 		manifest: manifest.NewMetrics(reg),
-		Store:    s3store.NewMetrics(reg),
+		Store:    s3conn.NewMetrics(reg),
 		WrongKey: gauges("wrong_key_objects", "Indexed objects that are encrypted under a key that is neither configured nor accepted.", "source"),
 		reloadOK: gauge("config_last_reload_successful", "Whether the last read of the configuration succeeded."),
 		reloadOKSecond: gauge("config_last_reload_success_timestamp_seconds",

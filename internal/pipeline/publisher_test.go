@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/internal/safefs"
@@ -27,7 +28,7 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 	fake.Setenv(t)
 	store, err := s3store.Open(t.Context(), s3store.Options{
 		Region: "us-east-1", EndpointURL: fake.URL, PathStyle: true, Bucket: "bucket", Prefix: "p", Instance: "i", KMSKeyID: s3test.FakeKeyARN, SSE: "aws:kms",
-		Log: zap.NewNop(), Metrics: s3store.NewMetrics(prometheus.NewRegistry()),
+		Log: zap.NewNop(), Metrics: s3conn.NewMetrics(prometheus.NewRegistry()),
 	})
 	if err != nil {
 		t.Fatal(err)

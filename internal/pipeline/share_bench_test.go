@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/internal/safefs"
@@ -142,7 +143,7 @@ func benchSource(b *testing.B, db *state.DB, name, chain, endpoint string) uploa
 	store, err := s3store.Open(b.Context(), s3store.Options{
 		Region: s3test.Region, EndpointURL: endpoint, PathStyle: true, Bucket: "bucket", Prefix: name, Instance: "i",
 		KMSKeyID: s3test.FakeKeyARN, SSE: "aws:kms", BucketKey: true, Workers: 16, Log: zap.NewNop(),
-		Metrics: s3store.NewMetrics(prometheus.NewRegistry()),
+		Metrics: s3conn.NewMetrics(prometheus.NewRegistry()),
 	})
 	if err != nil {
 		b.Fatal(err)

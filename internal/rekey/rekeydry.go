@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/s3syncd/s3syncd/internal/pipeline"
-	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -27,7 +27,7 @@ func rekeyDry(ctx context.Context, o Options, log *zap.Logger) (Summary, error) 
 		return Summary{}, err
 	}
 	p.db = db
-	p.metrics = s3store.NewMetrics(prometheus.NewPedanticRegistry())
+	p.metrics = s3conn.NewMetrics(prometheus.NewPedanticRegistry())
 	var errs []error
 	for i := range o.Config.Sources {
 		if c := &o.Config.Sources[i]; o.chosen(c.Name) {
@@ -50,7 +50,7 @@ type rekeyPlanner struct {
 	opts    Options
 	log     *zap.Logger
 	db      *state.DB
-	metrics *s3store.Metrics
+	metrics *s3conn.Metrics
 
 	mu  sync.Mutex
 	sum Summary

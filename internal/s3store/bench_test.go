@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -17,7 +18,7 @@ func benchStore(b *testing.B) *Store {
 	b.Setenv("AWS_ACCESS_KEY_ID", "a")
 	b.Setenv("AWS_SECRET_ACCESS_KEY", "b")
 	o := options(f.URL, "bucket", s3test.FakeKeyARN)
-	o.Log, o.Metrics = zap.NewNop(), NewMetrics(prometheus.NewRegistry())
+	o.Log, o.Metrics = zap.NewNop(), s3conn.NewMetrics(prometheus.NewRegistry())
 	s, err := Open(b.Context(), o)
 	if err != nil {
 		b.Fatal(err)

@@ -111,7 +111,7 @@ func TestAWrongDateIsNotBelieved(t *testing.T) {
 			if d := s.ClockOffset() - c.want; d.Abs() > 3*time.Second {
 				t.Errorf("ClockOffset = %v, want %v", s.ClockOffset(), c.want)
 			}
-			if d := time.Duration(testutil.ToFloat64(s.dest.o.Metrics.clockOffset))*time.Second - c.want; d.Abs() > 3*time.Second {
+			if d := time.Duration(testutil.ToFloat64(s.dest.o.Metrics.ClockOffset))*time.Second - c.want; d.Abs() > 3*time.Second {
 				t.Errorf("the gauge is %v off", d)
 			}
 		})
@@ -138,11 +138,11 @@ func TestACorrectionThatStopsHelpingIsForgotten(t *testing.T) {
 	}
 	ahead, k.ahead = 0, 0
 	work()
-	if s.ClockOffset() != 0 || s.conn.clock.signs() != 0 {
-		t.Errorf("corrections %v and %v are left, want none", s.ClockOffset(), s.conn.clock.signs())
+	if s.ClockOffset() != 0 || s.conn.Clock.Signs() != 0 {
+		t.Errorf("corrections %v and %v are left, want none", s.ClockOffset(), s.conn.Clock.Signs())
 	}
 	for result, want := range map[string]float64{"adopted": 1, "dropped": 1, "ignored": 0} {
-		if got := testutil.ToFloat64(s.dest.o.Metrics.clockCorrections.WithLabelValues(result)); got != want {
+		if got := testutil.ToFloat64(s.dest.o.Metrics.ClockCorrections.WithLabelValues(result)); got != want {
 			t.Errorf("clock_corrections_total{%s} = %v, want %v", result, got, want)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -33,7 +34,7 @@ const (
 // copier copies objects from themselves, on the server.
 type copier struct {
 	o       *Options
-	conn    *conn
+	conn    *s3conn.Conn
 	dest    *destination
 	prober  *prober
 	uploads *uploads
@@ -43,18 +44,18 @@ type copier struct {
 
 // Copy is Store.Copy.
 func (cp *copier) Copy(ctx context.Context, c state.Copy) (state.Object, error) {
-	if err := cp.prober.ready(ctx, opCopy, c.Key, state.Condition{ETag: c.ETag}); err != nil {
+	if err := cp.prober.ready(ctx, s3conn.OpCopy, c.Key, state.Condition{ETag: c.ETag}); err != nil {
 		return state.Object{}, err
 	}
-	out, err := cp.conn.client.HeadObject(ctx, &s3.HeadObjectInput{
-		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.owner(),
+	out, err := cp.conn.Client.HeadObject(ctx, &s3.HeadObjectInput{
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.Owner(),
 	})
 	if err != nil {
-		_, why := cp.conn.explain(ctx, c.Key, cp.conn.fault(ctx, opHead, c.Key, err))
+		_, why := cp.conn.Explain(ctx, c.Key, cp.conn.Fault(ctx, s3conn.OpHead, c.Key, err))
 		return state.Object{}, why // Whoever tries again asks again.
 	}
 	if etag(out.ETag) != c.ETag || aws.ToInt64(out.ContentLength) != c.Size {
-		return state.Object{}, &state.Error{Class: state.ClassTransient, Op: opCopy, Err: fmt.Errorf("%q: %w", c.Key, state.ErrPrecondition)}
+		return state.Object{}, &state.Error{Class: state.ClassTransient, Op: s3conn.OpCopy, Err: fmt.Errorf("%q: %w", c.Key, state.ErrPrecondition)}
 	}
 	var o state.Object
 	if c.Size > cp.o.CopyMax {
@@ -69,7 +70,7 @@ func (cp *copier) Copy(ctx context.Context, c state.Copy) (state.Object, error) 
 		return o, err
 	}
 	o.Metadata = c.Metadata
-	return o, cp.prober.confirm(ctx, opCopy, o)
+	return o, cp.prober.confirm(ctx, s3conn.OpCopy, o)
 }
 
 // CopyParts is Store.CopyParts.
@@ -98,7 +99,7 @@ func (cp *copier) copySource(key string) *string {
 func (cp *copier) copyWhole(ctx context.Context, c state.Copy, h *s3.HeadObjectOutput) (state.Object, error) {
 	in := &s3.CopyObjectInput{
 		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), CopySource: cp.copySource(c.Key),
-		ExpectedBucketOwner: cp.conn.owner(), ExpectedSourceBucketOwner: cp.conn.owner(),
+		ExpectedBucketOwner: cp.conn.Owner(), ExpectedSourceBucketOwner: cp.conn.Owner(),
 		CopySourceIfMatch: aws.String(quoted(c.ETag)),
 		MetadataDirective: types.MetadataDirectiveReplace, Metadata: c.Metadata,
 		TaggingDirective: types.TaggingDirectiveCopy, ChecksumAlgorithm: types.ChecksumAlgorithmSha256,
@@ -117,14 +118,14 @@ func (cp *copier) copyWhole(ctx context.Context, c state.Copy, h *s3.HeadObjectO
 		in.TaggingDirective = types.TaggingDirectiveReplace
 	}
 	in.IfMatch, _ = conditions(cp.dest.supported(state.Condition{ETag: c.ETag}))
-	out, err := cp.conn.client.CopyObject(ctx, in)
+	out, err := cp.conn.Client.CopyObject(ctx, in)
 	if err != nil {
-		return state.Object{}, cp.conn.fault(ctx, opCopy, c.Key, err)
+		return state.Object{}, cp.conn.Fault(ctx, s3conn.OpCopy, c.Key, err)
 	}
 	if out.CopyObjectResult == nil {
-		return state.Object{}, &state.Error{Class: state.ClassTransient, Op: opCopy, Err: fmt.Errorf("the answer for %q is empty", c.Key)}
+		return state.Object{}, &state.Error{Class: state.ClassTransient, Op: s3conn.OpCopy, Err: fmt.Errorf("the answer for %q is empty", c.Key)}
 	}
-	o := stamp(state.Object{
+	o := s3conn.Stamp(state.Object{
 		Key: c.Key, Size: c.Size, ETag: etag(out.CopyObjectResult.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 	}, out.ResultMetadata)
@@ -139,7 +140,7 @@ func sameSHA256(c state.Copy, got string) error {
 		return nil
 	}
 	return &state.Error{
-		Class: state.ClassFile, Op: opCopy,
+		Class: state.ClassFile, Op: s3conn.OpCopy,
 		Err: fmt.Errorf("the copy of %q has the SHA-256 %s, its metadata says %s", c.Key, got, want),
 	}
 }
@@ -183,7 +184,7 @@ func ignoreGone(err error) error {
 // over by itself.
 func (cp *copier) createCopy(ctx context.Context, c state.Copy, h *s3.HeadObjectOutput) (uploadID string, err error) {
 	in := &s3.CreateMultipartUploadInput{
-		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.owner(), Metadata: c.Metadata,
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.Owner(), Metadata: c.Metadata,
 		ContentType: h.ContentType, CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition,
 		ContentEncoding: h.ContentEncoding, ContentLanguage: h.ContentLanguage, Expires: expires(h),
 		WebsiteRedirectLocation: h.WebsiteRedirectLocation, StorageClass: h.StorageClass,
@@ -193,14 +194,14 @@ func (cp *copier) createCopy(ctx context.Context, c state.Copy, h *s3.HeadObject
 		return "", err
 	}
 	cp.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
-	out, err := cp.conn.client.CreateMultipartUpload(ctx, in)
+	out, err := cp.conn.Client.CreateMultipartUpload(ctx, in)
 	if err != nil {
-		return "", cp.conn.fault(ctx, opCreate, c.Key, err)
+		return "", cp.conn.Fault(ctx, s3conn.OpCreate, c.Key, err)
 	}
 	uploadID = aws.ToString(out.UploadId)
-	o := stamp(state.Object{Key: c.Key, SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId)}, out.ResultMetadata)
+	o := s3conn.Stamp(state.Object{Key: c.Key, SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId)}, out.ResultMetadata)
 	if o.SSE != "" || o.KMSKeyID != "" { // Some servers say so only of the finished object.
-		err = cp.prober.confirm(ctx, opCreate, o)
+		err = cp.prober.confirm(ctx, s3conn.OpCreate, o)
 	}
 	if err == nil && c.Opened != nil {
 		err = c.Opened(uploadID)
@@ -213,11 +214,11 @@ func (cp *copier) createCopy(ctx context.Context, c state.Copy, h *s3.HeadObject
 
 // tags returns the tags of an object.
 func (cp *copier) tags(ctx context.Context, key string) (url.Values, error) {
-	out, err := cp.conn.client.GetObjectTagging(ctx, &s3.GetObjectTaggingInput{
-		Bucket: aws.String(cp.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: cp.conn.owner(),
+	out, err := cp.conn.Client.GetObjectTagging(ctx, &s3.GetObjectTaggingInput{
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: cp.conn.Owner(),
 	})
 	if err != nil {
-		return nil, cp.conn.fault(ctx, opTags, key, err)
+		return nil, cp.conn.Fault(ctx, s3conn.OpTags, key, err)
 	}
 	v := url.Values{}
 	for _, t := range out.TagSet {
@@ -243,15 +244,15 @@ func (cp *copier) fillCopy(ctx context.Context, c state.Copy, uploadID string) (
 		return state.Object{}, err
 	}
 	in := &s3.CompleteMultipartUploadInput{
-		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.owner(), UploadId: aws.String(uploadID),
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.Owner(), UploadId: aws.String(uploadID),
 		MpuObjectSize: aws.Int64(c.Size), MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
 	}
 	in.IfMatch, _ = conditions(cp.dest.supported(state.Condition{ETag: c.ETag}))
-	out, err := cp.conn.client.CompleteMultipartUpload(ctx, in)
+	out, err := cp.conn.Client.CompleteMultipartUpload(ctx, in)
 	if err != nil {
-		return state.Object{}, completeError{cp.conn.fault(ctx, opComplete, c.Key, err)}
+		return state.Object{}, completeError{cp.conn.Fault(ctx, s3conn.OpComplete, c.Key, err)}
 	}
-	return stamp(state.Object{
+	return s3conn.Stamp(state.Object{
 		Key: c.Key, Size: c.Size, ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 	}, out.ResultMetadata), nil
@@ -259,16 +260,16 @@ func (cp *copier) fillCopy(ctx context.Context, c state.Copy, uploadID string) (
 
 // copyPart copies the bytes from first to last as part n.
 func (cp *copier) copyPart(ctx context.Context, c state.Copy, uploadID string, n int32, first, last int64) (types.CompletedPart, error) {
-	out, err := cp.conn.client.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
+	out, err := cp.conn.Client.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
 		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), UploadId: aws.String(uploadID), PartNumber: aws.Int32(n),
 		CopySource: cp.copySource(c.Key), CopySourceRange: aws.String(fmt.Sprintf("bytes=%d-%d", first, last)),
-		CopySourceIfMatch: aws.String(quoted(c.ETag)), ExpectedBucketOwner: cp.conn.owner(), ExpectedSourceBucketOwner: cp.conn.owner(),
+		CopySourceIfMatch: aws.String(quoted(c.ETag)), ExpectedBucketOwner: cp.conn.Owner(), ExpectedSourceBucketOwner: cp.conn.Owner(),
 	})
 	switch {
 	case err != nil:
-		return types.CompletedPart{}, cp.conn.fault(ctx, opPartCopy, c.Key, err)
+		return types.CompletedPart{}, cp.conn.Fault(ctx, s3conn.OpPartCopy, c.Key, err)
 	case out.CopyPartResult == nil:
-		return types.CompletedPart{}, &state.Error{Class: state.ClassTransient, Op: opPartCopy, Err: fmt.Errorf("the answer for %q is empty", c.Key)}
+		return types.CompletedPart{}, &state.Error{Class: state.ClassTransient, Op: s3conn.OpPartCopy, Err: fmt.Errorf("the answer for %q is empty", c.Key)}
 	}
 	return types.CompletedPart{PartNumber: aws.Int32(n), ETag: out.CopyPartResult.ETag}, nil
 }

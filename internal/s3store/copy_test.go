@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -21,7 +22,7 @@ import (
 // storePlain stores an object as another program would have, without a key.
 func storePlain(t *testing.T, s *Store, key string, body []byte) state.Object {
 	t.Helper()
-	_, err := s.conn.client.PutObject(t.Context(), &s3.PutObjectInput{
+	_, err := s.conn.Client.PutObject(t.Context(), &s3.PutObjectInput{
 		Bucket: aws.String(s.dest.o.Bucket), Key: aws.String(key), Body: bytes.NewReader(body), ContentType: aws.String("text/html"),
 		CacheControl: aws.String("no-cache"), Metadata: map[string]string{"theirs": "kept"}, Tagging: aws.String("a=1&b=x%20y"),
 	})
@@ -38,7 +39,7 @@ func storePlain(t *testing.T, s *Store, key string, body []byte) state.Object {
 // wantCopied fails unless the object has its old content and dress, and the key.
 func wantCopied(t *testing.T, s *Store, c state.Copy, o state.Object, body []byte) {
 	t.Helper()
-	h, err := s.conn.client.HeadObject(t.Context(), headInput(s.dest.o.Bucket, c.Key))
+	h, err := s.conn.Client.HeadObject(t.Context(), headInput(s.dest.o.Bucket, c.Key))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +121,7 @@ func TestCopyInParts(t *testing.T) {
 func TestACopyInPartsThatFailsIsAborted(t *testing.T) {
 	f, s := fakeStore(t, func(o *Options) { o.CopyMax, o.CopyPart = 6<<20, 5<<20 })
 	plain := storePlain(t, s, "data/large", make([]byte, 11<<20))
-	f.Answer(s3test.Match{Op: opPartCopy, Query: "partNumber", Skip: 1}, 403, "AccessDenied")
+	f.Answer(s3test.Match{Op: s3conn.OpPartCopy, Query: "partNumber", Skip: 1}, 403, "AccessDenied")
 	c := state.Copy{Key: plain.Key, Size: plain.Size, ETag: plain.ETag}
 	if _, err := s.Copy(t.Context(), c); state.ClassOf(err) != state.ClassConfiguration {
 		t.Errorf("Copy: %v, want class configuration", err)
@@ -145,10 +146,10 @@ func TestCopyNeverTrustsTheServer(t *testing.T) {
 		{"it uses another key", func(f *s3test.Fake) { f.Behave(func(b *s3test.Behavior) { b.UseKey = s3test.FakeOtherARN }) }, state.ClassEncryption},
 		{"its answer is silent and the object in the clear", func(f *s3test.Fake) {
 			f.Behave(func(b *s3test.Behavior) { b.IgnoreEncryption = true })
-			f.Strip(s3test.Match{Op: opCopy}, "X-Amz-Server-Side-Encryption")
+			f.Strip(s3test.Match{Op: s3conn.OpCopy}, "X-Amz-Server-Side-Encryption")
 		}, state.ClassEncryption},
 		{"a disabled key", func(f *s3test.Fake) { f.Behave(func(b *s3test.Behavior) { b.KMSError = "KMS.DisabledException" }) }, state.ClassConfiguration},
-		{"an archived object", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: opCopy}, 403, "InvalidObjectState") }, state.ClassFile},
+		{"an archived object", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: s3conn.OpCopy}, 403, "InvalidObjectState") }, state.ClassFile},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, s := fakeStore(t, nil)
@@ -167,8 +168,8 @@ func TestCopyLooksForItselfWhereTheServerIgnoresConditions(t *testing.T) {
 	f.Behave(func(b *s3test.Behavior) { b.IgnoreConditions = true })
 	plain := storePlain(t, s, "data/a", []byte("x"))
 	_, err := s.Copy(t.Context(), state.Copy{Key: plain.Key, Size: plain.Size, ETag: "another"})
-	if !errors.Is(err, state.ErrPrecondition) || f.Count(s3test.Match{Op: opCopy}) != 0 {
-		t.Errorf("Copy: %v after %d copies, want ErrPrecondition and none", err, f.Count(s3test.Match{Op: opCopy}))
+	if !errors.Is(err, state.ErrPrecondition) || f.Count(s3test.Match{Op: s3conn.OpCopy}) != 0 {
+		t.Errorf("Copy: %v after %d copies, want ErrPrecondition and none", err, f.Count(s3test.Match{Op: s3conn.OpCopy}))
 	}
 }
 
@@ -186,7 +187,7 @@ func TestCopyKeepsRetention(t *testing.T) {
 	srv.Setenv(t)
 	s := openStore(t, options(srv.URL, srv.Bucket(t, s3test.BucketOptions{Versioning: true, ObjectLock: true}), s3test.KeyName))
 	o := storePlain(t, s, "data/held", []byte("evidence"))
-	_, err := s.conn.client.PutObjectLegalHold(t.Context(), &s3.PutObjectLegalHoldInput{
+	_, err := s.conn.Client.PutObjectLegalHold(t.Context(), &s3.PutObjectLegalHoldInput{
 		Bucket: aws.String(s.dest.o.Bucket), Key: aws.String(o.Key),
 		LegalHold: &types.ObjectLockLegalHold{Status: types.ObjectLockLegalHoldStatusOn},
 	})
@@ -196,7 +197,7 @@ func TestCopyKeepsRetention(t *testing.T) {
 	if _, err := s.Copy(t.Context(), state.Copy{Key: o.Key, Size: o.Size, ETag: o.ETag, Metadata: o.Metadata}); err != nil {
 		t.Fatalf("Copy: %v", err)
 	}
-	h, err := s.conn.client.HeadObject(t.Context(), headInput(s.dest.o.Bucket, o.Key))
+	h, err := s.conn.Client.HeadObject(t.Context(), headInput(s.dest.o.Bucket, o.Key))
 	if err != nil || h.ObjectLockLegalHoldStatus != types.ObjectLockLegalHoldStatusOn {
 		t.Errorf("legal hold of the copy = %q, %v, want ON", h.ObjectLockLegalHoldStatus, err)
 	}

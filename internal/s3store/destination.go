@@ -10,6 +10,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -18,7 +20,7 @@ import (
 // what it can do.
 type destination struct {
 	o     *Options
-	conn  *conn
+	conn  *s3conn.Conn
 	enc   *encryption
 	marks marks
 
@@ -29,7 +31,7 @@ type destination struct {
 // destination names what capabilities were learned about: the bucket as it is
 // reached now, whatever part of that the environment says.
 func (d *destination) name() string {
-	o, effective := d.o, d.conn.client.Options()
+	o, effective := d.o, d.conn.Client.Options()
 	var b strings.Builder
 	for _, p := range []string{
 		effective.Region, aws.ToString(effective.BaseEndpoint), o.Profile, o.ExpectedBucketOwner, o.Bucket, o.Prefix,

@@ -14,13 +14,15 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
+const refusalXML = "<?xml version=\"1.0\"?>\n<Error><Code>%s</Code><Message>because</Message><RequestId>R1</RequestId></Error>"
+
 // TestAnEarlyRefusalKeepsItsReason: the server answers before it has read the
 // body, and says why a moment later.
 func TestAnEarlyRefusalKeepsItsReason(t *testing.T) {
 	f := s3test.NewFake(t, "bucket")
 	f.Setenv(t)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		text := fmt.Sprintf(errorXML, "KMS.DisabledException")
+		text := fmt.Sprintf(refusalXML, "KMS.DisabledException")
 		c := http.NewResponseController(w)
 		w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 		if err := c.EnableFullDuplex(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -134,7 +135,7 @@ func TestEveryWriteAsksForEncryption(t *testing.T) {
 	}
 	writes := 0
 	for _, r := range f.Ledger() {
-		if r.Op != opPut && r.Op != opCreate {
+		if r.Op != s3conn.OpPut && r.Op != s3conn.OpCreate {
 			if v := r.Header.Get("X-Amz-Server-Side-Encryption"); v != "" {
 				t.Errorf("%s carries encryption %q, which only a write may", r.Op, v)
 			}
@@ -200,13 +201,13 @@ func TestDocumentsAreLocked(t *testing.T) {
 	if err != nil || d.VersionID == "" {
 		t.Fatalf("CreateDoc = %+v, %v, want a version", d, err)
 	}
-	if h, err := s.conn.client.HeadObject(t.Context(), headInput(o.Bucket, p.Key)); err != nil || h.ObjectLockMode != "GOVERNANCE" || h.ObjectLockRetainUntilDate == nil {
+	if h, err := s.conn.Client.HeadObject(t.Context(), headInput(o.Bucket, p.Key)); err != nil || h.ObjectLockMode != "GOVERNANCE" || h.ObjectLockRetainUntilDate == nil {
 		t.Errorf("HEAD of a document: %+v, %v, want a retention", h, err)
 	}
 	if _, err := s.Put(t.Context(), put("data/a", body, state.Condition{})); err != nil {
 		t.Fatalf("Put: %v", err)
 	}
-	if h, err := s.conn.client.HeadObject(t.Context(), headInput(o.Bucket, "data/a")); err != nil || h.ObjectLockMode != "" {
+	if h, err := s.conn.Client.HeadObject(t.Context(), headInput(o.Bucket, "data/a")); err != nil || h.ObjectLockMode != "" {
 		t.Errorf("HEAD of a file's object: %+v, %v, want no retention", h, err)
 	}
 	if _, err := Open(t.Context(), Options{}); err == nil || errors.Is(err, errStop) {

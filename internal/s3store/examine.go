@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -68,7 +69,7 @@ type examiner struct {
 	Examination
 
 	o       *Options
-	conn    *conn
+	conn    *s3conn.Conn
 	req     *requests
 	dest    *destination
 	prober  *prober
@@ -158,10 +159,10 @@ func (e *examiner) newKey() string {
 }
 
 func (e *examiner) list(ctx context.Context) {
-	_, err := e.conn.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
-		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.owner(), MaxKeys: aws.Int32(1),
+	_, err := e.conn.Client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
+		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.Owner(), MaxKeys: aws.Int32(1),
 	})
-	e.note(CheckList, e.wrap(ctx, opList, "", err))
+	e.note(CheckList, e.wrap(ctx, s3conn.OpList, "", err))
 }
 
 // wrap is fault for nil errors too.
@@ -169,7 +170,7 @@ func (e *examiner) wrap(ctx context.Context, op, key string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return e.conn.fault(ctx, op, key, err)
+	return e.conn.Fault(ctx, op, key, err)
 }
 
 func (e *examiner) missing(ctx context.Context) {
@@ -196,7 +197,7 @@ func (e *examiner) put(ctx context.Context) {
 	}
 	e.canary.etag = o.ETag
 	e.Versioned = o.VersionID != "" && o.VersionID != "null"
-	if err := e.dest.pin(opPut, o, &e.found); err != nil {
+	if err := e.dest.pin(s3conn.OpPut, o, &e.found); err != nil {
 		e.encrypted(err)
 	}
 }
@@ -213,12 +214,12 @@ func (e *examiner) read(ctx context.Context) {
 	}
 	o, err := e.req.headOnce(ctx, e.canary.key, "")
 	if want := e.canary.put(state.Condition{}).Metadata[state.MetaMD5]; err == nil && o.Metadata[state.MetaMD5] != want {
-		err = &state.Error{Class: state.ClassConfiguration, Op: opHead, Err: fmt.Errorf("the server does not keep metadata: %s is %q, want %q", state.MetaMD5, o.Metadata[state.MetaMD5], want)}
+		err = &state.Error{Class: state.ClassConfiguration, Op: s3conn.OpHead, Err: fmt.Errorf("the server does not keep metadata: %s is %q, want %q", state.MetaMD5, o.Metadata[state.MetaMD5], want)}
 	}
 	asked := e.note(CheckHead, err)
 	if !slices.ContainsFunc(e.Trials, func(t Trial) bool { return t.Check == CheckEncryption }) {
 		if asked {
-			err = e.dest.pin(opHead, o, &e.found)
+			err = e.dest.pin(s3conn.OpHead, o, &e.found)
 		} else {
 			err = nil // The answer to the write has to do.
 		}
@@ -247,7 +248,7 @@ func (e *examiner) compareBody(ctx context.Context) error {
 		err = cerr
 	}
 	if err == nil && !bytes.Equal(body, e.canary.body) {
-		err = &state.Error{Class: state.ClassConfiguration, Op: opGet, Err: fmt.Errorf("%q was written with %d bytes and read with %d others", e.canary.key, len(e.canary.body), len(body))}
+		err = &state.Error{Class: state.ClassConfiguration, Op: s3conn.OpGet, Err: fmt.Errorf("%q was written with %d bytes and read with %d others", e.canary.key, len(e.canary.body), len(body))}
 	}
 	return err
 }
@@ -323,17 +324,17 @@ func (e *examiner) twoParts(ctx context.Context, key, id string) (parts []state.
 }
 
 func (e *examiner) listUploads(ctx context.Context) {
-	_, err := e.conn.client.ListMultipartUploads(ctx, &s3.ListMultipartUploadsInput{
-		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.owner(), MaxUploads: aws.Int32(1),
+	_, err := e.conn.Client.ListMultipartUploads(ctx, &s3.ListMultipartUploadsInput{
+		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.Owner(), MaxUploads: aws.Int32(1),
 	})
-	e.note(CheckListUploads, e.wrap(ctx, opUploads, "", err))
+	e.note(CheckListUploads, e.wrap(ctx, s3conn.OpUploads, "", err))
 }
 
 func (e *examiner) versions(ctx context.Context) {
-	_, err := e.conn.client.ListObjectVersions(ctx, &s3.ListObjectVersionsInput{
-		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.owner(), MaxKeys: aws.Int32(1),
+	_, err := e.conn.Client.ListObjectVersions(ctx, &s3.ListObjectVersionsInput{
+		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.Owner(), MaxKeys: aws.Int32(1),
 	})
-	t := Trial{Check: CheckVersions, Err: e.wrap(ctx, opVersions, "", err)}
+	t := Trial{Check: CheckVersions, Err: e.wrap(ctx, s3conn.OpVersions, "", err)}
 	if e.readable() && !e.Versioned {
 		t.Lack = "the bucket keeps no versions: what is overwritten or deleted is gone"
 	}

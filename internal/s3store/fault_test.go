@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -66,7 +67,7 @@ func TestNothingIsDeletedUnseen(t *testing.T) {
 	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{Absent: true})); err != nil {
 		t.Fatalf("Put: %v", err)
 	}
-	f.Answer(s3test.Match{Op: opHead, Key: "data/a", Times: -1}, 403, "")
+	f.Answer(s3test.Match{Op: s3conn.OpHead, Key: "data/a", Times: -1}, 403, "")
 	if _, err := s.Delete(t.Context(), "data/a", state.Condition{ETag: "another"}); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("Delete = %v, want the refusal", err)
 	}
@@ -77,15 +78,15 @@ func TestNothingIsDeletedUnseen(t *testing.T) {
 
 func TestRefusedHeadIsExplainedOnceAMinute(t *testing.T) {
 	f, s := fakeStore(t, nil)
-	f.Answer(s3test.Match{Op: opHead, Times: -1}, 403, "")
-	f.Answer(s3test.Match{Op: opGet, Times: -1}, 403, "InvalidAccessKeyId")
+	f.Answer(s3test.Match{Op: s3conn.OpHead, Times: -1}, 403, "")
+	f.Answer(s3test.Match{Op: s3conn.OpGet, Times: -1}, 403, "InvalidAccessKeyId")
 	for range 3 {
 		_, err := s.Head(t.Context(), "data/a")
 		if state.ClassOf(err) != state.ClassCredentials || !strings.Contains(err.Error(), "InvalidAccessKeyId") || !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("Head: %v, want the code behind the refusal", err)
 		}
 	}
-	if n := f.Count(s3test.Match{Op: opGet}); n != 1 {
+	if n := f.Count(s3test.Match{Op: s3conn.OpGet}); n != 1 {
 		t.Errorf("asked %d times, want 1", n)
 	}
 }
@@ -130,10 +131,10 @@ func TestProbeFaults(t *testing.T) {
 		class state.Class
 	}{
 		{"a disabled key", func(f *s3test.Fake) { f.Behave(func(b *s3test.Behavior) { b.KMSError = "KMS.DisabledException" }) }, state.ClassConfiguration},
-		{"no right to write", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: opPut}, 403, "AccessDenied") }, state.ClassConfiguration},
-		{"no right to read", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: opHead, Times: -1}, 403, "") }, state.ClassConfiguration},
+		{"no right to write", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: s3conn.OpPut}, 403, "AccessDenied") }, state.ClassConfiguration},
+		{"no right to read", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: s3conn.OpHead, Times: -1}, 403, "") }, state.ClassConfiguration},
 		{"lost metadata", func(f *s3test.Fake) { f.Behave(func(b *s3test.Behavior) { b.DropMetadata = true }) }, state.ClassConfiguration},
-		{"an outage", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: opPut, Times: -1}, 500, "InternalError") }, state.ClassTransient},
+		{"an outage", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: s3conn.OpPut, Times: -1}, 500, "InternalError") }, state.ClassTransient},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, s := fakeStore(t, nil)
@@ -150,22 +151,22 @@ func TestProbeFaults(t *testing.T) {
 
 func TestRequestIsTriedThreeTimes(t *testing.T) {
 	f, s := fakeStore(t, nil)
-	f.Answer(s3test.Match{Op: opPut, Times: 2}, 503, "SlowDown")
+	f.Answer(s3test.Match{Op: s3conn.OpPut, Times: 2}, 503, "SlowDown")
 	if _, err := s.Put(t.Context(), put("data/a", []byte("again"), state.Condition{})); err != nil {
 		t.Errorf("Put at the third attempt: %v", err)
 	}
-	f.Answer(s3test.Match{Op: opHead, Times: -1}, 503, "")
+	f.Answer(s3test.Match{Op: s3conn.OpHead, Times: -1}, 503, "")
 	if _, err := s.Head(t.Context(), "data/a"); state.ClassOf(err) != state.ClassThrottled {
 		t.Errorf("Head: %v, want class throttled", err)
 	}
-	if n := f.Count(s3test.Match{Op: opHead}); n != attempts {
+	if n := f.Count(s3test.Match{Op: s3conn.OpHead}); n != attempts {
 		t.Errorf("%d attempts, want %d", n, attempts)
 	}
 }
 
 func TestRetriesNeverRunOut(t *testing.T) {
 	f, s := fakeStore(t, nil)
-	f.Answer(s3test.Match{Op: opHead, Times: -1}, 500, "")
+	f.Answer(s3test.Match{Op: s3conn.OpHead, Times: -1}, 500, "")
 	const calls = 200
 	done := make(chan error, calls)
 	for range calls {
@@ -176,14 +177,14 @@ func TestRetriesNeverRunOut(t *testing.T) {
 			t.Errorf("Head: %v, want class transient", err)
 		}
 	}
-	if n := f.Count(s3test.Match{Op: opHead}); n != calls*attempts {
+	if n := f.Count(s3test.Match{Op: s3conn.OpHead}); n != calls*attempts {
 		t.Errorf("%d attempts for %d calls, want %d each", n, calls, attempts)
 	}
 }
 
 func TestLostAnswerShowsAsPrecondition(t *testing.T) {
 	f, s := fakeStore(t, nil)
-	f.Lose(s3test.Match{Op: opPut})
+	f.Lose(s3test.Match{Op: s3conn.OpPut})
 	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{Absent: true})); !errors.Is(err, state.ErrPrecondition) {
 		t.Errorf("Put: %v, want ErrPrecondition", err)
 	}
@@ -196,25 +197,25 @@ func TestStalledAttemptsEnd(t *testing.T) {
 	f, s := fakeStore(t, func(o *Options) { o.StallLimit, o.CompleteLimit = 100*time.Millisecond, 10*time.Second })
 	large := bytes.Repeat([]byte("x"), 16<<20) // More than the sockets hold.
 	for name, m := range map[string]s3test.Match{
-		"no answer":          {Op: opHead, Times: -1},
-		"a body not taken":   {Op: opPut, Times: -1},
-		"a part not taken":   {Op: opPart, Times: -1},
-		"a listing withheld": {Op: opList, Times: -1},
+		"no answer":          {Op: s3conn.OpHead, Times: -1},
+		"a body not taken":   {Op: s3conn.OpPut, Times: -1},
+		"a part not taken":   {Op: s3conn.OpPart, Times: -1},
+		"a listing withheld": {Op: s3conn.OpList, Times: -1},
 	} {
 		p := f.Stall(m)
 		start := time.Now()
 		var err error
 		switch m.Op {
-		case opHead:
+		case s3conn.OpHead:
 			_, err = s.Head(t.Context(), "data/a")
-		case opPut:
+		case s3conn.OpPut:
 			_, err = s.Put(t.Context(), put("data/a", large, state.Condition{}))
-		case opPart:
+		case s3conn.OpPart:
 			_, err = s.UploadPart(t.Context(), "data/a", "u", 1, bytes.NewReader(large), int64(len(large)), 0)
-		case opList:
+		case s3conn.OpList:
 			err = s.List(t.Context(), "data/", "", func(state.Object) error { return nil })
 		}
-		if _, ok := errors.AsType[*stalledError](err); !ok || state.ClassOf(err) != state.ClassTransient {
+		if _, ok := errors.AsType[*s3conn.StalledError](err); !ok || state.ClassOf(err) != state.ClassTransient {
 			t.Errorf("%s: %v, want a stall", name, err)
 		}
 		if took := time.Since(start); took > 10*time.Second {
@@ -248,7 +249,7 @@ func TestSlowSourceIsNoStall(t *testing.T) {
 func TestCompleteMayTakeLonger(t *testing.T) {
 	f, s := fakeStore(t, func(o *Options) { o.StallLimit, o.CompleteLimit = 50*time.Millisecond, 20*time.Second })
 	c := upload(t, s, "data/m", []byte("x"))
-	p := f.Hold(s3test.Match{Op: opComplete})
+	p := f.Hold(s3test.Match{Op: s3conn.OpComplete})
 	go func() {
 		p.Wait(t)
 		<-time.After(300 * time.Millisecond)
@@ -257,7 +258,7 @@ func TestCompleteMayTakeLonger(t *testing.T) {
 	if _, err := s.Complete(t.Context(), c); err != nil {
 		t.Errorf("Complete: %v", err)
 	}
-	if n := f.Count(s3test.Match{Op: opComplete}); n != 1 {
+	if n := f.Count(s3test.Match{Op: s3conn.OpComplete}); n != 1 {
 		t.Errorf("%d attempts, want 1", n)
 	}
 }
@@ -265,7 +266,7 @@ func TestCompleteMayTakeLonger(t *testing.T) {
 func TestCutDownloadIsTransient(t *testing.T) {
 	f, s := fakeStore(t, nil)
 	f.Store("bucket", s3test.FakeObject{Key: "data/a", Body: bytes.Repeat([]byte("x"), 1<<20)})
-	f.Truncate(s3test.Match{Op: opGet})
+	f.Truncate(s3test.Match{Op: s3conn.OpGet})
 	r, _, err := s.Get(t.Context(), "data/a")
 	if err != nil {
 		t.Fatalf("Get: %v", err)
@@ -278,7 +279,7 @@ func TestCutDownloadIsTransient(t *testing.T) {
 
 func TestCanceledRequestSaysSo(t *testing.T) {
 	f, s := fakeStore(t, nil)
-	p := f.Hold(s3test.Match{Op: opHead})
+	p := f.Hold(s3test.Match{Op: s3conn.OpHead})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { p.Wait(t); cancel() }()
 	if _, err := s.Head(ctx, "data/a"); !state.Interrupted(ctx, err) {
@@ -289,7 +290,7 @@ func TestCanceledRequestSaysSo(t *testing.T) {
 func TestRedirectIsNotFollowed(t *testing.T) {
 	f, s := fakeStore(t, nil)
 	other := s3test.NewFake(t, "bucket")
-	f.Answer(s3test.Match{Op: opPut}, 307, "TemporaryRedirect", "Location", other.URL+"/bucket/data/a")
+	f.Answer(s3test.Match{Op: s3conn.OpPut}, 307, "TemporaryRedirect", "Location", other.URL+"/bucket/data/a")
 	_, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{}))
 	if state.ClassOf(err) != state.ClassConfiguration || !strings.Contains(err.Error(), other.URL) {
 		t.Errorf("Put: %v, want configuration and the other address", err)
@@ -319,8 +320,8 @@ func TestEndpointsInTheClearAreRefused(t *testing.T) {
 	} {
 		for _, fromEnv := range []bool{false, true} {
 			o := options(c.endpoint, "bucket", "key")
-			o.AllowInsecure, o.Metrics = c.insecure, NewMetrics(prometheus.NewRegistry())
-			o.Log = openStore(t, options("https://s3.example.com", "b", "k")).conn.log
+			o.AllowInsecure, o.Metrics = c.insecure, s3conn.NewMetrics(prometheus.NewRegistry())
+			o.Log = openStore(t, options("https://s3.example.com", "b", "k")).conn.Log
 			if fromEnv {
 				o.EndpointURL = ""
 				t.Setenv("AWS_ENDPOINT_URL_S3", c.endpoint)
@@ -358,9 +359,9 @@ func TestRotatedCredentialsAreTakenUp(t *testing.T) {
 	}
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", file)
 	s := openStore(t, options(f.URL, "bucket", s3test.FakeKeyARN))
-	s.conn.creds.loaded = time.Now().Add(-time.Hour)
+	s.conn.Expire()
 	write("NEWKEY")
-	f.Answer(s3test.Match{Op: opPut}, 403, "InvalidAccessKeyId")
+	f.Answer(s3test.Match{Op: s3conn.OpPut}, 403, "InvalidAccessKeyId")
 	p := put("data/a", []byte("1"), state.Condition{})
 	if _, err := s.Put(t.Context(), p); err != nil {
 		t.Fatalf("Put: %v, want a second attempt with the new credentials", err)
@@ -423,19 +424,19 @@ func TestListPages(t *testing.T) {
 	if err := s.List(t.Context(), "data/", "", func(o state.Object) error { got.WriteString(o.Key[5:]); return nil }); err != nil || got.String() != "abcde" {
 		t.Errorf("List = %q, %v, want abcde", got.String(), err)
 	}
-	if n := f.Count(s3test.Match{Op: opList}); n != 3 {
+	if n := f.Count(s3test.Match{Op: s3conn.OpList}); n != 3 {
 		t.Errorf("%d pages, want 3", n)
 	}
 }
 
 func TestRequestMetrics(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
-	f, s := fakeStore(t, func(o *Options) { o.Metrics = NewMetrics(reg) })
+	f, s := fakeStore(t, func(o *Options) { o.Metrics = s3conn.NewMetrics(reg) })
 	if n, err := testutil.GatherAndCount(reg, "s3syncd_s3_request_duration_seconds"); err != nil || n != requestKinds {
 		t.Errorf("%d histograms at the start, %v, want %d", n, err, requestKinds)
 	}
-	f.Answer(s3test.Match{Op: opPut}, http.StatusServiceUnavailable, "SlowDown")
-	f.Cut(s3test.Match{Op: opPart})
+	f.Answer(s3test.Match{Op: s3conn.OpPut}, http.StatusServiceUnavailable, "SlowDown")
+	f.Cut(s3test.Match{Op: s3conn.OpPart})
 	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); err != nil {
 		t.Fatalf("Put: %v", err)
 	}

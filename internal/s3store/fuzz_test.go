@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -62,17 +63,17 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(0, []byte{}, "", "", "")
 	f.Add(999, bytes.Repeat([]byte("<a>"), 2000), "aws:kms", "x", "k")
 	o := options("http://127.0.0.1:1", "bucket", "key")
-	o.Metrics, o.Log = NewMetrics(prometheus.NewRegistry()), zap.NewNop()
+	o.Metrics, o.Log = s3conn.NewMetrics(prometheus.NewRegistry()), zap.NewNop()
 	s, err := Open(f.Context(), o)
 	if err != nil {
 		f.Fatal(err)
 	}
 	said := &oneAnswer{}
-	client := s.conn.client.Options()
+	client := s.conn.Client.Options()
 	client.HTTPClient, client.Retryer = said, aws.NopRetryer{}
 	client.Credentials = credentials.NewStaticCredentialsProvider("a", "b", "")
-	s.conn.client = s3.New(client)
-	s.conn.wire.next, s.conn.wire.retryer, s.conn.wire.creds = said, client.Retryer, client.Credentials
+	s.conn.Client = s3.New(client)
+	s.conn.Wire.Next, s.conn.Wire.Retryer, s.conn.Wire.Creds = said, client.Retryer, client.Credentials
 	f.Fuzz(func(t *testing.T, status int, body []byte, sse, region, key string) {
 		if status < 100 || status > 999 || key == "" {
 			return
@@ -80,8 +81,8 @@ func FuzzAnswer(f *testing.F) {
 		said.status, said.body, said.header = status, body, http.Header{}
 		said.header.Set("X-Amz-Server-Side-Encryption", sse)
 		said.header.Set("X-Amz-Bucket-Region", region)
-		s.conn.reask = &reasker{}
-		s.conn.creds.loaded = time.Now() // Nothing is read anew.
+		s.conn.Reask = &s3conn.Reasker{}
+		s.conn.Creds.Loaded = time.Now() // Nothing is read anew.
 		_, herr := s.Head(t.Context(), key)
 		_, perr := s.Put(t.Context(), put(key, []byte("x"), state.Condition{}))
 		_, _, cerr := s.Create(t.Context(), key, nil)

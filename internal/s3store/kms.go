@@ -22,6 +22,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/s3syncd/s3syncd/internal/loopback"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -45,7 +46,7 @@ type KMSOptions struct {
 	AllowInsecure bool   // an http endpoint that is not on this host
 	// Timeout bounds one call of the signer, with its retries. 0: five seconds.
 	Timeout time.Duration
-	Metrics *Metrics
+	Metrics *s3conn.Metrics
 }
 
 // KMSSigner signs with a key that never leaves KMS. It is safe for concurrent
@@ -54,7 +55,7 @@ type KMSSigner struct {
 	key     string
 	timeout time.Duration
 	client  *kms.Client
-	creds   *credentialSource
+	creds   *s3conn.CredentialSource
 
 	mu     sync.Mutex
 	arn    string // of the key that public is
@@ -65,7 +66,7 @@ type KMSSigner struct {
 // OpenKMS prepares signing. It makes no request.
 func OpenKMS(ctx context.Context, o KMSOptions) (*KMSSigner, error) {
 	if o.Metrics == nil || o.KeyID == "" {
-		return nil, invalid("a signer needs a key and metrics")
+		return nil, s3conn.Invalid("a signer needs a key and metrics")
 	}
 	load := func(ctx context.Context) (aws.Config, error) {
 		options := []func(*config.LoadOptions) error{config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
@@ -91,28 +92,28 @@ func OpenKMS(ctx context.Context, o KMSOptions) (*KMSSigner, error) {
 	if !ok {
 		return nil, fmt.Errorf("s3store: unexpected HTTP client %T", cfg.HTTPClient)
 	}
-	s := &KMSSigner{key: o.KeyID, timeout: cmp.Or(o.Timeout, defaultSignTimeout), creds: &credentialSource{current: cfg.Credentials, metrics: o.Metrics, loaded: time.Now()}}
-	s.creds.load = func(ctx context.Context) (aws.CredentialsProvider, error) {
+	s := &KMSSigner{key: o.KeyID, timeout: cmp.Or(o.Timeout, defaultSignTimeout), creds: &s3conn.CredentialSource{Current: cfg.Credentials, Metrics: o.Metrics, Loaded: time.Now()}}
+	s.creds.Load = func(ctx context.Context) (aws.CredentialsProvider, error) {
 		cfg, err := load(ctx)
 		return cfg.Credentials, err
 	}
 	transport := base.GetTransport()
 	s.client = kms.NewFromConfig(cfg, func(k *kms.Options) { //nolint:contextcheck // Credentials are renewed for all requests.
 		if k.Region == "" && k.BaseEndpoint != nil {
-			k.Region = fallbackZone
+			k.Region = s3conn.FallbackZone
 		}
 		k.Credentials = s.creds
 		k.HTTPClient = &http.Client{
 			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
-		k.Retryer, k.RetryMaxAttempts = newRetryer(s.creds, &clock{}), 0
+		k.Retryer, k.RetryMaxAttempts = s3conn.NewRetryer(s.creds, &s3conn.Clock{}), 0
 	})
 	final := s.client.Options()
 	if final.Region == "" {
-		return nil, invalid("no region is configured for the signing key, and the AWS environment has none")
+		return nil, s3conn.Invalid("no region is configured for the signing key, and the AWS environment has none")
 	}
-	return s, checkEndpoint(aws.ToString(final.BaseEndpoint), o.AllowInsecure)
+	return s, s3conn.CheckEndpoint(aws.ToString(final.BaseEndpoint), o.AllowInsecure)
 }
 
 // keyRegion returns the region of a key's ARN, else the given one.
@@ -180,7 +181,7 @@ func (s *KMSSigner) publicKey(ctx context.Context, arn string) ([]byte, *ecdsa.P
 	if err != nil || !ok {
 		return nil, nil, &state.Error{
 			Class: state.ClassConfiguration, Op: opPublicKey,
-			Err: fmt.Errorf("the key %s is %s; ECC_NIST_P256 for SIGN_VERIFY is needed", s.key, bounded(string(out.KeySpec))),
+			Err: fmt.Errorf("the key %s is %s; ECC_NIST_P256 for SIGN_VERIFY is needed", s.key, s3conn.Bounded(string(out.KeySpec))),
 		}
 	}
 	s.public, s.parsed, s.arn = out.PublicKey, key, aws.ToString(out.KeyId)
@@ -189,9 +190,9 @@ func (s *KMSSigner) publicKey(ctx context.Context, arn string) ([]byte, *ecdsa.P
 
 // fault classifies err and has refused credentials looked up again.
 func (s *KMSSigner) fault(ctx context.Context, op string, err error) error {
-	err = classify(op, "", err)
+	err = s3conn.Classify(op, "", err)
 	if state.ClassOf(err).Meaning().EveryRequest {
-		if rerr := s.creds.renew(ctx, time.Now()); rerr != nil {
+		if rerr := s.creds.Renew(ctx, time.Now()); rerr != nil {
 			return &state.Error{Class: state.ClassCredentials, Op: op, Err: errors.Join(err, rerr)}
 		}
 	}

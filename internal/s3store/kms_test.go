@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -21,7 +22,7 @@ func signer(t *testing.T, f *s3test.FakeKMS, key string, timeout ...time.Duratio
 	t.Helper()
 	s3test.Credentials{AccessKeyID: "id", SecretAccessKey: "secret"}.Setenv(t)
 	f.Setenv(t)
-	s, err := OpenKMS(t.Context(), KMSOptions{KeyID: key, Timeout: slices.Max(append(timeout, 0)), Metrics: NewMetrics(prometheus.NewPedanticRegistry())})
+	s, err := OpenKMS(t.Context(), KMSOptions{KeyID: key, Timeout: slices.Max(append(timeout, 0)), Metrics: s3conn.NewMetrics(prometheus.NewPedanticRegistry())})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -56,7 +57,7 @@ func openStore(t *testing.T, o Options) *Store {
 		o.Log = zaptest.NewLogger(t)
 	}
 	if o.Metrics == nil {
-		o.Metrics = NewMetrics(prometheus.NewPedanticRegistry())
+		o.Metrics = s3conn.NewMetrics(prometheus.NewPedanticRegistry())
 	}
 	s, err := Open(t.Context(), o)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -35,12 +36,12 @@ func TestEveryWriteCarriesACLAndTags(t *testing.T) {
 	seen := map[string]int{}
 	for _, r := range f.Ledger() {
 		switch r.Op {
-		case opPut, opCreate, opCopy:
+		case s3conn.OpPut, s3conn.OpCreate, s3conn.OpCopy:
 			seen[r.Op]++
 			if acl, got := r.Header.Get("X-Amz-Acl"), r.Header.Get("X-Amz-Tagging"); acl != o.ACL || got != tags {
 				t.Errorf("%s %s has the ACL %q and the tags %q", r.Op, r.Key, acl, got)
 			}
-			if d := r.Header.Get("X-Amz-Tagging-Directive"); r.Op == opCopy && d != "REPLACE" {
+			if d := r.Header.Get("X-Amz-Tagging-Directive"); r.Op == s3conn.OpCopy && d != "REPLACE" {
 				t.Errorf("a copy's tags are %q, want them replaced", d)
 			}
 		default:
@@ -49,7 +50,7 @@ func TestEveryWriteCarriesACLAndTags(t *testing.T) {
 			}
 		}
 	}
-	for _, op := range []string{opPut, opCreate, opCopy} {
+	for _, op := range []string{s3conn.OpPut, s3conn.OpCreate, s3conn.OpCopy} {
 		if seen[op] == 0 {
 			t.Errorf("no %s was sent", op)
 		}

@@ -13,13 +13,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // uploads are multipart uploads.
 type uploads struct {
 	o      *Options
-	conn   *conn
+	conn   *s3conn.Conn
 	req    *requests
 	dest   *destination
 	prober *prober
@@ -36,22 +37,22 @@ type uploads struct {
 // is sent. A server that names none at all (MinIO) has to do so in its answer
 // to each part. The returned object has Key, ServerTime and what was named.
 func (u *uploads) Create(ctx context.Context, key string, metadata map[string]string) (uploadID string, o state.Object, err error) {
-	if err := u.prober.ready(ctx, opCreate, key, state.Condition{}); err != nil {
+	if err := u.prober.ready(ctx, s3conn.OpCreate, key, state.Condition{}); err != nil {
 		return "", state.Object{}, err
 	}
 	in := &s3.CreateMultipartUploadInput{
-		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.owner(),
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.Owner(),
 		ContentType: aws.String(contentBinary), Metadata: metadata, StorageClass: types.StorageClass(u.o.StorageClass),
 		ChecksumAlgorithm: types.ChecksumAlgorithmCrc32, ChecksumType: types.ChecksumTypeFullObject,
 	}
 	u.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
 	u.marks.mark(&in.ACL, &in.Tagging)
-	out, err := u.conn.client.CreateMultipartUpload(ctx, in)
+	out, err := u.conn.Client.CreateMultipartUpload(ctx, in)
 	if err != nil {
-		return "", state.Object{}, u.conn.fault(ctx, opCreate, key, err)
+		return "", state.Object{}, u.conn.Fault(ctx, s3conn.OpCreate, key, err)
 	}
 	uploadID = aws.ToString(out.UploadId)
-	o = stamp(state.Object{
+	o = s3conn.Stamp(state.Object{
 		Key: key, SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId),
 		BucketKey: aws.ToBool(out.BucketKeyEnabled), Metadata: metadata,
 	}, out.ResultMetadata)
@@ -59,7 +60,7 @@ func (u *uploads) Create(ctx context.Context, key string, metadata map[string]st
 		u.silentCreate.Store(true)
 		return uploadID, o, nil
 	}
-	if err := u.prober.confirm(ctx, opCreate, o); err != nil {
+	if err := u.prober.confirm(ctx, s3conn.OpCreate, o); err != nil {
 		return "", o, errors.Join(err, u.Abort(context.WithoutCancel(ctx), key, uploadID))
 	}
 	return uploadID, o, nil
@@ -69,22 +70,22 @@ func (u *uploads) Create(ctx context.Context, key string, metadata map[string]st
 // CRC-32 (IEEE) is crc. The server refuses a part that differs (class changed).
 // Parts may be sent at the same time, and sent again.
 func (u *uploads) UploadPart(ctx context.Context, key, uploadID string, n int32, body io.ReadSeeker, size int64, crc uint32) (state.Part, error) {
-	b, err := newBody(body, size)
+	b, err := s3conn.NewBody(body, size)
 	if err != nil {
-		return state.Part{}, classify(opPart, key, err)
+		return state.Part{}, s3conn.Classify(s3conn.OpPart, key, err)
 	}
-	out, err := u.conn.client.UploadPart(ctx, &s3.UploadPartInput{
-		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.owner(), UploadId: aws.String(uploadID),
+	out, err := u.conn.Client.UploadPart(ctx, &s3.UploadPartInput{
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.Owner(), UploadId: aws.String(uploadID),
 		PartNumber: aws.Int32(n), Body: b, ContentLength: aws.Int64(size), ChecksumCRC32: aws.String(encodeCRC(crc)),
 	}, unsignedPayload)
 	if err != nil {
-		return state.Part{}, u.conn.fault(ctx, opPart, key, err)
+		return state.Part{}, u.conn.Fault(ctx, s3conn.OpPart, key, err)
 	}
-	o := stamp(state.Object{
+	o := s3conn.Stamp(state.Object{
 		Key: key, SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId),
 	}, out.ResultMetadata)
 	if o.SSE != "" || o.KMSKeyID != "" || u.silentCreate.Load() {
-		if err := u.prober.confirm(ctx, opPart, o); err != nil {
+		if err := u.prober.confirm(ctx, s3conn.OpPart, o); err != nil {
 			return state.Part{}, err
 		}
 	}
@@ -97,29 +98,29 @@ func (u *uploads) UploadPart(ctx context.Context, key, uploadID string, n int32,
 // transient may hide a success: a HEAD tells.
 func (u *uploads) Complete(ctx context.Context, c state.Complete) (state.Object, error) {
 	if err := checkParts(c); err != nil {
-		return state.Object{}, &state.Error{Class: state.ClassChanged, Op: opComplete, Err: err}
+		return state.Object{}, &state.Error{Class: state.ClassChanged, Op: s3conn.OpComplete, Err: err}
 	}
-	if err := u.prober.ready(ctx, opComplete, c.Key, c.If); err != nil {
+	if err := u.prober.ready(ctx, s3conn.OpComplete, c.Key, c.If); err != nil {
 		return state.Object{}, err
 	}
 	in := &s3.CompleteMultipartUploadInput{
-		Bucket: aws.String(u.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: u.conn.owner(), UploadId: aws.String(c.UploadID),
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: u.conn.Owner(), UploadId: aws.String(c.UploadID),
 		ChecksumCRC32: aws.String(encodeCRC(c.CRC32)), ChecksumType: types.ChecksumTypeFullObject, MpuObjectSize: aws.Int64(c.Size),
 		MultipartUpload: &types.CompletedMultipartUpload{Parts: completedParts(c.Parts)},
 	}
 	in.IfMatch, in.IfNoneMatch = conditions(u.dest.supported(c.If))
-	out, err := u.conn.client.CompleteMultipartUpload(ctx, in)
+	out, err := u.conn.Client.CompleteMultipartUpload(ctx, in)
 	if err != nil {
-		return state.Object{}, u.conn.fault(ctx, opComplete, c.Key, err)
+		return state.Object{}, u.conn.Fault(ctx, s3conn.OpComplete, c.Key, err)
 	}
-	o := stamp(state.Object{
+	o := s3conn.Stamp(state.Object{
 		Key: c.Key, Size: c.Size, ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 	}, out.ResultMetadata)
 	if o, err = u.nameKey(ctx, o); err != nil {
 		return o, err
 	}
-	return o, u.prober.confirm(ctx, opComplete, o)
+	return o, u.prober.confirm(ctx, s3conn.OpComplete, o)
 }
 
 // nameKey asks for the encryption of an object whose answer to Complete did
@@ -131,10 +132,10 @@ func (u *uploads) nameKey(ctx context.Context, o state.Object) (state.Object, er
 	}
 	h, err := u.req.Head(ctx, o.Key)
 	if err != nil {
-		return o, fmt.Errorf("after %s: %w", opComplete, err)
+		return o, fmt.Errorf("after %s: %w", s3conn.OpComplete, err)
 	}
 	if h.ETag != o.ETag {
-		return o, &state.Error{Class: state.ClassTransient, Op: opComplete, Err: fmt.Errorf("%q was replaced before its encryption could be checked", o.Key)}
+		return o, &state.Error{Class: state.ClassTransient, Op: s3conn.OpComplete, Err: fmt.Errorf("%q was replaced before its encryption could be checked", o.Key)}
 	}
 	o.SSE, o.KMSKeyID, o.BucketKey, o.Metadata = h.SSE, h.KMSKeyID, h.BucketKey, h.Metadata
 	return o, nil
@@ -158,11 +159,11 @@ func checkParts(c state.Complete) error {
 // Abort gives up a multipart upload and what was sent of it. One that is not
 // known is state.ErrNoUpload.
 func (u *uploads) Abort(ctx context.Context, key, uploadID string) error {
-	_, err := u.conn.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
-		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.owner(), UploadId: aws.String(uploadID),
+	_, err := u.conn.Client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.Owner(), UploadId: aws.String(uploadID),
 	})
 	if err != nil {
-		return u.conn.fault(ctx, opAbort, key, err)
+		return u.conn.Fault(ctx, s3conn.OpAbort, key, err)
 	}
 	return nil
 }
@@ -171,13 +172,13 @@ func (u *uploads) Abort(ctx context.Context, key, uploadID string) error {
 // A part whose CRC-32 the server does not tell has 0.
 func (u *uploads) ListParts(ctx context.Context, key, uploadID string) ([]state.Part, error) {
 	var parts []state.Part
-	pages := s3.NewListPartsPaginator(u.conn.client, &s3.ListPartsInput{
-		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.owner(), UploadId: aws.String(uploadID),
+	pages := s3.NewListPartsPaginator(u.conn.Client, &s3.ListPartsInput{
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.Owner(), UploadId: aws.String(uploadID),
 	})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return nil, u.conn.fault(ctx, opParts, key, err)
+			return nil, u.conn.Fault(ctx, s3conn.OpParts, key, err)
 		}
 		for _, p := range page.Parts {
 			parts = append(parts, state.Part{

@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -33,7 +34,7 @@ const (
 // after them.
 type requests struct {
 	o     *Options
-	conn  *conn
+	conn  *s3conn.Conn
 	enc   *encryption // nil: for reading only
 	marks marks
 }
@@ -51,7 +52,7 @@ func (r *requests) HeadVersion(ctx context.Context, key, version string) (state.
 	if err == nil {
 		return o, nil
 	}
-	again, err := r.conn.explain(ctx, key, err)
+	again, err := r.conn.Explain(ctx, key, err)
 	if !again {
 		return o, err
 	}
@@ -60,13 +61,13 @@ func (r *requests) HeadVersion(ctx context.Context, key, version string) (state.
 
 // headOnce is HeadVersion without a second question about a refusal.
 func (r *requests) headOnce(ctx context.Context, key, version string) (state.Object, error) {
-	out, err := r.conn.client.HeadObject(ctx, &s3.HeadObjectInput{
-		Bucket: aws.String(r.o.Bucket), Key: aws.String(key), VersionId: optional(version), ExpectedBucketOwner: r.conn.owner(),
+	out, err := r.conn.Client.HeadObject(ctx, &s3.HeadObjectInput{
+		Bucket: aws.String(r.o.Bucket), Key: aws.String(key), VersionId: s3conn.Optional(version), ExpectedBucketOwner: r.conn.Owner(),
 	})
 	if err != nil {
-		return state.Object{}, r.conn.fault(ctx, opHead, key, err)
+		return state.Object{}, r.conn.Fault(ctx, s3conn.OpHead, key, err)
 	}
-	return stamp(state.Object{
+	return s3conn.Stamp(state.Object{
 		Key: key, Size: aws.ToInt64(out.ContentLength), ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 		Metadata: out.Metadata, LastModified: aws.ToTime(out.LastModified), Dressed: r.dressed(out),
@@ -97,7 +98,7 @@ func (s *Store) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, s
 
 // put is the only caller of PutObject.
 func (s *Store) put(ctx context.Context, in *s3.PutObjectInput, p state.Put) (state.Object, error) {
-	if err := s.prober.ready(ctx, opPut, p.Key, p.If); err != nil {
+	if err := s.prober.ready(ctx, s3conn.OpPut, p.Key, p.If); err != nil {
 		return state.Object{}, err
 	}
 	p.If = s.dest.supported(p.If)
@@ -105,28 +106,28 @@ func (s *Store) put(ctx context.Context, in *s3.PutObjectInput, p state.Put) (st
 	if err != nil {
 		return o, err
 	}
-	return o, s.prober.confirm(ctx, opPut, o)
+	return o, s.prober.confirm(ctx, s3conn.OpPut, o)
 }
 
 // putOnce sends a PutObject with the configured encryption and leaves judging
 // the answer to the caller.
 func (r *requests) putOnce(ctx context.Context, in *s3.PutObjectInput, p state.Put) (state.Object, error) {
-	body, err := newBody(p.Body, p.Size)
+	body, err := s3conn.NewBody(p.Body, p.Size)
 	if err != nil {
-		return state.Object{}, classify(opPut, p.Key, err)
+		return state.Object{}, s3conn.Classify(s3conn.OpPut, p.Key, err)
 	}
-	in.Bucket, in.Key, in.ExpectedBucketOwner = aws.String(r.o.Bucket), aws.String(p.Key), r.conn.owner()
+	in.Bucket, in.Key, in.ExpectedBucketOwner = aws.String(r.o.Bucket), aws.String(p.Key), r.conn.Owner()
 	in.Body, in.ContentLength = body, aws.Int64(p.Size)
 	in.ContentMD5 = aws.String(base64.StdEncoding.EncodeToString(p.MD5[:]))
 	in.ChecksumSHA256 = aws.String(base64.StdEncoding.EncodeToString(p.SHA256[:]))
 	r.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
 	r.marks.mark(&in.ACL, &in.Tagging)
 	in.IfMatch, in.IfNoneMatch = conditions(p.If)
-	out, h, err := r.conn.wire.put(ctx, in, body)
+	out, h, err := r.conn.Wire.Put(ctx, in, body)
 	if err != nil {
-		return state.Object{}, r.conn.fault(ctx, opPut, p.Key, err)
+		return state.Object{}, r.conn.Fault(ctx, s3conn.OpPut, p.Key, err)
 	}
-	return h.stamp(state.Object{
+	return h.Stamp(state.Object{
 		Key: p.Key, Size: p.Size, ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 		Metadata: p.Metadata,
@@ -139,34 +140,34 @@ func (r *requests) putOnce(ctx context.Context, in *s3.PutObjectInput, p state.P
 // costs a HEAD, because some servers ignore it for deletions.
 func (s *Store) Delete(ctx context.Context, key string, c state.Condition) (state.Object, error) {
 	if c.Absent {
-		return state.Object{}, &state.Error{Class: state.ClassConfiguration, Op: opDelete, Err: errors.New("a deletion cannot ask for absence")}
+		return state.Object{}, &state.Error{Class: state.ClassConfiguration, Op: s3conn.OpDelete, Err: errors.New("a deletion cannot ask for absence")}
 	}
 	if c.ETag != "" {
 		// MinIO honors If-Match on writes and ignores it here.
-		if err := s.prober.compare(ctx, opDelete, key, c); err != nil {
+		if err := s.prober.compare(ctx, s3conn.OpDelete, key, c); err != nil {
 			return state.Object{}, err
 		}
 	}
 	ifMatch, _ := conditions(s.dest.supported(c))
-	out, err := s.conn.client.DeleteObject(ctx, &s3.DeleteObjectInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.conn.owner(), IfMatch: ifMatch,
+	out, err := s.conn.Client.DeleteObject(ctx, &s3.DeleteObjectInput{
+		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.conn.Owner(), IfMatch: ifMatch,
 	})
 	if err != nil {
-		return state.Object{}, s.conn.fault(ctx, opDelete, key, err)
+		return state.Object{}, s.conn.Fault(ctx, s3conn.OpDelete, key, err)
 	}
-	return stamp(state.Object{Key: key, VersionID: aws.ToString(out.VersionId)}, out.ResultMetadata), nil
+	return s3conn.Stamp(state.Object{Key: key, VersionID: aws.ToString(out.VersionId)}, out.ResultMetadata), nil
 }
 
 // Get reads one object. The caller closes the reader, whose errors are
 // classified like all others.
 func (r *requests) Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error) {
-	out, err := r.conn.client.GetObject(ctx, &s3.GetObjectInput{
-		Bucket: aws.String(r.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: r.conn.owner(),
+	out, err := r.conn.Client.GetObject(ctx, &s3.GetObjectInput{
+		Bucket: aws.String(r.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: r.conn.Owner(),
 	})
 	if err != nil {
-		return nil, state.Object{}, r.conn.fault(ctx, opGet, key, err)
+		return nil, state.Object{}, r.conn.Fault(ctx, s3conn.OpGet, key, err)
 	}
-	return &download{ReadCloser: out.Body, key: key}, stamp(state.Object{
+	return &download{ReadCloser: out.Body, key: key}, s3conn.Stamp(state.Object{
 		Key: key, Size: aws.ToInt64(out.ContentLength), ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 		Metadata: out.Metadata, LastModified: aws.ToTime(out.LastModified),
@@ -183,7 +184,7 @@ type download struct {
 func (d *download) Read(p []byte) (int, error) {
 	n, err := d.ReadCloser.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = classify(opGet, d.key, err)
+		err = s3conn.Classify(s3conn.OpGet, d.key, err)
 	}
 	return n, err
 }
@@ -193,23 +194,23 @@ func (d *download) Read(p []byte) (int, error) {
 // in memory, and ends with the first error of fn, which it returns as it is.
 func (r *requests) List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error {
 	in := &s3.ListObjectsV2Input{
-		Bucket: aws.String(r.o.Bucket), Prefix: aws.String(prefix), ExpectedBucketOwner: r.conn.owner(),
+		Bucket: aws.String(r.o.Bucket), Prefix: aws.String(prefix), ExpectedBucketOwner: r.conn.Owner(),
 		EncodingType: types.EncodingTypeUrl, // Else a control character in one key makes its page unreadable.
 	}
 	if startAfter != "" {
 		in.StartAfter = aws.String(startAfter)
 	}
-	for pages := s3.NewListObjectsV2Paginator(r.conn.client, in); pages.HasMorePages(); {
+	for pages := s3.NewListObjectsV2Paginator(r.conn.Client, in); pages.HasMorePages(); {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return r.conn.fault(ctx, opList, prefix, err)
+			return r.conn.Fault(ctx, s3conn.OpList, prefix, err)
 		}
 		for _, c := range page.Contents {
 			o := state.Object{Size: aws.ToInt64(c.Size), ETag: etag(c.ETag), LastModified: aws.ToTime(c.LastModified)}
 			if o.Key, err = listedKey(aws.ToString(c.Key), page.EncodingType); err != nil {
-				return &state.Error{Class: state.ClassTransient, Op: opList, Err: err}
+				return &state.Error{Class: state.ClassTransient, Op: s3conn.OpList, Err: err}
 			}
-			if err := fn(stamp(o, page.ResultMetadata)); err != nil {
+			if err := fn(s3conn.Stamp(o, page.ResultMetadata)); err != nil {
 				return err
 			}
 		}
@@ -228,14 +229,6 @@ func listedKey(key string, encoding types.EncodingType) (string, error) {
 		return "", fmt.Errorf("decode listed key: %w", err)
 	}
 	return k, nil
-}
-
-// optional returns nil for "", which leaves a field out of a request.
-func optional(v string) *string {
-	if v == "" {
-		return nil
-	}
-	return aws.String(v)
 }
 
 // unsignedPayload spares reading the body a second time to sign it: the server
@@ -291,7 +284,7 @@ func class(c string) string {
 // object. A version or object that is not there is io/fs.ErrNotExist.
 func (r *requests) GetFrom(ctx context.Context, key, version string, from int64, ifMatch string) (io.ReadCloser, state.Object, error) {
 	in := &s3.GetObjectInput{
-		Bucket: aws.String(r.o.Bucket), Key: aws.String(key), VersionId: optional(version), ExpectedBucketOwner: r.conn.owner(),
+		Bucket: aws.String(r.o.Bucket), Key: aws.String(key), VersionId: s3conn.Optional(version), ExpectedBucketOwner: r.conn.Owner(),
 	}
 	if from > 0 {
 		in.Range = aws.String("bytes=" + strconv.FormatInt(from, 10) + "-")
@@ -299,18 +292,18 @@ func (r *requests) GetFrom(ctx context.Context, key, version string, from int64,
 	if ifMatch != "" {
 		in.IfMatch = aws.String(quoted(ifMatch))
 	}
-	out, err := r.conn.client.GetObject(ctx, in)
+	out, err := r.conn.Client.GetObject(ctx, in)
 	if err != nil {
-		return nil, state.Object{}, r.conn.fault(ctx, opGet, key, err)
+		return nil, state.Object{}, r.conn.Fault(ctx, s3conn.OpGet, key, err)
 	}
 	size := aws.ToInt64(out.ContentLength)
 	if from > 0 {
 		if size, err = wholeSize(aws.ToString(out.ContentRange), from); err != nil {
 			_ = out.Body.Close() // Its bytes are not the wanted ones.
-			return nil, state.Object{}, &state.Error{Class: state.ClassTransient, Op: opGet, Err: err}
+			return nil, state.Object{}, &state.Error{Class: state.ClassTransient, Op: s3conn.OpGet, Err: err}
 		}
 	}
-	return &download{ReadCloser: out.Body, key: key}, stamp(state.Object{
+	return &download{ReadCloser: out.Body, key: key}, s3conn.Stamp(state.Object{
 		Key: key, Size: size, ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 		Metadata: out.Metadata, LastModified: aws.ToTime(out.LastModified),
@@ -327,7 +320,7 @@ func wholeSize(contentRange string, from int64) (int64, error) {
 	}
 	size, err := strconv.ParseInt(total, 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("the server answered a range of %q", bounded(total))
+		return 0, fmt.Errorf("the server answered a range of %q", s3conn.Bounded(total))
 	}
 	return size, nil
 }

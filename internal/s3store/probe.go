@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -40,7 +41,7 @@ type Capabilities struct {
 // has shown.
 type prober struct {
 	o    *Options
-	conn *conn
+	conn *s3conn.Conn
 	req  *requests
 	dest *destination
 	enc  *encryption
@@ -99,7 +100,7 @@ func (pr *prober) probeKey(ctx context.Context, c *canary, found *Capabilities) 
 		return err
 	}
 	c.etag, found.BucketKey = o.ETag, o.BucketKey
-	return pr.dest.pin(opPut, o, found)
+	return pr.dest.pin(s3conn.OpPut, o, found)
 }
 
 // probeHead reads the canary's encryption and metadata back: what a server
@@ -114,9 +115,9 @@ func (pr *prober) probeHead(ctx context.Context, c *canary, found *Capabilities)
 	}
 	want := c.put(state.Condition{}).Metadata[state.MetaMD5]
 	if o.Metadata[state.MetaMD5] != want {
-		return &state.Error{Class: state.ClassConfiguration, Op: opHead, Err: fmt.Errorf("the server does not keep metadata: %s is %q, want %q", state.MetaMD5, o.Metadata[state.MetaMD5], want)}
+		return &state.Error{Class: state.ClassConfiguration, Op: s3conn.OpHead, Err: fmt.Errorf("the server does not keep metadata: %s is %q, want %q", state.MetaMD5, o.Metadata[state.MetaMD5], want)}
 	}
-	return pr.dest.pin(opHead, o, found)
+	return pr.dest.pin(s3conn.OpHead, o, found)
 }
 
 // probeConditions asks for what must not be done.
@@ -177,7 +178,7 @@ func (pr *prober) probeMissing(ctx context.Context, _ *canary, found *Capabiliti
 // reportKey logs an alias that moved.
 func (pr *prober) reportKey(old, found Capabilities) {
 	if old.PinnedKey != "" && old.PinnedKey != found.PinnedKey {
-		pr.conn.log.Warn("the configured key alias points to another key; new objects are written under it, older ones stay as they are until rekey",
+		pr.conn.Log.Warn("the configured key alias points to another key; new objects are written under it, older ones stay as they are until rekey",
 			zap.String("bucket", pr.o.Bucket), zap.String("kms_key_id", pr.o.KMSKeyID),
 			zap.String("before", old.PinnedKey), zap.String("now", found.PinnedKey))
 	}
@@ -186,7 +187,7 @@ func (pr *prober) reportKey(old, found Capabilities) {
 // reportLacks logs what the destination was found to lack since the last
 // canary; a new store assumes that nothing lacks.
 func (pr *prober) reportLacks(old, found Capabilities) {
-	log := pr.conn.log.With(zap.String("bucket", pr.o.Bucket), zap.String("prefix", pr.o.Prefix))
+	log := pr.conn.Log.With(zap.String("bucket", pr.o.Bucket), zap.String("prefix", pr.o.Prefix))
 	if found.ListDenied && !old.ListDenied {
 		log.Warn("s3:ListBucket is not granted, so a missing object answers 403; conditional writes decide instead")
 	}
@@ -222,7 +223,7 @@ func (pr *prober) ping(ctx context.Context) error {
 	case errors.Is(err, fs.ErrPermission) && pr.dest.Capabilities().ListDenied:
 		return nil
 	}
-	_, err = pr.conn.explain(ctx, pr.canaryKey(), err)
+	_, err = pr.conn.Explain(ctx, pr.canaryKey(), err)
 	return err
 }
 

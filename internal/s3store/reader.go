@@ -5,13 +5,14 @@ import (
 	"errors"
 	"io"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // Reader is one destination for a caller that only reads. It knows no key, and
 // no method of it writes. It is safe for concurrent use.
 type Reader struct {
-	conn *conn
+	conn *s3conn.Conn
 	req  *requests
 }
 
@@ -24,14 +25,14 @@ func OpenReader(ctx context.Context, o Options) (*Reader, error) {
 	if o.Bucket == "" {
 		return nil, errors.New("s3store: a bucket is required")
 	}
-	if err := checkEndpoint(o.EndpointURL, o.AllowInsecure); err != nil {
+	if err := s3conn.CheckEndpoint(o.EndpointURL, o.AllowInsecure); err != nil {
 		return nil, err
 	}
 	if o.StallLimit == 0 {
 		o.StallLimit = defaultStallLimit
 	}
 	o.CompleteLimit = max(o.CompleteLimit, o.StallLimit)
-	c, err := dial(ctx, o.connection())
+	c, err := s3conn.Dial(ctx, o.connection())
 	if err != nil {
 		return nil, err
 	}

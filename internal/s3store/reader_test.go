@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -29,7 +30,7 @@ func TestReaderReadsVersionsAndRanges(t *testing.T) {
 	}
 	r, err := OpenReader(t.Context(), Options{
 		Region: o.Region, EndpointURL: o.EndpointURL, PathStyle: true, Bucket: o.Bucket,
-		Log: zaptest.NewLogger(t), Metrics: NewMetrics(prometheus.NewPedanticRegistry()),
+		Log: zaptest.NewLogger(t), Metrics: s3conn.NewMetrics(prometheus.NewPedanticRegistry()),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +80,7 @@ func TestAReaderNeedsABucketAndASafeEndpoint(t *testing.T) {
 	for name, o := range map[string]Options{
 		"no bucket": {Region: "us-east-1"}, "plain http to another host": {Region: "us-east-1", Bucket: "b", EndpointURL: "http://192.0.2.1"},
 	} {
-		o.Log, o.Metrics = zaptest.NewLogger(t), NewMetrics(prometheus.NewPedanticRegistry())
+		o.Log, o.Metrics = zaptest.NewLogger(t), s3conn.NewMetrics(prometheus.NewPedanticRegistry())
 		if r, err := OpenReader(t.Context(), o); err == nil {
 			t.Errorf("%s: OpenReader = %v, want an error", name, r)
 		}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -44,7 +45,7 @@ func refuse(w http.ResponseWriter, r *http.Request, status int, code string) boo
 // what time it is.
 func TestAWrongClockIsPutRight(t *testing.T) {
 	const ahead = 3 * time.Hour
-	for _, first := range []string{opHead, opPut} {
+	for _, first := range []string{s3conn.OpHead, s3conn.OpPut} {
 		t.Run(first, func(t *testing.T) {
 			f := s3test.NewFake(t, "bucket")
 			f.Setenv(t)
@@ -61,9 +62,9 @@ func TestAWrongClockIsPutRight(t *testing.T) {
 				return refuse(w, r, http.StatusForbidden, "RequestTimeTooSkewed")
 			})
 			s := openStore(t, options(address, "bucket", s3test.FakeKeyARN))
-			for _, op := range []string{first, opPut, opHead} {
+			for _, op := range []string{first, s3conn.OpPut, s3conn.OpHead} {
 				var err error
-				if op == opPut {
+				if op == s3conn.OpPut {
 					_, err = s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{}))
 				} else if _, err = s.Head(t.Context(), "data/missing"); errors.Is(err, fs.ErrNotExist) {
 					err = nil
@@ -104,10 +105,7 @@ func TestExpiredCredentialsAreRenewedWithinTheRequest(t *testing.T) {
 	s := openStore(t, options(address, "bucket", s3test.FakeKeyARN))
 	expire := func() {
 		serial.Add(1)
-		s.conn.creds.mu.Lock()
-		s.conn.creds.loaded = time.Now().Add(-time.Hour)
-		s.conn.creds.mu.Unlock()
-		s.conn.reask.when = time.Time{}
+		s.conn.Expire()
 	}
 	key, body := "data/m", bytes.Repeat([]byte("x"), 1<<10)
 	expire()
@@ -240,7 +238,7 @@ func TestANameThatMovesIsFollowed(t *testing.T) {
 		t.Fatalf("Ping: %v", err)
 	}
 	const many = 12 // Connections that stay open.
-	together := f.Hold(s3test.Match{Op: opHead, Times: many})
+	together := f.Hold(s3test.Match{Op: s3conn.OpHead, Times: many})
 	var wg sync.WaitGroup
 	for range many {
 		wg.Go(func() { _, _ = s.Head(t.Context(), "data/a") })
@@ -280,7 +278,7 @@ func TestAnotherRegionIsNamedAndNotFollowed(t *testing.T) {
 	}{{301, "PermanentRedirect"}, {400, "AuthorizationHeaderMalformed"}, {307, "TemporaryRedirect"}} {
 		f, s := fakeStore(t, nil)
 		other := s3test.NewFake(t, "bucket")
-		for _, op := range []string{opHead, opPut, opGet} {
+		for _, op := range []string{s3conn.OpHead, s3conn.OpPut, s3conn.OpGet} {
 			f.Answer(s3test.Match{Op: op, Times: -1}, c.status, c.code, "X-Amz-Bucket-Region", "eu-central-1", "Location", other.URL+"/bucket/x")
 		}
 		_, perr := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{}))
@@ -289,7 +287,7 @@ func TestAnotherRegionIsNamedAndNotFollowed(t *testing.T) {
 		if gerr == nil {
 			_ = rc.Close()
 		}
-		for op, err := range map[string]error{opPut: perr, opHead: herr, opGet: gerr} {
+		for op, err := range map[string]error{s3conn.OpPut: perr, s3conn.OpHead: herr, s3conn.OpGet: gerr} {
 			if state.ClassOf(err) != state.ClassConfiguration || !strings.Contains(err.Error(), "eu-central-1") {
 				t.Errorf("%s with %d: %v, want configuration and the region", op, c.status, err)
 			}
@@ -303,9 +301,9 @@ func TestAnotherRegionIsNamedAndNotFollowed(t *testing.T) {
 func TestEveryThrottledAttemptIsTold(t *testing.T) {
 	var told atomic.Int64
 	f, s := fakeStore(t, func(o *Options) { o.OnThrottled = func() { told.Add(1) } })
-	f.Answer(s3test.Match{Op: opPut}, 503, "SlowDown")
-	f.Answer(s3test.Match{Op: opPut}, 429, "TooManyRequests")
-	f.Answer(s3test.Match{Op: opHead}, 500, "InternalError")
+	f.Answer(s3test.Match{Op: s3conn.OpPut}, 503, "SlowDown")
+	f.Answer(s3test.Match{Op: s3conn.OpPut}, 429, "TooManyRequests")
+	f.Answer(s3test.Match{Op: s3conn.OpHead}, 500, "InternalError")
 	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); err != nil {
 		t.Errorf("Put at the third attempt: %v", err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
@@ -72,7 +73,7 @@ type Options struct {
 	OnThrottled func()
 
 	Log     *zap.Logger
-	Metrics *Metrics
+	Metrics *s3conn.Metrics
 }
 
 // ObjectLock is the retention of the documents of the trail. The zero value is
@@ -88,7 +89,7 @@ type Store struct {
 	*uploads
 
 	o      *Options
-	conn   *conn
+	conn   *s3conn.Conn
 	dest   *destination
 	prober *prober
 	copier *copier
@@ -116,7 +117,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.CopyPart == 0 {
 		o.CopyPart = defaultCopyPart
 	}
-	c, err := dial(ctx, o.connection())
+	c, err := s3conn.Dial(ctx, o.connection())
 	if err != nil {
 		return nil, err
 	}
@@ -133,8 +134,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 }
 
 // connection returns what of o the connection is made with.
-func (o *Options) connection() ConnOptions {
-	return ConnOptions{
+func (o *Options) connection() s3conn.Options {
+	return s3conn.Options{
 		Region: o.Region, EndpointURL: o.EndpointURL, PathStyle: o.PathStyle, AllowInsecure: o.AllowInsecure, Profile: o.Profile,
 		Bucket: o.Bucket, ExpectedBucketOwner: o.ExpectedBucketOwner, Workers: o.Workers,
 		StallLimit: o.StallLimit, CompleteLimit: o.CompleteLimit, OnThrottled: o.OnThrottled, Log: o.Log, Metrics: o.Metrics,
@@ -216,28 +217,28 @@ func (s *Store) CopyParts(size int64) int64 { return s.copier.CopyParts(size) }
 func (o Options) validate() error {
 	switch {
 	case o.Log == nil || o.Metrics == nil:
-		return invalid("a logger and metrics are required")
+		return s3conn.Invalid("a logger and metrics are required")
 	case o.Bucket == "":
-		return invalid("a bucket is required")
+		return s3conn.Invalid("a bucket is required")
 	case o.Instance == "":
-		return invalid("an instance is required")
+		return s3conn.Invalid("an instance is required")
 	case o.KMSKeyID == "":
-		return invalid("a KMS key is required")
+		return s3conn.Invalid("a KMS key is required")
 	case o.SSE != string(types.ServerSideEncryptionAwsKms) && o.SSE != string(types.ServerSideEncryptionAwsKmsDsse):
-		return invalid("sse must be aws:kms or aws:kms:dsse, got %q", o.SSE)
+		return s3conn.Invalid("sse must be aws:kms or aws:kms:dsse, got %q", o.SSE)
 	}
 	if err := o.ObjectLock.validate(); err != nil {
 		return err
 	}
-	return checkEndpoint(o.EndpointURL, o.AllowInsecure)
+	return s3conn.CheckEndpoint(o.EndpointURL, o.AllowInsecure)
 }
 
 func (l ObjectLock) validate() error {
 	switch {
 	case l.Days < 0 || (l.Mode == "") != (l.Days == 0):
-		return invalid("object lock needs a mode and days, got %q and %d", l.Mode, l.Days)
+		return s3conn.Invalid("object lock needs a mode and days, got %q and %d", l.Mode, l.Days)
 	case l.Mode != "" && !slices.Contains(types.ObjectLockMode("").Values(), types.ObjectLockMode(l.Mode)):
-		return invalid("object lock mode must be GOVERNANCE or COMPLIANCE, got %q", l.Mode)
+		return s3conn.Invalid("object lock mode must be GOVERNANCE or COMPLIANCE, got %q", l.Mode)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -17,16 +18,16 @@ import (
 // the first error of fn, which it returns as it is.
 func (r *Reader) ListVersions(ctx context.Context, prefix, after string, fn func(state.ObjectVersion) error) error {
 	in := &s3.ListObjectVersionsInput{
-		Bucket: aws.String(r.req.o.Bucket), Prefix: aws.String(prefix), ExpectedBucketOwner: r.conn.owner(),
+		Bucket: aws.String(r.req.o.Bucket), Prefix: aws.String(prefix), ExpectedBucketOwner: r.conn.Owner(),
 		EncodingType: types.EncodingTypeUrl,
 	}
 	if after != "" {
 		in.KeyMarker = aws.String(after)
 	}
-	for pages := s3.NewListObjectVersionsPaginator(r.conn.client, in); pages.HasMorePages(); {
+	for pages := s3.NewListObjectVersionsPaginator(r.conn.Client, in); pages.HasMorePages(); {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return r.conn.fault(ctx, opVersions, prefix, err)
+			return r.conn.Fault(ctx, s3conn.OpVersions, prefix, err)
 		}
 		list := make([]state.ObjectVersion, 0, len(page.Versions)+len(page.DeleteMarkers))
 		for _, v := range page.Versions {
@@ -41,7 +42,7 @@ func (r *Reader) ListVersions(ctx context.Context, prefix, after string, fn func
 		}
 		for _, v := range list {
 			if v.Key, err = listedKey(v.Key, page.EncodingType); err != nil {
-				return &state.Error{Class: state.ClassTransient, Op: opVersions, Err: err}
+				return &state.Error{Class: state.ClassTransient, Op: s3conn.OpVersions, Err: err}
 			}
 			if err := fn(v); err != nil {
 				return err

@@ -1,4 +1,4 @@
-package s3store
+package s3conn
 
 import (
 	"context"
@@ -28,11 +28,11 @@ const (
 	maxBackoff   = 5 * time.Second
 	minIdleConns = 10
 	writeBuffer  = 16 << 10    // of a connection: a small file and its headers go out in one write
-	fallbackZone = "us-east-1" // For compatible servers, which sign with any region.
+	FallbackZone = "us-east-1" // For compatible servers, which sign with any region.
 )
 
-// ConnOptions say where a destination is and how it is reached.
-type ConnOptions struct {
+// Options say where a destination is and how it is reached.
+type Options struct {
 	Region              string // "": as the AWS environment says
 	EndpointURL         string // "": AWS, or as the AWS environment says
 	PathStyle           bool
@@ -53,25 +53,25 @@ type ConnOptions struct {
 	Metrics *Metrics
 }
 
-// conn is the connection to one destination: the client, and all that its
+// Conn is the connection to one destination: the client, and all that its
 // requests have in common.
-type conn struct {
-	o         ConnOptions
-	client    *s3.Client
-	wire      *wire // for PutObject
+type Conn struct {
+	o         Options
+	Client    *s3.Client
+	Wire      *wire // for PutObject
 	observer  *observer
 	transport *http.Transport
 	watched   *watchdog // around transport
-	creds     *credentialSource
-	log       *zap.Logger
-	clock     *clock
-	reask     *reasker
+	Creds     *CredentialSource
+	Log       *zap.Logger
+	Clock     *Clock
+	Reask     *Reasker
 }
 
-// dial reads the AWS environment and prepares the use of one destination. It
+// Dial reads the AWS environment and prepares the use of one destination. It
 // makes no request.
-func dial(ctx context.Context, o ConnOptions) (*conn, error) {
-	c := &conn{o: o, log: o.Log, clock: &clock{metrics: o.Metrics, log: o.Log}, reask: &reasker{}}
+func Dial(ctx context.Context, o Options) (*Conn, error) {
+	c := &Conn{o: o, Log: o.Log, Clock: &Clock{metrics: o.Metrics, log: o.Log}, Reask: &Reasker{}}
 	if err := c.connect(ctx); err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func dial(ctx context.Context, o ConnOptions) (*conn, error) {
 }
 
 // connect builds the HTTP transport and the SDK client.
-func (c *conn) connect(ctx context.Context) error {
+func (c *Conn) connect(ctx context.Context) error {
 	cfg, err := c.loadConfig(ctx)
 	if err != nil {
 		return err
@@ -90,22 +90,22 @@ func (c *conn) connect(ctx context.Context) error {
 	}
 	c.transport = base.GetTransport()
 	c.watched = &watchdog{next: c.transport, stall: c.o.StallLimit, complete: c.o.CompleteLimit}
-	c.creds = &credentialSource{current: cfg.Credentials, metrics: c.o.Metrics, loaded: time.Now()}
-	c.creds.load = func(ctx context.Context) (aws.CredentialsProvider, error) {
+	c.Creds = &CredentialSource{Current: cfg.Credentials, Metrics: c.o.Metrics, Loaded: time.Now()}
+	c.Creds.Load = func(ctx context.Context) (aws.CredentialsProvider, error) {
 		cfg, err := c.loadConfig(ctx)
 		return cfg.Credentials, err
 	}
-	c.observer = &observer{metrics: c.o.Metrics, clock: c.clock, throttled: c.o.OnThrottled}
-	c.client = s3.NewFromConfig(cfg, c.configure)
+	c.observer = &observer{metrics: c.o.Metrics, clock: c.Clock, throttled: c.o.OnThrottled}
+	c.Client = s3.NewFromConfig(cfg, c.configure)
 	if err := c.checkClient(); err != nil {
 		return err
 	}
-	c.wire, err = c.newWire(ctx, c.client.Options())
+	c.Wire, err = c.newWire(ctx, c.Client.Options())
 	return err
 }
 
 // loadConfig reads the AWS environment: variables, profile, AWS_CA_BUNDLE.
-func (c *conn) loadConfig(ctx context.Context) (aws.Config, error) {
+func (c *Conn) loadConfig(ctx context.Context) (aws.Config, error) {
 	idle := max(minIdleConns, c.o.Workers+c.o.Workers/2)
 	options := []func(*config.LoadOptions) error{
 		config.WithAppID(userAgent),
@@ -132,29 +132,29 @@ func (c *conn) loadConfig(ctx context.Context) (aws.Config, error) {
 
 // configure sets every option of the client that the environment must not
 // decide.
-func (c *conn) configure(o *s3.Options) {
+func (c *Conn) configure(o *s3.Options) {
 	if c.o.EndpointURL != "" {
 		o.BaseEndpoint = aws.String(c.o.EndpointURL)
 	}
 	o.UsePathStyle = c.o.PathStyle || c.o.EndpointURL == "" && o.BaseEndpoint != nil
 	if o.Region == "" && o.BaseEndpoint != nil {
-		o.Region = fallbackZone
+		o.Region = FallbackZone
 	}
 	if r := strings.NewReplacer("-fips-", "-", "fips-", "", "-fips", "").Replace(o.Region); r != o.Region {
 		o.Region, o.EndpointOptions.UseFIPSEndpoint = r, aws.FIPSEndpointStateEnabled // As the SDK reads such names.
 	}
-	o.Credentials = c.creds
+	o.Credentials = c.Creds
 	o.HTTPClient = &http.Client{
 		Transport: c.watched,
 		// A redirect would take the body and the key to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	o.Retryer = newRetryer(c.creds, c.clock)
+	o.Retryer = NewRetryer(c.Creds, c.Clock)
 	// The transport does not wait for the server's word before a body, and some
 	// proxies refuse every request that asks for it.
 	o.ContinueHeaderThresholdBytes = -1
 	o.DisableClockSkewCorrection = true // It believes any Date; c.clock does not.
-	o.HTTPSignerV4 = &clockSigner{clock: c.clock, next: v4.NewSigner(func(so *v4.SignerOptions) { so.DisableURIPathEscaping = true })}
+	o.HTTPSignerV4 = &clockSigner{clock: c.Clock, next: v4.NewSigner(func(so *v4.SignerOptions) { so.DisableURIPathEscaping = true })}
 	o.RetryMaxAttempts = 0 // As the retryer says, not the environment.
 	// Every body goes out with a checksum that is already known.
 	o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
@@ -165,10 +165,10 @@ func (c *conn) configure(o *s3.Options) {
 	})
 }
 
-// newRetryer returns the few quick attempts inside one request. There is no
+// NewRetryer returns the few quick attempts inside one request. There is no
 // quota: after an outage it would fail requests that never ran. Waiting longer
 // is the caller's part.
-func newRetryer(creds *credentialSource, c *clock) aws.Retryer {
+func NewRetryer(creds *CredentialSource, c *Clock) aws.Retryer {
 	return retry.NewStandard(func(o *retry.StandardOptions) {
 		o.MaxAttempts = maxAttempts
 		o.MaxBackoff = maxBackoff
@@ -210,72 +210,91 @@ func neverRetry(err error) aws.Ternary {
 }
 
 // checkClient checks what only the resolved client shows.
-func (c *conn) checkClient() error {
-	o := c.client.Options()
+func (c *Conn) checkClient() error {
+	o := c.Client.Options()
 	if o.Region == "" {
-		return invalid("no region is configured, and the AWS environment has none")
+		return Invalid("no region is configured, and the AWS environment has none")
 	}
 	if strings.ContainsFunc(o.Region, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return fmt.Errorf("s3store: the region %q has a character that no request can carry", o.Region)
 	}
-	return checkEndpoint(aws.ToString(o.BaseEndpoint), c.o.AllowInsecure)
+	return CheckEndpoint(aws.ToString(o.BaseEndpoint), c.o.AllowInsecure)
 }
 
 // Region is Store.Region.
-func (c *conn) Region() string { return c.client.Options().Region }
+func (c *Conn) Region() string { return c.Client.Options().Region }
 
-// checkEndpoint refuses an endpoint that would send data and keys in the clear
+// CheckEndpoint refuses an endpoint that would send data and keys in the clear
 // to another host.
-func checkEndpoint(endpoint string, allowInsecure bool) error {
+func CheckEndpoint(endpoint string, allowInsecure bool) error {
 	if endpoint == "" {
 		return nil
 	}
 	u, err := url.Parse(endpoint)
 	switch {
 	case err != nil:
-		return invalid("endpoint: %w", err)
+		return Invalid("endpoint: %w", err)
 	case u.Host == "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http":
-		return invalid("endpoint must be https://host or http://host, without a user")
+		return Invalid("endpoint must be https://host or http://host, without a user")
 	case u.Scheme == "http" && !allowInsecure && !loopback.Host(u.Hostname()):
-		return invalid("endpoint %s is not encrypted and not on this host", u.Redacted())
+		return Invalid("endpoint %s is not encrypted and not on this host", u.Redacted())
 	}
 	return nil
 }
 
-// fault classifies err, and has refused credentials looked up again for the
+// Fault classifies err, and has refused credentials looked up again for the
 // next request.
-func (c *conn) fault(ctx context.Context, op, key string, err error) error {
-	err = classify(op, key, err)
+func (c *Conn) Fault(ctx context.Context, op, key string, err error) error {
+	err = Classify(op, key, err)
 	if state.ClassOf(err).Meaning().EveryRequest {
-		if rerr := c.creds.renew(ctx, time.Now()); rerr != nil {
+		if rerr := c.Creds.Renew(ctx, time.Now()); rerr != nil {
 			return &state.Error{Class: state.ClassCredentials, Op: op, Err: errors.Join(err, rerr)}
 		}
 	}
 	return err
 }
 
-func (c *conn) owner() *string { return optional(c.o.ExpectedBucketOwner) }
+func (c *Conn) Owner() *string { return Optional(c.o.ExpectedBucketOwner) }
 
 // CloseIdle is Store.CloseIdle.
-func (c *conn) CloseIdle() { c.transport.CloseIdleConnections() }
+func (c *Conn) CloseIdle() { c.transport.CloseIdleConnections() }
 
 // Close is Store.Close.
-func (c *conn) Close() {
+func (c *Conn) Close() {
 	c.CloseIdle()
-	c.o.Metrics.forget(c.creds, c.clock)
+	c.o.Metrics.forget(c.Creds, c.Clock)
 }
 
 // KeepCredentials is Store.KeepCredentials.
-func (c *conn) KeepCredentials(ctx context.Context) error {
-	if e := c.o.Metrics.expiryOf(c.creds); e.IsZero() || time.Now().Before(e) {
+func (c *Conn) KeepCredentials(ctx context.Context) error {
+	if e := c.o.Metrics.expiryOf(c.Creds); e.IsZero() || time.Now().Before(e) {
 		return nil
 	}
-	_, err := c.creds.Retrieve(ctx)
+	_, err := c.Creds.Retrieve(ctx)
 	return err
 }
 
 // ClockOffset is Store.ClockOffset.
-func (c *conn) ClockOffset() time.Duration { return c.clock.offset() }
+func (c *Conn) ClockOffset() time.Duration { return c.Clock.offset() }
 
 // Now is Store.Now.
-func (c *conn) Now() time.Time { return time.Now().Add(c.clock.offset()) }
+func (c *Conn) Now() time.Time { return time.Now().Add(c.Clock.offset()) }
+
+// Expire makes the connection doubt what it has learned about its credentials: a
+// refusal has them read again at once, and asked about at once.
+func (c *Conn) Expire() {
+	c.Creds.mu.Lock()
+	c.Creds.Loaded = time.Now().Add(-time.Hour)
+	c.Creds.mu.Unlock()
+	c.Reask.mu.Lock()
+	c.Reask.when = time.Time{}
+	c.Reask.mu.Unlock()
+}
+
+// Optional returns nil for "", which leaves a field out of a request.
+func Optional(v string) *string {
+	if v == "" {
+		return nil
+	}
+	return aws.String(v)
+}

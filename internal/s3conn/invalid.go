@@ -1,4 +1,4 @@
-package s3store
+package s3conn
 
 import (
 	"errors"
@@ -16,6 +16,6 @@ func (optionError) Is(target error) bool { return target == ErrOptions }
 
 func (r optionError) Unwrap() error { return r.error }
 
-func invalid(format string, args ...any) error {
+func Invalid(format string, args ...any) error {
 	return optionError{fmt.Errorf("s3store: "+format, args...)}
 }

@@ -1,4 +1,4 @@
-package s3store
+package s3conn
 
 import (
 	"net/http"
@@ -12,30 +12,30 @@ import (
 
 // The operations that this package sends, a closed set.
 const (
-	opHead     = "HeadObject"
-	opGet      = "GetObject"
-	opPut      = "PutObject"
-	opDelete   = "DeleteObject"
-	opList     = "ListObjectsV2"
-	opCreate   = "CreateMultipartUpload"
-	opPart     = "UploadPart"
-	opComplete = "CompleteMultipartUpload"
-	opAbort    = "AbortMultipartUpload"
-	opParts    = "ListParts"
+	OpHead     = "HeadObject"
+	OpGet      = "GetObject"
+	OpPut      = "PutObject"
+	OpDelete   = "DeleteObject"
+	OpList     = "ListObjectsV2"
+	OpCreate   = "CreateMultipartUpload"
+	OpPart     = "UploadPart"
+	OpComplete = "CompleteMultipartUpload"
+	OpAbort    = "AbortMultipartUpload"
+	OpParts    = "ListParts"
 )
 
 // The operations that only single commands send, never the daemon. They are
 // counted, and have no histogram that would cost the daemon's series.
 const (
-	opCopy     = "CopyObject"
-	opPartCopy = "UploadPartCopy"
-	opTags     = "GetObjectTagging"
-	opUploads  = "ListMultipartUploads"
-	opVersions = "ListObjectVersions"
+	OpCopy     = "CopyObject"
+	OpPartCopy = "UploadPartCopy"
+	OpTags     = "GetObjectTagging"
+	OpUploads  = "ListMultipartUploads"
+	OpVersions = "ListObjectVersions"
 )
 
 func operations() []string {
-	return []string{opHead, opGet, opPut, opDelete, opList, opCreate, opPart, opComplete, opAbort, opParts}
+	return []string{OpHead, OpGet, OpPut, OpDelete, OpList, OpCreate, OpPart, OpComplete, OpAbort, OpParts}
 }
 
 // Metrics are the series of all stores of one process.
@@ -43,13 +43,13 @@ type Metrics struct {
 	requests    *prometheus.CounterVec
 	duration    map[string]prometheus.Observer
 	expiry      prometheus.Gauge
-	clockOffset prometheus.Gauge
+	ClockOffset prometheus.Gauge
 
-	clockCorrections *prometheus.CounterVec
+	ClockCorrections *prometheus.CounterVec
 
 	mu       sync.Mutex
-	expiries map[*credentialSource]time.Time
-	offsets  map[*clock]time.Duration // those that are not 0
+	expiries map[*CredentialSource]time.Time
+	offsets  map[*Clock]time.Duration // those that are not 0
 }
 
 // NewMetrics registers the metrics of this package. It is called once for a
@@ -71,19 +71,19 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "s3syncd_credentials_expiry_timestamp_seconds",
 			Help: "When the first of the credentials in use must have been renewed, 0 for never.",
 		}),
-		clockOffset: f.NewGauge(prometheus.GaugeOpts{
+		ClockOffset: f.NewGauge(prometheus.GaugeOpts{
 			Name: "s3syncd_clock_offset_seconds",
 			Help: "How far the clock of S3 is ahead of this host's; of several servers, the one that differs most.",
 		}),
-		clockCorrections: f.NewCounterVec(prometheus.CounterOpts{
+		ClockCorrections: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "s3syncd_clock_corrections_total",
 			Help: "Corrections of this host's clock by what servers say: adopted, dropped because they did not help any more, ignored because requests are accepted without them.",
 		}, []string{"result"}),
-		expiries: map[*credentialSource]time.Time{},
-		offsets:  map[*clock]time.Duration{},
+		expiries: map[*CredentialSource]time.Time{},
+		offsets:  map[*Clock]time.Duration{},
 	}
 	for _, result := range []string{clockAdopted, clockDropped, clockIgnored} {
-		m.clockCorrections.WithLabelValues(result)
+		m.ClockCorrections.WithLabelValues(result)
 	}
 	for _, op := range operations() {
 		m.duration[op] = duration.WithLabelValues(op)
@@ -111,7 +111,7 @@ func statusLabel(status int) string {
 }
 
 // setExpiry notes when the credentials of c expire, zero for never.
-func (m *Metrics) setExpiry(c *credentialSource, t time.Time) {
+func (m *Metrics) setExpiry(c *CredentialSource, t time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.expiries[c].Equal(t) {
@@ -138,14 +138,14 @@ func (m *Metrics) showExpiry() {
 
 // expiryOf returns when the credentials of c must have been renewed, zero for
 // never or not known yet.
-func (m *Metrics) expiryOf(c *credentialSource) time.Time {
+func (m *Metrics) expiryOf(c *CredentialSource) time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.expiries[c]
 }
 
 // setOffset notes how far the clock that c compares this host's with is ahead.
-func (m *Metrics) setOffset(c *clock, d time.Duration) {
+func (m *Metrics) setOffset(c *Clock, d time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if d == 0 {
@@ -164,11 +164,11 @@ func (m *Metrics) showOffset() {
 			most = d
 		}
 	}
-	m.clockOffset.Set(most.Seconds())
+	m.ClockOffset.Set(most.Seconds())
 }
 
 // forget takes what a store that is closed has noted out of the gauges.
-func (m *Metrics) forget(creds *credentialSource, c *clock) {
+func (m *Metrics) forget(creds *CredentialSource, c *Clock) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.expiries, creds)

@@ -1,4 +1,4 @@
-package s3store
+package s3conn
 
 import (
 	"errors"
@@ -38,8 +38,8 @@ type sizedBody struct {
 	off  int64
 }
 
-// newBody rewinds r.
-func newBody(r io.ReadSeeker, size int64) (*sizedBody, error) {
+// NewBody rewinds r.
+func NewBody(r io.ReadSeeker, size int64) (*sizedBody, error) {
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
 		return nil, &bodyError{err}
 	}

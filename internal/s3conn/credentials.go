@@ -1,4 +1,4 @@
-package s3store
+package s3conn
 
 import (
 	"context"
@@ -34,24 +34,24 @@ func (e *credentialError) fromInstanceMetadata() bool {
 	return ok && op.Service() == "ec2imds"
 }
 
-// credentialSource hands out the credentials of the AWS default chain. Unlike
+// CredentialSource hands out the credentials of the AWS default chain. Unlike
 // the SDK it reads the chain again after they were refused, so that a rotated
 // credentials file is taken up without a restart.
-type credentialSource struct {
-	load    func(ctx context.Context) (aws.CredentialsProvider, error)
-	metrics *Metrics
+type CredentialSource struct {
+	Load    func(ctx context.Context) (aws.CredentialsProvider, error)
+	Metrics *Metrics
 
 	mu      sync.Mutex
-	current aws.CredentialsProvider
+	Current aws.CredentialsProvider
 	last    aws.Credentials // Of the last request.
-	loaded  time.Time
+	Loaded  time.Time
 	changed time.Time // When the chain, read again, had others.
 }
 
 // Retrieve returns the current credentials. It may make requests.
-func (c *credentialSource) Retrieve(ctx context.Context) (aws.Credentials, error) {
+func (c *CredentialSource) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	c.mu.Lock()
-	p := c.current
+	p := c.Current
 	c.mu.Unlock()
 	if p == nil {
 		return aws.Credentials{}, &credentialError{errors.New("the AWS environment has none")}
@@ -70,7 +70,7 @@ func (c *credentialSource) Retrieve(ctx context.Context) (aws.Credentials, error
 	c.mu.Lock()
 	c.last = v
 	c.mu.Unlock()
-	c.metrics.setExpiry(c, expires)
+	c.Metrics.setExpiry(c, expires)
 	return v, nil
 }
 
@@ -91,11 +91,11 @@ func checkCredentials(c aws.Credentials) error {
 
 // renewed reports whether another attempt is worth while after credentials were
 // refused: the chain has others now, or had a moment ago for another request.
-func (c *credentialSource) renewed() bool {
+func (c *CredentialSource) renewed() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), renewLimit)
 	defer cancel()
 	now := time.Now()
-	if err := c.renew(ctx, now); err != nil {
+	if err := c.Renew(ctx, now); err != nil {
 		return false
 	}
 	c.mu.Lock()
@@ -103,19 +103,19 @@ func (c *credentialSource) renewed() bool {
 	return now.Sub(c.changed) < credentialRenewal
 }
 
-// renew reads the chain again, unless that was done a moment ago.
-func (c *credentialSource) renew(ctx context.Context, now time.Time) error {
+// Renew reads the chain again, unless that was done a moment ago.
+func (c *CredentialSource) Renew(ctx context.Context, now time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now.Sub(c.loaded) < credentialRenewal {
+	if now.Sub(c.Loaded) < credentialRenewal {
 		return nil
 	}
-	c.loaded = now
-	p, err := c.load(ctx)
+	c.Loaded = now
+	p, err := c.Load(ctx)
 	if err != nil {
 		return fmt.Errorf("read the AWS environment again: %w", err)
 	}
-	c.current = p
+	c.Current = p
 	if p == nil {
 		return nil
 	}

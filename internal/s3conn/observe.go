@@ -1,4 +1,4 @@
-package s3store
+package s3conn
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 // the answers say of this host's clock.
 type observer struct {
 	metrics   *Metrics
-	clock     *clock
+	clock     *Clock
 	throttled func()
 }
 
@@ -70,14 +70,14 @@ func clockVerdictOf(status int, code string) clockVerdict {
 // wire are.
 type clockSigner struct {
 	next  *v4.Signer
-	clock *clock
+	clock *Clock
 }
 
 // SignHTTP implements s3.HTTPSignerV4.
 func (s *clockSigner) SignHTTP(
 	ctx context.Context, c aws.Credentials, r *http.Request, hash, service, region string, _ time.Time, options ...func(*v4.SignerOptions),
 ) error {
-	return s.next.SignHTTP(ctx, c, r, hash, service, region, time.Now().Add(s.clock.signs()).UTC(), options...)
+	return s.next.SignHTTP(ctx, c, r, hash, service, region, time.Now().Add(s.clock.Signs()).UTC(), options...)
 }
 
 // observe takes in one attempt of op. Resp is nil, or has no status, where there was no answer.
@@ -104,7 +104,7 @@ func (o *observer) observe(op string, sent, received time.Time, resp *http.Respo
 func requestID(h http.Header) string {
 	id := h.Get("X-Amz-Request-Id")
 	if len(id) > maxMessage || strings.ContainsFunc(id, func(r rune) bool { return r < ' ' || r > '~' }) {
-		return bounded(id)
+		return Bounded(id)
 	}
 	return id
 }
@@ -116,8 +116,8 @@ type heard struct {
 	requestID string
 }
 
-// stamp fills in what was heard with an answer.
-func (h heard) stamp(o state.Object) state.Object {
+// Stamp fills in what was heard with an answer.
+func (h heard) Stamp(o state.Object) state.Object {
 	if !h.date.IsZero() {
 		o.ServerTime = h.date.UTC()
 	}
@@ -125,8 +125,8 @@ func (h heard) stamp(o state.Object) state.Object {
 	return o
 }
 
-// stamp fills in what was heard with an answer to the SDK.
-func stamp(o state.Object, md middleware.Metadata) state.Object {
+// Stamp fills in what was heard with an answer to the SDK.
+func Stamp(o state.Object, md middleware.Metadata) state.Object {
 	h, _ := md.Get(heardKey{}).(heard)
-	return h.stamp(o)
+	return h.Stamp(o)
 }

@@ -1,4 +1,4 @@
-package s3store
+package s3conn
 
 import (
 	"bytes"
@@ -38,9 +38,9 @@ const (
 // credential chain, the rules for endpoints, the retryer and the types of errors.
 // It is safe for concurrent use.
 type wire struct {
-	next     http.RoundTripper
-	retryer  aws.Retryer
-	creds    aws.CredentialsProvider
+	Next     http.RoundTripper
+	Retryer  aws.Retryer
+	Creds    aws.CredentialsProvider
 	observer *observer
 	signer   sigV4
 	scheme   string
@@ -51,7 +51,7 @@ type wire struct {
 }
 
 // newWire finds out where requests to the bucket go.
-func (c *conn) newWire(ctx context.Context, o s3.Options) (*wire, error) {
+func (c *Conn) newWire(ctx context.Context, o s3.Options) (*wire, error) {
 	region := o.Region
 	e, err := o.EndpointResolverV2.ResolveEndpoint(ctx, s3.EndpointParameters{
 		Bucket: aws.String(c.o.Bucket), Region: aws.String(region), Endpoint: o.BaseEndpoint,
@@ -74,7 +74,7 @@ func (c *conn) newWire(ctx context.Context, o s3.Options) (*wire, error) {
 		}
 	}
 	return &wire{
-		next: c.watched, retryer: o.Retryer, creds: c.creds,
+		Next: c.watched, Retryer: o.Retryer, Creds: c.Creds,
 		observer: c.observer, signer: sigV4{region: region},
 		scheme: e.URI.Scheme, address: e.URI.Host, host: withoutDefaultPort(e.URI.Scheme, e.URI.Host),
 		plain: strings.TrimSuffix(e.URI.Path, "/"), path: strings.TrimSuffix(e.URI.EscapedPath(), "/"),
@@ -89,19 +89,19 @@ func withoutDefaultPort(scheme, host string) string {
 	return strings.TrimSuffix(host, ":80")
 }
 
-// put sends in, whose body is b, in as many attempts as the retryer grants, and
+// Put sends in, whose body is b, in as many attempts as the retryer grants, and
 // returns what the server said. It blocks as long as bytes move.
-func (w *wire) put(ctx context.Context, in *s3.PutObjectInput, b *sizedBody) (*s3.PutObjectOutput, heard, error) {
+func (w *wire) Put(ctx context.Context, in *s3.PutObjectInput, b *sizedBody) (*s3.PutObjectOutput, heard, error) {
 	if aws.ToString(in.Key) == "" {
 		return nil, heard{}, smithy.NewErrParamRequired("Key") // It would be a request to the bucket.
 	}
 	for attempt := 1; ; attempt++ {
 		begun := time.Now()
 		out, h, err := w.try(ctx, in, b)
-		if err == nil || attempt >= w.retryer.MaxAttempts() || ctx.Err() != nil {
+		if err == nil || attempt >= w.Retryer.MaxAttempts() || ctx.Err() != nil {
 			return out, h, err
 		}
-		if !w.retryer.IsErrorRetryable(err) && !skewed(err, w.observer.clock, begun) {
+		if !w.Retryer.IsErrorRetryable(err) && !skewed(err, w.observer.clock, begun) {
 			return nil, h, err
 		}
 		if err := w.pause(ctx, attempt, err); err != nil {
@@ -115,13 +115,13 @@ func (w *wire) put(ctx context.Context, in *s3.PutObjectInput, b *sizedBody) (*s
 
 // skewed reports whether a request was signed for a time that the server does
 // not take, and another one is in use since it began.
-func skewed(err error, c *clock, begun time.Time) bool {
+func skewed(err error, c *Clock, begun time.Time) bool {
 	return answerOf(err).code == codeSkewed && c.movedSince(begun)
 }
 
 // pause waits before the next attempt, longer where the server asks for it.
 func (w *wire) pause(ctx context.Context, attempt int, err error) error {
-	d, derr := w.retryer.RetryDelay(attempt, err)
+	d, derr := w.Retryer.RetryDelay(attempt, err)
 	if derr != nil {
 		return errors.Join(err, derr)
 	}
@@ -138,12 +138,12 @@ func (w *wire) pause(ctx context.Context, attempt int, err error) error {
 
 // try is one attempt.
 func (w *wire) try(ctx context.Context, in *s3.PutObjectInput, b *sizedBody) (*s3.PutObjectOutput, heard, error) {
-	c, err := w.creds.Retrieve(ctx)
+	c, err := w.Creds.Retrieve(ctx)
 	if err != nil {
 		return nil, heard{}, err
 	}
 	body := &attemptBody{r: b}
-	offset := w.observer.clock.signs()
+	offset := w.observer.clock.Signs()
 	req := w.request(in, c, time.Now().Add(offset)).WithContext(ctx)
 	if b.size > 0 {
 		req.Body = body
@@ -152,8 +152,8 @@ func (w *wire) try(ctx context.Context, in *s3.PutObjectInput, b *sizedBody) (*s
 	// may: a refusal that comes before the whole body was sent is lost otherwise.
 	defer func() { _ = body.Close() }()
 	sent := time.Now()
-	resp, err := w.next.RoundTrip(req) //nolint:bodyclose // ReadAnswer does.
-	h := w.observer.observe(opPut, sent, time.Now(), resp)
+	resp, err := w.Next.RoundTrip(req) //nolint:bodyclose // ReadAnswer does.
+	h := w.observer.observe(OpPut, sent, time.Now(), resp)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, h, &smithy.CanceledError{Err: ctx.Err()}
@@ -244,8 +244,8 @@ func (w *wire) fields(in *s3.PutObjectInput, c aws.Credentials, now time.Time) [
 // putOutput reads what the head of a success says.
 func putOutput(h http.Header) *s3.PutObjectOutput {
 	out := &s3.PutObjectOutput{
-		ETag: optional(h.Get("Etag")), VersionId: optional(h.Get("X-Amz-Version-Id")),
-		SSEKMSKeyId: optional(h.Get("X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id")),
+		ETag: Optional(h.Get("Etag")), VersionId: Optional(h.Get("X-Amz-Version-Id")),
+		SSEKMSKeyId: Optional(h.Get("X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id")),
 	}
 	out.ServerSideEncryption = types.ServerSideEncryption(h.Get("X-Amz-Server-Side-Encryption"))
 	if b, err := strconv.ParseBool(h.Get("X-Amz-Server-Side-Encryption-Bucket-Key-Enabled")); err == nil {
@@ -287,8 +287,8 @@ func refusalIn(resp *http.Response, text []byte) (a answer, refused bool) {
 		e.Code = strings.ReplaceAll(http.StatusText(resp.StatusCode), " ", "") // As the SDK has it.
 	}
 	a = answer{
-		status: resp.StatusCode, code: bounded(e.Code), message: e.Message,
-		requestID: cmp.Or(requestID(resp.Header), bounded(e.RequestID)),
+		status: resp.StatusCode, code: Bounded(e.Code), message: e.Message,
+		requestID: cmp.Or(requestID(resp.Header), Bounded(e.RequestID)),
 		region:    resp.Header.Get("X-Amz-Bucket-Region"), location: resp.Header.Get("Location"),
 	}
 	if ms, err := strconv.ParseUint(resp.Header.Get("X-Amz-Retry-After"), 10, 31); err == nil {
@@ -326,7 +326,7 @@ func decoder(text []byte) *xml.Decoder {
 type refusal struct{ answer }
 
 func (r *refusal) Error() string {
-	return fmt.Sprintf("%s: status %d, request %s, %s: %s", opPut, r.status, r.requestID, r.code, bounded(r.message))
+	return fmt.Sprintf("%s: status %d, request %s, %s: %s", OpPut, r.status, r.requestID, r.code, Bounded(r.message))
 }
 
 // HTTPStatusCode returns the status of the answer.

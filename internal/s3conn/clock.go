@@ -1,4 +1,4 @@
-package s3store
+package s3conn
 
 import (
 	"sync"
@@ -39,11 +39,11 @@ const (
 	clockIgnored = "ignored" // answers agree on a time that is not believed
 )
 
-// clock holds the difference between S3's clock and this host's. This host's
+// Clock holds the difference between S3's clock and this host's. This host's
 // clock is right until a server refuses its time, or clockAgree answers in a row
 // agree on another: any proxy on the way can write a Date. A correction is first
 // tried by signing with it, and only one that the server accepts counts.
-type clock struct {
+type Clock struct {
 	proven  atomic.Int64 // nanoseconds; dates the trail
 	signing atomic.Int64 // nanoseconds; requests are signed with it
 	metrics *Metrics
@@ -60,10 +60,10 @@ type clock struct {
 }
 
 // offset is the correction that the server has accepted.
-func (c *clock) offset() time.Duration { return time.Duration(c.proven.Load()) }
+func (c *Clock) offset() time.Duration { return time.Duration(c.proven.Load()) }
 
-// signs is the correction that the next request is signed with.
-func (c *clock) signs() time.Duration { return time.Duration(c.signing.Load()) }
+// Signs is the correction that the next request is signed with.
+func (c *Clock) Signs() time.Duration { return time.Duration(c.signing.Load()) }
 
 // verdict says what an answer tells about the time that its request was signed with.
 type clockVerdict uint8
@@ -92,16 +92,16 @@ func (a *clockAnswer) says() (d, slack time.Duration) {
 }
 
 // observe takes in one answer.
-func (c *clock) observe(a clockAnswer) {
+func (c *Clock) observe(a clockAnswer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if a.verdict == clockSkewed {
 		c.refused(&a)
 		return
 	}
-	if a.verdict == clockTaken && c.trial && (a.signed-c.signs()).Abs() < clockSame {
+	if a.verdict == clockTaken && c.trial && (a.signed-c.Signs()).Abs() < clockSame {
 		c.trial = false
-		c.prove(c.signs())
+		c.prove(c.Signs())
 	}
 	if !a.date.IsZero() {
 		c.listen(&a)
@@ -109,7 +109,7 @@ func (c *clock) observe(a clockAnswer) {
 }
 
 // listen takes in the date of an answer. The caller holds c.mu.
-func (c *clock) listen(a *clockAnswer) {
+func (c *Clock) listen(a *clockAnswer) {
 	d, slack := a.says()
 	if d.Abs() <= clockDeadband+slack {
 		d = 0
@@ -127,7 +127,7 @@ func (c *clock) listen(a *clockAnswer) {
 	}
 	c.agree = 0
 	switch {
-	case (d - c.signs()).Abs() < clockProven:
+	case (d - c.Signs()).Abs() < clockProven:
 		c.prove(d) // The server has accepted a time that is near.
 	case d.Abs() > clockBound || c.hasFailed(d):
 		c.ignore(d)
@@ -138,8 +138,8 @@ func (c *clock) listen(a *clockAnswer) {
 
 // refused takes in that the server did not accept the time that a request was
 // signed with. The caller holds c.mu.
-func (c *clock) refused(a *clockAnswer) {
-	now := c.signs()
+func (c *Clock) refused(a *clockAnswer) {
+	now := c.Signs()
 	if (a.signed - now).Abs() >= clockSame {
 		return // Another one is in use by now.
 	}
@@ -168,19 +168,19 @@ func (c *clock) refused(a *clockAnswer) {
 }
 
 // hasFailed reports whether a correction like d was tried a moment ago, in vain.
-func (c *clock) hasFailed(d time.Duration) bool {
+func (c *Clock) hasFailed(d time.Duration) bool {
 	return !c.failedAt.IsZero() && time.Since(c.failedAt) < clockFailed && (d-c.failed).Abs() < time.Minute
 }
 
 // try signs with d from now on. The caller holds c.mu.
-func (c *clock) try(d time.Duration) {
+func (c *Clock) try(d time.Duration) {
 	c.signing.Store(int64(d))
 	c.trial, c.moved = true, time.Now()
 }
 
 // prove makes d the difference that the trail's times are corrected by. The
 // caller holds c.mu.
-func (c *clock) prove(d time.Duration) {
+func (c *Clock) prove(d time.Duration) {
 	before := c.offset()
 	if d == before {
 		return
@@ -190,26 +190,26 @@ func (c *clock) prove(d time.Duration) {
 	switch {
 	case d == 0:
 		c.signing.Store(0)
-		c.metrics.clockCorrections.WithLabelValues(clockDropped).Inc()
+		c.metrics.ClockCorrections.WithLabelValues(clockDropped).Inc()
 		c.log.Info("this host's clock agrees with the server's again, it is not corrected any more", zap.Duration("was", before))
 	case (d - before).Abs() > clockDeadband+clockStep:
-		c.metrics.clockCorrections.WithLabelValues(clockAdopted).Inc()
+		c.metrics.ClockCorrections.WithLabelValues(clockAdopted).Inc()
 		c.log.Warn("this host's clock differs from the server's, signatures and the trail's times are corrected", zap.Duration("offset", d))
 	}
 }
 
 // drop forgets the correction d, which the server refused. The caller holds c.mu.
-func (c *clock) drop(d time.Duration) {
+func (c *Clock) drop(d time.Duration) {
 	c.proven.Store(0)
 	c.metrics.setOffset(c, 0)
-	c.metrics.clockCorrections.WithLabelValues(clockDropped).Inc()
+	c.metrics.ClockCorrections.WithLabelValues(clockDropped).Inc()
 	c.log.Warn("a correction of this host's clock does not help, it is forgotten", zap.Duration("offset", d))
 }
 
 // ignore notes that answers agree on a time that is not believed. The caller
 // holds c.mu.
-func (c *clock) ignore(d time.Duration) {
-	c.metrics.clockCorrections.WithLabelValues(clockIgnored).Inc()
+func (c *Clock) ignore(d time.Duration) {
+	c.metrics.ClockCorrections.WithLabelValues(clockIgnored).Inc()
 	if now := time.Now(); now.Sub(c.said) >= clockSaid {
 		c.said = now
 		c.log.Warn("the answers' Date header is wrong, or this host's clock is: it is not believed while requests are accepted",
@@ -218,7 +218,7 @@ func (c *clock) ignore(d time.Duration) {
 }
 
 // movedSince reports whether the signing time was changed after t.
-func (c *clock) movedSince(t time.Time) bool {
+func (c *Clock) movedSince(t time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.moved.After(t)

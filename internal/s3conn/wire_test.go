@@ -1,4 +1,4 @@
-package s3store
+package s3conn
 
 import (
 	"bytes"
@@ -97,23 +97,23 @@ func TestWhereRequestsGo(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		env  map[string]string
-		o    func(*ConnOptions)
+		o    func(*Options)
 		want string
 	}{
-		{"AWS", nil, func(o *ConnOptions) { o.EndpointURL, o.PathStyle = "", false }, "https://my-bucket.s3.eu-central-1.amazonaws.com/a"},
-		{"path style", nil, func(o *ConnOptions) { o.EndpointURL = "" }, "https://s3.eu-central-1.amazonaws.com/my-bucket/a"},
-		{"dotted bucket", nil, func(o *ConnOptions) { o.EndpointURL, o.PathStyle, o.Bucket = "", false, "my.bucket" }, "https://s3.eu-central-1.amazonaws.com/my.bucket/a"},
-		{"China", nil, func(o *ConnOptions) { o.EndpointURL, o.PathStyle, o.Region = "", false, "cn-north-1" }, "https://my-bucket.s3.cn-north-1.amazonaws.com.cn/a"},
+		{"AWS", nil, func(o *Options) { o.EndpointURL, o.PathStyle = "", false }, "https://my-bucket.s3.eu-central-1.amazonaws.com/a"},
+		{"path style", nil, func(o *Options) { o.EndpointURL = "" }, "https://s3.eu-central-1.amazonaws.com/my-bucket/a"},
+		{"dotted bucket", nil, func(o *Options) { o.EndpointURL, o.PathStyle, o.Bucket = "", false, "my.bucket" }, "https://s3.eu-central-1.amazonaws.com/my.bucket/a"},
+		{"China", nil, func(o *Options) { o.EndpointURL, o.PathStyle, o.Region = "", false, "cn-north-1" }, "https://my-bucket.s3.cn-north-1.amazonaws.com.cn/a"},
 		{
 			"FIPS and dual stack",
 			map[string]string{"AWS_USE_FIPS_ENDPOINT": "true", "AWS_USE_DUALSTACK_ENDPOINT": "true"},
-			func(o *ConnOptions) { o.EndpointURL, o.PathStyle, o.Region = "", false, "us-east-1" },
+			func(o *Options) { o.EndpointURL, o.PathStyle, o.Region = "", false, "us-east-1" },
 			"https://my-bucket.s3-fips.dualstack.us-east-1.amazonaws.com/a",
 		},
-		{"endpoint with a path", nil, func(o *ConnOptions) { o.EndpointURL = "https://gateway.example.com:8443/s3/" }, "https://gateway.example.com:8443/s3/my-bucket/a"},
-		{"pseudo-region", nil, func(o *ConnOptions) { o.EndpointURL, o.PathStyle, o.Region = "", false, "fips-us-east-1" }, "https://my-bucket.s3-fips.us-east-1.amazonaws.com/a"},
-		{"the scheme's own port", nil, func(o *ConnOptions) { o.EndpointURL = "https://gateway.example.com:443" }, "https://gateway.example.com:443/my-bucket/a"},
-		{"endpoint of the environment", map[string]string{"AWS_ENDPOINT_URL_S3": "https://gw.example.com"}, func(o *ConnOptions) { o.EndpointURL, o.PathStyle = "", false }, "https://gw.example.com/my-bucket/a"},
+		{"endpoint with a path", nil, func(o *Options) { o.EndpointURL = "https://gateway.example.com:8443/s3/" }, "https://gateway.example.com:8443/s3/my-bucket/a"},
+		{"pseudo-region", nil, func(o *Options) { o.EndpointURL, o.PathStyle, o.Region = "", false, "fips-us-east-1" }, "https://my-bucket.s3-fips.us-east-1.amazonaws.com/a"},
+		{"the scheme's own port", nil, func(o *Options) { o.EndpointURL = "https://gateway.example.com:443" }, "https://gateway.example.com:443/my-bucket/a"},
+		{"endpoint of the environment", map[string]string{"AWS_ENDPOINT_URL_S3": "https://gw.example.com"}, func(o *Options) { o.EndpointURL, o.PathStyle = "", false }, "https://gw.example.com/my-bucket/a"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for _, v := range []string{"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"} {
@@ -127,7 +127,7 @@ func TestWhereRequestsGo(t *testing.T) {
 			s := openConn(t, o)
 			in := &s3.PutObjectInput{Bucket: aws.String(o.Bucket), Key: aws.String("a")}
 			theirs := sdkRequest(t, s, in)
-			ours := s.wire.request(in, aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b"}, time.Now())
+			ours := s.Wire.request(in, aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b"}, time.Now())
 			theirs.URL.RawQuery = "" // It only names the operation.
 			if ours.URL.String() != tc.want || ours.URL.String() != theirs.URL.String() {
 				t.Errorf("request to %s, the SDK's to %s, want %s", ours.URL, theirs.URL, tc.want)
@@ -142,14 +142,14 @@ func TestWhereRequestsGo(t *testing.T) {
 	}
 }
 
-func connOptions(bucket, url string) ConnOptions {
-	return ConnOptions{Region: s3test.Region, EndpointURL: url, PathStyle: true, Bucket: bucket, Workers: 4}
+func connOptions(bucket, url string) Options {
+	return Options{Region: s3test.Region, EndpointURL: url, PathStyle: true, Bucket: bucket, Workers: 4}
 }
 
-func openConn(t *testing.T, o ConnOptions) *conn {
+func openConn(t *testing.T, o Options) *Conn {
 	t.Helper()
 	o.Log, o.Metrics = zaptest.NewLogger(t), NewMetrics(prometheus.NewPedanticRegistry())
-	c, err := dial(t.Context(), o)
+	c, err := Dial(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,9 +165,9 @@ func scopeOf(r *http.Request) string {
 }
 
 // sdkRequest returns what the SDK would send for in.
-func sdkRequest(t *testing.T, s *conn, in *s3.PutObjectInput) (sent *http.Request) {
+func sdkRequest(t *testing.T, s *Conn, in *s3.PutObjectInput) (sent *http.Request) {
 	t.Helper()
-	client := s3.New(s.client.Options(), func(o *s3.Options) {
+	client := s3.New(s.Client.Options(), func(o *s3.Options) {
 		o.Retryer = aws.NopRetryer{}
 		o.HTTPClient = doer(func(r *http.Request) (*http.Response, error) {
 			sent = r
@@ -203,7 +203,7 @@ func TestHeadersAreTheSDKs(t *testing.T) {
 			ObjectLockRetainUntilDate: aws.Time(time.Date(2027, 1, 2, 3, 4, 5, 6e6, time.UTC)),
 		}
 		theirs := sdkRequest(t, s, in)
-		ours := s.wire.request(in, aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b", SessionToken: "c"}, time.Now())
+		ours := s.Wire.request(in, aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b", SessionToken: "c"}, time.Now())
 		if ours.ContentLength != size {
 			t.Errorf("length %d, want %d", ours.ContentLength, size)
 		}
@@ -241,13 +241,13 @@ func (d doer) RoundTrip(r *http.Request) (*http.Response, error) { return d(r) }
 // wireTo is a wire whose answers come from next.
 func wireTo(next http.RoundTripper) *wire {
 	m := NewMetrics(prometheus.NewRegistry())
-	creds := &credentialSource{metrics: m, loaded: time.Now(), current: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+	creds := &CredentialSource{Metrics: m, Loaded: time.Now(), Current: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 		return aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b"}, nil
 	})}
-	creds.load = func(context.Context) (aws.CredentialsProvider, error) { return creds.current, nil }
-	c := &clock{metrics: m, log: zap.NewNop()}
+	creds.Load = func(context.Context) (aws.CredentialsProvider, error) { return creds.Current, nil }
+	c := &Clock{metrics: m, log: zap.NewNop()}
 	return &wire{
-		next: next, retryer: newRetryer(creds, c), creds: creds, observer: &observer{metrics: m, clock: c},
+		Next: next, Retryer: NewRetryer(creds, c), Creds: creds, observer: &observer{metrics: m, clock: c},
 		signer: sigV4{region: "us-east-1"}, scheme: "http", address: "127.0.0.1:1", host: "127.0.0.1:1", plain: "/bucket", path: "/bucket",
 	}
 }
@@ -299,12 +299,12 @@ func TestAttempts(t *testing.T) {
 					}
 					return response(tc.status, tc.header, tc.body), nil
 				}))
-				b, err := newBody(strings.NewReader(body), int64(len(body)))
+				b, err := NewBody(strings.NewReader(body), int64(len(body)))
 				if err != nil {
 					t.Fatal(err)
 				}
-				out, _, err := w.put(t.Context(), &s3.PutObjectInput{Key: aws.String("k"), ContentLength: aws.Int64(b.size)}, b)
-				err = classify(opPut, "k", err)
+				out, _, err := w.Put(t.Context(), &s3.PutObjectInput{Key: aws.String("k"), ContentLength: aws.Int64(b.size)}, b)
+				err = Classify(OpPut, "k", err)
 				if (err == nil) != (tc.class == "") || err != nil && state.ClassOf(err) != tc.class {
 					t.Errorf("put: %v (class %s), want class %q", err, state.ClassOf(err), tc.class)
 				}
@@ -338,11 +338,11 @@ func TestAServerMayAskForMoreTime(t *testing.T) {
 				}
 				return response(503, http.Header{"X-Amz-Retry-After": {tc.header}}, fmt.Sprintf(errorXML, "SlowDown")), nil
 			}))
-			b, err := newBody(strings.NewReader(""), 0)
+			b, err := NewBody(strings.NewReader(""), 0)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, _, err := w.put(t.Context(), &s3.PutObjectInput{Key: aws.String("k")}, b); err != nil {
+			if _, _, err := w.Put(t.Context(), &s3.PutObjectInput{Key: aws.String("k")}, b); err != nil {
 				t.Fatal(err)
 			}
 			if waited := at[1].Sub(at[0]); waited < tc.least || waited > tc.most {
@@ -369,11 +369,11 @@ func TestAWrongClockIsCorrectedAtOnce(t *testing.T) {
 			return response(200, h, ""), nil
 		}))
 		for _, ahead = range []time.Duration{time.Hour, -48 * time.Hour, 0} {
-			b, err := newBody(strings.NewReader(""), 0)
+			b, err := NewBody(strings.NewReader(""), 0)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, h, err := w.put(t.Context(), &s3.PutObjectInput{Key: aws.String("k")}, b); err != nil || h.date.IsZero() {
+			if _, h, err := w.Put(t.Context(), &s3.PutObjectInput{Key: aws.String("k")}, b); err != nil || h.date.IsZero() {
 				t.Errorf("server ahead by %v: %v, dated %v", ahead, err, h.date)
 			}
 		}
@@ -399,12 +399,12 @@ func TestAnAnswerThatBreaksOffIsNoSuccess(t *testing.T) {
 			r.ContentLength, r.Body = 100, io.NopCloser(io.MultiReader(strings.NewReader("<Err"), failing{}))
 			return r, nil
 		}))
-		b, err := newBody(strings.NewReader(""), 0)
+		b, err := NewBody(strings.NewReader(""), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _, err = w.put(t.Context(), &s3.PutObjectInput{Key: aws.String("k")}, b)
-		if err = classify(opPut, "k", err); state.ClassOf(err) != state.ClassTransient {
+		_, _, err = w.Put(t.Context(), &s3.PutObjectInput{Key: aws.String("k")}, b)
+		if err = Classify(OpPut, "k", err); state.ClassOf(err) != state.ClassTransient {
 			t.Errorf("put: %v, want class transient", err)
 		}
 	})
@@ -423,11 +423,11 @@ func TestABodyIsNotReadAfterItsAttempt(t *testing.T) {
 		return response(200, nil, ""), nil
 	}))
 	content := []byte("content")
-	b, err := newBody(bytes.NewReader(content), int64(len(content)))
+	b, err := NewBody(bytes.NewReader(content), int64(len(content)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := w.put(t.Context(), &s3.PutObjectInput{Key: aws.String("k"), ContentLength: aws.Int64(b.size)}, b); err != nil {
+	if _, _, err := w.Put(t.Context(), &s3.PutObjectInput{Key: aws.String("k"), ContentLength: aws.Int64(b.size)}, b); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := (<-late).Read(make([]byte, 1)); n != 0 || err == nil {

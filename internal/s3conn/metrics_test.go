@@ -1,4 +1,4 @@
-package s3store
+package s3conn
 
 import (
 	"context"
@@ -14,30 +14,30 @@ import (
 func TestAStoreThatIsClosedLeavesTheGauges(t *testing.T) {
 	m := NewMetrics(prometheus.NewPedanticRegistry())
 	soon, later := time.Unix(2_000_000_000, 0), time.Unix(3_000_000_000, 0)
-	first, second := &credentialSource{}, &credentialSource{}
-	a, b := &clock{metrics: m, log: zap.NewNop()}, &clock{metrics: m, log: zap.NewNop()}
+	first, second := &CredentialSource{}, &CredentialSource{}
+	a, b := &Clock{metrics: m, log: zap.NewNop()}, &Clock{metrics: m, log: zap.NewNop()}
 	now := time.Unix(1_900_000_000, 0)
 	m.setExpiry(first, soon)
 	m.setExpiry(second, later)
 	for range clockAgree + 1 { // The last proves what was tried before it.
-		a.observe(clockAnswer{sent: now, received: now, date: now.Add(-time.Hour), signed: a.signs(), verdict: clockTaken})
-		b.observe(clockAnswer{sent: now, received: now, date: now.Add(time.Minute), signed: b.signs(), verdict: clockTaken})
+		a.observe(clockAnswer{sent: now, received: now, date: now.Add(-time.Hour), signed: a.Signs(), verdict: clockTaken})
+		b.observe(clockAnswer{sent: now, received: now, date: now.Add(time.Minute), signed: b.Signs(), verdict: clockTaken})
 	}
 	if got := testutil.ToFloat64(m.expiry); got != float64(soon.Unix()) {
 		t.Errorf("expiry %v, want the first, %v", got, soon.Unix())
 	}
-	if got := testutil.ToFloat64(m.clockOffset); got > -3590 {
+	if got := testutil.ToFloat64(m.ClockOffset); got > -3590 {
 		t.Errorf("offset %v, want that of the clock which differs most", got)
 	}
 	m.forget(first, a)
 	if got := testutil.ToFloat64(m.expiry); got != float64(later.Unix()) {
 		t.Errorf("expiry %v after the first is closed, want %v", got, later.Unix())
 	}
-	if got := testutil.ToFloat64(m.clockOffset); got < 55 || got > 65 {
+	if got := testutil.ToFloat64(m.ClockOffset); got < 55 || got > 65 {
 		t.Errorf("offset %v after the first is closed, want about 60", got)
 	}
 	m.forget(second, b)
-	if e, o := testutil.ToFloat64(m.expiry), testutil.ToFloat64(m.clockOffset); e != 0 || o != 0 {
+	if e, o := testutil.ToFloat64(m.expiry), testutil.ToFloat64(m.ClockOffset); e != 0 || o != 0 {
 		t.Errorf("expiry %v, offset %v after both are closed, want 0", e, o)
 	}
 }
@@ -46,9 +46,9 @@ func TestKeepCredentialsRenewsOnlyWhatRanOut(t *testing.T) {
 	asked := 0
 	expires := time.Now().Add(time.Hour)
 	m := NewMetrics(prometheus.NewPedanticRegistry())
-	s := &conn{o: ConnOptions{Metrics: m}, creds: &credentialSource{
-		metrics: m,
-		current: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+	s := &Conn{o: Options{Metrics: m}, Creds: &CredentialSource{
+		Metrics: m,
+		Current: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 			asked++
 			return aws.Credentials{AccessKeyID: "A", SecretAccessKey: "S", CanExpire: true, Expires: expires}, nil
 		}),
@@ -63,11 +63,11 @@ func TestKeepCredentialsRenewsOnlyWhatRanOut(t *testing.T) {
 		}
 	}
 	keep(0) // No request was made yet.
-	if _, err := s.creds.Retrieve(t.Context()); err != nil {
+	if _, err := s.Creds.Retrieve(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	keep(1)
-	m.setExpiry(s.creds, time.Now().Add(-time.Second))
+	m.setExpiry(s.Creds, time.Now().Add(-time.Second))
 	keep(2)
 	if got := testutil.ToFloat64(m.expiry); got != float64(expires.Unix()) {
 		t.Errorf("expiry %v after the renewal, want %v", got, expires.Unix())

@@ -1,4 +1,4 @@
-package s3store
+package s3conn
 
 import (
 	"context"
@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// stalledError is the cause of an ended attempt that made no progress. It is a
+// StalledError is the cause of an ended attempt that made no progress. It is a
 // timeout, so it is tried again.
-type stalledError struct{ limit time.Duration }
+type StalledError struct{ limit time.Duration }
 
-func (e *stalledError) Error() string   { return fmt.Sprintf("no progress for %v", e.limit) }
-func (e *stalledError) Timeout() bool   { return true }
-func (e *stalledError) Temporary() bool { return true }
+func (e *StalledError) Error() string   { return fmt.Sprintf("no progress for %v", e.limit) }
+func (e *StalledError) Timeout() bool   { return true }
+func (e *StalledError) Temporary() bool { return true }
 
 // watchdog ends an attempt whose body moves no byte, or whose answer does not
 // begin, for too long. However long an attempt takes as a whole, it is left
@@ -34,7 +34,7 @@ func (w *watchdog) RoundTrip(req *http.Request) (*http.Response, error) {
 	if completes(req) {
 		t.answer = w.complete
 	}
-	t.expire = func(limit time.Duration) { cancel(&stalledError{limit}) }
+	t.expire = func(limit time.Duration) { cancel(&StalledError{limit}) }
 	r := req.WithContext(ctx)
 	if req.Body != nil && req.Body != http.NoBody {
 		r.Body = &watchedUpload{ReadCloser: req.Body, timer: t}
@@ -61,7 +61,7 @@ func completes(req *http.Request) bool {
 
 // stallCause replaces err by the stall that caused it.
 func stallCause(ctx context.Context, err error) error {
-	if s, ok := errors.AsType[*stalledError](context.Cause(ctx)); ok {
+	if s, ok := errors.AsType[*StalledError](context.Cause(ctx)); ok {
 		return s
 	}
 	return err

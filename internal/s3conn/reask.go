@@ -1,4 +1,4 @@
-package s3store
+package s3conn
 
 import (
 	"context"
@@ -22,8 +22,8 @@ const (
 	mendedFor     = 5 * time.Second
 )
 
-// reasker remembers why HEAD requests are refused: their answers have no body.
-type reasker struct {
+// Reasker remembers why HEAD requests are refused: their answers have no body.
+type Reasker struct {
 	mu       sync.Mutex
 	when     time.Time
 	answered time.Time
@@ -31,39 +31,39 @@ type reasker struct {
 	last     *state.Error
 }
 
-// explain finds the code behind a HEAD that was refused without one, by a GET
+// Explain finds the code behind a HEAD that was refused without one, by a GET
 // of one byte, at most once a minute. Again is true where the GET was not
 // refused: what was in the way, a token that had expired or this host's clock,
 // has been put right by it.
-func (c *conn) explain(ctx context.Context, key string, err error) (again bool, why error) {
+func (c *Conn) Explain(ctx context.Context, key string, err error) (again bool, why error) {
 	e, ok := errors.AsType[*state.Error](err)
 	if !ok || e.Status != http.StatusForbidden && e.Status != http.StatusBadRequest {
 		return false, err
 	}
-	c.reask.mu.Lock()
-	defer c.reask.mu.Unlock()
-	if now := time.Now(); now.Sub(c.reask.when) >= reaskInterval {
-		c.reask.when = now
-		c.reask.last, c.reask.mended = c.ask(ctx, key, e.Status)
-		c.reask.answered = time.Now()
+	c.Reask.mu.Lock()
+	defer c.Reask.mu.Unlock()
+	if now := time.Now(); now.Sub(c.Reask.when) >= reaskInterval {
+		c.Reask.when = now
+		c.Reask.last, c.Reask.mended = c.ask(ctx, key, e.Status)
+		c.Reask.answered = time.Now()
 	}
-	if why := c.reask.last; why != nil && why.Status == e.Status {
-		return false, &state.Error{Class: why.Class, Op: opHead, Code: why.Code, Status: e.Status, RequestID: e.RequestID, Err: why.Err}
+	if why := c.Reask.last; why != nil && why.Status == e.Status {
+		return false, &state.Error{Class: why.Class, Op: OpHead, Code: why.Code, Status: e.Status, RequestID: e.RequestID, Err: why.Err}
 	}
-	return c.reask.mended && time.Since(c.reask.answered) < mendedFor, err
+	return c.Reask.mended && time.Since(c.Reask.answered) < mendedFor, err
 }
 
 // ask returns the error of a GET that was refused as the HEAD was, nil for
 // another. Mended: it was not refused.
-func (c *conn) ask(ctx context.Context, key string, status int) (why *state.Error, mended bool) {
-	out, err := c.client.GetObject(ctx, &s3.GetObjectInput{
-		Bucket: aws.String(c.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: c.owner(), Range: aws.String("bytes=0-0"),
+func (c *Conn) ask(ctx context.Context, key string, status int) (why *state.Error, mended bool) {
+	out, err := c.Client.GetObject(ctx, &s3.GetObjectInput{
+		Bucket: aws.String(c.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: c.Owner(), Range: aws.String("bytes=0-0"),
 	})
 	if err == nil {
 		_ = out.Body.Close() // One byte that nobody wants.
 		return nil, true
 	}
-	err = c.fault(ctx, opGet, key, err)
+	err = c.Fault(ctx, OpGet, key, err)
 	if e, ok := errors.AsType[*state.Error](err); ok && e.Status == status {
 		return e, false
 	}

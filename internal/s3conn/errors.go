@@ -1,4 +1,4 @@
-package s3store
+package s3conn
 
 import (
 	"context"
@@ -32,10 +32,10 @@ type cause struct {
 func (c *cause) Error() string   { return c.text }
 func (c *cause) Unwrap() []error { return c.causes }
 
-// classify turns an error of operation op on key into a *state.Error. It is the
+// Classify turns an error of operation op on key into a *state.Error. It is the
 // only place that decides what an error of S3 means. An error that says only
 // that ctx ended keeps doing so under errors.Is.
-func classify(op, key string, err error) error {
+func Classify(op, key string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -85,10 +85,10 @@ func answerOf(err error) answer {
 		}
 	}
 	if e, ok := errors.AsType[*awshttp.ResponseError](err); ok {
-		a.requestID = bounded(e.ServiceRequestID())
+		a.requestID = Bounded(e.ServiceRequestID())
 	}
 	if e, ok := errors.AsType[smithy.APIError](err); ok && a.status != 0 {
-		a.code, a.message = bounded(e.ErrorCode()), e.ErrorMessage()
+		a.code, a.message = Bounded(e.ErrorCode()), e.ErrorMessage()
 	}
 	return a
 }
@@ -195,7 +195,7 @@ func (a answer) byStatus(op string) verdict {
 		return verdict{state.ClassConfiguration, fs.ErrPermission}
 	case http.StatusNotFound:
 		// Only the answer to a HEAD, which never has a body, may say so little.
-		if op == opHead {
+		if op == OpHead {
 			return verdict{state.ClassTransient, fs.ErrNotExist}
 		}
 	case http.StatusRequestTimeout:
@@ -217,12 +217,12 @@ func (a answer) byStatus(op string) verdict {
 
 // text renders the answer for a person.
 func (a answer) text(v verdict) string {
-	t := bounded(a.message)
+	t := Bounded(a.message)
 	switch {
 	case a.region != "" && a.elsewhere():
-		t = "the bucket is in region " + bounded(a.region) + ", set the source's region to it"
+		t = "the bucket is in region " + Bounded(a.region) + ", set the source's region to it"
 	case a.status >= 300 && a.status < 400 && a.location != "":
-		t = "the server redirects to " + bounded(a.location)
+		t = "the server redirects to " + Bounded(a.location)
 	case t == "" && v.means != nil:
 		t = v.means.Error()
 	case t == "":
@@ -288,9 +288,9 @@ func trimmed(err error) error {
 	return err
 }
 
-// bounded keeps a server's text to one short line of characters that a terminal
+// Bounded keeps a server's text to one short line of characters that a terminal
 // shows.
-func bounded(s string) string {
+func Bounded(s string) string {
 	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
