@@ -10,7 +10,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/host"
-	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/internal/signer"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 )
 
@@ -79,7 +79,7 @@ func (e *Session) OpenSigner(ctx context.Context, spec string, c config.Source) 
 	if !ok {
 		return nil, nil //nolint:nilnil // No signer is not an error.
 	}
-	s, err := s3store.OpenKMS(ctx, s3store.KMSOptions{
+	s, err := signer.OpenKMS(ctx, signer.KMSOptions{
 		KeyID: key, Region: c.Region, Profile: c.Profile,
 		AllowInsecure: e.Config.S3.AllowInsecureEndpoint, Metrics: e.Metrics.Store,
 	})

@@ -1,7 +1,5 @@
-// Package s3store is the only user of the AWS SDK. It sends what the stages
-// decide to one bucket, adds the configured KMS key to every write, checks the
-// key in every answer, and turns the SDK's errors into the classes of
-// pkg/state.
+// Package s3store sends what the stages decide to one bucket, adds the configured
+// KMS key to every write, and checks the key in every answer.
 //
 // No function of this package can write without the configured key: the fields
 // that ask for encryption are built in one place, and an answer that does not

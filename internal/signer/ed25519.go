@@ -1,4 +1,4 @@
-// Package signer signs with a key in a file.
+// Package signer signs digests, with a key in a file or one in KMS.
 package signer
 
 import (

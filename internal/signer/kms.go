@@ -1,4 +1,4 @@
-package s3store
+package signer
 
 import (
 	"cmp"
@@ -49,9 +49,9 @@ type KMSOptions struct {
 	Metrics *s3conn.Metrics
 }
 
-// KMSSigner signs with a key that never leaves KMS. It is safe for concurrent
+// KMS signs with a key that never leaves KMS. It is safe for concurrent
 // use. The endpoint is that of the AWS environment (AWS_ENDPOINT_URL_KMS).
-type KMSSigner struct {
+type KMS struct {
 	key     string
 	timeout time.Duration
 	client  *kms.Client
@@ -64,7 +64,7 @@ type KMSSigner struct {
 }
 
 // OpenKMS prepares signing. It makes no request.
-func OpenKMS(ctx context.Context, o KMSOptions) (*KMSSigner, error) {
+func OpenKMS(ctx context.Context, o KMSOptions) (*KMS, error) {
 	if o.Metrics == nil || o.KeyID == "" {
 		return nil, s3conn.Invalid("a signer needs a key and metrics")
 	}
@@ -92,7 +92,7 @@ func OpenKMS(ctx context.Context, o KMSOptions) (*KMSSigner, error) {
 	if !ok {
 		return nil, fmt.Errorf("s3store: unexpected HTTP client %T", cfg.HTTPClient)
 	}
-	s := &KMSSigner{key: o.KeyID, timeout: cmp.Or(o.Timeout, defaultSignTimeout), creds: &s3conn.CredentialSource{Current: cfg.Credentials, Metrics: o.Metrics, Loaded: time.Now()}}
+	s := &KMS{key: o.KeyID, timeout: cmp.Or(o.Timeout, defaultSignTimeout), creds: &s3conn.CredentialSource{Current: cfg.Credentials, Metrics: o.Metrics, Loaded: time.Now()}}
 	s.creds.Load = func(ctx context.Context) (aws.CredentialsProvider, error) {
 		cfg, err := load(ctx)
 		return cfg.Credentials, err
@@ -126,7 +126,7 @@ func keyRegion(key, fallback string) string {
 
 // Sign signs the SHA-256 of data with ECDSA_SHA_256, and checks the signature
 // before it returns it. It blocks for at most a few seconds.
-func (s *KMSSigner) Sign(ctx context.Context, data []byte) (algorithm, fingerprint string, sig []byte, err error) {
+func (s *KMS) Sign(ctx context.Context, data []byte) (algorithm, fingerprint string, sig []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	sum := sha256.Sum256(data)
@@ -150,7 +150,7 @@ func (s *KMSSigner) Sign(ctx context.Context, data []byte) (algorithm, fingerpri
 
 // PublicKey returns the key that checks the signatures. It blocks for at most a
 // few seconds, and asks once for each key that an alias leads to.
-func (s *KMSSigner) PublicKey(ctx context.Context) ([]byte, error) {
+func (s *KMS) PublicKey(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	der, _, err := s.publicKey(ctx, "")
@@ -162,7 +162,7 @@ func (s *KMSSigner) PublicKey(ctx context.Context) ([]byte, error) {
 
 // publicKey returns the public key of arn; "" is the one that signed last, or
 // would now.
-func (s *KMSSigner) publicKey(ctx context.Context, arn string) ([]byte, *ecdsa.PublicKey, error) {
+func (s *KMS) publicKey(ctx context.Context, arn string) ([]byte, *ecdsa.PublicKey, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.public != nil && (arn == "" || arn == s.arn) {
@@ -189,7 +189,7 @@ func (s *KMSSigner) publicKey(ctx context.Context, arn string) ([]byte, *ecdsa.P
 }
 
 // fault classifies err and has refused credentials looked up again.
-func (s *KMSSigner) fault(ctx context.Context, op string, err error) error {
+func (s *KMS) fault(ctx context.Context, op string, err error) error {
 	err = s3conn.Classify(op, "", err)
 	if state.ClassOf(err).Meaning().EveryRequest {
 		if rerr := s.creds.Renew(ctx, time.Now()); rerr != nil {
@@ -200,4 +200,4 @@ func (s *KMSSigner) fault(ctx context.Context, op string, err error) error {
 }
 
 // String names the key, which is no secret.
-func (s *KMSSigner) String() string { return "kms:" + s.key }
+func (s *KMS) String() string { return "kms:" + s.key }

@@ -1,4 +1,4 @@
-package s3store
+package signer
 
 import (
 	"errors"
@@ -18,7 +18,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-func signer(t *testing.T, f *s3test.FakeKMS, key string, timeout ...time.Duration) *KMSSigner {
+func signer(t *testing.T, f *s3test.FakeKMS, key string, timeout ...time.Duration) *KMS {
 	t.Helper()
 	s3test.Credentials{AccessKeyID: "id", SecretAccessKey: "secret"}.Setenv(t)
 	f.Setenv(t)
