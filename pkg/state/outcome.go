@@ -84,7 +84,7 @@ func (st *sourceTxn) putIntent(in *Intent) error {
 // open, and one that is gone already is no error. Many callers share one
 // transaction.
 func (s *Source) Commit(ctx context.Context, o Outcome) (id string, err error) {
-	if err := o.check(); err != nil {
+	if err := checkOutcome(&o); err != nil {
 		return "", fmt.Errorf("state: commit %q: %w", o.Path, err)
 	}
 	var entry []byte
@@ -168,8 +168,8 @@ func (s *Source) DoubtAll(ctx context.Context) error {
 	}
 }
 
-// check refuses outcomes that could not be stored, before they join others.
-func (o *Outcome) check() error {
+// checkOutcome refuses outcomes that could not be stored, before they join others.
+func checkOutcome(o *Outcome) error {
 	switch {
 	case o.Entry != nil && o.Remove, o.Failure != nil && (o.Entry != nil || o.Remove):
 		return errors.New("an entry cannot be stored, removed or marked at once")
