@@ -12,7 +12,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/admin"
 	"github.com/s3syncd/s3syncd/internal/app"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -127,7 +127,7 @@ func details(it trail.HistoryItem) string {
 	if it.Digest.Key == "" {
 		parts = append(parts, "(no digest names it yet)")
 	}
-	if r.Status == state.StatusFailed {
+	if r.Status == archive.StatusFailed {
 		add("error: ", r.Error)
 	}
 	return strings.Join(parts, " ")

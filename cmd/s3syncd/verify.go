@@ -18,7 +18,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/bundle"
 	"github.com/s3syncd/s3syncd/internal/verify"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const verifyAbout = `Checks the audit trail: names, hashes, links, sequence, counts, records, times,
@@ -172,17 +172,17 @@ func printVerifyJSON(w io.Writer, results []app.VerifyResult, clean bool) error 
 
 // bundleJSON is what --json prints of a bundle.
 type bundleJSON struct {
-	Format   int          `json:"format"`
-	Clean    bool         `json:"clean"`
-	Record   state.Record `json:"record"`
-	Instance string       `json:"instance"`
-	Chain    string       `json:"chain"`
-	Digests  int          `json:"digests"`
-	Head     string       `json:"head_sha256"`
-	SignedBy string       `json:"signed_by"`
-	Anchored bool         `json:"anchored"`
-	Findings []string     `json:"findings"`
-	Notes    []string     `json:"notes"`
+	Format   int            `json:"format"`
+	Clean    bool           `json:"clean"`
+	Record   archive.Record `json:"record"`
+	Instance string         `json:"instance"`
+	Chain    string         `json:"chain"`
+	Digests  int            `json:"digests"`
+	Head     string         `json:"head_sha256"`
+	SignedBy string         `json:"signed_by"`
+	Anchored bool           `json:"anchored"`
+	Findings []string       `json:"findings"`
+	Notes    []string       `json:"notes"`
 }
 
 // bundle checks one bundle.

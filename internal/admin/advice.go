@@ -4,7 +4,7 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // deniedAction is how AWS names the action that a policy does not grant, and on
@@ -58,7 +58,7 @@ func Advice(class, text string) string {
 	if strings.Contains(text, "AccessDenied") {
 		return "Compare the role's policy, the bucket's and the key's: s3:PutObject and kms:GenerateDataKey are needed, kms:Decrypt for large files."
 	}
-	if a := state.Class(class).Meaning().Advice; a != "" {
+	if a := archive.Class(class).Meaning().Advice; a != "" {
 		return a
 	}
 	return "See the daemon's log for this path."
@@ -70,7 +70,7 @@ func (s *SourceStatus) Todo() string {
 	case StateUnavailable:
 		return "Mount or restore the directory: the source then goes on by itself. Nothing counts as deleted meanwhile."
 	case StateStopped:
-		return Advice(string(state.ClassEncryption), "")
+		return Advice(string(archive.ClassEncryption), "")
 	case StateCurrent, StateWorking, StateStarting:
 		return ""
 	}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/strictjson"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -22,7 +22,7 @@ import (
 const anchorVersion = 1
 
 // anchorFiles is the format of anchor files.
-var anchorFiles = strictjson.Of(state.MaxNumber, File{}) //nolint:gochecknoglobals // It is computed once.
+var anchorFiles = strictjson.Of(archive.MaxNumber, File{}) //nolint:gochecknoglobals // It is computed once.
 
 // File keeps the heads that were seen by clean verifications, so that a
 // later one notices an end that was taken away or written anew.
@@ -90,7 +90,7 @@ func (f *File) Note(bucket, prefix string, heads []Anchor, now time.Time) {
 		f.Trails = append(f.Trails, Heads{Bucket: bucket, Prefix: prefix})
 	}
 	t := &f.Trails[i]
-	t.SeenAt = state.FormatTime(now)
+	t.SeenAt = archive.FormatTime(now)
 	for _, h := range heads {
 		h.Unvouched = h.Unvouched && !first
 		t.Heads = slices.DeleteFunc(t.Heads, func(o Anchor) bool { return o.Instance == h.Instance && o.Chain == h.Chain })
@@ -203,14 +203,14 @@ type Copies struct {
 // or without their _manifests/, or of several in directories of their own, as
 // manifest.local_dir has them.
 func OpenCopies(ctx context.Context, dir string) ([]Copies, error) {
-	candidates := []string{dir, dir + "/" + state.ReservedDir}
+	candidates := []string{dir, dir + "/" + archive.ReservedDir}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
-		if e.IsDir() && e.Name() != state.ReservedDir {
-			candidates = append(candidates, dir+"/"+e.Name(), dir+"/"+e.Name()+"/"+state.ReservedDir)
+		if e.IsDir() && e.Name() != archive.ReservedDir {
+			candidates = append(candidates, dir+"/"+e.Name(), dir+"/"+e.Name()+"/"+archive.ReservedDir)
 		}
 	}
 	var found []Copies
@@ -237,7 +237,7 @@ func OpenCopies(ctx context.Context, dir string) ([]Copies, error) {
 
 // openCopy opens the copies of one trail, nil where dir holds no digest.
 func openCopy(ctx context.Context, dir string) (*Copies, error) {
-	lib, err := trail.DirLibrary(dir, state.ReservedDir+"/")
+	lib, err := trail.DirLibrary(dir, archive.ReservedDir+"/")
 	if err != nil {
 		return nil, err
 	}
@@ -252,11 +252,11 @@ func openCopy(ctx context.Context, dir string) (*Copies, error) {
 			if err != nil {
 				continue // Another one may tell; this one is found when the trail is checked.
 			}
-			lib, err := trail.DirLibrary(dir, d.Prefix+state.ReservedDir+"/")
+			lib, err := trail.DirLibrary(dir, d.Prefix+archive.ReservedDir+"/")
 			if err != nil {
 				return nil, err
 			}
-			return &Copies{Trail: trail.NewTrail(lib, d.Prefix), Bucket: d.Bucket, Prefix: d.Prefix, Dir: strings.TrimSuffix(dir, "/"+state.ReservedDir)}, nil
+			return &Copies{Trail: trail.NewTrail(lib, d.Prefix), Bucket: d.Bucket, Prefix: d.Prefix, Dir: strings.TrimSuffix(dir, "/"+archive.ReservedDir)}, nil
 		}
 	}
 	return nil, nil //nolint:nilnil // No trail is not an error here.

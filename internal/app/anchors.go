@@ -17,6 +17,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/host"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -170,11 +171,11 @@ func (h *hostTrail) state(ctx context.Context) hostState {
 
 // anchors returns the digests that the host knows.
 func (h *hostTrail) anchors(ctx context.Context) ([]anchor.Anchor, error) {
-	prefix := state.NewMapper(h.source.Prefix).Prefix()
+	prefix := archive.NewMapper(h.source.Prefix).Prefix()
 	st := h.state(ctx) // Before the copies: what it knows has one.
 	var list []anchor.Anchor
 	dir := filepath.Join(h.cfg.Manifest.LocalDir, h.source.Name)
-	lib, err := trail.DirLibrary(dir, prefix+state.ReservedDir+"/")
+	lib, err := trail.DirLibrary(dir, prefix+archive.ReservedDir+"/")
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:

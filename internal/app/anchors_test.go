@@ -10,6 +10,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -44,7 +45,7 @@ func ownState(t *testing.T, n int) *hostTrail {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.BeginChain(t.Context(), ownChain, state.BeginsNew, "", ""); err != nil {
+	if err := s.BeginChain(t.Context(), ownChain, archive.BeginsNew, "", ""); err != nil {
 		t.Fatal(err)
 	}
 	at := time.Date(2026, 5, 6, 7, 0, 0, 0, time.UTC)
@@ -54,7 +55,7 @@ func ownState(t *testing.T, n int) *hostTrail {
 			t.Fatal(err)
 		}
 		name := trail.Name{Digest: true, Time: at, Instance: "app-01", Chain: ownChain, Sequence: uint64(i + 1)}
-		doc := state.Doc{Kind: state.KindDigest, Key: "p/_manifests/" + name.Path(), SHA256: strings.Repeat("a", 64)}
+		doc := archive.Doc{Kind: archive.KindDigest, Key: "p/_manifests/" + name.Path(), SHA256: strings.Repeat("a", 64)}
 		if err := s.SealDigest(t.Context(), doc, ch, at, at); err != nil {
 			t.Fatal(err)
 		}

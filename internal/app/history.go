@@ -14,7 +14,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/verify"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -91,16 +91,16 @@ func (h *history) run(ctx context.Context) error {
 
 // meanings are what the file that was asked for can be, in the order in which
 // they are tried: a key of the prefix, then a path.
-func (h *history) meanings() []func(*state.Record) bool {
+func (h *history) meanings() []func(*archive.Record) bool {
 	file, o := h.o.File, h.o.Origin
 	prefix := o.mapper().Prefix()
-	byKey := func(key string) func(*state.Record) bool {
-		return func(r *state.Record) bool { return r.S3Key == key }
+	byKey := func(key string) func(*archive.Record) bool {
+		return func(r *archive.Record) bool { return r.S3Key == key }
 	}
 	if key, ok := strings.CutPrefix(file, "s3://"+o.Bucket+"/"); ok {
-		return []func(*state.Record) bool{byKey(key)}
+		return []func(*archive.Record) bool{byKey(key)}
 	}
-	var all []func(*state.Record) bool
+	var all []func(*archive.Record) bool
 	if strings.HasPrefix(file, prefix) && !strings.HasPrefix(file, "/") {
 		all = append(all, byKey(file))
 	}
@@ -110,20 +110,20 @@ func (h *history) meanings() []func(*state.Record) bool {
 		}
 	}
 	if strings.HasPrefix(file, "/") {
-		all = append(all, func(r *state.Record) bool { return localPath(r) == file })
+		all = append(all, func(r *archive.Record) bool { return localPath(r) == file })
 	}
 	return all
 }
 
 // localPath returns the raw path of a record's file.
-func localPath(r *state.Record) string {
+func localPath(r *archive.Record) string {
 	if raw, err := base64.StdEncoding.DecodeString(r.LocalPathB64); err == nil && len(raw) > 0 {
 		return string(raw)
 	}
 	return r.LocalPath
 }
 
-func (h *history) read(ctx context.Context, match func(*state.Record) bool) error {
+func (h *history) read(ctx context.Context, match func(*archive.Record) bool) error {
 	h.sum.Faults = nil
 	return h.trail.History(ctx, trail.HistoryQuery{
 		Match: match, At: h.o.At, Instance: h.o.Instance,

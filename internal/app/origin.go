@@ -15,7 +15,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3store"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -85,7 +85,7 @@ func (o Origin) open(ctx context.Context, workers int, log *zap.Logger) (*s3stor
 	})
 }
 
-func (o Origin) mapper() state.Mapper { return state.NewMapper(o.Prefix) }
+func (o Origin) mapper() archive.Mapper { return archive.NewMapper(o.Prefix) }
 
 // trail returns where the audit trail stands, for a person.
 func (o Origin) trail() string { return "s3://" + o.Bucket + "/" + o.mapper().TrailPrefix() }
@@ -107,7 +107,7 @@ func (o Origin) below(path string) (string, error) {
 	if rel == "" || rel == "." {
 		return "", nil
 	}
-	if _, err := o.mapper().Key(rel); err != nil && !errors.Is(err, state.ErrKeyTooLong) {
+	if _, err := o.mapper().Key(rel); err != nil && !errors.Is(err, archive.ErrKeyTooLong) {
 		return "", fmt.Errorf("%w: %w", ErrWrongUse, err)
 	}
 	return rel, nil

@@ -310,7 +310,7 @@ func (t *translator) deleteFeature() string {
 
 func (t *translator) translate(trial s3store.Trial) PreflightCheck {
 	n := t.needOf(trial.Check)
-	if e, ok := errors.AsType[*state.Error](trial.Err); ok && e.Op == "HeadObject" {
+	if e, ok := errors.AsType[*archive.Error](trial.Err); ok && e.Op == "HeadObject" {
 		head := t.needOf(s3store.CheckHead) // A check may need to ask for what it did.
 		n.action, n.kms = head.action, ""
 	}
@@ -341,7 +341,7 @@ func (t *translator) translate(trial s3store.Trial) PreflightCheck {
 
 // denied reports whether err is about a permission.
 func (t *translator) denied(err error) bool {
-	return errors.Is(err, fs.ErrPermission) && state.ClassOf(err).Parks() && !state.ClassOf(err).Meaning().EveryRequest
+	return errors.Is(err, fs.ErrPermission) && archive.ClassOf(err).Parks() && !archive.ClassOf(err).Meaning().EveryRequest
 }
 
 // refine names the action that the server named, or both that it may have been.

@@ -15,7 +15,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/verify"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -218,7 +218,7 @@ func (v *verification) copies(ctx context.Context) ([]*verifyTarget, error) {
 func (v *verification) sourceOf(t *verifyTarget) bool {
 	for i := range v.o.Config.Sources {
 		s := &v.o.Config.Sources[i]
-		if s.Bucket == t.bucket && state.NewMapper(s.Prefix).Prefix() == t.prefix && (len(v.o.Only) == 0 || slices.Contains(v.o.Only, s.Name)) {
+		if s.Bucket == t.bucket && archive.NewMapper(s.Prefix).Prefix() == t.prefix && (len(v.o.Only) == 0 || slices.Contains(v.o.Only, s.Name)) {
 			t.source = s
 			return true
 		}
@@ -304,7 +304,7 @@ func (v *verification) checkSource(ctx context.Context, t *verifyTarget, r *veri
 		instance = v.o.Config.Instance
 	}
 	return r.CheckSource(ctx, t.trail, root, verify.SourceOptions{
-		Instance: instance, Mapper: state.NewMapper(t.source.Prefix), TempDir: v.o.TempDir, Memory: sortMemory, Progress: v.o.Progress.Files,
+		Instance: instance, Mapper: archive.NewMapper(t.source.Prefix), TempDir: v.o.TempDir, Memory: sortMemory, Progress: v.o.Progress.Files,
 	})
 }
 

@@ -5,7 +5,7 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Pause waits for d and reports whether ctx allowed it.
@@ -22,7 +22,7 @@ func Pause(ctx context.Context, d time.Duration) bool {
 
 // Jittered returns the wait before try n+1: full jitter up to a second, doubled
 // each time up to a minute. What waiting alone does not mend is tried slowly.
-func Jittered(n int, c state.Class) time.Duration {
+func Jittered(n int, c archive.Class) time.Duration {
 	most := backoffMost
 	if n < 6 {
 		most = backoffFirst << n

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/strictjson"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -23,7 +23,7 @@ const Version = 1
 const maxBundleBytes = 1 << 30
 
 // bundles is the format of bundles.
-var bundles = strictjson.Of(state.MaxNumber, Bundle{}, state.Record{}, trail.Digest{}, trail.Signature{}) //nolint:gochecknoglobals // It is computed once.
+var bundles = strictjson.Of(archive.MaxNumber, Bundle{}, archive.Record{}, trail.Digest{}, trail.Signature{}) //nolint:gochecknoglobals // It is computed once.
 
 // Bundle is everything that proves one record, in one document. The order of
 // the fields is the order of the keys.
@@ -70,7 +70,7 @@ type Object struct {
 
 // Header asks S3 for one object, or for one version of it.
 type Header interface {
-	HeadVersion(ctx context.Context, key, version string) (state.Object, error)
+	HeadVersion(ctx context.Context, key, version string) (archive.Object, error)
 }
 
 // New returns what proves a record: its manifest, and the digests from the one that
@@ -82,7 +82,7 @@ func New(ctx context.Context, t *trail.Trail, objects Header, it trail.HistoryIt
 		return nil, errors.New("no digest names the manifest of this record yet: nothing proves it")
 	}
 	b := &Bundle{
-		Version: Version, CreatedAt: state.FormatTime(now), S3Key: it.Record.S3Key,
+		Version: Version, CreatedAt: archive.FormatTime(now), S3Key: it.Record.S3Key,
 		Record: json.RawMessage(it.Raw), Keys: map[string]string{},
 	}
 	var err error
@@ -157,7 +157,7 @@ func document(ctx context.Context, t *trail.Trail, key string, limit int64) (d D
 }
 
 // headOf asks S3 for the object of a record.
-func headOf(ctx context.Context, objects Header, r *state.Record) Object {
+func headOf(ctx context.Context, objects Header, r *archive.Record) Object {
 	o, err := objects.HeadVersion(ctx, r.S3Key, r.VersionID)
 	if err != nil {
 		return Object{Error: err.Error()}
@@ -166,10 +166,10 @@ func headOf(ctx context.Context, objects Header, r *state.Record) Object {
 		VersionID: o.VersionID, SizeBytes: &o.Size, ETag: o.ETag, SSE: o.SSE, KMSKeyID: o.KMSKeyID, Metadata: o.Metadata, RequestID: o.RequestID,
 	}
 	if !o.LastModified.IsZero() {
-		b.LastModified = state.FormatTime(o.LastModified)
+		b.LastModified = archive.FormatTime(o.LastModified)
 	}
 	if !o.ServerTime.IsZero() {
-		b.ServerTime = state.FormatTime(o.ServerTime)
+		b.ServerTime = archive.FormatTime(o.ServerTime)
 	}
 	return b
 }
@@ -183,7 +183,7 @@ type Check struct {
 
 // Report is what a bundle proves.
 type Report struct {
-	Record   state.Record
+	Record   archive.Record
 	Instance string
 	Chain    string
 	Digests  int
@@ -327,7 +327,7 @@ func (r *Report) checkRecord(b *Bundle) {
 		r.fault("the record is one of %s, the bundle is about %s", r.Record.S3Key, b.S3Key)
 	}
 	found := false
-	err := trail.ReadRecords(bytes.NewReader(b.Manifest.Content), func(_ *state.Record, raw []byte) error {
+	err := trail.ReadRecords(bytes.NewReader(b.Manifest.Content), func(_ *archive.Record, raw []byte) error {
 		var line bytes.Buffer
 		if err := json.Compact(&line, raw); err != nil {
 			return err
@@ -411,7 +411,7 @@ func (r *Report) checkObject(o *Object) {
 		}
 	}
 	switch {
-	case rec.Status == state.StatusDeleted:
+	case rec.Status == archive.StatusDeleted:
 		return
 	case o.Error != "":
 		r.note("S3 said of the object when the bundle was made: %s", o.Error)
@@ -424,7 +424,7 @@ func (r *Report) checkObject(o *Object) {
 	differs("ETag", o.ETag, rec.ETag)
 	differs("encryption", o.SSE, rec.SSE)
 	differs("key", o.KMSKeyID, rec.KMSKeyID)
-	if own := o.Metadata[state.MetaSHA256]; own != "" {
+	if own := o.Metadata[archive.MetaSHA256]; own != "" {
 		differs("SHA-256 in its metadata", own, rec.SHA256)
 	}
 }

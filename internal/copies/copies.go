@@ -17,6 +17,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/skips"
 	"github.com/s3syncd/s3syncd/internal/survey"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -39,7 +40,7 @@ func (c Copies) Of(key string) string {
 
 // PublishedHead returns the SHA-256 of the digest in file if it was published, else
 // of the last one that the state knows.
-func (c Copies) PublishedHead(ctx context.Context, r survey.Bucket, ch state.Chain, file string) (string, error) {
+func (c Copies) PublishedHead(ctx context.Context, r survey.Bucket, ch archive.Chain, file string) (string, error) {
 	rel, err := filepath.Rel(c.Dir, file)
 	if err != nil {
 		return "", err
@@ -56,14 +57,14 @@ func (c Copies) PublishedHead(ctx context.Context, r survey.Bucket, ch state.Cha
 }
 
 // Write makes a small document durable in the local directory.
-func (c Copies) Write(kind state.Kind, rel string, data []byte) (state.Doc, error) {
+func (c Copies) Write(kind archive.DocKind, rel string, data []byte) (archive.Doc, error) {
 	file := c.Path(rel)
 	if err := safefs.MkdirAll(filepath.Dir(file), DirMode); err != nil {
-		return state.Doc{}, err
+		return archive.Doc{}, err
 	}
 	s := NewSums()
 	if _, err := bytes.NewReader(data).WriteTo(s); err != nil {
-		return state.Doc{}, err
+		return archive.Doc{}, err
 	}
 	return s.Doc(kind, c.Trail+rel, file), safefs.WriteFile(file, data, FileMode)
 }
@@ -211,7 +212,7 @@ func (c openChains) Has(name string) bool {
 
 // Waiting returns the names of the digests of ch that wait in the outbox, and
 // their numbers by seqKey.
-func (c Copies) Waiting(ch state.Chain) (map[string]bool, error) {
+func (c Copies) Waiting(ch archive.Chain) (map[string]bool, error) {
 	box, err := c.St.Outbox()
 	if err != nil {
 		return nil, fmt.Errorf("read outbox of %s: %w", c.Source, err)
@@ -227,12 +228,12 @@ func (c Copies) Waiting(ch state.Chain) (map[string]bool, error) {
 
 // SealedRefs lists the manifests of the chain old, from a digest on, that are known by their hashes: those that
 // no digest names yet, and those that a digest in the outbox names.
-func (c Copies) SealedRefs(old state.Chain, from uint64) ([]state.ManifestRef, error) {
+func (c Copies) SealedRefs(old archive.Chain, from uint64) ([]archive.ManifestRef, error) {
 	box, err := c.St.Outbox()
 	if err != nil {
 		return nil, fmt.Errorf("read outbox of %s: %w", c.Source, err)
 	}
-	var refs []state.ManifestRef
+	var refs []archive.ManifestRef
 	for _, d := range box {
 		n, ok := trail.ParseName(d.Key)
 		if !ok || !n.Digest || n.Chain != old.ID || n.Sequence < from {
@@ -247,7 +248,7 @@ func (c Copies) SealedRefs(old state.Chain, from uint64) ([]state.ManifestRef, e
 
 // AcknowledgedHead returns the hash of ch's last acknowledged digest, "" when
 // there is none or its successor's local copy is lost.
-func (c Copies) AcknowledgedHead(ch state.Chain) (string, error) {
+func (c Copies) AcknowledgedHead(ch archive.Chain) (string, error) {
 	box, err := c.St.Outbox()
 	if err != nil {
 		return "", fmt.Errorf("read outbox of %s: %w", c.Source, err)
@@ -266,7 +267,7 @@ func (c Copies) AcknowledgedHead(ch state.Chain) (string, error) {
 
 // openSealed opens d's local copy and checks it. It may still be where it was
 // written, if it could not be moved since.
-func (c Copies) openSealed(d state.Doc) (*os.File, error) {
+func (c Copies) openSealed(d archive.Doc) (*os.File, error) {
 	file, err := os.Open(c.Of(d.Key))
 	if errors.Is(err, os.ErrNotExist) {
 		file, err = os.Open(d.File)
@@ -320,8 +321,8 @@ func (c Copies) Drop(ctx context.Context, chain string, from uint64) error {
 
 // retell moves what a digest that is dropped tells of scans and events to the next
 // one.
-func (c Copies) retell(ctx context.Context, doc state.Doc) error {
-	if doc.Kind != state.KindDigest {
+func (c Copies) retell(ctx context.Context, doc archive.Doc) error {
+	if doc.Kind != archive.KindDigest {
 		return nil
 	}
 	d, err := ReadDigest(c.Of(doc.Key))

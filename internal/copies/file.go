@@ -14,6 +14,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/skips"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -43,7 +44,7 @@ type Manifest struct {
 // up to number upTo, in the order of their numbers. It reports whether it ended
 // for want of room.
 func (m *Manifest) Merge(st *state.Source, after, upTo uint64, cur *skips.Cursor) (full bool, err error) {
-	err = st.Records(after, upTo, func(number uint64, _ state.Status, line []byte) error {
+	err = st.Records(after, upTo, func(number uint64, _ archive.Status, line []byte) error {
 		if err := m.skipsBelow(number, cur); err != nil {
 			return err
 		}
@@ -116,8 +117,8 @@ func (m *Manifest) Discard() {
 }
 
 // Doc describes the bytes that were summed.
-func (s *Sums) Doc(kind state.Kind, key, file string) state.Doc {
-	return state.Doc{Kind: kind, Key: key, File: file, SHA256: s.Hex(), Size: s.Size(), MD5: s.MD5()}
+func (s *Sums) Doc(kind archive.DocKind, key, file string) archive.Doc {
+	return archive.Doc{Kind: kind, Key: key, File: file, SHA256: s.Hex(), Size: s.Size(), MD5: s.MD5()}
 }
 
 // Sums are the size and both hashes of what is uploaded.
@@ -144,9 +145,9 @@ func (s *Sums) MD5() (sum [md5.Size]byte) {
 
 // Open returns the sealed bytes of d, whose hash it has checked. Where the
 // local copy is lost it tries to make the same bytes again.
-func (c Copies) Open(d state.Doc) (*os.File, error) {
+func (c Copies) Open(d archive.Doc) (*os.File, error) {
 	body, err := c.openSealed(d)
-	if _, lost := errors.AsType[*LostError](err); !lost || d.Kind != state.KindManifest {
+	if _, lost := errors.AsType[*LostError](err); !lost || d.Kind != archive.KindManifest {
 		return body, err
 	}
 	if again := c.rebuild(d); again != nil {
@@ -158,7 +159,7 @@ func (c Copies) Open(d state.Doc) (*os.File, error) {
 
 // rebuild writes d again from its records, which stay in the state until its
 // digest is acknowledged. Streamed skips are in no state: with them it fails.
-func (c Copies) rebuild(d state.Doc) error {
+func (c Copies) rebuild(d archive.Doc) error {
 	ch, err := c.St.Chain()
 	if err != nil {
 		return err
@@ -168,7 +169,7 @@ func (c Copies) rebuild(d state.Doc) error {
 		return errors.New("its chain is given up")
 	}
 	stored := int64(0)
-	count := func(uint64, state.Status, []byte) error { stored++; return nil }
+	count := func(uint64, archive.Status, []byte) error { stored++; return nil }
 	if err := c.St.Records(0, d.LastRecord, count); err != nil {
 		return err
 	}
@@ -179,7 +180,7 @@ func (c Copies) rebuild(d state.Doc) error {
 	}
 	m := &Manifest{Path: c.Of(d.Key), Layout: layout, Max: int(d.Records)}
 	defer m.Discard()
-	err = c.St.Records(0, d.LastRecord, func(number uint64, _ state.Status, line []byte) error {
+	err = c.St.Records(0, d.LastRecord, func(number uint64, _ archive.Status, line []byte) error {
 		if before--; before >= 0 {
 			return nil
 		}
@@ -202,10 +203,10 @@ func (c Copies) rebuild(d state.Doc) error {
 
 // StatusOf returns the status that a line of our own says. The key cannot occur
 // in a string before it, where its quotes would be escaped.
-func StatusOf(line []byte) state.Status {
+func StatusOf(line []byte) archive.Status {
 	_, rest, _ := bytes.Cut(line, []byte(`"status":"`))
 	status, _, _ := bytes.Cut(rest, []byte{'"'})
-	return state.Status(status)
+	return archive.Status(status)
 }
 
 // CountFile counts the records of a local manifest by status.

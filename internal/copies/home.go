@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -60,7 +60,7 @@ func (c Copies) Settle(ctx context.Context, bucket, prefix string) error {
 
 // homeOf returns the directory that a state without a home kept its documents in:
 // the one that a document in its outbox was written to, "" for none.
-func homeOf(box []state.Doc, trail string) string {
+func homeOf(box []archive.Doc, trail string) string {
 	for _, d := range box {
 		rel := string(filepath.Separator) + filepath.FromSlash(strings.TrimPrefix(d.Key, trail))
 		if home, ok := strings.CutSuffix(d.File, rel); ok && filepath.IsAbs(home) {

@@ -9,17 +9,17 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/s3syncd/s3syncd/internal/survey"
+	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/survey"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
-	"go.uber.org/zap"
 )
 
 // Present makes sure that the local copy of a sealed manifest is there: one that
 // waits in the outbox is made again from its records, a published one fetched.
-func (c Copies) Present(ctx context.Context, r survey.Bucket, ref state.ManifestRef) error {
+func (c Copies) Present(ctx context.Context, r survey.Bucket, ref archive.ManifestRef) error {
 	box, err := c.St.Outbox()
 	if err != nil {
 		return fmt.Errorf("read outbox of %s: %w", c.Source, err)
@@ -39,13 +39,13 @@ func (c Copies) Present(ctx context.Context, r survey.Bucket, ref state.Manifest
 // Recall makes sure that the local copy of a published manifest is there: a lost
 // one is fetched from the bucket. A *lostError says that it is not there either,
 // or has other bytes.
-func (c Copies) Recall(ctx context.Context, r survey.Bucket, ref state.ManifestRef) (err error) {
+func (c Copies) Recall(ctx context.Context, r survey.Bucket, ref archive.ManifestRef) (err error) {
 	file := c.Of(ref.S3Key)
 	if _, err := os.Lstat(file); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	lost := func(err error) error {
-		return &LostError{Doc: state.Doc{Kind: state.KindManifest, Key: ref.S3Key, File: file}, err: err}
+		return &LostError{Doc: archive.Doc{Kind: archive.KindManifest, Key: ref.S3Key, File: file}, err: err}
 	}
 	body, _, err := r.Pub.Get(ctx, ref.S3Key)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -77,7 +77,7 @@ func (c Copies) Recall(ctx context.Context, r survey.Bucket, ref state.ManifestR
 // Ended reports whether ch ended with a final digest. A state that an older
 // release wrote does not say so; then the digest itself is read, from the bucket
 // where the local copy is lost.
-func (c Copies) Ended(ctx context.Context, r survey.Bucket, ch state.Chain) (bool, error) {
+func (c Copies) Ended(ctx context.Context, r survey.Bucket, ch archive.Chain) (bool, error) {
 	if ch.Ended || ch.PrevKey == "" {
 		return ch.Ended, nil
 	}
@@ -103,7 +103,7 @@ func (c Copies) Ended(ctx context.Context, r survey.Bucket, ch state.Chain) (boo
 // LostError says that the local copy of a sealed document is gone or changed,
 // so that the bytes that were sealed cannot be sent.
 type LostError struct {
-	Doc state.Doc
+	Doc archive.Doc
 	err error
 }
 

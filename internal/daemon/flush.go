@@ -13,7 +13,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
-	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -178,7 +177,7 @@ func (f *flush) unpublishable(begin time.Time) error {
 	if err != nil || st.Err == nil || !st.Tried.After(begin) {
 		return nil //nolint:nilerr // Without a chain Flush itself says so.
 	}
-	if state.ClassOf(st.Err).OutOfService() {
+	if archive.ClassOf(st.Err).OutOfService() {
 		return &blockedError{"the manifest is not published: " + reasonOf(st.Err)}
 	}
 	return nil

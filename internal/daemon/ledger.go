@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
@@ -21,7 +21,7 @@ const (
 // process lives. Its methods may be called concurrently.
 type ledger struct {
 	mu       sync.Mutex
-	counts   map[state.Status]int64
+	counts   map[archive.Status]int64
 	failures []admin.Failure // the last one that happened at the end
 	raw      []string        // their paths
 	flushes  map[*flushRecord]struct{}
@@ -34,7 +34,7 @@ type ledger struct {
 // lastOutcome is what became of one file.
 type lastOutcome struct {
 	path   string
-	status state.Status
+	status archive.Status
 	size   int64
 	at     time.Time
 }
@@ -47,8 +47,8 @@ type meter struct {
 }
 
 func newLedger() *ledger {
-	l := &ledger{counts: map[state.Status]int64{}, flushes: map[*flushRecord]struct{}{}}
-	for _, s := range state.Statuses() {
+	l := &ledger{counts: map[archive.Status]int64{}, flushes: map[*flushRecord]struct{}{}}
+	for _, s := range archive.Statuses() {
 		l.counts[s] = 0
 	}
 	return l
@@ -63,7 +63,7 @@ func (l *ledger) add(o uploader.Outcome, now time.Time) {
 		l.last[l.ended%ledgerOutcomes] = lastOutcome{path: o.Path, status: o.Status, size: o.Size, at: now}
 		l.ended++
 	}
-	if o.Status == state.StatusUploaded {
+	if o.Status == archive.StatusUploaded {
 		l.meter.add(o, now)
 	}
 	for f := range l.flushes {
@@ -102,7 +102,7 @@ func (l *ledger) fail(i int, o uploader.Outcome, now time.Time) {
 	f := admin.Failure{
 		Name: admin.NewName(o.Path), Class: string(o.Class), Error: admin.Plain(o.Err.Error(), errorText),
 		FirstAt: now, LastAt: now, Count: 1,
-		Retried: o.Retry && o.Status != state.StatusFailed, Advice: admin.Advice(string(o.Class), o.Err.Error()),
+		Retried: o.Retry && o.Status != archive.StatusFailed, Advice: admin.Advice(string(o.Class), o.Err.Error()),
 	}
 	if i >= 0 {
 		if old := l.failures[i]; old.Class == f.Class && old.ResolvedAt == nil {

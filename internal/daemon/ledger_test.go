@@ -7,22 +7,22 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
-	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
-func failed(path string, c state.Class) uploader.Outcome {
-	return uploader.Outcome{Path: path, Class: c, Err: errors.New("broken\nin two lines"), Status: state.StatusFailed, Retry: true}
+func failed(path string, c archive.Class) uploader.Outcome {
+	return uploader.Outcome{Path: path, Class: c, Err: errors.New("broken\nin two lines"), Status: archive.StatusFailed, Retry: true}
 }
 
 func TestLedgerKeepsTheLastFailures(t *testing.T) {
 	l, now := newLedger(), time.Unix(1000, 0)
 	for i := range 3 * ledgerFailures {
-		l.add(failed(fmt.Sprintf("f%d", i), state.ClassFile), now)
+		l.add(failed(fmt.Sprintf("f%d", i), archive.ClassFile), now)
 	}
-	l.add(failed("f55", state.ClassFile), now.Add(time.Minute))
-	l.add(uploader.Outcome{Path: "f58", Status: state.StatusUploaded}, now.Add(time.Hour))
+	l.add(failed("f55", archive.ClassFile), now.Add(time.Minute))
+	l.add(uploader.Outcome{Path: "f58", Status: archive.StatusUploaded}, now.Add(time.Hour))
 	counts, failures, _ := l.list()
 	if len(failures) != ledgerFailures || counts["failed"] != 3*ledgerFailures+1 || counts["uploaded"] != 1 || counts["skipped"] != 0 {
 		t.Fatalf("%d failures and counts %v", len(failures), counts)
@@ -40,15 +40,15 @@ func TestLedgerKeepsTheLastFailures(t *testing.T) {
 
 func TestAFlushIsToldOfWhatFailedAndMoved(t *testing.T) {
 	l, now := newLedger(), time.Unix(1000, 0)
-	l.add(failed("before", state.ClassFile), now)
+	l.add(failed("before", archive.ClassFile), now)
 	record, forget := l.follow()
-	for path, c := range map[string]state.Class{
-		"b": state.ClassFile, "a": state.ClassConflict, "mended": state.ClassFile, "waits": state.ClassTransient, "moved": state.ClassChanged, "held": state.ClassChanged,
+	for path, c := range map[string]archive.Class{
+		"b": archive.ClassFile, "a": archive.ClassConflict, "mended": archive.ClassFile, "waits": archive.ClassTransient, "moved": archive.ClassChanged, "held": archive.ClassChanged,
 	} {
 		l.add(failed(path, c), now)
 	}
-	l.add(uploader.Outcome{Path: "mended", Status: state.StatusUploaded}, now)
-	l.add(uploader.Outcome{Path: "held", Status: state.StatusUploaded}, now)
+	l.add(uploader.Outcome{Path: "mended", Status: archive.StatusUploaded}, now)
+	l.add(uploader.Outcome{Path: "held", Status: archive.StatusUploaded}, now)
 	if n, first := record.failures(); n != 2 || first.Path != "a" {
 		t.Errorf("failures = %d, first %q, want 2 and a", n, first.Path)
 	}
@@ -58,14 +58,14 @@ func TestAFlushIsToldOfWhatFailedAndMoved(t *testing.T) {
 	if moved, _ := record.takeMoved(); len(moved) != 0 {
 		t.Errorf("moved again = %q, want none", moved)
 	}
-	stuck := failed("stuck", state.ClassTransient)
+	stuck := failed("stuck", archive.ClassTransient)
 	stuck.Stuck = true
 	l.add(stuck, now)
 	if n, _ := record.failures(); n != 3 {
 		t.Errorf("%d failures with one that keeps failing, want 3", n)
 	}
 	for range restlessMax {
-		l.add(failed("restless", state.ClassChanged), now)
+		l.add(failed("restless", archive.ClassChanged), now)
 	}
 	if moved, _ := record.takeMoved(); len(moved) != 0 {
 		t.Errorf("moved = %q, want none: it never holds still", moved)
@@ -74,7 +74,7 @@ func TestAFlushIsToldOfWhatFailedAndMoved(t *testing.T) {
 		t.Errorf("%d failures with one that never holds still, want 4", n)
 	}
 	forget()
-	l.add(failed("after", state.ClassFile), now)
+	l.add(failed("after", archive.ClassFile), now)
 	if n, _ := record.failures(); n != 4 {
 		t.Errorf("%d failures after the end, want 4", n)
 	}
@@ -84,8 +84,8 @@ func TestTheSentenceSaysItAll(t *testing.T) {
 	now := time.Date(2026, 3, 2, 9, 14, 5, 0, time.UTC)
 	since := time.Date(2026, 3, 2, 2, 14, 0, 0, time.UTC)
 	old := since.AddDate(0, 0, -3)
-	denied := &state.Error{
-		Class: state.ClassConfiguration, Op: "PutObject", Code: "AccessDenied", Status: 403,
+	denied := &archive.Error{
+		Class: archive.ClassConfiguration, Op: "PutObject", Code: "AccessDenied", Status: 403,
 		Err: errors.New("User: arn:aws:sts::1:role/x is not authorized to perform: kms:GenerateDataKey on resource: arn:…"),
 	}
 	parked := breaker.Status{State: breaker.HealthParked, Err: denied, Since: since, NextProbe: now.Add(40 * time.Second)}
@@ -146,11 +146,11 @@ func TestLedgerKeepsTheLastOutcomesAndMetersUploads(t *testing.T) {
 	}
 	for i := range 3*ledgerOutcomes + 1 {
 		l.add(uploader.Outcome{
-			Path: fmt.Sprintf("f%d", i), Status: state.StatusUploaded, Size: int64(i), Bytes: 10, Detected: now.Add(-time.Duration(i) * time.Second),
+			Path: fmt.Sprintf("f%d", i), Status: archive.StatusUploaded, Size: int64(i), Bytes: 10, Detected: now.Add(-time.Duration(i) * time.Second),
 		}, now)
 	}
-	l.add(uploader.Outcome{Path: "same", Status: state.StatusSkipped, Bytes: 0}, now.Add(time.Second))
-	l.add(uploader.Outcome{Path: "moved", Class: state.ClassChanged, Err: errors.New("moved")}, now) // Nothing was recorded.
+	l.add(uploader.Outcome{Path: "same", Status: archive.StatusSkipped, Bytes: 0}, now.Add(time.Second))
+	l.add(uploader.Outcome{Path: "moved", Class: archive.ClassChanged, Err: errors.New("moved")}, now) // Nothing was recorded.
 	_, failures, last := l.list()
 	if len(last) != ledgerOutcomes || last[0].Path != "same" || last[1].Path != fmt.Sprintf("f%d", 3*ledgerOutcomes) || last[1].Size != 3*ledgerOutcomes {
 		t.Errorf("last outcomes %+v, want %d, the newest first", last, ledgerOutcomes)

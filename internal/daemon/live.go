@@ -22,7 +22,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
-	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
@@ -170,9 +169,9 @@ func (l *livePipeline) each(fn func(context.Context, *liveSource) error) func(co
 func (l *livePipeline) beginChains(ctx context.Context, trigger archive.Trigger, changed []string) error {
 	return l.each(func(ctx context.Context, s *liveSource) error {
 		if trigger == archive.TriggerHangup {
-			return s.BeginChain(ctx, state.NoteReload, reloadDetail(l.Program.Version, s.Config.Name, changed))
+			return s.BeginChain(ctx, archive.NoteReload, reloadDetail(l.Program.Version, s.Config.Name, changed))
 		}
-		return s.BeginChain(ctx, state.NoteStart, l.Program.Version)
+		return s.BeginChain(ctx, archive.NoteStart, l.Program.Version)
 	})(ctx)
 }
 
@@ -245,7 +244,7 @@ func (l *livePipeline) followKeys(ctx context.Context) {
 	for ctx.Err() == nil {
 		for _, s := range l.sources {
 			name := s.Config.Name
-			n, err := s.State.WrongKey(func(o state.Object) bool { return s.Store.KeyVerdict(o) == archive.KeyOK })
+			n, err := s.State.WrongKey(func(o archive.Object) bool { return s.Store.KeyVerdict(o) == archive.KeyOK })
 			if err != nil {
 				s.Log.Warn("objects under other keys were not counted", zap.Error(err))
 				continue
@@ -296,7 +295,7 @@ func logOutcome(log *zap.Logger, o uploader.Outcome) {
 		zap.Int64("bytes", o.Size), zap.Duration("took", o.Took),
 	}
 	switch {
-	case o.Status == state.StatusFailed:
+	case o.Status == archive.StatusFailed:
 		log.Error("failed", append(fields, zap.String("class", string(o.Class)), zap.Error(o.Err))...)
 	case o.Status != "":
 		if o.Basis != "" {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/queue"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 const (
@@ -84,7 +83,7 @@ func (r *rereader) turn(ctx context.Context, d time.Duration) error {
 		return nil
 	}
 	r.budget = min(r.budget+float64(d)/float64(r.period), 1)
-	var items []state.Item
+	var items []archive.Item
 	for begun := r.cursor.Begun; r.budget > 0; {
 		var err error
 		if items, err = r.s.State.Range(string(r.cursor.After), rereadChunk, items); err != nil {
@@ -122,7 +121,7 @@ func (r *rereader) turn(ctx context.Context, d time.Duration) error {
 // one has one file read again and waits until that is done or put off: a file that
 // cannot be read holds up no other. A file that is due for an attempt anyway is
 // left to it.
-func (r *rereader) one(ctx context.Context, it *state.Item) error {
+func (r *rereader) one(ctx context.Context, it *archive.Item) error {
 	w := r.s.Watch
 	if it.Entry.FailClass != "" || w.Pending(it.Path) {
 		return nil

@@ -11,9 +11,9 @@ import (
 	"github.com/s3syncd/s3syncd/internal/admin/page"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
-	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
@@ -248,7 +248,7 @@ func reasonOf(err error) string {
 	if action, _, ok := admin.DeniedAction(err.Error()); ok {
 		return action + " denied"
 	}
-	if e, ok := errors.AsType[*state.Error](err); ok && e.Code != "" {
+	if e, ok := errors.AsType[*archive.Error](err); ok && e.Code != "" {
 		return admin.Plain(e.Op+": "+e.Code, reasonText)
 	}
 	return admin.Plain(err.Error(), reasonText)

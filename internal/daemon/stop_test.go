@@ -14,6 +14,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/s3test"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -109,7 +110,7 @@ func start(t *testing.T, o Options) (log *logBuffer, stop func()) {
 
 // openIntents returns what the state in dir holds of writes under way, and how
 // many records are stored.
-func openIntents(t *testing.T, o Options) []state.Intent {
+func openIntents(t *testing.T, o Options) []archive.Intent {
 	t.Helper()
 	cfg, err := o.Load()
 	if err != nil {

@@ -43,7 +43,7 @@ type Options struct {
 	State  *state.Source
 	DB     *state.DB
 	Watch  *watcher.Watcher
-	Mapper state.Mapper
+	Mapper archive.Mapper
 	Key    string // under which the state keeps when the last check ended
 	Log    *zap.Logger
 }
@@ -157,7 +157,7 @@ func (c *Checks) check(ctx context.Context) error {
 	}
 	r := &remoteCheck{state: c.State, watch: c.Watch, head: c.Store, begun: c.State.NextAttempt()}
 	start := time.Now()
-	listed, err := compareListing(ctx, c.Store, c.State, c.Mapper, func(key string, it state.Item, o *state.Object) error {
+	listed, err := compareListing(ctx, c.Store, c.State, c.Mapper, func(key string, it archive.Item, o *archive.Object) error {
 		return r.compare(ctx, key, it, o)
 	})
 	if merr := r.mark(ctx); err == nil {
@@ -184,15 +184,15 @@ func (c *Checks) check(ctx context.Context) error {
 	}
 	c.Log.Info("remote check done", fields...)
 	c.keep(ctx, time.Now())
-	return c.State.AddNote(ctx, state.Note{
-		Kind: state.NoteRemoteCheck, Time: c.Store.Now(),
+	return c.State.AddNote(ctx, archive.Note{
+		Kind: archive.NoteRemoteCheck, Time: c.Store.Now(),
 		Detail: fmt.Sprintf("listed %d, missing %d, replaced %d", listed, r.missing, r.replaced),
 	})
 }
 
 // header asks for one object.
 type header interface {
-	Head(ctx context.Context, key string) (state.Object, error)
+	Head(ctx context.Context, key string) (archive.Object, error)
 }
 
 // remoteCheck is one check under way.
@@ -204,13 +204,13 @@ type remoteCheck struct {
 
 	missing, replaced int64
 	marked            int
-	batch             []state.Item
+	batch             []archive.Item
 	asked             int64 // objects whose listed ETag was another one, and that are the indexed ones
 	trusted           bool
 }
 
 // compare judges one stored entry by what the listing shows, nil for nothing.
-func (c *remoteCheck) compare(ctx context.Context, key string, it state.Item, o *state.Object) error {
+func (c *remoteCheck) compare(ctx context.Context, key string, it archive.Item, o *archive.Object) error {
 	if it.Entry.Doubted || it.Entry.Attempt >= c.begun {
 		return ctx.Err()
 	}
@@ -245,7 +245,7 @@ func (c *remoteCheck) underWay(path string) bool {
 // ETag has proved to be true; until then S3 is asked for each by itself. On a
 // server whose listings show other ETags than its answers that is each object, at
 // each check: nothing else finds what was replaced there.
-func (c *remoteCheck) differs(ctx context.Context, key string, e *state.Entry, o *state.Object) (bool, error) {
+func (c *remoteCheck) differs(ctx context.Context, key string, e *archive.Entry, o *archive.Object) (bool, error) {
 	switch {
 	case o.Size != e.Fence.Size:
 		return true, nil
@@ -258,7 +258,7 @@ func (c *remoteCheck) differs(ctx context.Context, key string, e *state.Entry, o
 }
 
 // ask is differs by a HEAD.
-func (c *remoteCheck) ask(ctx context.Context, key string, e *state.Entry, o *state.Object) (bool, error) {
+func (c *remoteCheck) ask(ctx context.Context, key string, e *archive.Entry, o *archive.Object) (bool, error) {
 	now, err := c.head.Head(ctx, key)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):

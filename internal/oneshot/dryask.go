@@ -12,7 +12,6 @@ import (
 	"github.com/s3syncd/s3syncd/internal/listing"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
@@ -50,7 +49,7 @@ func viewBucket(ctx context.Context, s *pipeline.Source) *bucketView {
 	go func() {
 		defer close(v.ended)
 		defer close(v.listed)
-		v.err = listing.ListData(ctx, s.Store, s.Mapper, func(o state.Object) error {
+		v.err = listing.ListData(ctx, s.Store, s.Mapper, func(o archive.Object) error {
 			select {
 			case v.listed <- o.Key:
 				return nil
@@ -79,10 +78,10 @@ func (v *bucketView) show(key string) (question, error) {
 		}
 	}
 	if !v.lost && !backward && v.next != key {
-		return func(context.Context) (state.Object, bool, error) { return state.Object{}, false, nil }, nil
+		return func(context.Context) (archive.Object, bool, error) { return archive.Object{}, false, nil }, nil
 	}
 	lost := v.lost
-	return func(ctx context.Context) (state.Object, bool, error) {
+	return func(ctx context.Context) (archive.Object, bool, error) {
 		o, err := v.source.Store.Head(ctx, key)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -95,7 +94,7 @@ func (v *bucketView) show(key string) (question, error) {
 }
 
 // question asks S3 for one object.
-type question func(ctx context.Context) (o state.Object, there bool, err error)
+type question func(ctx context.Context) (o archive.Object, there bool, err error)
 
 // advance moves the listing to key, or beyond it where key is not listed.
 func (v *bucketView) advance(key string) error {
@@ -141,7 +140,7 @@ func (p *planner) forecast(ctx context.Context, s *pipeline.Source) *forecaster 
 	f := &forecaster{planner: p, source: s.Uploads(), bucket: viewBucket(ctx, s)}
 	if !s.Store.Resolved() {
 		// Only a write tells which key is behind the alias.
-		f.source.Accept = func(o state.Object) archive.KeyVerdict {
+		f.source.Accept = func(o archive.Object) archive.KeyVerdict {
 			if v := s.Store.KeyVerdict(o); v != archive.KeyOther {
 				return v
 			}
@@ -200,7 +199,7 @@ func (f *forecaster) outcome(path string, size int64, show question) pipeline.Ou
 		f.count(func(p *Plan) { p.Unasked++ })
 		return o
 	}
-	v, err := uploader.Foresee(f.ctx, f.source, path, func(ctx context.Context) (state.Object, bool, error) {
+	v, err := uploader.Foresee(f.ctx, f.source, path, func(ctx context.Context) (archive.Object, bool, error) {
 		object, there, err := show(ctx)
 		if err != nil {
 			err = notAskedError{err}

@@ -2,7 +2,7 @@ package oneshot
 
 import (
 	"github.com/s3syncd/s3syncd/internal/pipeline"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Summary counts the outcomes of a sync run.
@@ -51,7 +51,7 @@ func (s *Summary) add(o pipeline.Outcome) {
 		s.Failed++
 	case pipeline.Deleted:
 		s.Deleted++
-	case state.StatusRekeyed: // No part of a sync run.
+	case archive.StatusRekeyed: // No part of a sync run.
 	}
 }
 

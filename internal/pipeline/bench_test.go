@@ -72,12 +72,12 @@ func benchDir(b *testing.B, src *state.Source, root, rel string) error {
 		if err != nil {
 			return err
 		}
-		e := state.Entry{
-			Fence:      state.Fence{Dev: st.Dev, Ino: st.Ino, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs},
-			Attributes: state.Attributes{Mode: st.Mode, UID: st.UID, GID: st.GID},
+		e := archive.Entry{
+			Fence:      archive.Fence{Dev: st.Dev, Ino: st.Ino, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs},
+			Attributes: archive.Attributes{Mode: st.Mode, UID: st.UID, GID: st.GID},
 			Stored:     true, ETag: "0123456789abcdef0123456789abcdef", SSE: "aws:kms", KMSKeyID: "key", Attempt: 1,
 		}
-		if _, err := src.Commit(b.Context(), state.Outcome{Path: path, Entry: &e}); err != nil {
+		if _, err := src.Commit(b.Context(), archive.Outcome{Path: path, Entry: &e}); err != nil {
 			return err
 		}
 	}
@@ -89,7 +89,7 @@ func benchWatcher(b *testing.B, dir string, src *state.Source) *watcher.Watcher 
 	b.Helper()
 	w, err := watcher.New(Sink{Source: "bench", Queue: queue.New(1)}, &Index{State: src}, watcher.Options{
 		Source: "bench", Root: safefs.NewRoot(dir, safefs.RootOptions{CrossMounts: true}),
-		Settle: time.Second, MaxDelay: time.Second, Hardlinks: safefs.LinksSameOwner, Reserved: state.ReservedDir,
+		Settle: time.Second, MaxDelay: time.Second, Hardlinks: safefs.LinksSameOwner, Reserved: archive.ReservedDir,
 		Log: zap.NewNop(), Metrics: watcher.NewMetrics(prometheus.NewRegistry()),
 	})
 	if err != nil {

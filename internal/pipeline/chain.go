@@ -8,11 +8,12 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // BeginChain makes sure that s has a chain and notes in it how this run began.
-func (s *Source) BeginChain(ctx context.Context, kind state.NoteKind, detail string) error {
+func (s *Source) BeginChain(ctx context.Context, kind archive.NoteKind, detail string) error {
 	db, cfg := s.Session.DB, s.Session.Config
 	if err := s.Flusher.Begin(ctx, db.Report()); err != nil {
 		return err
@@ -28,12 +29,12 @@ func (s *Source) BeginChain(ctx context.Context, kind state.NoteKind, detail str
 	if err := s.noteMove(ctx); err != nil {
 		return err
 	}
-	if db.Report().Unclean && kind == state.NoteStart {
-		if err := s.State.AddNote(ctx, state.Note{Kind: state.NoteUncleanEnd, Time: s.Store.Now()}); err != nil {
+	if db.Report().Unclean && kind == archive.NoteStart {
+		if err := s.State.AddNote(ctx, archive.Note{Kind: archive.NoteUncleanEnd, Time: s.Store.Now()}); err != nil {
 			return err
 		}
 	}
-	if err := s.State.AddNote(ctx, state.Note{Kind: kind, Time: s.Store.Now(), Detail: detail}); err != nil {
+	if err := s.State.AddNote(ctx, archive.Note{Kind: kind, Time: s.Store.Now(), Detail: detail}); err != nil {
 		return err
 	}
 	return s.Flusher.PublishConfig(ctx, cfg.SourceCanonical(s.number), cfg.SourceSHA256(s.number))
@@ -168,8 +169,8 @@ func (s *Source) noteMove(ctx context.Context) error {
 	if before == s.Real || !s.there {
 		return nil
 	}
-	return s.State.Move(ctx, s.Real, state.Note{
-		Kind: state.NotePathChanged, Time: s.Store.Now(), Detail: fmt.Sprintf("from %q to %q", before, s.Real),
+	return s.State.Move(ctx, s.Real, archive.Note{
+		Kind: archive.NotePathChanged, Time: s.Store.Now(), Detail: fmt.Sprintf("from %q to %q", before, s.Real),
 	})
 }
 

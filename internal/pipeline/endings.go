@@ -11,8 +11,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/remote"
-	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -58,8 +58,8 @@ func newEndings(s *Source) *endings {
 
 // ended reports whether the chain that o names has ended, so that its objects may
 // be replaced. Callers that ask at the same time wait for one answer.
-func (e *endings) ended(ctx context.Context, o state.Object) (bool, error) {
-	id, ok := state.ParseObjectID(o.Metadata[state.MetaID])
+func (e *endings) ended(ctx context.Context, o archive.Object) (bool, error) {
+	id, ok := archive.ParseObjectID(o.Metadata[archive.MetaID])
 	if !ok || id.Instance != e.instance {
 		return false, nil
 	}
@@ -87,7 +87,7 @@ func (e *endings) ended(ctx context.Context, o state.Object) (bool, error) {
 		e.log.Warn("objects of an earlier chain of this instance are taken over", zap.String("chain", id.Chain), zap.String("why", why))
 	} else {
 		e.log.Error("another host writes under this instance's name, or one that ended without a word did: its objects are not replaced",
-			zap.String("chain", id.Chain), zap.String("host", o.Metadata[state.MetaHost]),
+			zap.String("chain", id.Chain), zap.String("host", o.Metadata[archive.MetaHost]),
 			zap.String("advice", "give each host its own instance; if that host is gone for good, name its chain in takes_over"))
 	}
 	return why != "", nil
@@ -137,7 +137,7 @@ func whyEnded(d *trail.Digest, now time.Time) string {
 }
 
 // Fetch reads the object that o describes.
-func (s *Source) Fetch(ctx context.Context, key string, o state.Object) (io.ReadCloser, state.Object, error) {
+func (s *Source) Fetch(ctx context.Context, key string, o archive.Object) (io.ReadCloser, archive.Object, error) {
 	return s.Store.GetFrom(ctx, key, "", 0, o.ETag)
 }
 

@@ -5,7 +5,7 @@ import (
 	"sync"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
@@ -137,7 +137,7 @@ func (s *Source) prove(ctx context.Context) error {
 		s.proof.done = true
 		return nil
 	}
-	if state.ClassOf(err).Stops() {
+	if archive.ClassOf(err).Stops() {
 		s.distrust(err)
 	}
 	return err

@@ -61,12 +61,12 @@ func BenchmarkUploadOverLatency(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := st.BeginChain(b.Context(), "0a1b2c3d", state.BeginsNew, "", ""); err != nil {
+		if err := st.BeginChain(b.Context(), "0a1b2c3d", archive.BeginsNew, "", ""); err != nil {
 			b.Fatal(err)
 		}
 		q := queue.New(files)
 		pool, err := uploader.New(q, []uploader.Source{{
-			Name: "s", Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: state.NewMapper(prefix),
+			Name: "s", Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: archive.NewMapper(prefix),
 			Root: safefs.NewRoot(dir, safefs.RootOptions{}), Objects: store, Multipart: store, State: st,
 			Accept: store.KeyVerdict,
 			Proven: true, ProvenAt: time.Now(), Hardlinks: safefs.LinksAllow, Deletes: archive.DeletesKeep,

@@ -15,7 +15,6 @@ import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
@@ -44,7 +43,7 @@ func (c *Counters) GoneSince() time.Time {
 func (s *Source) onScan(r watcher.ScanResult) {
 	s.Counters.LastScan.Store(&r)
 	s.Session.Metrics.uploader.AddUnchanged(s.Config.Name, r.Unchanged)
-	note := state.ScanNote{
+	note := archive.ScanNote{
 		Trigger: r.Trigger, Start: r.Start, End: r.End, Complete: r.Complete,
 		Files: r.Files, New: r.New, Changed: r.Changed, Unchanged: r.Unchanged, Gone: r.Gone,
 		Excluded: r.Excluded, Unreadable: r.Unreadable, Special: r.Special, Hardlinks: r.Hardlinks,
@@ -68,9 +67,9 @@ func (s *Source) onScan(r watcher.ScanResult) {
 
 // ignoreFiles renders the ignore files that a scan honored, as many as a note
 // names, and counts the rest.
-func ignoreFiles(found []ignore.File) (list []state.IgnoreFile, omitted int64) {
-	for _, f := range found[:min(len(found), state.MaxIgnoreFiles)] {
-		n := state.IgnoreFile{Path: f.Path, SHA256: f.SHA256}
+func ignoreFiles(found []ignore.File) (list []archive.IgnoreFile, omitted int64) {
+	for _, f := range found[:min(len(found), archive.MaxIgnoreFiles)] {
+		n := archive.IgnoreFile{Path: f.Path, SHA256: f.SHA256}
 		if !utf8.ValidString(f.Path) {
 			n.PathB64 = base64.StdEncoding.EncodeToString([]byte(f.Path))
 		}
@@ -89,9 +88,9 @@ func (s *Source) OnAvailable(ok bool, reason string) {
 	if s.Counters.gone.Swap(!ok) == !ok {
 		return // The trail says so already.
 	}
-	note := state.Note{Kind: state.NoteSourceBack, Time: s.Store.Now(), Detail: reason}
+	note := archive.Note{Kind: archive.NoteSourceBack, Time: s.Store.Now(), Detail: reason}
 	if !ok {
-		note.Kind = state.NoteSourceGone
+		note.Kind = archive.NoteSourceGone
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), noteTimeout)
 	defer cancel()
@@ -101,12 +100,12 @@ func (s *Source) OnAvailable(ok bool, reason string) {
 }
 
 // SkipRecord is the record of a file that the index alone shows as unchanged.
-func (s *Source) SkipRecord(k scan.Known, st safefs.Stat, trigger archive.Trigger) state.Record {
+func (s *Source) SkipRecord(k scan.Known, st safefs.Stat, trigger archive.Trigger) archive.Record {
 	key, _ := s.Mapper.Key(k.Path) // No error: it was uploaded under this key.
-	r := state.Record{
+	r := archive.Record{
 		S3Key: key, S3URI: "s3://" + s.Config.Bucket + "/" + key, SizeBytes: &st.Size,
-		Status: state.StatusSkipped, Timestamp: state.FormatTime(s.Store.Now()),
-		Basis: state.BasisIndex, Trigger: trigger, Source: s.Config.Name, Instance: s.Session.Config.Instance,
+		Status: archive.StatusSkipped, Timestamp: archive.FormatTime(s.Store.Now()),
+		Basis: archive.BasisIndex, Trigger: trigger, Source: s.Config.Name, Instance: s.Session.Config.Instance,
 	}
 	r.SetPath(s.Config.Path + "/" + k.Path)
 	return r

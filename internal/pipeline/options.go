@@ -11,7 +11,6 @@ import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
-	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
@@ -69,7 +68,7 @@ func (e *Session) WatchOptions(s *Source) watcher.Options {
 		Source: s.Config.Name, Root: s.Root, Settle: s.Config.Settle, MaxDelay: s.Config.MaxDelay,
 		RescanInterval: w.RescanInterval, PollInterval: w.PollInterval,
 		Include: s.Config.Include, Exclude: s.Config.Exclude, IgnoreFiles: s.Config.IgnoreFiles,
-		Hardlinks: safefs.LinkPolicy(s.Config.Hardlinks), Reserved: state.ReservedDir, TooDeep: s.Mapper.TooDeep,
+		Hardlinks: safefs.LinkPolicy(s.Config.Hardlinks), Reserved: archive.ReservedDir, TooDeep: s.Mapper.TooDeep,
 		Mirror: s.Config.Deletes == archive.DeletesMirror, MaxDeletes: s.Config.MaxDeletes,
 		OnScan: s.onScan, OnAvailable: s.OnAvailable, OnMemory: memory.remember, Memory: memory.recall(),
 		Log: e.Log, Metrics: e.Metrics.Watcher,

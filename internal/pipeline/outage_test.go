@@ -37,7 +37,7 @@ import (
 type cloud struct {
 	mu      sync.Mutex
 	away    bool
-	objects map[string]state.Object
+	objects map[string]archive.Object
 	bodies  map[string][]byte
 	order   []string // keys as they were created
 
@@ -69,7 +69,7 @@ func (c *cloud) ask(ctx context.Context, op string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.active--
-	return state.Classified(state.ClassTransient, op, errAway)
+	return archive.Classified(archive.ClassTransient, op, errAway)
 }
 
 func (c *cloud) set(away bool) {
@@ -88,75 +88,75 @@ func (c *cloud) sinceNow() int {
 	return n
 }
 
-func (c *cloud) store(key string, body []byte, meta map[string]string, absent bool) (state.Object, error) {
+func (c *cloud) store(key string, body []byte, meta map[string]string, absent bool) (archive.Object, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, ok := c.objects[key]; ok && absent {
-		return state.Object{}, &state.Error{Class: state.ClassTransient, Op: "PutObject", Status: 412, Err: state.ErrPrecondition}
+		return archive.Object{}, &archive.Error{Class: archive.ClassTransient, Op: "PutObject", Status: 412, Err: archive.ErrPrecondition}
 	}
 	sum := md5.Sum(body)
-	o := state.Object{Key: key, Size: int64(len(body)), ETag: hex.EncodeToString(sum[:]), SSE: "aws:kms", KMSKeyID: "k", Metadata: meta}
+	o := archive.Object{Key: key, Size: int64(len(body)), ETag: hex.EncodeToString(sum[:]), SSE: "aws:kms", KMSKeyID: "k", Metadata: meta}
 	c.objects[key], c.bodies[key] = o, body
 	c.order = append(c.order, key)
 	return o, nil
 }
 
-func (c *cloud) Head(ctx context.Context, key string) (state.Object, error) {
+func (c *cloud) Head(ctx context.Context, key string) (archive.Object, error) {
 	if err := c.ask(ctx, "data"); err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	o, ok := c.objects[key]
 	if !ok {
-		return o, &state.Error{Class: state.ClassTransient, Op: "HeadObject", Status: 404, Err: fs.ErrNotExist}
+		return o, &archive.Error{Class: archive.ClassTransient, Op: "HeadObject", Status: 404, Err: fs.ErrNotExist}
 	}
 	return o, nil
 }
 
-func (c *cloud) Put(ctx context.Context, p state.Put) (state.Object, error) {
+func (c *cloud) Put(ctx context.Context, p archive.Put) (archive.Object, error) {
 	if err := c.ask(ctx, "data"); err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	body, err := io.ReadAll(p.Body)
 	if err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	return c.store(p.Key, body, p.Metadata, p.If.Absent)
 }
 
-func (*cloud) Delete(context.Context, string, state.Condition) (state.Object, error) {
-	return state.Object{}, errors.ErrUnsupported
+func (*cloud) Delete(context.Context, string, archive.Condition) (archive.Object, error) {
+	return archive.Object{}, errors.ErrUnsupported
 }
 
 func (c *cloud) Ping(ctx context.Context) error  { return c.ask(ctx, "ping") }
 func (c *cloud) Probe(ctx context.Context) error { return c.ask(ctx, "probe") }
 
-func (c *cloud) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, _ int64, _ [16]byte, _ [32]byte, _ string) (state.Object, error) {
+func (c *cloud) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, _ int64, _ [16]byte, _ [32]byte, _ string) (archive.Object, error) {
 	if err := c.ask(ctx, "trail"); err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	b, err := io.ReadAll(body)
 	if err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	return c.store(key, b, nil, true)
 }
 
-func (c *cloud) Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error) {
+func (c *cloud) Get(ctx context.Context, key string) (io.ReadCloser, archive.Object, error) {
 	if err := c.ask(ctx, "trail"); err != nil {
-		return nil, state.Object{}, err
+		return nil, archive.Object{}, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b, ok := c.bodies[key]
 	if !ok {
-		return nil, state.Object{}, fs.ErrNotExist
+		return nil, archive.Object{}, fs.ErrNotExist
 	}
 	return io.NopCloser(bytes.NewReader(b)), c.objects[key], nil
 }
 
-func (*cloud) List(context.Context, string, string, func(state.Object) error) error { return nil }
+func (*cloud) List(context.Context, string, string, func(archive.Object) error) error { return nil }
 
 // noMultipart is for files that are too small for it.
 type noMultipart struct{ gate.Multipart }
@@ -182,16 +182,16 @@ func newStation(t *testing.T, base string, c *cloud) *station {
 	must(t, err)
 	reg := prometheus.NewRegistry()
 	flusher, err := manifest.New(s.st, c, manifest.Options{
-		Source: "data", Instance: "i", Bucket: "b", Mapper: state.NewMapper("p"), FlushInterval: 5 * time.Minute, DigestInterval: time.Hour,
+		Source: "data", Instance: "i", Bucket: "b", Mapper: archive.NewMapper("p"), FlushInterval: 5 * time.Minute, DigestInterval: time.Hour,
 		StopTimeout: time.Minute, MaxRecords: 50_000, Layout: trail.LayoutFlat, LocalDir: filepath.Join(base, "local"),
 		Now: time.Now, Pending: func() (int64, time.Time) { return 0, time.Time{} }, Log: zap.NewNop(), Metrics: manifest.NewMetrics(reg),
 	})
 	must(t, err)
 	must(t, flusher.Begin(t.Context(), db.Report()))
 	s.pool, err = uploader.New(s.q, []uploader.Source{{
-		Name: "data", Instance: "i", Bucket: "b", RealPath: s.dir, Mapper: state.NewMapper("p"),
+		Name: "data", Instance: "i", Bucket: "b", RealPath: s.dir, Mapper: archive.NewMapper("p"),
 		Root: safefs.NewRoot(s.dir, safefs.RootOptions{}), Objects: c, Multipart: noMultipart{}, State: s.st,
-		Accept: func(state.Object) archive.KeyVerdict { return archive.KeyOK }, Proven: true, ProvenAt: time.Now(),
+		Accept: func(archive.Object) archive.KeyVerdict { return archive.KeyOK }, Proven: true, ProvenAt: time.Now(),
 		OnProven: flusher.Retry, Hardlinks: safefs.LinksAllow, Deletes: archive.DeletesKeep,
 	}}, uploader.Options{
 		Workers: 16, PartSize: 16 << 20, SinglePutMax: 64 << 20, MemoryLimit: 64 << 20, Drain: 25 * time.Second,
@@ -239,7 +239,7 @@ func TestTwoDaysOfOutage(t *testing.T) {
 	base := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(base, "data"), 0o700))
 	synctest.Test(t, func(t *testing.T) {
-		c := &cloud{objects: map[string]state.Object{}, bodies: map[string][]byte{}}
+		c := &cloud{objects: map[string]archive.Object{}, bodies: map[string][]byte{}}
 		s := newStation(t, base, c)
 		for i := range 20 {
 			s.change(fmt.Sprintf("before%02d", i), "b")

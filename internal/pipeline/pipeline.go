@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/stages"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
@@ -103,7 +103,7 @@ func (e *Session) Begin(ctx context.Context, p Parts) (*Pipeline, error) {
 		return nil, errors.Join(Interrupted(ctx, err), e.Close())
 	}
 	for _, s := range l.Sources {
-		if err := s.BeginChain(ctx, state.NoteStart, e.Program.Version); err != nil {
+		if err := s.BeginChain(ctx, archive.NoteStart, e.Program.Version); err != nil {
 			return nil, errors.Join(Interrupted(ctx, fmt.Errorf("source %s: %w", s.Config.Name, err)), e.Close())
 		}
 	}

@@ -56,9 +56,9 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 	}
 	pool := func(proven bool) {
 		p, err := uploader.New(queue.New(1), []uploader.Source{{
-			Name: "s", Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: state.NewMapper("p"), Root: safefs.NewRoot(dir, safefs.RootOptions{}),
+			Name: "s", Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: archive.NewMapper("p"), Root: safefs.NewRoot(dir, safefs.RootOptions{}),
 			Objects: store, Multipart: store, State: st, Proven: proven, ProvenAt: time.Now(), Hardlinks: safefs.LinksAllow, Deletes: archive.DeletesKeep,
-			Accept: func(state.Object) archive.KeyVerdict { return archive.KeyOK },
+			Accept: func(archive.Object) archive.KeyVerdict { return archive.KeyOK },
 		}}, uploader.Options{Workers: 1, PartSize: 5 << 20, SinglePutMax: 5 << 20, MemoryLimit: 32 << 20, Log: zap.NewNop(), Metrics: uploader.NewMetrics(prometheus.NewRegistry())})
 		if err != nil {
 			t.Fatal(err)
@@ -77,7 +77,7 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 	pool(false)
 	wantNone("before the canary")
 	pool(true)
-	s.Pool.Distrust("s", state.Classified(state.ClassEncryption, "PutObject", errUnproven))
+	s.Pool.Distrust("s", archive.Classified(archive.ClassEncryption, "PutObject", errUnproven))
 	wantNone("after an answer without the key")
 	pool(true)
 	if err := send(); err != nil {

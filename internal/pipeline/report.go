@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // How a command can end other than well; main turns them into exit codes.
@@ -16,18 +16,18 @@ var (
 )
 
 // Status is what became of one file in a sync run.
-type Status = state.Status
+type Status = archive.Status
 
 // The statuses that a sync run shows.
 const (
-	Uploaded = state.StatusUploaded
-	Skipped  = state.StatusSkipped
-	Failed   = state.StatusFailed
-	Deleted  = state.StatusDeleted
-	Planned  = state.Status("planned") // a dry run would upload it
-	Rekeyed  = state.StatusRekeyed
+	Uploaded = archive.StatusUploaded
+	Skipped  = archive.StatusSkipped
+	Failed   = archive.StatusFailed
+	Deleted  = archive.StatusDeleted
+	Planned  = archive.Status("planned") // a dry run would upload it
+	Rekeyed  = archive.StatusRekeyed
 	// PlannedRekey: a dry run would bring it under the key.
-	PlannedRekey = state.Status("planned-rekey")
+	PlannedRekey = archive.Status("planned-rekey")
 )
 
 // Outcome is what became of one file.

@@ -152,11 +152,11 @@ func benchSource(b *testing.B, db *state.DB, name, chain, endpoint string) uploa
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := st.BeginChain(b.Context(), chain, state.BeginsNew, "", ""); err != nil {
+	if err := st.BeginChain(b.Context(), chain, archive.BeginsNew, "", ""); err != nil {
 		b.Fatal(err)
 	}
 	return uploader.Source{
-		Name: name, Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: state.NewMapper(name),
+		Name: name, Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: archive.NewMapper(name),
 		Root: safefs.NewRoot(dir, safefs.RootOptions{}), Objects: store, Multipart: store, State: st,
 		Accept: store.KeyVerdict,
 		Proven: true, ProvenAt: time.Now(), Hardlinks: safefs.LinksAllow, Deletes: archive.DeletesKeep,

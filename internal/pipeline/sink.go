@@ -51,9 +51,9 @@ type Index struct {
 
 // Range implements watcher.Index.
 func (x *Index) Range(after string, n int, buf []scan.Known) ([]scan.Known, error) {
-	items, ok := x.pool.Get().(*[]state.Item)
+	items, ok := x.pool.Get().(*[]archive.Item)
 	if !ok {
-		items = new([]state.Item)
+		items = new([]archive.Item)
 	}
 	defer x.pool.Put(items)
 	var err error
@@ -66,7 +66,7 @@ func (x *Index) Range(after string, n int, buf []scan.Known) ([]scan.Known, erro
 	return buf, nil
 }
 
-func known(it state.Item) scan.Known {
+func known(it archive.Item) scan.Known {
 	e := it.Entry
 	return scan.Known{
 		Path: it.Path, Size: e.Fence.Size, MtimeNs: e.Fence.MtimeNs, CtimeNs: e.Fence.CtimeNs, Ino: e.Fence.Ino,

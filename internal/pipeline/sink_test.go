@@ -3,12 +3,12 @@ package pipeline
 import (
 	"testing"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func TestDoubtedFilesAreLookedAtByEveryScan(t *testing.T) {
 	for doubted, want := range map[bool]bool{true: true, false: false} {
-		k := known(state.Item{Path: "p", Entry: state.Entry{Stored: true, Doubted: doubted}})
+		k := known(archive.Item{Path: "p", Entry: archive.Entry{Stored: true, Doubted: doubted}})
 		if k.Recheck != want {
 			t.Errorf("doubted %v: Look = %v, want %v", doubted, k.Recheck, want)
 		}

@@ -24,7 +24,7 @@ type Source struct {
 	Config   config.Source
 	number   int    // in the configuration
 	Real     string // the directory without symbolic links
-	Mapper   state.Mapper
+	Mapper   archive.Mapper
 	Root     *safefs.Root
 	Store    *s3store.Store
 	State    *state.Source
@@ -72,7 +72,7 @@ func (e *Session) OpenSource(ctx context.Context, i int) (*Source, error) {
 func (e *Session) Connect(ctx context.Context, i int, o s3store.Options) (*Source, error) {
 	c := e.Config.Sources[i]
 	s := &Source{
-		Config: c, number: i, Mapper: state.NewMapper(c.Prefix), Root: RootOf(&c), Log: e.Log.With(zap.String("source", c.Name)), Session: e,
+		Config: c, number: i, Mapper: archive.NewMapper(c.Prefix), Root: RootOf(&c), Log: e.Log.With(zap.String("source", c.Name)), Session: e,
 	}
 	at, answered := e.at(c)
 	s.Real, s.there = at.Real, at.There

@@ -11,18 +11,18 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/pipeline"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // past reads what the trail knows of objects, in the order of their keys, beside a
 // listing.
 type past struct {
-	records chan state.Record
+	records chan archive.Record
 	ended   chan struct{}
 	err     error // once records is closed
 	cancel  context.CancelFunc
-	next    *state.Record
+	next    *archive.Record
 }
 
 // readPast reads what this host's trail says of objects. It begins with the head
@@ -30,11 +30,11 @@ type past struct {
 // by hashes. What it reaches is believed.
 func readPast(ctx context.Context, s *pipeline.Source) *past {
 	ctx, cancel := context.WithCancel(ctx)
-	p := &past{records: make(chan state.Record), ended: make(chan struct{}), cancel: cancel}
+	p := &past{records: make(chan archive.Record), ended: make(chan struct{}), cancel: cancel}
 	go func() {
 		defer close(p.ended)
 		defer close(p.records)
-		p.err = archived(ctx, s, func(r state.Record) error {
+		p.err = archived(ctx, s, func(r archive.Record) error {
 			select {
 			case p.records <- r:
 				return nil
@@ -53,7 +53,7 @@ func (p *past) stop() {
 }
 
 // of returns the record of key, nil where there is none. Keys come in order.
-func (p *past) of(key string) (*state.Record, error) {
+func (p *past) of(key string) (*archive.Record, error) {
 	for p.next == nil || p.next.S3Key < key {
 		r, ok := <-p.records
 		if !ok {
@@ -69,7 +69,7 @@ func (p *past) of(key string) (*state.Record, error) {
 }
 
 // archived calls fn for each object that the trail knows, in the order of keys.
-func archived(ctx context.Context, s *pipeline.Source, fn func(state.Record) error) error {
+func archived(ctx context.Context, s *pipeline.Source, fn func(archive.Record) error) error {
 	lib := localFirst{far: s.Store}
 	if near, err := trail.DirLibrary(s.Session.CopiesOf(s.Config.Name), s.Mapper.TrailPrefix()); err == nil {
 		lib.near = near
@@ -100,7 +100,7 @@ func knownHead(ctx context.Context, s *pipeline.Source, t *trail.Trail) (head tr
 		head = trail.Head{Chain: c.AbandonsChain, SHA256: c.AbandonsSHA256}
 	}
 	return head, func(fn func([]byte) error) error {
-		return s.State.Records(0, math.MaxInt64, func(_ uint64, _ state.Status, line []byte) error { return fn(line) })
+		return s.State.Records(0, math.MaxInt64, func(_ uint64, _ archive.Status, line []byte) error { return fn(line) })
 	}, nil
 }
 
@@ -124,7 +124,7 @@ func newestHead(ctx context.Context, instance string, t *trail.Trail) (head trai
 type localFirst struct{ near, far trail.Library }
 
 // Get implements trail.Library.
-func (l localFirst) Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error) {
+func (l localFirst) Get(ctx context.Context, key string) (io.ReadCloser, archive.Object, error) {
 	if l.near != nil {
 		r, o, err := l.near.Get(ctx, key)
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -135,6 +135,6 @@ func (l localFirst) Get(ctx context.Context, key string) (io.ReadCloser, state.O
 }
 
 // List implements trail.Library.
-func (l localFirst) List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error {
+func (l localFirst) List(ctx context.Context, prefix, startAfter string, fn func(archive.Object) error) error {
 	return l.far.List(ctx, prefix, startAfter, fn)
 }

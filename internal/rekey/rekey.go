@@ -19,7 +19,6 @@ import (
 	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/queue"
-	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
@@ -83,7 +82,7 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	r := &rekeyRun{opts: o, trail: map[string]state.Record{}, limit: o.limiter()}
+	r := &rekeyRun{opts: o, trail: map[string]archive.Record{}, limit: o.limiter()}
 	if r.Pipeline, err = e.Begin(ctx, r.parts()); err != nil {
 		return Summary{}, err
 	}
@@ -111,8 +110,8 @@ type rekeyRun struct {
 
 	mu    sync.Mutex
 	sum   Summary
-	trail map[string]state.Record // by source and path, of what is queued: what the trail knows of its object
-	halt  context.CancelCauseFunc // ends the search for objects
+	trail map[string]archive.Record // by source and path, of what is queued: what the trail knows of its object
+	halt  context.CancelCauseFunc   // ends the search for objects
 }
 
 // parts say how a rekey differs from other runs. Its destinations are not proven
@@ -122,7 +121,7 @@ func (r *rekeyRun) parts() pipeline.Parts {
 		Chosen: r.opts.chosen,
 		Uploads: func(s *pipeline.Source, u *uploader.Source) {
 			u.Copy = s.Store.Copy
-			u.Archived = func(path string) (state.Record, bool) { return r.archived(s.Config.Name, path) }
+			u.Archived = func(path string) (archive.Record, bool) { return r.archived(s.Config.Name, path) }
 			u.Proven, u.ProvenAt = false, time.Time{}
 		},
 		Pool:  func(o *uploader.Options) { o.GiveUp = r.opts.GiveUp },
@@ -195,7 +194,7 @@ func (r *rekeyRun) await(ctx context.Context, s *pipeline.Source) error {
 // find queues what may not be under the key.
 func (r *rekeyRun) find(ctx context.Context, s *pipeline.Source) error {
 	f := finder{source: s, askAll: r.opts.AskAll, limit: r.limit}
-	err := f.run(ctx, func(ctx context.Context, path, _ string, size int64, known *state.Record) error {
+	err := f.run(ctx, func(ctx context.Context, path, _ string, size int64, known *archive.Record) error {
 		r.opts.Progress.Found(size)
 		if known != nil {
 			r.mu.Lock()
@@ -214,7 +213,7 @@ func (r *rekeyRun) find(ctx context.Context, s *pipeline.Source) error {
 func trailKey(source, path string) string { return source + "\x00" + path }
 
 // archived returns what the trail knows of the object of a queued path.
-func (r *rekeyRun) archived(source, path string) (state.Record, bool) {
+func (r *rekeyRun) archived(source, path string) (archive.Record, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rec, ok := r.trail[trailKey(source, path)]
@@ -234,10 +233,10 @@ func (r *rekeyRun) ended(_ *pipeline.Source, o uploader.Outcome) {
 		return
 	}
 	switch o.Status { //nolint:exhaustive // An interrupted upload that was resolved is no part of the sum.
-	case state.StatusRekeyed:
+	case archive.StatusRekeyed:
 		r.sum.Rekeyed++
 		r.sum.Bytes += o.Size
-	case state.StatusFailed:
+	case archive.StatusFailed:
 		r.sum.Failed++
 	case "":
 		r.sum.Right++
@@ -265,7 +264,7 @@ func (f *finder) addTo(sum *Summary) {
 
 // eachObject is called for one object, with the path of a rekey job and what the
 // trail knows of the object, nil for nothing.
-type eachObject func(ctx context.Context, path, key string, size int64, known *state.Record) error
+type eachObject func(ctx context.Context, path, key string, size int64, known *archive.Record) error
 
 // run calls each for every object that may not be under the key, with the path
 // of a rekey job: those that are listed, or where there is no right to list those
@@ -273,7 +272,7 @@ type eachObject func(ctx context.Context, path, key string, size int64, known *s
 func (f *finder) run(ctx context.Context, each eachObject) error {
 	past := readPast(ctx, f.source)
 	defer past.stop()
-	err := listing.ListData(ctx, f.source.Store, f.source.Mapper, func(o state.Object) error {
+	err := listing.ListData(ctx, f.source.Store, f.source.Mapper, func(o archive.Object) error {
 		f.listed++
 		path, ok := f.source.Mapper.Path(o.Key)
 		if !ok {
@@ -302,7 +301,7 @@ func (f *finder) run(ctx context.Context, each eachObject) error {
 
 // known reports whether the index shows that o is under the right key. It does
 // when it describes the very object that is listed.
-func (f *finder) known(path string, o state.Object) (bool, error) {
+func (f *finder) known(path string, o archive.Object) (bool, error) {
 	if f.source.State == nil || f.askAll {
 		return false, nil
 	}
@@ -314,13 +313,13 @@ func (f *finder) known(path string, o state.Object) (bool, error) {
 	return true, nil
 }
 
-func (f *finder) accepts(e *state.Entry) bool {
-	return f.source.Store.KeyVerdict(state.Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) == archive.KeyOK
+func (f *finder) accepts(e *archive.Entry) bool {
+	return f.source.Store.KeyVerdict(archive.Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) == archive.KeyOK
 }
 
 // runIndex does what run does with the entries of the index.
 func (f *finder) runIndex(ctx context.Context, each eachObject) error {
-	var buf []state.Item
+	var buf []archive.Item
 	for after := ""; ; after = buf[len(buf)-1].Path {
 		var err error
 		if buf, err = f.source.State.Range(after, listing.Chunk, buf[:0]); err != nil {
@@ -337,7 +336,7 @@ func (f *finder) runIndex(ctx context.Context, each eachObject) error {
 	}
 }
 
-func (f *finder) offerEntry(ctx context.Context, it *state.Item, each eachObject) error {
+func (f *finder) offerEntry(ctx context.Context, it *archive.Item, each eachObject) error {
 	if !it.Entry.Stored {
 		return ctx.Err()
 	}

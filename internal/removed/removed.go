@@ -17,6 +17,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
@@ -98,7 +99,7 @@ func (d chains) isOpen(ctx context.Context, k state.SourceKey) (bool, error) {
 
 // bucketGone reports whether err says that the bucket does not exist.
 func bucketGone(err error) bool {
-	e, ok := errors.AsType[*state.Error](err)
+	e, ok := errors.AsType[*archive.Error](err)
 	return ok && e.Code == "NoSuchBucket"
 }
 
@@ -118,13 +119,13 @@ func (d chains) giveUp(ctx context.Context, k state.SourceKey, cause error) erro
 }
 
 // why is the event with which the chain of a source that left ends.
-func (d chains) why(src *state.Source) state.Note {
+func (d chains) why(src *state.Source) archive.Note {
 	for _, s := range d.Sources {
 		if s.Real == src.Path() {
-			return state.Note{Kind: state.NoteDestinationChanged, Detail: "from now on: " + pipeline.PlaceOf(s.State.Key())}
+			return archive.Note{Kind: archive.NoteDestinationChanged, Detail: "from now on: " + pipeline.PlaceOf(s.State.Key())}
 		}
 	}
-	return state.Note{Kind: state.NoteSourceRemoved, Detail: "it left the configuration"}
+	return archive.Note{Kind: archive.NoteSourceRemoved, Detail: "it left the configuration"}
 }
 
 // closeOne ends the chain of one source with the settings that it had. Nothing
@@ -237,9 +238,9 @@ func abortUploads(ctx context.Context, s *pipeline.Source) error {
 		}
 		err := s.Store.Abort(ctx, in.Key, in.UploadID)
 		switch {
-		case errors.Is(err, state.ErrNoUpload):
+		case errors.Is(err, archive.ErrNoUpload):
 			continue // It may be an object by now, which its intent still tells.
-		case errors.Is(err, fs.ErrPermission), errors.Is(err, state.ErrUnsupported):
+		case errors.Is(err, fs.ErrPermission), errors.Is(err, archive.ErrUnsupported):
 			s.Log.Warn("multipart upload cannot be aborted, a lifecycle rule has to remove it",
 				zap.String("key", in.Key), zap.String("upload_id", in.UploadID), zap.Error(err))
 		case err != nil:

@@ -17,7 +17,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/verify"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -27,7 +27,7 @@ type Objects interface {
 	// names, or the current one for "". With ifMatch, another ETag is
 	// state.ErrPrecondition. What is not there is io/fs.ErrNotExist. The Size that
 	// it returns is that of the whole object.
-	GetFrom(ctx context.Context, key, version string, from int64, ifMatch string) (io.ReadCloser, state.Object, error)
+	GetFrom(ctx context.Context, key, version string, from int64, ifMatch string) (io.ReadCloser, archive.Object, error)
 }
 
 // Status is what became of one file of a restore.
@@ -131,7 +131,7 @@ var (
 // counted and does not hold up the others. It returns an error when it could
 // not run, or not to its end; the summary is valid in each case.
 func Run(ctx context.Context, trail *trail.Trail, objects Objects, o Options) (Summary, error) {
-	r := &restorer{o: o, trail: trail, objects: objects, mapper: state.NewMapper(o.Prefix)}
+	r := &restorer{o: o, trail: trail, objects: objects, mapper: archive.NewMapper(o.Prefix)}
 	r.lastAnswer.Store(time.Now().UnixNano())
 	if err := r.open(); err != nil {
 		return r.sum, err
@@ -162,7 +162,7 @@ type restorer struct {
 	o       Options
 	trail   *trail.Trail
 	objects Objects
-	mapper  state.Mapper
+	mapper  archive.Mapper
 	target  *safefs.Target // nil: a dry run without a directory
 	spool   *os.File       // the plan, unnamed
 	begun   int64          // the file system's time when the restore began, ns
@@ -341,7 +341,7 @@ func (r *restorer) endsAll(ctx context.Context, err error) error {
 	case errors.Is(err, ErrOutage), fullOrBroken(err):
 		return err
 	}
-	if e, ok := errors.AsType[*state.Error](err); ok && e.Class.Meaning().EveryRequest {
+	if e, ok := errors.AsType[*archive.Error](err); ok && e.Class.Meaning().EveryRequest {
 		return err
 	}
 	return nil

@@ -17,7 +17,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -205,7 +205,7 @@ func (f *file) allowed(a safefs.Attributes) safefs.Attributes {
 
 // download writes the object's bytes into in and checks them. An interrupted
 // answer is continued where it broke.
-func (f *file) download(ctx context.Context, in io.Writer) (state.Object, error) {
+func (f *file) download(ctx context.Context, in io.Writer) (archive.Object, error) {
 	d := &transfer{file: f, out: in, version: f.Version, since: time.Now()}
 	d.current = d.version == ""
 	for n := 0; ; n++ {
@@ -229,7 +229,7 @@ func (f *file) download(ctx context.Context, in io.Writer) (state.Object, error)
 			}
 			return d.obj, err
 		}
-		if !backoff.Pause(ctx, min(backoff.Jittered(n, state.ClassOf(err)), maxPause)) {
+		if !backoff.Pause(ctx, min(backoff.Jittered(n, archive.ClassOf(err)), maxPause)) {
 			return d.obj, ctx.Err()
 		}
 	}
@@ -241,7 +241,7 @@ type transfer struct {
 
 	out     io.Writer
 	version string
-	obj     state.Object
+	obj     archive.Object
 	want    string
 	hash    hash.Hash // nil: nothing to compare with
 	got     int64     // bytes that were written
@@ -261,7 +261,7 @@ func (d *transfer) attempt(ctx context.Context) (done bool, err error) {
 		d.answered()
 		return false, d.missing(err)
 	}
-	if errors.Is(err, state.ErrPrecondition) {
+	if errors.Is(err, archive.ErrPrecondition) {
 		return false, errors.New("the object was written again while it was read")
 	}
 	if err != nil {
@@ -294,10 +294,10 @@ func (d *transfer) missing(err error) error {
 
 // accept decides whether obj, whose bytes are about to be read, can be the
 // wanted one, and what they are compared with.
-func (d *transfer) accept(obj state.Object) error {
+func (d *transfer) accept(obj archive.Object) error {
 	d.obj, d.begun = obj, true
 	d.want, d.hash = d.expected()
-	own := planned{SHA256: obj.Metadata[state.MetaSHA256], MD5: obj.Metadata[state.MetaMD5]}
+	own := planned{SHA256: obj.Metadata[archive.MetaSHA256], MD5: obj.Metadata[archive.MetaMD5]}
 	other := d.Size >= 0 && obj.Size != d.Size || d.contradicts(&own)
 	if other {
 		if err := d.refuse(&own); err != nil {
@@ -353,7 +353,7 @@ func (d *transfer) receive(body io.Reader) (done bool, err error) {
 		case errors.Is(rerr, io.EOF) && d.got >= d.obj.Size:
 			return true, nil
 		case errors.Is(rerr, io.EOF):
-			return false, state.Classified(state.ClassTransient, "GetObject", io.ErrUnexpectedEOF)
+			return false, archive.Classified(archive.ClassTransient, "GetObject", io.ErrUnexpectedEOF)
 		case rerr != nil:
 			return false, rerr
 		}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -63,7 +63,7 @@ func (r *restorer) plan(ctx context.Context) error {
 		if time.Since(since) > r.o.GiveUp {
 			return fmt.Errorf("%w for %v: %w", ErrOutage, r.o.GiveUp, err)
 		}
-		if !backoff.Pause(ctx, min(backoff.Jittered(n, state.ClassOf(err)), maxPause)) {
+		if !backoff.Pause(ctx, min(backoff.Jittered(n, archive.ClassOf(err)), maxPause)) {
 			return ctx.Err()
 		}
 	}
@@ -84,7 +84,7 @@ func (r *restorer) planOnce(ctx context.Context) error {
 	}
 	if r.o.Dir != "" {
 		key, err := r.mapper.Key(r.o.Dir)
-		if err != nil && !errors.Is(err, state.ErrKeyTooLong) {
+		if err != nil && !errors.Is(err, archive.ErrKeyTooLong) {
 			return err
 		}
 		p.dir = key
@@ -153,7 +153,7 @@ func (p *planner) consider(h trail.Held) error {
 }
 
 // add writes down that the file of rec is to be restored.
-func (p *planner) add(rec state.Record) error {
+func (p *planner) add(rec archive.Record) error {
 	line := planned{
 		Key: rec.S3Key, Size: -1, SHA256: rec.SHA256, MD5: rec.MD5, Version: rec.VersionID,
 		Mode: rec.Mode, MTime: rec.MTime, UID: rec.UID, GID: rec.GID,
@@ -178,7 +178,7 @@ func (p *planner) add(rec state.Record) error {
 // conflict finds files that stand where rec needs a directory: between two
 // looks at a source the trail can have both. The newer one is restored, and the
 // other one fails. It returns why rec itself is the other one.
-func (p *planner) conflict(rec state.Record) (why string, err error) {
+func (p *planner) conflict(rec archive.Record) (why string, err error) {
 	key := rec.S3Key
 	for len(p.above) > 0 && !strings.HasPrefix(key, p.above[len(p.above)-1].key) {
 		p.above = p.above[:len(p.above)-1]
@@ -202,19 +202,19 @@ func (p *planner) conflict(rec state.Record) (why string, err error) {
 // attributes are what the record of p says of the file beside its content.
 // Where it says nothing, the object's metadata may.
 func (p *planned) attributes(meta map[string]string) (a safefs.Attributes) {
-	if mode, err := strconv.ParseUint(firstOf(p.Mode, meta[state.MetaPermissions]), 8, 32); err == nil && mode <= 0o7777 {
+	if mode, err := strconv.ParseUint(firstOf(p.Mode, meta[archive.MetaPermissions]), 8, 32); err == nil && mode <= 0o7777 {
 		m := uint32(mode)
 		a.Mode = &m
 	}
-	if at, ok := ParseMTime(p.MTime, meta[state.MetaMtime]); ok {
+	if at, ok := ParseMTime(p.MTime, meta[archive.MetaMtime]); ok {
 		a.MTime = &at
 	}
 	a.UID, a.GID = p.UID, p.GID
 	if a.UID == nil {
-		a.UID = parseID(meta[state.MetaOwner])
+		a.UID = parseID(meta[archive.MetaOwner])
 	}
 	if a.GID == nil {
-		a.GID = parseID(meta[state.MetaGroup])
+		a.GID = parseID(meta[archive.MetaGroup])
 	}
 	return a
 }

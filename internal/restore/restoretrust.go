@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/verify"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -86,7 +86,7 @@ func (t *trust) believe(e trail.Entry, d *trail.Digest, sha string) error {
 		return nil
 	case t.refuted[digestPlace{n.Instance, n.Chain, n.Sequence}]:
 		return errContradicted
-	case n.Time.After(t.latest), d.EndTime > state.FormatTime(t.latest):
+	case n.Time.After(t.latest), d.EndTime > archive.FormatTime(t.latest):
 		return errNotYet
 	}
 	return nil

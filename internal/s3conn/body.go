@@ -4,7 +4,7 @@ import (
 	"errors"
 	"io"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 var (
@@ -20,14 +20,14 @@ func (e *bodyError) Error() string { return "read body: " + e.err.Error() }
 func (e *bodyError) Unwrap() error { return e.err }
 
 // class says whose fault it was: the file became shorter, or cannot be read.
-func (e *bodyError) class() state.Class {
-	if c, ok := errors.AsType[*state.Error](e.err); ok {
+func (e *bodyError) class() archive.Class {
+	if c, ok := errors.AsType[*archive.Error](e.err); ok {
 		return c.Class
 	}
 	if errors.Is(e.err, errShortBody) {
-		return state.ClassChanged
+		return archive.ClassChanged
 	}
-	return state.ClassFile
+	return archive.ClassFile
 }
 
 // sizedBody is exactly size bytes of r from its start. A body that ends early

@@ -20,7 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/loopback"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
@@ -246,9 +246,9 @@ func CheckEndpoint(endpoint string, allowInsecure bool) error {
 // next request.
 func (c *Conn) Fault(ctx context.Context, op, key string, err error) error {
 	err = Classify(op, key, err)
-	if state.ClassOf(err).Meaning().EveryRequest {
+	if archive.ClassOf(err).Meaning().EveryRequest {
 		if rerr := c.Creds.Renew(ctx, time.Now()); rerr != nil {
-			return &state.Error{Class: state.ClassCredentials, Op: op, Err: errors.Join(err, rerr)}
+			return &archive.Error{Class: archive.ClassCredentials, Op: op, Err: errors.Join(err, rerr)}
 		}
 	}
 	return err

@@ -16,7 +16,7 @@ import (
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // maxMessage bounds what a server can put into a log line or a record.
@@ -39,19 +39,19 @@ func Classify(op, key string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if e, ok := errors.AsType[*state.Error](err); ok && e.Op != "" {
+	if e, ok := errors.AsType[*archive.Error](err); ok && e.Op != "" {
 		return err
 	}
 	if b, ok := errors.AsType[*bodyError](err); ok {
-		return &state.Error{Class: b.class(), Op: op, Err: b}
+		return &archive.Error{Class: b.class(), Op: op, Err: b}
 	}
 	a := answerOf(err)
 	// What a token service answered is no answer of S3.
 	if _, ours := errors.AsType[*credentialError](err); ours || a.status == 0 {
-		return &state.Error{Class: classOfSilence(err), Op: op, Err: trimmed(err)}
+		return &archive.Error{Class: classOfSilence(err), Op: op, Err: trimmed(err)}
 	}
 	v := a.verdict(op, key)
-	e := &state.Error{Class: v.class, Op: op, Code: a.code, Status: a.status, RequestID: a.requestID}
+	e := &archive.Error{Class: v.class, Op: op, Code: a.code, Status: a.status, RequestID: a.requestID}
 	c := &cause{text: a.text(v), causes: []error{err}}
 	if v.means != nil {
 		c.causes = append(c.causes, v.means)
@@ -95,14 +95,14 @@ func answerOf(err error) answer {
 
 // verdict is a class, and a sentinel that callers ask for with errors.Is.
 type verdict struct {
-	class state.Class
+	class archive.Class
 	means error
 }
 
 // verdict judges by code where the code is known, else by status.
 func (a answer) verdict(op, key string) verdict {
 	if a.status == http.StatusServiceUnavailable || a.status == http.StatusTooManyRequests || throttleCode(a.code) {
-		return verdict{class: state.ClassThrottled}
+		return verdict{class: archive.ClassThrottled}
 	}
 	if v, ok := a.byCode(key); ok {
 		if v.means == nil && a.status == http.StatusForbidden {
@@ -129,21 +129,21 @@ func throttleCode(code string) bool {
 func (a answer) byCode(key string) (verdict, bool) {
 	switch a.code {
 	case "NoSuchKey", "NoSuchVersion":
-		return verdict{state.ClassTransient, fs.ErrNotExist}, true
+		return verdict{archive.ClassTransient, fs.ErrNotExist}, true
 	case "NoSuchUpload":
-		return verdict{state.ClassTransient, state.ErrNoUpload}, true
+		return verdict{archive.ClassTransient, archive.ErrNoUpload}, true
 	case "PreconditionFailed":
-		return verdict{state.ClassTransient, state.ErrPrecondition}, true
+		return verdict{archive.ClassTransient, archive.ErrPrecondition}, true
 	case "ConditionalRequestConflict", "OperationAborted":
-		return verdict{state.ClassTransient, state.ErrConcurrent}, true
+		return verdict{archive.ClassTransient, archive.ErrConcurrent}, true
 	case "NotImplemented":
-		return verdict{state.ClassConfiguration, state.ErrUnsupported}, true
+		return verdict{archive.ClassConfiguration, archive.ErrUnsupported}, true
 	case "SignatureDoesNotMatch":
 		// Some servers and proxies compute another signature for odd names.
 		if !plainKey(key) {
-			return verdict{class: state.ClassFile}, true
+			return verdict{class: archive.ClassFile}, true
 		}
-		return verdict{class: state.ClassCredentials}, true
+		return verdict{class: archive.ClassCredentials}, true
 	}
 	if c := classOfCode(a.code); c != "" {
 		return verdict{class: c}, true
@@ -152,24 +152,24 @@ func (a answer) byCode(key string) (verdict, bool) {
 }
 
 // classOfCode is the part of the table in which the code alone decides.
-func classOfCode(code string) state.Class {
+func classOfCode(code string) archive.Class {
 	switch code {
 	case "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired",
 		"InvalidClientTokenId", "UnrecognizedClientException", "InvalidSecurity":
-		return state.ClassCredentials
+		return archive.ClassCredentials
 	case "AccessDenied", "AllAccessDisabled", "AccountProblem", "NoSuchBucket", "PermanentRedirect", "TemporaryRedirect",
 		"MovedPermanently", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "RequestTimeTooSkewed",
 		"InvalidBucketName", "InvalidEncryptionAlgorithmError", "ServerSideEncryptionConfigurationNotFoundError",
 		"InvalidStorageClass", "MethodNotAllowed", "InvalidRequest", "InvalidArgument":
-		return state.ClassConfiguration
+		return archive.ClassConfiguration
 	case "BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody",
 		"InvalidPart", "InvalidPartOrder":
-		return state.ClassChanged
+		return archive.ClassChanged
 	case "KeyTooLongError", "XMinioInvalidObjectName", "XMinioInvalidResourceName", "XMinioParentIsObject",
 		"XMinioObjectExistsAsDirectory", "DirectoryObjectContainsData", "InvalidObjectState", "EntityTooLarge", "MetadataTooLarge", "InvalidURI":
-		return state.ClassFile
+		return archive.ClassFile
 	case "InternalError", "RequestTimeout", "ServiceUnavailable", "KMS.DependencyTimeoutException", "KMS.KMSInternalException":
-		return state.ClassTransient
+		return archive.ClassTransient
 	}
 	return ""
 }
@@ -181,38 +181,38 @@ func (a answer) kmsCode() (verdict, bool) {
 	case !strings.HasPrefix(a.code, "KMS.") && !strings.HasPrefix(a.code, "kms:") && !strings.HasPrefix(a.code, "XMinioKMS"):
 		return verdict{}, false
 	case a.status >= http.StatusInternalServerError && a.status != http.StatusNotImplemented:
-		return verdict{class: state.ClassTransient}, true
+		return verdict{class: archive.ClassTransient}, true
 	}
-	return verdict{class: state.ClassConfiguration}, true
+	return verdict{class: archive.ClassConfiguration}, true
 }
 
 // byStatus judges an answer whose code is unknown, or which had no body.
 func (a answer) byStatus(op string) verdict {
 	switch a.status {
 	case http.StatusUnauthorized:
-		return verdict{class: state.ClassCredentials}
+		return verdict{class: archive.ClassCredentials}
 	case http.StatusForbidden:
-		return verdict{state.ClassConfiguration, fs.ErrPermission}
+		return verdict{archive.ClassConfiguration, fs.ErrPermission}
 	case http.StatusNotFound:
 		// Only the answer to a HEAD, which never has a body, may say so little.
 		if op == OpHead {
-			return verdict{state.ClassTransient, fs.ErrNotExist}
+			return verdict{archive.ClassTransient, fs.ErrNotExist}
 		}
 	case http.StatusRequestTimeout:
-		return verdict{class: state.ClassTransient}
+		return verdict{class: archive.ClassTransient}
 	case http.StatusConflict:
-		return verdict{state.ClassTransient, state.ErrConcurrent}
+		return verdict{archive.ClassTransient, archive.ErrConcurrent}
 	case http.StatusPreconditionFailed:
-		return verdict{state.ClassTransient, state.ErrPrecondition}
+		return verdict{archive.ClassTransient, archive.ErrPrecondition}
 	case http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong:
-		return verdict{class: state.ClassFile}
+		return verdict{class: archive.ClassFile}
 	case http.StatusNotImplemented:
-		return verdict{state.ClassConfiguration, state.ErrUnsupported}
+		return verdict{archive.ClassConfiguration, archive.ErrUnsupported}
 	}
 	if a.status >= http.StatusMultipleChoices && a.status < http.StatusInternalServerError {
-		return verdict{class: state.ClassConfiguration}
+		return verdict{class: archive.ClassConfiguration}
 	}
-	return verdict{class: state.ClassTransient}
+	return verdict{class: archive.ClassTransient}
 }
 
 // text renders the answer for a person.
@@ -245,7 +245,7 @@ func (a answer) elsewhere() bool {
 }
 
 // classOfSilence judges an error without an answer.
-func classOfSilence(err error) state.Class {
+func classOfSilence(err error) archive.Class {
 	if c, ok := errors.AsType[*credentialError](err); ok {
 		return classOfCredentials(c)
 	}
@@ -256,25 +256,25 @@ func classOfSilence(err error) state.Class {
 	_, encode := errors.AsType[*smithy.SerializationError](err)
 	unsendable := strings.Contains(err.Error(), "net/http: invalid") // A header or a method that HTTP has no form for.
 	if cert || unknown || record || input || encode || unsendable || errors.Is(err, http.ErrSchemeMismatch) {
-		return state.ClassConfiguration
+		return archive.ClassConfiguration
 	}
-	return state.ClassTransient
+	return archive.ClassTransient
 }
 
 // classOfCredentials tells a chain without credentials from one whose token
 // service cannot be reached.
-func classOfCredentials(c *credentialError) state.Class {
+func classOfCredentials(c *credentialError) archive.Class {
 	if c.fromInstanceMetadata() {
-		return state.ClassCredentials
+		return archive.ClassCredentials
 	}
 	a := answerOf(c.err)
 	_, unsent := errors.AsType[*smithyhttp.RequestSendError](c.err)
 	switch {
 	case errors.Is(c.err, context.Canceled), errors.Is(c.err, context.DeadlineExceeded),
 		unsent && a.status == 0, a.status >= http.StatusInternalServerError, throttleCode(a.code):
-		return state.ClassTransient
+		return archive.ClassTransient
 	}
-	return state.ClassCredentials
+	return archive.ClassCredentials
 }
 
 // trimmed cuts the SDK's preambles off an error that no server answered with.

@@ -12,7 +12,7 @@ import (
 	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // observer counts and times every attempt of every operation, and notes what
@@ -117,7 +117,7 @@ type heard struct {
 }
 
 // Stamp fills in what was heard with an answer.
-func (h heard) Stamp(o state.Object) state.Object {
+func (h heard) Stamp(o archive.Object) archive.Object {
 	if !h.date.IsZero() {
 		o.ServerTime = h.date.UTC()
 	}
@@ -126,7 +126,7 @@ func (h heard) Stamp(o state.Object) state.Object {
 }
 
 // Stamp fills in what was heard with an answer to the SDK.
-func Stamp(o state.Object, md middleware.Metadata) state.Object {
+func Stamp(o archive.Object, md middleware.Metadata) archive.Object {
 	h, _ := md.Get(heardKey{}).(heard)
 	return h.Stamp(o)
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // reaskInterval bounds how often a refused HEAD is asked again as a GET, and
@@ -28,7 +28,7 @@ type Reasker struct {
 	when     time.Time
 	answered time.Time
 	mended   bool // The GET was not refused.
-	last     *state.Error
+	last     *archive.Error
 }
 
 // Explain finds the code behind a HEAD that was refused without one, by a GET
@@ -36,7 +36,7 @@ type Reasker struct {
 // refused: what was in the way, a token that had expired or this host's clock,
 // has been put right by it.
 func (c *Conn) Explain(ctx context.Context, key string, err error) (again bool, why error) {
-	e, ok := errors.AsType[*state.Error](err)
+	e, ok := errors.AsType[*archive.Error](err)
 	if !ok || e.Status != http.StatusForbidden && e.Status != http.StatusBadRequest {
 		return false, err
 	}
@@ -48,14 +48,14 @@ func (c *Conn) Explain(ctx context.Context, key string, err error) (again bool, 
 		c.Reask.answered = time.Now()
 	}
 	if why := c.Reask.last; why != nil && why.Status == e.Status {
-		return false, &state.Error{Class: why.Class, Op: OpHead, Code: why.Code, Status: e.Status, RequestID: e.RequestID, Err: why.Err}
+		return false, &archive.Error{Class: why.Class, Op: OpHead, Code: why.Code, Status: e.Status, RequestID: e.RequestID, Err: why.Err}
 	}
 	return c.Reask.mended && time.Since(c.Reask.answered) < mendedFor, err
 }
 
 // ask returns the error of a GET that was refused as the HEAD was, nil for
 // another. Mended: it was not refused.
-func (c *Conn) ask(ctx context.Context, key string, status int) (why *state.Error, mended bool) {
+func (c *Conn) ask(ctx context.Context, key string, status int) (why *archive.Error, mended bool) {
 	out, err := c.Client.GetObject(ctx, &s3.GetObjectInput{
 		Bucket: aws.String(c.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: c.Owner(), Range: aws.String("bytes=0-0"),
 	})
@@ -64,7 +64,7 @@ func (c *Conn) ask(ctx context.Context, key string, status int) (why *state.Erro
 		return nil, true
 	}
 	err = c.Fault(ctx, OpGet, key, err)
-	if e, ok := errors.AsType[*state.Error](err); ok && e.Status == status {
+	if e, ok := errors.AsType[*archive.Error](err); ok && e.Status == status {
 		return e, false
 	}
 	return nil, errors.Is(err, fs.ErrNotExist)

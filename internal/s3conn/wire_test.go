@@ -25,7 +25,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // sdkAuthorization has the SDK's signer sign the headers that req itself says
@@ -270,24 +270,24 @@ func TestAttempts(t *testing.T) {
 		header http.Header
 		body   string
 		sends  int
-		class  state.Class // "": success
+		class  archive.Class // "": success
 	}{
 		{"success", 200, http.Header{"Etag": {`"e"`}}, "", 1, ""},
-		{"internal error", 500, nil, fmt.Sprintf(errorXML, "InternalError"), maxAttempts, state.ClassTransient},
-		{"an error with status 200", 200, nil, fmt.Sprintf(errorXML, "InternalError"), maxAttempts, state.ClassTransient},
-		{"an error with status 200 that is bad XML", 200, nil, "<error><Code>InternalError</Code><Message>a & b</Message>", maxAttempts, state.ClassTransient},
-		{"an error with status 200 in another charset", 200, nil, `<?xml version="1.0" encoding="ISO-8859-1"?><Error><Code>SlowDown</Code></Error>`, maxAttempts, state.ClassThrottled},
+		{"internal error", 500, nil, fmt.Sprintf(errorXML, "InternalError"), maxAttempts, archive.ClassTransient},
+		{"an error with status 200", 200, nil, fmt.Sprintf(errorXML, "InternalError"), maxAttempts, archive.ClassTransient},
+		{"an error with status 200 that is bad XML", 200, nil, "<error><Code>InternalError</Code><Message>a & b</Message>", maxAttempts, archive.ClassTransient},
+		{"an error with status 200 in another charset", 200, nil, `<?xml version="1.0" encoding="ISO-8859-1"?><Error><Code>SlowDown</Code></Error>`, maxAttempts, archive.ClassThrottled},
 		{"a success with a text", 200, http.Header{"Etag": {`"e"`}}, "<html>thanks", 1, ""},
-		{"a code before bad XML", 400, nil, "<Error><Code>XMinioInvalidObjectName</Code><Key>a&#x1;</Key></Error>", 1, state.ClassFile},
-		{"a code below another root", 403, nil, "<ErrorResponse><Code>InvalidAccessKeyId</Code></ErrorResponse>", 1, state.ClassCredentials},
-		{"a time-out without a text", 408, nil, "", maxAttempts, state.ClassTransient},
-		{"slow down", 503, nil, fmt.Sprintf(errorXML, "SlowDown"), maxAttempts, state.ClassThrottled},
-		{"throttled by KMS", 400, nil, fmt.Sprintf(errorXML, "ThrottlingException"), maxAttempts, state.ClassThrottled},
-		{"denied", 403, nil, fmt.Sprintf(errorXML, "AccessDenied"), 1, state.ClassConfiguration},
-		{"bad digest", 400, nil, fmt.Sprintf(errorXML, "BadDigest"), 1, state.ClassChanged},
-		{"a web page", 502, nil, "<html>Bad gateway", maxAttempts, state.ClassTransient},
-		{"a redirect", 307, http.Header{"Location": {"http://elsewhere"}}, "", 1, state.ClassConfiguration},
-		{"another clock, as before", 403, nil, fmt.Sprintf(errorXML, "RequestTimeTooSkewed"), 1, state.ClassConfiguration},
+		{"a code before bad XML", 400, nil, "<Error><Code>XMinioInvalidObjectName</Code><Key>a&#x1;</Key></Error>", 1, archive.ClassFile},
+		{"a code below another root", 403, nil, "<ErrorResponse><Code>InvalidAccessKeyId</Code></ErrorResponse>", 1, archive.ClassCredentials},
+		{"a time-out without a text", 408, nil, "", maxAttempts, archive.ClassTransient},
+		{"slow down", 503, nil, fmt.Sprintf(errorXML, "SlowDown"), maxAttempts, archive.ClassThrottled},
+		{"throttled by KMS", 400, nil, fmt.Sprintf(errorXML, "ThrottlingException"), maxAttempts, archive.ClassThrottled},
+		{"denied", 403, nil, fmt.Sprintf(errorXML, "AccessDenied"), 1, archive.ClassConfiguration},
+		{"bad digest", 400, nil, fmt.Sprintf(errorXML, "BadDigest"), 1, archive.ClassChanged},
+		{"a web page", 502, nil, "<html>Bad gateway", maxAttempts, archive.ClassTransient},
+		{"a redirect", 307, http.Header{"Location": {"http://elsewhere"}}, "", 1, archive.ClassConfiguration},
+		{"another clock, as before", 403, nil, fmt.Sprintf(errorXML, "RequestTimeTooSkewed"), 1, archive.ClassConfiguration},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -305,8 +305,8 @@ func TestAttempts(t *testing.T) {
 				}
 				out, _, err := w.Put(t.Context(), &s3.PutObjectInput{Key: aws.String("k"), ContentLength: aws.Int64(b.size)}, b)
 				err = Classify(OpPut, "k", err)
-				if (err == nil) != (tc.class == "") || err != nil && state.ClassOf(err) != tc.class {
-					t.Errorf("put: %v (class %s), want class %q", err, state.ClassOf(err), tc.class)
+				if (err == nil) != (tc.class == "") || err != nil && archive.ClassOf(err) != tc.class {
+					t.Errorf("put: %v (class %s), want class %q", err, archive.ClassOf(err), tc.class)
 				}
 				if err == nil && strings.Trim(aws.ToString(out.ETag), `"`) != "e" {
 					t.Errorf("ETag %q", strings.Trim(aws.ToString(out.ETag), `"`))
@@ -404,7 +404,7 @@ func TestAnAnswerThatBreaksOffIsNoSuccess(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _, err = w.Put(t.Context(), &s3.PutObjectInput{Key: aws.String("k")}, b)
-		if err = Classify(OpPut, "k", err); state.ClassOf(err) != state.ClassTransient {
+		if err = Classify(OpPut, "k", err); archive.ClassOf(err) != archive.ClassTransient {
 			t.Errorf("put: %v, want class transient", err)
 		}
 	})
@@ -443,7 +443,7 @@ func BenchmarkPutRequest(b *testing.B) {
 		Key: aws.String("data/2026/11/some file.log"), ContentLength: aws.Int64(4096), ContentType: aws.String("application/octet-stream"),
 		ContentMD5: aws.String("1B2M2Y8AsgTpgAmY7PhCfg=="), ChecksumSHA256: aws.String("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="),
 		SSEKMSKeyId: aws.String(s3test.FakeKeyARN), ServerSideEncryption: "aws:kms", BucketKeyEnabled: aws.Bool(true),
-		Metadata: map[string]string{state.MetaMD5: "d41d8cd98f00b204e9800998ecf8427e", state.MetaID: "host-1/0badcafe/7", state.MetaOwner: "0"},
+		Metadata: map[string]string{archive.MetaMD5: "d41d8cd98f00b204e9800998ecf8427e", archive.MetaID: "host-1/0badcafe/7", archive.MetaOwner: "0"},
 	}
 	c := aws.Credentials{AccessKeyID: "AKID", SecretAccessKey: "secret", SessionToken: "token"}
 	b.ReportAllocs()

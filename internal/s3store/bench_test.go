@@ -9,7 +9,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func benchStore(b *testing.B) *Store {
@@ -29,7 +29,7 @@ func benchStore(b *testing.B) *Store {
 
 // BenchmarkPut includes the server.
 func BenchmarkPut(b *testing.B) {
-	s, p := benchStore(b), put("data/a", bytes.Repeat([]byte("x"), 16<<10), state.Condition{})
+	s, p := benchStore(b), put("data/a", bytes.Repeat([]byte("x"), 16<<10), archive.Condition{})
 	b.SetBytes(p.Size)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -41,7 +41,7 @@ func BenchmarkPut(b *testing.B) {
 
 // BenchmarkHead includes the server.
 func BenchmarkHead(b *testing.B) {
-	s, p := benchStore(b), put("data/a", []byte("x"), state.Condition{})
+	s, p := benchStore(b), put("data/a", []byte("x"), archive.Condition{})
 	if _, err := s.Put(b.Context(), p); err != nil {
 		b.Fatal(err)
 	}

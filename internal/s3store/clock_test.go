@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // timekeeper stands before a fake: it checks the time of signatures as S3 does,
@@ -93,7 +93,7 @@ func TestAWrongDateIsNotBelieved(t *testing.T) {
 			s := openStore(t, options(k.before(t, f), "bucket", s3test.FakeKeyARN))
 			failed := 0
 			for range 12 {
-				if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); err != nil {
+				if _, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{})); err != nil {
 					t.Logf("Put: %v", err)
 					failed++
 				}
@@ -128,7 +128,7 @@ func TestACorrectionThatStopsHelpingIsForgotten(t *testing.T) {
 	s := openStore(t, options(k.before(t, f), "bucket", s3test.FakeKeyARN))
 	work := func() {
 		t.Helper()
-		if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); err != nil {
+		if _, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{})); err != nil {
 			t.Errorf("Put: %v", err)
 		}
 	}

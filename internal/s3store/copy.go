@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/s3syncd/s3syncd/internal/s3conn"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
@@ -43,21 +43,21 @@ type copier struct {
 }
 
 // Copy is Store.Copy.
-func (cp *copier) Copy(ctx context.Context, c state.Copy) (state.Object, error) {
-	if err := cp.prober.ready(ctx, s3conn.OpCopy, c.Key, state.Condition{ETag: c.ETag}); err != nil {
-		return state.Object{}, err
+func (cp *copier) Copy(ctx context.Context, c archive.Copy) (archive.Object, error) {
+	if err := cp.prober.ready(ctx, s3conn.OpCopy, c.Key, archive.Condition{ETag: c.ETag}); err != nil {
+		return archive.Object{}, err
 	}
 	out, err := cp.conn.Client.HeadObject(ctx, &s3.HeadObjectInput{
 		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.Owner(),
 	})
 	if err != nil {
 		_, why := cp.conn.Explain(ctx, c.Key, cp.conn.Fault(ctx, s3conn.OpHead, c.Key, err))
-		return state.Object{}, why // Whoever tries again asks again.
+		return archive.Object{}, why // Whoever tries again asks again.
 	}
 	if etag(out.ETag) != c.ETag || aws.ToInt64(out.ContentLength) != c.Size {
-		return state.Object{}, &state.Error{Class: state.ClassTransient, Op: s3conn.OpCopy, Err: fmt.Errorf("%q: %w", c.Key, state.ErrPrecondition)}
+		return archive.Object{}, &archive.Error{Class: archive.ClassTransient, Op: s3conn.OpCopy, Err: fmt.Errorf("%q: %w", c.Key, archive.ErrPrecondition)}
 	}
-	var o state.Object
+	var o archive.Object
 	if c.Size > cp.o.CopyMax {
 		o, err = cp.copyParts(ctx, c, out)
 	} else {
@@ -96,7 +96,7 @@ func (cp *copier) copySource(key string) *string {
 }
 
 // copyWhole copies the object that h describes in one request.
-func (cp *copier) copyWhole(ctx context.Context, c state.Copy, h *s3.HeadObjectOutput) (state.Object, error) {
+func (cp *copier) copyWhole(ctx context.Context, c archive.Copy, h *s3.HeadObjectOutput) (archive.Object, error) {
 	in := &s3.CopyObjectInput{
 		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), CopySource: cp.copySource(c.Key),
 		ExpectedBucketOwner: cp.conn.Owner(), ExpectedSourceBucketOwner: cp.conn.Owner(),
@@ -112,20 +112,20 @@ func (cp *copier) copyWhole(ctx context.Context, c state.Copy, h *s3.HeadObjectO
 	own := aws.ToInt32(h.TagCount) > 0 && len(cp.marks.tags) > 0 // Else the object's tags come over by themselves.
 	replace, err := cp.markCopy(ctx, c.Key, own, &in.ACL, &in.Tagging)
 	if err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	if replace {
 		in.TaggingDirective = types.TaggingDirectiveReplace
 	}
-	in.IfMatch, _ = conditions(cp.dest.supported(state.Condition{ETag: c.ETag}))
+	in.IfMatch, _ = conditions(cp.dest.supported(archive.Condition{ETag: c.ETag}))
 	out, err := cp.conn.Client.CopyObject(ctx, in)
 	if err != nil {
-		return state.Object{}, cp.conn.Fault(ctx, s3conn.OpCopy, c.Key, err)
+		return archive.Object{}, cp.conn.Fault(ctx, s3conn.OpCopy, c.Key, err)
 	}
 	if out.CopyObjectResult == nil {
-		return state.Object{}, &state.Error{Class: state.ClassTransient, Op: s3conn.OpCopy, Err: fmt.Errorf("the answer for %q is empty", c.Key)}
+		return archive.Object{}, &archive.Error{Class: archive.ClassTransient, Op: s3conn.OpCopy, Err: fmt.Errorf("the answer for %q is empty", c.Key)}
 	}
-	o := s3conn.Stamp(state.Object{
+	o := s3conn.Stamp(archive.Object{
 		Key: c.Key, Size: c.Size, ETag: etag(out.CopyObjectResult.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 	}, out.ResultMetadata)
@@ -134,23 +134,23 @@ func (cp *copier) copyWhole(ctx context.Context, c state.Copy, h *s3.HeadObjectO
 
 // sameSHA256 compares the checksum that the server computed of a copy, where
 // both are known.
-func sameSHA256(c state.Copy, got string) error {
+func sameSHA256(c archive.Copy, got string) error {
 	want := base64.StdEncoding.EncodeToString(c.SHA256[:])
 	if c.SHA256 == [32]byte{} || got == "" || got == want || strings.Contains(got, "-") {
 		return nil
 	}
-	return &state.Error{
-		Class: state.ClassFile, Op: s3conn.OpCopy,
+	return &archive.Error{
+		Class: archive.ClassFile, Op: s3conn.OpCopy,
 		Err: fmt.Errorf("the copy of %q has the SHA-256 %s, its metadata says %s", c.Key, got, want),
 	}
 }
 
 // copyParts copies the object that h describes in several requests. What it
 // opened it aborts when it fails.
-func (cp *copier) copyParts(ctx context.Context, c state.Copy, h *s3.HeadObjectOutput) (state.Object, error) {
+func (cp *copier) copyParts(ctx context.Context, c archive.Copy, h *s3.HeadObjectOutput) (archive.Object, error) {
 	id, err := cp.createCopy(ctx, c, h)
 	if err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	o, err := cp.fillCopy(ctx, c, id)
 	if err != nil && !ambiguousComplete(err) {
@@ -170,11 +170,11 @@ func (e completeError) Unwrap() error { return e.error }
 
 func ambiguousComplete(err error) bool {
 	_, is := errors.AsType[completeError](err)
-	return is && !errors.Is(err, state.ErrPrecondition)
+	return is && !errors.Is(err, archive.ErrPrecondition)
 }
 
 func ignoreGone(err error) error {
-	if errors.Is(err, state.ErrNoUpload) {
+	if errors.Is(err, archive.ErrNoUpload) {
 		return nil
 	}
 	return err
@@ -182,7 +182,7 @@ func ignoreGone(err error) error {
 
 // createCopy opens the multipart upload of a copy, with all that does not come
 // over by itself.
-func (cp *copier) createCopy(ctx context.Context, c state.Copy, h *s3.HeadObjectOutput) (uploadID string, err error) {
+func (cp *copier) createCopy(ctx context.Context, c archive.Copy, h *s3.HeadObjectOutput) (uploadID string, err error) {
 	in := &s3.CreateMultipartUploadInput{
 		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.Owner(), Metadata: c.Metadata,
 		ContentType: h.ContentType, CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition,
@@ -199,7 +199,7 @@ func (cp *copier) createCopy(ctx context.Context, c state.Copy, h *s3.HeadObject
 		return "", cp.conn.Fault(ctx, s3conn.OpCreate, c.Key, err)
 	}
 	uploadID = aws.ToString(out.UploadId)
-	o := s3conn.Stamp(state.Object{Key: c.Key, SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId)}, out.ResultMetadata)
+	o := s3conn.Stamp(archive.Object{Key: c.Key, SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId)}, out.ResultMetadata)
 	if o.SSE != "" || o.KMSKeyID != "" { // Some servers say so only of the finished object.
 		err = cp.prober.confirm(ctx, s3conn.OpCreate, o)
 	}
@@ -228,7 +228,7 @@ func (cp *copier) tags(ctx context.Context, key string) (url.Values, error) {
 }
 
 // fillCopy copies the parts, several at once, and joins them.
-func (cp *copier) fillCopy(ctx context.Context, c state.Copy, uploadID string) (state.Object, error) {
+func (cp *copier) fillCopy(ctx context.Context, c archive.Copy, uploadID string) (archive.Object, error) {
 	size := cp.copyPartSize(c.Size)
 	parts := make([]types.CompletedPart, (c.Size+size-1)/size)
 	group, gctx := errgroup.WithContext(ctx)
@@ -241,25 +241,25 @@ func (cp *copier) fillCopy(ctx context.Context, c state.Copy, uploadID string) (
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	in := &s3.CompleteMultipartUploadInput{
 		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.Owner(), UploadId: aws.String(uploadID),
 		MpuObjectSize: aws.Int64(c.Size), MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
 	}
-	in.IfMatch, _ = conditions(cp.dest.supported(state.Condition{ETag: c.ETag}))
+	in.IfMatch, _ = conditions(cp.dest.supported(archive.Condition{ETag: c.ETag}))
 	out, err := cp.conn.Client.CompleteMultipartUpload(ctx, in)
 	if err != nil {
-		return state.Object{}, completeError{cp.conn.Fault(ctx, s3conn.OpComplete, c.Key, err)}
+		return archive.Object{}, completeError{cp.conn.Fault(ctx, s3conn.OpComplete, c.Key, err)}
 	}
-	return s3conn.Stamp(state.Object{
+	return s3conn.Stamp(archive.Object{
 		Key: c.Key, Size: c.Size, ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 	}, out.ResultMetadata), nil
 }
 
 // copyPart copies the bytes from first to last as part n.
-func (cp *copier) copyPart(ctx context.Context, c state.Copy, uploadID string, n int32, first, last int64) (types.CompletedPart, error) {
+func (cp *copier) copyPart(ctx context.Context, c archive.Copy, uploadID string, n int32, first, last int64) (types.CompletedPart, error) {
 	out, err := cp.conn.Client.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
 		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), UploadId: aws.String(uploadID), PartNumber: aws.Int32(n),
 		CopySource: cp.copySource(c.Key), CopySourceRange: aws.String(fmt.Sprintf("bytes=%d-%d", first, last)),
@@ -269,7 +269,7 @@ func (cp *copier) copyPart(ctx context.Context, c state.Copy, uploadID string, n
 	case err != nil:
 		return types.CompletedPart{}, cp.conn.Fault(ctx, s3conn.OpPartCopy, c.Key, err)
 	case out.CopyPartResult == nil:
-		return types.CompletedPart{}, &state.Error{Class: state.ClassTransient, Op: s3conn.OpPartCopy, Err: fmt.Errorf("the answer for %q is empty", c.Key)}
+		return types.CompletedPart{}, &archive.Error{Class: archive.ClassTransient, Op: s3conn.OpPartCopy, Err: fmt.Errorf("the answer for %q is empty", c.Key)}
 	}
 	return types.CompletedPart{PartNumber: aws.Int32(n), ETag: out.CopyPartResult.ETag}, nil
 }

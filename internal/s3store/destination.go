@@ -13,7 +13,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // destination is what is known of the bucket: which key it encrypts under, and
@@ -74,7 +73,7 @@ func (d *destination) unknown() Capabilities {
 
 // pin checks an answer to the canary against the configuration itself, not
 // against what was pinned before: an alias may have moved.
-func (d *destination) pin(op string, o state.Object, found *Capabilities) error {
+func (d *destination) pin(op string, o archive.Object, found *Capabilities) error {
 	named := o.KMSKeyID != "" && o.SSE == string(d.enc.algorithm)
 	if named && isAlias(d.enc.keyID) && isKeyARN(o.KMSKeyID) && !isAlias(o.KMSKeyID) {
 		found.PinnedKey = o.KMSKeyID
@@ -85,10 +84,10 @@ func (d *destination) pin(op string, o state.Object, found *Capabilities) error 
 		return nil
 	}
 	if err := d.confirmed(o); err != nil {
-		return &state.Error{Class: state.ClassEncryption, Op: op, RequestID: o.RequestID, Err: err}
+		return &archive.Error{Class: archive.ClassEncryption, Op: op, RequestID: o.RequestID, Err: err}
 	}
-	return &state.Error{
-		Class: state.ClassEncryption, Op: op, RequestID: o.RequestID,
+	return &archive.Error{
+		Class: archive.ClassEncryption, Op: op, RequestID: o.RequestID,
 		Err: fmt.Errorf("the server encrypted %q under %s, which does not resolve %s", o.Key, o.KMSKeyID, d.enc.keyID),
 	}
 }
@@ -100,7 +99,7 @@ func (d *destination) Resolved() bool {
 
 // confirmed reports whether an answer to a write names the algorithm and the
 // key that were asked for.
-func (d *destination) confirmed(o state.Object) error {
+func (d *destination) confirmed(o archive.Object) error {
 	switch {
 	case o.SSE == "":
 		return fmt.Errorf("the server did not confirm encryption of %q", o.Key)
@@ -137,7 +136,7 @@ func (d *destination) MatchesKey(serverKey string) bool {
 }
 
 // KeyVerdict is Store.KeyVerdict.
-func (d *destination) KeyVerdict(o state.Object) archive.KeyVerdict {
+func (d *destination) KeyVerdict(o archive.Object) archive.KeyVerdict {
 	const kms, dsse = string(types.ServerSideEncryptionAwsKms), string(types.ServerSideEncryptionAwsKmsDsse)
 	switch {
 	case o.SSE != kms && o.SSE != dsse:
@@ -150,7 +149,7 @@ func (d *destination) KeyVerdict(o state.Object) archive.KeyVerdict {
 
 // supported returns c without what the server does not know; emulate has
 // checked that part.
-func (d *destination) supported(c state.Condition) state.Condition {
+func (d *destination) supported(c archive.Condition) archive.Condition {
 	caps := d.Capabilities()
 	if !caps.IfNoneMatch {
 		c.Absent = false

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const refusalXML = "<?xml version=\"1.0\"?>\n<Error><Code>%s</Code><Message>because</Message><RequestId>R1</RequestId></Error>"
@@ -42,8 +42,8 @@ func TestAnEarlyRefusalKeepsItsReason(t *testing.T) {
 	s := openStore(t, options(srv.URL, "bucket", s3test.FakeKeyARN))
 	s.dest.caps.CheckedAt = time.Now()
 	for range 4 {
-		_, err := s.Put(t.Context(), put("data/a", make([]byte, 1<<20), state.Condition{}))
-		if e, ok := errors.AsType[*state.Error](err); !ok || e.Code != "KMS.DisabledException" {
+		_, err := s.Put(t.Context(), put("data/a", make([]byte, 1<<20), archive.Condition{}))
+		if e, ok := errors.AsType[*archive.Error](err); !ok || e.Code != "KMS.DisabledException" {
 			t.Errorf("Put: %v, want the server's code", err)
 		}
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/s3syncd/s3syncd/internal/s3conn"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Check names one thing that an examination tries.
@@ -132,7 +132,7 @@ func (e *Examination) unanswered() error {
 // NoAnswer reports whether err says that nobody answered, or only that the
 // request should come later.
 func NoAnswer(err error) bool {
-	e, ok := errors.AsType[*state.Error](err)
+	e, ok := errors.AsType[*archive.Error](err)
 	return !ok || e.Class.Throttles() || e.Status >= 500 ||
 		e.Status == 0 && (e.Class.Passes() || e.Class.Meaning().EveryRequest)
 }
@@ -160,7 +160,7 @@ func (e *examiner) newKey() string {
 
 func (e *examiner) list(ctx context.Context) {
 	_, err := e.conn.Client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
-		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.Owner(), MaxKeys: aws.Int32(1),
+		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(archive.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.Owner(), MaxKeys: aws.Int32(1),
 	})
 	e.note(CheckList, e.wrap(ctx, s3conn.OpList, "", err))
 }
@@ -190,7 +190,7 @@ func (e *examiner) missing(ctx context.Context) {
 
 func (e *examiner) put(ctx context.Context) {
 	e.written = append(e.written, e.canary.key)
-	o, err := e.prober.putCanary(ctx, e.canary.put(state.Condition{}))
+	o, err := e.prober.putCanary(ctx, e.canary.put(archive.Condition{}))
 	if !e.note(CheckPut, err) {
 		e.skip("nothing could be written", CheckEncryption)
 		return
@@ -213,8 +213,8 @@ func (e *examiner) read(ctx context.Context) {
 		return
 	}
 	o, err := e.req.headOnce(ctx, e.canary.key, "")
-	if want := e.canary.put(state.Condition{}).Metadata[state.MetaMD5]; err == nil && o.Metadata[state.MetaMD5] != want {
-		err = &state.Error{Class: state.ClassConfiguration, Op: s3conn.OpHead, Err: fmt.Errorf("the server does not keep metadata: %s is %q, want %q", state.MetaMD5, o.Metadata[state.MetaMD5], want)}
+	if want := e.canary.put(archive.Condition{}).Metadata[archive.MetaMD5]; err == nil && o.Metadata[archive.MetaMD5] != want {
+		err = &archive.Error{Class: archive.ClassConfiguration, Op: s3conn.OpHead, Err: fmt.Errorf("the server does not keep metadata: %s is %q, want %q", archive.MetaMD5, o.Metadata[archive.MetaMD5], want)}
 	}
 	asked := e.note(CheckHead, err)
 	if !slices.ContainsFunc(e.Trials, func(t Trial) bool { return t.Check == CheckEncryption }) {
@@ -248,7 +248,7 @@ func (e *examiner) compareBody(ctx context.Context) error {
 		err = cerr
 	}
 	if err == nil && !bytes.Equal(body, e.canary.body) {
-		err = &state.Error{Class: state.ClassConfiguration, Op: s3conn.OpGet, Err: fmt.Errorf("%q was written with %d bytes and read with %d others", e.canary.key, len(e.canary.body), len(body))}
+		err = &archive.Error{Class: archive.ClassConfiguration, Op: s3conn.OpGet, Err: fmt.Errorf("%q was written with %d bytes and read with %d others", e.canary.key, len(e.canary.body), len(body))}
 	}
 	return err
 }
@@ -297,7 +297,7 @@ func (e *examiner) multipart(ctx context.Context) {
 	if e.Trials = append(e.Trials, part); err == nil {
 		_, err = e.uploads.ListParts(ctx, key, id)
 		e.note(CheckListParts, err)
-		_, err = e.uploads.Complete(ctx, state.Complete{Key: key, UploadID: id, Parts: parts, Size: e.body + 1, CRC32: whole})
+		_, err = e.uploads.Complete(ctx, archive.Complete{Key: key, UploadID: id, Parts: parts, Size: e.body + 1, CRC32: whole})
 		e.note(CheckComplete, err)
 		id, _, err = e.uploads.Create(ctx, key, nil)
 	} else {
@@ -310,7 +310,7 @@ func (e *examiner) multipart(ctx context.Context) {
 	e.note(CheckAbort, err)
 }
 
-func (e *examiner) twoParts(ctx context.Context, key, id string) (parts []state.Part, whole uint32, err error) {
+func (e *examiner) twoParts(ctx context.Context, key, id string) (parts []archive.Part, whole uint32, err error) {
 	body := make([]byte, e.body+1)
 	_, _ = rand.Read(body) // Never fails.
 	for i, b := range [][]byte{body[:e.body], body[e.body:]} {
@@ -325,14 +325,14 @@ func (e *examiner) twoParts(ctx context.Context, key, id string) (parts []state.
 
 func (e *examiner) listUploads(ctx context.Context) {
 	_, err := e.conn.Client.ListMultipartUploads(ctx, &s3.ListMultipartUploadsInput{
-		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.Owner(), MaxUploads: aws.Int32(1),
+		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(archive.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.Owner(), MaxUploads: aws.Int32(1),
 	})
 	e.note(CheckListUploads, e.wrap(ctx, s3conn.OpUploads, "", err))
 }
 
 func (e *examiner) versions(ctx context.Context) {
 	_, err := e.conn.Client.ListObjectVersions(ctx, &s3.ListObjectVersionsInput{
-		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.Owner(), MaxKeys: aws.Int32(1),
+		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(archive.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.Owner(), MaxKeys: aws.Int32(1),
 	})
 	t := Trial{Check: CheckVersions, Err: e.wrap(ctx, s3conn.OpVersions, "", err)}
 	if e.readable() && !e.Versioned {
@@ -355,7 +355,7 @@ func (e *examiner) lock(ctx context.Context) {
 		ContentType: aws.String(contentBinary), ObjectLockMode: types.ObjectLockMode(e.o.ObjectLock.Mode),
 		ObjectLockRetainUntilDate: aws.Time(e.conn.Now().Add(examineLock)),
 	}
-	_, err := e.req.putOnce(ctx, in, c.put(state.Condition{Absent: true}))
+	_, err := e.req.putOnce(ctx, in, c.put(archive.Condition{Absent: true}))
 	if e.note(CheckLock, err) {
 		e.Left = append(e.Left, c.key)
 	}
@@ -374,7 +374,7 @@ func (e *examiner) cleanUp(ctx context.Context, deletes bool) {
 		refused = e.mirror(ctx)
 	}
 	for _, k := range e.written {
-		if _, err := e.store.Delete(ctx, k, state.Condition{}); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if _, err := e.store.Delete(ctx, k, archive.Condition{}); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			e.Left = append(e.Left, k)
 			if !deletes {
 				refused = err
@@ -387,14 +387,14 @@ func (e *examiner) cleanUp(ctx context.Context, deletes bool) {
 // mirror deletes an object of the data, as a mirrored source does.
 func (e *examiner) mirror(ctx context.Context) error {
 	c := &canary{
-		key:  state.NewMapper(e.o.Prefix).Prefix() + ".s3syncd-preflight-" + strings.ToLower(e.o.Instance+"-"+rand.Text()),
+		key:  archive.NewMapper(e.o.Prefix).Prefix() + ".s3syncd-preflight-" + strings.ToLower(e.o.Instance+"-"+rand.Text()),
 		body: e.canary.body,
 	}
-	_, err := e.prober.putCanary(ctx, c.put(state.Condition{Absent: true}))
+	_, err := e.prober.putCanary(ctx, c.put(archive.Condition{Absent: true}))
 	if err != nil {
 		return err
 	}
-	if _, err = e.store.Delete(ctx, c.key, state.Condition{}); err != nil {
+	if _, err = e.store.Delete(ctx, c.key, archive.Condition{}); err != nil {
 		e.Left = append(e.Left, c.key)
 	}
 	return err

@@ -20,7 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/s3conn"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // oneAnswer answers every request alike.
@@ -84,10 +84,10 @@ func FuzzAnswer(f *testing.F) {
 		s.conn.Reask = &s3conn.Reasker{}
 		s.conn.Creds.Loaded = time.Now() // Nothing is read anew.
 		_, herr := s.Head(t.Context(), key)
-		_, perr := s.Put(t.Context(), put(key, []byte("x"), state.Condition{}))
+		_, perr := s.Put(t.Context(), put(key, []byte("x"), archive.Condition{}))
 		_, _, cerr := s.Create(t.Context(), key, nil)
-		_, merr := s.Complete(t.Context(), state.Complete{Key: key, UploadID: "u", Parts: []state.Part{{Number: 1, ETag: "e", Size: 1}}, Size: 1})
-		lerr := s.List(t.Context(), "p/", "", func(state.Object) error { return nil })
+		_, merr := s.Complete(t.Context(), archive.Complete{Key: key, UploadID: "u", Parts: []archive.Part{{Number: 1, ETag: "e", Size: 1}}, Size: 1})
+		lerr := s.List(t.Context(), "p/", "", func(archive.Object) error { return nil })
 		if perr == nil || cerr == nil || merr == nil {
 			t.Errorf("a write is a success although no answer named the key: %v, %v, %v", perr, cerr, merr)
 		}
@@ -95,8 +95,8 @@ func FuzzAnswer(f *testing.F) {
 			if err == nil {
 				continue
 			}
-			if !slices.Contains(state.Classes(), state.ClassOf(err)) {
-				t.Errorf("class %q of %v", state.ClassOf(err), err)
+			if !slices.Contains(archive.Classes(), archive.ClassOf(err)) {
+				t.Errorf("class %q of %v", archive.ClassOf(err), err)
 			}
 			text := err.Error()
 			if len(text) > 4096 || strings.ContainsFunc(text, unicode.IsControl) || !utf8.ValidString(text) {

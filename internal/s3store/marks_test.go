@@ -6,7 +6,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // A bucket's policy may demand an ACL and tags of every request that makes an
@@ -21,14 +21,14 @@ func TestEveryWriteCarriesACLAndTags(t *testing.T) {
 		t.Fatal(err)
 	}
 	body := []byte("1")
-	written, err := s.Put(t.Context(), put("data/a", body, state.Condition{}))
+	written, err := s.Put(t.Context(), put("data/a", body, archive.Condition{}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Complete(t.Context(), upload(t, s, "data/m", bytes.Repeat([]byte("x"), 1<<10))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Copy(t.Context(), state.Copy{Key: "data/a", Size: 1, ETag: written.ETag}); err != nil {
+	if _, err := s.Copy(t.Context(), archive.Copy{Key: "data/a", Size: 1, ETag: written.ETag}); err != nil {
 		t.Errorf("Copy: %v", err)
 	}
 	s.Examine(t.Context(), true, 0)

@@ -20,7 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/s3syncd/s3syncd/internal/s3conn"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
@@ -42,12 +42,12 @@ type requests struct {
 // Head asks for one object. An absent one is io/fs.ErrNotExist; so is any in a
 // bucket that does not exist, because S3's answer is the same. A refused
 // request is io/fs.ErrPermission.
-func (r *requests) Head(ctx context.Context, key string) (state.Object, error) {
+func (r *requests) Head(ctx context.Context, key string) (archive.Object, error) {
 	return r.HeadVersion(ctx, key, "")
 }
 
 // HeadVersion is Head for one version, or the current object for "".
-func (r *requests) HeadVersion(ctx context.Context, key, version string) (state.Object, error) {
+func (r *requests) HeadVersion(ctx context.Context, key, version string) (archive.Object, error) {
 	o, err := r.headOnce(ctx, key, version)
 	if err == nil {
 		return o, nil
@@ -60,14 +60,14 @@ func (r *requests) HeadVersion(ctx context.Context, key, version string) (state.
 }
 
 // headOnce is HeadVersion without a second question about a refusal.
-func (r *requests) headOnce(ctx context.Context, key, version string) (state.Object, error) {
+func (r *requests) headOnce(ctx context.Context, key, version string) (archive.Object, error) {
 	out, err := r.conn.Client.HeadObject(ctx, &s3.HeadObjectInput{
 		Bucket: aws.String(r.o.Bucket), Key: aws.String(key), VersionId: s3conn.Optional(version), ExpectedBucketOwner: r.conn.Owner(),
 	})
 	if err != nil {
-		return state.Object{}, r.conn.Fault(ctx, s3conn.OpHead, key, err)
+		return archive.Object{}, r.conn.Fault(ctx, s3conn.OpHead, key, err)
 	}
-	return s3conn.Stamp(state.Object{
+	return s3conn.Stamp(archive.Object{
 		Key: key, Size: aws.ToInt64(out.ContentLength), ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 		Metadata: out.Metadata, LastModified: aws.ToTime(out.LastModified), Dressed: r.dressed(out),
@@ -77,7 +77,7 @@ func (r *requests) headOnce(ctx context.Context, key, version string) (state.Obj
 // Put stores one object under the configured key, and returns only when the
 // server has confirmed that key. The server refuses a body that does not match
 // p.MD5 and p.SHA256 (class changed). The body is read once an attempt.
-func (s *Store) Put(ctx context.Context, p state.Put) (state.Object, error) {
+func (s *Store) Put(ctx context.Context, p archive.Put) (archive.Object, error) {
 	in := &s3.PutObjectInput{
 		ContentType: aws.String(contentBinary), Metadata: p.Metadata, StorageClass: types.StorageClass(s.o.StorageClass),
 	}
@@ -87,19 +87,19 @@ func (s *Store) Put(ctx context.Context, p state.Put) (state.Object, error) {
 // CreateDoc stores one document of the trail under the configured key, and
 // only where nothing stands: else state.ErrPrecondition. It carries the
 // configured retention.
-func (s *Store) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, md5 [16]byte, sha [32]byte, contentType string) (state.Object, error) {
+func (s *Store) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, md5 [16]byte, sha [32]byte, contentType string) (archive.Object, error) {
 	in := &s3.PutObjectInput{ContentType: aws.String(contentType), Metadata: map[string]string{metaInstance: s.o.Instance}}
 	if s.o.ObjectLock.Mode != "" {
 		in.ObjectLockMode = types.ObjectLockMode(s.o.ObjectLock.Mode)
 		in.ObjectLockRetainUntilDate = aws.Time(s.conn.Now().Add(time.Duration(s.o.ObjectLock.Days) * day))
 	}
-	return s.put(ctx, in, state.Put{Key: key, Body: body, Size: size, MD5: md5, SHA256: sha, If: state.Condition{Absent: true}})
+	return s.put(ctx, in, archive.Put{Key: key, Body: body, Size: size, MD5: md5, SHA256: sha, If: archive.Condition{Absent: true}})
 }
 
 // put is the only caller of PutObject.
-func (s *Store) put(ctx context.Context, in *s3.PutObjectInput, p state.Put) (state.Object, error) {
+func (s *Store) put(ctx context.Context, in *s3.PutObjectInput, p archive.Put) (archive.Object, error) {
 	if err := s.prober.ready(ctx, s3conn.OpPut, p.Key, p.If); err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	p.If = s.dest.supported(p.If)
 	o, err := s.putOnce(ctx, in, p)
@@ -111,10 +111,10 @@ func (s *Store) put(ctx context.Context, in *s3.PutObjectInput, p state.Put) (st
 
 // putOnce sends a PutObject with the configured encryption and leaves judging
 // the answer to the caller.
-func (r *requests) putOnce(ctx context.Context, in *s3.PutObjectInput, p state.Put) (state.Object, error) {
+func (r *requests) putOnce(ctx context.Context, in *s3.PutObjectInput, p archive.Put) (archive.Object, error) {
 	body, err := s3conn.NewBody(p.Body, p.Size)
 	if err != nil {
-		return state.Object{}, s3conn.Classify(s3conn.OpPut, p.Key, err)
+		return archive.Object{}, s3conn.Classify(s3conn.OpPut, p.Key, err)
 	}
 	in.Bucket, in.Key, in.ExpectedBucketOwner = aws.String(r.o.Bucket), aws.String(p.Key), r.conn.Owner()
 	in.Body, in.ContentLength = body, aws.Int64(p.Size)
@@ -125,9 +125,9 @@ func (r *requests) putOnce(ctx context.Context, in *s3.PutObjectInput, p state.P
 	in.IfMatch, in.IfNoneMatch = conditions(p.If)
 	out, h, err := r.conn.Wire.Put(ctx, in, body)
 	if err != nil {
-		return state.Object{}, r.conn.Fault(ctx, s3conn.OpPut, p.Key, err)
+		return archive.Object{}, r.conn.Fault(ctx, s3conn.OpPut, p.Key, err)
 	}
-	return h.Stamp(state.Object{
+	return h.Stamp(archive.Object{
 		Key: p.Key, Size: p.Size, ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 		Metadata: p.Metadata,
@@ -138,14 +138,14 @@ func (r *requests) putOnce(ctx context.Context, in *s3.PutObjectInput, p state.P
 // version behind a delete marker, whose version is returned. An absent object
 // is no error where the server treats it so. Only If-Match can be asked for; it
 // costs a HEAD, because some servers ignore it for deletions.
-func (s *Store) Delete(ctx context.Context, key string, c state.Condition) (state.Object, error) {
+func (s *Store) Delete(ctx context.Context, key string, c archive.Condition) (archive.Object, error) {
 	if c.Absent {
-		return state.Object{}, &state.Error{Class: state.ClassConfiguration, Op: s3conn.OpDelete, Err: errors.New("a deletion cannot ask for absence")}
+		return archive.Object{}, &archive.Error{Class: archive.ClassConfiguration, Op: s3conn.OpDelete, Err: errors.New("a deletion cannot ask for absence")}
 	}
 	if c.ETag != "" {
 		// MinIO honors If-Match on writes and ignores it here.
 		if err := s.prober.compare(ctx, s3conn.OpDelete, key, c); err != nil {
-			return state.Object{}, err
+			return archive.Object{}, err
 		}
 	}
 	ifMatch, _ := conditions(s.dest.supported(c))
@@ -153,21 +153,21 @@ func (s *Store) Delete(ctx context.Context, key string, c state.Condition) (stat
 		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.conn.Owner(), IfMatch: ifMatch,
 	})
 	if err != nil {
-		return state.Object{}, s.conn.Fault(ctx, s3conn.OpDelete, key, err)
+		return archive.Object{}, s.conn.Fault(ctx, s3conn.OpDelete, key, err)
 	}
-	return s3conn.Stamp(state.Object{Key: key, VersionID: aws.ToString(out.VersionId)}, out.ResultMetadata), nil
+	return s3conn.Stamp(archive.Object{Key: key, VersionID: aws.ToString(out.VersionId)}, out.ResultMetadata), nil
 }
 
 // Get reads one object. The caller closes the reader, whose errors are
 // classified like all others.
-func (r *requests) Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error) {
+func (r *requests) Get(ctx context.Context, key string) (io.ReadCloser, archive.Object, error) {
 	out, err := r.conn.Client.GetObject(ctx, &s3.GetObjectInput{
 		Bucket: aws.String(r.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: r.conn.Owner(),
 	})
 	if err != nil {
-		return nil, state.Object{}, r.conn.Fault(ctx, s3conn.OpGet, key, err)
+		return nil, archive.Object{}, r.conn.Fault(ctx, s3conn.OpGet, key, err)
 	}
-	return &download{ReadCloser: out.Body, key: key}, s3conn.Stamp(state.Object{
+	return &download{ReadCloser: out.Body, key: key}, s3conn.Stamp(archive.Object{
 		Key: key, Size: aws.ToInt64(out.ContentLength), ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 		Metadata: out.Metadata, LastModified: aws.ToTime(out.LastModified),
@@ -192,7 +192,7 @@ func (d *download) Read(p []byte) (int, error) {
 // List calls fn for every object whose key begins with prefix and comes after
 // startAfter ("" for all), in the order of the keys' bytes. It holds one page
 // in memory, and ends with the first error of fn, which it returns as it is.
-func (r *requests) List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error {
+func (r *requests) List(ctx context.Context, prefix, startAfter string, fn func(archive.Object) error) error {
 	in := &s3.ListObjectsV2Input{
 		Bucket: aws.String(r.o.Bucket), Prefix: aws.String(prefix), ExpectedBucketOwner: r.conn.Owner(),
 		EncodingType: types.EncodingTypeUrl, // Else a control character in one key makes its page unreadable.
@@ -206,9 +206,9 @@ func (r *requests) List(ctx context.Context, prefix, startAfter string, fn func(
 			return r.conn.Fault(ctx, s3conn.OpList, prefix, err)
 		}
 		for _, c := range page.Contents {
-			o := state.Object{Size: aws.ToInt64(c.Size), ETag: etag(c.ETag), LastModified: aws.ToTime(c.LastModified)}
+			o := archive.Object{Size: aws.ToInt64(c.Size), ETag: etag(c.ETag), LastModified: aws.ToTime(c.LastModified)}
 			if o.Key, err = listedKey(aws.ToString(c.Key), page.EncodingType); err != nil {
-				return &state.Error{Class: state.ClassTransient, Op: s3conn.OpList, Err: err}
+				return &archive.Error{Class: archive.ClassTransient, Op: s3conn.OpList, Err: err}
 			}
 			if err := fn(s3conn.Stamp(o, page.ResultMetadata)); err != nil {
 				return err
@@ -259,8 +259,8 @@ func (r *requests) dressed(h *s3.HeadObjectOutput) bool {
 		return true
 	}
 	own := []string{
-		state.MetaMD5, state.MetaSHA256, state.MetaMtime, state.MetaPermissions, state.MetaOwner, state.MetaGroup, state.MetaID,
-		state.MetaHost,
+		archive.MetaMD5, archive.MetaSHA256, archive.MetaMtime, archive.MetaPermissions, archive.MetaOwner, archive.MetaGroup, archive.MetaID,
+		archive.MetaHost,
 	}
 	for name := range maps.Keys(h.Metadata) {
 		if !slices.Contains(own, name) {
@@ -282,7 +282,7 @@ func class(c string) string {
 // names, or the current one for "". With ifMatch an object that has another ETag
 // is state.ErrPrecondition. The Size of what it returns is that of the whole
 // object. A version or object that is not there is io/fs.ErrNotExist.
-func (r *requests) GetFrom(ctx context.Context, key, version string, from int64, ifMatch string) (io.ReadCloser, state.Object, error) {
+func (r *requests) GetFrom(ctx context.Context, key, version string, from int64, ifMatch string) (io.ReadCloser, archive.Object, error) {
 	in := &s3.GetObjectInput{
 		Bucket: aws.String(r.o.Bucket), Key: aws.String(key), VersionId: s3conn.Optional(version), ExpectedBucketOwner: r.conn.Owner(),
 	}
@@ -294,16 +294,16 @@ func (r *requests) GetFrom(ctx context.Context, key, version string, from int64,
 	}
 	out, err := r.conn.Client.GetObject(ctx, in)
 	if err != nil {
-		return nil, state.Object{}, r.conn.Fault(ctx, s3conn.OpGet, key, err)
+		return nil, archive.Object{}, r.conn.Fault(ctx, s3conn.OpGet, key, err)
 	}
 	size := aws.ToInt64(out.ContentLength)
 	if from > 0 {
 		if size, err = wholeSize(aws.ToString(out.ContentRange), from); err != nil {
 			_ = out.Body.Close() // Its bytes are not the wanted ones.
-			return nil, state.Object{}, &state.Error{Class: state.ClassTransient, Op: s3conn.OpGet, Err: err}
+			return nil, archive.Object{}, &archive.Error{Class: archive.ClassTransient, Op: s3conn.OpGet, Err: err}
 		}
 	}
-	return &download{ReadCloser: out.Body, key: key}, s3conn.Stamp(state.Object{
+	return &download{ReadCloser: out.Body, key: key}, s3conn.Stamp(archive.Object{
 		Key: key, Size: size, ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 		Metadata: out.Metadata, LastModified: aws.ToTime(out.LastModified),
@@ -326,7 +326,7 @@ func wholeSize(contentRange string, from int64) (int64, error) {
 }
 
 // conditions renders c for a request.
-func conditions(c state.Condition) (ifMatch, ifNoneMatch *string) {
+func conditions(c archive.Condition) (ifMatch, ifNoneMatch *string) {
 	if c.ETag != "" {
 		ifMatch = aws.String(quoted(c.ETag))
 	}

@@ -20,7 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/s3conn"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Capabilities is what the canary learned about a destination. It is kept in
@@ -63,11 +63,11 @@ type canary struct {
 	etag string
 }
 
-func (c *canary) put(cond state.Condition) state.Put {
+func (c *canary) put(cond archive.Condition) archive.Put {
 	sum, sha := md5.Sum(c.body), sha256.Sum256(c.body)
-	return state.Put{
+	return archive.Put{
 		Key: c.key, Body: bytes.NewReader(c.body), Size: int64(len(c.body)), MD5: sum, SHA256: sha, If: cond,
-		Metadata: map[string]string{state.MetaMD5: hex.EncodeToString(sum[:]), state.MetaSHA256: hex.EncodeToString(sha[:])},
+		Metadata: map[string]string{archive.MetaMD5: hex.EncodeToString(sum[:]), archive.MetaSHA256: hex.EncodeToString(sha[:])},
 	}
 }
 
@@ -95,7 +95,7 @@ func (pr *prober) probe(ctx context.Context) error {
 
 // probeKey writes the canary and checks what the server says of its key.
 func (pr *prober) probeKey(ctx context.Context, c *canary, found *Capabilities) error {
-	o, err := pr.putCanary(ctx, c.put(state.Condition{}))
+	o, err := pr.putCanary(ctx, c.put(archive.Condition{}))
 	if err != nil {
 		return err
 	}
@@ -113,25 +113,25 @@ func (pr *prober) probeHead(ctx context.Context, c *canary, found *Capabilities)
 		}
 		return err
 	}
-	want := c.put(state.Condition{}).Metadata[state.MetaMD5]
-	if o.Metadata[state.MetaMD5] != want {
-		return &state.Error{Class: state.ClassConfiguration, Op: s3conn.OpHead, Err: fmt.Errorf("the server does not keep metadata: %s is %q, want %q", state.MetaMD5, o.Metadata[state.MetaMD5], want)}
+	want := c.put(archive.Condition{}).Metadata[archive.MetaMD5]
+	if o.Metadata[archive.MetaMD5] != want {
+		return &archive.Error{Class: archive.ClassConfiguration, Op: s3conn.OpHead, Err: fmt.Errorf("the server does not keep metadata: %s is %q, want %q", archive.MetaMD5, o.Metadata[archive.MetaMD5], want)}
 	}
 	return pr.dest.pin(s3conn.OpHead, o, found)
 }
 
 // probeConditions asks for what must not be done.
 func (pr *prober) probeConditions(ctx context.Context, c *canary, found *Capabilities) (err error) {
-	if found.IfNoneMatch, err = pr.refuses(ctx, c.put(state.Condition{Absent: true}), state.ErrPrecondition); err != nil {
+	if found.IfNoneMatch, err = pr.refuses(ctx, c.put(archive.Condition{Absent: true}), archive.ErrPrecondition); err != nil {
 		return err
 	}
-	found.IfMatch, err = pr.refuses(ctx, c.put(state.Condition{ETag: "00000000000000000000000000000000"}), state.ErrPrecondition)
+	found.IfMatch, err = pr.refuses(ctx, c.put(archive.Condition{ETag: "00000000000000000000000000000000"}), archive.ErrPrecondition)
 	return err
 }
 
 // probeMD5 sends a wrong Content-MD5, which must not become an object.
 func (pr *prober) probeMD5(ctx context.Context, c *canary, found *Capabilities) (err error) {
-	p := c.put(state.Condition{})
+	p := c.put(archive.Condition{})
 	p.MD5[0] ^= 0xff
 	found.ContentMD5, err = pr.refuses(ctx, p, errChanged)
 	return err
@@ -143,19 +143,19 @@ var errChanged = errors.New("refused as changed")
 // refuses sends p and reports whether the server refused it as expected. A
 // server that takes it, or does not know what it was asked for, does not; any
 // other failure is returned.
-func (pr *prober) refuses(ctx context.Context, p state.Put, expected error) (bool, error) {
+func (pr *prober) refuses(ctx context.Context, p archive.Put, expected error) (bool, error) {
 	_, err := pr.putCanary(ctx, p)
 	switch {
-	case err == nil, errors.Is(err, state.ErrUnsupported):
+	case err == nil, errors.Is(err, archive.ErrUnsupported):
 		return false, nil
-	case errors.Is(err, expected), errors.Is(expected, errChanged) && state.ClassOf(err).Rereads():
+	case errors.Is(err, expected), errors.Is(expected, errChanged) && archive.ClassOf(err).Rereads():
 		return true, nil
 	}
 	return false, err
 }
 
 // putCanary sends what Put would send, but ignores earlier capabilities.
-func (pr *prober) putCanary(ctx context.Context, p state.Put) (state.Object, error) {
+func (pr *prober) putCanary(ctx context.Context, p archive.Put) (archive.Object, error) {
 	in := &s3.PutObjectInput{
 		ContentType: aws.String(contentBinary), Metadata: p.Metadata, StorageClass: types.StorageClass(pr.o.StorageClass),
 	}
@@ -209,7 +209,7 @@ func (c Capabilities) conditions() bool { return c.IfNoneMatch && c.IfMatch }
 // Ping is Store.Ping.
 func (pr *prober) Ping(ctx context.Context) error {
 	err := pr.ping(ctx)
-	if err != nil && state.ClassOf(err).Meaning().Effect == state.EffectFails {
+	if err != nil && archive.ClassOf(err).Meaning().Effect == archive.EffectFails {
 		pr.conn.CloseIdle() // The next one asks the resolver anew.
 	}
 	return err
@@ -228,12 +228,12 @@ func (pr *prober) ping(ctx context.Context) error {
 }
 
 func (pr *prober) canaryKey() string {
-	return state.NewMapper(pr.o.Prefix).TrailPrefix() + ".canary/" + pr.o.Instance + "-" + rand.Text()
+	return archive.NewMapper(pr.o.Prefix).TrailPrefix() + ".canary/" + pr.o.Instance + "-" + rand.Text()
 }
 
 // ready prepares a write: the alias is resolved, and conditions that the
 // server does not know are checked here.
-func (pr *prober) ready(ctx context.Context, op, key string, c state.Condition) error {
+func (pr *prober) ready(ctx context.Context, op, key string, c archive.Condition) error {
 	if isAlias(pr.enc.keyID) && pr.dest.Capabilities().PinnedKey == "" {
 		if err := pr.resolve(ctx, ""); err != nil {
 			return fmt.Errorf("resolve %s: %w", pr.enc.keyID, err)
@@ -256,7 +256,7 @@ func (pr *prober) resolve(ctx context.Context, stale string) error {
 // confirm turns an answer that does not name the configured key into an error
 // that stops the destination. An alias that moved since the canary is resolved
 // once more first.
-func (pr *prober) confirm(ctx context.Context, op string, o state.Object) error {
+func (pr *prober) confirm(ctx context.Context, op string, o archive.Object) error {
 	err := pr.dest.confirmed(o)
 	if err != nil && isAlias(pr.enc.keyID) && o.SSE == string(pr.enc.algorithm) && o.KMSKeyID != "" {
 		if perr := pr.resolve(ctx, pr.dest.Capabilities().PinnedKey); perr == nil {
@@ -266,13 +266,13 @@ func (pr *prober) confirm(ctx context.Context, op string, o state.Object) error 
 	if err == nil {
 		return nil
 	}
-	return &state.Error{Class: state.ClassEncryption, Op: op, Status: http.StatusOK, RequestID: o.RequestID, Err: err}
+	return &archive.Error{Class: archive.ClassEncryption, Op: op, Status: http.StatusOK, RequestID: o.RequestID, Err: err}
 }
 
 // emulate checks c by a HEAD where the server would ignore it. A write of
 // someone else between the two is not noticed; there is no better on such a
 // server.
-func (pr *prober) emulate(ctx context.Context, op, key string, c state.Condition) error {
+func (pr *prober) emulate(ctx context.Context, op, key string, c archive.Condition) error {
 	caps := pr.dest.Capabilities()
 	if (!c.Absent || caps.IfNoneMatch) && (c.ETag == "" || caps.IfMatch) {
 		return nil
@@ -281,7 +281,7 @@ func (pr *prober) emulate(ctx context.Context, op, key string, c state.Condition
 }
 
 // compare checks c by a HEAD.
-func (pr *prober) compare(ctx context.Context, op, key string, c state.Condition) error {
+func (pr *prober) compare(ctx context.Context, op, key string, c archive.Condition) error {
 	o, err := pr.req.Head(ctx, key)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -292,7 +292,7 @@ func (pr *prober) compare(ctx context.Context, op, key string, c state.Condition
 	case err != nil:
 		return err
 	case c.Absent, o.ETag != c.ETag:
-		return &state.Error{Class: state.ClassTransient, Op: op, Err: fmt.Errorf("%q: %w", key, state.ErrPrecondition)}
+		return &archive.Error{Class: archive.ClassTransient, Op: op, Err: fmt.Errorf("%q: %w", key, archive.ErrPrecondition)}
 	}
 	return nil
 }

@@ -6,7 +6,7 @@ import (
 	"io"
 
 	"github.com/s3syncd/s3syncd/internal/s3conn"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Reader is one destination for a caller that only reads. It knows no key, and
@@ -43,26 +43,26 @@ func OpenReader(ctx context.Context, o Options) (*Reader, error) {
 func (r *Reader) CloseIdle() { r.conn.CloseIdle() }
 
 // Get is Store.Get.
-func (r *Reader) Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error) {
+func (r *Reader) Get(ctx context.Context, key string) (io.ReadCloser, archive.Object, error) {
 	return r.req.Get(ctx, key)
 }
 
 // Head is Store.Head.
-func (r *Reader) Head(ctx context.Context, key string) (state.Object, error) {
+func (r *Reader) Head(ctx context.Context, key string) (archive.Object, error) {
 	return r.req.Head(ctx, key)
 }
 
 // List is Store.List.
-func (r *Reader) List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error {
+func (r *Reader) List(ctx context.Context, prefix, startAfter string, fn func(archive.Object) error) error {
 	return r.req.List(ctx, prefix, startAfter, fn)
 }
 
 // GetFrom is Store.GetFrom.
-func (r *Reader) GetFrom(ctx context.Context, key, version string, from int64, etag string) (io.ReadCloser, state.Object, error) {
+func (r *Reader) GetFrom(ctx context.Context, key, version string, from int64, etag string) (io.ReadCloser, archive.Object, error) {
 	return r.req.GetFrom(ctx, key, version, from, etag)
 }
 
 // HeadVersion is Head for one version, or the current object for "".
-func (r *Reader) HeadVersion(ctx context.Context, key, version string) (state.Object, error) {
+func (r *Reader) HeadVersion(ctx context.Context, key, version string) (archive.Object, error) {
 	return r.req.HeadVersion(ctx, key, version)
 }

@@ -12,7 +12,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func TestReaderReadsVersionsAndRanges(t *testing.T) {
@@ -20,11 +20,11 @@ func TestReaderReadsVersionsAndRanges(t *testing.T) {
 	srv.Setenv(t)
 	o := options(srv.URL, srv.Bucket(t, s3test.BucketOptions{Versioning: true}), s3test.KeyName)
 	s := openStore(t, o)
-	first, err := s.Put(t.Context(), put("data/f", []byte("the first content"), state.Condition{}))
+	first, err := s.Put(t.Context(), put("data/f", []byte("the first content"), archive.Condition{}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := s.Put(t.Context(), put("data/f", []byte("the second content"), state.Condition{}))
+	second, err := s.Put(t.Context(), put("data/f", []byte("the second content"), archive.Condition{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestReaderReadsVersionsAndRanges(t *testing.T) {
 		{name: "an older version", version: first.VersionID, want: "the first content"},
 		{name: "from a byte on", version: first.VersionID, from: 4, want: "first content"},
 		{name: "from a byte on with its ETag", from: 4, etag: second.ETag, want: "second content"},
-		{name: "with another ETag", from: 4, etag: first.ETag, fault: state.ErrPrecondition},
+		{name: "with another ETag", from: 4, etag: first.ETag, fault: archive.ErrPrecondition},
 		{name: "a version that is not there", version: "11111111-2222-3333-4444-555555555555", fault: fs.ErrNotExist},
 	}
 	for _, c := range cases {

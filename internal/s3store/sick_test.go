@@ -18,7 +18,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // front stands before a fake and answers in its place where answer says so.
@@ -65,7 +65,7 @@ func TestAWrongClockIsPutRight(t *testing.T) {
 			for _, op := range []string{first, s3conn.OpPut, s3conn.OpHead} {
 				var err error
 				if op == s3conn.OpPut {
-					_, err = s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{}))
+					_, err = s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{}))
 				} else if _, err = s.Head(t.Context(), "data/missing"); errors.Is(err, fs.ErrNotExist) {
 					err = nil
 				}
@@ -113,7 +113,7 @@ func TestExpiredCredentialsAreRenewedWithinTheRequest(t *testing.T) {
 		t.Errorf("Head: %v, want absence", err)
 	}
 	expire()
-	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); err != nil {
+	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{})); err != nil {
 		t.Errorf("Put: %v", err)
 	}
 	expire()
@@ -230,8 +230,8 @@ func TestANameThatMovesIsFollowed(t *testing.T) {
 	o := options("http://s3.moving.test:"+u.Port(), "bucket", s3test.FakeKeyARN)
 	o.AllowInsecure, o.Workers = true, 16
 	s := openStore(t, o)
-	if err := s.Ping(t.Context()); err == nil || state.ClassOf(err) != state.ClassTransient {
-		t.Errorf("Ping without an address: %v (class %s), want transient", err, state.ClassOf(err))
+	if err := s.Ping(t.Context()); err == nil || archive.ClassOf(err) != archive.ClassTransient {
+		t.Errorf("Ping without an address: %v (class %s), want transient", err, archive.ClassOf(err))
 	}
 	dns.ip.Store(&[4]byte{127, 0, 0, 1})
 	if err := s.Ping(t.Context()); err != nil {
@@ -281,14 +281,14 @@ func TestAnotherRegionIsNamedAndNotFollowed(t *testing.T) {
 		for _, op := range []string{s3conn.OpHead, s3conn.OpPut, s3conn.OpGet} {
 			f.Answer(s3test.Match{Op: op, Times: -1}, c.status, c.code, "X-Amz-Bucket-Region", "eu-central-1", "Location", other.URL+"/bucket/x")
 		}
-		_, perr := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{}))
+		_, perr := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{}))
 		_, herr := s.Head(t.Context(), "data/a")
 		rc, _, gerr := s.Get(t.Context(), "data/a")
 		if gerr == nil {
 			_ = rc.Close()
 		}
 		for op, err := range map[string]error{s3conn.OpPut: perr, s3conn.OpHead: herr, s3conn.OpGet: gerr} {
-			if state.ClassOf(err) != state.ClassConfiguration || !strings.Contains(err.Error(), "eu-central-1") {
+			if archive.ClassOf(err) != archive.ClassConfiguration || !strings.Contains(err.Error(), "eu-central-1") {
 				t.Errorf("%s with %d: %v, want configuration and the region", op, c.status, err)
 			}
 		}
@@ -304,7 +304,7 @@ func TestEveryThrottledAttemptIsTold(t *testing.T) {
 	f.Answer(s3test.Match{Op: s3conn.OpPut}, 503, "SlowDown")
 	f.Answer(s3test.Match{Op: s3conn.OpPut}, 429, "TooManyRequests")
 	f.Answer(s3test.Match{Op: s3conn.OpHead}, 500, "InternalError")
-	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); err != nil {
+	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{})); err != nil {
 		t.Errorf("Put at the third attempt: %v", err)
 	}
 	if _, err := s.Head(t.Context(), "data/a"); err != nil {

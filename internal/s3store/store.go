@@ -16,7 +16,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // The sizes of time that apply where Options leaves them zero.
@@ -178,7 +177,7 @@ func (s *Store) MatchesKey(serverKey string) bool { return s.dest.MatchesKey(ser
 
 // KeyVerdict judges an object that is already in the bucket. Accepted keys
 // count here, and only here; aws:kms:dsse satisfies aws:kms.
-func (s *Store) KeyVerdict(o state.Object) archive.KeyVerdict { return s.dest.KeyVerdict(o) }
+func (s *Store) KeyVerdict(o archive.Object) archive.KeyVerdict { return s.dest.KeyVerdict(o) }
 
 // Resolved reports whether the configured key can be compared with that of an
 // object: an alias has to be resolved by a canary first.
@@ -204,7 +203,7 @@ func (s *Store) Ping(ctx context.Context) error { return s.prober.Ping(ctx) }
 // says is an error of class file: it is in the bucket all the same, with the bytes
 // that the object had before. Objects above CopyMax are copied in parts. Versions
 // that were noncurrent stay as they are.
-func (s *Store) Copy(ctx context.Context, c state.Copy) (state.Object, error) {
+func (s *Store) Copy(ctx context.Context, c archive.Copy) (archive.Object, error) {
 	return s.copier.Copy(ctx, c)
 }
 

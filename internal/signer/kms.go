@@ -23,7 +23,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/loopback"
 	"github.com/s3syncd/s3syncd/internal/s3conn"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // The requests that a signer makes, as errors name them.
@@ -142,7 +142,7 @@ func (s *KMS) Sign(ctx context.Context, data []byte) (algorithm, fingerprint str
 		return "", "", nil, err
 	}
 	if !ecdsa.VerifyASN1(public, sum[:], out.Signature) {
-		return "", "", nil, &state.Error{Class: state.ClassConfiguration, Op: opSign, Err: errors.New("the answer is no signature of the key over this digest")}
+		return "", "", nil, &archive.Error{Class: archive.ClassConfiguration, Op: opSign, Err: errors.New("the answer is no signature of the key over this digest")}
 	}
 	fp := sha256.Sum256(der)
 	return algorithmECDSA, hex.EncodeToString(fp[:]), out.Signature, nil
@@ -179,8 +179,8 @@ func (s *KMS) publicKey(ctx context.Context, arn string) ([]byte, *ecdsa.PublicK
 	parsed, err := x509.ParsePKIXPublicKey(out.PublicKey)
 	key, ok := parsed.(*ecdsa.PublicKey)
 	if err != nil || !ok {
-		return nil, nil, &state.Error{
-			Class: state.ClassConfiguration, Op: opPublicKey,
+		return nil, nil, &archive.Error{
+			Class: archive.ClassConfiguration, Op: opPublicKey,
 			Err: fmt.Errorf("the key %s is %s; ECC_NIST_P256 for SIGN_VERIFY is needed", s.key, s3conn.Bounded(string(out.KeySpec))),
 		}
 	}
@@ -191,9 +191,9 @@ func (s *KMS) publicKey(ctx context.Context, arn string) ([]byte, *ecdsa.PublicK
 // fault classifies err and has refused credentials looked up again.
 func (s *KMS) fault(ctx context.Context, op string, err error) error {
 	err = s3conn.Classify(op, "", err)
-	if state.ClassOf(err).Meaning().EveryRequest {
+	if archive.ClassOf(err).Meaning().EveryRequest {
 		if rerr := s.creds.Renew(ctx, time.Now()); rerr != nil {
-			return &state.Error{Class: state.ClassCredentials, Op: op, Err: errors.Join(err, rerr)}
+			return &archive.Error{Class: archive.ClassCredentials, Op: op, Err: errors.Join(err, rerr)}
 		}
 	}
 	return err

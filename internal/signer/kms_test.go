@@ -13,8 +13,8 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
-	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -74,22 +74,22 @@ func TestKMSFaultsAreClassified(t *testing.T) {
 	f := s3test.NewFakeKMS(t)
 	f.Key(t, "k", "alias/trail")
 	s := signer(t, f, "alias/trail")
-	for code, want := range map[string]state.Class{
-		"AccessDeniedException": state.ClassConfiguration, "DisabledException": state.ClassConfiguration,
-		"ThrottlingException": state.ClassThrottled, "ExpiredTokenException": state.ClassCredentials,
+	for code, want := range map[string]archive.Class{
+		"AccessDeniedException": archive.ClassConfiguration, "DisabledException": archive.ClassConfiguration,
+		"ThrottlingException": archive.ClassThrottled, "ExpiredTokenException": archive.ClassCredentials,
 	} {
 		f.Fail(func(string) (int, string) { return http.StatusBadRequest, code })
 		_, _, _, err := s.Sign(t.Context(), []byte("x"))
-		if state.ClassOf(err) != want || !strings.Contains(fmt.Sprint(err), code) || !strings.HasPrefix(fmt.Sprint(err), opSign) {
-			t.Errorf("%s: %v of class %s, want %s", code, err, state.ClassOf(err), want)
+		if archive.ClassOf(err) != want || !strings.Contains(fmt.Sprint(err), code) || !strings.HasPrefix(fmt.Sprint(err), opSign) {
+			t.Errorf("%s: %v of class %s, want %s", code, err, archive.ClassOf(err), want)
 		}
 	}
 	f.Fail(func(string) (int, string) { return http.StatusInternalServerError, "KMSInternalException" })
-	if _, _, _, err := s.Sign(t.Context(), []byte("x")); state.ClassOf(err) != state.ClassTransient {
-		t.Errorf("an outage: %v of class %s", err, state.ClassOf(err))
+	if _, _, _, err := s.Sign(t.Context(), []byte("x")); archive.ClassOf(err) != archive.ClassTransient {
+		t.Errorf("an outage: %v of class %s", err, archive.ClassOf(err))
 	}
 	f.Fail(nil)
-	if _, _, _, err := signer(t, f, "alias/none").Sign(t.Context(), []byte("x")); state.ClassOf(err) != state.ClassConfiguration {
+	if _, _, _, err := signer(t, f, "alias/none").Sign(t.Context(), []byte("x")); archive.ClassOf(err) != archive.ClassConfiguration {
 		t.Errorf("an unknown key: %v", err)
 	}
 }
@@ -101,8 +101,8 @@ func TestASignerThatGetsNoAnswerReturns(t *testing.T) {
 	release := make(chan struct{})
 	f.Hold(release)
 	defer close(release)
-	if _, _, _, err := s.Sign(t.Context(), []byte("x")); state.ClassOf(err) != state.ClassTransient || err == nil {
-		t.Errorf("Sign = %v of class %s", err, state.ClassOf(err))
+	if _, _, _, err := s.Sign(t.Context(), []byte("x")); archive.ClassOf(err) != archive.ClassTransient || err == nil {
+		t.Errorf("Sign = %v of class %s", err, archive.ClassOf(err))
 	}
 	if _, err := s.PublicKey(t.Context()); err == nil {
 		t.Error("PublicKey returned a key")

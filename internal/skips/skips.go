@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -61,7 +62,7 @@ func New(st *state.Source, dir string, many int, nudge func()) *Writer {
 
 // Write adds r, whose Chain and ID it fills in. It blocks for a transaction of
 // the state once in a thousand lines at first, later more seldom. The next seal makes r durable.
-func (w *Writer) Write(ctx context.Context, r state.Record) error {
+func (w *Writer) Write(ctx context.Context, r archive.Record) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.next == w.end {
@@ -69,7 +70,7 @@ func (w *Writer) Write(ctx context.Context, r state.Record) error {
 			return err
 		}
 	}
-	r.Chain, r.ID = w.Chain, state.RecordID(w.Chain, w.next)
+	r.Chain, r.ID = w.Chain, archive.RecordID(w.Chain, w.next)
 	w.line = r.AppendLine(w.line[:0])
 	if err := w.spool(w.next, w.line); err != nil {
 		return fmt.Errorf("spool skip of %s: %w", r.LocalPath, err)

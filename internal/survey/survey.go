@@ -14,7 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -39,7 +39,7 @@ func (r Bucket) each(ctx context.Context, since time.Time, fn func(n trail.Name,
 		if !since.IsZero() {
 			from = prefix + since.UTC().Format(trail.TimeFormat)
 		}
-		err := r.Pub.List(ctx, prefix, from, func(o state.Object) error {
+		err := r.Pub.List(ctx, prefix, from, func(o archive.Object) error {
 			if n, ok := trail.ParseName(o.Key); ok && n.Digest {
 				fn(n, o.Key)
 			}
@@ -110,7 +110,7 @@ func (r Bucket) Digest(ctx context.Context, key string) (d trail.Digest, sha str
 }
 
 // Sum returns the SHA-256 of the object under key.
-func (r Bucket) Sum(ctx context.Context, key string) (sha string, o state.Object, err error) {
+func (r Bucket) Sum(ctx context.Context, key string) (sha string, o archive.Object, err error) {
 	body, o, err := r.Pub.Get(ctx, key)
 	if err != nil {
 		return "", o, err
@@ -143,7 +143,7 @@ const surveyChains = 10_000
 
 // Survey lists the digests of the instance that were named since it was last
 // looked for them. The digests of ch that the state does not know are foreign.
-func (r Bucket) Survey(ctx context.Context, ch state.Chain, foreign func(trail.Name) bool) (*Survey, error) {
+func (r Bucket) Survey(ctx context.Context, ch archive.Chain, foreign func(trail.Name) bool) (*Survey, error) {
 	since := ch.LastNamed
 	if prev, ok := trail.ParseName(ch.PrevKey); ok {
 		since = prev.Time
@@ -195,7 +195,7 @@ const (
 
 // LeftBy returns the newest digests of the chains that say that they left ch, the
 // newest chain first.
-func (r Bucket) LeftBy(ctx context.Context, ch state.Chain, s *Survey) (by []Newest, err error) {
+func (r Bucket) LeftBy(ctx context.Context, ch archive.Chain, s *Survey) (by []Newest, err error) {
 	chains := slices.SortedFunc(maps.Keys(s.firsts), func(a, b string) int {
 		return cmp.Or((*s.others[b])[0].Name.Time.Compare((*s.others[a])[0].Name.Time), strings.Compare(a, b))
 	})
@@ -250,9 +250,9 @@ func (r Bucket) Read(ctx context.Context, key string, limit int64) ([]byte, erro
 // Outage reports whether a request failed in a way that passes by itself, or with
 // other credentials. A server that refuses or does not know it is asked in vain.
 func Outage(ctx context.Context, err error) bool {
-	switch c := state.ClassOf(err); {
+	switch c := archive.ClassOf(err); {
 	case c.Passes():
-		return ctx.Err() != nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, state.ErrUnsupported)
+		return ctx.Err() != nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, archive.ErrUnsupported)
 	case c.Meaning().EveryRequest:
 		return true
 	}

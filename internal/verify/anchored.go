@@ -6,7 +6,7 @@ import (
 	"maps"
 
 	"github.com/s3syncd/s3syncd/internal/anchor"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -164,7 +164,7 @@ func (c *chainCheck) wentOn(left *chainCheck, at uint64) bool {
 	if at == 0 && (c.leavesAt != "" || !left.end.After(c.firstEnd.Add(ClockGrace))) || at >= left.sum.LastSequence {
 		return false
 	}
-	detail := fmt.Sprintf("chain %s left it here (%s), and it went on to digest %d, until %s", c.sum.Chain, c.sum.Begins, left.sum.LastSequence, state.FormatTime(left.end))
+	detail := fmt.Sprintf("chain %s left it here (%s), and it went on to digest %d, until %s", c.sum.Chain, c.sum.Begins, left.sum.LastSequence, archive.FormatTime(left.end))
 	if left.sum.HeadReason == trail.ReasonFinal || c.sum.HeadReason == trail.ReasonFinal {
 		left.note(NoteAbandoned, at, "", detail+"; one of them has ended")
 	} else {

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -228,7 +228,7 @@ func (c *chainCheck) digest(d *digestCheck) {
 		c.content(d)
 		c.refs(d)
 		for _, e := range d.d.Events {
-			if e.Kind == state.NoteGap {
+			if e.Kind == archive.NoteGap {
 				c.note(NoteGap, seq, d.at.Key, e.Detail)
 			}
 		}
@@ -334,7 +334,7 @@ func (c *chainCheck) refs(d *digestCheck) {
 }
 
 // manifest checks one manifest against the digest that names it.
-func (c *chainCheck) manifest(d *digestCheck, ref state.ManifestRef, m *manifestCheck) {
+func (c *chainCheck) manifest(d *digestCheck, ref archive.ManifestRef, m *manifestCheck) {
 	seq := d.at.Name.Sequence
 	switch {
 	case m.unread != nil:
@@ -387,7 +387,7 @@ func (v *verifier) checkEnd(c *chainCheck) {
 
 // pending judges a manifest that no digest names.
 func (c *chainCheck) pending(e *trail.Entry) {
-	seq, since := e.Name.Sequence, state.FormatTime(e.Since())
+	seq, since := e.Name.Sequence, archive.FormatTime(e.Since())
 	young := c.v.o.Now.Sub(e.Since()) <= signatureGrace
 	switch {
 	case len(c.leftBy) > 0:

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -124,7 +124,7 @@ func (c *claims) pending(e trail.Entry) bool {
 }
 
 // record notes the number that a record's attempt has drawn.
-func (c *claims) record(r *state.Record) {
+func (c *claims) record(r *archive.Record) {
 	if r.Attempt == 0 {
 		return
 	}
@@ -134,13 +134,13 @@ func (c *claims) record(r *state.Record) {
 }
 
 // known reports whether the chain of id is there.
-func (c *claims) known(id state.ObjectID) bool {
+func (c *claims) known(id archive.ObjectID) bool {
 	return c.chains[trail.ChainKey{Instance: id.Instance, ID: id.Chain}] != nil
 }
 
 // refuted says why the chain that id names cannot have written an object since
 // its newest digest; "" where it can.
-func (c *claims) refuted(id state.ObjectID, o *state.Object) string {
+func (c *claims) refuted(id archive.ObjectID, o *archive.Object) string {
 	ch := c.chains[trail.ChainKey{Instance: id.Instance, ID: id.Chain}]
 	switch {
 	case ch == nil:
@@ -152,9 +152,9 @@ func (c *claims) refuted(id state.ObjectID, o *state.Object) string {
 	case id.Attempt == 0 || id.Attempt > ch.most(c.now):
 		return fmt.Sprintf("its newest known attempt is %d", ch.drawn.last)
 	case o.LastModified.Before(ch.opens.Add(-writeGrace)):
-		return fmt.Sprintf("S3 has it since %s, and the digest that ends later does not name it", state.FormatTime(o.LastModified))
+		return fmt.Sprintf("S3 has it since %s, and the digest that ends later does not name it", archive.FormatTime(o.LastModified))
 	case c.now.After(ch.closes.Add(publishGrace)):
-		return "a digest that names it was due at " + state.FormatTime(ch.closes)
+		return "a digest that names it was due at " + archive.FormatTime(ch.closes)
 	}
 	return ""
 }

@@ -10,13 +10,13 @@ import (
 	"io"
 	"io/fs"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // head compares what S3 says of an object with its record, and reports whether
 // its content should be what the record says.
-func (c *objectCheck) head(r *state.Record, o *state.Object) bool {
-	if id, ok := state.ParseObjectID(o.Metadata[state.MetaID]); ok {
+func (c *objectCheck) head(r *archive.Record, o *archive.Object) bool {
+	if id, ok := archive.ParseObjectID(o.Metadata[archive.MetaID]); ok {
 		if !c.claims.known(id) {
 			c.object(FindingObjectChain, r, fmt.Sprintf("it was written by %s, and that chain is not there", id))
 			return false
@@ -34,7 +34,7 @@ func (c *objectCheck) head(r *state.Record, o *state.Object) bool {
 
 // objectDiffers says why an object is not the one of its record, "" for the
 // same.
-func objectDiffers(r *state.Record, o *state.Object) (FindingKind, string) {
+func objectDiffers(r *archive.Record, o *archive.Object) (FindingKind, string) {
 	if text := contentDiffers(r, o); text != "" {
 		return FindingObjectContent, text
 	}
@@ -51,12 +51,12 @@ func objectDiffers(r *state.Record, o *state.Object) (FindingKind, string) {
 }
 
 // contentDiffers says what of the content is another, "" for nothing.
-func contentDiffers(r *state.Record, o *state.Object) string {
+func contentDiffers(r *archive.Record, o *archive.Object) string {
 	if r.SizeBytes != nil && o.Size != *r.SizeBytes {
 		return fmt.Sprintf("it has %d bytes, the record says %d", o.Size, *r.SizeBytes)
 	}
 	for _, m := range [][3]string{
-		{state.MetaSHA256, r.SHA256, o.Metadata[state.MetaSHA256]}, {state.MetaMD5, r.MD5, o.Metadata[state.MetaMD5]},
+		{archive.MetaSHA256, r.SHA256, o.Metadata[archive.MetaSHA256]}, {archive.MetaMD5, r.MD5, o.Metadata[archive.MetaMD5]},
 	} {
 		if m[1] != "" && m[2] != "" && m[1] != m[2] {
 			return fmt.Sprintf("its metadata %s is %q, the record says %q", m[0], m[2], m[1])
@@ -67,22 +67,22 @@ func contentDiffers(r *state.Record, o *state.Object) string {
 
 // writerDiffers says who else has written an object, "" for the record's
 // attempt. A record that moved to another chain keeps the number, not the chain.
-func writerDiffers(r *state.Record, o *state.Object) string {
-	if r.Attempt == 0 || r.Status == state.StatusRekeyed {
+func writerDiffers(r *archive.Record, o *archive.Object) string {
+	if r.Attempt == 0 || r.Status == archive.StatusRekeyed {
 		return ""
 	}
-	got := o.Metadata[state.MetaID]
-	if id, ok := state.ParseObjectID(got); ok && id.Instance == r.Instance && id.Attempt == r.Attempt {
+	got := o.Metadata[archive.MetaID]
+	if id, ok := archive.ParseObjectID(got); ok && id.Instance == r.Instance && id.Attempt == r.Attempt {
 		return ""
 	}
-	want := state.ObjectID{Instance: r.Instance, Chain: r.Chain, Attempt: r.Attempt}
-	return fmt.Sprintf("its metadata %s is %q, the record says %q", state.MetaID, got, want)
+	want := archive.ObjectID{Instance: r.Instance, Chain: r.Chain, Attempt: r.Attempt}
+	return fmt.Sprintf("its metadata %s is %q, the record says %q", archive.MetaID, got, want)
 }
 
 // differ adds a finding, unless a later attempt of a chain that goes on can have
 // written the object since its newest digest.
-func (c *objectCheck) differ(r *state.Record, o *state.Object, kind FindingKind, detail string) {
-	id, ok := state.ParseObjectID(o.Metadata[state.MetaID])
+func (c *objectCheck) differ(r *archive.Record, o *archive.Object, kind FindingKind, detail string) {
+	id, ok := archive.ParseObjectID(o.Metadata[archive.MetaID])
 	if !ok || id.Instance != r.Instance || id.Chain == r.Chain && id.Attempt <= r.Attempt {
 		c.object(kind, r, detail)
 		return
@@ -96,7 +96,7 @@ func (c *objectCheck) differ(r *state.Record, o *state.Object, kind FindingKind,
 
 // download hashes an object's content, and reports whether a hash of the record
 // was compared with it.
-func (c *objectCheck) download(ctx context.Context, r *state.Record) bool {
+func (c *objectCheck) download(ctx context.Context, r *archive.Record) bool {
 	var sum [2]string
 	var size int64
 	err := c.t.Retrier.Do(ctx, func() error {
@@ -134,7 +134,7 @@ func hashBoth(r io.Reader) (sum [2]string, size int64, err error) {
 }
 
 // bytesDiffer compares hashes of content with a record, "" for the same.
-func bytesDiffer(r *state.Record, sum [2]string) string {
+func bytesDiffer(r *archive.Record, sum [2]string) string {
 	switch {
 	case r.SHA256 != "" && r.SHA256 != sum[0]:
 		return fmt.Sprintf("its content has the SHA-256 %s, the record says %s", sum[0], r.SHA256)

@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -22,10 +22,10 @@ import (
 type ObjectStore interface {
 	trail.Library
 	// Head asks for one object; an absent one is io/fs.ErrNotExist.
-	Head(ctx context.Context, key string) (state.Object, error)
+	Head(ctx context.Context, key string) (archive.Object, error)
 	// ListVersions calls fn for all versions and delete markers under prefix,
 	// behind those of the key after.
-	ListVersions(ctx context.Context, prefix, after string, fn func(state.ObjectVersion) error) error
+	ListVersions(ctx context.Context, prefix, after string, fn func(archive.ObjectVersion) error) error
 }
 
 // ObjectOptions say how objects are compared with the trail.
@@ -109,7 +109,7 @@ func (c *objectCheck) run(ctx context.Context) error {
 func (c *objectCheck) versions(ctx context.Context) error {
 	after := ""
 	err := c.t.Retrier.Do(ctx, func() error {
-		return c.objects.ListVersions(ctx, c.t.Root(), after, func(v state.ObjectVersion) error {
+		return c.objects.ListVersions(ctx, c.t.Root(), after, func(v archive.ObjectVersion) error {
 			if v.Key != after {
 				after = v.Key
 			}
@@ -118,9 +118,9 @@ func (c *objectCheck) versions(ctx context.Context) error {
 			case strings.HasPrefix(v.Key, c.t.Root()+trail.CanaryDir):
 				return nil
 			case v.DeleteMarker:
-				f.Kind, f.Detail = FindingDeleted, fmt.Sprintf("it was deleted at %s (version %s)", state.FormatTime(v.LastModified), v.VersionID)
+				f.Kind, f.Detail = FindingDeleted, fmt.Sprintf("it was deleted at %s (version %s)", archive.FormatTime(v.LastModified), v.VersionID)
 			case !v.Current:
-				f.Kind, f.Detail = FindingReplaced, fmt.Sprintf("version %s of %s is not the current one", v.VersionID, state.FormatTime(v.LastModified))
+				f.Kind, f.Detail = FindingReplaced, fmt.Sprintf("version %s of %s is not the current one", v.VersionID, archive.FormatTime(v.LastModified))
 			default:
 				return nil
 			}
@@ -128,7 +128,7 @@ func (c *objectCheck) versions(ctx context.Context) error {
 			return nil
 		})
 	})
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, state.ErrUnsupported) {
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, archive.ErrUnsupported) {
 		c.noted.Add(Finding{Kind: NoteUnchecked, Detail: "versions under the trail were not listed: " + err.Error()})
 		return nil
 	}
@@ -142,8 +142,8 @@ func (c *objectCheck) versions(ctx context.Context) error {
 // objectJob is one key to compare.
 type objectJob struct {
 	key string
-	rec *state.Record // nil: the trail does not tell of it
-	may bool          // the object may be absent
+	rec *archive.Record // nil: the trail does not tell of it
+	may bool            // the object may be absent
 }
 
 // compareAll merges the newest records with a listing of the prefix.
@@ -218,7 +218,7 @@ func (c *objectCheck) list(ctx context.Context) *listing {
 	l := &listing{root: c.t.Root(), keys: make(chan string, 1024), cancel: cancel, done: make(chan error, 1)}
 	go func() {
 		defer close(l.keys)
-		l.done <- c.t.Retrier.List(ctx, c.objects, c.t.Prefix, "", func(o state.Object) error {
+		l.done <- c.t.Retrier.List(ctx, c.objects, c.t.Prefix, "", func(o archive.Object) error {
 			if strings.HasPrefix(o.Key, l.root) {
 				return nil
 			}
@@ -298,7 +298,7 @@ func Unbelieved(err error) bool {
 
 // compare checks one key.
 func (c *objectCheck) compare(ctx context.Context, j objectJob) {
-	gone := j.rec != nil && j.rec.Status == state.StatusDeleted
+	gone := j.rec != nil && j.rec.Status == archive.StatusDeleted
 	if gone {
 		c.count(func(s *ObjectSummary) { s.Records++; s.Deleted++ })
 		if j.rec.Attempt == 0 {
@@ -319,7 +319,7 @@ func (c *objectCheck) compare(ctx context.Context, j objectJob) {
 }
 
 // ask asks for one object.
-func (c *objectCheck) ask(ctx context.Context, key string) (o state.Object, absent bool, err error) {
+func (c *objectCheck) ask(ctx context.Context, key string) (o archive.Object, absent bool, err error) {
 	err = c.t.Retrier.Do(ctx, func() (err error) {
 		o, err = c.objects.Head(ctx, key)
 		return err
@@ -331,7 +331,7 @@ func (c *objectCheck) ask(ctx context.Context, key string) (o state.Object, abse
 }
 
 // present checks an object that the trail says is there.
-func (c *objectCheck) present(ctx context.Context, j objectJob, o *state.Object, absent bool) {
+func (c *objectCheck) present(ctx context.Context, j objectJob, o *archive.Object, absent bool) {
 	r := j.rec
 	if absent && j.may {
 		return
@@ -350,7 +350,7 @@ func (c *objectCheck) present(ctx context.Context, j objectJob, o *state.Object,
 		return
 	}
 	hashed := c.chosen(r.S3Key) && c.download(ctx, r)
-	if !hashed && r.Basis == state.BasisMetadata {
+	if !hashed && r.Basis == archive.BasisMetadata {
 		c.count(func(s *ObjectSummary) { s.Unproven++ })
 	}
 }
@@ -374,8 +374,8 @@ func (c *objectCheck) unchecked(key, what string, err error) {
 }
 
 // changed adds an object that was written after what is published.
-func (c *objectCheck) changed(r *state.Record, o *state.Object, detail string) {
-	at := state.FormatTime(o.LastModified)
+func (c *objectCheck) changed(r *archive.Record, o *archive.Object, detail string) {
+	at := archive.FormatTime(o.LastModified)
 	c.count(func(s *ObjectSummary) {
 		s.ChangedSince++
 		if s.OldestChange == "" || at < s.OldestChange {
@@ -386,7 +386,7 @@ func (c *objectCheck) changed(r *state.Record, o *state.Object, detail string) {
 	c.object(NoteChangedSince, r, fmt.Sprintf("it was written at %s, %v ago, after the newest record that is published%s", at, max(age, 0), detail))
 }
 
-func (c *objectCheck) object(kind FindingKind, r *state.Record, detail string) {
+func (c *objectCheck) object(kind FindingKind, r *archive.Record, detail string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := Finding{Kind: kind, Instance: r.Instance, Chain: r.Chain, Key: r.S3Key, Detail: detail}
@@ -405,9 +405,9 @@ func (c *objectCheck) object(kind FindingKind, r *state.Record, detail string) {
 }
 
 // unlisted looks at an object that no record tells of.
-func (c *objectCheck) unlisted(o *state.Object) {
-	id, ok := state.ParseObjectID(o.Metadata[state.MetaID])
-	r := &state.Record{S3Key: o.Key, Instance: id.Instance, Chain: id.Chain}
+func (c *objectCheck) unlisted(o *archive.Object) {
+	id, ok := archive.ParseObjectID(o.Metadata[archive.MetaID])
+	r := &archive.Record{S3Key: o.Key, Instance: id.Instance, Chain: id.Chain}
 	switch {
 	case !ok:
 		c.mu.Lock()

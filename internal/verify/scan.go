@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -36,7 +36,7 @@ type manifestCheck struct {
 }
 
 // sound reports whether the manifest's counts can be compared.
-func (m *manifestCheck) sound(ref state.ManifestRef) bool {
+func (m *manifestCheck) sound(ref archive.ManifestRef) bool {
 	return !m.gone && m.unread == nil && m.sha == ref.SHA256 && m.Format == nil
 }
 
@@ -56,26 +56,26 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 
 // ScanManifest reads one manifest of d as a stream. An error says that it could not be
 // read to its end.
-func ScanManifest(ctx context.Context, t *trail.Trail, d *trail.Digest, ref state.ManifestRef) (manifestCheck, error) {
+func ScanManifest(ctx context.Context, t *trail.Trail, d *trail.Digest, ref archive.ManifestRef) (manifestCheck, error) {
 	m, err := scanWith(ctx, t, d, ref, readLines)
 	if errors.Is(m.Format, errOtherForm) {
 		// Not as this release writes it: it may still be a manifest.
-		return scanWith(ctx, t, d, ref, func(r io.Reader, fn func(*state.Record) error) error {
-			return trail.ReadRecords(r, func(rec *state.Record, _ []byte) error { return fn(rec) })
+		return scanWith(ctx, t, d, ref, func(r io.Reader, fn func(*archive.Record) error) error {
+			return trail.ReadRecords(r, func(rec *archive.Record, _ []byte) error { return fn(rec) })
 		})
 	}
 	return m, err
 }
 
 // scanWith is scanManifest with a reader of records.
-func scanWith(ctx context.Context, t *trail.Trail, d *trail.Digest, ref state.ManifestRef, read func(io.Reader, func(*state.Record) error) error) (m manifestCheck, err error) {
-	err = t.Get(ctx, ref.S3Key, func(body io.Reader, _ state.Object) error {
+func scanWith(ctx context.Context, t *trail.Trail, d *trail.Digest, ref archive.ManifestRef, read func(io.Reader, func(*archive.Record) error) error) (m manifestCheck, err error) {
+	err = t.Get(ctx, ref.S3Key, func(body io.Reader, _ archive.Object) error {
 		m = manifestCheck{}
 		src := &sourceReader{r: body}
 		sum := trail.NewSum()
 		r := io.TeeReader(src, sum)
 		rc := recordCheck{m: &m, d: d, prefix: "s3://" + d.Bucket + "/"}
-		m.Format = read(r, func(rec *state.Record) error {
+		m.Format = read(r, func(rec *archive.Record) error {
 			rc.record(rec)
 			return ctx.Err()
 		})
@@ -100,13 +100,13 @@ var errOtherForm = errors.New("not the form of this release")
 
 // checkedRecord is the part of a record that is checked.
 type checkedRecord struct {
-	S3Key     string       `json:"s3_key"`
-	S3URI     string       `json:"s3_uri"`
-	Status    state.Status `json:"status"`
-	Timestamp string       `json:"timestamp"`
-	Instance  string       `json:"instance"`
-	Chain     string       `json:"chain"`
-	ID        string       `json:"id"`
+	S3Key     string         `json:"s3_key"`
+	S3URI     string         `json:"s3_uri"`
+	Status    archive.Status `json:"status"`
+	Timestamp string         `json:"timestamp"`
+	Instance  string         `json:"instance"`
+	Chain     string         `json:"chain"`
+	ID        string         `json:"id"`
 
 	S3Time     string `json:"s3_time"`
 	DetectedAt string `json:"detected_at"`
@@ -115,7 +115,7 @@ type checkedRecord struct {
 // readLines calls fn for each record of a manifest that is written as this
 // package writes them, with the fields of checkedRecord alone. Anything else is
 // errOtherForm.
-func readLines(r io.Reader, fn func(*state.Record) error) error {
+func readLines(r io.Reader, fn func(*archive.Record) error) error {
 	l, err := newLines(r)
 	if err != nil {
 		return err
@@ -132,7 +132,7 @@ func readLines(r io.Reader, fn func(*state.Record) error) error {
 		if json.Unmarshal(line, &c) != nil || trail.Unambiguous(line) != nil {
 			return errOtherForm
 		}
-		rec := state.Record{S3Key: c.S3Key, S3URI: c.S3URI, Status: c.Status, Timestamp: c.Timestamp, Instance: c.Instance, Chain: c.Chain, ID: c.ID, S3Time: c.S3Time, DetectedAt: c.DetectedAt}
+		rec := archive.Record{S3Key: c.S3Key, S3URI: c.S3URI, Status: c.Status, Timestamp: c.Timestamp, Instance: c.Instance, Chain: c.Chain, ID: c.ID, S3Time: c.S3Time, DetectedAt: c.DetectedAt}
 		if err := fn(&rec); err != nil {
 			return err
 		}
@@ -200,7 +200,7 @@ type recordCheck struct {
 	prefix string // of s3_uri
 }
 
-func (c *recordCheck) record(r *state.Record) {
+func (c *recordCheck) record(r *archive.Record) {
 	c.m.Records++
 	c.m.counts.Add(r.Status)
 	c.m.newest = max(c.m.newest, r.Timestamp, r.S3Time, r.DetectedAt) // Times of one form have the order of their bytes.
@@ -217,7 +217,7 @@ func (c *recordCheck) record(r *state.Record) {
 }
 
 // judge says why r cannot stand where it does; "" is a good record.
-func (c *recordCheck) judge(r *state.Record, number uint64, ok bool) string {
+func (c *recordCheck) judge(r *archive.Record, number uint64, ok bool) string {
 	switch {
 	case !ok || r.Chain != c.d.Chain:
 		return "its id is not one of chain " + c.d.Chain
@@ -227,7 +227,7 @@ func (c *recordCheck) judge(r *state.Record, number uint64, ok bool) string {
 		return fmt.Sprintf("it is of instance %q", r.Instance)
 	case !strings.HasPrefix(r.S3Key, c.d.Prefix) || !strings.HasPrefix(r.S3URI, c.prefix) || r.S3URI[len(c.prefix):] != r.S3Key:
 		return "its key is not below the digest's bucket and prefix"
-	case strings.HasPrefix(r.S3Key, c.d.Prefix+state.ReservedDir+"/"):
+	case strings.HasPrefix(r.S3Key, c.d.Prefix+archive.ReservedDir+"/"):
 		return "its key is one of the trail itself"
 	}
 	if _, err := time.Parse(time.RFC3339Nano, r.Timestamp); err != nil || !strings.HasSuffix(r.Timestamp, "Z") {
@@ -237,7 +237,7 @@ func (c *recordCheck) judge(r *state.Record, number uint64, ok bool) string {
 }
 
 // fault keeps the first faulty records.
-func (c *recordCheck) fault(r *state.Record, text string) {
+func (c *recordCheck) fault(r *archive.Record, text string) {
 	if len(c.m.Faults) >= maxRecordFaults {
 		c.m.more++
 		return
@@ -246,7 +246,7 @@ func (c *recordCheck) fault(r *state.Record, text string) {
 }
 
 // recordNumber reads the number in a record's id.
-func recordNumber(r *state.Record) (uint64, bool) {
+func recordNumber(r *archive.Record) (uint64, bool) {
 	chain, digits, ok := strings.Cut(r.ID, "-")
 	if !ok || chain != r.Chain {
 		return 0, false

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // The signatures of a chain are made in order: a digest without one before one
@@ -101,12 +101,12 @@ func (c *chainCheck) signedEnd() {
 		by = ByKey
 	}
 	u := c.uncovered(by)
-	since := state.FormatTime(u.since)
+	since := archive.FormatTime(u.since)
 	switch {
 	case u.n == 0:
 	case c.mustBeSigned() && !c.signedAt.due.IsZero() && c.v.o.Now.Sub(c.signedAt.due) > signatureGrace:
 		// A digest that is written again each day is young for ever.
-		c.fault(FindingSignatureGone, u.first, "", fmt.Sprintf("the newest signed digest is %d, the one behind it was due at %s, and no signature covers what is there", c.signedAt.sequence, state.FormatTime(c.signedAt.due)))
+		c.fault(FindingSignatureGone, u.first, "", fmt.Sprintf("the newest signed digest is %d, the one behind it was due at %s, and no signature covers what is there", c.signedAt.sequence, archive.FormatTime(c.signedAt.due)))
 	case c.mustBeSigned() && u.late > 0:
 		c.fault(FindingSignatureGone, u.first, "", fmt.Sprintf("%d digests are neither signed nor followed by a signed one, %d of them for more than %v, since %s", u.n, u.late, signatureGrace, since))
 	case c.v.ring.given || c.began:

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -24,7 +24,7 @@ type SourceSummary struct {
 // SourceOptions say how a tree is compared with the trail.
 type SourceOptions struct {
 	Instance string
-	Mapper   state.Mapper
+	Mapper   archive.Mapper
 	TempDir  string
 	Memory   int64
 	Progress func(done int64) // nil: nobody
@@ -76,7 +76,7 @@ func (v *Result) CheckSource(ctx context.Context, t *trail.Trail, root *safefs.R
 
 // compareFile compares one file with its record; kind "" is no difference, and
 // unread says that it could not be compared.
-func compareFile(root *safefs.Root, path string, r *state.Record, sum *SourceSummary) (kind FindingKind, detail string, unread bool, err error) {
+func compareFile(root *safefs.Root, path string, r *archive.Record, sum *SourceSummary) (kind FindingKind, detail string, unread bool, err error) {
 	o, err := root.Open(path)
 	switch {
 	case errors.Is(err, safefs.ErrRootChanged):
@@ -99,7 +99,7 @@ func compareFile(root *safefs.Root, path string, r *state.Record, sum *SourceSum
 
 // judgeFile compares what a file holds with its record; kind "" is no
 // difference.
-func judgeFile(r *state.Record, hash [2]string, size int64, changed time.Time) (FindingKind, string) {
+func judgeFile(r *archive.Record, hash [2]string, size int64, changed time.Time) (FindingKind, string) {
 	detail := bytesDiffer(r, hash)
 	if detail == "" && r.SizeBytes != nil && size != *r.SizeBytes {
 		detail = fmt.Sprintf("it has %d bytes, the record says %d", size, *r.SizeBytes)
@@ -147,7 +147,7 @@ func JudgeGone(root *safefs.Root, path string, since time.Time) (FindingKind, st
 			continue
 		}
 		if err == nil && st.Mtime().After(since) {
-			return NoteChangedSince, fmt.Sprintf("it is not in the tree, whose directory changed at %s, after the newest digest", state.FormatTime(st.Mtime()))
+			return NoteChangedSince, fmt.Sprintf("it is not in the tree, whose directory changed at %s, after the newest digest", archive.FormatTime(st.Mtime()))
 		}
 		break
 	}

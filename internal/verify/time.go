@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -28,7 +28,7 @@ func (v *verifier) setNow() {
 	server := v.o.Server()
 	ahead := server.Sub(v.o.Now)
 	if ahead.Abs() > ClockGrace {
-		v.noted.Add(Finding{Kind: NoteClock, Detail: fmt.Sprintf("the server's clock says %s, this machine's %s", state.FormatTime(server), state.FormatTime(v.o.Now))})
+		v.noted.Add(Finding{Kind: NoteClock, Detail: fmt.Sprintf("the server's clock says %s, this machine's %s", archive.FormatTime(server), archive.FormatTime(v.o.Now))})
 	}
 	if ahead <= clocksApart {
 		v.o.Now = server
@@ -39,7 +39,7 @@ func (v *verifier) setNow() {
 // times are written.
 func (v *verifier) latest() (time.Time, string) {
 	t := v.o.Now.Add(ClockGrace)
-	return t, state.FormatTime(t)
+	return t, archive.FormatTime(t)
 }
 
 // names checks the times in the names of a chain's documents.
@@ -82,7 +82,7 @@ func (c *chainCheck) times(d *digestCheck) {
 // goesBack reports whether the digest says that the trail's time went back: it
 // had been wrong.
 func (d *digestCheck) goesBack() bool {
-	return slices.ContainsFunc(d.d.Events, func(n state.Note) bool { return n.Kind == state.NoteClockBack })
+	return slices.ContainsFunc(d.d.Events, func(n archive.Note) bool { return n.Kind == archive.NoteClockBack })
 }
 
 // parseUTC reads a time as the documents write it.
@@ -100,15 +100,15 @@ func (c *chainCheck) ahead(d *digestCheck, end, due time.Time) {
 	_, latest := c.v.latest()
 	newest, what := d.d.EndTime, "it ends"
 	for i := range d.d.Events {
-		if t := state.FormatTime(d.d.Events[i].Time); t > newest {
+		if t := archive.FormatTime(d.d.Events[i].Time); t > newest {
 			newest, what = t, "an event in it is dated"
 		}
 	}
 	for i := range d.d.Scans {
-		if t := state.FormatTime(d.d.Scans[i].End); t > newest {
+		if t := archive.FormatTime(d.d.Scans[i].End); t > newest {
 			newest, what = t, "a scan in it ends"
 		}
-		if t := state.FormatTime(d.d.Scans[i].Start); t > newest {
+		if t := archive.FormatTime(d.d.Scans[i].Start); t > newest {
 			newest, what = t, "a scan in it begins"
 		}
 	}
@@ -119,7 +119,7 @@ func (c *chainCheck) ahead(d *digestCheck, end, due time.Time) {
 	case newest > latest:
 		c.fault(FindingTime, d.at.Name.Sequence, d.at.Key, fmt.Sprintf("%s at %s, which has not come yet", what, newest))
 	case !due.IsZero() && due.Sub(end) > longestPromise:
-		c.fault(FindingTime, d.at.Name.Sequence, d.at.Key, fmt.Sprintf("it promises the next digest for %s, more than %d days later", state.FormatTime(due), longestPromise/(24*time.Hour)))
+		c.fault(FindingTime, d.at.Name.Sequence, d.at.Key, fmt.Sprintf("it promises the next digest for %s, more than %d days later", archive.FormatTime(due), longestPromise/(24*time.Hour)))
 	}
 }
 
@@ -127,10 +127,10 @@ func (c *chainCheck) ahead(d *digestCheck, end, due time.Time) {
 func (c *chainCheck) follows(d *digestCheck, start, end time.Time) {
 	seq, key := d.at.Name.Sequence, d.at.Key
 	if !start.Equal(c.end) {
-		c.fault(FindingTime, seq, key, fmt.Sprintf("it starts at %s, its predecessor ends at %s", d.d.StartTime, state.FormatTime(c.end)))
+		c.fault(FindingTime, seq, key, fmt.Sprintf("it starts at %s, its predecessor ends at %s", d.d.StartTime, archive.FormatTime(c.end)))
 	}
 	if !c.due.IsZero() && end.After(c.due.Add(silenceGrace)) {
-		c.note(NoteLate, seq, key, fmt.Sprintf("it was due at %s and ends at %s", state.FormatTime(c.due), d.d.EndTime))
+		c.note(NoteLate, seq, key, fmt.Sprintf("it was due at %s and ends at %s", archive.FormatTime(c.due), d.d.EndTime))
 	}
 }
 
@@ -143,7 +143,7 @@ func (c *chainCheck) silence() {
 	age := now.Sub(c.end)
 	stale := c.v.o.MaxAge > 0 && age > c.v.o.MaxAge
 	if c.prev.d.Reason == trail.ReasonStop {
-		detail := fmt.Sprintf("stopped since %s, %v ago", state.FormatTime(c.end), age.Round(time.Second))
+		detail := fmt.Sprintf("stopped since %s, %v ago", archive.FormatTime(c.end), age.Round(time.Second))
 		if stale {
 			c.fault(FindingStopped, seq, key, detail)
 		} else {
@@ -152,10 +152,10 @@ func (c *chainCheck) silence() {
 		return
 	}
 	if !c.due.IsZero() && now.After(c.due.Add(silenceGrace)) {
-		c.fault(FindingSilent, seq, key, fmt.Sprintf("the next digest was due at %s; the chain neither stopped nor ended%s", state.FormatTime(c.due), c.claimed()))
+		c.fault(FindingSilent, seq, key, fmt.Sprintf("the next digest was due at %s; the chain neither stopped nor ended%s", archive.FormatTime(c.due), c.claimed()))
 	}
 	if stale {
-		c.fault(FindingStale, seq, key, fmt.Sprintf("its newest digest ends at %s, %v ago", state.FormatTime(c.end), age.Round(time.Second)))
+		c.fault(FindingStale, seq, key, fmt.Sprintf("its newest digest ends at %s, %v ago", archive.FormatTime(c.end), age.Round(time.Second)))
 	}
 }
 

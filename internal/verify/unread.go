@@ -4,7 +4,7 @@ import (
 	"errors"
 	"strings"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // readings counts what a verification could read of a trail.
@@ -55,7 +55,7 @@ func (c *chainCheck) unreadable(d *digestCheck) {
 
 // Unreadable is the result for a trail of which nothing could be read.
 func Unreadable(o Options, prefix string, err error) *Result {
-	v := &Result{Bucket: o.Bucket, Prefix: prefix, CheckedAt: state.FormatTime(o.Now), Chains: []ChainSummary{}}
+	v := &Result{Bucket: o.Bucket, Prefix: prefix, CheckedAt: archive.FormatTime(o.Now), Chains: []ChainSummary{}}
 	v.NotRead("", "the trail could not be checked", err)
 	return v
 }

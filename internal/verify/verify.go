@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/anchor"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -59,26 +59,26 @@ type Options struct {
 
 // ChainSummary is one chain as it was found.
 type ChainSummary struct {
-	Instance      string       `json:"instance"`
-	Source        string       `json:"source"`
-	Chain         string       `json:"chain"`
-	Begins        state.Begins `json:"begins,omitempty"`
-	AbandonsChain string       `json:"abandons_chain,omitempty"`
-	FirstSequence uint64       `json:"first_sequence"`
-	LastSequence  uint64       `json:"last_sequence"`
-	Digests       int64        `json:"digests"`
-	Manifests     int64        `json:"manifests"`
-	Records       int64        `json:"records"`
-	Counts        trail.Counts `json:"counts"`
-	HeadKey       string       `json:"head_key,omitempty"`
-	HeadSHA256    string       `json:"head_sha256,omitempty"`
-	HeadTime      string       `json:"head_end_time,omitempty"`
-	HeadReason    string       `json:"head_reason,omitempty"`
-	NextDigestDue string       `json:"next_digest_due,omitempty"`
-	Signed        int64        `json:"signed"` // digests with a signature that holds
-	SignedTo      uint64       `json:"signed_to"`
-	SignedBy      []string     `json:"signed_by"`   // fingerprints
-	AnchoredTo    uint64       `json:"anchored_to"` // 0: by nothing
+	Instance      string         `json:"instance"`
+	Source        string         `json:"source"`
+	Chain         string         `json:"chain"`
+	Begins        archive.Begins `json:"begins,omitempty"`
+	AbandonsChain string         `json:"abandons_chain,omitempty"`
+	FirstSequence uint64         `json:"first_sequence"`
+	LastSequence  uint64         `json:"last_sequence"`
+	Digests       int64          `json:"digests"`
+	Manifests     int64          `json:"manifests"`
+	Records       int64          `json:"records"`
+	Counts        trail.Counts   `json:"counts"`
+	HeadKey       string         `json:"head_key,omitempty"`
+	HeadSHA256    string         `json:"head_sha256,omitempty"`
+	HeadTime      string         `json:"head_end_time,omitempty"`
+	HeadReason    string         `json:"head_reason,omitempty"`
+	NextDigestDue string         `json:"next_digest_due,omitempty"`
+	Signed        int64          `json:"signed"` // digests with a signature that holds
+	SignedTo      uint64         `json:"signed_to"`
+	SignedBy      []string       `json:"signed_by"`   // fingerprints
+	AnchoredTo    uint64         `json:"anchored_to"` // 0: by nothing
 }
 
 // Result is what was found.
@@ -185,7 +185,7 @@ func ofInstance(instance string) string {
 
 func (v *verifier) result() *Result {
 	r := &Result{
-		Bucket: v.o.Bucket, Prefix: v.t.Prefix, CheckedAt: state.FormatTime(v.o.Now), Chains: []ChainSummary{}, Vouched: v.vouched,
+		Bucket: v.o.Bucket, Prefix: v.t.Prefix, CheckedAt: archive.FormatTime(v.o.Now), Chains: []ChainSummary{}, Vouched: v.vouched,
 	}
 	for _, k := range v.chains {
 		r.Chains = append(r.Chains, v.all[k].sum)

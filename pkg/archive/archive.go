@@ -1,4 +1,4 @@
-// Package archive is the vocabulary that the stages share: the words in which
+// Package archive is the vocabulary that the stages share: what a file, an object,
 // the watcher, the uploader, the trail, the store and the wiring between them
 // speak of one path. Every stage imports it, and it imports none, so that each
 // of these types exists once and is never converted.

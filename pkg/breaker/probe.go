@@ -8,7 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/backoff"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
@@ -158,7 +158,7 @@ func (b *Breaker) dailyCanary(err error, begun time.Time) {
 	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch c := state.ClassOf(err); {
+	switch c := archive.ClassOf(err); {
 	case err == nil:
 		b.canaryPassed(begun, now)
 	case c.Stops():
@@ -211,7 +211,7 @@ func (b *Breaker) probed(err error, begun time.Time, was position, stops int) (w
 // probeFailed moves to the state that the result of a probe speaks for. The
 // caller holds b.mu.
 func (b *Breaker) probeFailed(err error) {
-	to, c := b.at, state.ClassOf(err)
+	to, c := b.at, archive.ClassOf(err)
 	switch {
 	case c.Stops():
 		to = stopped

@@ -9,7 +9,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/internal/verify"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -103,7 +103,7 @@ func (a *attacked) put(d trail.Digest, named, at time.Time) string {
 func (a *attacked) chain(id, leavesAt string) {
 	_, d := a.last()
 	d.Chain, d.Sequence, d.PreviousDigestS3Key, d.PreviousDigestSHA256 = id, 1, nil, nil
-	d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsStateLost, a.s.chain, leavesAt
+	d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = archive.BeginsStateLost, a.s.chain, leavesAt
 	d.Reason, d.Manifests, d.Counts = trail.ReasonStop, nil, trail.Counts{}
 	a.put(d, a.s.now, a.s.now)
 }
@@ -115,7 +115,7 @@ func (a *attacked) follow(end time.Time, change func(*trail.Digest)) string {
 	d.PreviousDigestS3Key, d.PreviousDigestSHA256 = &key, &sha
 	d.Sequence++
 	d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = "", "", ""
-	d.StartTime, d.EndTime = d.EndTime, state.FormatTime(end)
+	d.StartTime, d.EndTime = d.EndTime, archive.FormatTime(end)
 	d.Reason, d.Manifests, d.Counts = trail.ReasonInterval, nil, trail.Counts{}
 	d.NextDigestDue = timeOrNull(end.Add(time.Hour))
 	if change != nil {
@@ -215,21 +215,23 @@ func chainAttacks() []attack {
 			a.o.Now = a.s.now
 		}, verify.FindingSignatureGone},
 		{"date events, scans or waiting paths ahead", func(a *attacked) {
-			a.follow(a.s.now, func(d *trail.Digest) { d.Events = []state.Note{{Kind: "start", Time: a.s.now.Add(time.Hour)}} })
+			a.follow(a.s.now, func(d *trail.Digest) { d.Events = []archive.Note{{Kind: "start", Time: a.s.now.Add(time.Hour)}} })
 			a.o.Anchors = nil
 		}, verify.FindingTime},
 		{"date events, scans or waiting paths ahead", func(a *attacked) {
-			a.follow(a.s.now, func(d *trail.Digest) { d.Scans = []state.ScanNote{{Start: a.s.now, End: a.s.now.Add(6 * time.Minute)}} })
+			a.follow(a.s.now, func(d *trail.Digest) {
+				d.Scans = []archive.ScanNote{{Start: a.s.now, End: a.s.now.Add(6 * time.Minute)}}
+			})
 			a.o.Anchors = nil
 		}, verify.FindingTime},
 		{"date the name of a manifest ahead", func(a *attacked) {
 			_, d := a.last()
 			key := "p/_manifests/" + trail.Name{Time: a.s.now.Add(time.Hour), Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence + 1, N: 1}.Path()
-			a.b.objects[key] = encode(a.t, trail.LayoutFlat, []state.Record{rec(state.StatusUploaded, "a", "")})
+			a.b.objects[key] = encode(a.t, trail.LayoutFlat, []archive.Record{rec(archive.StatusUploaded, "a", "")})
 		}, verify.FindingTime},
-		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.Timestamp = "2099-01-01T00:00:00Z" }) }, verify.FindingTime},
-		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.S3Time = "2099-01-01T00:00:00Z" }) }, verify.FindingTime},
-		{"date records ahead", func(a *attacked) { a.record(func(r *state.Record) { r.DetectedAt = "2099-01-01T00:00:00Z" }) }, verify.FindingTime},
+		{"date records ahead", func(a *attacked) { a.record(func(r *archive.Record) { r.Timestamp = "2099-01-01T00:00:00Z" }) }, verify.FindingTime},
+		{"date records ahead", func(a *attacked) { a.record(func(r *archive.Record) { r.S3Time = "2099-01-01T00:00:00Z" }) }, verify.FindingTime},
+		{"date records ahead", func(a *attacked) { a.record(func(r *archive.Record) { r.DetectedAt = "2099-01-01T00:00:00Z" }) }, verify.FindingTime},
 		{"put something under the name of a signature or a key before it is written", func(a *attacked) {
 			a.b.objects[sigOf(a.digests()[1])] = []byte("x")
 		}, verify.FindingSignature},
@@ -241,7 +243,7 @@ func chainAttacks() []attack {
 			for key := range a.b.objects {
 				if n, ok := trail.ParseName(key); ok && n.Chain == "ffffffff" {
 					d := mustDigest(a.t, a.b.objects[key])
-					d.EndTime = state.FormatTime(a.s.now.Add(-8 * time.Minute))
+					d.EndTime = archive.FormatTime(a.s.now.Add(-8 * time.Minute))
 					d.StartTime = d.EndTime
 					a.put(d, a.s.now, a.s.now)
 				}
@@ -252,22 +254,22 @@ func chainAttacks() []attack {
 			a.follow(a.s.now, func(d *trail.Digest) { d.Reason, d.NextDigestDue = trail.ReasonFinal, nil })
 			_, d := a.last()
 			key := "p/_manifests/" + trail.Name{Time: a.s.now, Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence + 2, N: 1}.Path()
-			a.b.objects[key] = encode(a.t, trail.LayoutFlat, []state.Record{rec(state.StatusUploaded, "a", "")})
+			a.b.objects[key] = encode(a.t, trail.LayoutFlat, []archive.Record{rec(archive.StatusUploaded, "a", "")})
 			a.o.Anchors = nil
 		}, verify.FindingUnnamed},
 	}
 }
 
 // record forges a digest with one record.
-func (a *attacked) record(change func(*state.Record)) {
+func (a *attacked) record(change func(*archive.Record)) {
 	_, last := a.last()
-	r := rec(state.StatusUploaded, "a", state.FormatTime(a.s.now), change)
-	r.Instance, r.Source, r.Chain, r.ID, r.S3URI = last.Instance, "data", last.Chain, state.RecordID(last.Chain, 100000), "s3://b/"+r.S3Key
-	data := encode(a.t, trail.LayoutFlat, []state.Record{r})
+	r := rec(archive.StatusUploaded, "a", archive.FormatTime(a.s.now), change)
+	r.Instance, r.Source, r.Chain, r.ID, r.S3URI = last.Instance, "data", last.Chain, archive.RecordID(last.Chain, 100000), "s3://b/"+r.S3Key
+	data := encode(a.t, trail.LayoutFlat, []archive.Record{r})
 	key := "p/_manifests/" + trail.Name{Time: a.s.now, Instance: last.Instance, Chain: last.Chain, Sequence: last.Sequence + 1, N: 1}.Path()
 	a.b.objects[key] = data
 	a.follow(a.s.now, func(d *trail.Digest) {
-		d.Manifests = []state.ManifestRef{{S3Key: key, SHA256: hexSHA(data), SizeBytes: int64(len(data)), Records: 1}}
+		d.Manifests = []archive.ManifestRef{{S3Key: key, SHA256: hexSHA(data), SizeBytes: int64(len(data)), Records: 1}}
 		d.Counts = trail.Counts{Uploaded: 1}
 	})
 	a.o.Anchors = nil

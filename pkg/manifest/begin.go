@@ -13,6 +13,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/copies"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -79,21 +80,21 @@ func (b *beginning) goOn(ctx context.Context, report state.Report) error {
 	if err != nil || !ended {
 		return err
 	}
-	return b.chains.leaveChain(ctx, leave{begins: state.BeginsReconfigured, old: ch, from: ch.Sequence, head: ch.PrevSHA256, note: b.o.changed()})
+	return b.chains.leaveChain(ctx, leave{begins: archive.BeginsReconfigured, old: ch, from: ch.Sequence, head: ch.PrevSHA256, note: b.o.changed()})
 }
 
 // changed is the event of a changed destination, nil where it did not change.
-func (o *Options) changed() *state.Note {
+func (o *Options) changed() *archive.Note {
 	if o.Before == "" {
 		return nil
 	}
-	return &state.Note{Kind: state.NoteDestinationChanged, Time: o.Now(), Detail: o.Before}
+	return &archive.Note{Kind: archive.NoteDestinationChanged, Time: o.Now(), Detail: o.Before}
 }
 
 // leaveHost leaves a chain that another host has begun, at its newest digest as
 // far as that can be found out.
-func (b *beginning) leaveHost(ctx context.Context, ch state.Chain) error {
-	l := leave{begins: state.BeginsHostChanged, old: ch, from: ch.Sequence, head: ch.PrevSHA256, known: true}
+func (b *beginning) leaveHost(ctx context.Context, ch archive.Chain) error {
+	l := leave{begins: archive.BeginsHostChanged, old: ch, from: ch.Sequence, head: ch.PrevSHA256, known: true}
 	ask, cancel := context.WithTimeout(ctx, surveypkg.AskTimeout)
 	defer cancel()
 	waiting, err := b.local.Waiting(ch)
@@ -127,12 +128,12 @@ func (b *beginning) beginFirst(ctx context.Context, report state.Report) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("begin chain of %s: %w", b.o.Source, ctx.Err())
 	}
-	var note *state.Note
+	var note *archive.Note
 	if err != nil {
 		note = b.notAsked(err)
 	}
 	begins := b.why(report, old, err)
-	if begins == state.BeginsReconfigured {
+	if begins == archive.BeginsReconfigured {
 		note = b.o.changed()
 	}
 	return b.chains.beginChain(ctx, begins, old.Name.Chain, old.sha, note)
@@ -203,36 +204,36 @@ func (b *beginning) candidate(ctx context.Context, t surveypkg.Newest, proves bo
 
 // The newest digest in the bucket, its content, and why the bucket could not be
 // asked about them decide how a first chain begins.
-func (b *beginning) why(report state.Report, old followed, err error) state.Begins {
+func (b *beginning) why(report state.Report, old followed, err error) archive.Begins {
 	switch {
 	case report.SetAside != "":
-		return state.BeginsStateLost
+		return archive.BeginsStateLost
 	case b.o.Before != "" && (old.Key == "" || old.reason == trail.ReasonFinal):
-		return state.BeginsReconfigured
+		return archive.BeginsReconfigured
 	case old.Key != "":
-		return state.BeginsStateLost
+		return archive.BeginsStateLost
 	case err != nil:
-		return state.BeginsUnknown
+		return archive.BeginsUnknown
 	}
-	return state.BeginsNew
+	return archive.BeginsNew
 }
 
 // notAsked logs that the bucket gave no answer, and returns the note that says
 // so, or nil where it is a missing right, which `unknown` says by itself.
-func (b *beginning) notAsked(err error) *state.Note {
-	if errors.Is(err, fs.ErrPermission) && !state.ClassOf(err).Meaning().EveryRequest {
+func (b *beginning) notAsked(err error) *archive.Note {
+	if errors.Is(err, fs.ErrPermission) && !archive.ClassOf(err).Meaning().EveryRequest {
 		b.log.Info("no right to look for an older chain", zap.Error(err))
 		return nil
 	}
 	b.log.Warn("the chain begins without a look for an older one", zap.Error(err))
-	return &state.Note{
-		Kind: state.NoteGap, Time: b.o.Now(),
-		Detail: "the bucket could not be asked for an older chain: " + string(state.ClassOf(err)),
+	return &archive.Note{
+		Kind: archive.NoteGap, Time: b.o.Now(),
+		Detail: "the bucket could not be asked for an older chain: " + string(archive.ClassOf(err)),
 	}
 }
 
 // beginChain begins a chain under a new name. The caller holds f.sealing.
-func (c *succession) beginChain(ctx context.Context, begins state.Begins, abandons, sha string, note *state.Note) error {
+func (c *succession) beginChain(ctx context.Context, begins archive.Begins, abandons, sha string, note *archive.Note) error {
 	var id [4]byte
 	if _, err := rand.Read(id[:]); err != nil {
 		return fmt.Errorf("draw chain id: %w", err)

@@ -16,7 +16,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/internal/verify"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -56,11 +56,11 @@ func TestAHostileDigestTakesLittleMemory(t *testing.T) {
 
 // What a host can write is read, with commas and brackets in its names.
 func TestADigestWithLongListsIsRead(t *testing.T) {
-	d := trail.Digest{Version: 1, Instance: "app-01", Chain: "aaaaaaaa", Sequence: 1, Begins: state.BeginsNew}
+	d := trail.Digest{Version: 1, Instance: "app-01", Chain: "aaaaaaaa", Sequence: 1, Begins: archive.BeginsNew}
 	for i := range 20_000 {
-		d.Manifests = append(d.Manifests, state.ManifestRef{S3Key: fmt.Sprintf("p/%d", i), SHA256: strings.Repeat("a", 64)})
+		d.Manifests = append(d.Manifests, archive.ManifestRef{S3Key: fmt.Sprintf("p/%d", i), SHA256: strings.Repeat("a", 64)})
 	}
-	n := state.ScanNote{IgnoreFiles: make([]state.IgnoreFile, state.MaxIgnoreFiles)}
+	n := archive.ScanNote{IgnoreFiles: make([]archive.IgnoreFile, archive.MaxIgnoreFiles)}
 	for i := range n.IgnoreFiles {
 		n.IgnoreFiles[i].Path = strings.Repeat(`,[{"\`, 100)
 	}
@@ -90,7 +90,7 @@ type largeBody struct {
 
 func (b largeBody) Close() error { b.l.open.Add(-1); return nil }
 
-func (l *largeLibrary) Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error) {
+func (l *largeLibrary) Get(ctx context.Context, key string) (io.ReadCloser, archive.Object, error) {
 	body, o, err := l.bucket.Get(ctx, key)
 	if err != nil || o.Size < trail.LargeDocument {
 		return body, o, err
@@ -123,7 +123,7 @@ func TestLargeDigestsAreReadOneAtATime(t *testing.T) {
 // forgedChains adds chains of one digest that leave one another.
 func forgedChains(t *testing.T, b *bucket, like trail.Digest, n int, at time.Time) {
 	t.Helper()
-	like.Sequence, like.PreviousDigestS3Key, like.PreviousDigestSHA256, like.Begins = 1, nil, nil, state.BeginsForked
+	like.Sequence, like.PreviousDigestS3Key, like.PreviousDigestSHA256, like.Begins = 1, nil, nil, archive.BeginsForked
 	like.Manifests, like.Counts, like.AbandonsChain = nil, trail.Counts{}, like.Chain
 	for i := range n {
 		like.Chain = fmt.Sprintf("%08x", 0xf0000000+n-i)
@@ -184,7 +184,7 @@ func TestForgedDigestsAskForLittle(t *testing.T) {
 		if i > 1000 {
 			key = "p/_manifests/" + trail.Name{Time: s.now, Instance: d.Instance, Chain: d.Chain, Sequence: 1, N: i + 1}.Path()
 		}
-		d.Manifests = append(d.Manifests, state.ManifestRef{S3Key: key, SHA256: strings.Repeat("a", 64)})
+		d.Manifests = append(d.Manifests, archive.ManifestRef{S3Key: key, SHA256: strings.Repeat("a", 64)})
 	}
 	data, err := d.Encode()
 	if err != nil {
@@ -246,7 +246,7 @@ func TestAListingKeepsLittleOfWhatIsMadeUp(t *testing.T) {
 		t.Errorf("limits %q, want %q; %+v", got, want, v.Chains)
 	}
 	in := &trail.Indexer{Root: "p/_manifests/", Chains: map[trail.ChainKey]*trail.ChainIndex{}, Documents: trail.MaxDocuments}
-	in.Add(state.Object{Key: s.documents("digest_")[0]})
+	in.Add(archive.Object{Key: s.documents("digest_")[0]})
 	if x := in.Index(); len(x.Chains) != 0 || x.Omitted[trail.OmittedDocuments] != 1 {
 		t.Errorf("beyond the limit: %+v", x)
 	}

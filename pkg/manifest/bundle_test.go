@@ -14,13 +14,13 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/bundle"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	trailpkg "github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // HeadVersion implements Header.
-func (a *fakeArchive) HeadVersion(context.Context, string, string) (state.Object, error) {
-	return state.Object{Size: 7, ETag: "e"}, nil
+func (a *fakeArchive) HeadVersion(context.Context, string, string) (archive.Object, error) {
+	return archive.Object{Size: 7, ETag: "e"}, nil
 }
 
 // signed returns a trail of three digests, of which the second is signed, the
@@ -59,7 +59,7 @@ func (a *fakeArchive) bundle(t *testing.T, key, head string) *bundle.Bundle {
 	t.Helper()
 	trail := trailpkg.NewTrail(a, "p/")
 	var latest trailpkg.Latest
-	q := trailpkg.HistoryQuery{Match: func(r *state.Record) bool { return r.S3Key == key }, Distrust: func(_ string, err error) error { return err }}
+	q := trailpkg.HistoryQuery{Match: func(r *archive.Record) bool { return r.S3Key == key }, Distrust: func(_ string, err error) error { return err }}
 	if err := trail.History(t.Context(), q, func(it trailpkg.HistoryItem) error { latest.Add(it); return nil }); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func TestWhatIsNoBundleIsRefused(t *testing.T) {
 	a := newArchive()
 	a.add(t, "h", "0a0a0a0a", 1, false, nil, a.upload("f", "content", atTen))
 	var latest trailpkg.Latest
-	q := trailpkg.HistoryQuery{Match: func(*state.Record) bool { return true }}
+	q := trailpkg.HistoryQuery{Match: func(*archive.Record) bool { return true }}
 	if err := trailpkg.NewTrail(a, "p/").History(t.Context(), q, func(it trailpkg.HistoryItem) error { latest.Add(it); return nil }); err != nil {
 		t.Fatal(err)
 	}
@@ -190,14 +190,14 @@ func TestWhatIsNoBundleIsRefused(t *testing.T) {
 
 func TestHistoryTellsOldRecordsFirstAndPassesOverChangedManifests(t *testing.T) {
 	a := newArchive()
-	a.add(t, "h", "bbbbbbbb", 1, true, func(d *trailpkg.Digest) { d.Begins, d.AbandonsChain = state.BeginsStateLost, "cccccccc" }, a.upload("f", "4", ""))
+	a.add(t, "h", "bbbbbbbb", 1, true, func(d *trailpkg.Digest) { d.Begins, d.AbandonsChain = archive.BeginsStateLost, "cccccccc" }, a.upload("f", "4", ""))
 	a.add(t, "h", "cccccccc", 1, true, nil, a.upload("f", "1", ""), a.upload("g", "x", ""))
 	changed, _ := a.add(t, "h", "cccccccc", 2, true, nil, a.upload("f", "2", ""))
 	a.add(t, "h", "cccccccc", 3, true, nil, a.upload("f", "3", ""))
 	a.objects[changed] = bytes.Replace(a.objects[changed], []byte("2"), []byte("9"), 1)
 	var got, faults []string
 	q := trailpkg.HistoryQuery{
-		Match:    func(r *state.Record) bool { return r.S3Key == "p/f" },
+		Match:    func(r *archive.Record) bool { return r.S3Key == "p/f" },
 		Distrust: func(key string, err error) error { faults = append(faults, key); return nil },
 	}
 	err := trailpkg.NewTrail(a, "p/").History(t.Context(), q, func(it trailpkg.HistoryItem) error {

@@ -12,6 +12,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/copies"
 	"github.com/s3syncd/s3syncd/internal/skips"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -63,7 +64,7 @@ func (c *claim) watches() bool {
 
 // name returns the time in the name of the next digest of ch. Any copy of the
 // state gives a run's first digest the same one.
-func (c *claim) name(ch state.Chain, now time.Time) time.Time {
+func (c *claim) name(ch archive.Chain, now time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.chain != ch.ID && ch.PrevKey != "" && ch.LastNamed.Equal(c.named) {
@@ -102,7 +103,7 @@ func (c *claim) open(chain string) bool {
 // from returns the lowest number from which on the digests of ch are not the
 // state's, given one that is not. As long as the bucket does not take it, the run's
 // own first digest has the name of another's.
-func (c *claim) from(ch state.Chain, foreign uint64) uint64 {
+func (c *claim) from(ch archive.Chain, foreign uint64) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.chain == ch.ID && !c.done {
@@ -138,7 +139,7 @@ func (c *claim) setAsked() {
 }
 
 // foreign reports whether a digest of the chain ch is none of the state's.
-func (c *claim) foreign(n trail.Name, ch state.Chain, waiting map[string]bool) bool {
+func (c *claim) foreign(n trail.Name, ch archive.Chain, waiting map[string]bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	name := n.String()
@@ -171,7 +172,7 @@ func (f *Flusher) Claim(ctx context.Context) error {
 			return fmt.Errorf("the first digest of this run is not published: %w", err)
 		}
 	}
-	return state.Classified(state.ClassTransient, "publish", errNoClaim)
+	return archive.Classified(archive.ClassTransient, "publish", errNoClaim)
 }
 
 // claimTries is how many chains one call of Claim may have to leave.
@@ -224,7 +225,7 @@ type succession struct {
 
 // sealDigest seals a digest as sealer does. Where a manifest is lost that no
 // digest names yet, it leaves the chain instead. The caller holds c.sealer.mu.
-func (c *succession) sealDigest(ctx context.Context, reason string, extra ...state.Note) error {
+func (c *succession) sealDigest(ctx context.Context, reason string, extra ...archive.Note) error {
 	err := c.sealer.sealDigest(ctx, reason, extra...)
 	if lost, ok := errors.AsType[*copies.LostError](err); ok {
 		return c.loseChain(ctx, lost)
@@ -263,7 +264,7 @@ func (c *succession) ask(ctx context.Context) error {
 }
 
 // search looks for other digests of the instance once, and judges ch by them.
-func (c *succession) search(ctx context.Context, ch state.Chain) error {
+func (c *succession) search(ctx context.Context, ch archive.Chain) error {
 	begun := c.o.Now()
 	waiting, err := c.local.Waiting(ch)
 	if err != nil {
@@ -284,9 +285,9 @@ func (c *succession) search(ctx context.Context, ch state.Chain) error {
 const lookMargin = time.Hour
 
 // judge leaves ch if s shows that another run continued it or left it.
-func (c *succession) judge(ctx context.Context, ch state.Chain, s *surveypkg.Survey) error {
+func (c *succession) judge(ctx context.Context, ch archive.Chain, s *surveypkg.Survey) error {
 	if len(s.Ahead) > 0 {
-		l := leave{begins: state.BeginsForked, old: ch, from: c.claim.from(ch, s.From)}
+		l := leave{begins: archive.BeginsForked, old: ch, from: c.claim.from(ch, s.From)}
 		if err := c.leftAt(ctx, ch, s.Ahead, &l); err != nil {
 			return err
 		}
@@ -307,7 +308,7 @@ func (c *succession) judge(ctx context.Context, ch state.Chain, s *surveypkg.Sur
 			return err
 		case own && !c.claim.wasAsked():
 			c.log.Error("another state of this instance has left the chain; another chain begins", zap.String("chain", ch.ID), zap.String("left_by", by))
-			return c.leaveBehind(ctx, ch, leave{begins: state.BeginsForked, old: ch, from: ch.Sequence, abandons: by, head: sha})
+			return c.leaveBehind(ctx, ch, leave{begins: archive.BeginsForked, old: ch, from: ch.Sequence, abandons: by, head: sha})
 		}
 		// The trail goes on until an operator decides which host it is of.
 		c.log.Error("another chain of this instance says that it has left the chain of this host: two hosts, or two states, write as one instance, or it is forged",
@@ -318,7 +319,7 @@ func (c *succession) judge(ctx context.Context, ch state.Chain, s *surveypkg.Sur
 
 // leaveBehind leaves ch, unless that has happened, and doubts the index: it is as
 // old as the state.
-func (c *succession) leaveBehind(ctx context.Context, ch state.Chain, l leave) error {
+func (c *succession) leaveBehind(ctx context.Context, ch archive.Chain, l leave) error {
 	c.sealer.mu.Lock()
 	defer c.sealer.mu.Unlock()
 	now, err := c.st.Chain()

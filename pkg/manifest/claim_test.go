@@ -113,9 +113,9 @@ func TestAnOldStateBeginsAnotherChain(t *testing.T) {
 					digests, paths := r.trail()
 					r.wantOnceUnordered(paths, want)
 					ch := r.chain()
-					begins := state.BeginsForked
+					begins := archive.BeginsForked
 					if rights == "another host" {
-						begins = state.BeginsHostChanged
+						begins = archive.BeginsHostChanged
 					}
 					if ch.ID == old || ch.Begins != begins {
 						t.Fatalf("the trail goes on in chain %s, begun %s; the state had %s", ch.ID, ch.Begins, old)
@@ -144,7 +144,7 @@ func (r *rig) openOld(rights string) (chain string) {
 		r.bucket.set(noList, nil)
 	case "away at the start":
 		r.bucket.set(func(string, string) error {
-			return state.Classified(state.ClassTransient, "List", errors.New("no route to host"))
+			return archive.Classified(archive.ClassTransient, "List", errors.New("no route to host"))
 		}, nil)
 	}
 	r.begin(state.Report{})
@@ -191,7 +191,7 @@ func TestAStateCopiedWhileItRanBeginsAnotherChain(t *testing.T) {
 	r.advance(time.Hour)
 	r.work("c", 1, false)
 	r.oneOfEach()
-	if ch := r.chain(); ch.Begins != state.BeginsForked {
+	if ch := r.chain(); ch.Begins != archive.BeginsForked {
 		t.Errorf("the chain begins %s, want forked", ch.Begins)
 	}
 }
@@ -199,9 +199,9 @@ func TestAStateCopiedWhileItRanBeginsAnotherChain(t *testing.T) {
 // The index of an old state is as old: every file is asked for.
 func TestTheIndexOfAnOldStateIsDoubted(t *testing.T) {
 	r := newRig(t, nil)
-	rec := state.Record{LocalPath: "/data/f", S3Key: "p/f", Status: state.StatusUploaded, Trigger: archive.TriggerEvent}
+	rec := archive.Record{LocalPath: "/data/f", S3Key: "p/f", Status: archive.StatusUploaded, Trigger: archive.TriggerEvent}
 	r.begin(state.Report{})
-	_, err := r.st.Commit(r.Context(), state.Outcome{Path: "f", Key: "p/f", Entry: &state.Entry{Stored: true, ETag: "1"}, Record: &rec})
+	_, err := r.st.Commit(r.Context(), archive.Outcome{Path: "f", Key: "p/f", Entry: &archive.Entry{Stored: true, ETag: "1"}, Record: &rec})
 	r.must(err)
 	r.work("a", 1, false)
 	r.close()
@@ -257,7 +257,7 @@ func TestARunThatEndsByItselfBeginsLate(t *testing.T) {
 			}
 			r.begin(state.Report{})
 			skips := r.f.Skips()
-			rec := state.Record{LocalPath: "/data/s", S3Key: "p/s", Status: state.StatusSkipped, Trigger: archive.TriggerSync, Source: "data", Instance: "app-01"}
+			rec := archive.Record{LocalPath: "/data/s", S3Key: "p/s", Status: archive.StatusSkipped, Trigger: archive.TriggerSync, Source: "data", Instance: "app-01"}
 			r.must(skips.Write(t.Context(), rec))
 			ctx, stop := context.WithCancel(t.Context())
 			stop()
@@ -340,7 +340,7 @@ func TestAnEndedChainIsNotContinued(t *testing.T) {
 	r.must(os.RemoveAll(r.local()))
 	r.open()
 	r.begin(state.Report{})
-	if ch := r.chain(); ch.ID == first || ch.Begins != state.BeginsReconfigured || ch.AbandonsChain != first {
+	if ch := r.chain(); ch.ID == first || ch.Begins != archive.BeginsReconfigured || ch.AbandonsChain != first {
 		t.Errorf("the chain is %+v, want another one than the ended %s", ch, first)
 	}
 }
@@ -377,7 +377,7 @@ func TestRecordsBehindAForgedDigestOutliveTheSweep(t *testing.T) {
 		r.flush(trail.ReasonFlush)
 		skips := r.f.Skips()
 		for i := range 3 { // Nothing but the manifest holds them.
-			rec := state.Record{LocalPath: fmt.Sprintf("/data/s-%d", i), S3Key: fmt.Sprintf("p/s-%d", i), Status: state.StatusSkipped, Trigger: archive.TriggerSync, Source: "data", Instance: "app-01"}
+			rec := archive.Record{LocalPath: fmt.Sprintf("/data/s-%d", i), S3Key: fmt.Sprintf("p/s-%d", i), Status: archive.StatusSkipped, Trigger: archive.TriggerSync, Source: "data", Instance: "app-01"}
 			r.must(skips.Write(t.Context(), rec))
 		}
 		_, err := r.f.sealAll(t.Context(), trail.ReasonFlush)

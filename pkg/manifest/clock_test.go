@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/verify"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -42,16 +43,16 @@ func TestTheTrailsTimeGoesBackWithAnEvent(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			events := slices.DeleteFunc(slices.Clone(d.Events), func(n state.Note) bool { return n.Kind != state.NoteClockBack })
+			events := slices.DeleteFunc(slices.Clone(d.Events), func(n archive.Note) bool { return n.Kind != archive.NoteClockBack })
 			if len(events) != c.events {
 				t.Errorf("events %v, want %d of the clock", d.Events, c.events)
 			}
-			wantEnd := state.FormatTime(last)
+			wantEnd := archive.FormatTime(last)
 			if c.events > 0 {
-				wantEnd = state.FormatTime(last.Add(-c.back))
+				wantEnd = archive.FormatTime(last.Add(-c.back))
 			}
-			if d.StartTime != state.FormatTime(last) || d.EndTime != wantEnd {
-				t.Errorf("the digest covers %s to %s, want %s to %s", d.StartTime, d.EndTime, state.FormatTime(last), wantEnd)
+			if d.StartTime != archive.FormatTime(last) || d.EndTime != wantEnd {
+				t.Errorf("the digest covers %s to %s, want %s to %s", d.StartTime, d.EndTime, archive.FormatTime(last), wantEnd)
 			}
 			check := func(l trail.Library) bool {
 				t.Helper()

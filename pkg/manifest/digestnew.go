@@ -3,7 +3,7 @@ package manifest
 import (
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -12,13 +12,13 @@ func timeOrNull(t time.Time) *string {
 	if t.IsZero() {
 		return nil
 	}
-	s := state.FormatTime(t)
+	s := archive.FormatTime(t)
 	return &s
 }
 
 // earliest returns when the first digest of a chain begins: with the first
 // thing that it tells of.
-func earliest(started time.Time, ch state.Chain) time.Time {
+func earliest(started time.Time, ch archive.Chain) time.Time {
 	for _, n := range ch.Notes {
 		if n.Time.Before(started) {
 			started = n.Time
@@ -33,8 +33,8 @@ func earliest(started time.Time, ch state.Chain) time.Time {
 }
 
 // utcScans returns the scans with times as they are written.
-func utcScans(scans []state.ScanNote) []state.ScanNote {
-	out := make([]state.ScanNote, len(scans))
+func utcScans(scans []archive.ScanNote) []archive.ScanNote {
+	out := make([]archive.ScanNote, len(scans))
 	for i, s := range scans {
 		s.Start, s.End = s.Start.UTC(), s.End.UTC()
 		out[i] = s
@@ -43,9 +43,9 @@ func utcScans(scans []state.ScanNote) []state.ScanNote {
 }
 
 // utcNotes returns the notes with times as they are written.
-func utcNotes(stored, extra []state.Note) []state.Note {
-	out := make([]state.Note, 0, len(stored)+len(extra))
-	for _, n := range append(append([]state.Note{}, stored...), extra...) {
+func utcNotes(stored, extra []archive.Note) []archive.Note {
+	out := make([]archive.Note, 0, len(stored)+len(extra))
+	for _, n := range append(append([]archive.Note{}, stored...), extra...) {
 		n.Time = n.Time.UTC()
 		out = append(out, n)
 	}
@@ -53,7 +53,7 @@ func utcNotes(stored, extra []state.Note) []state.Note {
 }
 
 // newDigest describes what ch has gathered since its last digest.
-func (s *sealer) newDigest(ch state.Chain, counts trail.Counts, reason string, extra []state.Note, end time.Time) *trail.Digest {
+func (s *sealer) newDigest(ch archive.Chain, counts trail.Counts, reason string, extra []archive.Note, end time.Time) *trail.Digest {
 	pending, oldest := s.o.Pending()
 	start := ch.LastDigest
 	if start.IsZero() {
@@ -64,8 +64,8 @@ func (s *sealer) newDigest(ch state.Chain, counts trail.Counts, reason string, e
 	d := &trail.Digest{
 		Version: trail.DigestVersion, Instance: s.o.Instance, Source: s.o.Source,
 		Bucket: s.o.Bucket, Prefix: s.o.Mapper.Prefix(), Chain: ch.ID, Sequence: ch.Sequence,
-		StartTime: state.FormatTime(start), EndTime: state.FormatTime(end),
-		Manifests: append([]state.ManifestRef{}, ch.Manifests...),
+		StartTime: archive.FormatTime(start), EndTime: archive.FormatTime(end),
+		Manifests: append([]archive.ManifestRef{}, ch.Manifests...),
 		Counts:    counts, UnchangedByIndex: ch.IndexSkips,
 		Scans: utcScans(ch.Scans), Events: utcNotes(ch.Notes, extra),
 		ConfigSHA256: s.o.ConfigSHA256, S3syncdVersion: s.o.Version,

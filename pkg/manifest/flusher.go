@@ -16,6 +16,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/skips"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -233,7 +234,7 @@ func (f *Flusher) publishEnd(ctx context.Context) error {
 		if errors.Is(err, ErrNotYet) { // Nobody asks any more.
 			return err
 		}
-		c := state.ClassOf(err)
+		c := archive.ClassOf(err)
 		if !c.Passes() || !backoff.Pause(ctx, backoff.Jittered(n, c)) {
 			return err
 		}
@@ -286,9 +287,9 @@ func (f *Flusher) sealAll(ctx context.Context, reason string) (chain string, err
 	if !digestWanted(ch, reason) {
 		return ch.ID, nil
 	}
-	var extra []state.Note
+	var extra []archive.Note
 	if reason == trail.ReasonStop {
-		extra = append(extra, state.Note{Kind: state.NoteCleanStop, Time: f.o.Now()})
+		extra = append(extra, archive.Note{Kind: archive.NoteCleanStop, Time: f.o.Now()})
 	}
 	return ch.ID, f.chains.sealDigest(ctx, reason, extra...)
 }
@@ -396,7 +397,7 @@ func nextTick(now time.Time, interval time.Duration, instance string) time.Durat
 
 // digestWait returns how long the next digest may wait at a start. A clock that
 // has stepped makes it neither negative nor longer than the interval.
-func digestWait(ch state.Chain, interval time.Duration, now time.Time) time.Duration {
+func digestWait(ch archive.Chain, interval time.Duration, now time.Time) time.Duration {
 	if ch.PrevKey == "" {
 		return 0
 	}

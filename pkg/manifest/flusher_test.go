@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/s3syncd/s3syncd/internal/backoff"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -31,7 +32,7 @@ func TestFlushPublishesManifestsThenTheirDigest(t *testing.T) {
 			r.commit("a", 25)
 			r.flush(trail.ReasonFlush)
 			digests, paths := r.trail()
-			if len(digests) != 1 || digests[0].Begins != state.BeginsNew || digests[0].Reason != trail.ReasonFlush || len(digests[0].Manifests) != 3 {
+			if len(digests) != 1 || digests[0].Begins != archive.BeginsNew || digests[0].Reason != trail.ReasonFlush || len(digests[0].Manifests) != 3 {
 				t.Fatalf("digests = %+v, want one that begins new with three manifests", digests)
 			}
 			r.wantOnce(paths, map[string]int{"a": 25}, "a")
@@ -74,7 +75,7 @@ func TestStopAlwaysSaysSo(t *testing.T) {
 	r.flush(trail.ReasonStop)
 	digests, _ := r.trail()
 	last := digests[len(digests)-1]
-	if last.Reason != trail.ReasonStop || last.NextDigestDue != nil || len(last.Events) != 1 || last.Events[0].Kind != state.NoteCleanStop {
+	if last.Reason != trail.ReasonStop || last.NextDigestDue != nil || len(last.Events) != 1 || last.Events[0].Kind != archive.NoteCleanStop {
 		t.Errorf("last digest = %+v, want a clean stop", last)
 	}
 	if first := digests[0]; deref(first.NextDigestDue) != "2026-01-20T11:30:00Z" {
@@ -213,7 +214,7 @@ func TestAnotherDocumentUnderOurKeyForksTheChain(t *testing.T) {
 			r.must(err)
 			box, err := r.st.Outbox()
 			r.must(err)
-			i := slices.IndexFunc(box, func(d state.Doc) bool { return strings.Contains(d.Key, kind) })
+			i := slices.IndexFunc(box, func(d archive.Doc) bool { return strings.Contains(d.Key, kind) })
 			foreign := []byte("foreign")
 			r.bucket.objects[box[i].Key] = foreign
 			r.commit("c", 1)
@@ -227,10 +228,10 @@ func TestAnotherDocumentUnderOurKeyForksTheChain(t *testing.T) {
 			if kind == "digest_" {
 				head = hexSHA(foreign)
 			}
-			if last.Chain == old.ID || last.Begins != state.BeginsForked || last.AbandonsChain != old.ID || last.AbandonsDigestSHA256 != head {
+			if last.Chain == old.ID || last.Begins != archive.BeginsForked || last.AbandonsChain != old.ID || last.AbandonsDigestSHA256 != head {
 				t.Errorf("last digest = %+v, want one that forked from %s at %s", last, old.ID, head)
 			}
-			if len(last.Events) != 1 || last.Events[0].Kind != state.NoteGap {
+			if len(last.Events) != 1 || last.Events[0].Kind != archive.NoteGap {
 				t.Errorf("events = %+v, want the gap", last.Events)
 			}
 			if !bytes.Equal(r.bucket.objects[box[i].Key], foreign) {
@@ -291,7 +292,7 @@ func TestALostDigestBeginsAnotherChain(t *testing.T) {
 	r.flush(trail.ReasonFlush)
 	digests, paths := r.trail()
 	r.wantOnce(paths, map[string]int{"a": 5}, "a")
-	if len(digests) != 1 || digests[0].Begins != state.BeginsStateLost || digests[0].AbandonsChain == digests[0].Chain {
+	if len(digests) != 1 || digests[0].Begins != archive.BeginsStateLost || digests[0].AbandonsChain == digests[0].Chain {
 		t.Errorf("digests = %+v, want one of a chain that says state-lost", digests)
 	}
 }
@@ -315,7 +316,7 @@ func TestAPlaintextTwinIsNoSuccess(t *testing.T) {
 	r.must(r.f.Flush(t.Context(), trail.ReasonFlush))
 	after, err := r.st.Chain()
 	r.must(err)
-	if after.ID == before.ID || after.Begins != state.BeginsForked || after.AbandonsChain != before.ID {
+	if after.ID == before.ID || after.Begins != archive.BeginsForked || after.AbandonsChain != before.ID {
 		t.Errorf("the trail goes on in chain %+v, want another that leaves %s", after, before.ID)
 	}
 	if after.Unpublished != 0 {
@@ -337,7 +338,7 @@ func TestRunKeepsOrderOverAnOutage(t *testing.T) {
 	down.Store(true)
 	r.bucket.set(func(string, string) error {
 		if down.Load() {
-			return state.Classified(state.ClassTransient, "PutObject", errors.New("connection refused"))
+			return archive.Classified(archive.ClassTransient, "PutObject", errors.New("connection refused"))
 		}
 		return nil
 	}, nil)
@@ -400,7 +401,7 @@ func TestAWaitForTheCanaryIsNoFailure(t *testing.T) {
 	var asked atomic.Int64
 	r.bucket.set(func(op, _ string) error {
 		if op == "PUT" && asked.Add(1) == 1 {
-			return state.Classified(state.ClassTransient, "publish", ErrNotYet)
+			return archive.Classified(archive.ClassTransient, "publish", ErrNotYet)
 		}
 		return nil
 	}, nil)
@@ -451,7 +452,7 @@ func TestGlanceSaysSinceWhenARequestHasNoAnswer(t *testing.T) {
 func TestAStopDoesNotWaitForADestinationThatNobodyAsksAnyMore(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.StopTimeout = time.Hour })
 	r.begin(state.Report{New: true})
-	r.bucket.set(func(string, string) error { return state.Classified(state.ClassTransient, "publish", ErrNotYet) }, nil)
+	r.bucket.set(func(string, string) error { return archive.Classified(archive.ClassTransient, "publish", ErrNotYet) }, nil)
 	r.commit("a", 3)
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
@@ -477,7 +478,7 @@ func TestAnAbandonedStopDoesNotWaitForTheOutage(t *testing.T) {
 	tried := make(chan struct{}, 1)
 	r.bucket.set(func(string, string) error {
 		signal(tried)
-		return state.Classified(state.ClassTransient, "PutObject", errors.New("down"))
+		return archive.Classified(archive.ClassTransient, "PutObject", errors.New("down"))
 	}, nil)
 	r.commit("a", 3)
 	ctx, stop := context.WithCancel(t.Context())
@@ -544,17 +545,17 @@ func TestBeginSaysWhy(t *testing.T) {
 		fault    func(op, key string) error
 		report   state.Report
 		opt      func(*Options)
-		want     state.Begins
+		want     archive.Begins
 		wantNote bool
 	}{
-		"an empty bucket":          {report: state.Report{New: true}, want: state.BeginsNew},
-		"an older chain":           {prepare: old, report: state.Report{New: true}, want: state.BeginsStateLost},
-		"a damaged state":          {report: state.Report{SetAside: "x"}, want: state.BeginsStateLost},
-		"no right to list":         {fault: denied, report: state.Report{New: true}, want: state.BeginsUnknown},
-		"an outage":                {fault: down, report: state.Report{New: true}, want: state.BeginsUnknown, wantNote: true},
-		"another bucket before":    {opt: func(o *Options) { o.Before = "archived to s3://b/old before" }, want: state.BeginsReconfigured},
-		"moved to an older prefix": {prepare: old, opt: func(o *Options) { o.Before = "archived to s3://b/old before" }, want: state.BeginsStateLost},
-		"another instance's chain": {prepare: func(r *rig) string { old(r); return "" }, opt: func(o *Options) { o.Instance = "app-02" }, want: state.BeginsNew},
+		"an empty bucket":          {report: state.Report{New: true}, want: archive.BeginsNew},
+		"an older chain":           {prepare: old, report: state.Report{New: true}, want: archive.BeginsStateLost},
+		"a damaged state":          {report: state.Report{SetAside: "x"}, want: archive.BeginsStateLost},
+		"no right to list":         {fault: denied, report: state.Report{New: true}, want: archive.BeginsUnknown},
+		"an outage":                {fault: down, report: state.Report{New: true}, want: archive.BeginsUnknown, wantNote: true},
+		"another bucket before":    {opt: func(o *Options) { o.Before = "archived to s3://b/old before" }, want: archive.BeginsReconfigured},
+		"moved to an older prefix": {prepare: old, opt: func(o *Options) { o.Before = "archived to s3://b/old before" }, want: archive.BeginsStateLost},
+		"another instance's chain": {prepare: func(r *rig) string { old(r); return "" }, opt: func(o *Options) { o.Instance = "app-02" }, want: archive.BeginsNew},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, row.opt)
@@ -568,8 +569,8 @@ func TestBeginSaysWhy(t *testing.T) {
 			if ch.Begins != row.want || ch.AbandonsChain != abandons || (abandons != "") != (ch.AbandonsSHA256 != "") || !trail.ChainPattern.MatchString(ch.ID) {
 				t.Errorf("chain = %+v, want one that begins %s and abandons %q", ch, row.want, abandons)
 			}
-			notes := slices.DeleteFunc(ch.Notes, func(n state.Note) bool {
-				return n.Kind == state.NoteDestinationChanged && row.want == state.BeginsReconfigured
+			notes := slices.DeleteFunc(ch.Notes, func(n archive.Note) bool {
+				return n.Kind == archive.NoteDestinationChanged && row.want == archive.BeginsReconfigured
 			})
 			if got := len(notes) == 1; got != row.wantNote {
 				t.Errorf("notes = %+v, want one: %v", ch.Notes, row.wantNote)
@@ -592,7 +593,7 @@ func TestAnotherHostBeginsAnotherChain(t *testing.T) {
 	r.open()
 	r.begin(r.db.Report())
 	ch := r.chain()
-	if ch.Begins != state.BeginsHostChanged || ch.AbandonsChain != old.ID || ch.AbandonsSHA256 != old.PrevSHA256 {
+	if ch.Begins != archive.BeginsHostChanged || ch.AbandonsChain != old.ID || ch.AbandonsSHA256 != old.PrevSHA256 {
 		t.Errorf("chain = %+v, want one that left %s", ch, old.ID)
 	}
 	r.flush(trail.ReasonFlush)
@@ -628,7 +629,7 @@ func TestAStateThatWasRolledBackForks(t *testing.T) {
 		}
 		r.open()
 		r.begin(state.Report{Unclean: !keepLocal})
-		if ch := r.chain(); ch.Begins != state.BeginsForked || ch.AbandonsChain != old.ID || ch.AbandonsSHA256 != old.PrevSHA256 {
+		if ch := r.chain(); ch.Begins != archive.BeginsForked || ch.AbandonsChain != old.ID || ch.AbandonsSHA256 != old.PrevSHA256 {
 			t.Errorf("chain = %+v, want one that forked from %s at %s", ch, old.ID, old.PrevSHA256)
 		}
 	}
@@ -642,7 +643,7 @@ func TestAClosedChainIsNotContinued(t *testing.T) {
 	old := r.chain()
 	r.reopen()
 	r.begin(state.Report{})
-	if ch := r.chain(); ch.ID == old.ID || ch.Begins != state.BeginsReconfigured || ch.AbandonsSHA256 != old.PrevSHA256 {
+	if ch := r.chain(); ch.ID == old.ID || ch.Begins != archive.BeginsReconfigured || ch.AbandonsSHA256 != old.PrevSHA256 {
 		t.Errorf("chain = %+v, want another than %s", ch, old.ID)
 	}
 	if digests, _ := r.trail(); digests[0].Reason != trail.ReasonFinal || digests[0].NextDigestDue != nil {
@@ -681,7 +682,7 @@ func TestCopyRunIsOneArrayOfThisRun(t *testing.T) {
 		r.flush(trail.ReasonStop)
 		var b bytes.Buffer
 		r.must(CopyRun(&b, r.f))
-		var array []state.Record
+		var array []archive.Record
 		if err := json.Unmarshal(b.Bytes(), &array); err != nil || len(array) != 7 || array[0].S3Key != "p/now-0" || array[6].S3Key != "p/now-6" {
 			t.Errorf("%s: CopyRun = %d records, %v\n%s", layout, len(array), err, b.Bytes())
 		}
@@ -690,10 +691,10 @@ func TestCopyRunIsOneArrayOfThisRun(t *testing.T) {
 
 func TestBackoffIsBounded(t *testing.T) {
 	for n := range 20 {
-		if d := backoff.Jittered(n, state.ClassTransient); d <= 0 || d > min(time.Minute, time.Second<<min(n, 6)) {
+		if d := backoff.Jittered(n, archive.ClassTransient); d <= 0 || d > min(time.Minute, time.Second<<min(n, 6)) {
 			t.Errorf("backoff(%d) = %v", n, d)
 		}
-		if d := backoff.Jittered(n, state.ClassConfiguration); d < 30*time.Second || d > time.Minute {
+		if d := backoff.Jittered(n, archive.ClassConfiguration); d < 30*time.Second || d > time.Minute {
 			t.Errorf("backoff(%d, configuration) = %v, want 30 s to a minute", n, d)
 		}
 	}

@@ -12,14 +12,14 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/copies"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // forkedError says that another document stands under a sealed document's key,
 // or the same one without the key that it was sent under.
 type forkedError struct {
-	doc   state.Doc
+	doc   archive.Doc
 	seen  string // the SHA-256 of what stands there
 	plain bool   // it is the same, and not encrypted as it was sent
 }
@@ -33,14 +33,14 @@ func (e *forkedError) Error() string {
 
 // leave is a chain that is given up, and why.
 type leave struct {
-	begins   state.Begins
-	old      state.Chain // what is known of it; Manifests are those that no digest names
-	from     uint64      // its digests from this sequence number on are not in the trail
-	head     string      // the SHA-256 of the last digest that is, or of another chain's that is followed
-	abandons string      // the chain that is followed, "": old
-	note     *state.Note // nil: begins says enough
-	further  bool        // the chain may have digests behind head, which cannot be looked for
-	known    bool        // the local directory may hold manifests of a run that went on: they are in the trail
+	begins   archive.Begins
+	old      archive.Chain // what is known of it; Manifests are those that no digest names
+	from     uint64        // its digests from this sequence number on are not in the trail
+	head     string        // the SHA-256 of the last digest that is, or of another chain's that is followed
+	abandons string        // the chain that is followed, "": old
+	note     *archive.Note // nil: begins says enough
+	further  bool          // the chain may have digests behind head, which cannot be looked for
+	known    bool          // the local directory may hold manifests of a run that went on: they are in the trail
 }
 
 // mend deals with an error of publishing that no retry can mend. It returns nil
@@ -49,8 +49,8 @@ func (c *succession) mend(ctx context.Context, err error) error {
 	if fork, ok := errors.AsType[*forkedError](err); ok {
 		c.m.forked.Inc()
 		c.log.Error("the chain has forked; its records go to another chain", zap.Error(err))
-		l := leave{begins: state.BeginsForked, known: true}
-		if fork.doc.Kind == state.KindDigest {
+		l := leave{begins: archive.BeginsForked, known: true}
+		if fork.doc.Kind == archive.KindDigest {
 			if err := c.forkedAt(ctx, fork, &l); err != nil {
 				return err
 			}
@@ -60,7 +60,7 @@ func (c *succession) mend(ctx context.Context, err error) error {
 	if lost, ok := errors.AsType[*copies.LostError](err); ok {
 		c.m.forked.Inc()
 		c.log.Error("a sealed document is lost; the records that are left go to another chain", zap.Error(err))
-		return c.abandon(ctx, leave{begins: state.BeginsStateLost}, lost.Doc, err.Error())
+		return c.abandon(ctx, leave{begins: archive.BeginsStateLost}, lost.Doc, err.Error())
 	}
 	return err
 }
@@ -88,10 +88,10 @@ func (c *succession) forkedAt(ctx context.Context, fork *forkedError, l *leave) 
 // abandon gives up the chain of d, which cannot be published. The records of
 // every manifest that no acknowledged digest names go to another chain. The
 // chain is left at l.head; "" is the last acknowledged digest.
-func (c *succession) abandon(ctx context.Context, l leave, d state.Doc, detail string) error {
+func (c *succession) abandon(ctx context.Context, l leave, d archive.Doc, detail string) error {
 	c.sealer.mu.Lock()
 	defer c.sealer.mu.Unlock()
-	if d.Kind == state.KindConfig {
+	if d.Kind == archive.KindConfig {
 		return c.dropConfig(ctx, d, detail)
 	}
 	ch, err := c.st.Chain()
@@ -103,7 +103,7 @@ func (c *succession) abandon(ctx context.Context, l leave, d state.Doc, detail s
 		return fmt.Errorf("%s is no name of a document", d.Key)
 	}
 	if name.Chain != ch.ID { // The chain was given up already, but not all that belongs to it.
-		return c.reissue(ctx, leave{old: state.Chain{ID: name.Chain, Sequence: ^uint64(0)}, from: d.Sequence}, nil)
+		return c.reissue(ctx, leave{old: archive.Chain{ID: name.Chain, Sequence: ^uint64(0)}, from: d.Sequence}, nil)
 	}
 	switch {
 	case l.further:
@@ -114,7 +114,7 @@ func (c *succession) abandon(ctx context.Context, l leave, d state.Doc, detail s
 		}
 	}
 	l.old, l.from = ch, d.Sequence
-	l.note = &state.Note{Kind: state.NoteGap, Time: c.o.Now(), Detail: detail}
+	l.note = &archive.Note{Kind: archive.NoteGap, Time: c.o.Now(), Detail: detail}
 	return c.leaveChain(ctx, l)
 }
 
@@ -132,18 +132,18 @@ func (c *succession) loseChain(ctx context.Context, lost *copies.LostError) erro
 		return err
 	}
 	return c.leaveChain(ctx, leave{
-		begins: state.BeginsStateLost, old: ch, from: ch.Sequence, head: head,
-		note: &state.Note{Kind: state.NoteGap, Time: c.o.Now(), Detail: lost.Error()},
+		begins: archive.BeginsStateLost, old: ch, from: ch.Sequence, head: head,
+		note: &archive.Note{Kind: archive.NoteGap, Time: c.o.Now(), Detail: lost.Error()},
 	})
 }
 
 // dropConfig gives up a configuration object that cannot be published: it is in
 // no chain.
-func (c *succession) dropConfig(ctx context.Context, d state.Doc, detail string) error {
+func (c *succession) dropConfig(ctx context.Context, d archive.Doc, detail string) error {
 	if err := c.st.Published(ctx, d.Number); err != nil {
 		return fmt.Errorf("drop %s: %w", d.Key, err)
 	}
-	return c.st.AddNote(ctx, state.Note{Kind: state.NoteGap, Time: c.o.Now(), Detail: detail})
+	return c.st.AddNote(ctx, archive.Note{Kind: archive.NoteGap, Time: c.o.Now(), Detail: detail})
 }
 
 // leaveChain begins another chain and moves over what the old one could not
@@ -220,22 +220,22 @@ func (c *succession) reissueFile(ctx context.Context, file string) error {
 	r, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		c.log.Error("a manifest's records are lost", zap.String("path", file))
-		return c.st.AddNote(ctx, state.Note{Kind: state.NoteGap, Time: c.o.Now(), Detail: "the records of a manifest are lost: " + file})
+		return c.st.AddNote(ctx, archive.Note{Kind: archive.NoteGap, Time: c.o.Now(), Detail: "the records of a manifest are lost: " + file})
 	}
 	if err != nil {
 		return err
 	}
-	err = trail.ReadManifest(r, func(rec state.Record) error { return c.skips.Write(ctx, rec) })
+	err = trail.ReadManifest(r, func(rec archive.Record) error { return c.skips.Write(ctx, rec) })
 	if errors.Is(err, trail.ErrFormat) {
 		c.log.Error("a manifest's records are lost from here on", zap.String("path", file), zap.Error(err))
-		err = c.st.AddNote(ctx, state.Note{Kind: state.NoteGap, Time: c.o.Now(), Detail: "records of a manifest are lost: " + file})
+		err = c.st.AddNote(ctx, archive.Note{Kind: archive.NoteGap, Time: c.o.Now(), Detail: "records of a manifest are lost: " + file})
 	}
 	return errors.Join(err, r.Close())
 }
 
 // reissueStrays finishes what a crash interrupted after a chain was given up:
 // manifests of an older chain in the outbox that no digest follows.
-func (c *succession) reissueStrays(ctx context.Context, ch state.Chain) error {
+func (c *succession) reissueStrays(ctx context.Context, ch archive.Chain) error {
 	box, err := c.st.Outbox()
 	if err != nil {
 		return fmt.Errorf("read outbox of %s: %w", c.o.Source, err)
@@ -253,7 +253,7 @@ func (c *succession) reissueStrays(ctx context.Context, ch state.Chain) error {
 	}
 	for len(stray) > 0 {
 		n := stray[0]
-		if err := c.reissue(ctx, leave{old: state.Chain{ID: n.Chain, Sequence: ^uint64(0)}, from: n.Sequence}, nil); err != nil {
+		if err := c.reissue(ctx, leave{old: archive.Chain{ID: n.Chain, Sequence: ^uint64(0)}, from: n.Sequence}, nil); err != nil {
 			return err
 		}
 		stray = slices.DeleteFunc(stray, func(m trail.Name) bool { return m.Chain == n.Chain })
@@ -277,5 +277,5 @@ func (c *succession) leaveLocal(ctx context.Context) error {
 		return err
 	}
 	c.log.Error("the copies of the trail are ahead of the state, which is an old one; another chain begins", zap.String("chain", ch.ID))
-	return c.leaveBehind(ctx, ch, leave{begins: state.BeginsForked, old: ch, from: ch.Sequence, head: head})
+	return c.leaveBehind(ctx, ch, leave{begins: archive.BeginsForked, old: ch, from: ch.Sequence, head: head})
 }

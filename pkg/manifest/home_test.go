@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -88,7 +89,7 @@ func TestCopiesOfAnotherTrailStay(t *testing.T) {
 	r.commit("a", 1)
 	r.flush(trail.ReasonFlush)
 	other := trail.Name{Digest: true, Time: r.clock(), Instance: "app-01", Chain: "deadbeef", Sequence: 1}
-	d := trail.Digest{Version: 1, Instance: "app-01", Source: "x", Bucket: "b", Prefix: "q/", Chain: "deadbeef", Sequence: 1, Begins: state.BeginsNew}
+	d := trail.Digest{Version: 1, Instance: "app-01", Source: "x", Bucket: "b", Prefix: "q/", Chain: "deadbeef", Sequence: 1, Begins: archive.BeginsNew}
 	data, err := d.Encode()
 	r.must(err)
 	manifest := trail.Name{Time: r.clock(), Instance: "app-01", Chain: "deadbeef", Sequence: 1, N: 1}

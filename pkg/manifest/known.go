@@ -12,7 +12,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/copies"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -110,7 +110,7 @@ func (k *known) proves() (bool, error) {
 // last one that the state knows, and where its signer gives no answer no digest is
 // named. Without a key nobody can tell an old state from
 // digests that are made up: the chain that begins says so.
-func (c *succession) leftAt(ctx context.Context, ch state.Chain, t surveypkg.Newest, l *leave) error {
+func (c *succession) leftAt(ctx context.Context, ch archive.Chain, t surveypkg.Newest, l *leave) error {
 	sha, ok, err := c.known.head(ctx, t)
 	switch {
 	case err != nil || ok:
@@ -124,7 +124,7 @@ func (c *succession) leftAt(ctx context.Context, ch state.Chain, t surveypkg.New
 		l.head, err = c.local.AcknowledgedHead(ch)
 		return err
 	}
-	l.note = &state.Note{Kind: state.NoteGap, Time: c.o.Now(), Detail: fmt.Sprintf(
+	l.note = &archive.Note{Kind: archive.NoteGap, Time: c.o.Now(), Detail: fmt.Sprintf(
 		"the bucket has digests of chain %s up to %d that this host's state and copies do not know: both are old, or somebody else wrote the digests", ch.ID, t[0].Name.Sequence)}
 	l.head, err = c.remote.SumOf(ctx, t[0], c.log)
 	return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/signer"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -35,7 +36,7 @@ func (r *rig) forgeDigest(at time.Time, change func(*trail.Digest)) string {
 	d := mustDigest(r.T, r.bucket.objects[last])
 	sha := hexSHA(r.bucket.objects[last])
 	d.Sequence, d.PreviousDigestS3Key, d.PreviousDigestSHA256 = d.Sequence+1, &last, &sha
-	d.StartTime, d.EndTime = d.EndTime, state.FormatTime(at)
+	d.StartTime, d.EndTime = d.EndTime, archive.FormatTime(at)
 	d.Manifests, d.Counts, d.Events, d.Scans = nil, trail.Counts{}, nil, nil
 	change(&d)
 	data, err := d.Encode()
@@ -52,7 +53,7 @@ func TestAForgedDigestIsNotFollowed(t *testing.T) {
 	other := func(d *trail.Digest) {
 		d.AbandonsChain, d.AbandonsDigestSHA256 = d.Chain, *d.PreviousDigestSHA256
 		d.Chain, d.Sequence, d.PreviousDigestS3Key, d.PreviousDigestSHA256 = "deadbeef", 1, nil, nil
-		d.Begins = state.BeginsStateLost
+		d.Begins = archive.BeginsStateLost
 	}
 	key := newKey(t)
 	for name, c := range map[string]struct {
@@ -195,7 +196,7 @@ func TestTheKeyIsPublishedInEachTrail(t *testing.T) {
 	before, key := newKey(t), newKey(t)
 	prefix := "p"
 	r := newRig(t, func(o *Options) {
-		o.Sign, o.SignBefore, o.Mapper = key, before, state.NewMapper(prefix)
+		o.Sign, o.SignBefore, o.Mapper = key, before, archive.NewMapper(prefix)
 	})
 	keys := func(prefix string) (names []string) {
 		for _, k := range r.bucket.created() {
@@ -236,7 +237,7 @@ func TestForgedChainsCostAStartLittle(t *testing.T) {
 		r.forgeDigest(r.clock(), func(d *trail.Digest) {
 			d.AbandonsChain, d.AbandonsDigestSHA256 = old.ID, *d.PreviousDigestSHA256
 			d.Chain, d.Sequence, d.PreviousDigestS3Key, d.PreviousDigestSHA256 = fmt.Sprintf("%08x", 0xf0000000+i), 1, nil, nil
-			d.Begins = state.BeginsStateLost
+			d.Begins = archive.BeginsStateLost
 		})
 	}
 	r.close()
@@ -280,7 +281,7 @@ func TestAnOldStateWithoutItsSigner(t *testing.T) {
 		old := r.chain()
 		r.begin(state.Report{})
 		r.must(r.f.Claim(t.Context()))
-		if ch := r.chain(); ch.Begins != state.BeginsForked || ch.AbandonsChain != old.ID || ch.AbandonsSHA256 != "" {
+		if ch := r.chain(); ch.Begins != archive.BeginsForked || ch.AbandonsChain != old.ID || ch.AbandonsSHA256 != "" {
 			t.Errorf("list %v: chain = %+v, want one that leaves %s at no digest", list, ch, old.ID)
 		}
 	}

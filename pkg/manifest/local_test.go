@@ -26,6 +26,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/s3syncd/s3syncd/internal/signer"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -247,7 +248,7 @@ type refusing struct {
 
 func (s *refusing) Sign(ctx context.Context, digest []byte) (algorithm, fingerprint string, sig []byte, err error) {
 	if s.no.Load() {
-		return "", "", nil, state.Classified(state.ClassConfiguration, "Sign", errors.New("AccessDeniedException"))
+		return "", "", nil, archive.Classified(archive.ClassConfiguration, "Sign", errors.New("AccessDeniedException"))
 	}
 	return s.Signer.Sign(ctx, digest)
 }

@@ -5,7 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-	"github.com/s3syncd/s3syncd/pkg/state"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Results of publishing, the label result.
@@ -104,7 +105,7 @@ func seconds(t time.Time) float64 {
 }
 
 // gauges shows what the state says of a chain.
-func (m *sourceMetrics) gauges(ch state.Chain) {
+func (m *sourceMetrics) gauges(ch archive.Chain) {
 	m.unpublished.Set(float64(ch.Unpublished))
 	m.sequence.Set(float64(max(ch.Sequence, 1) - 1))
 }

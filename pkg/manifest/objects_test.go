@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/verify"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -18,44 +18,44 @@ import (
 type shelf struct {
 	*fakeArchive
 
-	heads map[string]state.Object
+	heads map[string]archive.Object
 	heed  func(key string) error // before each HEAD, where it is set
 }
 
-func newShelf() *shelf { return &shelf{fakeArchive: newArchive(), heads: map[string]state.Object{}} }
+func newShelf() *shelf { return &shelf{fakeArchive: newArchive(), heads: map[string]archive.Object{}} }
 
-func (s *shelf) Head(_ context.Context, key string) (state.Object, error) {
+func (s *shelf) Head(_ context.Context, key string) (archive.Object, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.heed != nil {
 		if err := s.heed(key); err != nil {
-			return state.Object{}, err
+			return archive.Object{}, err
 		}
 	}
 	o, ok := s.heads[key]
 	if !ok {
-		return o, state.Classified(state.ClassTransient, "HeadObject", fs.ErrNotExist)
+		return o, archive.Classified(archive.ClassTransient, "HeadObject", fs.ErrNotExist)
 	}
 	return o, nil
 }
 
-func (*shelf) ListVersions(context.Context, string, string, func(state.ObjectVersion) error) error {
+func (*shelf) ListVersions(context.Context, string, string, func(archive.ObjectVersion) error) error {
 	return nil
 }
 
 // put stores an object as an upload of the host would, and returns its record.
-func (s *shelf) put(key, text, id string, at time.Time, change ...func(*state.Record)) state.Record {
+func (s *shelf) put(key, text, id string, at time.Time, change ...func(*archive.Record)) archive.Record {
 	s.set("p/"+key, []byte(text))
-	o := state.Object{Key: "p/" + key, Size: int64(len(text)), ETag: "etag of " + text, LastModified: at.Truncate(time.Second), Metadata: map[string]string{
-		state.MetaSHA256: hexSHA([]byte(text)),
+	o := archive.Object{Key: "p/" + key, Size: int64(len(text)), ETag: "etag of " + text, LastModified: at.Truncate(time.Second), Metadata: map[string]string{
+		archive.MetaSHA256: hexSHA([]byte(text)),
 	}}
 	if id != "" {
-		o.Metadata[state.MetaID] = id
+		o.Metadata[archive.MetaID] = id
 	}
 	s.heads["p/"+key] = o
-	r := rec(state.StatusUploaded, key, state.FormatTime(at))
-	r.SizeBytes, r.SHA256, r.ETag = &o.Size, o.Metadata[state.MetaSHA256], o.ETag
-	if oid, ok := state.ParseObjectID(id); ok {
+	r := rec(archive.StatusUploaded, key, archive.FormatTime(at))
+	r.SizeBytes, r.SHA256, r.ETag = &o.Size, o.Metadata[archive.MetaSHA256], o.ETag
+	if oid, ok := archive.ParseObjectID(id); ok {
 		r.Attempt = oid.Attempt
 	}
 	for _, c := range change {
@@ -122,7 +122,7 @@ func pendingSince(at time.Time) func(*trail.Digest) {
 // that it knows, is believed to be new only while its chain can have written it.
 func TestWhatAnObjectClaimsOfItselfIsNotBelieved(t *testing.T) {
 	const chain = "0a1b2c3d"
-	id := func(n uint64) string { return state.ObjectID{Instance: "app-01", Chain: chain, Attempt: n}.String() }
+	id := func(n uint64) string { return archive.ObjectID{Instance: "app-01", Chain: chain, Attempt: n}.String() }
 	end := trailStart.Add(time.Hour) // of the digest; the next one is due an hour later
 	later := end.Add(10 * time.Minute)
 	now := end.Add(30 * time.Minute)
@@ -198,7 +198,7 @@ func TestAnObjectOfAChainThatWasLeft(t *testing.T) {
 	head, _, _ := strings.Cut(s.library.heads["aaaaaaaa"], " ")
 	s.add(t, "app-01", "bbbbbbbb", 1, true, func(d *trail.Digest) {
 		withReason(trail.ReasonInterval)(d)
-		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsStateLost, "aaaaaaaa", head
+		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = archive.BeginsStateLost, "aaaaaaaa", head
 	}, s.put("b", "b", "app-01/bbbbbbbb/1", trailStart))
 	later := trailStart.Add(70 * time.Minute)
 	s.put("a", "A", "app-01/aaaaaaaa/2", later)
@@ -211,27 +211,27 @@ func TestAnObjectOfAChainThatWasLeft(t *testing.T) {
 
 // What metadata alone says of an object's content is counted until it was hashed.
 func TestContentThatMetadataAloneProves(t *testing.T) {
-	skip := func(basis state.Basis) func(*state.Record) {
-		return func(r *state.Record) { r.Status, r.Basis, r.Attempt = state.StatusSkipped, basis, 0 }
+	skip := func(basis archive.Basis) func(*archive.Record) {
+		return func(r *archive.Record) { r.Status, r.Basis, r.Attempt = archive.StatusSkipped, basis, 0 }
 	}
 	s := newShelf()
 	at := trailStart.Add(-time.Hour)
 	mine := "app-01/0a1b2c3d/"
 	replaced := s.put("replaced", "r", mine+"1", at)
 	rekeyed := s.put("rekeyed", "k", mine+"2", at)
-	rekeyed.Status, rekeyed.ReplacedETag = state.StatusRekeyed, "that of an unknown object"
-	proven := s.put("proven", "p", "", at, skip(state.BasisMetadata))
+	rekeyed.Status, rekeyed.ReplacedETag = archive.StatusRekeyed, "that of an unknown object"
+	proven := s.put("proven", "p", "", at, skip(archive.BasisMetadata))
 	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(trail.ReasonStop),
 		s.put("uploaded", "u", mine+"3", at),
-		s.put("metadata", "m", "", at, skip(state.BasisMetadata)),
-		s.put("etag", "e", "", at, skip(state.BasisETag)),
+		s.put("metadata", "m", "", at, skip(archive.BasisMetadata)),
+		s.put("etag", "e", "", at, skip(archive.BasisETag)),
 		replaced, rekeyed, proven)
-	after := s.put("replaced", "r", "", at, skip(state.BasisMetadata), func(r *state.Record) { r.ETag = "another" })
+	after := s.put("replaced", "r", "", at, skip(archive.BasisMetadata), func(r *archive.Record) { r.ETag = "another" })
 	o := s.heads["p/replaced"]
 	o.ETag = "another"
 	s.heads["p/replaced"] = o
-	index := s.put("metadata", "m", "", at, skip(state.BasisIndex))
-	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(trail.ReasonStop), after, index, s.put("proven", "p", "", at, skip(state.BasisETag)))
+	index := s.put("metadata", "m", "", at, skip(archive.BasisIndex))
+	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(trail.ReasonStop), after, index, s.put("proven", "p", "", at, skip(archive.BasisETag)))
 
 	v := s.check(t, trailStart.Add(3*time.Hour), nil)
 	if !v.Clean || v.Objects.Unproven != 3 {
@@ -252,8 +252,8 @@ func TestContentThatMetadataAloneProves(t *testing.T) {
 func TestAnObjectThatOutlivesItsFile(t *testing.T) {
 	s := newShelf()
 	at := trailStart.Add(-time.Hour)
-	gone := func(key string) state.Record {
-		return rec(state.StatusDeleted, key, state.FormatTime(at.Add(time.Minute)))
+	gone := func(key string) archive.Record {
+		return rec(archive.StatusDeleted, key, archive.FormatTime(at.Add(time.Minute)))
 	}
 	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(trail.ReasonStop),
 		s.put("kept", "k", "app-01/0a1b2c3d/1", at), s.put("replaced", "r", "app-01/0a1b2c3d/2", at), s.put("expired", "e", "app-01/0a1b2c3d/3", at))

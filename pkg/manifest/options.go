@@ -11,7 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -25,11 +25,11 @@ type Publisher interface {
 	// CreateDoc stores body under key, encrypted, if nothing stands there yet.
 	// state.ErrPrecondition says that something does, ErrNotYet that nothing was
 	// sent because the destination has not been asked yet whether it encrypts.
-	CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, md5 [16]byte, sha [32]byte, contentType string) (state.Object, error)
+	CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, md5 [16]byte, sha [32]byte, contentType string) (archive.Object, error)
 	// Get returns the object's bytes and what the server said of it.
-	Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error)
+	Get(ctx context.Context, key string) (io.ReadCloser, archive.Object, error)
 	// List calls fn for each key under prefix after startAfter, in byte order.
-	List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error
+	List(ctx context.Context, prefix, startAfter string, fn func(archive.Object) error) error
 }
 
 // Options are a Flusher's settings. Durations of zero are refused unless the
@@ -38,7 +38,7 @@ type Options struct {
 	Source   string
 	Instance string
 	Bucket   string
-	Mapper   state.Mapper
+	Mapper   archive.Mapper
 	// Before says where the source was archived to before, "": nowhere else. A
 	// chain that begins with another destination says so.
 	Before string

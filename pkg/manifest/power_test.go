@@ -41,7 +41,7 @@ func playSealer() error {
 		return err
 	}
 	f, err := New(st, newBucket(), Options{
-		Source: "data", Instance: "app-01", Bucket: "b", Mapper: state.NewMapper("p"),
+		Source: "data", Instance: "app-01", Bucket: "b", Mapper: archive.NewMapper("p"),
 		FlushInterval: time.Hour, DigestInterval: time.Hour, StopTimeout: time.Hour, MaxRecords: 3, Layout: trail.LayoutHive,
 		LocalDir: filepath.Join(dir, "copies", "data"), Version: "test",
 		Now: time.Now, Pending: func() (int64, time.Time) { return 0, time.Time{} },
@@ -55,8 +55,8 @@ func playSealer() error {
 	}
 	told := map[string]bool{}
 	for i := range 5 {
-		rec := state.Record{LocalPath: fmt.Sprintf("/data/%d", i), S3Key: fmt.Sprintf("p/%d", i), Status: state.StatusUploaded, Trigger: archive.TriggerEvent}
-		if _, err := st.Commit(ctx, state.Outcome{Record: &rec}); err != nil {
+		rec := archive.Record{LocalPath: fmt.Sprintf("/data/%d", i), S3Key: fmt.Sprintf("p/%d", i), Status: archive.StatusUploaded, Trigger: archive.TriggerEvent}
+		if _, err := st.Commit(ctx, archive.Outcome{Record: &rec}); err != nil {
 			return err
 		}
 		if _, err := f.sealAll(ctx, trail.ReasonFlush); err != nil {

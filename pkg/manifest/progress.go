@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -65,14 +65,14 @@ func (p *progress) current() Status {
 }
 
 // acknowledged notes that a manifest or digest was acknowledged.
-func (p *progress) acknowledged(d state.Doc) {
+func (p *progress) acknowledged(d archive.Doc) {
 	now := p.now()
 	p.m.last.Set(seconds(now))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.status.LastAck = now
 	p.status.Outbox = max(0, p.status.Outbox-1)
-	if d.Kind == state.KindManifest {
+	if d.Kind == archive.KindManifest {
 		p.status.Manifest, p.status.ManifestAt = d.Key, now
 	}
 }
@@ -125,7 +125,7 @@ func (p *progress) failed(ctx context.Context, err error) {
 	p.mu.Unlock()
 	if loud {
 		p.log.Warn("publishing is tried again; documents wait on disk in order",
-			zap.String("class", string(state.ClassOf(err))), zap.Error(err))
+			zap.String("class", string(archive.ClassOf(err))), zap.Error(err))
 	}
 }
 
@@ -152,7 +152,7 @@ func (p *progress) unsigned(files []string, why error) {
 	switch {
 	case loud:
 		p.log.Error("digests are published unsigned; each is signed when the signer answers",
-			zap.Int("digests", len(files)), zap.Time("since", since), zap.String("class", string(state.ClassOf(why))), zap.Error(why))
+			zap.Int("digests", len(files)), zap.Time("since", since), zap.String("class", string(archive.ClassOf(why))), zap.Error(why))
 	case why == nil && was.SignErr != nil:
 		p.log.Info("digests are signed again", zap.Int("signed_late", was.Unsigned), zap.Time("unsigned_since", was.UnsignedSince))
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/backoff"
 	"github.com/s3syncd/s3syncd/internal/copies"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -50,7 +51,7 @@ func (f *Flusher) publishLoop(ctx, work context.Context) {
 		if stopped(work, err) {
 			return
 		}
-		retry.Reset(backoff.Jittered(failures, state.ClassOf(err)))
+		retry.Reset(backoff.Jittered(failures, archive.ClassOf(err)))
 		failures++
 	}
 }
@@ -80,7 +81,7 @@ func (p *publisher) publishUntil(ctx context.Context) error {
 		if last == nil || !stopped(ctx, err) {
 			last = err
 		}
-		if !backoff.Pause(ctx, backoff.Jittered(n, state.ClassOf(err))) {
+		if !backoff.Pause(ctx, backoff.Jittered(n, archive.ClassOf(err))) {
 			return errors.Join(last, ctx.Err())
 		}
 	}
@@ -168,7 +169,7 @@ func (p *publisher) send(ctx context.Context) error {
 }
 
 // publishDoc sends one document: always the bytes that were sealed.
-func (p *publisher) publishDoc(ctx context.Context, d state.Doc) (err error) {
+func (p *publisher) publishDoc(ctx context.Context, d archive.Doc) (err error) {
 	body, err := p.local.Open(d)
 	if err != nil {
 		return err
@@ -179,7 +180,7 @@ func (p *publisher) publishDoc(ctx context.Context, d state.Doc) (err error) {
 		return fmt.Errorf("publish %s: its hash is %q", d.Key, d.SHA256)
 	}
 	_, err = p.pub.CreateDoc(ctx, d.Key, body, d.Size, d.MD5, [sha256.Size]byte(raw), contentTypeOf(d.Key))
-	if errors.Is(err, state.ErrPrecondition) {
+	if errors.Is(err, archive.ErrPrecondition) {
 		err = p.compare(ctx, d)
 	}
 	if err != nil {
@@ -189,7 +190,7 @@ func (p *publisher) publishDoc(ctx context.Context, d state.Doc) (err error) {
 	if err := p.st.Published(context.WithoutCancel(ctx), d.Number); err != nil {
 		return fmt.Errorf("record %s as published: %w", d.Key, err)
 	}
-	if d.Kind != state.KindConfig {
+	if d.Kind != archive.KindConfig {
 		if n, ok := trail.ParseName(d.Key); ok && n.Digest {
 			p.claim.acknowledged(n)
 		}
@@ -199,7 +200,7 @@ func (p *publisher) publishDoc(ctx context.Context, d state.Doc) (err error) {
 }
 
 // compare finds out whether the object that stands under d's key is d.
-func (p *publisher) compare(ctx context.Context, d state.Doc) error {
+func (p *publisher) compare(ctx context.Context, d archive.Doc) error {
 	seen, o, err := p.remote.Sum(ctx, d.Key)
 	if err != nil {
 		return fmt.Errorf("compare: %w", err)

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/restore"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -28,26 +28,26 @@ type fakeArchive struct {
 	onGet func(key string) error // before each answer
 }
 
-func (a *fakeArchive) GetFrom(ctx context.Context, key, version string, from int64, _ string) (io.ReadCloser, state.Object, error) {
+func (a *fakeArchive) GetFrom(ctx context.Context, key, version string, from int64, _ string) (io.ReadCloser, archive.Object, error) {
 	if a.onGet != nil {
 		if err := a.onGet(key); err != nil {
-			return nil, state.Object{}, err
+			return nil, archive.Object{}, err
 		}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	data, ok := a.objects[key+"?"+version]
 	if !ok {
-		return nil, state.Object{}, state.Classified(state.ClassTransient, "GetObject", fs.ErrNotExist)
+		return nil, archive.Object{}, archive.Classified(archive.ClassTransient, "GetObject", fs.ErrNotExist)
 	}
-	return io.NopCloser(bytes.NewReader(data[from:])), state.Object{Key: key, Size: int64(len(data))}, ctx.Err()
+	return io.NopCloser(bytes.NewReader(data[from:])), archive.Object{Key: key, Size: int64(len(data))}, ctx.Err()
 }
 
 // upload stores an object and returns its record.
-func (a *fakeArchive) upload(rel, text, at string, change ...func(*state.Record)) state.Record {
+func (a *fakeArchive) upload(rel, text, at string, change ...func(*archive.Record)) archive.Record {
 	a.set("p/"+rel+"?", []byte(text))
 	size := int64(len(text))
-	r := rec(state.StatusUploaded, rel, at, change...)
+	r := rec(archive.StatusUploaded, rel, at, change...)
 	r.SizeBytes, r.SHA256 = &size, hexSHA([]byte(text))
 	return r
 }
@@ -125,7 +125,7 @@ func TestRestoreOfAPathThatWasAFileAndADirectory(t *testing.T) {
 
 func TestRestoreRefusesKeysThatAreNoPaths(t *testing.T) {
 	a := newArchive()
-	var records []state.Record
+	var records []archive.Record
 	want := map[string]string{"good": "restored"}
 	for _, key := range []string{"../../etc/passwd", "a/../../b", "/abs", "a//b", "dir/", "./x", "%2e"} {
 		records = append(records, a.upload(key, "attack", atTen))
@@ -210,22 +210,22 @@ func TestRestoreChecksTheRoomFirst(t *testing.T) {
 
 func TestRestoreEndsWithAnOutage(t *testing.T) {
 	a := newArchive()
-	var records []state.Record
+	var records []archive.Record
 	for i := range 50 {
 		records = append(records, a.upload(fmt.Sprintf("f%02d", i), "x", atTen))
 	}
 	a.add(t, "h", "0a0a0a0a", 1, true, nil, records...)
 	a.onGet = func(string) error {
-		return state.Classified(state.ClassTransient, "GetObject", errors.New("no answer"))
+		return archive.Classified(archive.ClassTransient, "GetObject", errors.New("no answer"))
 	}
 	said, sum, err := a.restore(t, t.TempDir(), func(o *restore.Options) { o.GiveUp = time.Nanosecond })
 	if !errors.Is(err, restore.ErrOutage) || len(said) > 0 || sum.Failed > 0 {
 		t.Errorf("Restore = %v, %+v, %v, want ErrOutage and no file that failed for it", said, sum, err)
 	}
 	a.onGet = func(string) error {
-		return state.Classified(state.ClassCredentials, "GetObject", errors.New("expired"))
+		return archive.Classified(archive.ClassCredentials, "GetObject", errors.New("expired"))
 	}
-	if said, _, err := a.restore(t, t.TempDir(), nil); state.ClassOf(err) != state.ClassCredentials || len(said) > 0 {
+	if said, _, err := a.restore(t, t.TempDir(), nil); archive.ClassOf(err) != archive.ClassCredentials || len(said) > 0 {
 		t.Errorf("Restore without credentials = %v, %v, want that error", said, err)
 	}
 }
@@ -260,7 +260,7 @@ func TestRestoreLeavesHalfWrittenFilesOut(t *testing.T) {
 
 func TestRestoreKeepsOtherNamesOfAFile(t *testing.T) {
 	a := newArchive()
-	a.add(t, "h", "0a0a0a0a", 1, true, nil, a.upload("f", "content", atTen, func(r *state.Record) { r.Mode, r.MTime = "0640", "2020-02-02T02:02:02.123456789Z" }))
+	a.add(t, "h", "0a0a0a0a", 1, true, nil, a.upload("f", "content", atTen, func(r *archive.Record) { r.Mode, r.MTime = "0640", "2020-02-02T02:02:02.123456789Z" }))
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "other"), []byte("content"), 0o600); err != nil {
 		t.Fatal(err)

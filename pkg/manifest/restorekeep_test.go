@@ -11,12 +11,12 @@ import (
 	"testing"
 
 	"github.com/s3syncd/s3syncd/internal/restore"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // owned gives a record a mode and an owner.
-func owned(mode string, uid, gid uint32) func(*state.Record) {
-	return func(r *state.Record) { r.Mode, r.UID, r.GID = mode, &uid, &gid }
+func owned(mode string, uid, gid uint32) func(*archive.Record) {
+	return func(r *archive.Record) { r.Mode, r.UID, r.GID = mode, &uid, &gid }
 }
 
 func needRoot(t *testing.T) {
@@ -113,14 +113,14 @@ func TestNoFileRunsAsAnotherOwnerThanTheRecorded(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		owner  bool
-		change func(*state.Record)
+		change func(*archive.Record)
 		want   fs.FileMode
 	}{
 		{"another owner, not restored", false, owned("6755", self+1, group), 0o755},
 		{"another group, not restored", false, owned("6755", self, group+1), 0o755},
 		{"the restorer's own", false, owned("6755", self, group), 0o755 | fs.ModeSetuid | fs.ModeSetgid},
-		{"no owner in the trail", false, func(r *state.Record) { r.Mode = "6755" }, 0o755},
-		{"no owner in the trail, owners restored", true, func(r *state.Record) { r.Mode = "6755" }, 0o755},
+		{"no owner in the trail", false, func(r *archive.Record) { r.Mode = "6755" }, 0o755},
+		{"no owner in the trail, owners restored", true, func(r *archive.Record) { r.Mode = "6755" }, 0o755},
 		{"the recorded owner", true, owned("6755", self, group), 0o755 | fs.ModeSetuid | fs.ModeSetgid},
 	} {
 		t.Run(c.name, func(t *testing.T) {

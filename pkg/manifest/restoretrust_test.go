@@ -15,7 +15,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/restore"
 	"github.com/s3syncd/s3syncd/internal/signer"
 	"github.com/s3syncd/s3syncd/internal/verify"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -101,12 +101,12 @@ func names(t *testing.T, dir string) (list []string) {
 }
 
 // evil is the record of a file that nobody has archived.
-func (a *vouchedArchive) evil(rel string) state.Record {
+func (a *vouchedArchive) evil(rel string) archive.Record {
 	return a.upload(rel, "evil", atEleven, owned("4755", 0, 0))
 }
 
 // claim is a record of other content than the object has.
-func (a *vouchedArchive) claim(rel string) state.Record {
+func (a *vouchedArchive) claim(rel string) archive.Record {
 	good := a.objects["p/"+rel+"?"]
 	r := a.evil(rel)
 	a.set("p/"+rel+"?", good)
@@ -119,7 +119,7 @@ func forgeries() map[string]func(a *vouchedArchive) {
 		"a chain that says it leaves the real one": func(a *vouchedArchive) {
 			head := hexSHA(a.objects[a.head])
 			a.add(a.t, "h", "ffffffff", 1, true, func(d *trail.Digest) {
-				d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsStateLost, vouchedChain0, head
+				d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = archive.BeginsStateLost, vouchedChain0, head
 			}, a.evil("evil"), a.claim("two"))
 		},
 		"a chain of its own": func(a *vouchedArchive) { a.add(a.t, "h", "00000001", 1, true, nil, a.evil("evil")) },
@@ -246,14 +246,14 @@ func TestRestoreOfALostHostIsNoFault(t *testing.T) {
 // one, so that its records would be the newest.
 func TestRestoreOrdersChainsByDigestsThatAreVouchedFor(t *testing.T) {
 	a := &vouchedArchive{fakeArchive: newArchive(), t: t}
-	version := func(v, text string) func(*state.Record) {
+	version := func(v, text string) func(*archive.Record) {
 		a.set("p/f?"+v, []byte(text))
-		return func(r *state.Record) { r.VersionID = v }
+		return func(r *archive.Record) { r.VersionID = v }
 	}
 	_, old := a.add(t, "h", vouchedChain0, 1, true, nil, a.upload("f", "old", atTen, version("v1", "old")))
 	leave := func(chain, sha string) func(d *trail.Digest) {
 		return func(d *trail.Digest) {
-			d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsStateLost, chain, sha
+			d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = archive.BeginsStateLost, chain, sha
 		}
 	}
 	_, head := a.add(t, "h", "0b0b0b0b", 1, true, leave(vouchedChain0, hexSHA(a.objects[old])), a.upload("f", "new", atEleven, version("v2", "new")))
@@ -285,7 +285,7 @@ func TestRestoreOfAChainThatWasLeftIsNoFault(t *testing.T) {
 	_, old := a.add(t, "h", vouchedChain0, 1, true, nil, a.upload("one", "first", atTen))
 	a.add(t, "h", vouchedChain0, 2, false, nil, a.upload("two", "second", atTen))
 	_, head := a.add(t, "h", "0b0b0b0b", 1, true, func(d *trail.Digest) {
-		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsStateLost, vouchedChain0, hexSHA(a.objects[old])
+		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = archive.BeginsStateLost, vouchedChain0, hexSHA(a.objects[old])
 	}, a.upload("two", "second", atEleven))
 	a.options = verify.Options{
 		Bucket: "b", Instance: "h", Now: trailStart.Add(3 * time.Hour),

@@ -16,6 +16,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/copies"
 	"github.com/s3syncd/s3syncd/internal/skips"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -50,7 +51,7 @@ func (s *sealer) seal(ctx context.Context) error {
 
 // sealRecords is seal for a caller that holds s.mu.
 func (s *sealer) sealRecords(ctx context.Context) error {
-	var ch state.Chain
+	var ch archive.Chain
 	err := s.skips.Rotate(func() (err error) {
 		ch, err = s.st.Chain()
 		return err
@@ -72,7 +73,7 @@ func (s *sealer) sealRecords(ctx context.Context) error {
 
 // sealOne seals at most MaxRecords records up to number upTo and brings ch up
 // to date. It reports whether there are more.
-func (s *sealer) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur *skips.Cursor) (more bool, err error) {
+func (s *sealer) sealOne(ctx context.Context, ch *archive.Chain, upTo uint64, cur *skips.Cursor) (more bool, err error) {
 	named := trail.NotBefore(s.o.Now(), ch.LastNamed)
 	name := trail.Name{
 		Time: named, Instance: s.o.Instance, Chain: ch.ID, Sequence: ch.Sequence,
@@ -95,9 +96,9 @@ func (s *sealer) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur 
 		return false, err
 	}
 	key := s.o.Mapper.TrailPrefix() + name.Path()
-	doc := m.Sums.Doc(state.KindManifest, key, m.Path)
+	doc := m.Sums.Doc(archive.KindManifest, key, m.Path)
 	doc.Records, doc.LastRecord, doc.Sequence = m.Enc.Records, m.Last, ch.Sequence
-	ref := state.ManifestRef{S3Key: key, SHA256: doc.SHA256, SizeBytes: doc.Size, Records: doc.Records}
+	ref := archive.ManifestRef{S3Key: key, SHA256: doc.SHA256, SizeBytes: doc.Size, Records: doc.Records}
 	if err := s.st.SealManifest(ctx, doc, ref, named); err != nil {
 		return false, errors.Join(err, s.unseal(ch, m.Path))
 	}
@@ -110,7 +111,7 @@ func (s *sealer) sealOne(ctx context.Context, ch *state.Chain, upTo uint64, cur 
 // sealUnused ends numbers that were reserved by a run that died: they count as
 // unpublished, and no manifest would ever reach beyond them while that pauses the
 // uploads.
-func (s *sealer) sealUnused(ctx context.Context, ch *state.Chain, upTo uint64) error {
+func (s *sealer) sealUnused(ctx context.Context, ch *archive.Chain, upTo uint64) error {
 	if upTo == ch.SealedTo {
 		return nil
 	}
@@ -123,7 +124,7 @@ func (s *sealer) sealUnused(ctx context.Context, ch *state.Chain, upTo uint64) e
 
 // unseal removes a manifest whose transaction failed, unless it is sealed all
 // the same: its records will be sealed again, perhaps under another name.
-func (s *sealer) unseal(before *state.Chain, path string) error {
+func (s *sealer) unseal(before *archive.Chain, path string) error {
 	ch, err := s.st.Chain()
 	if err != nil || len(ch.Manifests) != len(before.Manifests) || ch.ID != before.ID {
 		return err
@@ -134,7 +135,7 @@ func (s *sealer) unseal(before *state.Chain, path string) error {
 // sealDigest seals a digest over the manifests sealed since the last one, with
 // extra events that are not in the state. A *lostError says that one of the
 // manifests is lost. The caller holds s.mu.
-func (s *sealer) sealDigest(ctx context.Context, reason string, extra ...state.Note) error {
+func (s *sealer) sealDigest(ctx context.Context, reason string, extra ...archive.Note) error {
 	ch, err := s.st.Chain()
 	if err != nil {
 		return fmt.Errorf("read chain of %s: %w", s.o.Source, err)
@@ -148,11 +149,11 @@ func (s *sealer) sealDigest(ctx context.Context, reason string, extra ...state.N
 	}
 	now := s.o.Now()
 	end, named := later(now, ch.LastDigest), s.claim.name(ch, now)
-	if last := later(ch.LastDigest, ch.LastNamed); state.GoesBack(last, now) {
+	if last := later(ch.LastDigest, ch.LastNamed); archive.GoesBack(last, now) {
 		s.log.Warn("the trail's time was wrong and goes back", zap.Time("from", last), zap.Time("to", now))
 		end = now
-		if !slices.ContainsFunc(ch.Notes, func(n state.Note) bool { return n.Kind == state.NoteClockBack }) {
-			extra = append(extra, state.ClockNote(last, now))
+		if !slices.ContainsFunc(ch.Notes, func(n archive.Note) bool { return n.Kind == archive.NoteClockBack }) {
+			extra = append(extra, archive.ClockNote(last, now))
 		}
 	}
 	d := s.newDigest(ch, counts, reason, extra, end)
@@ -164,7 +165,7 @@ func (s *sealer) sealDigest(ctx context.Context, reason string, extra ...state.N
 		Digest: true, Time: named, Instance: s.o.Instance, Chain: ch.ID, Sequence: ch.Sequence,
 		Hive: s.o.Layout == trail.LayoutHive,
 	}
-	doc, err := s.local.Write(state.KindDigest, name.Path(), data)
+	doc, err := s.local.Write(archive.KindDigest, name.Path(), data)
 	if err != nil {
 		return fmt.Errorf("write digest of %s: %w", s.o.Source, err)
 	}
@@ -181,7 +182,7 @@ func (s *sealer) sealDigest(ctx context.Context, reason string, extra ...state.N
 
 // counts counts the records of ch's manifests by status. Those that this
 // process did not seal are read again.
-func (s *sealer) counts(ctx context.Context, ch state.Chain) (trail.Counts, error) {
+func (s *sealer) counts(ctx context.Context, ch archive.Chain) (trail.Counts, error) {
 	var sum trail.Counts
 	for _, ref := range ch.Manifests {
 		c, ok := s.counted[ref.S3Key]
@@ -200,7 +201,7 @@ func (s *sealer) counts(ctx context.Context, ch state.Chain) (trail.Counts, erro
 }
 
 // digestWanted reports whether a digest would say something.
-func digestWanted(ch state.Chain, reason string) bool {
+func digestWanted(ch archive.Chain, reason string) bool {
 	return reason == trail.ReasonStop || reason == trail.ReasonFinal || ch.PrevKey == "" ||
 		len(ch.Manifests) > 0 || len(ch.Scans) > 0 || len(ch.Notes) > 0 || ch.IndexSkips > 0
 }
@@ -220,7 +221,7 @@ func (s *sealer) sealConfig(ctx context.Context, canonical []byte, sha string) (
 	if sum := sha256.Sum256(canonical); hex.EncodeToString(sum[:]) != sha {
 		return false, fmt.Errorf("configuration of %s has the SHA-256 %x, not %s", s.o.Source, sum, sha)
 	}
-	doc, err := s.local.Write(state.KindConfig, trail.ConfigName(sha), canonical)
+	doc, err := s.local.Write(archive.KindConfig, trail.ConfigName(sha), canonical)
 	if err != nil {
 		return false, fmt.Errorf("write configuration of %s: %w", s.o.Source, err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/copies"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -349,7 +350,7 @@ func (g *signing) publishOnce(ctx context.Context, rel string, data []byte, same
 	}
 	key := g.o.Mapper.TrailPrefix() + rel
 	_, err := g.pub.CreateDoc(ctx, key, bytes.NewReader(data), s.Size(), s.MD5(), s.SHA256(), contentTypeOf(key))
-	if errors.Is(err, state.ErrPrecondition) {
+	if errors.Is(err, archive.ErrPrecondition) {
 		data, err = g.there(ctx, key, data, same)
 	}
 	if err != nil {

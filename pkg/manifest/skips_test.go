@@ -21,11 +21,11 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-func skip(i int) state.Record {
+func skip(i int) archive.Record {
 	size := int64(i)
-	return state.Record{
+	return archive.Record{
 		LocalPath: fmt.Sprintf("/data/skipped/%d", i), S3Key: fmt.Sprintf("p/skipped/%d", i), S3URI: fmt.Sprintf("s3://b/p/skipped/%d", i),
-		SizeBytes: &size, Status: state.StatusSkipped, Timestamp: "2026-01-20T10:30:00Z", Basis: state.BasisIndex,
+		SizeBytes: &size, Status: archive.StatusSkipped, Timestamp: "2026-01-20T10:30:00Z", Basis: archive.BasisIndex,
 		Trigger: archive.TriggerSync, Source: "data", Instance: "app-01",
 	}
 }
@@ -45,7 +45,7 @@ func (r *rig) skipped() (sizes []int) {
 	for _, d := range digests {
 		for _, m := range d.Manifests {
 			for _, rec := range readAll(r, r.bucket.objects[m.S3Key]) {
-				if rec.Status == state.StatusSkipped {
+				if rec.Status == archive.StatusSkipped {
 					sizes = append(sizes, int(*rec.SizeBytes))
 				}
 			}
@@ -163,7 +163,7 @@ func TestNoSkipGetsBetweenTwoChains(t *testing.T) {
 			written <- err
 		case <-time.After(50 * time.Millisecond): // It waits, as it should.
 		}
-		return r.st.BeginChain(t.Context(), "0badcafe", state.BeginsNew, "", "")
+		return r.st.BeginChain(t.Context(), "0badcafe", archive.BeginsNew, "", "")
 	})
 	if err != nil || dropped != 5 {
 		t.Errorf("restart dropped %d lines, %v, want 5", dropped, err)
@@ -249,7 +249,7 @@ func BenchmarkSkips(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := st.BeginChain(b.Context(), "0a1b2c3d", state.BeginsNew, "", ""); err != nil {
+	if err := st.BeginChain(b.Context(), "0a1b2c3d", archive.BeginsNew, "", ""); err != nil {
 		b.Fatal(err)
 	}
 	f, err := New(st, newBucket(), Options{
@@ -274,15 +274,15 @@ func BenchmarkSkips(b *testing.B) {
 }
 
 func BenchmarkReadManifest(b *testing.B) {
-	records := make([]state.Record, 1000)
+	records := make([]archive.Record, 1000)
 	for i := range records {
 		records[i] = skip(i)
-		records[i].Chain, records[i].ID = "0a1b2c3d", state.RecordID("0a1b2c3d", uint64(i))
+		records[i].Chain, records[i].ID = "0a1b2c3d", archive.RecordID("0a1b2c3d", uint64(i))
 	}
 	data := encode(b, trail.LayoutFlat, records)
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
-		if err := trail.ReadManifest(bytes.NewReader(data), func(state.Record) error { return nil }); err != nil {
+		if err := trail.ReadManifest(bytes.NewReader(data), func(archive.Record) error { return nil }); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -292,7 +292,7 @@ func TestStatusOfIsNotFooled(t *testing.T) {
 	r := skip(1)
 	r.LocalPath = `/data/"status":"uploaded"` + strings.Repeat(`\`, 3) + `"status":"failed"`
 	r.S3Key = r.LocalPath
-	if got := copies.StatusOf(line(t, r)); got != state.StatusSkipped {
+	if got := copies.StatusOf(line(t, r)); got != archive.StatusSkipped {
 		t.Errorf("statusOf = %q, want skipped", got)
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/anchor"
 	bundlepkg "github.com/s3syncd/s3syncd/internal/bundle"
 	"github.com/s3syncd/s3syncd/internal/verify"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -71,7 +71,7 @@ var harmless = map[string]string{
 // Each kind of document with each ambiguity is none of this format.
 func TestADocumentIsReadTheSameByEveryone(t *testing.T) {
 	size := int64(1)
-	r := rec(state.StatusUploaded, "a", atTen, func(r *state.Record) { r.SizeBytes, r.Chain, r.ID = &size, "0a1b2c3d", "0a1b2c3d-1" })
+	r := rec(archive.StatusUploaded, "a", atTen, func(r *archive.Record) { r.SizeBytes, r.Chain, r.ID = &size, "0a1b2c3d", "0a1b2c3d-1" })
 	record := string(r.AppendLine(nil))
 	l := newLibrary()
 	_, key := l.add(t, "app-01", "0a1b2c3d", 1, true, nil, r)
@@ -87,17 +87,17 @@ func TestADocumentIsReadTheSameByEveryone(t *testing.T) {
 		read       func(doc string) error
 	}{
 		"a record of an array": {record, "s3_key", func(doc string) error {
-			return trail.ReadManifest(strings.NewReader("[\n"+doc+"\n]\n"), func(state.Record) error { return nil })
+			return trail.ReadManifest(strings.NewReader("[\n"+doc+"\n]\n"), func(archive.Record) error { return nil })
 		}},
 		"a record of lines": {record, "s3_key", func(doc string) error {
-			return trail.ReadManifest(strings.NewReader(doc+"\n"), func(state.Record) error { return nil })
+			return trail.ReadManifest(strings.NewReader(doc+"\n"), func(archive.Record) error { return nil })
 		}},
 		"a record in gzip": {record, "s3_key", func(doc string) error {
-			return trail.ReadManifest(bytes.NewReader(packed(t, doc+"\n")), func(state.Record) error { return nil })
+			return trail.ReadManifest(bytes.NewReader(packed(t, doc+"\n")), func(archive.Record) error { return nil })
 		}},
 		"a record that verify reads": {record, "s3_key", func(doc string) error {
 			l.objects["p/m"] = []byte("[\n" + doc + "\n]\n")
-			m, err := verify.ScanManifest(t.Context(), trail.NewTrail(l, "p/"), &trail.Digest{}, state.ManifestRef{S3Key: "p/m"})
+			m, err := verify.ScanManifest(t.Context(), trail.NewTrail(l, "p/"), &trail.Digest{}, archive.ManifestRef{S3Key: "p/m"})
 			return errors.Join(err, m.Format)
 		}},
 		"a digest":    {digest, "instance", func(doc string) error { _, err := trail.ParseDigest(strings.NewReader(doc)); return err }},
@@ -176,13 +176,13 @@ func TestAManifestIsOneArrayOrOneMemberOfLines(t *testing.T) {
 		"a line behind the array":   {[]byte("[\n" + line + "\n]\n" + line + "\n"), false},
 		"a number for a record":     {[]byte("1\n"), false},
 	} {
-		err := trail.ReadManifest(bytes.NewReader(c.data), func(state.Record) error { return nil })
+		err := trail.ReadManifest(bytes.NewReader(c.data), func(archive.Record) error { return nil })
 		if good := err == nil; good != c.good || !good && !errors.Is(err, trail.ErrFormat) {
 			t.Errorf("%s: %v, want it read: %v", name, err, c.good)
 		}
 		l := newLibrary()
 		l.objects["p/m"] = c.data
-		m, err := verify.ScanManifest(t.Context(), trail.NewTrail(l, "p/"), &trail.Digest{}, state.ManifestRef{S3Key: "p/m"})
+		m, err := verify.ScanManifest(t.Context(), trail.NewTrail(l, "p/"), &trail.Digest{}, archive.ManifestRef{S3Key: "p/m"})
 		if good := m.Format == nil; err != nil || good != c.good {
 			t.Errorf("%s: verify says %v and %v, want it read: %v", name, m.Format, err, c.good)
 		}
@@ -210,8 +210,8 @@ func TestVerifyFindsAmbiguousDocuments(t *testing.T) {
 
 // A size beyond what others read exactly is left out.
 func TestASizeThatOthersCannotReadIsLeftOut(t *testing.T) {
-	for size, want := range map[int64]bool{0: true, state.MaxNumber: true, state.MaxNumber + 1: false, math.MaxInt64: false} {
-		r := rec(state.StatusFailed, "a", atTen, func(r *state.Record) { r.SizeBytes = &size })
+	for size, want := range map[int64]bool{0: true, archive.MaxNumber: true, archive.MaxNumber + 1: false, math.MaxInt64: false} {
+		r := rec(archive.StatusFailed, "a", atTen, func(r *archive.Record) { r.SizeBytes = &size })
 		if got := bytes.Contains(r.AppendLine(nil), []byte(`"size_bytes"`)); got != want {
 			t.Errorf("%d: written %v, want %v", size, got, want)
 		}

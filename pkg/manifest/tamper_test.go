@@ -11,7 +11,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/signer"
 	"github.com/s3syncd/s3syncd/internal/verify"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -286,7 +286,7 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 			return []string{digests[i], digests[i+1]}, []verify.FindingKind{verify.FindingTime}
 		}},
 		{"another reason to begin", func(_ *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
-			forge(s, o, 0, func(d *trail.Digest) { d.Begins, d.AbandonsChain = state.BeginsStateLost, "ffffffff" })
+			forge(s, o, 0, func(d *trail.Digest) { d.Begins, d.AbandonsChain = archive.BeginsStateLost, "ffffffff" })
 			return []string{digests[0]}, []verify.FindingKind{verify.FindingChainMissing}
 		}},
 	}

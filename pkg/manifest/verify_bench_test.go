@@ -11,7 +11,6 @@ import (
 	"github.com/s3syncd/s3syncd/internal/anchor"
 	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -29,28 +28,28 @@ func writeCopies(tb testing.TB, dir string, digests, per int) {
 	for seq := 1; seq <= digests; seq++ {
 		at := trailStart.Add(time.Duration(seq) * time.Hour)
 		name := trail.Name{Time: at, Instance: "app-01", Chain: "0a1b2c3d", Sequence: uint64(seq), N: 1}
-		records := make([]state.Record, per)
+		records := make([]archive.Record, per)
 		for i := range records {
 			path := fmt.Sprintf("dir-%03d/some-file-of-an-application-%07d.csv", i%1000, i)
-			records[i] = state.Record{
+			records[i] = archive.Record{
 				LocalPath: "/opt/app/data/" + path, S3Key: "p/" + path, S3URI: "s3://b/p/" + path, SizeBytes: &size,
-				Status: state.StatusUploaded, Timestamp: state.FormatTime(at), MD5: strings.Repeat("a", 32), SHA256: strings.Repeat("b", 64),
+				Status: archive.StatusUploaded, Timestamp: archive.FormatTime(at), MD5: strings.Repeat("a", 32), SHA256: strings.Repeat("b", 64),
 				ETag: strings.Repeat("c", 32), VersionID: strings.Repeat("d", 32), KMSKeyID: "arn:aws:kms:us-east-1:123456789012:key/abc-123",
-				SSE: "aws:kms", Trigger: archive.TriggerEvent, Source: "data", Instance: "app-01", MTime: state.FormatTime(at), Mode: "0644",
-				UID: &id, GID: &id, Chain: "0a1b2c3d", Attempt: uint64(i), S3Time: state.FormatTime(at), RequestID: "R1234567890", DetectedAt: state.FormatTime(at),
-				ID: state.RecordID("0a1b2c3d", uint64((seq-1)*per+i+1)),
+				SSE: "aws:kms", Trigger: archive.TriggerEvent, Source: "data", Instance: "app-01", MTime: archive.FormatTime(at), Mode: "0644",
+				UID: &id, GID: &id, Chain: "0a1b2c3d", Attempt: uint64(i), S3Time: archive.FormatTime(at), RequestID: "R1234567890", DetectedAt: archive.FormatTime(at),
+				ID: archive.RecordID("0a1b2c3d", uint64((seq-1)*per+i+1)),
 			}
 		}
 		data := encode(tb, trail.LayoutFlat, records)
 		save(name.String(), data)
 		d := trail.Digest{
 			Version: 1, Instance: "app-01", Source: "data", Bucket: "b", Prefix: "p/", Chain: "0a1b2c3d", Sequence: uint64(seq),
-			StartTime: state.FormatTime(at.Add(-time.Hour)), EndTime: state.FormatTime(at), Counts: trail.Counts{Uploaded: int64(per)},
-			Manifests:    []state.ManifestRef{{S3Key: "p/_manifests/" + name.String(), SHA256: hexSHA(data), SizeBytes: int64(len(data)), Records: int64(per)}},
+			StartTime: archive.FormatTime(at.Add(-time.Hour)), EndTime: archive.FormatTime(at), Counts: trail.Counts{Uploaded: int64(per)},
+			Manifests:    []archive.ManifestRef{{S3Key: "p/_manifests/" + name.String(), SHA256: hexSHA(data), SizeBytes: int64(len(data)), Records: int64(per)}},
 			ConfigSHA256: hexSHA(nil), Reason: trail.ReasonStop,
 		}
 		if seq == 1 {
-			d.Begins = state.BeginsNew
+			d.Begins = archive.BeginsNew
 		} else {
 			d.PreviousDigestS3Key, d.PreviousDigestSHA256 = &key, &sha
 		}
@@ -84,13 +83,13 @@ func BenchmarkVerifyMillionRecords(b *testing.B) {
 // Copies are found with and without _manifests/, and below a directory of many.
 func TestCopiesAreFoundWhereverTheyStand(t *testing.T) {
 	base := t.TempDir()
-	for _, dir := range []string{"all/one", "all/two", "downloaded/" + state.ReservedDir} {
+	for _, dir := range []string{"all/one", "all/two", "downloaded/" + archive.ReservedDir} {
 		if err := os.MkdirAll(filepath.Join(base, dir), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		writeCopies(t, filepath.Join(base, dir), 2, 3)
 	}
-	for dir, want := range map[string]int{"all": 2, "all/one": 1, "downloaded": 1, "downloaded/" + state.ReservedDir: 1, ".": 1} {
+	for dir, want := range map[string]int{"all": 2, "all/one": 1, "downloaded": 1, "downloaded/" + archive.ReservedDir: 1, ".": 1} {
 		found, err := anchor.OpenCopies(t.Context(), filepath.Join(base, dir))
 		if err != nil || len(found) != want {
 			t.Errorf("%s: %d trails, %v; want %d", dir, len(found), err, want)

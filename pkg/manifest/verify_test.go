@@ -91,11 +91,11 @@ func (r *rig) commitFull(prefix string, n int) {
 	for i := range n {
 		path := prefix + string(rune('0'+i))
 		size := int64(i)
-		rec := state.Record{
-			LocalPath: "/data/" + path, S3Key: "p/" + path, S3URI: "s3://b/p/" + path, SizeBytes: &size, Status: state.StatusUploaded,
-			Timestamp: state.FormatTime(r.clock()), SHA256: strings.Repeat("a", 64), Trigger: archive.TriggerEvent, Source: "data", Instance: "app-01",
+		rec := archive.Record{
+			LocalPath: "/data/" + path, S3Key: "p/" + path, S3URI: "s3://b/p/" + path, SizeBytes: &size, Status: archive.StatusUploaded,
+			Timestamp: archive.FormatTime(r.clock()), SHA256: strings.Repeat("a", 64), Trigger: archive.TriggerEvent, Source: "data", Instance: "app-01",
 		}
-		if _, err := r.st.Commit(r.Context(), state.Outcome{Path: path, Key: rec.S3Key, Record: &rec}); err != nil {
+		if _, err := r.st.Commit(r.Context(), archive.Outcome{Path: path, Key: rec.S3Key, Record: &rec}); err != nil {
 			r.Fatal(err)
 		}
 	}
@@ -221,17 +221,17 @@ func TestVerifyNamesTheChainThatFellSilent(t *testing.T) {
 
 func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 	l := newLibrary()
-	l.add(t, "app-01", "aaaaaaaa", 1, true, nil, rec(state.StatusUploaded, "a", ""))
+	l.add(t, "app-01", "aaaaaaaa", 1, true, nil, rec(archive.StatusUploaded, "a", ""))
 	_, head := l.add(t, "app-01", "aaaaaaaa", 2, true, nil)
-	l.add(t, "app-01", "aaaaaaaa", 3, false, nil, rec(state.StatusUploaded, "left", ""))
+	l.add(t, "app-01", "aaaaaaaa", 3, false, nil, rec(archive.StatusUploaded, "left", ""))
 	sha := hexSHA(l.objects[head])
 	follow := func(d *trail.Digest) {
-		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsForked, "aaaaaaaa", sha
-		d.Events = []state.Note{{Kind: state.NoteGap, Time: trailStart, Detail: "forked"}}
+		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = archive.BeginsForked, "aaaaaaaa", sha
+		d.Events = []archive.Note{{Kind: archive.NoteGap, Time: trailStart, Detail: "forked"}}
 		d.NextDigestDue = timeOrNull(trailStart.Add(10 * time.Hour))
 	}
-	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(state.StatusUploaded, "left", ""))
-	l.add(t, "app-01", "bbbbbbbb", 2, false, nil, rec(state.StatusUploaded, "next", ""))
+	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(archive.StatusUploaded, "left", ""))
+	l.add(t, "app-01", "bbbbbbbb", 2, false, nil, rec(archive.StatusUploaded, "next", ""))
 	o := verify.Options{Now: trailStart.Add(3 * time.Hour), Anchors: []anchor.Anchor{{SHA256: l.heads["bbbbbbbb"][:64], From: "--expect-head"}}}
 	check := func(o verify.Options, found []string, noted ...string) {
 		t.Helper()
@@ -251,7 +251,7 @@ func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 	check(own, []string{"silent"}, "abandoned-chain", "gap", "manifest-pending", "tail-unanchored", "unsigned")
 	sha = strings.Repeat("0", 64)
 	l.heads["bbbbbbbb"] = ""
-	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(state.StatusUploaded, "left", ""))
+	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(archive.StatusUploaded, "left", ""))
 	o.Anchors[0].SHA256 = l.heads["bbbbbbbb"][:64]
 	check(o, []string{"chain-missing"}, "gap", "left-behind", "manifest-pending", "tail-unanchored", "unsigned")
 	o.Instance = "app-02"
@@ -332,7 +332,7 @@ func TestVerifyFindsAChainThatGoesOnAfterItWasLeft(t *testing.T) {
 			sha := l.heads["aaaaaaaa"][:64]
 			l.add(t, "app-01", "aaaaaaaa", 2, true, end)
 			l.add(t, "app-01", "bbbbbbbb", 1, true, func(d *trail.Digest) {
-				d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsHostChanged, "aaaaaaaa", sha
+				d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = archive.BeginsHostChanged, "aaaaaaaa", sha
 			})
 			l.add(t, "app-01", "bbbbbbbb", 2, true, end)
 			o := verify.Options{Now: trailStart.Add(2 * time.Hour)}
@@ -381,7 +381,7 @@ func TestVerifyFindsAStartThatNoDigestFollowed(t *testing.T) {
 	l := newLibrary()
 	l.set("p/_manifests/config_"+hexSHA(nil)+".json", nil)
 	l.add(t, "app-01", "aaaaaaaa", 1, true, func(d *trail.Digest) { d.Reason, d.NextDigestDue = trail.ReasonStop, nil })
-	l.add(t, "app-01", "aaaaaaaa", 2, false, nil, rec(state.StatusUploaded, "a", ""))
+	l.add(t, "app-01", "aaaaaaaa", 2, false, nil, rec(archive.StatusUploaded, "a", ""))
 	for age, found := range map[time.Duration][]string{24 * time.Hour: nil, 24*time.Hour + time.Second: {"silent"}} {
 		v, err := verify.Run(t.Context(), trail.NewTrail(l, "p/"), verify.Options{Now: trailStart.Add(2*time.Hour + age)})
 		if err != nil {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync/atomic"
 	"testing"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const benchPaths = 100_000
@@ -22,7 +24,7 @@ func filledSource(b *testing.B) (*DB, *Source) {
 		check(b, s.update(b.Context(), "fill", func(st *sourceTxn) error {
 			for i := from; i < from+2000; i++ {
 				e := testEntry(i)
-				o := Outcome{Path: benchPath(i), Entry: &e}
+				o := archive.Outcome{Path: benchPath(i), Entry: &e}
 				if err := st.index(&o, seal([]byte(o.Path), encodeEntry(&e))); err != nil {
 					return err
 				}
@@ -63,7 +65,7 @@ func BenchmarkGet(b *testing.B) {
 func BenchmarkRange100k(b *testing.B) {
 	_, s := filledSource(b)
 	b.ReportAllocs()
-	buf := make([]Item, 0, rangeChunk)
+	buf := make([]archive.Item, 0, rangeChunk)
 	for b.Loop() {
 		n := 0
 		for after := ""; ; after = buf[len(buf)-1].Path {

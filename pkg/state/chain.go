@@ -12,6 +12,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Bounds of one step over the records: the lines that one read transaction
@@ -24,9 +26,9 @@ const (
 
 // Chain returns the head of the chain and what the next digest needs. It is the
 // caller's own copy.
-func (s *Source) Chain() (Chain, error) {
+func (s *Source) Chain() (archive.Chain, error) {
 	if s.db.closed.Load() {
-		return Chain{}, fmt.Errorf("state: chain: %w", ErrClosed)
+		return archive.Chain{}, fmt.Errorf("state: chain: %w", ErrClosed)
 	}
 	return s.head.Load().chain(), nil
 }
@@ -42,7 +44,7 @@ func (s *Source) NextAttempt() uint64 { return s.head.Load().NextAttempt }
 // so that what the old chain has sealed is published first. Scans, notes and
 // skips that no digest has told yet are kept, and Counts are those of the
 // records that moved. Attempt numbers go on.
-func (s *Source) BeginChain(ctx context.Context, id string, begins Begins, abandonsChain, abandonsSHA string) error {
+func (s *Source) BeginChain(ctx context.Context, id string, begins archive.Begins, abandonsChain, abandonsSHA string) error {
 	if !regexp.MustCompile(`^[0-9a-f]{8}$`).MatchString(id) {
 		return fmt.Errorf("state: begin chain: the id %q is not 8 hex digits", id)
 	}
@@ -88,7 +90,7 @@ func (st *sourceTxn) scan(after, upTo uint64, fn func(number uint64, key, value 
 // line is one record, copied out of its transaction.
 type line struct {
 	number uint64
-	status Status
+	status archive.Status
 	text   []byte
 }
 
@@ -97,7 +99,7 @@ type line struct {
 // newline and is valid until fn returns. No transaction is open while fn runs,
 // so it may take its time and use the state. An error of fn ends the iteration
 // and is returned as it is.
-func (s *Source) Records(after, upTo uint64, fn func(number uint64, status Status, line []byte) error) error {
+func (s *Source) Records(after, upTo uint64, fn func(number uint64, status archive.Status, line []byte) error) error {
 	for {
 		lines, ended, err := s.readLines(after, upTo)
 		if err != nil {
@@ -145,11 +147,11 @@ func (st *sourceTxn) line(number uint64, key, text []byte) ([]byte, error) {
 	if binary.BigEndian.Uint32(key) == st.Epoch {
 		return bytes.Clone(text), nil
 	}
-	var r Record
+	var r archive.Record
 	if err := json.Unmarshal(text, &r); err != nil {
 		return nil, damaged("record %x: %w", key, err)
 	}
-	r.Chain, r.ID = st.ID, RecordID(st.ID, number)
+	r.Chain, r.ID = st.ID, archive.RecordID(st.ID, number)
 	return r.AppendLine(nil), nil
 }
 
@@ -157,9 +159,9 @@ func (st *sourceTxn) line(number uint64, key, text []byte) ([]byte, error) {
 // to which it accounts for the chain's records. In one transaction the chain is
 // sealed up to there, and ref is kept for the next digest. Doc numbers are drawn
 // here; d.Number is ignored.
-func (s *Source) SealManifest(ctx context.Context, d Doc, ref ManifestRef, namedAt time.Time) error {
+func (s *Source) SealManifest(ctx context.Context, d archive.Doc, ref archive.ManifestRef, namedAt time.Time) error {
 	return s.update(ctx, "seal manifest", func(st *sourceTxn) error {
-		if d.Kind != KindManifest || d.LastRecord < st.SealedTo || d.LastRecord >= st.NextRecord {
+		if d.Kind != archive.KindManifest || d.LastRecord < st.SealedTo || d.LastRecord >= st.NextRecord {
 			return refuse(fmt.Errorf("a %s up to record %d does not follow %d of %d: %w",
 				d.Kind, d.LastRecord, st.SealedTo, st.NextRecord-1, ErrStale))
 		}
@@ -202,12 +204,12 @@ func (s *Source) SealUnused(ctx context.Context, upTo uint64) error {
 // out of the chain, and what was added since stays for the next digest. Its
 // Counts must be those of the records that the digest's manifests hold.
 // ErrStale: sealed is not of the chain and sequence that is current.
-func (s *Source) SealDigest(ctx context.Context, d Doc, sealed Chain, endTime, namedAt time.Time) error {
+func (s *Source) SealDigest(ctx context.Context, d archive.Doc, sealed archive.Chain, endTime, namedAt time.Time) error {
 	return s.update(ctx, "seal digest", func(st *sourceTxn) error {
 		if sealed.ID != st.ID || sealed.Sequence != st.Sequence {
 			return refuse(fmt.Errorf("digest %s-%d: %w", sealed.ID, sealed.Sequence, ErrStale))
 		}
-		if d.Kind != KindDigest || d.LastRecord > st.SealedTo {
+		if d.Kind != archive.KindDigest || d.LastRecord > st.SealedTo {
 			return refuse(fmt.Errorf("a %s up to record %d, with %d sealed: %w", d.Kind, d.LastRecord, st.SealedTo, ErrStale))
 		}
 		if len(sealed.Manifests) > len(st.Manifests) || len(sealed.Scans) > len(st.Scans) || len(sealed.Notes) > len(st.Notes) {
@@ -240,9 +242,9 @@ func (s *Source) Looked(ctx context.Context, until time.Time) error {
 
 // SealConfig puts a configuration document into the outbox and remembers its
 // hash.
-func (s *Source) SealConfig(ctx context.Context, d Doc, sha string) error {
+func (s *Source) SealConfig(ctx context.Context, d archive.Doc, sha string) error {
 	return s.update(ctx, "seal configuration", func(st *sourceTxn) error {
-		if d.Kind != KindConfig {
+		if d.Kind != archive.KindConfig {
 			return refuse(fmt.Errorf("a %s is not a configuration", d.Kind))
 		}
 		w := toDocWire(&d)
@@ -263,8 +265,8 @@ func (st *sourceTxn) send(w *docWire, namedAt time.Time) error {
 
 // Outbox returns the sealed documents that are not acknowledged yet, in the
 // order in which they are to be published.
-func (s *Source) Outbox() ([]Doc, error) {
-	var docs []Doc
+func (s *Source) Outbox() ([]archive.Doc, error) {
+	var docs []archive.Doc
 	err := s.view("outbox", func(st *sourceTxn) (err error) {
 		docs, err = readOutbox(st.outbox)
 		return err
@@ -273,8 +275,8 @@ func (s *Source) Outbox() ([]Doc, error) {
 }
 
 // readOutbox decodes the documents in an outbox, in order.
-func readOutbox(outbox *bolt.Bucket) ([]Doc, error) {
-	var docs []Doc
+func readOutbox(outbox *bolt.Bucket) ([]archive.Doc, error) {
+	var docs []archive.Doc
 	for key, value := range entries(outbox.Cursor()) {
 		var w docWire
 		if err := decodeJSON(key, value, &w); err != nil {
@@ -317,7 +319,7 @@ func (st *sourceTxn) published(number uint64) (ended bool, err error) {
 	if err := decodeJSON(key, value, &w); err != nil {
 		return false, err
 	}
-	if w.Kind == KindDigest {
+	if w.Kind == archive.KindDigest {
 		n, err := st.deleteRecords(w.Deletes)
 		if err != nil || n == deleteChunk {
 			return false, err

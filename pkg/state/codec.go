@@ -9,6 +9,8 @@ import (
 	"hash/crc32"
 	"math"
 	"slices"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Every stored value ends in a CRC-32C over its key and its bytes, because
@@ -93,7 +95,7 @@ const (
 
 // encodeEntry returns the encoding of e: version, flags, then the fields in
 // their order, integers as varints.
-func encodeEntry(e *Entry) []byte {
+func encodeEntry(e *archive.Entry) []byte {
 	etag, packed := packETag(e.ETag)
 	b := make([]byte, 0, 256)
 	version := byte(entryVersion)
@@ -130,7 +132,7 @@ func encodeEntry(e *Entry) []byte {
 	return b
 }
 
-func entryFlags(e *Entry, packed bool) byte {
+func entryFlags(e *archive.Entry, packed bool) byte {
 	return bit(flagRacy, e.Racy) | bit(flagStored, e.Stored) |
 		bit(flagMD5, e.MD5 != [16]byte{}) | bit(flagSHA256, e.SHA256 != [32]byte{}) |
 		bit(flagHexETag, packed) | bit(flagFailed, failed(e)) | bit(flagDoubted, e.Doubted)
@@ -143,7 +145,7 @@ func bit(flag byte, set bool) byte {
 	return 0
 }
 
-func failed(e *Entry) bool { return e.FailClass != "" || e.FailFence != Fence{} }
+func failed(e *archive.Entry) bool { return e.FailClass != "" || e.FailFence != archive.Fence{} }
 
 // packETag returns etag in half its size if it is an MD5 in hex.
 func packETag(etag string) (packed [16]byte, ok bool) {
@@ -159,7 +161,7 @@ func packETag(etag string) (packed [16]byte, ok bool) {
 	return packed, err == nil
 }
 
-func appendFence(b []byte, f Fence) []byte {
+func appendFence(b []byte, f archive.Fence) []byte {
 	b = binary.AppendUvarint(b, f.Dev)
 	b = binary.AppendUvarint(b, f.Ino)
 	b = binary.AppendVarint(b, f.Size)
@@ -173,19 +175,19 @@ func appendString(b []byte, s string) []byte {
 
 // decodeEntry reads what encodeEntry wrote. It accepts nothing else, and it
 // keeps no reference to b.
-func decodeEntry(b []byte) (Entry, error) {
+func decodeEntry(b []byte) (archive.Entry, error) {
 	r := reader{rest: b, text: string(b)}
 	version := r.byte()
 	if version != entryVersion && version != farEntryVersion {
-		return Entry{}, damaged("entry: unknown encoding %d", version)
+		return archive.Entry{}, damaged("entry: unknown encoding %d", version)
 	}
 	flags := r.byte()
 	if flags&^flagsKnown != 0 {
-		return Entry{}, damaged("entry: unknown flags %#x", flags)
+		return archive.Entry{}, damaged("entry: unknown flags %#x", flags)
 	}
-	e := Entry{Racy: flags&flagRacy != 0, Stored: flags&flagStored != 0, Doubted: flags&flagDoubted != 0}
+	e := archive.Entry{Racy: flags&flagRacy != 0, Stored: flags&flagStored != 0, Doubted: flags&flagDoubted != 0}
 	e.Fence = r.fence()
-	e.Attributes = Attributes{Mode: r.uint32(), UID: r.uint32(), GID: r.uint32()}
+	e.Attributes = archive.Attributes{Mode: r.uint32(), UID: r.uint32(), GID: r.uint32()}
 	if flags&flagMD5 != 0 {
 		copy(e.MD5[:], r.take(uint64(len(e.MD5))))
 	}
@@ -200,7 +202,7 @@ func decodeEntry(b []byte) (Entry, error) {
 	e.VersionID, e.SSE, e.KMSKeyID = r.string(), r.string(), r.string()
 	e.Attempt = r.uvarint()
 	if flags&flagFailed != 0 {
-		e.FailClass = Class(r.string())
+		e.FailClass = archive.Class(r.string())
 		e.FailFence = r.fence()
 	}
 	e.Fence.MtimeSec = r.far(version)
@@ -208,7 +210,7 @@ func decodeEntry(b []byte) (Entry, error) {
 		r.err = errors.New("bytes are left over")
 	}
 	if r.err != nil {
-		return Entry{}, damaged("entry: %w", r.err)
+		return archive.Entry{}, damaged("entry: %w", r.err)
 	}
 	return e, nil
 }
@@ -295,8 +297,8 @@ func (r *reader) far(version byte) int64 {
 	return sec
 }
 
-func (r *reader) fence() Fence {
-	f := Fence{Dev: r.uvarint(), Ino: r.uvarint(), Size: r.varint()}
+func (r *reader) fence() archive.Fence {
+	f := archive.Fence{Dev: r.uvarint(), Ino: r.uvarint(), Size: r.varint()}
 	if b := r.take(8); b != nil {
 		f.MtimeNs = int64(binary.BigEndian.Uint64(b))
 	}
@@ -306,8 +308,8 @@ func (r *reader) fence() Fence {
 
 // encodeRecord returns a record as a sealed value: its status as one byte,
 // then the line.
-func encodeRecord(key []byte, status Status, line []byte) ([]byte, error) {
-	code := slices.Index(Statuses(), status)
+func encodeRecord(key []byte, status archive.Status, line []byte) ([]byte, error) {
+	code := slices.Index(archive.Statuses(), status)
 	if code < 0 {
 		return nil, fmt.Errorf("record has the unknown status %q", status)
 	}
@@ -316,7 +318,7 @@ func encodeRecord(key []byte, status Status, line []byte) ([]byte, error) {
 }
 
 // decodeRecord reads what encodeRecord wrote. The line is part of sealed.
-func decodeRecord(key, sealed []byte) (status Status, line []byte, err error) {
+func decodeRecord(key, sealed []byte) (status archive.Status, line []byte, err error) {
 	b, err := unseal(key, sealed)
 	if err != nil {
 		return "", nil, err
@@ -328,8 +330,8 @@ func decodeRecord(key, sealed []byte) (status Status, line []byte, err error) {
 }
 
 // statusOf reads the first byte of a record's value.
-func statusOf(value []byte) (Status, error) {
-	all := Statuses()
+func statusOf(value []byte) (archive.Status, error) {
+	all := archive.Statuses()
 	if len(value) == 0 || value[0] == 0 || int(value[0]) > len(all) {
 		return "", damaged("record of an unknown status")
 	}

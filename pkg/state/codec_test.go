@@ -5,24 +5,26 @@ import (
 	"math"
 	"reflect"
 	"testing"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func TestEntrySurvivesEncoding(t *testing.T) {
 	full := testEntry(3)
 	full.Racy = true
-	full.FailClass, full.FailFence = ClassFile, Fence{Dev: 1, Ino: 2, Size: 3, MtimeNs: 4, CtimeNs: 5}
-	for name, e := range map[string]Entry{
+	full.FailClass, full.FailFence = archive.ClassFile, archive.Fence{Dev: 1, Ino: 2, Size: 3, MtimeNs: 4, CtimeNs: 5}
+	for name, e := range map[string]archive.Entry{
 		"zero":      {},
 		"full":      full,
 		"multipart": {Stored: true, ETag: "d41d8cd98f00b204e9800998ecf8427e-12"},
 		"doubted":   {Stored: true, Doubted: true, ETag: "e"},
 		"upper hex": {Stored: true, ETag: "D41D8CD98F00B204E9800998ECF8427E"},
 		"only failed": {
-			FailClass: ClassConflict, FailFence: Fence{Size: 9},
+			FailClass: archive.ClassConflict, FailFence: archive.Fence{Size: 9},
 		},
 		"extreme": {
-			Fence:      Fence{Dev: math.MaxUint64, Ino: math.MaxUint64, Size: math.MaxInt64, MtimeNs: math.MinInt64, CtimeNs: math.MaxInt64},
-			Attributes: Attributes{Mode: math.MaxUint32, UID: math.MaxUint32, GID: math.MaxUint32},
+			Fence:      archive.Fence{Dev: math.MaxUint64, Ino: math.MaxUint64, Size: math.MaxInt64, MtimeNs: math.MinInt64, CtimeNs: math.MaxInt64},
+			Attributes: archive.Attributes{Mode: math.MaxUint32, UID: math.MaxUint32, GID: math.MaxUint32},
 			Attempt:    math.MaxUint64,
 		},
 	} {
@@ -35,7 +37,7 @@ func TestEntrySurvivesEncoding(t *testing.T) {
 
 func TestEntryDecodingRefusesEveryPrefixAndSuffix(t *testing.T) {
 	e := testEntry(3)
-	e.FailClass, e.FailFence = ClassFile, e.Fence
+	e.FailClass, e.FailFence = archive.ClassFile, e.Fence
 	whole := encodeEntry(&e)
 	for n := range whole {
 		if _, err := decodeEntry(whole[:n]); !errors.Is(err, ErrDamaged) {
@@ -67,7 +69,7 @@ func TestSealFindsEveryFlippedBit(t *testing.T) {
 
 func TestRecordStatusSurvivesEncoding(t *testing.T) {
 	key := recordKey(1, 2)
-	for _, want := range Statuses() {
+	for _, want := range archive.Statuses() {
 		sealed := must(encodeRecord(key, want, []byte("{}")))(t)
 		got, line, err := decodeRecord(key, sealed)
 		if got != want || string(line) != "{}" || err != nil {

@@ -18,15 +18,17 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // content is all that a state holds, for comparisons.
 type content struct {
-	items   []Item
+	items   []archive.Item
 	lines   map[uint64]string
-	chain   Chain
-	intents []Intent
-	docs    []Doc
+	chain   archive.Chain
+	intents []archive.Intent
+	docs    []archive.Doc
 	meta    string
 }
 
@@ -44,7 +46,7 @@ func read(db *DB) (c content, err error) {
 	var meta []byte
 	meta, errs[4] = db.Meta("canary")
 	c.meta, c.lines = string(meta), map[uint64]string{}
-	return c, errors.Join(append(errs[:], s.Records(0, c.chain.NextRecord-1, func(n uint64, _ Status, line []byte) error {
+	return c, errors.Join(append(errs[:], s.Records(0, c.chain.NextRecord-1, func(n uint64, _ archive.Status, line []byte) error {
 		c.lines[n] = string(line)
 		return nil
 	}))...)
@@ -70,7 +72,7 @@ func sampleOf(tb testing.TB, n int) ([]byte, content) {
 		}
 		must(s.Commit(tb.Context(), o))(tb)
 	}
-	must(s.Begin(tb.Context(), Intent{Key: "k", Path: "k"}))(tb)
+	must(s.Begin(tb.Context(), archive.Intent{Key: "k", Path: "k"}))(tb)
 	sealManifest(tb, s, "m", uint64(min(40, n/3)))
 	sealDigest(tb, s, "d")
 	want := must(read(db))(tb)

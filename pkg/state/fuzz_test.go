@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"testing"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // What stands in the state file is decoded, or is damage: whether its seal is
@@ -12,8 +14,8 @@ import (
 func FuzzDecodeSealed(f *testing.F) {
 	key := []byte("source/key\x00\x00\x00\x00\x00\x00\x00\x01")
 	for _, v := range []any{
-		Intent{Op: OpPut, Path: "a", Key: "p/a", Attempt: 7},
-		Intent{Op: OpMultipart, Path: "b", UploadID: "u", PartSize: 5 << 20, Unresolved: true},
+		archive.Intent{Op: archive.OpPut, Path: "a", Key: "p/a", Attempt: 7},
+		archive.Intent{Op: archive.OpMultipart, Path: "b", UploadID: "u", PartSize: 5 << 20, Unresolved: true},
 		ledger{},
 		news{},
 		map[string]any{},
@@ -31,7 +33,7 @@ func FuzzDecodeSealed(f *testing.F) {
 		e := testEntry(n)
 		f.Add(encodeEntry(&e), true)
 	}
-	line, err := encodeRecord(key, StatusUploaded, []byte(`{"local_path":"/a"}`))
+	line, err := encodeRecord(key, archive.StatusUploaded, []byte(`{"local_path":"/a"}`))
 	if err != nil {
 		f.Fatal(err)
 	}

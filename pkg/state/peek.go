@@ -8,6 +8,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // peekWait is how long Peek waits for a process that is about to close the
@@ -16,8 +18,8 @@ const peekWait = time.Second
 
 // Peeked is what a state says of one source's trail.
 type Peeked struct {
-	Chain  Chain
-	Outbox []Doc // sealed, and not yet acknowledged
+	Chain  archive.Chain
+	Outbox []archive.Doc // sealed, and not yet acknowledged
 }
 
 // Peek reads what the state in dir says of the trail of the source with the bucket

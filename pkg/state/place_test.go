@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // rawSource returns what the file holds of its only source.
@@ -43,7 +45,7 @@ func TestASourceKeepsItsKeyWhenItMoves(t *testing.T) {
 	db, s = openTestSource(t, dir)
 	done := make(chan error)
 	go func() { done <- s.SetHome(t.Context(), "/copies") }()
-	check(t, s.Move(t.Context(), "/moved\xff", Note{Kind: NotePathChanged, Detail: "here"}))
+	check(t, s.Move(t.Context(), "/moved\xff", archive.Note{Kind: archive.NotePathChanged, Detail: "here"}))
 	check(t, <-done)
 	closeDB(t, db)
 	raw := rawSource(t, dir)
@@ -56,7 +58,7 @@ func TestASourceKeepsItsKeyWhenItMoves(t *testing.T) {
 	if s.Key() != before || s.Path() != "/moved\xff" || s.Home() != "/copies" {
 		t.Errorf("Key %v, Path %q, Home %q after a start", s.Key(), s.Path(), s.Home())
 	}
-	if ch := must(s.Chain())(t); len(ch.Notes) != 1 || ch.Notes[0].Kind != NotePathChanged || ch.Notes[0].Time.IsZero() {
+	if ch := must(s.Chain())(t); len(ch.Notes) != 1 || ch.Notes[0].Kind != archive.NotePathChanged || ch.Notes[0].Time.IsZero() {
 		t.Errorf("Notes = %v, want the one of the move", ch.Notes)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // rangeChunk is the number of entries that one read transaction visits.
@@ -192,16 +194,16 @@ func (s *Source) viewFiles(op string, fn func(files *bolt.Bucket) error) error {
 }
 
 // openEntry decodes the value of the files bucket under path.
-func openEntry(path, sealed []byte) (Entry, error) {
+func openEntry(path, sealed []byte) (archive.Entry, error) {
 	value, err := unseal(path, sealed)
 	if err != nil {
-		return Entry{}, err
+		return archive.Entry{}, err
 	}
 	return decodeEntry(value)
 }
 
 // Get returns the index entry of path, and false if there is none.
-func (s *Source) Get(path string) (e Entry, ok bool, err error) {
+func (s *Source) Get(path string) (e archive.Entry, ok bool, err error) {
 	err = s.viewFiles("get", func(files *bolt.Bucket) error {
 		value := files.Get([]byte(path))
 		if value == nil {
@@ -219,7 +221,7 @@ func (s *Source) Get(path string) (e Entry, ok bool, err error) {
 // order of their paths, in buf's memory. Fewer than n mean that there are no
 // more. One read transaction is held meanwhile: pages that a writer frees in
 // that time are not used again, so n should be some thousands at most.
-func (s *Source) Range(after string, n int, buf []Item) ([]Item, error) {
+func (s *Source) Range(after string, n int, buf []archive.Item) ([]archive.Item, error) {
 	buf = buf[:0]
 	err := s.viewFiles("range", func(files *bolt.Bucket) error {
 		c := files.Cursor()
@@ -235,7 +237,7 @@ func (s *Source) Range(after string, n int, buf []Item) ([]Item, error) {
 			if err != nil {
 				return err
 			}
-			buf = append(buf, Item{Path: string(key), Entry: e})
+			buf = append(buf, archive.Item{Path: string(key), Entry: e})
 		}
 		return nil
 	})
@@ -244,16 +246,16 @@ func (s *Source) Range(after string, n int, buf []Item) ([]Item, error) {
 
 // WrongKey counts the stored files whose encryption, as SSE and KMSKeyID of the
 // object say, match does not accept. It reads the whole index, in chunks.
-func (s *Source) WrongKey(match func(o Object) bool) (int64, error) {
+func (s *Source) WrongKey(match func(o archive.Object) bool) (int64, error) {
 	var wrong int64
-	buf := make([]Item, 0, rangeChunk)
+	buf := make([]archive.Item, 0, rangeChunk)
 	for after := ""; ; after = buf[len(buf)-1].Path {
 		var err error
 		if buf, err = s.Range(after, rangeChunk, buf); err != nil {
 			return 0, err
 		}
 		for i := range buf {
-			if e := &buf[i].Entry; e.Stored && !match(Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) {
+			if e := &buf[i].Entry; e.Stored && !match(archive.Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) {
 				wrong++
 			}
 		}
@@ -264,23 +266,23 @@ func (s *Source) WrongKey(match func(o Object) bool) (int64, error) {
 }
 
 // Intents returns all open intents, oldest first.
-func (s *Source) Intents() ([]Intent, error) { return s.intents(nil) }
+func (s *Source) Intents() ([]archive.Intent, error) { return s.intents(nil) }
 
 // Intent returns the open intents on one object key, oldest first.
-func (s *Source) Intent(key string) ([]Intent, error) { return s.intents(intentPrefix(key)) }
+func (s *Source) Intent(key string) ([]archive.Intent, error) { return s.intents(intentPrefix(key)) }
 
-func (s *Source) intents(prefix []byte) (found []Intent, err error) {
+func (s *Source) intents(prefix []byte) (found []archive.Intent, err error) {
 	err = s.view("intents", func(st *sourceTxn) error {
 		found, err = readIntents(st, prefix)
 		return err
 	})
-	slices.SortFunc(found, func(a, b Intent) int { return int(int64(a.Attempt - b.Attempt)) })
+	slices.SortFunc(found, func(a, b archive.Intent) int { return int(int64(a.Attempt - b.Attempt)) })
 	return found, err
 }
 
 // readIntents decodes the intents whose storage keys begin with prefix.
-func readIntents(st *sourceTxn, prefix []byte) ([]Intent, error) {
-	var found []Intent
+func readIntents(st *sourceTxn, prefix []byte) ([]archive.Intent, error) {
+	var found []archive.Intent
 	c := st.intents.Cursor()
 	for key, value := c.Seek(prefix); key != nil && bytes.HasPrefix(key, prefix); key, value = c.Next() {
 		in, err := decodeIntent(key, value)
@@ -294,13 +296,13 @@ func readIntents(st *sourceTxn, prefix []byte) ([]Intent, error) {
 
 // decodeIntent reads an intent. Its object key comes from its storage key,
 // because JSON would change one that is not UTF-8.
-func decodeIntent(key, value []byte) (Intent, error) {
+func decodeIntent(key, value []byte) (archive.Intent, error) {
 	var w intentWire
 	if err := decodeJSON(key, value, &w); err != nil {
-		return Intent{}, err
+		return archive.Intent{}, err
 	}
 	if len(key) < 12 {
-		return Intent{}, damaged("intent %x: the key is too short", key)
+		return archive.Intent{}, damaged("intent %x: the key is too short", key)
 	}
 	in := w.intent()
 	in.Key = string(key[4 : len(key)-8])

@@ -7,7 +7,7 @@ import (
 	"io/fs"
 
 	"github.com/s3syncd/s3syncd/internal/extsort"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // maxHeads bounds how many digests of an abandoned chain are read to find the one
@@ -30,7 +30,7 @@ type Head struct {
 // those of the state that no digest names yet.
 //
 // Memory does not grow with the number of records, the disk below tempDir does.
-func (t *Trail) Archived(ctx context.Context, head Head, prefix, tempDir string, pending func(fn func(line []byte) error) error, broken func(key string, err error), fn func(state.Record) error) error {
+func (t *Trail) Archived(ctx context.Context, head Head, prefix, tempDir string, pending func(fn func(line []byte) error) error, broken func(key string, err error), fn func(archive.Record) error) error {
 	w := &walk{t: t, sort: extsort.NewSorter(tempDir, defaultQueryMemory), prefix: prefix, tempDir: tempDir}
 	defer w.sort.Close()
 	if pending != nil {
@@ -150,7 +150,7 @@ func (w *walk) digest(ctx context.Context, head Head) (Digest, error) {
 	return d, nil
 }
 
-func (w *walk) manifest(ctx context.Context, m state.ManifestRef) error {
+func (w *walk) manifest(ctx context.Context, m archive.ManifestRef) error {
 	s, err := w.t.fetch(ctx, m.S3Key, m.SHA256, w.tempDir)
 	if err != nil {
 		return walkError(ctx, m.S3Key, err)
@@ -168,16 +168,16 @@ func walkError(ctx context.Context, key string, err error) error {
 }
 
 // add keeps a record that says something of an object.
-func (w *walk) add(r *state.Record, raw []byte) error {
-	if r.Status == state.StatusFailed || len(r.S3Key) < len(w.prefix) || r.S3Key[:len(w.prefix)] != w.prefix {
+func (w *walk) add(r *archive.Record, raw []byte) error {
+	if r.Status == archive.StatusFailed || len(r.S3Key) < len(w.prefix) || r.S3Key[:len(w.prefix)] != w.prefix {
 		return nil
 	}
 	return w.sort.Add(r.S3Key, -w.steps, raw)
 }
 
 // foldObjects calls fn with the object that the records of each key leave.
-func foldObjects(ctx context.Context, srt *extsort.Sorter, fn func(state.Record) error) error {
-	var held *state.Record
+func foldObjects(ctx context.Context, srt *extsort.Sorter, fn func(archive.Record) error) error {
+	var held *archive.Record
 	key := ""
 	tell := func() error {
 		if held == nil {
@@ -210,13 +210,13 @@ func foldObjects(ctx context.Context, srt *extsort.Sorter, fn func(state.Record)
 // objectAfter is the record of the object that stands under a key after r, when
 // held was the one before: a file that is gone says nothing of its object unless
 // that was deleted too.
-func objectAfter(held, r *state.Record) *state.Record {
+func objectAfter(held, r *archive.Record) *archive.Record {
 	switch {
-	case r.Status == state.StatusDeleted && r.Attempt != 0:
+	case r.Status == archive.StatusDeleted && r.Attempt != 0:
 		return nil
-	case r.Status == state.StatusDeleted, r.ETag == "" && r.VersionID == "":
+	case r.Status == archive.StatusDeleted, r.ETag == "" && r.VersionID == "":
 		return held
-	case held != nil && r.Status != state.StatusUploaded:
+	case held != nil && r.Status != archive.StatusUploaded:
 		next := *r
 		fillContent(&next, held)
 		return &next

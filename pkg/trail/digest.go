@@ -9,7 +9,7 @@ import (
 	"regexp"
 
 	"github.com/s3syncd/s3syncd/internal/strictjson"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // DigestVersion is the format that this release writes.
@@ -30,17 +30,17 @@ func (c *Counts) Total() int64 {
 }
 
 // Add counts one record of a status. A status of a later release counts nowhere.
-func (c *Counts) Add(s state.Status) {
+func (c *Counts) Add(s archive.Status) {
 	switch s {
-	case state.StatusUploaded:
+	case archive.StatusUploaded:
 		c.Uploaded++
-	case state.StatusSkipped:
+	case archive.StatusSkipped:
 		c.Skipped++
-	case state.StatusFailed:
+	case archive.StatusFailed:
 		c.Failed++
-	case state.StatusDeleted:
+	case archive.StatusDeleted:
 		c.Deleted++
-	case state.StatusRekeyed:
+	case archive.StatusRekeyed:
 		c.Rekeyed++
 	}
 }
@@ -57,27 +57,27 @@ func (c *Counts) Plus(o Counts) {
 // Digest names the manifests since its predecessor, and the predecessor, by
 // SHA-256. The order of the fields is the order of the keys.
 type Digest struct {
-	Version   int                 `json:"version"`
-	Instance  string              `json:"instance"`
-	Source    string              `json:"source"`
-	Bucket    string              `json:"bucket"`
-	Prefix    string              `json:"prefix"` // with a trailing slash, or ""
-	Chain     string              `json:"chain"`
-	Sequence  uint64              `json:"sequence"` // from 1
-	StartTime string              `json:"start_time"`
-	EndTime   string              `json:"end_time"`
-	Manifests []state.ManifestRef `json:"manifests"`
-	Counts    Counts              `json:"counts"`
+	Version   int                   `json:"version"`
+	Instance  string                `json:"instance"`
+	Source    string                `json:"source"`
+	Bucket    string                `json:"bucket"`
+	Prefix    string                `json:"prefix"` // with a trailing slash, or ""
+	Chain     string                `json:"chain"`
+	Sequence  uint64                `json:"sequence"` // from 1
+	StartTime string                `json:"start_time"`
+	EndTime   string                `json:"end_time"`
+	Manifests []archive.ManifestRef `json:"manifests"`
+	Counts    Counts                `json:"counts"`
 	// UnchangedByIndex are the skips that the index alone decided and that no
 	// record lists.
 	UnchangedByIndex int64 `json:"unchanged_by_index"`
 	// What the last scan of this digest left out; null without a scan.
-	Excluded   *int64           `json:"excluded"`
-	Unreadable *int64           `json:"unreadable"`
-	Special    *int64           `json:"special"`
-	Hardlinks  int64            `json:"hardlinks,omitempty"`
-	Scans      []state.ScanNote `json:"scans"`
-	Events     []state.Note     `json:"events"`
+	Excluded   *int64             `json:"excluded"`
+	Unreadable *int64             `json:"unreadable"`
+	Special    *int64             `json:"special"`
+	Hardlinks  int64              `json:"hardlinks,omitempty"`
+	Scans      []archive.ScanNote `json:"scans"`
+	Events     []archive.Note     `json:"events"`
 
 	ConfigSHA256   string `json:"config_sha256"`
 	S3syncdVersion string `json:"s3syncd_version"`
@@ -85,9 +85,9 @@ type Digest struct {
 	PreviousDigestS3Key  *string `json:"previous_digest_s3_key"` // null for the first
 	PreviousDigestSHA256 *string `json:"previous_digest_sha256"`
 
-	Begins               state.Begins `json:"begins,omitempty"` // the first of a chain only
-	AbandonsChain        string       `json:"abandons_chain,omitempty"`
-	AbandonsDigestSHA256 string       `json:"abandons_digest_sha256,omitempty"`
+	Begins               archive.Begins `json:"begins,omitempty"` // the first of a chain only
+	AbandonsChain        string         `json:"abandons_chain,omitempty"`
+	AbandonsDigestSHA256 string         `json:"abandons_digest_sha256,omitempty"`
 
 	Reason             string  `json:"reason"`
 	NextDigestDue      *string `json:"next_digest_due"` // null for stop and final
@@ -188,7 +188,7 @@ func (d *Digest) longest() (n int) {
 	return n
 }
 
-func checkRefs(refs []state.ManifestRef) error {
+func checkRefs(refs []archive.ManifestRef) error {
 	for _, m := range refs {
 		if len(m.S3Key) > maxTextBytes {
 			return fmt.Errorf("a manifest with a key of %d bytes", len(m.S3Key))

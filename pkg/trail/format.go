@@ -12,7 +12,7 @@ import (
 	"io"
 
 	"github.com/s3syncd/s3syncd/internal/strictjson"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Sum is the size and the SHA-256 of the bytes written to it. Writing never
@@ -114,7 +114,7 @@ func (e *Encoder) Close() error {
 var ErrStop = errors.New("stop")
 
 // documents is the format of the documents of a trail.
-var documents = strictjson.Of(state.MaxNumber, state.Record{}, Digest{}, Signature{}) //nolint:gochecknoglobals // It is computed once.
+var documents = strictjson.Of(archive.MaxNumber, archive.Record{}, Digest{}, Signature{}) //nolint:gochecknoglobals // It is computed once.
 
 // Unambiguous returns an error for a document that other programs may read as
 // something else than this one does.

@@ -6,7 +6,7 @@ import (
 	"fmt"
 
 	"github.com/s3syncd/s3syncd/internal/extsort"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // fold calls fn with what the records of each key come to.
@@ -46,41 +46,41 @@ func fold(ctx context.Context, srt *extsort.Sorter, fn func(Held) error) error {
 // records say one by one.
 type holding struct {
 	has   bool
-	rec   state.Record // what was stored last
-	gone  *state.Record
+	rec   archive.Record // what was stored last
+	gone  *archive.Record
 	alive bool
 }
 
 // add brings h up to date with the next record.
-func (h *holding) add(r *state.Record) {
+func (h *holding) add(r *archive.Record) {
 	switch r.Status {
-	case state.StatusDeleted:
+	case archive.StatusDeleted:
 		h.gone, h.alive = r, false
 		if r.Attempt != 0 {
-			h.has, h.rec = false, state.Record{} // The object was deleted, too.
+			h.has, h.rec = false, archive.Record{} // The object was deleted, too.
 		}
-	case state.StatusUploaded:
+	case archive.StatusUploaded:
 		h.has, h.rec, h.gone, h.alive = true, *r, nil, true
-	case state.StatusRekeyed:
+	case archive.StatusRekeyed:
 		h.rekeyed(*r)
-	case state.StatusSkipped:
+	case archive.StatusSkipped:
 		if h.has && sameContent(&h.rec, r) {
 			observe(&h.rec, r)
 		} else {
 			h.has, h.rec = true, *r
 		}
 		h.gone, h.alive = nil, true
-	case state.StatusFailed:
+	case archive.StatusFailed:
 	}
 }
 
 // rekeyed takes in a record of a rekey, which says nothing of the file. That
 // the content is the one before is known where the object is.
-func (h *holding) rekeyed(next state.Record) {
+func (h *holding) rekeyed(next archive.Record) {
 	before := h.rec.ETag
 	switch {
 	case !h.has, before != "" && before != next.ReplacedETag && before != next.ETag:
-		next.Basis = state.BasisMetadata
+		next.Basis = archive.BasisMetadata
 	default:
 		next.Basis = h.rec.Basis
 		fillContent(&next, &h.rec)
@@ -102,7 +102,7 @@ func (h *holding) held() Held {
 }
 
 // sameContent reports whether a skip says nothing else of the content than rec.
-func sameContent(rec, skip *state.Record) bool {
+func sameContent(rec, skip *archive.Record) bool {
 	if rec.SizeBytes != nil && skip.SizeBytes != nil && *rec.SizeBytes != *skip.SizeBytes {
 		return false
 	}
@@ -118,7 +118,7 @@ func sameContent(rec, skip *state.Record) bool {
 }
 
 // observe adds to rec what a later skip of the same content says.
-func observe(rec, skip *state.Record) {
+func observe(rec, skip *archive.Record) {
 	if skip.MTime != "" {
 		rec.MTime, rec.Mode, rec.UID, rec.GID = skip.MTime, skip.Mode, skip.UID, skip.GID
 	}
@@ -127,7 +127,7 @@ func observe(rec, skip *state.Record) {
 		rec.ETag, rec.VersionID, rec.Attempt, rec.RequestID = skip.ETag, skip.VersionID, 0, ""
 		rec.Basis = skip.Basis
 	}
-	if skip.Basis == state.BasisETag {
+	if skip.Basis == archive.BasisETag {
 		rec.Basis = skip.Basis // What metadata said is proven.
 	}
 	replace(&rec.VersionID, skip.VersionID)
@@ -147,7 +147,7 @@ func replace(dst *string, v string) {
 
 // fillContent adds to a rekeyed record what the one before it says of the
 // content and the file.
-func fillContent(next, before *state.Record) {
+func fillContent(next, before *archive.Record) {
 	if next.SizeBytes == nil {
 		next.SizeBytes = before.SizeBytes
 	}
@@ -160,8 +160,8 @@ func fillContent(next, before *state.Record) {
 }
 
 // parseRecord reads a record that was read before.
-func parseRecord(raw []byte) (state.Record, error) {
-	var r state.Record
+func parseRecord(raw []byte) (archive.Record, error) {
+	var r archive.Record
 	if err := json.Unmarshal(raw, &r); err != nil {
 		return r, fmt.Errorf("%w: %w", ErrFormat, err)
 	}

@@ -5,15 +5,15 @@ import (
 	"context"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // HistoryQuery chooses the records that History tells.
 type HistoryQuery struct {
-	Match    func(*state.Record) bool // of the file that is meant
-	At       time.Time                // up to then; zero: all
-	Instance string                   // "": of all
-	TempDir  string                   // for large manifests; "": the directory for temporary files
+	Match    func(*archive.Record) bool // of the file that is meant
+	At       time.Time                  // up to then; zero: all
+	Instance string                     // "": of all
+	TempDir  string                     // for large manifests; "": the directory for temporary files
 	// Distrust is told each document that cannot be read, after asking again for
 	// about a minute, or not be believed, and why; its error ends the query, nil
 	// goes on without the document.
@@ -22,10 +22,10 @@ type HistoryQuery struct {
 
 // HistoryItem is one record and where it stands.
 type HistoryItem struct {
-	Record   state.Record
-	Raw      []byte            // its bytes in the manifest
-	Manifest state.ManifestRef // SHA256 is "" where no digest names it yet
-	Digest   Entry             // that names the manifest; its Key is "" for none
+	Record   archive.Record
+	Raw      []byte              // its bytes in the manifest
+	Manifest archive.ManifestRef // SHA256 is "" where no digest names it yet
+	Digest   Entry               // that names the manifest; its Key is "" for none
 	Chain    *ChainIndex
 	Index    int // of Digest in the chain
 }
@@ -90,14 +90,14 @@ func (h *historian) chain(ctx context.Context, ch *ChainIndex) error {
 	if err != nil {
 		return err
 	}
-	var refs []state.ManifestRef
+	var refs []archive.ManifestRef
 	for _, e := range ch.Tail() {
-		refs = append(refs, state.ManifestRef{S3Key: e.Key})
+		refs = append(refs, archive.ManifestRef{S3Key: e.Key})
 	}
 	return h.manifests(ctx, refs, HistoryItem{Chain: ch})
 }
 
-func (h *historian) manifests(ctx context.Context, refs []state.ManifestRef, where HistoryItem) error {
+func (h *historian) manifests(ctx context.Context, refs []archive.ManifestRef, where HistoryItem) error {
 	fetch := func(ctx context.Context, i int) (*spooled, error) {
 		return h.t.fetch(ctx, refs[i].S3Key, refs[i].SHA256, h.q.TempDir)
 	}
@@ -107,15 +107,15 @@ func (h *historian) manifests(ctx context.Context, refs []state.ManifestRef, whe
 		}
 		defer s.close()
 		// Of a manifest that breaks off, nothing is told.
-		if err := s.records(func(*state.Record, []byte) error { return nil }); err != nil {
+		if err := s.records(func(*archive.Record, []byte) error { return nil }); err != nil {
 			return h.distrust(ctx, refs[i].S3Key, err)
 		}
 		where.Manifest = refs[i]
-		return s.records(func(r *state.Record, raw []byte) error { return h.record(r, raw, where) })
+		return s.records(func(r *archive.Record, raw []byte) error { return h.record(r, raw, where) })
 	})
 }
 
-func (h *historian) record(r *state.Record, raw []byte, where HistoryItem) error {
+func (h *historian) record(r *archive.Record, raw []byte, where HistoryItem) error {
 	if !h.q.Match(r) || (!h.q.At.IsZero() && recordTime(r).After(h.q.At)) {
 		return nil
 	}
@@ -134,9 +134,9 @@ type Latest struct {
 // Add takes the next record.
 func (l *Latest) Add(it HistoryItem) {
 	switch it.Record.Status {
-	case state.StatusUploaded, state.StatusRekeyed, state.StatusDeleted:
-	case state.StatusSkipped:
-		if l.OK && l.Item.Record.Status != state.StatusDeleted && sameContent(&l.Item.Record, &it.Record) {
+	case archive.StatusUploaded, archive.StatusRekeyed, archive.StatusDeleted:
+	case archive.StatusSkipped:
+		if l.OK && l.Item.Record.Status != archive.StatusDeleted && sameContent(&l.Item.Record, &it.Record) {
 			return
 		}
 	default:

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 type ChainKey struct{ Instance, ID string }
@@ -78,7 +78,7 @@ func (in *Indexer) full(known, isSig bool, rel string) bool {
 // and keeps names only.
 func (t *Trail) Index(ctx context.Context) (Index, error) {
 	in := &Indexer{Root: t.Root(), Chains: map[ChainKey]*ChainIndex{}}
-	err := t.Retrier.List(ctx, t.lib, in.Root, "", func(o state.Object) error {
+	err := t.Retrier.List(ctx, t.lib, in.Root, "", func(o archive.Object) error {
 		in.Add(o)
 		return nil
 	})
@@ -88,7 +88,7 @@ func (t *Trail) Index(ctx context.Context) (Index, error) {
 	return in.Index(), nil
 }
 
-func (in *Indexer) Add(o state.Object) {
+func (in *Indexer) Add(o archive.Object) {
 	e := Entry{Key: o.Key, Size: o.Size, LastModified: o.LastModified}
 	rel, isSig := signatureOf(strings.TrimPrefix(o.Key, in.Root))
 	name, known := DocumentAt(rel)

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Library is where a trail is read from: a bucket, or a directory of local
@@ -18,10 +18,10 @@ import (
 type Library interface {
 	// Get returns one document's bytes; io/fs.ErrNotExist says that there is
 	// none. The caller closes the reader.
-	Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error)
+	Get(ctx context.Context, key string) (io.ReadCloser, archive.Object, error)
 	// List calls fn for each key under prefix after startAfter, in byte order,
 	// and returns an error of fn as it is.
-	List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error
+	List(ctx context.Context, prefix, startAfter string, fn func(archive.Object) error) error
 }
 
 // dirLibrary is a directory that is read as if it stood under a prefix.
@@ -45,20 +45,20 @@ func DirLibrary(dir, trailPrefix string) (Library, error) {
 }
 
 // Get opens the copy of the document under key.
-func (l *dirLibrary) Get(_ context.Context, key string) (io.ReadCloser, state.Object, error) {
+func (l *dirLibrary) Get(_ context.Context, key string) (io.ReadCloser, archive.Object, error) {
 	rel, ok := strings.CutPrefix(key, l.trail)
 	if !ok || rel == "" {
-		return nil, state.Object{}, fmt.Errorf("%s is not under %s: %w", key, l.trail, fs.ErrNotExist)
+		return nil, archive.Object{}, fmt.Errorf("%s is not under %s: %w", key, l.trail, fs.ErrNotExist)
 	}
 	o, err := l.root.Open(rel)
 	if err != nil {
-		return nil, state.Object{}, err
+		return nil, archive.Object{}, err
 	}
-	return o.File, state.Object{Key: key, Size: o.Stat.Size, LastModified: time.Unix(0, o.Stat.MtimeNs)}, nil
+	return o.File, archive.Object{Key: key, Size: o.Stat.Size, LastModified: time.Unix(0, o.Stat.MtimeNs)}, nil
 }
 
 // List walks the directory.
-func (l *dirLibrary) List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error {
+func (l *dirLibrary) List(ctx context.Context, prefix, startAfter string, fn func(archive.Object) error) error {
 	d, err := l.root.OpenDir("")
 	if err != nil {
 		return err
@@ -69,7 +69,7 @@ func (l *dirLibrary) List(ctx context.Context, prefix, startAfter string, fn fun
 
 // walk lists one directory and what is below it. Entries come in the order of
 // the keys.
-func (l *dirLibrary) walk(ctx context.Context, d *safefs.Dir, prefix, startAfter string, fn func(state.Object) error) error {
+func (l *dirLibrary) walk(ctx context.Context, d *safefs.Dir, prefix, startAfter string, fn func(archive.Object) error) error {
 	entries, err := d.Entries(nil)
 	if err != nil {
 		return err
@@ -95,7 +95,7 @@ func (l *dirLibrary) walk(ctx context.Context, d *safefs.Dir, prefix, startAfter
 	return nil
 }
 
-func (l *dirLibrary) enter(ctx context.Context, d *safefs.Dir, name, prefix, startAfter string, fn func(state.Object) error) error {
+func (l *dirLibrary) enter(ctx context.Context, d *safefs.Dir, name, prefix, startAfter string, fn func(archive.Object) error) error {
 	sub, err := d.OpenDir(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // Removed meanwhile.
@@ -107,7 +107,7 @@ func (l *dirLibrary) enter(ctx context.Context, d *safefs.Dir, name, prefix, sta
 	return l.walk(ctx, sub, prefix, startAfter, fn)
 }
 
-func (l *dirLibrary) file(d *safefs.Dir, e safefs.Entry, key string, fn func(state.Object) error) error {
+func (l *dirLibrary) file(d *safefs.Dir, e safefs.Entry, key string, fn func(archive.Object) error) error {
 	st, err := d.Stat(e.Name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // Removed meanwhile.
@@ -115,5 +115,5 @@ func (l *dirLibrary) file(d *safefs.Dir, e safefs.Entry, key string, fn func(sta
 	if err != nil {
 		return err
 	}
-	return fn(state.Object{Key: key, Size: st.Size, LastModified: time.Unix(0, st.MtimeNs)})
+	return fn(archive.Object{Key: key, Size: st.Size, LastModified: time.Unix(0, st.MtimeNs)})
 }

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // TimeFormat is the time in a document's name, UTC.
@@ -109,7 +109,7 @@ func ConfigName(sha string) string { return "config_" + sha + ".json" }
 // it: the time in names goes back only with an event.
 func NotBefore(now, last time.Time) time.Time {
 	now = now.UTC().Truncate(time.Second)
-	if now.Before(last) && !state.GoesBack(last, now) {
+	if now.Before(last) && !archive.GoesBack(last, now) {
 		return last.UTC().Truncate(time.Second)
 	}
 	return now

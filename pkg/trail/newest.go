@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/extsort"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // defaultQueryMemory is what a Query without a bound may take.
@@ -35,7 +35,7 @@ type Query struct {
 	// document. Where it is not set, the first such document ends the query.
 	Distrust func(key string, err error) error
 	// Each, where set, is told every record before it is sorted.
-	Each func(*state.Record)
+	Each func(*archive.Record)
 	// Pending, where set, says whether a manifest that no digest names is used.
 	Pending func(Entry) bool
 }
@@ -47,13 +47,13 @@ type Held struct {
 	// of no upload. A rekeyed record has what the record before it says of the
 	// content. Its Basis is metadata where only the object's own metadata says
 	// what its content is.
-	Record state.Record
+	Record archive.Record
 	// Gone: no record says that the file is there. That is for uploaded, skipped
 	// and deleted to say; a rekeyed record is about the object alone.
 	Gone bool
 	// Kept is what S3 held when the file went, where its object was left there;
 	// Record is the deletion then.
-	Kept *state.Record
+	Kept *archive.Record
 }
 
 // Newest calls fn once for each key of the trail, in the order of the keys'
@@ -171,19 +171,19 @@ func (c *collector) chain(ctx context.Context, ch *ChainIndex) error {
 	if err != nil || c.q.ProvenOnly {
 		return err
 	}
-	var refs []state.ManifestRef
+	var refs []archive.ManifestRef
 	for _, e := range ch.Tail() {
 		if c.q.Pending != nil && !c.q.Pending(e) {
 			continue
 		}
 		c.q.Unproven(e.Key)
-		refs = append(refs, state.ManifestRef{S3Key: e.Key})
+		refs = append(refs, archive.ManifestRef{S3Key: e.Key})
 	}
 	return c.manifests(ctx, refs)
 }
 
 // manifests collects the records of some manifests, in their order.
-func (c *collector) manifests(ctx context.Context, refs []state.ManifestRef) error {
+func (c *collector) manifests(ctx context.Context, refs []archive.ManifestRef) error {
 	fetch := func(ctx context.Context, i int) (*spooled, error) {
 		return c.t.fetch(ctx, refs[i].S3Key, refs[i].SHA256, c.q.TempDir)
 	}
@@ -213,17 +213,17 @@ func (e *ownError) Unwrap() error { return e.err }
 // read to its end first.
 func (c *collector) records(s *spooled, proven bool) error {
 	if !proven {
-		if err := s.records(func(*state.Record, []byte) error { return nil }); err != nil {
+		if err := s.records(func(*archive.Record, []byte) error { return nil }); err != nil {
 			return err
 		}
 	}
-	return s.records(func(r *state.Record, raw []byte) error {
+	return s.records(func(r *archive.Record, raw []byte) error {
 		if c.q.Each != nil {
 			c.q.Each(r)
 		}
 		at := recordTime(r)
 		c.last = max(c.last, sortTime(at))
-		if r.Status == state.StatusFailed || r.S3Key == "" || !strings.HasPrefix(r.S3Key, c.q.KeyPrefix) || strings.HasPrefix(r.S3Key, c.t.Root()) {
+		if r.Status == archive.StatusFailed || r.S3Key == "" || !strings.HasPrefix(r.S3Key, c.q.KeyPrefix) || strings.HasPrefix(r.S3Key, c.t.Root()) {
 			return nil
 		}
 		if !c.q.At.IsZero() && at.After(c.q.At) {
@@ -242,7 +242,7 @@ const clockWrong = 5 * time.Second
 // recordTime returns when S3 held what r says: its timestamp, which tells two
 // writes within a second apart, unless s3_time says that the host's clock was
 // wrong. 1970 where neither can be read.
-func recordTime(r *state.Record) time.Time {
+func recordTime(r *archive.Record) time.Time {
 	at, err := time.Parse(time.RFC3339Nano, r.Timestamp)
 	s3, s3err := time.Parse(time.RFC3339Nano, r.S3Time)
 	switch {

@@ -10,7 +10,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // MaxRecordBytes bounds what one record may take, so that a hostile manifest
@@ -33,13 +33,13 @@ var (
 // indented arrays of the script that came before s3syncd, whose records lack
 // most fields. Memory does not grow with the manifest. Errors of fn are
 // returned as they are; what is wrong with the bytes is ErrFormat.
-func ReadManifest(r io.Reader, fn func(state.Record) error) error {
-	return ReadRecords(r, func(rec *state.Record, _ []byte) error { return fn(*rec) })
+func ReadManifest(r io.Reader, fn func(archive.Record) error) error {
+	return ReadRecords(r, func(rec *archive.Record, _ []byte) error { return fn(*rec) })
 }
 
 // ReadRecords is ReadManifest for a caller that wants the bytes too. Both
 // arguments of fn are valid during the call only.
-func ReadRecords(r io.Reader, fn func(rec *state.Record, raw []byte) error) error {
+func ReadRecords(r io.Reader, fn func(rec *archive.Record, raw []byte) error) error {
 	br := bufio.NewReader(r)
 	if magic, err := br.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
 		one, err := NewMember(br)
@@ -90,7 +90,7 @@ func (m *member) Read(p []byte) (int, error) {
 }
 
 // readEachLine calls fn for each record of a manifest of lines.
-func readEachLine(r io.Reader, fn func(rec *state.Record, raw []byte) error) error {
+func readEachLine(r io.Reader, fn func(rec *archive.Record, raw []byte) error) error {
 	s := bufio.NewScanner(r)
 	s.Buffer(make([]byte, 0, 1<<16), MaxRecordBytes+1)
 	for s.Scan() {
@@ -113,14 +113,14 @@ func readEachLine(r io.Reader, fn func(rec *state.Record, raw []byte) error) err
 }
 
 // readRecord reads the bytes of one record.
-func readRecord(raw []byte) (*state.Record, error) {
+func readRecord(raw []byte) (*archive.Record, error) {
 	switch {
 	case raw[0] != '{':
 		return nil, fmt.Errorf("%w: a record is not an object", ErrFormat)
 	case len(raw) > MaxRecordBytes:
 		return nil, fmt.Errorf("%w: a record is larger than %d bytes", ErrFormat, MaxRecordBytes)
 	}
-	r := new(state.Record)
+	r := new(archive.Record)
 	if err := errors.Join(json.Unmarshal(raw, r), Unambiguous(raw)); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
@@ -146,7 +146,7 @@ func firstByte(br *bufio.Reader) (byte, error) {
 type recordReader struct {
 	lim *budgetReader
 	dec *json.Decoder
-	fn  func(rec *state.Record, raw []byte) error
+	fn  func(rec *archive.Record, raw []byte) error
 	raw json.RawMessage // its memory is used again
 }
 
@@ -243,7 +243,7 @@ func (t *Trail) Small(ctx context.Context, key string) ([]byte, error) {
 
 // Read returns the first bytes of a document, at most one more than limit.
 func (t *Trail) Read(ctx context.Context, key string, limit int64) (data []byte, err error) {
-	err = t.Get(ctx, key, func(body io.Reader, o state.Object) (err error) {
+	err = t.Get(ctx, key, func(body io.Reader, o archive.Object) (err error) {
 		data, err = readUpTo(body, o.Size, limit)
 		return err
 	})

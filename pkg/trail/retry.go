@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/backoff"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
@@ -52,7 +52,7 @@ func (a *retrier) Do(ctx context.Context, fn func() error) error {
 			a.note(err)
 			return err
 		}
-		if !backoff.Pause(ctx, backoff.Jittered(n, state.ClassOf(err))) {
+		if !backoff.Pause(ctx, backoff.Jittered(n, archive.ClassOf(err))) {
 			return errors.Join(err, ctx.Err())
 		}
 	}
@@ -86,7 +86,7 @@ func (a *retrier) note(err error) {
 
 // passing reports whether err is one of a server that may answer later.
 func Temporary(err error) bool {
-	e, ok := errors.AsType[*state.Error](err)
+	e, ok := errors.AsType[*archive.Error](err)
 	if !ok || errors.Is(err, fs.ErrNotExist) || errors.Is(err, context.Canceled) {
 		return false
 	}
@@ -100,9 +100,9 @@ func (e *callerError) Error() string { return e.err.Error() }
 
 // List lists like Library.List, and goes on behind the last key that it has
 // seen when the server fails in between.
-func (a *retrier) List(ctx context.Context, lib Library, prefix, after string, fn func(state.Object) error) error {
+func (a *retrier) List(ctx context.Context, lib Library, prefix, after string, fn func(archive.Object) error) error {
 	err := a.Do(ctx, func() error {
-		return lib.List(ctx, prefix, after, func(o state.Object) error {
+		return lib.List(ctx, prefix, after, func(o archive.Object) error {
 			if err := fn(o); err != nil {
 				return &callerError{err}
 			}
@@ -118,4 +118,4 @@ func (a *retrier) List(ctx context.Context, lib Library, prefix, after string, f
 
 // Refused reports whether a server did not want to answer. Other errors concern
 // one document.
-func Refused(err error) bool { return state.ClassOf(err).Parks() }
+func Refused(err error) bool { return archive.ClassOf(err).Parks() }

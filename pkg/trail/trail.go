@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // ErrHash says that a document's bytes are not those that the trail names.
@@ -39,7 +39,7 @@ type Trail struct {
 func NewTrail(lib Library, prefix string) *Trail { return &Trail{lib: lib, Prefix: prefix} }
 
 // Root returns where the trail stands, with a trailing slash.
-func (t *Trail) Root() string { return t.Prefix + state.ReservedDir + "/" }
+func (t *Trail) Root() string { return t.Prefix + archive.ReservedDir + "/" }
 
 // Entry is one document by its name.
 type Entry struct {
@@ -126,7 +126,7 @@ func (c *ChainIndex) Tail() []Entry {
 // hash.
 func (t *Trail) Digest(ctx context.Context, key string) (d Digest, sha string, err error) {
 	var parse error
-	err = t.Get(ctx, key, func(body io.Reader, o state.Object) error {
+	err = t.Get(ctx, key, func(body io.Reader, o archive.Object) error {
 		s := NewSum()
 		r := io.TeeReader(body, s)
 		data, err := readUpTo(r, o.Size, MaxDigestBytes)
@@ -149,7 +149,7 @@ func (t *Trail) Digest(ctx context.Context, key string) (d Digest, sha string, e
 
 // Get has fn read the document under key, from its start again where its body
 // breaks off.
-func (t *Trail) Get(ctx context.Context, key string, fn func(body io.Reader, o state.Object) error) error {
+func (t *Trail) Get(ctx context.Context, key string, fn func(body io.Reader, o archive.Object) error) error {
 	return t.Retrier.Do(ctx, func() error {
 		body, o, err := t.lib.Get(ctx, key)
 		if err == nil {
@@ -167,28 +167,28 @@ func (t *Trail) Get(ctx context.Context, key string, fn func(body io.Reader, o s
 // time: of a manifest with another hash (ErrHash) fn sees nothing. Up to 1 MiB
 // waits in memory meanwhile, more in an unnamed file in the directory for
 // temporary files. An error of fn is returned as it is.
-func (t *Trail) Records(ctx context.Context, ref state.ManifestRef, fn func(state.Record) error) error {
+func (t *Trail) Records(ctx context.Context, ref archive.ManifestRef, fn func(archive.Record) error) error {
 	s, err := t.fetch(ctx, ref.S3Key, ref.SHA256, "")
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	return s.records(func(r *state.Record, _ []byte) error { return fn(*r) })
+	return s.records(func(r *archive.Record, _ []byte) error { return fn(*r) })
 }
 
 // Unproven calls fn for each record of a manifest that no digest names yet, of
 // which nothing can be believed but that someone with the right to write put it
 // there. The whole is read and checked for its form before fn is called.
-func (t *Trail) Unproven(ctx context.Context, key string, fn func(state.Record) error) error {
+func (t *Trail) Unproven(ctx context.Context, key string, fn func(archive.Record) error) error {
 	s, err := t.fetch(ctx, key, "", "")
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	if err := s.records(func(*state.Record, []byte) error { return nil }); err != nil {
+	if err := s.records(func(*archive.Record, []byte) error { return nil }); err != nil {
 		return err
 	}
-	return s.records(func(r *state.Record, _ []byte) error { return fn(*r) })
+	return s.records(func(r *archive.Record, _ []byte) error { return fn(*r) })
 }
 
 // spooled is a manifest whose hash is known.
@@ -202,7 +202,7 @@ type spooled struct {
 func (t *Trail) fetch(ctx context.Context, key, sha, tempDir string) (*spooled, error) {
 	s := &spooled{key: key}
 	var sum *Sum
-	err := t.Get(ctx, key, func(body io.Reader, _ state.Object) error {
+	err := t.Get(ctx, key, func(body io.Reader, _ archive.Object) error {
 		s.close()
 		s.data, s.file, sum = nil, nil, NewSum()
 		return s.fill(io.TeeReader(body, sum), tempDir)
@@ -239,7 +239,7 @@ func (s *spooled) fill(r io.Reader, tempDir string) (err error) {
 
 // records calls fn for each record, and for its bytes, which are valid during
 // the call.
-func (s *spooled) records(fn func(r *state.Record, raw []byte) error) error {
+func (s *spooled) records(fn func(r *archive.Record, raw []byte) error) error {
 	var r io.Reader = bytes.NewReader(s.data)
 	if s.file != nil {
 		if _, err := s.file.Seek(0, io.SeekStart); err != nil {

@@ -10,7 +10,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/journal"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/remote"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // Forecast is what an attempt at a file would do.
@@ -29,16 +28,16 @@ const (
 // changes nothing. There asks for the object under the key; it is not called where
 // a real attempt would not depend on the answer. The State and Ended of s may be
 // nil. The error of ForecastConflict says whose object it is.
-func Foresee(ctx context.Context, s Source, path string, there func(ctx context.Context) (o state.Object, present bool, err error)) (Forecast, error) {
+func Foresee(ctx context.Context, s Source, path string, there func(ctx context.Context) (o archive.Object, present bool, err error)) (Forecast, error) {
 	var x journal.Index
-	var chain state.Chain
+	var chain archive.Chain
 	if s.State != nil {
 		var err error
 		if x.Entry, x.Known, err = s.State.Get(path); err != nil {
 			return 0, err
 		}
 		if chain, err = s.State.Chain(); err != nil {
-			return 0, localfile.Local(state.ClassTransient, "read the chain", err)
+			return 0, localfile.Local(archive.ClassTransient, "read the chain", err)
 		}
 	}
 	opened, err := s.Root.Open(path)

@@ -18,7 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	trailpkg "github.com/s3syncd/s3syncd/pkg/trail"
 )
 
@@ -273,7 +273,7 @@ func TestAForgedChainExcusesNothing(t *testing.T) {
 	forge := func(chain string, change func(*trailpkg.Digest)) string {
 		f := d
 		f.Chain, f.Sequence, f.PreviousDigestS3Key, f.PreviousDigestSHA256 = chain, 1, nil, nil
-		f.Manifests, f.Counts, f.Begins, f.AbandonsChain = nil, trailpkg.Counts{}, state.BeginsStateLost, d.Chain
+		f.Manifests, f.Counts, f.Begins, f.AbandonsChain = nil, trailpkg.Counts{}, archive.BeginsStateLost, d.Chain
 		f.AbandonsDigestSHA256 = fmt.Sprintf("%x", sha256.Sum256(left))
 		if change != nil {
 			change(&f)
@@ -317,7 +317,7 @@ func TestAForgedChainExcusesNothing(t *testing.T) {
 	s.wantFindings(t, s.verify(t, 0, "-c", s.file))
 	forge("0badc0de", func(f *trailpkg.Digest) {
 		due := "2099-01-01T01:00:00Z"
-		f.AbandonsChain, f.AbandonsDigestSHA256, f.Begins = "", "", state.BeginsNew
+		f.AbandonsChain, f.AbandonsDigestSHA256, f.Begins = "", "", archive.BeginsNew
 		f.EndTime, f.NextDigestDue, f.Reason = "2099-01-01T00:00:00Z", &due, trailpkg.ReasonInterval
 	})
 	s.wantFindings(t, s.verify(t, 3, s.fromBucket()...), "time")

@@ -1,4 +1,4 @@
-package state
+package archive
 
 import (
 	"encoding/base64"
@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"time"
 	"unicode/utf8"
-
-	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Status is the outcome that a record reports.
@@ -47,38 +45,38 @@ const MaxNumber = 1 << 53
 // the keys: those of the first tool's manifests come first, so that its readers
 // keep working. Commit fills in Chain, ID and, when it is empty, Timestamp.
 type Record struct {
-	LocalPath    string          `json:"local_path"`
-	S3Key        string          `json:"s3_key"`
-	S3URI        string          `json:"s3_uri"`
-	SizeBytes    *int64          `json:"size_bytes,omitempty"`
-	Status       Status          `json:"status"`
-	Timestamp    string          `json:"timestamp"`
-	Error        string          `json:"error,omitempty"`
-	ErrorClass   Class           `json:"error_class,omitempty"`
-	MD5          string          `json:"md5,omitempty"`
-	SHA256       string          `json:"sha256,omitempty"`
-	ETag         string          `json:"etag,omitempty"`
-	VersionID    string          `json:"version_id,omitempty"`
-	KMSKeyID     string          `json:"kms_key_id,omitempty"`
-	SSE          string          `json:"sse,omitempty"`
-	Basis        Basis           `json:"basis,omitempty"`
-	Trigger      archive.Trigger `json:"trigger"`
-	Source       string          `json:"source"`
-	Instance     string          `json:"instance"`
-	MTime        string          `json:"mtime,omitempty"` // RFC 3339, nanoseconds, UTC
-	Mode         string          `json:"mode,omitempty"`  // octal permission bits, "0644"
-	UID          *uint32         `json:"uid,omitempty"`
-	GID          *uint32         `json:"gid,omitempty"`
-	Chain        string          `json:"chain"`
-	Attempt      uint64          `json:"attempt,omitempty"`
-	Recovered    bool            `json:"recovered,omitempty"`
-	ReplacedVID  string          `json:"replaced_version_id,omitempty"`
-	ReplacedETag string          `json:"replaced_etag,omitempty"`
-	S3Time       string          `json:"s3_time,omitempty"` // the answer's Date header, RFC 3339
-	RequestID    string          `json:"request_id,omitempty"`
-	DetectedAt   string          `json:"detected_at,omitempty"` // when the change was first seen, RFC 3339
-	LocalPathB64 string          `json:"local_path_b64,omitempty"`
-	ID           string          `json:"id"`
+	LocalPath    string  `json:"local_path"`
+	S3Key        string  `json:"s3_key"`
+	S3URI        string  `json:"s3_uri"`
+	SizeBytes    *int64  `json:"size_bytes,omitempty"`
+	Status       Status  `json:"status"`
+	Timestamp    string  `json:"timestamp"`
+	Error        string  `json:"error,omitempty"`
+	ErrorClass   Class   `json:"error_class,omitempty"`
+	MD5          string  `json:"md5,omitempty"`
+	SHA256       string  `json:"sha256,omitempty"`
+	ETag         string  `json:"etag,omitempty"`
+	VersionID    string  `json:"version_id,omitempty"`
+	KMSKeyID     string  `json:"kms_key_id,omitempty"`
+	SSE          string  `json:"sse,omitempty"`
+	Basis        Basis   `json:"basis,omitempty"`
+	Trigger      Trigger `json:"trigger"`
+	Source       string  `json:"source"`
+	Instance     string  `json:"instance"`
+	MTime        string  `json:"mtime,omitempty"` // RFC 3339, nanoseconds, UTC
+	Mode         string  `json:"mode,omitempty"`  // octal permission bits, "0644"
+	UID          *uint32 `json:"uid,omitempty"`
+	GID          *uint32 `json:"gid,omitempty"`
+	Chain        string  `json:"chain"`
+	Attempt      uint64  `json:"attempt,omitempty"`
+	Recovered    bool    `json:"recovered,omitempty"`
+	ReplacedVID  string  `json:"replaced_version_id,omitempty"`
+	ReplacedETag string  `json:"replaced_etag,omitempty"`
+	S3Time       string  `json:"s3_time,omitempty"` // the answer's Date header, RFC 3339
+	RequestID    string  `json:"request_id,omitempty"`
+	DetectedAt   string  `json:"detected_at,omitempty"` // when the change was first seen, RFC 3339
+	LocalPathB64 string  `json:"local_path_b64,omitempty"`
+	ID           string  `json:"id"`
 }
 
 // SetPath fills in local_path and, for a name that is not UTF-8,

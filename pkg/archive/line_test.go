@@ -1,12 +1,10 @@
-package state
+package archive
 
 import (
 	"bytes"
 	"encoding/json"
 	"reflect"
 	"testing"
-
-	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // encoded is r as encoding/json has it.
@@ -70,7 +68,7 @@ func lineRecord() *Record {
 		SizeBytes: &size, Status: StatusSkipped, Timestamp: "2026-11-26T10:00:00.123456789Z", MD5: "d41d8cd98f00b204e9800998ecf8427e",
 		SHA256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", ETag: "d41d8cd98f00b204e9800998ecf8427f",
 		KMSKeyID: "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab", SSE: "aws:kms", Basis: BasisIndex,
-		Trigger: archive.TriggerSync, Source: "data", Instance: "host-1", UID: &uid, GID: &uid, Chain: "0badcafe", ID: "0badcafe-123",
+		Trigger: TriggerSync, Source: "data", Instance: "host-1", UID: &uid, GID: &uid, Chain: "0badcafe", ID: "0badcafe-123",
 	}
 }
 

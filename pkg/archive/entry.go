@@ -1,9 +1,7 @@
-package state
+package archive
 
 import (
 	"time"
-
-	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Entry is what the index knows of one path.
@@ -70,7 +68,7 @@ type Intent struct {
 	Racy       bool
 	MD5        [16]byte
 	SHA256     [32]byte
-	Trigger    archive.Trigger
+	Trigger    Trigger
 	DetectedAt time.Time
 	Replaces   Object // what stood there and is replaced: VersionID and ETag only
 	Unresolved bool   // settled without an answer: held until the next acknowledged write of Key
@@ -100,21 +98,21 @@ type Outcome struct {
 	Key     string
 }
 
-// Kind tells the documents of the trail apart.
-type Kind string
+// DocKind tells the documents of the trail apart.
+type DocKind string
 
 // The kinds, in the order in which they are published.
 const (
-	KindConfig   Kind = "config"
-	KindManifest Kind = "manifest"
-	KindDigest   Kind = "digest"
+	KindConfig   DocKind = "config"
+	KindManifest DocKind = "manifest"
+	KindDigest   DocKind = "digest"
 )
 
 // Doc is one sealed document: its bytes are on disk and fixed, and it waits for
 // its PUT. Published in order of Number.
 type Doc struct {
 	Number  uint64 // drawn by Seal
-	Kind    Kind
+	Kind    DocKind
 	Key     string // of the object
 	File    string // the local copy, an absolute path
 	SHA256  string // hex, of the stored bytes
@@ -180,18 +178,18 @@ type Note struct {
 
 // ScanNote is one completed scan for the next digest.
 type ScanNote struct {
-	Trigger    archive.Trigger `json:"trigger"`
-	Start      time.Time       `json:"start_time"`
-	End        time.Time       `json:"end_time"`
-	Complete   bool            `json:"complete"`
-	Files      int64           `json:"files"`
-	New        int64           `json:"new"`
-	Changed    int64           `json:"changed"`
-	Unchanged  int64           `json:"unchanged"`
-	Gone       int64           `json:"gone"`
-	Excluded   int64           `json:"excluded"`
-	Unreadable int64           `json:"unreadable"`
-	Special    int64           `json:"special"`
+	Trigger    Trigger   `json:"trigger"`
+	Start      time.Time `json:"start_time"`
+	End        time.Time `json:"end_time"`
+	Complete   bool      `json:"complete"`
+	Files      int64     `json:"files"`
+	New        int64     `json:"new"`
+	Changed    int64     `json:"changed"`
+	Unchanged  int64     `json:"unchanged"`
+	Gone       int64     `json:"gone"`
+	Excluded   int64     `json:"excluded"`
+	Unreadable int64     `json:"unreadable"`
+	Special    int64     `json:"special"`
 
 	// Hardlinks is how many files the policy for hard links refused or skipped.
 	Hardlinks int64 `json:"hardlinks,omitempty"`

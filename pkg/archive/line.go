@@ -1,4 +1,4 @@
-package state
+package archive
 
 import (
 	"bytes"
@@ -6,8 +6,8 @@ import (
 	"strconv"
 )
 
-// lineGuess is a size that most lines stay below.
-const lineGuess = 1 << 10
+// LineGuess is a size that most lines stay below.
+const LineGuess = 1 << 10
 
 // AppendLine appends r as a line of a manifest, JSON without a newline: what
 // encoding/json makes of it without escaping HTML, several times faster. A run
