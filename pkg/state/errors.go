@@ -11,7 +11,7 @@ var (
 	ErrClosed = errors.New("state is closed")
 	// ErrDamaged: what the file holds cannot be what was stored. The next Open
 	// examines the whole file and sets it aside if it is beyond use.
-	ErrDamaged = errors.New("state is damaged")
+	ErrDamaged = ErrPages
 	// ErrNewerFormat: a newer release has written the file. It is left untouched.
 	ErrNewerFormat = errors.New("state was written by a newer release of s3syncd")
 	// ErrKeyBusy: a write of this key has been announced and not settled.

@@ -99,7 +99,7 @@ func newestMeta(f io.ReaderAt) (metaPage, error) {
 		newest, before = second, first
 	}
 	if first.pageSize != second.pageSize || first.txid%2 != 0 || newest.txid != before.txid+1 {
-		return metaPage{}, damaged("the meta pages of transactions %d and %d are no pair", first.txid, second.txid)
+		return metaPage{}, damagedPage("the meta pages of transactions %d and %d are no pair", first.txid, second.txid)
 	}
 	return newest, nil
 }
@@ -113,7 +113,7 @@ func metaAt(f io.ReaderAt, off int64) (metaPage, error) {
 	}
 	m, ok := parseMeta(buf[:n])
 	if !ok {
-		return metaPage{}, damaged("the meta page at byte %d is not valid", off)
+		return metaPage{}, damagedPage("the meta page at byte %d is not valid", off)
 	}
 	return m, nil
 }
@@ -129,7 +129,7 @@ func checkPages(f io.ReaderAt, fileSize int64) (m metaPage, free int, err error)
 		return m, 0, err
 	}
 	if m.pages < 4 || m.pages > uint64(fileSize)/uint64(m.pageSize) {
-		return m, 0, damaged("%d pages of %d bytes do not fit the file of %d bytes", m.pages, m.pageSize, fileSize)
+		return m, 0, damagedPage("%d pages of %d bytes do not fit the file of %d bytes", m.pages, m.pageSize, fileSize)
 	}
 	w := &walker{file: f, meta: m, seen: make([]uint64, m.pages/64+1)}
 	if err := w.tree(m.root, 0, span{}); err != nil {
@@ -139,7 +139,7 @@ func checkPages(f io.ReaderAt, fileSize int64) (m metaPage, free int, err error)
 		return m, 0, err
 	}
 	if w.marked != m.pages-2 {
-		return m, 0, damaged("%d of %d pages are neither in use nor free", m.pages-2-w.marked, m.pages)
+		return m, 0, damagedPage("%d of %d pages are neither in use nor free", m.pages-2-w.marked, m.pages)
 	}
 	return m, free, nil
 }
@@ -157,10 +157,10 @@ type walker struct {
 // mark notes that page id is in use, once.
 func (w *walker) mark(id uint64) error {
 	if id < 2 || id >= w.meta.pages {
-		return damaged("page %d is outside of %d pages", id, w.meta.pages)
+		return damagedPage("page %d is outside of %d pages", id, w.meta.pages)
 	}
 	if w.seen[id/64]&(1<<(id%64)) != 0 {
-		return damaged("page %d is used twice", id)
+		return damagedPage("page %d is used twice", id)
 	}
 	w.seen[id/64] |= 1 << (id % 64)
 	w.marked++
@@ -178,11 +178,11 @@ func (w *walker) page(id uint64, depth int) ([]byte, error) {
 		return nil, err
 	}
 	if got := binary.NativeEndian.Uint64(buf); got != id {
-		return nil, damaged("page %d has the number %d", id, got)
+		return nil, damagedPage("page %d has the number %d", id, got)
 	}
 	over := uint64(binary.NativeEndian.Uint32(buf[12:]))
 	if over >= w.meta.pages-id {
-		return nil, damaged("page %d is longer than the file", id)
+		return nil, damagedPage("page %d is longer than the file", id)
 	}
 	for i := range over {
 		if err := w.mark(id + 1 + i); err != nil {
@@ -218,7 +218,7 @@ func (s span) holds(first, last []byte) bool {
 // tree checks page id and what is below it.
 func (w *walker) tree(id uint64, depth int, keys span) error {
 	if depth >= maxDepth {
-		return damaged("page %d is too deep", id)
+		return damagedPage("page %d is too deep", id)
 	}
 	page, err := w.page(id, depth)
 	if err != nil {
@@ -230,7 +230,7 @@ func (w *walker) tree(id uint64, depth int, keys span) error {
 	case pageLeaf:
 		return w.leaf(id, page, depth, keys)
 	default:
-		return damaged("page %d has the type %#x", id, flags)
+		return damagedPage("page %d has the type %#x", id, flags)
 	}
 }
 
@@ -257,7 +257,7 @@ func (w *walker) branch(id uint64, page []byte, depth int, within span) error {
 		return err
 	}
 	if len(keys) == 0 {
-		return damaged("branch page %d is empty", id)
+		return damagedPage("branch page %d is empty", id)
 	}
 	keys = append(keys, within.high)
 	for i := range len(keys) - 1 {
@@ -296,7 +296,7 @@ func (w *walker) leaf(id uint64, page []byte, depth int, within span) error {
 		case leafBucket:
 			buckets = append(buckets, value)
 		default:
-			return damaged("page %d has an element of type %#x", id, flags)
+			return damagedPage("page %d has an element of type %#x", id, flags)
 		}
 	}
 	if err := errors.Join(unused(id, data), ordered(id, w.keys, within)); err != nil {
@@ -316,14 +316,14 @@ func ordered(id uint64, keys [][]byte, within span) error {
 		return nil
 	}
 	if len(keys) == 0 {
-		return damaged("page %d is empty", id)
+		return damagedPage("page %d is empty", id)
 	}
 	ok := within.holds(keys[0], keys[len(keys)-1])
 	for i := 1; i < len(keys) && ok; i++ {
 		ok = bytes.Compare(keys[i-1], keys[i]) < 0
 	}
 	if !ok || len(keys[0]) == 0 {
-		return damaged("the keys of page %d are out of order", id)
+		return damagedPage("the keys of page %d are out of order", id)
 	}
 	return nil
 }
@@ -332,14 +332,14 @@ func ordered(id uint64, keys [][]byte, within span) error {
 // root page, or 0 with a whole leaf page behind it.
 func (w *walker) bucket(id uint64, value []byte, depth int) error {
 	if len(value) < 16 {
-		return damaged("page %d has a bucket that is cut short", id)
+		return damagedPage("page %d has a bucket that is cut short", id)
 	}
 	if root := binary.NativeEndian.Uint64(value); root != 0 {
 		return w.tree(root, depth+1, span{})
 	}
 	inline := value[16:]
 	if len(inline) < pageHeader || binary.NativeEndian.Uint16(inline[8:]) != pageLeaf || depth+1 >= maxDepth {
-		return damaged("page %d has a bucket without a page", id)
+		return damagedPage("page %d has a bucket without a page", id)
 	}
 	return w.leaf(id, inline, depth+1, span{})
 }
@@ -348,7 +348,7 @@ func (w *walker) bucket(id uint64, value []byte, depth int) error {
 func elements(id uint64, page []byte) ([]byte, error) {
 	n := int(binary.NativeEndian.Uint16(page[10:])) * elemBytes
 	if n > len(page)-pageHeader {
-		return nil, damaged("page %d has too many elements", id)
+		return nil, damagedPage("page %d has too many elements", id)
 	}
 	return page[pageHeader : pageHeader+n], nil
 }
@@ -358,7 +358,7 @@ func elements(id uint64, page []byte) ([]byte, error) {
 // or a length that was changed shows.
 func follows(id uint64, element []byte, pos uint32, data []byte) error {
 	if int64(pos) != int64(len(element)-len(data)) {
-		return damaged("page %d has an element in the wrong place", id)
+		return damagedPage("page %d has an element in the wrong place", id)
 	}
 	return nil
 }
@@ -368,7 +368,7 @@ func follows(id uint64, element []byte, pos uint32, data []byte) error {
 // changed, show.
 func unused(id uint64, rest []byte) error {
 	if len(rest) > 0 && (rest[0] != 0 || !bytes.Equal(rest[1:], rest[:len(rest)-1])) {
-		return damaged("page %d has data behind its last element", id)
+		return damagedPage("page %d has data behind its last element", id)
 	}
 	return nil
 }
@@ -376,7 +376,7 @@ func unused(id uint64, rest []byte) error {
 // cut splits n bytes off data.
 func cut(id uint64, data []byte, n uint32) (head, rest []byte, err error) {
 	if uint64(n) > uint64(len(data)) {
-		return nil, nil, damaged("page %d has an element outside of it", id)
+		return nil, nil, damagedPage("page %d has an element outside of it", id)
 	}
 	return data[:n], data[n:], nil
 }
@@ -389,14 +389,14 @@ func (w *walker) freelist() (int, error) {
 		return 0, err
 	}
 	if binary.NativeEndian.Uint16(page[8:]) != pageFreelist {
-		return 0, damaged("page %d is not the list of free pages", id)
+		return 0, damagedPage("page %d is not the list of free pages", id)
 	}
 	n, ids := uint64(binary.NativeEndian.Uint16(page[10:])), page[pageHeader:]
 	if n == 0xFFFF { // Then the first number is the count.
 		n, ids = binary.NativeEndian.Uint64(ids), ids[8:]
 	}
 	if n > uint64(len(ids))/8 {
-		return 0, damaged("the list of free pages is cut short")
+		return 0, damagedPage("the list of free pages is cut short")
 	}
 	for i := range n {
 		if err := w.mark(binary.NativeEndian.Uint64(ids[8*i:])); err != nil {
@@ -404,4 +404,12 @@ func (w *walker) freelist() (int, error) {
 		}
 	}
 	return int(n), unused(id, ids[8*n:])
+}
+
+// ErrPages says that a file cannot be what was written.
+var ErrPages = errors.New("state is damaged")
+
+// damagedPage returns an error that wraps ErrPages.
+func damagedPage(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrPages, fmt.Errorf(format, args...))
 }
