@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/boltfile"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -97,7 +98,7 @@ func BenchmarkCheckPages100k(b *testing.B) {
 	file := must(os.ReadFile(db.path))(b)
 	b.SetBytes(int64(len(file)))
 	for b.Loop() {
-		if _, _, err := checkPages(bytes.NewReader(file), int64(len(file))); err != nil {
+		if _, _, err := boltfile.Check(bytes.NewReader(file), int64(len(file))); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -11,6 +11,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/s3syncd/s3syncd/internal/boltfile"
 )
 
 const (
@@ -240,7 +242,7 @@ func (db *DB) transact(t *txn, batch []*request) (err error) {
 
 // finish commits tx. After a failure the file is brought back to what it was.
 func (db *DB) finish(tx *bolt.Tx) error {
-	metas, err := readMetas(db.file)
+	metas, err := boltfile.ReadMetas(db.file)
 	if err != nil {
 		return err
 	}
@@ -262,12 +264,12 @@ func (db *DB) mend() error {
 	if db.dead != nil || db.before == nil {
 		return db.dead
 	}
-	now, err := readMetas(db.file)
+	now, err := boltfile.ReadMetas(db.file)
 	if err != nil {
 		return err
 	}
 	if !bytes.Equal(now, db.before) {
-		if err := restoreMetas(db.file, db.before); err != nil {
+		if err := boltfile.RestoreMetas(db.file, db.before); err != nil {
 			return err
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/s3syncd/s3syncd/internal/boltfile"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -385,7 +386,7 @@ func TestCommitThatFailedInItsLastStepIsUndone(t *testing.T) {
 	db, s := openTestSource(t, t.TempDir())
 	commitN(t, s, 20)
 	before := must(s.Chain())(t)
-	metas := must(readMetas(db.file))(t)
+	metas := must(boltfile.ReadMetas(db.file))(t)
 	check(t, db.bolt.Update(func(tx *bolt.Tx) error {
 		st, err := openSource(tx, s.id)
 		if err != nil {

@@ -13,6 +13,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/s3syncd/s3syncd/internal/boltfile"
 )
 
 // finding is what examine learned of a sound file.
@@ -53,11 +55,11 @@ func examinePages(f *os.File) (finding, error) {
 	if err := sequential(f, info.Size()); err != nil {
 		return finding{}, err
 	}
-	m, free, err := checkPages(f, info.Size())
+	m, free, err := boltfile.Check(f, info.Size())
 	if err != nil {
 		return finding{}, err
 	}
-	return finding{size: info.Size(), pageSize: int64(m.pageSize), free: int64(free)}, nil
+	return finding{size: info.Size(), pageSize: int64(m.PageSize), free: int64(free)}, nil
 }
 
 // examineContent checks the seals of all values, because one under a changed key

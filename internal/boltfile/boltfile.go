@@ -1,4 +1,7 @@
-package state
+// Package boltfile tells a whole bbolt file from a damaged one without mapping it:
+// a mapped file that is shorter than its meta page says ends the process with a
+// signal.
+package boltfile
 
 import (
 	"bytes"
@@ -15,9 +18,9 @@ import (
 // from a damaged one without mapping it: a mapped file that is shorter than its
 // meta page says ends the process with a signal.
 const (
-	pageHeader = 16 // id uint64, flags uint16, count uint16, overflow uint32
-	metaBytes  = 64 // magic … checksum, behind the header
-	elemBytes  = 16 // of a branch and of a leaf element
+	PageHeader = 16 // id uint64, flags uint16, count uint16, overflow uint32
+	MetaBytes  = 64 // magic … checksum, behind the header
+	ElemBytes  = 16 // of a branch and of a leaf element
 
 	boltMagic   = 0xED0CDAED
 	boltVersion = 2
@@ -31,17 +34,17 @@ const (
 	maxDepth    = 64 // of the tree, nested buckets included: far more than any real one
 )
 
-// metaPage is what a valid meta page says.
-type metaPage struct {
-	pageSize uint32
-	root     uint64
-	freelist uint64
-	pages    uint64 // the number of the first page that was never used
-	txid     uint64
+// Meta is what a valid meta page says.
+type Meta struct {
+	PageSize uint32
+	Root     uint64
+	Freelist uint64
+	Pages    uint64 // the number of the first page that was never used
+	Txid     uint64
 }
 
-// readMetas returns the first bytes of the file with both meta pages.
-func readMetas(f io.ReaderAt) ([]byte, error) {
+// ReadMetas returns the first bytes of the file with both meta pages.
+func ReadMetas(f io.ReaderAt) ([]byte, error) {
 	buf := make([]byte, 2*os.Getpagesize())
 	if _, err := f.ReadAt(buf, 0); err != nil {
 		return nil, fmt.Errorf("read the meta pages: %w", err)
@@ -49,8 +52,8 @@ func readMetas(f io.ReaderAt) ([]byte, error) {
 	return buf, nil
 }
 
-// restoreMetas puts back what readMetas returned, durably.
-func restoreMetas(f *os.File, metas []byte) error {
+// RestoreMetas puts back what readMetas returned, durably.
+func RestoreMetas(f *os.File, metas []byte) error {
 	_, err := f.WriteAt(metas, 0)
 	if err == nil {
 		err = f.Sync()
@@ -61,85 +64,85 @@ func restoreMetas(f *os.File, metas []byte) error {
 	return nil
 }
 
-// parseMeta reads a meta page, and returns false for anything but a valid one.
-func parseMeta(page []byte) (m metaPage, ok bool) {
-	if len(page) < pageHeader+metaBytes {
+// ParseMeta reads a meta page, and returns false for anything but a valid one.
+func ParseMeta(page []byte) (m Meta, ok bool) {
+	if len(page) < PageHeader+MetaBytes {
 		return m, false
 	}
-	b, e := page[pageHeader:], binary.NativeEndian
+	b, e := page[PageHeader:], binary.NativeEndian
 	h := fnv.New64a()
 	_, _ = h.Write(b[:56])
 	if e.Uint32(b) != boltMagic || e.Uint32(b[4:]) != boltVersion || e.Uint64(b[56:]) != h.Sum64() {
 		return m, false
 	}
-	m = metaPage{
-		pageSize: e.Uint32(b[8:]), root: e.Uint64(b[16:]), freelist: e.Uint64(b[32:]),
-		pages: e.Uint64(b[40:]), txid: e.Uint64(b[48:]),
+	m = Meta{
+		PageSize: e.Uint32(b[8:]), Root: e.Uint64(b[16:]), Freelist: e.Uint64(b[32:]),
+		Pages: e.Uint64(b[40:]), Txid: e.Uint64(b[48:]),
 	}
-	size := m.pageSize
+	size := m.PageSize
 	return m, size >= 1024 && size <= maxPageSize && size&(size-1) == 0
 }
 
-// newestMeta returns the meta page of the last transaction. The library is
+// NewestMeta returns the meta page of the last transaction. The library is
 // content with one valid page of the two, and then goes back to the transaction
 // before, although the last one was acknowledged. A meta page lies within one
 // sector, so a power cut does not tear it: transactions take turns with the two
 // pages, and one that is not valid, or not next to the other, is damage.
-func newestMeta(f io.ReaderAt) (metaPage, error) {
+func NewestMeta(f io.ReaderAt) (Meta, error) {
 	first, err := metaAt(f, 0)
 	if err != nil {
-		return metaPage{}, err
+		return Meta{}, err
 	}
-	second, err := metaAt(f, int64(first.pageSize))
+	second, err := metaAt(f, int64(first.PageSize))
 	if err != nil {
-		return metaPage{}, err
+		return Meta{}, err
 	}
 	newest, before := first, second
-	if second.txid > first.txid {
+	if second.Txid > first.Txid {
 		newest, before = second, first
 	}
-	if first.pageSize != second.pageSize || first.txid%2 != 0 || newest.txid != before.txid+1 {
-		return metaPage{}, damagedPage("the meta pages of transactions %d and %d are no pair", first.txid, second.txid)
+	if first.PageSize != second.PageSize || first.Txid%2 != 0 || newest.Txid != before.Txid+1 {
+		return Meta{}, damagedPage("the meta pages of transactions %d and %d are no pair", first.Txid, second.Txid)
 	}
 	return newest, nil
 }
 
 // metaAt reads the meta page at off.
-func metaAt(f io.ReaderAt, off int64) (metaPage, error) {
-	buf := make([]byte, pageHeader+metaBytes)
+func metaAt(f io.ReaderAt, off int64) (Meta, error) {
+	buf := make([]byte, PageHeader+MetaBytes)
 	n, err := f.ReadAt(buf, off)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return metaPage{}, fmt.Errorf("read a meta page: %w", err)
+		return Meta{}, fmt.Errorf("read a meta page: %w", err)
 	}
-	m, ok := parseMeta(buf[:n])
+	m, ok := ParseMeta(buf[:n])
 	if !ok {
-		return metaPage{}, damagedPage("the meta page at byte %d is not valid", off)
+		return Meta{}, damagedPage("the meta page at byte %d is not valid", off)
 	}
 	return m, nil
 }
 
-// checkPages walks the file's tree of pages and its list of free pages. It
+// Check walks the file's tree of pages and its list of free pages. It
 // finds what would make the library panic, read outside the file, use a page
 // twice, not see what is there, or go astray at the next write; the checksums of
 // the values find the rest. It reads every used page once, and returns the number
 // of free pages.
-func checkPages(f io.ReaderAt, fileSize int64) (m metaPage, free int, err error) {
-	m, err = newestMeta(f)
+func Check(f io.ReaderAt, fileSize int64) (m Meta, free int, err error) {
+	m, err = NewestMeta(f)
 	if err != nil {
 		return m, 0, err
 	}
-	if m.pages < 4 || m.pages > uint64(fileSize)/uint64(m.pageSize) {
-		return m, 0, damagedPage("%d pages of %d bytes do not fit the file of %d bytes", m.pages, m.pageSize, fileSize)
+	if m.Pages < 4 || m.Pages > uint64(fileSize)/uint64(m.PageSize) {
+		return m, 0, damagedPage("%d pages of %d bytes do not fit the file of %d bytes", m.Pages, m.PageSize, fileSize)
 	}
-	w := &walker{file: f, meta: m, seen: make([]uint64, m.pages/64+1)}
-	if err := w.tree(m.root, 0, span{}); err != nil {
+	w := &walker{file: f, meta: m, seen: make([]uint64, m.Pages/64+1)}
+	if err := w.tree(m.Root, 0, span{}); err != nil {
 		return m, 0, err
 	}
 	if free, err = w.freelist(); err != nil {
 		return m, 0, err
 	}
-	if w.marked != m.pages-2 {
-		return m, 0, damagedPage("%d of %d pages are neither in use nor free", m.pages-2-w.marked, m.pages)
+	if w.marked != m.Pages-2 {
+		return m, 0, damagedPage("%d of %d pages are neither in use nor free", m.Pages-2-w.marked, m.Pages)
 	}
 	return m, free, nil
 }
@@ -147,7 +150,7 @@ func checkPages(f io.ReaderAt, fileSize int64) (m metaPage, free int, err error)
 // walker checks the pages that can be reached.
 type walker struct {
 	file   io.ReaderAt
-	meta   metaPage
+	meta   Meta
 	seen   []uint64 // one bit a page
 	marked uint64   // bits in seen
 	bufs   [maxDepth][]byte
@@ -156,8 +159,8 @@ type walker struct {
 
 // mark notes that page id is in use, once.
 func (w *walker) mark(id uint64) error {
-	if id < 2 || id >= w.meta.pages {
-		return damagedPage("page %d is outside of %d pages", id, w.meta.pages)
+	if id < 2 || id >= w.meta.Pages {
+		return damagedPage("page %d is outside of %d pages", id, w.meta.Pages)
 	}
 	if w.seen[id/64]&(1<<(id%64)) != 0 {
 		return damagedPage("page %d is used twice", id)
@@ -172,7 +175,7 @@ func (w *walker) page(id uint64, depth int) ([]byte, error) {
 	if err := w.mark(id); err != nil {
 		return nil, err
 	}
-	size := int(w.meta.pageSize)
+	size := int(w.meta.PageSize)
 	buf := slices.Grow(w.bufs[depth][:0], size)[:size]
 	if err := w.read(buf, id); err != nil {
 		return nil, err
@@ -181,7 +184,7 @@ func (w *walker) page(id uint64, depth int) ([]byte, error) {
 		return nil, damagedPage("page %d has the number %d", id, got)
 	}
 	over := uint64(binary.NativeEndian.Uint32(buf[12:]))
-	if over >= w.meta.pages-id {
+	if over >= w.meta.Pages-id {
 		return nil, damagedPage("page %d is longer than the file", id)
 	}
 	for i := range over {
@@ -200,7 +203,7 @@ func (w *walker) page(id uint64, depth int) ([]byte, error) {
 }
 
 func (w *walker) read(buf []byte, id uint64) error {
-	if _, err := w.file.ReadAt(buf, int64(id)*int64(w.meta.pageSize)); err != nil {
+	if _, err := w.file.ReadAt(buf, int64(id)*int64(w.meta.PageSize)); err != nil {
 		return fmt.Errorf("read page %d: %w", id, err)
 	}
 	return nil
@@ -239,12 +242,12 @@ func (w *walker) branch(id uint64, page []byte, depth int, within span) error {
 	if err != nil {
 		return err
 	}
-	keys := make([][]byte, 0, len(elems)/elemBytes+1)
-	data := page[pageHeader+len(elems):]
-	for off := 0; off < len(elems); off += elemBytes {
+	keys := make([][]byte, 0, len(elems)/ElemBytes+1)
+	data := page[PageHeader+len(elems):]
+	for off := 0; off < len(elems); off += ElemBytes {
 		e := elems[off:]
 		pos, ksize := binary.NativeEndian.Uint32(e), binary.NativeEndian.Uint32(e[4:])
-		if err := follows(id, page[pageHeader+off:], pos, data); err != nil {
+		if err := follows(id, page[PageHeader+off:], pos, data); err != nil {
 			return err
 		}
 		var key []byte
@@ -261,7 +264,7 @@ func (w *walker) branch(id uint64, page []byte, depth int, within span) error {
 	}
 	keys = append(keys, within.high)
 	for i := range len(keys) - 1 {
-		child := binary.NativeEndian.Uint64(elems[i*elemBytes+8:])
+		child := binary.NativeEndian.Uint64(elems[i*ElemBytes+8:])
 		if err := w.tree(child, depth+1, span{low: keys[i], high: keys[i+1]}); err != nil {
 			return err
 		}
@@ -276,11 +279,11 @@ func (w *walker) leaf(id uint64, page []byte, depth int, within span) error {
 	}
 	w.keys = w.keys[:0]
 	var buckets [][]byte
-	data := page[pageHeader+len(elems):]
-	for off := 0; off < len(elems); off += elemBytes {
+	data := page[PageHeader+len(elems):]
+	for off := 0; off < len(elems); off += ElemBytes {
 		e := elems[off:]
 		flags, pos := binary.NativeEndian.Uint32(e), binary.NativeEndian.Uint32(e[4:])
-		if err := follows(id, page[pageHeader+off:], pos, data); err != nil {
+		if err := follows(id, page[PageHeader+off:], pos, data); err != nil {
 			return err
 		}
 		var key, value []byte
@@ -338,7 +341,7 @@ func (w *walker) bucket(id uint64, value []byte, depth int) error {
 		return w.tree(root, depth+1, span{})
 	}
 	inline := value[16:]
-	if len(inline) < pageHeader || binary.NativeEndian.Uint16(inline[8:]) != pageLeaf || depth+1 >= maxDepth {
+	if len(inline) < PageHeader || binary.NativeEndian.Uint16(inline[8:]) != pageLeaf || depth+1 >= maxDepth {
 		return damagedPage("page %d has a bucket without a page", id)
 	}
 	return w.leaf(id, inline, depth+1, span{})
@@ -346,11 +349,11 @@ func (w *walker) bucket(id uint64, value []byte, depth int) error {
 
 // elements returns the element headers of a page.
 func elements(id uint64, page []byte) ([]byte, error) {
-	n := int(binary.NativeEndian.Uint16(page[10:])) * elemBytes
-	if n > len(page)-pageHeader {
+	n := int(binary.NativeEndian.Uint16(page[10:])) * ElemBytes
+	if n > len(page)-PageHeader {
 		return nil, damagedPage("page %d has too many elements", id)
 	}
-	return page[pageHeader : pageHeader+n], nil
+	return page[PageHeader : PageHeader+n], nil
 }
 
 // follows checks that an element's data begins, pos bytes behind the element's
@@ -383,7 +386,7 @@ func cut(id uint64, data []byte, n uint32) (head, rest []byte, err error) {
 
 // freelist checks that no free page is in use, and counts them.
 func (w *walker) freelist() (int, error) {
-	id := w.meta.freelist
+	id := w.meta.Freelist
 	page, err := w.page(id, 0)
 	if err != nil {
 		return 0, err
@@ -391,7 +394,7 @@ func (w *walker) freelist() (int, error) {
 	if binary.NativeEndian.Uint16(page[8:]) != pageFreelist {
 		return 0, damagedPage("page %d is not the list of free pages", id)
 	}
-	n, ids := uint64(binary.NativeEndian.Uint16(page[10:])), page[pageHeader:]
+	n, ids := uint64(binary.NativeEndian.Uint16(page[10:])), page[PageHeader:]
 	if n == 0xFFFF { // Then the first number is the count.
 		n, ids = binary.NativeEndian.Uint64(ids), ids[8:]
 	}
@@ -406,10 +409,10 @@ func (w *walker) freelist() (int, error) {
 	return int(n), unused(id, ids[8*n:])
 }
 
-// ErrPages says that a file cannot be what was written.
-var ErrPages = errors.New("state is damaged")
+// ErrDamaged says that a file cannot be what was written.
+var ErrDamaged = errors.New("state is damaged")
 
 // damagedPage returns an error that wraps ErrPages.
 func damagedPage(format string, args ...any) error {
-	return fmt.Errorf("%w: %w", ErrPages, fmt.Errorf(format, args...))
+	return fmt.Errorf("%w: %w", ErrDamaged, fmt.Errorf(format, args...))
 }
