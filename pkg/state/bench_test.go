@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/s3syncd/s3syncd/internal/boltfile"
+	"github.com/s3syncd/s3syncd/internal/codec"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -26,7 +27,7 @@ func filledSource(b *testing.B) (*DB, *Source) {
 			for i := from; i < from+2000; i++ {
 				e := testEntry(i)
 				o := archive.Outcome{Path: benchPath(i), Entry: &e}
-				if err := st.index(&o, seal([]byte(o.Path), encodeEntry(&e))); err != nil {
+				if err := st.index(&o, codec.Seal([]byte(o.Path), codec.EncodeEntry(&e))); err != nil {
 					return err
 				}
 			}
@@ -106,11 +107,11 @@ func BenchmarkCheckPages100k(b *testing.B) {
 
 func BenchmarkDecodeEntry(b *testing.B) {
 	e := testEntry(1)
-	value := encodeEntry(&e)
+	value := codec.EncodeEntry(&e)
 	b.ReportAllocs()
 	b.SetBytes(int64(len(value)))
 	for b.Loop() {
-		if _, err := decodeEntry(value); err != nil {
+		if _, err := codec.DecodeEntry(value); err != nil {
 			b.Fatal(err)
 		}
 	}

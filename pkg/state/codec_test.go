@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/codec"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -28,7 +29,7 @@ func TestEntrySurvivesEncoding(t *testing.T) {
 			Attempt:    math.MaxUint64,
 		},
 	} {
-		got, err := decodeEntry(encodeEntry(&e))
+		got, err := codec.DecodeEntry(codec.EncodeEntry(&e))
 		if err != nil || !reflect.DeepEqual(got, e) {
 			t.Errorf("%s: decodeEntry = %+v, %v, want %+v", name, got, err, e)
 		}
@@ -38,31 +39,31 @@ func TestEntrySurvivesEncoding(t *testing.T) {
 func TestEntryDecodingRefusesEveryPrefixAndSuffix(t *testing.T) {
 	e := testEntry(3)
 	e.FailClass, e.FailFence = archive.ClassFile, e.Fence
-	whole := encodeEntry(&e)
+	whole := codec.EncodeEntry(&e)
 	for n := range whole {
-		if _, err := decodeEntry(whole[:n]); !errors.Is(err, ErrDamaged) {
+		if _, err := codec.DecodeEntry(whole[:n]); !errors.Is(err, ErrDamaged) {
 			t.Errorf("decodeEntry(first %d bytes) = %v, want ErrDamaged", n, err)
 		}
 	}
-	if _, err := decodeEntry(append(whole, 0)); !errors.Is(err, ErrDamaged) {
+	if _, err := codec.DecodeEntry(append(whole, 0)); !errors.Is(err, ErrDamaged) {
 		t.Errorf("decodeEntry(one byte more) = %v, want ErrDamaged", err)
 	}
 }
 
 func TestSealFindsEveryFlippedBit(t *testing.T) {
 	key, value := []byte("dir/file"), []byte("value")
-	sealed := seal(key, value)
+	sealed := codec.Seal(key, value)
 	for i := range len(sealed) * 8 {
 		bad := append([]byte(nil), sealed...)
 		bad[i/8] ^= 1 << (i % 8)
-		if _, err := unseal(key, bad); !errors.Is(err, ErrDamaged) {
+		if _, err := codec.Unseal(key, bad); !errors.Is(err, ErrDamaged) {
 			t.Errorf("unseal with bit %d flipped = %v, want ErrDamaged", i, err)
 		}
 	}
-	if _, err := unseal([]byte("dir/fila"), sealed); !errors.Is(err, ErrDamaged) {
+	if _, err := codec.Unseal([]byte("dir/fila"), sealed); !errors.Is(err, ErrDamaged) {
 		t.Errorf("unseal under another key = %v, want ErrDamaged", err)
 	}
-	if got, err := unseal(key, sealed); string(got) != "value" || err != nil {
+	if got, err := codec.Unseal(key, sealed); string(got) != "value" || err != nil {
 		t.Errorf("unseal = %q, %v, want value", got, err)
 	}
 }
@@ -70,17 +71,17 @@ func TestSealFindsEveryFlippedBit(t *testing.T) {
 func TestRecordStatusSurvivesEncoding(t *testing.T) {
 	key := recordKey(1, 2)
 	for _, want := range archive.Statuses() {
-		sealed := must(encodeRecord(key, want, []byte("{}")))(t)
-		got, line, err := decodeRecord(key, sealed)
+		sealed := must(codec.EncodeRecord(key, want, []byte("{}")))(t)
+		got, line, err := codec.DecodeRecord(key, sealed)
 		if got != want || string(line) != "{}" || err != nil {
 			t.Errorf("decodeRecord = %s, %s, %v, want %s, {}", got, line, err, want)
 		}
 	}
-	if _, err := encodeRecord(key, "lost", nil); err == nil {
+	if _, err := codec.EncodeRecord(key, "lost", nil); err == nil {
 		t.Error("encodeRecord of an unknown status = nil, want an error")
 	}
 	for _, code := range []byte{0, 6, 255} {
-		if _, _, err := decodeRecord(key, seal(key, []byte{code})); !errors.Is(err, ErrDamaged) {
+		if _, _, err := codec.DecodeRecord(key, codec.Seal(key, []byte{code})); !errors.Is(err, ErrDamaged) {
 			t.Errorf("decodeRecord of code %d = %v, want ErrDamaged", code, err)
 		}
 	}
@@ -89,19 +90,19 @@ func TestRecordStatusSurvivesEncoding(t *testing.T) {
 func FuzzDecodeEntry(f *testing.F) {
 	for n := range 4 {
 		e := testEntry(n)
-		f.Add(encodeEntry(&e))
+		f.Add(codec.EncodeEntry(&e))
 	}
 	f.Add([]byte{})
-	f.Add([]byte{entryVersion, 0xff})
+	f.Add([]byte{codec.EntryVersion, 0xff})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		e, err := decodeEntry(b)
+		e, err := codec.DecodeEntry(b)
 		if err != nil {
 			if !errors.Is(err, ErrDamaged) {
 				t.Fatalf("decodeEntry = %v, want ErrDamaged", err)
 			}
 			return
 		}
-		again, err := decodeEntry(encodeEntry(&e))
+		again, err := codec.DecodeEntry(codec.EncodeEntry(&e))
 		if err != nil || !reflect.DeepEqual(again, e) {
 			t.Fatalf("decoded again: %+v, %v, want %+v", again, err, e)
 		}

@@ -13,6 +13,7 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/s3syncd/s3syncd/internal/boltfile"
+	"github.com/s3syncd/s3syncd/internal/codec"
 )
 
 const (
@@ -310,7 +311,7 @@ func guard(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = damaged("%v", p)
+			err = codec.Damaged("%v", p)
 		}
 	}()
 	return fn()
@@ -354,11 +355,11 @@ func openSource(tx *bolt.Tx, id []byte) (st *sourceTxn, err error) {
 // child returns the bucket of that name in parent.
 func child(parent *bolt.Bucket, name []byte) (*bolt.Bucket, error) {
 	if parent == nil {
-		return nil, damaged("bucket %s is missing", bucketSources)
+		return nil, codec.Damaged("bucket %s is missing", bucketSources)
 	}
 	b := parent.Bucket(name)
 	if b == nil {
-		return nil, damaged("bucket %q is missing", name)
+		return nil, codec.Damaged("bucket %q is missing", name)
 	}
 	return b, nil
 }
@@ -380,7 +381,7 @@ func (t *txn) writeHeads() error {
 }
 
 func putJSON(b *bolt.Bucket, key []byte, v any) error {
-	value, err := encodeJSON(key, v)
+	value, err := codec.EncodeJSON(key, v)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/s3syncd/s3syncd/internal/boltfile"
+	"github.com/s3syncd/s3syncd/internal/codec"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -394,7 +395,7 @@ func TestCommitThatFailedInItsLastStepIsUndone(t *testing.T) {
 		}
 		for n := before.NextRecord; n < before.NextRecord+200; n++ {
 			key := recordKey(0, n)
-			if err := st.records.Put(key, must(encodeRecord(key, archive.StatusFailed, []byte("{}")))(t)); err != nil {
+			if err := st.records.Put(key, must(codec.EncodeRecord(key, archive.StatusFailed, []byte("{}")))(t)); err != nil {
 				return err
 			}
 		}

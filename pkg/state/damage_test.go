@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/boltfile"
+	"github.com/s3syncd/s3syncd/internal/codec"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -395,14 +396,14 @@ func TestDamageFoundWhileRunningIsDealtWithAtTheNextStart(t *testing.T) {
 	path := filepath.Join(dir, fileName)
 	file := must(os.ReadFile(path))(t)
 	e := testEntry(7)
-	at := bytes.LastIndex(file, append([]byte("7"), encodeEntry(&e)[:20]...))
+	at := bytes.LastIndex(file, append([]byte("7"), codec.EncodeEntry(&e)[:20]...))
 	if at < 0 {
 		t.Fatal("the entry is not in the file")
 	}
 	f := must(os.OpenFile(path, os.O_WRONLY, 0))(t)
-	for i := bytes.Index(file, encodeEntry(&e)); i >= 0; { // Every copy of it, in free pages too.
+	for i := bytes.Index(file, codec.EncodeEntry(&e)); i >= 0; { // Every copy of it, in free pages too.
 		must(f.WriteAt([]byte{^file[i+3]}, int64(i+3)))(t)
-		n := bytes.Index(file[i+1:], encodeEntry(&e))
+		n := bytes.Index(file[i+1:], codec.EncodeEntry(&e))
 		if n < 0 {
 			break
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/codec"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -27,13 +28,13 @@ func FuzzDecodeSealed(f *testing.F) {
 			f.Fatal(err)
 		}
 		f.Add(b, true)
-		f.Add(seal(key, b), false)
+		f.Add(codec.Seal(key, b), false)
 	}
 	for n := range 3 {
 		e := testEntry(n)
-		f.Add(encodeEntry(&e), true)
+		f.Add(codec.EncodeEntry(&e), true)
 	}
-	line, err := encodeRecord(key, archive.StatusUploaded, []byte(`{"local_path":"/a"}`))
+	line, err := codec.EncodeRecord(key, archive.StatusUploaded, []byte(`{"local_path":"/a"}`))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -42,15 +43,15 @@ func FuzzDecodeSealed(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, sealed bool) {
 		before := bytes.Clone(b)
 		if sealed {
-			b = seal(key, bytes.Clone(b))
+			b = codec.Seal(key, bytes.Clone(b))
 		}
 		var l ledger
 		var n news
-		_, _, rerr := decodeRecord(key, b)
+		_, _, rerr := codec.DecodeRecord(key, b)
 		_, ierr := decodeIntent(key, b)
 		_, eerr := openEntry(key, b)
 		for what, err := range map[string]error{
-			"record": rerr, "intent": ierr, "entry": eerr, "head": decodeJSON(key, b, &l), "news": decodeJSON(key, b, &n),
+			"record": rerr, "intent": ierr, "entry": eerr, "head": codec.DecodeJSON(key, b, &l), "news": codec.DecodeJSON(key, b, &n),
 		} {
 			if err != nil && !errors.Is(err, ErrDamaged) {
 				t.Errorf("%s of %q: %v, want ErrDamaged", what, before, err)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/codec"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -39,12 +40,12 @@ func TestTimesBeyondNanosecondsStayWhatTheyAre(t *testing.T) {
 			t.Errorf("the record says %s, want %s", r.MTime, want)
 		}
 		e := archive.Entry{Fence: f, Stored: true, ETag: "x", FailClass: archive.ClassFile, FailFence: archive.Fence{Size: 1}}
-		b := encodeEntry(&e)
-		back, err := decodeEntry(b)
+		b := codec.EncodeEntry(&e)
+		back, err := codec.DecodeEntry(b)
 		if err != nil || back != e {
 			t.Errorf("%s: the index has %+v, %v, want %+v", want, back, err, e)
 		}
-		if far := b[0] == farEntryVersion; far != (f.MtimeSec != 0) {
+		if far := b[0] == codec.FarEntryVersion; far != (f.MtimeSec != 0) {
 			t.Errorf("%s: encoding %d", want, b[0])
 		}
 		in := archive.Intent{Attempt: 1, Fence: f}
@@ -70,14 +71,14 @@ func TestTimesBeyondNanosecondsStayWhatTheyAre(t *testing.T) {
 // There is one encoding of an entry: a far one without its seconds is damage.
 func TestAFarEntryWithoutItsSecondsIsDamage(t *testing.T) {
 	e := archive.Entry{Fence: archive.Fence{Size: 1, MtimeNs: 2, MtimeSec: 10413792000}, Stored: true}
-	b := encodeEntry(&e)
-	if _, err := decodeEntry(bytes.Clone(b[:len(b)-1])); err == nil {
+	b := codec.EncodeEntry(&e)
+	if _, err := codec.DecodeEntry(bytes.Clone(b[:len(b)-1])); err == nil {
 		t.Error("an entry that is cut short was read")
 	}
 	e.Fence.MtimeSec = 0
-	b = append(encodeEntry(&e), 0)
-	b[0] = farEntryVersion
-	if _, err := decodeEntry(b); err == nil {
+	b = append(codec.EncodeEntry(&e), 0)
+	b[0] = codec.FarEntryVersion
+	if _, err := codec.DecodeEntry(b); err == nil {
 		t.Error("an entry with no seconds was read")
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/s3syncd/s3syncd/internal/codec"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -91,7 +92,7 @@ func (s *Source) Commit(ctx context.Context, o archive.Outcome) (id string, err 
 	}
 	var entry []byte
 	if o.Entry != nil {
-		entry = seal([]byte(o.Path), encodeEntry(o.Entry))
+		entry = codec.Seal([]byte(o.Path), codec.EncodeEntry(o.Entry))
 	}
 	var done archive.Record
 	err = s.db.submit(ctx, "commit", func(t *txn) error {
@@ -139,7 +140,7 @@ func (s *Source) Doubt(ctx context.Context, items []archive.Item) (marked int, e
 				continue
 			}
 			e.Doubted = true
-			if err := put(st.files, path, seal(path, encodeEntry(&e))); err != nil {
+			if err := put(st.files, path, codec.Seal(path, codec.EncodeEntry(&e))); err != nil {
 				return err
 			}
 			marked++
@@ -178,7 +179,7 @@ func checkOutcome(o *archive.Outcome) error {
 	case (o.Entry != nil || o.Remove || o.Failure != nil) && (o.Path == "" || len(o.Path) > bolt.MaxKeySize):
 		return fmt.Errorf("a path of %d bytes cannot be indexed", len(o.Path))
 	case o.Record != nil:
-		_, err := encodeRecord(nil, o.Record.Status, nil)
+		_, err := codec.EncodeRecord(nil, o.Record.Status, nil)
 		return err
 	}
 	return nil
@@ -193,7 +194,7 @@ func (st *sourceTxn) addRecord(r *archive.Record) error {
 	r.Chain, r.ID = st.ID, archive.RecordID(st.ID, n)
 	st.stamp(r)
 	key := recordKey(st.Epoch, n)
-	value, err := encodeRecord(key, r.Status, r.AppendLine(make([]byte, 0, archive.LineGuess)))
+	value, err := codec.EncodeRecord(key, r.Status, r.AppendLine(make([]byte, 0, archive.LineGuess)))
 	if err != nil {
 		return err
 	}
@@ -239,7 +240,7 @@ func (st *sourceTxn) index(o *archive.Outcome, entry []byte) error {
 		if o.Unasked && o.Entry != nil && e.Doubted {
 			doubted := *o.Entry
 			doubted.Doubted = true
-			entry = seal(path, encodeEntry(&doubted))
+			entry = codec.Seal(path, codec.EncodeEntry(&doubted))
 		}
 	}
 	if o.Remove {
@@ -260,7 +261,7 @@ func (st *sourceTxn) markFailed(o *archive.Outcome) (err error) {
 		}
 	}
 	e.FailClass, e.FailFence = o.Failure.Class, o.Failure.Fence
-	return put(st.files, path, seal(path, encodeEntry(&e)))
+	return put(st.files, path, codec.Seal(path, codec.EncodeEntry(&e)))
 }
 
 // total adds sign times e to the totals.
@@ -272,8 +273,8 @@ func (st *sourceTxn) total(e *archive.Entry, sign int64) {
 }
 
 // AddNote adds an event for the next digest. A zero time becomes now.
-func (s *Source) AddNote(ctx context.Context, n archive.Note) error {
-	return s.update(ctx, "add a note", func(st *sourceTxn) error {
+func (l *Ledger) AddNote(ctx context.Context, n archive.Note) error {
+	return l.source.update(ctx, "add a note", func(st *sourceTxn) error {
 		st.note(n)
 		return nil
 	})
@@ -288,8 +289,8 @@ func (st *sourceTxn) note(n archive.Note) {
 }
 
 // AddScan adds a completed scan for the next digest.
-func (s *Source) AddScan(ctx context.Context, n archive.ScanNote) error {
-	return s.update(ctx, "add a scan", func(st *sourceTxn) error {
+func (l *Ledger) AddScan(ctx context.Context, n archive.ScanNote) error {
+	return l.source.update(ctx, "add a scan", func(st *sourceTxn) error {
 		st.Scans = extend(st.Scans, n)
 		st.newsDirty = true
 		return nil
@@ -298,8 +299,8 @@ func (s *Source) AddScan(ctx context.Context, n archive.ScanNote) error {
 
 // AddCounts adds outcomes whose records are not stored here (streamed lines),
 // and skips that the index alone decided, to the next digest's counts.
-func (s *Source) AddCounts(ctx context.Context, byStatus map[archive.Status]int64, indexSkips int64) error {
-	return s.update(ctx, "add counts", func(st *sourceTxn) error {
+func (l *Ledger) AddCounts(ctx context.Context, byStatus map[archive.Status]int64, indexSkips int64) error {
+	return l.source.update(ctx, "add counts", func(st *sourceTxn) error {
 		for status, n := range byStatus {
 			st.count(status, n)
 		}
@@ -311,8 +312,8 @@ func (s *Source) AddCounts(ctx context.Context, byStatus map[archive.Status]int6
 // ReserveRecords draws n record numbers, from first on, for lines that are
 // streamed into a manifest and never stored. They count as unpublished until a
 // manifest that reaches beyond them is acknowledged, or SealUnused ends them.
-func (s *Source) ReserveRecords(ctx context.Context, n uint64) (first uint64, err error) {
-	err = s.update(ctx, "reserve records", func(st *sourceTxn) error {
+func (l *Ledger) ReserveRecords(ctx context.Context, n uint64) (first uint64, err error) {
+	err = l.source.update(ctx, "reserve records", func(st *sourceTxn) error {
 		if st.ID == "" {
 			return refuse(ErrNoChain)
 		}

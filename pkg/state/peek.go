@@ -9,6 +9,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/s3syncd/s3syncd/internal/codec"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -38,7 +39,7 @@ func Peek(dir string, k SourceKey) (p Peeked, err error) {
 		return b.View(func(tx *bolt.Tx) error {
 			sources := tx.Bucket([]byte(bucketSources))
 			if sources == nil {
-				return damaged("bucket %s is missing", bucketSources)
+				return codec.Damaged("bucket %s is missing", bucketSources)
 			}
 			found := false
 			err := sources.ForEachBucket(func(id []byte) error {

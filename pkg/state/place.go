@@ -5,6 +5,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/s3syncd/s3syncd/internal/codec"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -36,7 +37,7 @@ func putSource(root *bolt.Bucket, k SourceKey, at place) error {
 
 func loadKey(root *bolt.Bucket) (SourceKey, place, error) {
 	var w sourceWire
-	if err := decodeJSON([]byte(keySource), root.Get([]byte(keySource)), &w); err != nil {
+	if err := codec.DecodeJSON([]byte(keySource), root.Get([]byte(keySource)), &w); err != nil {
 		return SourceKey{}, place{}, err
 	}
 	k := SourceKey{Bucket: w.Bucket, Prefix: w.Prefix, RealPath: string(w.RealPath)}

@@ -7,6 +7,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/s3syncd/s3syncd/internal/codec"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -19,7 +20,7 @@ func rawSource(t *testing.T, dir string) string {
 	check(t, b.View(func(tx *bolt.Tx) error {
 		all := tx.Bucket([]byte(bucketSources))
 		return all.ForEachBucket(func(id []byte) error {
-			value, err := unseal([]byte(keySource), all.Bucket(id).Get([]byte(keySource)))
+			value, err := codec.Unseal([]byte(keySource), all.Bucket(id).Get([]byte(keySource)))
 			text = string(value)
 			return err
 		})

@@ -13,6 +13,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/s3syncd/s3syncd/internal/codec"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -40,6 +41,8 @@ func (k SourceKey) id() []byte {
 // Methods that take a context return once the change is durable; a context that
 // ends before the change's transaction has begun withdraws it.
 type Source struct {
+	*Ledger
+
 	db   *DB
 	key  SourceKey
 	id   []byte
@@ -61,6 +64,7 @@ func (db *DB) Source(ctx context.Context, k SourceKey) (*Source, error) {
 		return s, nil
 	}
 	s := &Source{db: db, key: k, id: []byte(id)}
+	s.Ledger = &Ledger{s}
 	s.head.Store(newHead())
 	s.at.Store(&place{path: k.RealPath})
 	err := db.submit(ctx, "create source", func(t *txn) error { return createSource(t.bolt, s) })
@@ -89,7 +93,7 @@ func (db *DB) Sources() ([]SourceKey, error) {
 func createSource(tx *bolt.Tx, s *Source) error {
 	all := tx.Bucket([]byte(bucketSources))
 	if all == nil {
-		return damaged("bucket %s is missing", bucketSources)
+		return codec.Damaged("bucket %s is missing", bucketSources)
 	}
 	root, err := all.CreateBucket(s.id)
 	if err != nil {
@@ -122,6 +126,7 @@ func (db *DB) loadSources(tx *bolt.Tx, hostChanged bool) error {
 			return err
 		}
 		s := &Source{db: db, key: key, id: bytes.Clone(id)}
+		s.Ledger = &Ledger{s}
 		s.at.Store(&at)
 		if hostChanged && h.ID != "" {
 			h.HostChanged = true
@@ -146,10 +151,10 @@ func (db *DB) loadSources(tx *bolt.Tx, hostChanged bool) error {
 
 func loadHead(root *bolt.Bucket) (*head, error) {
 	h := new(head)
-	if err := decodeJSON([]byte(keyHead), root.Get([]byte(keyHead)), &h.ledger); err != nil {
+	if err := codec.DecodeJSON([]byte(keyHead), root.Get([]byte(keyHead)), &h.ledger); err != nil {
 		return nil, err
 	}
-	if err := decodeJSON([]byte(keyNews), root.Get([]byte(keyNews)), &h.news); err != nil {
+	if err := codec.DecodeJSON([]byte(keyNews), root.Get([]byte(keyNews)), &h.news); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -195,11 +200,11 @@ func (s *Source) viewFiles(op string, fn func(files *bolt.Bucket) error) error {
 
 // openEntry decodes the value of the files bucket under path.
 func openEntry(path, sealed []byte) (archive.Entry, error) {
-	value, err := unseal(path, sealed)
+	value, err := codec.Unseal(path, sealed)
 	if err != nil {
 		return archive.Entry{}, err
 	}
-	return decodeEntry(value)
+	return codec.DecodeEntry(value)
 }
 
 // Get returns the index entry of path, and false if there is none.
@@ -298,11 +303,11 @@ func readIntents(st *sourceTxn, prefix []byte) ([]archive.Intent, error) {
 // because JSON would change one that is not UTF-8.
 func decodeIntent(key, value []byte) (archive.Intent, error) {
 	var w intentWire
-	if err := decodeJSON(key, value, &w); err != nil {
+	if err := codec.DecodeJSON(key, value, &w); err != nil {
 		return archive.Intent{}, err
 	}
 	if len(key) < 12 {
-		return archive.Intent{}, damaged("intent %x: the key is too short", key)
+		return archive.Intent{}, codec.Damaged("intent %x: the key is too short", key)
 	}
 	in := w.intent()
 	in.Key = string(key[4 : len(key)-8])

@@ -1,4 +1,6 @@
-package state
+// Package codec is the form of the values in the state: sealed with a checksum, and
+// in as few bytes as entries of an index of millions can have.
+package codec
 
 import (
 	"encoding/binary"
@@ -10,6 +12,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/s3syncd/s3syncd/internal/boltfile"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
@@ -21,28 +24,28 @@ const checksumBytes = 4
 // Version bytes of the encodings of format 1.
 const (
 	jsonVersion  = 1
-	entryVersion = 1
+	EntryVersion = 1
 	// An entry with the seconds of a modification time that its nanoseconds cannot
 	// hold, at the end.
-	farEntryVersion = 2
+	FarEntryVersion = 2
 )
 
 var errShort = errors.New("value is cut short")
 
-// seal appends the checksum of key and value to value.
-func seal(key, value []byte) []byte {
+// Seal appends the checksum of key and value to value.
+func Seal(key, value []byte) []byte {
 	return binary.BigEndian.AppendUint32(value, checksum(key, value))
 }
 
-// unseal checks what seal appended and returns the value without it.
-func unseal(key, sealed []byte) ([]byte, error) {
+// Unseal checks what seal appended and returns the value without it.
+func Unseal(key, sealed []byte) ([]byte, error) {
 	n := len(sealed) - checksumBytes
 	if n < 0 {
-		return nil, damaged("key %x: %w", key, errShort)
+		return nil, Damaged("key %x: %w", key, errShort)
 	}
 	value := sealed[:n:n]
 	if binary.BigEndian.Uint32(sealed[n:]) != checksum(key, value) {
-		return nil, damaged("key %x: the checksum does not match", key)
+		return nil, Damaged("key %x: the checksum does not match", key)
 	}
 	return value, nil
 }
@@ -52,31 +55,31 @@ func checksum(key, value []byte) uint32 {
 	return crc32.Update(crc32.Update(0, table, key), table, value)
 }
 
-// damaged returns an error that wraps ErrDamaged.
-func damaged(format string, args ...any) error {
-	return fmt.Errorf("%w: %w", ErrDamaged, fmt.Errorf(format, args...))
+// Damaged returns an error that wraps ErrDamaged.
+func Damaged(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", boltfile.ErrDamaged, fmt.Errorf(format, args...))
 }
 
-// encodeJSON returns v as a sealed value under key.
-func encodeJSON(key []byte, v any) ([]byte, error) {
+// EncodeJSON returns v as a sealed value under key.
+func EncodeJSON(key []byte, v any) ([]byte, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("encode %T: %w", v, err)
 	}
-	return seal(key, append([]byte{jsonVersion}, b...)), nil
+	return Seal(key, append([]byte{jsonVersion}, b...)), nil
 }
 
-// decodeJSON reads what encodeJSON wrote.
-func decodeJSON(key, sealed []byte, v any) error {
-	b, err := unseal(key, sealed)
+// DecodeJSON reads what encodeJSON wrote.
+func DecodeJSON(key, sealed []byte, v any) error {
+	b, err := Unseal(key, sealed)
 	if err != nil {
 		return err
 	}
 	if len(b) == 0 || b[0] != jsonVersion {
-		return damaged("key %x: unknown encoding", key)
+		return Damaged("key %x: unknown encoding", key)
 	}
 	if err := json.Unmarshal(b[1:], v); err != nil {
-		return damaged("key %x: %w", key, err)
+		return Damaged("key %x: %w", key, err)
 	}
 	return nil
 }
@@ -93,14 +96,14 @@ const (
 	flagsKnown = 1<<iota - 1
 )
 
-// encodeEntry returns the encoding of e: version, flags, then the fields in
+// EncodeEntry returns the encoding of e: version, flags, then the fields in
 // their order, integers as varints.
-func encodeEntry(e *archive.Entry) []byte {
+func EncodeEntry(e *archive.Entry) []byte {
 	etag, packed := packETag(e.ETag)
 	b := make([]byte, 0, 256)
-	version := byte(entryVersion)
+	version := byte(EntryVersion)
 	if e.Fence.MtimeSec != 0 {
-		version = farEntryVersion
+		version = FarEntryVersion
 	}
 	b = append(b, version, entryFlags(e, packed))
 	b = appendFence(b, e.Fence)
@@ -116,17 +119,17 @@ func encodeEntry(e *archive.Entry) []byte {
 	if packed {
 		b = append(b, etag[:]...)
 	} else {
-		b = appendString(b, e.ETag)
+		b = AppendString(b, e.ETag)
 	}
-	b = appendString(b, e.VersionID)
-	b = appendString(b, e.SSE)
-	b = appendString(b, e.KMSKeyID)
+	b = AppendString(b, e.VersionID)
+	b = AppendString(b, e.SSE)
+	b = AppendString(b, e.KMSKeyID)
 	b = binary.AppendUvarint(b, e.Attempt)
 	if failed(e) {
-		b = appendString(b, string(e.FailClass))
+		b = AppendString(b, string(e.FailClass))
 		b = appendFence(b, e.FailFence)
 	}
-	if version == farEntryVersion {
+	if version == FarEntryVersion {
 		b = binary.AppendVarint(b, e.Fence.MtimeSec)
 	}
 	return b
@@ -169,21 +172,21 @@ func appendFence(b []byte, f archive.Fence) []byte {
 	return binary.AppendVarint(b, f.CtimeNs-f.MtimeNs)
 }
 
-func appendString(b []byte, s string) []byte {
+func AppendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// decodeEntry reads what encodeEntry wrote. It accepts nothing else, and it
+// DecodeEntry reads what encodeEntry wrote. It accepts nothing else, and it
 // keeps no reference to b.
-func decodeEntry(b []byte) (archive.Entry, error) {
+func DecodeEntry(b []byte) (archive.Entry, error) {
 	r := reader{rest: b, text: string(b)}
 	version := r.byte()
-	if version != entryVersion && version != farEntryVersion {
-		return archive.Entry{}, damaged("entry: unknown encoding %d", version)
+	if version != EntryVersion && version != FarEntryVersion {
+		return archive.Entry{}, Damaged("entry: unknown encoding %d", version)
 	}
 	flags := r.byte()
 	if flags&^flagsKnown != 0 {
-		return archive.Entry{}, damaged("entry: unknown flags %#x", flags)
+		return archive.Entry{}, Damaged("entry: unknown flags %#x", flags)
 	}
 	e := archive.Entry{Racy: flags&flagRacy != 0, Stored: flags&flagStored != 0, Doubted: flags&flagDoubted != 0}
 	e.Fence = r.fence()
@@ -210,7 +213,7 @@ func decodeEntry(b []byte) (archive.Entry, error) {
 		r.err = errors.New("bytes are left over")
 	}
 	if r.err != nil {
-		return archive.Entry{}, damaged("entry: %w", r.err)
+		return archive.Entry{}, Damaged("entry: %w", r.err)
 	}
 	return e, nil
 }
@@ -287,7 +290,7 @@ func (r *reader) string() string {
 
 // far returns the seconds at the end of an entry of that version.
 func (r *reader) far(version byte) int64 {
-	if version != farEntryVersion {
+	if version != FarEntryVersion {
 		return 0
 	}
 	sec := r.varint()
@@ -306,34 +309,34 @@ func (r *reader) fence() archive.Fence {
 	return f
 }
 
-// encodeRecord returns a record as a sealed value: its status as one byte,
+// EncodeRecord returns a record as a sealed value: its status as one byte,
 // then the line.
-func encodeRecord(key []byte, status archive.Status, line []byte) ([]byte, error) {
+func EncodeRecord(key []byte, status archive.Status, line []byte) ([]byte, error) {
 	code := slices.Index(archive.Statuses(), status)
 	if code < 0 {
 		return nil, fmt.Errorf("record has the unknown status %q", status)
 	}
 	value := make([]byte, 0, 1+len(line)+checksumBytes)
-	return seal(key, append(append(value, byte(code+1)), line...)), nil
+	return Seal(key, append(append(value, byte(code+1)), line...)), nil
 }
 
-// decodeRecord reads what encodeRecord wrote. The line is part of sealed.
-func decodeRecord(key, sealed []byte) (status archive.Status, line []byte, err error) {
-	b, err := unseal(key, sealed)
+// DecodeRecord reads what encodeRecord wrote. The line is part of sealed.
+func DecodeRecord(key, sealed []byte) (status archive.Status, line []byte, err error) {
+	b, err := Unseal(key, sealed)
 	if err != nil {
 		return "", nil, err
 	}
-	if status, err = statusOf(b); err != nil {
+	if status, err = StatusOf(b); err != nil {
 		return "", nil, err
 	}
 	return status, b[1:], nil
 }
 
-// statusOf reads the first byte of a record's value.
-func statusOf(value []byte) (archive.Status, error) {
+// StatusOf reads the first byte of a record's value.
+func StatusOf(value []byte) (archive.Status, error) {
 	all := archive.Statuses()
 	if len(value) == 0 || value[0] == 0 || int(value[0]) > len(all) {
-		return "", damaged("record of an unknown status")
+		return "", Damaged("record of an unknown status")
 	}
 	return all[value[0]-1], nil
 }
