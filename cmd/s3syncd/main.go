@@ -15,12 +15,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
-	"github.com/spf13/cobra"
 )
 
 // The exit codes that scripts rely on.

@@ -1,3 +1,6 @@
+// Package anchor keeps what somebody outside a trail knows of it: digests that a
+// clean verification has seen, in an anchor file, and those that a host has copies
+// of. A trail that was written anew does not have them.
 package anchor
 
 import (

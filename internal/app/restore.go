@@ -44,7 +44,7 @@ type RestoreOptions struct {
 	TempDir    string // "": To, or in a dry run the directory for temporary files
 
 	Stderr   io.Writer
-	Progress restore.RestoreProgress
+	Progress restore.Progress
 }
 
 // Restore rebuilds files from the audit trail, as manifest.Restore does. Beside

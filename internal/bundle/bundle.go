@@ -1,3 +1,6 @@
+// Package bundle makes one document that proves one record, and checks it: the
+// record's manifest, the digests from there to one that is known elsewhere, their
+// signatures, and what S3 says of the object.
 package bundle
 
 import (

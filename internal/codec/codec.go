@@ -172,6 +172,7 @@ func appendFence(b []byte, f archive.Fence) []byte {
 	return binary.AppendVarint(b, f.CtimeNs-f.MtimeNs)
 }
 
+// AppendString appends s with its length.
 func AppendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }

@@ -183,17 +183,18 @@ func (c Copies) Manifests(keep func(trail.Name) bool) ([]string, error) {
 	return files, err
 }
 
-// openChains holds, by chain, the sequence number of the first digest that is not
+// OpenChains holds, by chain, the sequence number of the first digest that is not
 // acknowledged. What is sealed from there on is needed if the chain is left: also
 // manifests that are published already.
-type openChains map[string]uint64
+type OpenChains map[string]uint64
 
-func (c Copies) OpenFrom() (openChains, error) {
+// OpenFrom returns where the documents that are still needed begin, by chain.
+func (c Copies) OpenFrom() (OpenChains, error) {
 	box, err := c.St.Outbox()
 	if err != nil {
 		return nil, fmt.Errorf("read outbox of %s: %w", c.Source, err)
 	}
-	open := openChains{}
+	open := OpenChains{}
 	for _, d := range box {
 		n, ok := trail.ParseName(d.Key)
 		if first, known := open[n.Chain]; ok && (!known || n.Sequence < first) {
@@ -204,7 +205,7 @@ func (c Copies) OpenFrom() (openChains, error) {
 }
 
 // Has reports whether the document of this name is needed.
-func (c openChains) Has(name string) bool {
+func (c OpenChains) Has(name string) bool {
 	n, ok := trail.ParseName(name)
 	first, open := c[n.Chain]
 	return ok && open && n.Sequence >= first

@@ -1,3 +1,4 @@
+// Package extsort sorts more records than fit into memory, in unnamed files.
 package extsort
 
 import (
@@ -41,12 +42,15 @@ type item struct {
 	n        uint64
 }
 
+// NewSorter returns a sorter that takes about memory bytes and puts the rest into
+// unnamed files in dir. Close must be called.
 func NewSorter(dir string, memory int64) *Sorter {
 	memory = max(memory, sorterLeast)
 	items := int(memory / 8 / sorterItem)
 	return &Sorter{dir: dir, arena: make([]byte, 0, memory/2), max: items}
 }
 
+// Close removes what was put on disk.
 func (s *Sorter) Close() {
 	for _, f := range s.runs {
 		_ = f.Close() // Nothing of it is kept.

@@ -1,3 +1,5 @@
+// Package restore writes the files that a trail names back to disk. It verifies
+// the trail before the first byte, and each file against its record.
 package restore
 
 import (
@@ -50,9 +52,9 @@ type RestoredFile struct {
 	Err        error // FileFailed only
 }
 
-// RestoreProgress is told what a restore does. Its methods are called from many
+// Progress hears what a restore does. Its methods are called from many
 // goroutines and must not block for long.
-type RestoreProgress interface {
+type Progress interface {
 	// Anchored is called first, and once: what vouches for the trail, nothing where
 	// both are 0.
 	Anchored(keys, heads int)
@@ -93,7 +95,7 @@ type Options struct {
 	TempDir string        // for sorting; "": Target, or in a dry run the directory for temporary files
 	Memory  int64         // bytes, for sorting
 
-	Progress RestoreProgress
+	Progress Progress
 }
 
 // Summary is what a restore did, or would do.

@@ -30,23 +30,23 @@ func (e *bodyError) class() archive.Class {
 	return archive.ClassFile
 }
 
-// sizedBody is exactly size bytes of r from its start. A body that ends early
+// Body is exactly size bytes of r from its start. A body that ends early
 // is an error of its own, so that it is not taken for a broken connection.
-type sizedBody struct {
+type Body struct {
 	r    io.ReadSeeker
 	size int64
 	off  int64
 }
 
 // NewBody rewinds r.
-func NewBody(r io.ReadSeeker, size int64) (*sizedBody, error) {
+func NewBody(r io.ReadSeeker, size int64) (*Body, error) {
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
 		return nil, &bodyError{err}
 	}
-	return &sizedBody{r: r, size: size}, nil
+	return &Body{r: r, size: size}, nil
 }
 
-func (b *sizedBody) Read(p []byte) (int, error) {
+func (b *Body) Read(p []byte) (int, error) {
 	left := b.size - b.off
 	if left <= 0 {
 		return 0, io.EOF
@@ -68,7 +68,7 @@ func (b *sizedBody) Read(p []byte) (int, error) {
 }
 
 // Seek moves within the announced size; the end is where that ends.
-func (b *sizedBody) Seek(offset int64, whence int) (int64, error) {
+func (b *Body) Seek(offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekStart:
 	case io.SeekCurrent:

@@ -23,12 +23,14 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
+// FallbackZone is the region for compatible servers, which sign with any.
+const FallbackZone = "us-east-1"
+
 const (
 	maxAttempts  = 3
 	maxBackoff   = 5 * time.Second
 	minIdleConns = 10
-	writeBuffer  = 16 << 10    // of a connection: a small file and its headers go out in one write
-	FallbackZone = "us-east-1" // For compatible servers, which sign with any region.
+	writeBuffer  = 16 << 10 // of a connection: a small file and its headers go out in one write
 )
 
 // Options say where a destination is and how it is reached.
@@ -254,6 +256,7 @@ func (c *Conn) Fault(ctx context.Context, op, key string, err error) error {
 	return err
 }
 
+// Owner returns the expected owner of the bucket as requests carry it.
 func (c *Conn) Owner() *string { return Optional(c.o.ExpectedBucketOwner) }
 
 // CloseIdle is Store.CloseIdle.

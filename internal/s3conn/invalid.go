@@ -16,6 +16,7 @@ func (optionError) Is(target error) bool { return target == ErrOptions }
 
 func (r optionError) Unwrap() error { return r.error }
 
+// Invalid returns an error that says that an option cannot work: ErrOptions.
 func Invalid(format string, args ...any) error {
 	return optionError{fmt.Errorf("s3store: "+format, args...)}
 }

@@ -14,8 +14,12 @@ import (
 // timeout, so it is tried again.
 type StalledError struct{ limit time.Duration }
 
-func (e *StalledError) Error() string   { return fmt.Sprintf("no progress for %v", e.limit) }
-func (e *StalledError) Timeout() bool   { return true }
+func (e *StalledError) Error() string { return fmt.Sprintf("no progress for %v", e.limit) }
+
+// Timeout says that the attempt took too long.
+func (e *StalledError) Timeout() bool { return true }
+
+// Temporary says that it may be tried again.
 func (e *StalledError) Temporary() bool { return true }
 
 // watchdog ends an attempt whose body moves no byte, or whose answer does not

@@ -91,7 +91,7 @@ func withoutDefaultPort(scheme, host string) string {
 
 // Put sends in, whose body is b, in as many attempts as the retryer grants, and
 // returns what the server said. It blocks as long as bytes move.
-func (w *wire) Put(ctx context.Context, in *s3.PutObjectInput, b *sizedBody) (*s3.PutObjectOutput, heard, error) {
+func (w *wire) Put(ctx context.Context, in *s3.PutObjectInput, b *Body) (*s3.PutObjectOutput, heard, error) {
 	if aws.ToString(in.Key) == "" {
 		return nil, heard{}, smithy.NewErrParamRequired("Key") // It would be a request to the bucket.
 	}
@@ -137,7 +137,7 @@ func (w *wire) pause(ctx context.Context, attempt int, err error) error {
 }
 
 // try is one attempt.
-func (w *wire) try(ctx context.Context, in *s3.PutObjectInput, b *sizedBody) (*s3.PutObjectOutput, heard, error) {
+func (w *wire) try(ctx context.Context, in *s3.PutObjectInput, b *Body) (*s3.PutObjectOutput, heard, error) {
 	c, err := w.Creds.Retrieve(ctx)
 	if err != nil {
 		return nil, heard{}, err

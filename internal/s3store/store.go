@@ -131,7 +131,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 }
 
 // connection returns what of o the connection is made with.
-func (o *Options) connection() s3conn.Options {
+func (o Options) connection() s3conn.Options {
 	return s3conn.Options{
 		Region: o.Region, EndpointURL: o.EndpointURL, PathStyle: o.PathStyle, AllowInsecure: o.AllowInsecure, Profile: o.Profile,
 		Bucket: o.Bucket, ExpectedBucketOwner: o.ExpectedBucketOwner, Workers: o.Workers,

@@ -272,7 +272,7 @@ func TestProbe(t *testing.T) {
 
 func TestAbsentBucketIsConfiguration(t *testing.T) {
 	eachServer(t, func(on server) {
-		t, o := on.T, *on.Store.dest.o
+		t, o := on.T, *on.dest.o
 		o.Bucket = "no-such-bucket-here"
 		s := openStore(t, o)
 		_, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{}))

@@ -1,3 +1,5 @@
+// Package skips streams the records of unchanged files into the manifests of a
+// run that asked for them, past the state.
 package skips
 
 import (
@@ -56,6 +58,8 @@ type spool struct {
 	size int64
 }
 
+// New returns a Writer over st that keeps its lines in dir and asks for a seal by
+// nudge after many of them. It makes no file before the first Write.
 func New(st *state.Source, dir string, many int, nudge func()) *Writer {
 	return &Writer{st: st, dir: dir, many: many, nudge: nudge}
 }

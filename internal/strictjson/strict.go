@@ -1,3 +1,5 @@
+// Package strictjson refuses JSON that programs read in different ways: keys that
+// repeat or differ in case, numbers that lose digits, text that is not Unicode.
 package strictjson
 
 import (

@@ -1,3 +1,5 @@
+// Package survey reads what digests the bucket has of an instance: other chains,
+// and those of the own chain that the state does not know.
 package survey
 
 import (

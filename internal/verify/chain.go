@@ -80,7 +80,7 @@ type digestCheck struct {
 	fault     error // it is no digest
 	gone      bool
 	unread    error // it could not be read
-	manifests []manifestCheck
+	manifests []ManifestCheck
 	signature *trail.Signature
 	sigFault  error // it is no signature, or it does not hold
 	sigUnread error // it, or its key, could not be read
@@ -135,14 +135,14 @@ func (v *verifier) read(ctx context.Context, x *trail.ChainIndex, i int) (*diges
 	if i > 0 && x.Digests[i-1].Name.Sequence == e.Name.Sequence {
 		return c, nil // A fork: its manifests are not followed.
 	}
-	c.manifests = make([]manifestCheck, len(c.d.Manifests))
-	fetch := func(ctx context.Context, i int) (manifestCheck, error) {
+	c.manifests = make([]ManifestCheck, len(c.d.Manifests))
+	fetch := func(ctx context.Context, i int) (ManifestCheck, error) {
 		if !v.worth(x, c, i) {
-			return manifestCheck{gone: true}, nil
+			return ManifestCheck{gone: true}, nil
 		}
 		return ScanManifest(ctx, v.t, &c.d, c.d.Manifests[i])
 	}
-	return c, trail.InOrder(ctx, len(c.d.Manifests), fetch, func(manifestCheck) {}, func(i int, m manifestCheck, err error) error {
+	return c, trail.InOrder(ctx, len(c.d.Manifests), fetch, func(ManifestCheck) {}, func(i int, m ManifestCheck, err error) error {
 		m.unread = err
 		c.manifests[i] = m
 		return ctx.Err()
@@ -334,7 +334,7 @@ func (c *chainCheck) refs(d *digestCheck) {
 }
 
 // manifest checks one manifest against the digest that names it.
-func (c *chainCheck) manifest(d *digestCheck, ref archive.ManifestRef, m *manifestCheck) {
+func (c *chainCheck) manifest(d *digestCheck, ref archive.ManifestRef, m *ManifestCheck) {
 	seq := d.at.Name.Sequence
 	switch {
 	case m.unread != nil:

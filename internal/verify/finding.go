@@ -92,6 +92,7 @@ type Findings struct {
 	counts map[FindingKind]int64
 }
 
+// Add adds one finding; those beyond the limit are only counted.
 func (f *Findings) Add(x Finding) {
 	if f.counts == nil {
 		f.counts = map[FindingKind]int64{}

@@ -20,8 +20,8 @@ import (
 // maxRecordFaults is how many faulty records of one manifest are named.
 const maxRecordFaults = 5
 
-// manifestCheck is what one manifest holds.
-type manifestCheck struct {
+// ManifestCheck is what one manifest holds.
+type ManifestCheck struct {
 	gone        bool
 	unread      error // it could not be read to its end
 	sha         string
@@ -36,7 +36,7 @@ type manifestCheck struct {
 }
 
 // sound reports whether the manifest's counts can be compared.
-func (m *manifestCheck) sound(ref archive.ManifestRef) bool {
+func (m *ManifestCheck) sound(ref archive.ManifestRef) bool {
 	return !m.gone && m.unread == nil && m.sha == ref.SHA256 && m.Format == nil
 }
 
@@ -56,7 +56,7 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 
 // ScanManifest reads one manifest of d as a stream. An error says that it could not be
 // read to its end.
-func ScanManifest(ctx context.Context, t *trail.Trail, d *trail.Digest, ref archive.ManifestRef) (manifestCheck, error) {
+func ScanManifest(ctx context.Context, t *trail.Trail, d *trail.Digest, ref archive.ManifestRef) (ManifestCheck, error) {
 	m, err := scanWith(ctx, t, d, ref, readLines)
 	if errors.Is(m.Format, errOtherForm) {
 		// Not as this release writes it: it may still be a manifest.
@@ -68,9 +68,9 @@ func ScanManifest(ctx context.Context, t *trail.Trail, d *trail.Digest, ref arch
 }
 
 // scanWith is scanManifest with a reader of records.
-func scanWith(ctx context.Context, t *trail.Trail, d *trail.Digest, ref archive.ManifestRef, read func(io.Reader, func(*archive.Record) error) error) (m manifestCheck, err error) {
+func scanWith(ctx context.Context, t *trail.Trail, d *trail.Digest, ref archive.ManifestRef, read func(io.Reader, func(*archive.Record) error) error) (m ManifestCheck, err error) {
 	err = t.Get(ctx, ref.S3Key, func(body io.Reader, _ archive.Object) error {
-		m = manifestCheck{}
+		m = ManifestCheck{}
 		src := &sourceReader{r: body}
 		sum := trail.NewSum()
 		r := io.TeeReader(src, sum)
@@ -87,7 +87,7 @@ func scanWith(ctx context.Context, t *trail.Trail, d *trail.Digest, ref archive.
 		return src.err
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return manifestCheck{gone: true}, nil
+		return ManifestCheck{gone: true}, nil
 	}
 	if m.more > 0 {
 		m.Faults = append(m.Faults, fmt.Sprintf("%d more records like these", m.more))
@@ -195,7 +195,7 @@ func (l *lines) end() error {
 
 // recordCheck checks the records of one manifest.
 type recordCheck struct {
-	m      *manifestCheck
+	m      *ManifestCheck
 	d      *trail.Digest
 	prefix string // of s3_uri
 }

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// Clocks may differ by so much.
+	// ClockGrace is how much clocks may differ.
 	ClockGrace = 5 * time.Minute
 	// A server that is further ahead of the verifier is not believed.
 	clocksApart = 15 * time.Minute

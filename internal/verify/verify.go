@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	// Chains that are checked: those that something outside names, then those
-	// with the most digests.
+	// MaxChains is how many chains are checked: those that something outside names,
+	// then those with the most digests.
 	MaxChains = 10_000
 	// A configuration object.
 	maxConfigBytes = 64 << 20
-	// Manifests that a digest names and the listing does not have are asked for
-	// one by one, up to so many in a trail.
+	// MaxUnlisted is how many manifests of a trail that a digest names and the
+	// listing does not have are asked for one by one.
 	MaxUnlisted = 1000
 	// A digest may be published so much later than its predecessor promised.
 	silenceGrace = 5 * time.Minute

@@ -48,7 +48,7 @@ type Options struct {
 	Attempts int
 }
 
-// ErrHeld: the request was not sent because its destination is out of service.
+// ErrHeld says that a request was not sent because its destination is out of service.
 // The file waits and is no failure.
 var ErrHeld = errors.New("destination is stopped")
 

@@ -154,7 +154,7 @@ func TestTheStatesFollowTheDiagram(t *testing.T) {
 				if c.frees != (e.releasedHeldFiles == 1) {
 					t.Errorf("held files were released %d times, want %v", e.releasedHeldFiles, c.frees)
 				}
-				if b.at == parked && c.at == parked && b.Status().Err != cause {
+				if b.at == parked && c.at == parked && !errors.Is(b.Status().Err, cause) {
 					t.Errorf("the cause is %v, want the one that needs an operator", b.Status().Err)
 				}
 			})

@@ -8,7 +8,7 @@ import (
 )
 
 // Failure is a failure of this host: it says nothing about the destination.
-type Failure struct {
+type Failure struct { //nolint:errname // It is the noun.
 	err  *archive.Error
 	file bool // It is about reading one file.
 }
@@ -61,7 +61,7 @@ func HostBusy(err error) bool {
 	return false
 }
 
-// ErrChanged: the file is not what it was when it was opened.
+// ErrChanged says that the file is not what it was when it was opened.
 var ErrChanged = errors.New("the file changed while it was read")
 
 // errIdentity: size and mtime are the same, the rest of what identifies a file is not.

@@ -8,8 +8,8 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
-// RacyWindow: a file modified so shortly before it was read may be modified
-// again without a new mtime, so an equal fence proves nothing.
+// RacyWindow is how shortly before it is read a file may be modified again without
+// a new mtime, so that an equal fence proves nothing.
 const RacyWindow = 2 * time.Second
 
 // tick is the longest time for which a kernel stamps the same time on changes,

@@ -316,7 +316,7 @@ func (g *signing) forgetKey(fingerprint string) error {
 // its name, readers have to be given the key: that is no reason not to sign.
 func (g *signing) publishKey(ctx context.Context, fingerprint string) error {
 	rel := trail.KeysDir + "/" + fingerprint + ".pem"
-	if _, err := os.Stat(g.local.Path(rel)); err == nil || g.keyTaken {
+	if _, err := os.Stat(g.local.Path(rel)); err == nil || g.keyTaken { //nolint:gosec // A fingerprint is hex.
 		return nil
 	}
 	public, err := g.o.Sign.PublicKey(ctx)

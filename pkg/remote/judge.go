@@ -17,7 +17,7 @@ import (
 // Rounds is how often one attempt asks what S3 holds under its key.
 const Rounds = 4
 
-// ErrUnsteady: S3 held something else under the key at each request.
+// ErrUnsteady says that S3 held something else under the key at each request.
 var ErrUnsteady = errors.New("the object under this key keeps changing")
 
 // unsteady is ErrUnsteady as a failure that passes and is not the destination's.

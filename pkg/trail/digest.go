@@ -108,6 +108,7 @@ func (d *Digest) Encode() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// The forms of a chain id and of a SHA-256.
 var (
 	ChainPattern = regexp.MustCompile(`^[0-9a-f]{8}$`)
 	ShaPattern   = regexp.MustCompile(`^[0-9a-f]{64}$`)

@@ -68,7 +68,7 @@ func NewEncoder(w io.Writer, l Layout) *Encoder {
 	return &Encoder{b: b, w: gz, gz: gz}
 }
 
-// line adds one record, JSON without a newline.
+// Write adds one record, JSON without a newline.
 func (e *Encoder) Write(line []byte) error {
 	var sep string
 	switch {

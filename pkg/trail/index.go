@@ -11,6 +11,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
+// ChainKey names a chain: ids are unique within an instance only.
 type ChainKey struct{ Instance, ID string }
 
 // Indexer sorts names into an Index.
@@ -88,6 +89,7 @@ func (t *Trail) Index(ctx context.Context) (Index, error) {
 	return in.Index(), nil
 }
 
+// Add adds one object of a listing.
 func (in *Indexer) Add(o archive.Object) {
 	e := Entry{Key: o.Key, Size: o.Size, LastModified: o.LastModified}
 	rel, isSig := signatureOf(strings.TrimPrefix(o.Key, in.Root))
@@ -137,6 +139,7 @@ func (in *Indexer) chain(n Name) *ChainIndex {
 	return c
 }
 
+// Index returns what was added, sorted.
 func (in *Indexer) Index() Index {
 	digests := map[string]*ChainIndex{}
 	for _, c := range in.Chains {

@@ -115,6 +115,7 @@ func NotBefore(now, last time.Time) time.Time {
 	return now
 }
 
+// ConfigPattern matches the names of configuration objects.
 var ConfigPattern = regexp.MustCompile(`^config_[0-9a-f]{64}\.json$`)
 
 // NamePart is what an instance may consist of.

@@ -63,23 +63,24 @@ func ReadRecords(r io.Reader, fn func(rec *archive.Record, raw []byte) error) er
 	return d.array()
 }
 
-// member is the one gzip member that a manifest is. Whether another one counts
+// Member is the one gzip member that a manifest is. Whether another one counts
 // differs from reader to reader.
-type member struct {
+type Member struct {
 	gz   *gzip.Reader
 	rest *bufio.Reader
 }
 
-func NewMember(br *bufio.Reader) (*member, error) {
+// NewMember reads the header of the member that br is at.
+func NewMember(br *bufio.Reader) (*Member, error) {
 	gz, err := gzip.NewReader(br)
 	if err != nil {
 		return nil, err
 	}
 	gz.Multistream(false)
-	return &member{gz: gz, rest: br}, nil
+	return &Member{gz: gz, rest: br}, nil
 }
 
-func (m *member) Read(p []byte) (int, error) {
+func (m *Member) Read(p []byte) (int, error) {
 	n, err := m.gz.Read(p)
 	if errors.Is(err, io.EOF) {
 		if _, more := m.rest.Peek(1); more == nil {

@@ -84,7 +84,7 @@ func (a *retrier) note(err error) {
 	}
 }
 
-// passing reports whether err is one of a server that may answer later.
+// Temporary reports whether err is one of a server that may answer later.
 func Temporary(err error) bool {
 	e, ok := errors.AsType[*archive.Error](err)
 	if !ok || errors.Is(err, fs.ErrNotExist) || errors.Is(err, context.Canceled) {

@@ -272,27 +272,9 @@ func (w *intents) dropResume(ctx context.Context) error {
 // was asked for: it is then recorded as recovered.
 func (w *intents) discard(ctx context.Context, in *archive.Intent) error {
 	ctx = context.WithoutCancel(ctx)
-	taken := false
-	if in.UploadID != "" {
-		gone, err := w.d.gate.Abort(ctx, in)
-		if err != nil {
-			return err
-		}
-		if gone {
-			now, err := w.remote.ask(ctx, false)
-			if err != nil {
-				return err
-			}
-			if taken, err = w.taken(ctx, in, now); err != nil {
-				return err
-			}
-			if taken {
-				w.remote.seen = now
-				if err := w.journal.Stored(ctx, in, now.Object, true); err != nil {
-					return err
-				}
-			}
-		}
+	taken, err := w.abort(ctx, in)
+	if err != nil {
+		return err
 	}
 	if !taken {
 		err := w.d.src.State.DropIntent(ctx, in.Key, in.Attempt)
@@ -304,6 +286,27 @@ func (w *intents) discard(ctx context.Context, in *archive.Intent) error {
 		w.d.open.remove(in.Key)
 	}
 	return nil
+}
+
+// abort gives the multipart upload of in up. It reports whether the upload had
+// been completed, and was recorded.
+func (w *intents) abort(ctx context.Context, in *archive.Intent) (taken bool, err error) {
+	if in.UploadID == "" {
+		return false, nil
+	}
+	gone, err := w.d.gate.Abort(ctx, in)
+	if err != nil || !gone {
+		return false, err
+	}
+	now, err := w.remote.ask(ctx, false)
+	if err != nil {
+		return false, err
+	}
+	if taken, err = w.taken(ctx, in, now); err != nil || !taken {
+		return false, err
+	}
+	w.remote.seen = now
+	return true, w.journal.Stored(ctx, in, now.Object, true)
 }
 
 // list returns the open intents of the key.
