@@ -110,7 +110,7 @@ func loadConfig(file string, env []string) (*config.Config, error) {
 	return cfg, err
 }
 
-// complain prints err for a person, a line for each of several faults.
+// complain prints err for an operator, a line for each of several faults.
 func complain(w io.Writer, err error) {
 	if err == nil || errors.Is(err, pipeline.ErrSomeFailed) || errors.Is(err, errNotAll) {
 		return // The command has said so.

@@ -95,7 +95,7 @@ func parseAt(fs *pflag.FlagSet, text string, now time.Time) (time.Time, error) {
 	return parseTime(fs.Name(), text, now)
 }
 
-// parseTime reads a time that a person gives: "" is the zero time.
+// parseTime reads a time that an operator gives: "" is the zero time.
 func parseTime(command, text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil

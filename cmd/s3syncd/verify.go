@@ -228,7 +228,7 @@ func printBundle(w io.Writer, r bundle.Report) error {
 // shown makes text from a document fit a terminal.
 func shown(s string) string { return admin.Plain(s, messageLength) }
 
-// printVerify prints what was found for a person.
+// printVerify prints what was found for an operator.
 func printVerify(w io.Writer, results []app.VerifyResult) error {
 	var b strings.Builder
 	found, noted, unchecked := int64(0), int64(0), int64(0)

@@ -44,7 +44,7 @@ func hints() []hint {
 	}
 }
 
-// Advice says in a sentence or two what a person does about an error of an
+// Advice says in a sentence or two what an operator does about an error of an
 // error class. It is never empty.
 func Advice(class, text string) string {
 	if action, _, ok := DeniedAction(text); ok {
@@ -64,7 +64,7 @@ func Advice(class, text string) string {
 	return "See the daemon's log for this path."
 }
 
-// Todo says what a person does about the state of a source, "" for nothing.
+// Todo says what an operator does about the state of a source, "" for nothing.
 func (s *SourceStatus) Todo() string {
 	switch s.State {
 	case StateUnavailable:

@@ -1,6 +1,6 @@
 // Package anchor keeps what somebody outside a trail knows of it: digests that a
 // clean verification has seen, in an anchor file, and those that a host has copies
-// of. A trail that was written anew does not have them.
+// of. A trail that was rewritten does not have them.
 package anchor
 
 import (
@@ -28,7 +28,7 @@ const anchorVersion = 1
 var anchorFiles = strictjson.Of(archive.MaxNumber, File{}) //nolint:gochecknoglobals // It is computed once.
 
 // File keeps the heads that were seen by clean verifications, so that a
-// later one notices an end that was taken away or written anew.
+// later one notices an end that was taken away or rewritten.
 type File struct {
 	Version int     `json:"version"`
 	Trails  []Heads `json:"trails"`
@@ -81,8 +81,8 @@ func (f *File) Of(bucket, prefix string) []Anchor {
 	return nil
 }
 
-// Note takes in the heads of a clean verification. Heads of chains that it did
-// not look at stay. The first time that a trail is seen its heads are taken for
+// Note records the heads of a clean verification. Heads of chains that it did
+// not check stay. The first time that a trail is seen its heads are taken for
 // what they are; later on, a chain that nothing vouches for does not come to
 // vouch for others by having been seen.
 func (f *File) Note(bucket, prefix string, heads []Anchor, now time.Time) {
@@ -279,7 +279,7 @@ type Anchor struct {
 	// Local: it is what the host knows, which for a chain that was left may be a
 	// digest that was never published.
 	Local bool `json:"-"`
-	// Current: it is of the chain that the host goes on with.
+	// Current: it is of the chain that the host continues.
 	Current bool `json:"-"`
 	// Written is when the host wrote it, zero: not known.
 	Written time.Time `json:"-"`

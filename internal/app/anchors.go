@@ -228,7 +228,7 @@ func (s *hostState) add(list []anchor.Anchor, instance string) []anchor.Anchor {
 	return list
 }
 
-// current returns the chain that the host goes on with: the state's, or without
+// current returns the chain that the host continues: the state's, or without
 // one the chain that was written last.
 func (s *hostState) current(list []anchor.Anchor) string {
 	if s.known || len(list) == 0 {

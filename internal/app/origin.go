@@ -87,7 +87,7 @@ func (o Origin) open(ctx context.Context, workers int, log *zap.Logger) (*s3stor
 
 func (o Origin) mapper() archive.Mapper { return archive.NewMapper(o.Prefix) }
 
-// trail returns where the audit trail stands, for a person.
+// trail returns where the audit trail stands, for an operator.
 func (o Origin) trail() string { return "s3://" + o.Bucket + "/" + o.mapper().TrailPrefix() }
 
 // below returns what path names below the source: a path below it, or an
@@ -141,7 +141,7 @@ func (o Origin) pickInstance(ctx context.Context, trail *trail.Trail, asked stri
 	return "", fmt.Errorf("%w: --instance is needed: several have trails under %s: %s", ErrWrongUse, o.trail(), strings.Join(names, ", "))
 }
 
-// plainLogger writes warnings for a person.
+// plainLogger writes warnings for an operator.
 func plainLogger(w io.Writer) (*zap.Logger, error) {
 	log, _, err := logsink.NewLogger(config.Log{Level: "warn", Format: "console"}, w)
 	return log, err

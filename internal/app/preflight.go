@@ -266,7 +266,7 @@ func (p *preflight) plan(ctx context.Context, i int) (plan *PreflightPlan, body 
 	return plan, s.Largest, s.UnusedIncludes
 }
 
-// translator words the trials of one source for a person.
+// translator words the trials of one source for an operator.
 type translator struct {
 	source   *config.Source
 	arns     iam.ARNs

@@ -119,7 +119,7 @@ func (o *RestoreOptions) check(ctx context.Context, instance string, server func
 	}
 	if h := from.host; h != nil && h.cfg.Instance == instance {
 		known, err := h.anchors(ctx)
-		if err != nil && !errors.Is(err, fs.ErrPermission) { // Whoever may not read them knows nothing, and is told so.
+		if err != nil && !errors.Is(err, fs.ErrPermission) { // A user who may not read them has no anchors, and the output says so.
 			return nil, err
 		}
 		v.Anchors, v.Again = append(v.Anchors, slices.DeleteFunc(known, other)...), h.again(err)
@@ -133,7 +133,7 @@ func (o *RestoreOptions) check(ctx context.Context, instance string, server func
 	return v, nil
 }
 
-// restoreAdvice adds to err what a person can do about it.
+// restoreAdvice adds to err what an operator can do about it.
 func restoreAdvice(err error, to string) error {
 	switch {
 	case errors.Is(err, safefs.ErrTargetBusy):

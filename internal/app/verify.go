@@ -42,7 +42,7 @@ type VerifyOptions struct {
 	Progress VerifyProgress
 }
 
-// VerifyProgress is told what a verification does. Its methods must not block.
+// VerifyProgress follows a verification. Its methods must not block.
 type VerifyProgress interface {
 	Trail(name string) // what is checked from now on
 	Documents(done, total int64)
@@ -226,7 +226,7 @@ func (v *verification) sourceOf(t *verifyTarget) bool {
 	return false
 }
 
-// name says which trail t is, for a person.
+// name says which trail t is, for an operator.
 func (t *verifyTarget) name() string {
 	trail := "s3://" + t.bucket + "/" + t.prefix
 	if t.source != nil {

@@ -57,7 +57,7 @@ type Digest struct {
 }
 
 // Object is what S3 said of the object when the bundle was made. Nothing
-// proves it but whoever made the bundle.
+// proves it but the maker of the bundle.
 type Object struct {
 	Error        string            `json:"error,omitempty"`
 	VersionID    string            `json:"version_id,omitempty"`

@@ -138,7 +138,7 @@ func EncodeEntry(e *archive.Entry) []byte {
 func entryFlags(e *archive.Entry, packed bool) byte {
 	return bit(flagRacy, e.Racy) | bit(flagStored, e.Stored) |
 		bit(flagMD5, e.MD5 != [16]byte{}) | bit(flagSHA256, e.SHA256 != [32]byte{}) |
-		bit(flagHexETag, packed) | bit(flagFailed, failed(e)) | bit(flagDoubted, e.Doubted)
+		bit(flagHexETag, packed) | bit(flagFailed, failed(e)) | bit(flagDoubted, e.Suspect)
 }
 
 func bit(flag byte, set bool) byte {
@@ -189,7 +189,7 @@ func DecodeEntry(b []byte) (archive.Entry, error) {
 	if flags&^flagsKnown != 0 {
 		return archive.Entry{}, Damaged("entry: unknown flags %#x", flags)
 	}
-	e := archive.Entry{Racy: flags&flagRacy != 0, Stored: flags&flagStored != 0, Doubted: flags&flagDoubted != 0}
+	e := archive.Entry{Racy: flags&flagRacy != 0, Stored: flags&flagStored != 0, Suspect: flags&flagDoubted != 0}
 	e.Fence = r.fence()
 	e.Attributes = archive.Attributes{Mode: r.uint32(), UID: r.uint32(), GID: r.uint32()}
 	if flags&flagMD5 != 0 {

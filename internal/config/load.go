@@ -11,7 +11,7 @@ import (
 // Load reads and checks the file at path, with env (as from os.Environ) on top.
 // What the operator has to correct comes back as Errors; a file that cannot be
 // read as the error of the system. A file that others than its owner may write
-// to is accepted with a warning. Load looks at no source: see CheckPlaces.
+// to is accepted with a warning. Load opens no source: see CheckPlaces.
 func Load(path string, env []string) (*Config, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // A FIFO must not block.
 	if err != nil {

@@ -56,7 +56,7 @@ func (c *Config) CheckPlaces(look func(path string) Look) error {
 	return nil
 }
 
-// asWritten is the look of who looks at nothing.
+// asWritten is the look of a caller that opens nothing.
 func asWritten(path string) Look { return Look{Real: path} }
 
 // checkPaths refuses sources that overlap and writes of ours inside a source. A

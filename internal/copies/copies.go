@@ -79,7 +79,7 @@ func (c Copies) Walk(fn func(path string, e fs.DirEntry) error) error {
 	return filepath.WalkDir(c.Dir, func(path string, e fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			return nil // Removed meanwhile.
+			return nil // It was removed since.
 		case err != nil:
 			return err
 		case !e.Type().IsRegular():

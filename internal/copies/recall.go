@@ -94,7 +94,7 @@ func (c Copies) Ended(ctx context.Context, r survey.Bucket, ch archive.Chain) (b
 		return false, fmt.Errorf("begin chain of %s: %w", c.Source, ctx.Err())
 	}
 	if err != nil {
-		c.Log.Warn("the chain's last digest cannot be read: it goes on as one that has not ended", zap.Error(err))
+		c.Log.Warn("the chain's last digest cannot be read: the chain continues as one that has not ended", zap.Error(err))
 		return false, nil
 	}
 	return d.Reason == trail.ReasonFinal, nil

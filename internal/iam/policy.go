@@ -56,7 +56,7 @@ var ErrPolicyChoice = errors.New("choose one source with --source")
 const managedLimit = 6144
 
 // Policy returns the least policy in JSON for what the configuration does, and
-// notes for a person: what to fill in, and what the policy cannot say. It makes
+// notes for an operator: what to fill in, and what the policy cannot say. It makes
 // no request.
 func Policy(o PolicyOptions) (doc []byte, notes []string, err error) {
 	b := &policyBuilder{o: o, noted: map[string]bool{}}

@@ -211,7 +211,7 @@ type remoteCheck struct {
 
 // compare judges one stored entry by what the listing shows, nil for nothing.
 func (c *remoteCheck) compare(ctx context.Context, key string, it archive.Item, o *archive.Object) error {
-	if it.Entry.Doubted || it.Entry.Attempt >= c.begun {
+	if it.Entry.Suspect || it.Entry.Attempt >= c.begun {
 		return ctx.Err()
 	}
 	if o == nil {
@@ -279,7 +279,7 @@ func (c *remoteCheck) mark(ctx context.Context) error {
 	if len(c.batch) == 0 {
 		return nil
 	}
-	n, err := c.state.Doubt(ctx, c.batch)
+	n, err := c.state.MarkSuspect(ctx, c.batch)
 	c.marked += n
 	c.batch = c.batch[:0]
 	return err

@@ -337,7 +337,7 @@ func TestEscapedNamesAreHeldABoundedNumberAtATime(t *testing.T) {
 
 func TestWhatIsWrittenDuringTheCheckIsLeftOut(t *testing.T) {
 	c := &remoteCheck{begun: 5}
-	for _, e := range []archive.Entry{{Stored: true, Attempt: 5}, {Stored: true, Attempt: 1, Doubted: true}} {
+	for _, e := range []archive.Entry{{Stored: true, Attempt: 5}, {Stored: true, Attempt: 1, Suspect: true}} {
 		if err := c.compare(t.Context(), "k", archive.Item{Path: "p", Entry: e}, nil); err != nil {
 			t.Fatal(err)
 		}

@@ -38,7 +38,7 @@ func NewLogger(c config.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel, error) 
 	return log, level, nil
 }
 
-// Sampled returns a logger for lines that come once a file: the first hundred
+// Sampled returns a logger for lines that come once per file: the first hundred
 // of a kind in each second are written, then every hundredth.
 func Sampled(log *zap.Logger) *zap.Logger {
 	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {

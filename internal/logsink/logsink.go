@@ -1,5 +1,5 @@
 // Package logsink writes lines to where nobody may be reading: a pipe, a
-// terminal, a journal that hangs. Whoever logs is never held up by it.
+// terminal, a journal that hangs. It never holds up a caller that logs.
 package logsink
 
 import (

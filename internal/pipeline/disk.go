@@ -40,7 +40,7 @@ type Disk struct {
 func (d *Disk) Trouble() *Trouble { return d.trouble.Load() }
 
 // check returns why nothing can be recorded at present, nil when all is well. It is
-// asked for every file, and checks at most once a second: a disk that has failed is
+// asked for every file, and checks at most once per second: a disk that has failed is
 // tried by a small change, and what waited for it is let go as soon as that is
 // durable. The log says so once each time that it begins or ends.
 func (d *Disk) check() *Trouble {
@@ -94,7 +94,7 @@ type Backlog struct {
 // Last returns what the state said when it was last read.
 func (b *Backlog) Last() int64 { return b.last.Load() }
 
-// Records reads the state, at most once a second.
+// Records reads the state, at most once per second.
 func (b *Backlog) Records() int64 {
 	now := time.Now().UnixNano()
 	last := b.readAt.Load()

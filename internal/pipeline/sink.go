@@ -71,6 +71,6 @@ func known(it archive.Item) scan.Known {
 	return scan.Known{
 		Path: it.Path, Size: e.Fence.Size, MtimeNs: e.Fence.MtimeNs, CtimeNs: e.Fence.CtimeNs, Ino: e.Fence.Ino,
 		Mode: e.Attributes.Mode, UID: e.Attributes.UID, GID: e.Attributes.GID,
-		Stored: e.Stored, Recheck: e.Racy || !e.Stored || e.Doubted || e.FailClass != "",
+		Stored: e.Stored, Recheck: e.Racy || !e.Stored || e.Suspect || e.FailClass != "",
 	}
 }

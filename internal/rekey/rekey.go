@@ -306,7 +306,7 @@ func (f *finder) known(path string, o archive.Object) (bool, error) {
 		return false, nil
 	}
 	e, ok, err := f.source.State.Get(path)
-	if err != nil || !ok || !e.Stored || e.Doubted || e.ETag != o.ETag || e.Fence.Size != o.Size || !f.accepts(&e) {
+	if err != nil || !ok || !e.Stored || e.Suspect || e.ETag != o.ETag || e.Fence.Size != o.Size || !f.accepts(&e) {
 		return false, err
 	}
 	f.right++

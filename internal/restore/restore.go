@@ -44,7 +44,7 @@ const (
 
 // RestoredFile is what became of one file.
 type RestoredFile struct {
-	Path       string // below the target, raw bytes; "" where the key leads to none
+	Path       string // below the target, raw bytes; "" where the key has none
 	Key        string
 	Size       int64
 	Status     Status
@@ -128,7 +128,7 @@ var (
 
 // Run rebuilds files below a directory from what trail says and objects
 // holds. It blocks until that is done or ctx ends. What it has done is durable
-// then, and a second run goes on where the first one ended, however that was:
+// then, and a second run continues where the first one ended, however that was:
 // files that are right already are kept. A file that cannot be rebuilt is
 // counted and does not hold up the others. It returns an error when it could
 // not run, or not to its end; the summary is valid in each case.

@@ -176,7 +176,7 @@ func (p *planner) add(rec archive.Record) error {
 }
 
 // conflict finds files that stand where rec needs a directory: between two
-// looks at a source the trail can have both. The newer one is restored, and the
+// checks a source the trail can have both. The newer one is restored, and the
 // other one fails. It returns why rec itself is the other one.
 func (p *planner) conflict(rec archive.Record) (why string, err error) {
 	key := rec.S3Key

@@ -18,7 +18,7 @@ const (
 	// ClockAgree answers in a row have to say the same before it is believed.
 	clockAgree = 5
 	// ClockBound is the largest correction that dates alone, without a refusal,
-	// can lead to.
+	// can cause.
 	clockBound = 24 * time.Hour
 	// ClockProven is how far a date may lie from a time that the server has
 	// accepted a signature of: S3 refuses from 15 minutes on.
@@ -91,7 +91,7 @@ func (a *clockAnswer) says() (d, slack time.Duration) {
 	return a.date.Add(half).Sub(a.sent.Add(slack)), slack
 }
 
-// observe takes in one answer.
+// observe records one answer.
 func (c *Clock) observe(a clockAnswer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -108,7 +108,7 @@ func (c *Clock) observe(a clockAnswer) {
 	}
 }
 
-// listen takes in the date of an answer. The caller holds c.mu.
+// listen records the date of an answer. The caller holds c.mu.
 func (c *Clock) listen(a *clockAnswer) {
 	d, slack := a.says()
 	if d.Abs() <= clockDeadband+slack {
@@ -136,7 +136,7 @@ func (c *Clock) listen(a *clockAnswer) {
 	}
 }
 
-// refused takes in that the server did not accept the time that a request was
+// refused records that the server did not accept the time that a request was
 // signed with. The caller holds c.mu.
 func (c *Clock) refused(a *clockAnswer) {
 	now := c.Signs()

@@ -13,7 +13,7 @@ import (
 	"github.com/aws/smithy-go"
 )
 
-// credentialRenewal bounds how often refused credentials are looked up anew, and
+// credentialRenewal bounds how often refused credentials are looked up again, and
 // renewLimit how long that may take.
 const (
 	credentialRenewal = 15 * time.Second

@@ -215,7 +215,7 @@ func (a answer) byStatus(op string) verdict {
 	return verdict{class: archive.ClassTransient}
 }
 
-// text renders the answer for a person.
+// text renders the answer for an operator.
 func (a answer) text(v verdict) string {
 	t := Bounded(a.message)
 	switch {

@@ -80,7 +80,7 @@ func (s *clockSigner) SignHTTP(
 	return s.next.SignHTTP(ctx, c, r, hash, service, region, time.Now().Add(s.clock.Signs()).UTC(), options...)
 }
 
-// observe takes in one attempt of op. Resp is nil, or has no status, where there was no answer.
+// observe records one attempt of op. Resp is nil, or has no status, where there was no answer.
 func (o *observer) observe(op string, sent, received time.Time, resp *http.Response) (h heard) {
 	status := 0
 	if resp != nil {

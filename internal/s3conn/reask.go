@@ -32,7 +32,7 @@ type Reasker struct {
 }
 
 // Explain finds the code behind a HEAD that was refused without one, by a GET
-// of one byte, at most once a minute. Again is true where the GET was not
+// of one byte, at most once per minute. Again is true where the GET was not
 // refused: what was in the way, a token that had expired or this host's clock,
 // has been put right by it.
 func (c *Conn) Explain(ctx context.Context, key string, err error) (again bool, why error) {

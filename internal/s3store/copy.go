@@ -52,7 +52,7 @@ func (cp *copier) Copy(ctx context.Context, c archive.Copy) (archive.Object, err
 	})
 	if err != nil {
 		_, why := cp.conn.Explain(ctx, c.Key, cp.conn.Fault(ctx, s3conn.OpHead, c.Key, err))
-		return archive.Object{}, why // Whoever tries again asks again.
+		return archive.Object{}, why // The next try asks again.
 	}
 	if etag(out.ETag) != c.ETag || aws.ToInt64(out.ContentLength) != c.Size {
 		return archive.Object{}, &archive.Error{Class: archive.ClassTransient, Op: s3conn.OpCopy, Err: fmt.Errorf("%q: %w", c.Key, archive.ErrPrecondition)}

@@ -210,7 +210,7 @@ func (c Capabilities) conditions() bool { return c.IfNoneMatch && c.IfMatch }
 func (pr *prober) Ping(ctx context.Context) error {
 	err := pr.ping(ctx)
 	if err != nil && archive.ClassOf(err).Meaning().Effect == archive.EffectFails {
-		pr.conn.CloseIdle() // The next one asks the resolver anew.
+		pr.conn.CloseIdle() // The next one asks the resolver again.
 	}
 	return err
 }

@@ -40,7 +40,7 @@ var targetTemp = regexp.MustCompile(`^\.s3syncd-restore-[0-9a-f]{32}$`)
 func IsTargetTemp(name string) bool { return targetTemp.MatchString(name) }
 
 // Target is a directory that files are written below. It is built for a caller
-// with more rights than whoever can change the directory: every path is walked
+// with more rights than anybody who can change the directory: every path is walked
 // from one descriptor, component by component, no symbolic link below the
 // directory is followed, and attributes are set on descriptors, never on names.
 // All methods but Close may be called concurrently.
@@ -170,7 +170,7 @@ type DirOwner int
 // The owners of new directories.
 const (
 	DirOwnerSelf   DirOwner = iota // the caller
-	DirOwnerParent                 // whoever owns their parent
+	DirOwnerParent                 // the owner of their parent
 )
 
 // enter goes to the directory that holds the last component of rel, and returns
@@ -307,7 +307,7 @@ func (in *Incoming) Write(b []byte) (int, error) {
 
 // Commit gives the file its attributes and puts it in its place. With replace,
 // whatever is not a directory makes way for it, else ErrNotReplaced says that
-// something stands there. The setuid and setgid bits come last, when the file has
+// something is there. The setuid and setgid bits come last, when the file has
 // its name. When it returns nil, the content survives a power cut and so do,
 // after Sync, the name and the attributes; after an error nothing of the write is
 // left, or the whole file without these bits.
@@ -338,7 +338,7 @@ func (in *Incoming) Commit(a Attributes, replace bool) error {
 }
 
 // Place says two things of the directory that the file is in: whether the owner
-// that a gives the file can enter it (whoever has the right to enter any can), and
+// that a gives the file can enter it (one that may enter any can), and
 // whether others than that owner and this process's user can change its names.
 func (in *Incoming) Place(a Attributes) (ownerEnters, open bool, err error) {
 	st, err := fstat(in.dir)
@@ -348,11 +348,11 @@ func (in *Incoming) Place(a Attributes) (ownerEnters, open bool, err error) {
 	return a.enters(st), !a.trusts(st.UID) || openToOthers(st, hasACL(in.dir)), nil
 }
 
-// ErrMeddled says that whoever can write the directory has put another file in
+// ErrMeddled says that somebody who can write the directory has put another file in
 // the place of the one that was written, or given it a second name.
 var ErrMeddled = errors.New("somebody else changed the directory while it was written")
 
-// own checks that the file stands under its name, and under no other.
+// own checks that the file is under its name, and under no other.
 func (in *Incoming) own() error {
 	mine, err := Fstat(in.f)
 	if err != nil {

@@ -194,7 +194,7 @@ func (w *Writer) Sealed(c *Cursor) error {
 }
 
 // Restart drops every line, returns how many it dropped, and has begin begin
-// another chain. Meanwhile no number is reserved: none of the old chain gets into
+// another chain. Until then no number is reserved: none of the old chain gets into
 // the new one.
 func (w *Writer) Restart(begin func() error) (dropped int64, err error) {
 	w.mu.Lock()

@@ -189,7 +189,7 @@ func (s *Survey) unknown(n trail.Name, key string) {
 }
 
 // Anybody who can write the bucket can put chains there. A host reads so much of
-// them, the newest first: verifying looks at them all.
+// them, the newest first: verifying reads them all.
 const (
 	FirstsRead = 1000
 	AheadRead  = 8 << 20 // bytes of one digest that may be somebody else's
@@ -223,7 +223,7 @@ type Newest []Head
 // killed may have no signature.
 const topDigests = 8
 
-// add takes in a digest.
+// add records a digest.
 func (t *Newest) add(h Head) {
 	at, _ := slices.BinarySearchFunc(*t, h, func(a, b Head) int {
 		return cmp.Or(cmp.Compare(b.Name.Sequence, a.Name.Sequence), b.Name.Time.Compare(a.Name.Time), strings.Compare(b.Key, a.Key))

@@ -10,7 +10,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// know takes in what a digest vouches for, where it stands in its place.
+// know records what a digest vouches for, if it is in its place.
 func (c *chainCheck) know(d *digestCheck) {
 	says := &d.d
 	if d.fault != nil || d.at.Name.Says(says) != nil || says.Prefix != c.v.t.Prefix {
@@ -109,7 +109,7 @@ func (v *verifier) holder(a anchor.Anchor) *chainCheck {
 	return nil
 }
 
-// checkSuccession looks at every chain that another one says it follows. Only a
+// checkSuccession checks every chain that another one says it follows. Only a
 // chain that something outside vouches for takes the place of another: by its
 // own word anybody who can write the bucket could end a chain.
 func (v *verifier) checkSuccession() {
@@ -137,7 +137,7 @@ func (v *verifier) checkSuccession() {
 	}
 }
 
-// leave looks at what c says: that it follows the chain left, behind the digest
+// leave checks what c says: that it follows the chain left, behind the digest
 // numbered at (0: it is not known which).
 func (c *chainCheck) leave(left *chainCheck, at uint64, current bool) {
 	vouched := c.v.vouched.to(c.key, ByKey|ByAnchor) > 0
@@ -158,7 +158,7 @@ func (c *chainCheck) leave(left *chainCheck, at uint64, current bool) {
 	}
 }
 
-// wentOn looks at whether the chain left has digests behind the one where c left
+// wentOn reports whether the chain left has digests behind the one where c left
 // it, or where that is not named, later than c's first.
 func (c *chainCheck) wentOn(left *chainCheck, at uint64) bool {
 	if at == 0 && (c.leavesAt != "" || !left.end.After(c.firstEnd.Add(ClockGrace))) || at >= left.sum.LastSequence {

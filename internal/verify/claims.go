@@ -24,7 +24,7 @@ const (
 )
 
 // claims judges objects that are not what the trail says, by the s3syncd-id in
-// their metadata. Whoever may write to the bucket can write that, so it is
+// their metadata. Anybody who may write to the bucket can write that, so it is
 // believed only as far as the chain that it names could have written the object
 // since its newest digest.
 type claims struct {

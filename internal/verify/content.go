@@ -79,7 +79,7 @@ func writerDiffers(r *archive.Record, o *archive.Object) string {
 	return fmt.Sprintf("its metadata %s is %q, the record says %q", archive.MetaID, got, want)
 }
 
-// differ adds a finding, unless a later attempt of a chain that goes on can have
+// differ adds a finding, unless a later attempt of a chain that continues can have
 // written the object since its newest digest.
 func (c *objectCheck) differ(r *archive.Record, o *archive.Object, kind FindingKind, detail string) {
 	id, ok := archive.ParseObjectID(o.Metadata[archive.MetaID])

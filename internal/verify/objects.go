@@ -36,7 +36,7 @@ type ObjectOptions struct {
 	Workers  int     // requests at once
 	TempDir  string
 	Memory   int64 // of the sort
-	// Progress is told how many objects were compared; nil: nobody.
+	// Progress receives how many objects were compared; nil: nobody.
 	Progress func(done int64)
 }
 
@@ -404,7 +404,7 @@ func (c *objectCheck) object(kind FindingKind, r *archive.Record, detail string)
 	c.found.Add(f)
 }
 
-// unlisted looks at an object that no record tells of.
+// unlisted judges an object that no record tells of.
 func (c *objectCheck) unlisted(o *archive.Object) {
 	id, ok := archive.ParseObjectID(o.Metadata[archive.MetaID])
 	r := &archive.Record{S3Key: o.Key, Instance: id.Instance, Chain: id.Chain}

@@ -65,7 +65,7 @@ func (c *chainCheck) mustBeSigned() bool {
 }
 
 // uncovered is the digests of a chain that no signature covers, neither one of
-// their own nor one of a digest that leads to them.
+// their own nor one of a digest behind it.
 type uncovered struct {
 	n, late int    // late: for longer than they may be
 	first   uint64 // the lowest number
@@ -94,7 +94,7 @@ func (c *chainCheck) uncovered(by Voucher) (u uncovered) {
 	return u
 }
 
-// signedEnd looks at the digests that no signature covers.
+// signedEnd judges the digests that no signature covers.
 func (c *chainCheck) signedEnd() {
 	by := byOwnKey
 	if c.v.ring.given {

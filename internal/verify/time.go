@@ -54,7 +54,7 @@ func (c *chainCheck) names() {
 	}
 }
 
-// times checks that time goes on and has not run ahead, and notes past silence.
+// times checks that time advances and has not run ahead, and notes past silence.
 func (c *chainCheck) times(d *digestCheck) {
 	seq, key := d.at.Name.Sequence, d.at.Key
 	start, err1 := parseUTC(d.d.StartTime)
@@ -134,7 +134,7 @@ func (c *chainCheck) follows(d *digestCheck, start, end time.Time) {
 	}
 }
 
-// silence looks at how long the chain has said nothing.
+// silence checks how long the chain has said nothing.
 func (c *chainCheck) silence() {
 	if c.prev.fault != nil || len(c.leftBy) > 0 || c.prev.d.Reason == trail.ReasonFinal {
 		return

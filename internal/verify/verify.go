@@ -37,8 +37,8 @@ type Options struct {
 	Bucket   string             // where it was read from; "": not known
 	Instance string             // this instance alone; "": all
 	Now      time.Time          // by the verifier's clock
-	MaxAge   time.Duration      // the oldest head of a chain that goes on; 0: any
-	Keys     []*trail.PublicKey // that signatures must lead to; none: the first of each instance
+	MaxAge   time.Duration      // the oldest head of a chain that continues; 0: any
+	Keys     []*trail.PublicKey // that signatures must come from; none: the first of each instance
 	Anchors  []anchor.Anchor
 	// Again returns what the host knows once everything was read: the trail may
 	// have grown since Anchors were. nil: the same.
@@ -52,7 +52,7 @@ type Options struct {
 	// Waits is why the host has not published everything that it has seen; "": it
 	// has.
 	Waits string
-	// Progress is told how many documents of how many were read; nil: nobody.
+	// Progress receives how many documents of how many were read; nil: nobody.
 	// It is called from one goroutine at a time.
 	Progress func(done, total int64)
 }
@@ -271,7 +271,7 @@ func (v *verifier) checkConfigs(ctx context.Context) error {
 }
 
 // limit names what the index omits, and leaves out chains beyond maxChains. A
-// host begins one per loss of its state: so many are made up.
+// host begins one per loss of its state: that many are made up.
 func (v *verifier) limit() {
 	for _, kind := range slices.Sorted(maps.Keys(v.index.Omitted)) {
 		v.found.Add(Finding{Kind: FindingLimit, Detail: fmt.Sprintf("there are %d %s more than are checked", v.index.Omitted[kind], kind)})
@@ -325,7 +325,7 @@ func (v *verifier) checkInstances(ctx context.Context) error {
 	return v.reading.nothing()
 }
 
-// checkStrays looks at what belongs to no chain.
+// checkStrays reports what belongs to no chain.
 func (v *verifier) checkStrays() {
 	for _, e := range v.index.Signatures {
 		if v.o.Instance != "" && e.Name.Instance != v.o.Instance {

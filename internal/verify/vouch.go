@@ -7,12 +7,12 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// Voucher says what vouches for a digest: something that whoever can write the
+// Voucher says what vouches for a digest: something that somebody who can write the
 // bucket cannot make. The values are bits.
 type Voucher uint8
 
 const (
-	// ByKey says that a trusted key has signed it, or a digest that leads to it.
+	// ByKey says that a trusted key has signed it, or a digest behind it.
 	ByKey Voucher = 1 << iota
 	// ByAnchor says that the host, --expect-head or --anchor knows it, or a digest that
 	// leads to it.
@@ -92,7 +92,7 @@ func rawSHA(s string) (raw [32]byte, ok bool) {
 	return raw, err == nil && n == len(raw) && len(s) == 2*len(raw)
 }
 
-// add takes in a digest as it stands in the trail. Where its bytes are no digest
+// add records a digest as it stands in the trail. Where its bytes are no digest
 // of its place d is nil, and nothing vouches for it.
 func (w *Vouched) add(k trail.ChainKey, sequence uint64, sha string, since time.Time, d *trail.Digest) {
 	c := w.chains[k]
@@ -121,13 +121,13 @@ func (w *Vouched) add(k trail.ChainKey, sequence uint64, sha string, since time.
 	}
 }
 
-// vouch notes that something vouches for a digest, and for all that it leads to.
+// vouch notes that something vouches for a digest, and for all that it names.
 func (w *Vouched) vouch(k trail.ChainKey, sha string, by Voucher) {
 	raw, ok := rawSHA(sha)
 	for c := w.chains[k]; ok && c != nil; c = w.chains[k] {
 		d := c.digests[raw]
 		if d == nil || !d.placed || d.by&by == by {
-			return // It is not there, not in its place, or what it leads to is known.
+			return // It is not there, not in its place, or what it names is known.
 		}
 		d.by |= by
 		if d.leaves != (trail.ChainKey{}) {

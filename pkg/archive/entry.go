@@ -22,17 +22,17 @@ type Entry struct {
 	SSE       string
 	KMSKeyID  string // the key that the object is encrypted under, as the server names it
 	Attempt   uint64 // of the write, 0: not written by this chain
-	// Doubted: a listing did not show the object as it is described here. The next
+	// Suspect: a listing did not show the object as it is described here. The next
 	// look asks S3 and puts it back.
-	Doubted bool
+	Suspect bool
 
-	// The last failure that needs a person, so that it is recorded once for each
+	// The last failure that needs an operator, so that it is recorded once for each
 	// class and content. FailClass is "" when there is none.
 	FailClass Class
 	FailFence Fence
 }
 
-// Failure is a failure that needs a person, and the content that it concerns.
+// Failure is a failure that needs an operator, and the content that it concerns.
 type Failure struct {
 	Class Class
 	Fence Fence
@@ -71,7 +71,7 @@ type Intent struct {
 	Trigger    Trigger
 	DetectedAt time.Time
 	Replaces   Object // what stood there and is replaced: VersionID and ETag only
-	Unresolved bool   // settled without an answer: held until the next acknowledged write of Key
+	Unresolved bool   // its outcome is not known: kept until the next acknowledged write of Key
 	// Rekey: the content stays as it is, only its encryption changes. The record
 	// is a `rekeyed` one.
 	Rekey bool
@@ -89,7 +89,7 @@ type Outcome struct {
 	// Failure, where set, is noted in the entry that is stored when the outcome is:
 	// nothing else of it changes. Without an entry there is one that only fails.
 	Failure *Failure
-	// Unasked: S3 was not asked, so that an entry that is doubted by now stays so.
+	// Unasked: S3 was not asked, so that an entry that is suspect by now stays so.
 	Unasked bool
 	Record  *Record // nil: nothing for the trail
 	// Settles is the attempt number of the intent on Key that this outcome
@@ -200,8 +200,8 @@ type ScanNote struct {
 	Pseudo          int64 `json:"pseudo,omitempty"`
 	Limited         int64 `json:"limited,omitempty"`
 	DeletesWithheld int64 `json:"deletes_withheld,omitempty"`
-	// DeletesHeld: so many files of a mirrored source are gone that nothing is
-	// deleted until a person confirms it.
+	// DeletesHeld: a mirrored source lost so many files that nothing is deleted
+	// until an operator confirms it.
 	DeletesHeld int64 `json:"deletes_held,omitempty"`
 	// IgnoreFiles are the ignore files that were honored, at most
 	// MaxIgnoreFiles; IgnoreFilesOmitted counts the rest.

@@ -104,7 +104,7 @@ type ObjectVersion struct {
 	LastModified time.Time
 }
 
-// Condition makes a write conditional on what stands under its key. The zero
+// Condition makes a write conditional on what is under its key. The zero
 // value is no condition.
 type Condition struct {
 	Absent bool   // If-None-Match: *
@@ -128,7 +128,7 @@ type Put struct {
 type Copy struct {
 	Key      string
 	Size     int64
-	ETag     string            // what must stand there when the copy is made
+	ETag     string            // what must be there when the copy is made
 	Metadata map[string]string // of the copy, in place of the object's
 	SHA256   [32]byte          // of the content; zero: not known, and not compared
 	// Opened, optional, is called once the server has opened a multipart copy, and

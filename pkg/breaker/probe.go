@@ -37,7 +37,7 @@ func probeWait(at position, n int) time.Duration {
 }
 
 // Run probes the destination until ctx ends: while it is out of service, and
-// once a day otherwise.
+// once per day otherwise.
 func (b *Breaker) Run(ctx context.Context) {
 	told := 0
 	tell := func() {
@@ -176,7 +176,7 @@ func (b *Breaker) canaryPassed(begun, now time.Time) {
 }
 
 // probed handles the result of a probe that was sent at begun, in state was and
-// after so many stops. It reports whether the destination works again, and
+// after too many stops. It reports whether the destination works again, and
 // whether the files that are held alone are released as well: not when the canary
 // was never refused, for then it is not the destination that refuses them.
 func (b *Breaker) probed(err error, begun time.Time, was position, stops int) (works, released bool) {

@@ -117,7 +117,7 @@ func (a *Attempt) Stored(ctx context.Context, in *archive.Intent, o archive.Obje
 	if a.Index.Entry, a.Index.Known, err = a.j.State.Get(in.Path); err != nil {
 		return localfile.Local(archive.ClassTransient, "read the index", err)
 	}
-	suspect := a.Index.Entry.Doubted
+	suspect := a.Index.Entry.Suspect
 	status := archive.StatusUploaded
 	if in.Rekey {
 		status = archive.StatusRekeyed

@@ -31,18 +31,18 @@ func (x *Index) SameTimes(f *localfile.File) bool {
 
 // Unchanged reports whether the index alone shows that S3 holds f.
 func (x *Index) Unchanged(f *localfile.File) bool {
-	return x.SameTimes(f) && !x.Entry.Racy && !x.Entry.Doubted
+	return x.SameTimes(f) && !x.Entry.Racy && !x.Entry.Suspect
 }
 
 // SameContent reports whether c is the content that the index has.
 func (x *Index) SameContent(c localfile.Content) bool {
-	return x.Stored() && !x.Entry.Doubted && remote.Holds(&x.Entry, c)
+	return x.Stored() && !x.Entry.Suspect && remote.Holds(&x.Entry, c)
 }
 
 // Believed is what S3 holds under the key as far as the index knows.
 func (x *Index) Believed() remote.State {
 	e := &x.Entry
-	if !x.Stored() || e.Doubted || e.Attempt == 0 || e.ETag == "" {
+	if !x.Stored() || e.Suspect || e.Attempt == 0 || e.ETag == "" {
 		return remote.State{}
 	}
 	return remote.State{Present: true, Object: archive.Object{ETag: e.ETag, VersionID: e.VersionID}}

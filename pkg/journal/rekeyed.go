@@ -28,7 +28,7 @@ func (a *Attempt) copied(ctx context.Context, in *archive.Intent, o archive.Obje
 		if remote.Describes(&e, in.Replaces) || remote.Holds(&e, content) {
 			e.ETag, e.VersionID, e.SSE, e.KMSKeyID, e.Attempt = o.ETag, o.VersionID, o.SSE, o.KMSKeyID, in.Attempt
 		} else {
-			e.Doubted = true
+			e.Suspect = true
 		}
 		out.Entry = &e
 	}

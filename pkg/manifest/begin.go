@@ -19,10 +19,10 @@ import (
 )
 
 // Begin makes sure that the source has a chain to record in. Call it once after
-// New, before anything is committed. It looks at the bucket once: a chain that
+// New, before anything is committed. It searches the bucket once: a chain that
 // goes on may have been continued by another run, one that begins may follow an
 // older one of this instance. An answer that does not come within seconds is no
-// error: a chain that goes on asks again before anything is written, one that
+// error: a chain that continues asks again before anything is written, one that
 // begins does so as unknown.
 func (f *Flusher) Begin(ctx context.Context, report state.Report) error {
 	if err := f.beginning.goOn(ctx, report); err != nil {
@@ -108,7 +108,7 @@ func (b *beginning) leaveHost(ctx context.Context, ch archive.Chain) error {
 		if err = b.chains.leftAt(ask, ch, s.Ahead, &at); err == nil {
 			l = at
 			l.from = min(s.From, l.from)
-			err = b.st.DoubtAll(ctx)
+			err = b.st.SuspectAll(ctx)
 		}
 	}
 	if ctx.Err() != nil {
@@ -139,7 +139,7 @@ func (b *beginning) beginFirst(ctx context.Context, report state.Report) error {
 	return b.chains.beginChain(ctx, begins, old.Name.Chain, old.sha, note)
 }
 
-// followTries is how many chains a lost state may look at for one that is its own.
+// followTries is how many chains a lost state may check for one that is its own.
 const followTries = 32
 
 // follows returns the newest digest of the chain that a first chain follows, and
@@ -184,7 +184,7 @@ type followed struct {
 	end    time.Time
 }
 
-// candidate looks at the newest digests of a chain. Where nothing proves which
+// candidate judges the newest digests of a chain. Where nothing proves which
 // digests are the host's they all count.
 func (b *beginning) candidate(ctx context.Context, t surveypkg.Newest, proves bool) (followed, error) {
 	at := followed{Head: t[0]}
@@ -222,10 +222,10 @@ func (b *beginning) why(report state.Report, old followed, err error) archive.Be
 // so, or nil where it is a missing right, which `unknown` says by itself.
 func (b *beginning) notAsked(err error) *archive.Note {
 	if errors.Is(err, fs.ErrPermission) && !archive.ClassOf(err).Meaning().EveryRequest {
-		b.log.Info("no right to look for an older chain", zap.Error(err))
+		b.log.Info("no right to search the bucket for an older chain", zap.Error(err))
 		return nil
 	}
-	b.log.Warn("the chain begins without a look for an older one", zap.Error(err))
+	b.log.Warn("the chain begins without a search for an older one", zap.Error(err))
 	return &archive.Note{
 		Kind: archive.NoteGap, Time: b.o.Now(),
 		Detail: "the bucket could not be asked for an older chain: " + string(archive.ClassOf(err)),

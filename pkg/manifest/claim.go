@@ -188,7 +188,7 @@ func (f *Flusher) sealBegin(ctx context.Context) (sealed bool, err error) {
 	return f.chains.sealStart(ctx)
 }
 
-// sealStart seals the digest that a run begins a chain or goes on with, if it has
+// sealStart seals the digest that a run begins a chain or continues, if it has
 // sealed none in it yet: it says when the next one is due, so that an end without
 // a word is seen.
 func (c *succession) sealStart(ctx context.Context) (sealed bool, err error) {
@@ -233,7 +233,7 @@ func (c *succession) sealDigest(ctx context.Context, reason string, extra ...arc
 	return err
 }
 
-// ask searches the bucket, once a run, for what shows that the state is an old
+// ask searches the bucket, once per run, for what shows that the state is an old
 // copy, and leaves the chain if it is. That there is no right to list is no error.
 // The caller holds the publisher's lock, or nothing is published yet.
 func (c *succession) ask(ctx context.Context) error {
@@ -246,7 +246,7 @@ func (c *succession) ask(ctx context.Context) error {
 	}
 	err = c.search(ctx, ch)
 	if err != nil && !surveypkg.Outage(ctx, err) {
-		c.log.Info("other digests cannot be looked for: the first one of this run shows whether another run continued the chain", zap.Error(err))
+		c.log.Info("the bucket cannot be searched for other digests: the first one of this run shows whether another run continued the chain", zap.Error(err))
 		c.claim.deny()
 		err = nil
 	}
@@ -310,14 +310,14 @@ func (c *succession) judge(ctx context.Context, ch archive.Chain, s *surveypkg.S
 			c.log.Error("another state of this instance has left the chain; another chain begins", zap.String("chain", ch.ID), zap.String("left_by", by))
 			return c.leaveBehind(ctx, ch, leave{begins: archive.BeginsForked, old: ch, from: ch.Sequence, abandons: by, head: sha})
 		}
-		// The trail goes on until an operator decides which host it is of.
+		// The trail continues until an operator decides which host it is of.
 		c.log.Error("another chain of this instance says that it has left the chain of this host: two hosts, or two states, write as one instance, or it is forged",
 			zap.String("chain", ch.ID), zap.String("left_by", by), zap.Bool("own", own))
 	}
 	return nil
 }
 
-// leaveBehind leaves ch, unless that has happened, and doubts the index: it is as
+// leaveBehind leaves ch, unless that has happened, and marks the index as suspect: it is as
 // old as the state.
 func (c *succession) leaveBehind(ctx context.Context, ch archive.Chain, l leave) error {
 	c.sealer.mu.Lock()
@@ -327,14 +327,14 @@ func (c *succession) leaveBehind(ctx context.Context, ch archive.Chain, l leave)
 		return err
 	}
 	c.m.forked.Inc()
-	if err := c.st.DoubtAll(ctx); err != nil {
+	if err := c.st.SuspectAll(ctx); err != nil {
 		return err
 	}
 	l.old, l.known = now, true
 	return c.leaveChain(ctx, l)
 }
 
-// watch searches the bucket again, at most once a digest interval, for another run
+// watch searches the bucket again, at most once per digest interval, for another run
 // that continues the chain or has left it.
 func (c *succession) watch(ctx context.Context) {
 	due := time.Since(c.watched) >= min(c.o.DigestInterval, lookMargin)
@@ -349,6 +349,6 @@ func (c *succession) watch(ctx context.Context) {
 		return
 	}
 	if err := c.search(ctx, ch); err != nil && !stopped(ctx, err) {
-		c.log.Debug("other digests were not looked for", zap.Error(err))
+		c.log.Debug("the bucket was not searched for other digests", zap.Error(err))
 	}
 }

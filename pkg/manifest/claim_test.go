@@ -211,7 +211,7 @@ func TestTheIndexOfAnOldStateIsDoubted(t *testing.T) {
 	r.restore("backup", "state")
 	r.open()
 	r.begin(state.Report{})
-	if e, ok, err := r.st.Get("f"); err != nil || !ok || !e.Doubted {
+	if e, ok, err := r.st.Get("f"); err != nil || !ok || !e.Suspect {
 		t.Errorf("Get = %+v, %v, %v, want a doubted entry", e, ok, err)
 	}
 }

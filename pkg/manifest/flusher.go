@@ -21,7 +21,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// nudgeDelay bounds how often nudges look at the state.
+// nudgeDelay bounds how often nudges read the state.
 const nudgeDelay = time.Second
 
 // sealRetry is the longest wait after a seal that failed.

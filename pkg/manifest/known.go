@@ -16,7 +16,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// Whoever can write the bucket can put digests there: behind the newest one of a
+// Anybody who can write the bucket can put digests there: behind the newest one of a
 // chain, under the name of the next one, or as a chain that says it follows this
 // one. A chain of this host that named such a digest as the one that it follows
 // would vouch for it. So it names only digests that the host knows by itself: by

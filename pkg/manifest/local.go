@@ -54,12 +54,12 @@ func (w *sweeper) sweep() {
 		return
 	}
 	if err := w.removeOld(now); err != nil {
-		w.log.Warn("local copies are looked through again in an hour", zap.Error(err))
+		w.log.Warn("old local copies were not removed, tried again in an hour", zap.Error(err))
 	}
 }
 
 func (w *sweeper) removeOld(now time.Time) error {
-	// Nothing is sealed meanwhile: a file that is on disk and in no outbox yet
+	// Nothing is sealed during it: a file that is on disk and in no outbox yet
 	// would look like a published one.
 	w.sealer.mu.Lock()
 	defer w.sealer.mu.Unlock()

@@ -27,7 +27,7 @@ type Metrics struct {
 	oldest      *prometheus.GaugeVec
 }
 
-// NewMetrics registers the metrics with reg. Call it once a process.
+// NewMetrics registers the metrics with reg. Call it once per process.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
 	return &Metrics{

@@ -105,7 +105,7 @@ func (p *progress) drained(sent bool) {
 	}
 }
 
-// failed notes that a try failed. It logs once a minute, not at each try. That
+// failed notes that a try failed. It logs once per minute, not at each try. That
 // nothing may be sent yet is no failure.
 func (p *progress) failed(ctx context.Context, err error) {
 	if stopped(ctx, err) || errors.Is(err, ErrNotYet) {

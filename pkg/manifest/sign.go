@@ -36,7 +36,7 @@ type Signer interface {
 	PublicKey(ctx context.Context) ([]byte, error)
 }
 
-// signPause is the shortest wait after a signer that gave no answer. Meanwhile
+// signPause is the shortest wait after a signer that gave no answer. Until then
 // documents are published without asking it: it holds up nothing.
 const signPause = 30 * time.Second
 
@@ -53,7 +53,7 @@ type signing struct {
 
 	again      time.Time       // when the signer is asked again
 	down       bool            // it gave no answer
-	keyTaken   bool            // something else stands under the public key's name
+	keyTaken   bool            // something else is under the public key's name
 	occupied   map[string]bool // local digests of whose signature this is true
 	unsignable map[string]bool // local digests that the bucket has otherwise
 	announced  bool            // the signing key is
@@ -74,7 +74,7 @@ func (g *signing) signAll(ctx context.Context) error {
 	for i, file := range files {
 		err := g.sign(ctx, file)
 		if _, taken := errors.AsType[*occupiedError](err); taken {
-			// A signature of a later digest leads to this one.
+			// A signature of a later digest covers this one.
 			g.occupied[file] = true
 			g.log.Error("a digest stays without its signature", zap.Error(err))
 			continue
@@ -312,7 +312,7 @@ func (g *signing) forgetKey(fingerprint string) error {
 	return err
 }
 
-// publishKey publishes the public key, once. Where something else stands under
+// publishKey publishes the public key, once. Where something else is under
 // its name, readers have to be given the key: that is no reason not to sign.
 func (g *signing) publishKey(ctx context.Context, fingerprint string) error {
 	rel := trail.KeysDir + "/" + fingerprint + ".pem"
@@ -332,7 +332,7 @@ func (g *signing) publishKey(ctx context.Context, fingerprint string) error {
 	return err
 }
 
-// occupiedError says that something else stands under the name of a document,
+// occupiedError says that something else is under the name of a document,
 // which is never overwritten.
 type occupiedError struct{ key string }
 
@@ -362,7 +362,7 @@ func (g *signing) publishOnce(ctx context.Context, rel string, data []byte, same
 	return safefs.WriteFile(g.local.Path(rel), data, copies.FileMode)
 }
 
-// there returns what stands under key where it may take the place of data.
+// there returns what is under key where it may take the place of data.
 func (g *signing) there(ctx context.Context, key string, data []byte, same func(seen []byte) bool) ([]byte, error) {
 	body, _, err := g.pub.Get(ctx, key)
 	if err != nil {

@@ -104,7 +104,7 @@ func (j *Judge) Stranger(ctx context.Context, o archive.Object) (why, err error)
 	return archive.Classified(archive.ClassConflict, "compare", fmt.Errorf("%w: %s", errNamesake, id)), nil
 }
 
-// Proves reports whether o holds what in announced, by its bytes: whoever can
+// Proves reports whether o holds what in announced, by its bytes: anybody who can
 // write the bucket can write the metadata of an announced object, too.
 func (j *Judge) Proves(ctx context.Context, o archive.Object, in *archive.Intent) (bool, error) {
 	if !shows(o, in, j.Self.Instance) {

@@ -298,7 +298,7 @@ func readOutbox(outbox *bolt.Bucket) ([]archive.Doc, error) {
 // Published takes an acknowledged document out of the outbox. With a digest go
 // the records that it and its predecessors account for, in transactions of
 // bounded size; if that is interrupted the document is still there, and the next
-// call goes on. A number that is not in the outbox has been taken out before:
+// call continues. A number that is not in the outbox has been taken out before:
 // no error.
 func (l *Ledger) Published(ctx context.Context, number uint64) error {
 	for {

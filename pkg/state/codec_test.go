@@ -18,7 +18,7 @@ func TestEntrySurvivesEncoding(t *testing.T) {
 		"zero":      {},
 		"full":      full,
 		"multipart": {Stored: true, ETag: "d41d8cd98f00b204e9800998ecf8427e-12"},
-		"doubted":   {Stored: true, Doubted: true, ETag: "e"},
+		"doubted":   {Stored: true, Suspect: true, ETag: "e"},
 		"upper hex": {Stored: true, ETag: "D41D8CD98F00B204E9800998ECF8427E"},
 		"only failed": {
 			FailClass: archive.ClassConflict, FailFence: archive.Fence{Size: 9},

@@ -78,7 +78,7 @@ func (db *DB) enqueue(ctx context.Context, run func(*txn) error) error {
 //
 // A transaction costs two fsyncs however many share it. While several callers are
 // about, the next one begins only after a pause, so that they gather: those who
-// send files have others under way meanwhile. A caller that is alone does not wait
+// send files have others under way. A caller that is alone does not wait
 // for others.
 func (db *DB) loop() {
 	defer close(db.ended)
@@ -259,7 +259,7 @@ func (db *DB) finish(tx *bolt.Tx) error {
 // failed in its very last fsync has changed a meta page without being durable:
 // the old meta pages are put back, and only once the disk confirms them may
 // pages that the failed transaction used be written again. The file is then
-// opened anew, because what the library keeps in memory can no longer be
+// opened again, because what the library keeps in memory can no longer be
 // trusted. Until all that has worked every change is refused.
 func (db *DB) mend() error {
 	if db.dead != nil || db.before == nil {

@@ -65,7 +65,7 @@ type DB struct {
 	dead     error  // why nothing can be written any more
 
 	closed  atomic.Bool
-	flagged atomic.Bool // the next Open is told to read every value
+	flagged atomic.Bool // the next Open has to read every value
 	failing atomic.Pointer[error]
 
 	create  sync.Mutex // held while a source is created
@@ -106,7 +106,7 @@ func (db *DB) Size() int64 {
 }
 
 // Failing returns why the last change could not be written, nil when it could:
-// the disk is full, or fails. Nothing is acknowledged meanwhile. It reads memory
+// the disk is full, or fails. Nothing is acknowledged until then. It reads memory
 // only.
 func (db *DB) Failing() error {
 	if err := db.failing.Load(); err != nil {

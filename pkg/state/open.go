@@ -286,7 +286,7 @@ func environmental(err error) bool {
 	return isErrno
 }
 
-// createFile makes a new state. It stands under its name only once it is whole.
+// createFile makes a new state. It is under its name only once it is whole.
 func createFile(path string, o Options, setAside string) error {
 	b, err := boltOpen(path+suffixNew, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType})
 	if err != nil {

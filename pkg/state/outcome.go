@@ -120,10 +120,10 @@ func (s *Source) Commit(ctx context.Context, o archive.Outcome) (id string, err 
 	return done.ID, nil
 }
 
-// Doubt marks the entries of items as doubted, in one transaction, and returns
+// MarkSuspect marks the entries of items as suspect, in one transaction, and returns
 // how many it marked: those that describe the object that is given, and are not
-// doubted yet. What else a look changed of them meanwhile does not matter.
-func (s *Source) Doubt(ctx context.Context, items []archive.Item) (marked int, err error) {
+// suspect yet. What else an attempt changed of them since does not matter.
+func (s *Source) MarkSuspect(ctx context.Context, items []archive.Item) (marked int, err error) {
 	err = s.update(ctx, "doubt", func(st *sourceTxn) error {
 		marked = 0
 		for i := range items {
@@ -136,10 +136,10 @@ func (s *Source) Doubt(ctx context.Context, items []archive.Item) (marked int, e
 			if err != nil {
 				return err
 			}
-			if was := &items[i].Entry; e.Attempt != was.Attempt || e.ETag != was.ETag || e.Stored != was.Stored || e.Doubted {
+			if was := &items[i].Entry; e.Attempt != was.Attempt || e.ETag != was.ETag || e.Stored != was.Stored || e.Suspect {
 				continue
 			}
-			e.Doubted = true
+			e.Suspect = true
 			if err := put(st.files, path, codec.Seal(path, codec.EncodeEntry(&e))); err != nil {
 				return err
 			}
@@ -153,16 +153,16 @@ func (s *Source) Doubt(ctx context.Context, items []archive.Item) (marked int, e
 	return marked, nil
 }
 
-// DoubtAll marks all entries of stored files as doubted, in transactions of
+// SuspectAll marks all entries of stored files as suspect, in transactions of
 // bounded size: the index may be older than the bucket.
-func (s *Source) DoubtAll(ctx context.Context) error {
+func (s *Source) SuspectAll(ctx context.Context) error {
 	var page []archive.Item
 	for after := ""; ; after = page[len(page)-1].Path {
 		var err error
 		if page, err = s.Range(after, rangeChunk, page); err != nil {
 			return err
 		}
-		if _, err := s.Doubt(ctx, slices.DeleteFunc(slices.Clone(page), func(it archive.Item) bool { return !it.Entry.Stored })); err != nil {
+		if _, err := s.MarkSuspect(ctx, slices.DeleteFunc(slices.Clone(page), func(it archive.Item) bool { return !it.Entry.Stored })); err != nil {
 			return err
 		}
 		if len(page) < rangeChunk {
@@ -237,9 +237,9 @@ func (st *sourceTxn) index(o *archive.Outcome, entry []byte) error {
 			return err
 		}
 		st.total(&e, -1)
-		if o.Unasked && o.Entry != nil && e.Doubted {
+		if o.Unasked && o.Entry != nil && e.Suspect {
 			doubted := *o.Entry
-			doubted.Doubted = true
+			doubted.Suspect = true
 			entry = codec.Seal(path, codec.EncodeEntry(&doubted))
 		}
 	}

@@ -25,7 +25,7 @@ type Peeked struct {
 
 // Peek reads what the state in dir says of the trail of the source with the bucket
 // and prefix of k, whatever its directory, without changing it in any way: for
-// someone who looks at a host from beside its daemon. Of several states of one
+// someone who inspects a host from beside its daemon. Of several states of one
 // destination the chain is the one that sealed a digest last. While another process
 // has the state open it is a LockedError; io/fs.ErrNotExist says that there is no
 // state, or no such source in it.

@@ -224,7 +224,7 @@ func (s *Source) Get(path string) (e archive.Entry, ok bool, err error) {
 
 // Range returns up to n entries with a path greater than after, in the byte
 // order of their paths, in buf's memory. Fewer than n mean that there are no
-// more. One read transaction is held meanwhile: pages that a writer frees in
+// more. One read transaction is held during it: pages that a writer frees in
 // that time are not used again, so n should be some thousands at most.
 func (s *Source) Range(after string, n int, buf []archive.Item) ([]archive.Item, error) {
 	buf = buf[:0]

@@ -425,15 +425,15 @@ func TestDoubtMarksOnlyWhatIsAsItWasSeen(t *testing.T) {
 	seen := must(s.Range("", 10, nil))(t)
 	must(s.Commit(t.Context(), uploaded("changed", 9)))(t)
 	must(s.Commit(t.Context(), archive.Outcome{Path: "gone", Remove: true}))(t)
-	if n, err := s.Doubt(t.Context(), seen[3:]); n != 1 || err != nil {
+	if n, err := s.MarkSuspect(t.Context(), seen[3:]); n != 1 || err != nil {
 		t.Fatalf("Doubt = %d, %v, want 1", n, err)
 	}
 	files, bytes := s.Totals()
-	if n, err := s.Doubt(t.Context(), seen); n != 1 || err != nil {
+	if n, err := s.MarkSuspect(t.Context(), seen); n != 1 || err != nil {
 		t.Errorf("Doubt = %d, %v, want 1: the others changed, went or are doubted", n, err)
 	}
 	for path, want := range map[string]bool{"a": true, "changed": false, "twice": true} {
-		if e, ok, err := s.Get(path); !ok || err != nil || e.Doubted != want || !e.Stored {
+		if e, ok, err := s.Get(path); !ok || err != nil || e.Suspect != want || !e.Stored {
 			t.Errorf("Get(%s) = %+v, %v, %v, want doubted %v", path, e, ok, err, want)
 		}
 	}
@@ -452,7 +452,7 @@ func TestAnOutcomeThatAskedNobodyLeavesADoubt(t *testing.T) {
 	if _, err := s.Commit(ctx, archive.Outcome{Path: "f", Entry: &e}); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.Doubt(ctx, []archive.Item{{Path: "f", Entry: e}}); n != 1 || err != nil {
+	if n, err := s.MarkSuspect(ctx, []archive.Item{{Path: "f", Entry: e}}); n != 1 || err != nil {
 		t.Fatalf("Doubt = %d, %v, want 1", n, err)
 	}
 	doubted := func() bool {
@@ -461,7 +461,7 @@ func TestAnOutcomeThatAskedNobodyLeavesADoubt(t *testing.T) {
 		if !ok || err != nil {
 			t.Fatalf("Get = %v, %v", ok, err)
 		}
-		return got.Doubted
+		return got.Suspect
 	}
 	if _, err := s.Commit(ctx, archive.Outcome{Path: "f", Entry: &e, Unasked: true}); err != nil || !doubted() {
 		t.Errorf("after a look that asked nobody: %v, doubted %v, want true", err, doubted())
@@ -480,7 +480,7 @@ func TestAFailureIsNotedInWhatIsStoredThen(t *testing.T) {
 	if _, err := s.Commit(ctx, archive.Outcome{Path: "f", Entry: &e}); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.Doubt(ctx, []archive.Item{{Path: "f", Entry: e}}); n != 1 || err != nil {
+	if n, err := s.MarkSuspect(ctx, []archive.Item{{Path: "f", Entry: e}}); n != 1 || err != nil {
 		t.Fatalf("Doubt = %d, %v, want 1", n, err)
 	}
 	failure := &archive.Failure{Class: archive.ClassFile, Fence: archive.Fence{Size: 4}}
@@ -490,7 +490,7 @@ func TestAFailureIsNotedInWhatIsStoredThen(t *testing.T) {
 		}
 	}
 	want := e
-	want.Doubted, want.FailClass, want.FailFence = true, archive.ClassFile, failure.Fence
+	want.Suspect, want.FailClass, want.FailFence = true, archive.ClassFile, failure.Fence
 	if got, _, err := s.Get("f"); got != want || err != nil {
 		t.Errorf("Get(f) = %+v, %v, want %+v", got, err, want)
 	}

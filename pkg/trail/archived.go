@@ -207,7 +207,7 @@ func foldObjects(ctx context.Context, srt *extsort.Sorter, fn func(archive.Recor
 	return tell()
 }
 
-// objectAfter is the record of the object that stands under a key after r, when
+// objectAfter is the record of the object that is under a key after r, when
 // held was the one before: a file that is gone says nothing of its object unless
 // that was deleted too.
 func objectAfter(held, r *archive.Record) *archive.Record {

@@ -14,9 +14,9 @@ type HistoryQuery struct {
 	At       time.Time                  // up to then; zero: all
 	Instance string                     // "": of all
 	TempDir  string                     // for large manifests; "": the directory for temporary files
-	// Distrust is told each document that cannot be read, after asking again for
+	// Distrust receives each document that cannot be read, after asking again for
 	// about a minute, or not be believed, and why; its error ends the query, nil
-	// goes on without the document.
+	// continues without the document.
 	Distrust func(key string, err error) error
 }
 

@@ -117,7 +117,7 @@ func (in *Indexer) Add(o archive.Object) {
 const CanaryDir = ".canary/"
 
 // DocumentAt reads the name at rel below a trail, and reports whether a
-// document of this name stands there in one of the layouts.
+// document of this name is there in one of the layouts.
 func DocumentAt(rel string) (Name, bool) {
 	n, ok := ParseName(rel)
 	if !ok {
@@ -172,7 +172,7 @@ func ByBeginning(a, b ChainIndex) int {
 	return cmp.Or(strings.Compare(a.Instance, b.Instance), a.first().Compare(b.first()), strings.Compare(a.ID, b.ID))
 }
 
-// What verifying spends on one document or trail, whoever wrote it.
+// What verifying spends on one document or trail, no matter who wrote it.
 const (
 	// The elements of all lists of a digest together. An element takes some
 	// hundred bytes of memory where it takes two of the digest.

@@ -27,14 +27,14 @@ type Query struct {
 	Believe func(e Entry, d *Digest, sha string) error
 	// ProvenOnly leaves out the manifests that no digest names yet.
 	ProvenOnly bool
-	// Unproven, where set, is told the key of each manifest that is used though
+	// Unproven, where set, receives the key of each manifest that is used though
 	// no digest names it yet.
 	Unproven func(key string)
-	// Distrust, where set, is told each document that cannot be read or
-	// believed, and why; its error ends the query, nil goes on without the
+	// Distrust, where set, receives each document that cannot be read or
+	// believed, and why; its error ends the query, nil continues without the
 	// document. Where it is not set, the first such document ends the query.
 	Distrust func(key string, err error) error
-	// Each, where set, is told every record before it is sorted.
+	// Each, where set, receives every record before it is sorted.
 	Each func(*archive.Record)
 	// Pending, where set, says whether a manifest that no digest names is used.
 	Pending func(Entry) bool

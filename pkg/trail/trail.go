@@ -25,7 +25,7 @@ const spoolInMemory = 1 << 20
 // fetchWidth is how many documents are fetched ahead of the one in use.
 const fetchWidth = 8
 
-// Trail reads what stands under one prefix's _manifests/. It is safe for
+// Trail reads what is under one prefix's _manifests/. It is safe for
 // concurrent use and keeps no document. A request that fails, or whose body breaks
 // off, is made again for about a minute.
 type Trail struct {
@@ -68,7 +68,7 @@ type ChainIndex struct {
 	Signatures   map[string]Entry // by the digest's key
 }
 
-// Index is everything that stands under a trail, by name.
+// Index is everything that is under a trail, by name.
 type Index struct {
 	Chains     []ChainIndex // sorted by instance, then by the first name's time, then id
 	Configs    []Entry      // configuration objects; Name is empty, as for the ones below
@@ -165,7 +165,7 @@ func (t *Trail) Get(ctx context.Context, key string, fn func(body io.Reader, o a
 // Records calls fn for each record of a manifest that a digest names, in order.
 // The whole of its bytes is read and hashed before fn is called for the first
 // time: of a manifest with another hash (ErrHash) fn sees nothing. Up to 1 MiB
-// waits in memory meanwhile, more in an unnamed file in the directory for
+// waits in memory until then, more in an unnamed file in the directory for
 // temporary files. An error of fn is returned as it is.
 func (t *Trail) Records(ctx context.Context, ref archive.ManifestRef, fn func(archive.Record) error) error {
 	s, err := t.fetch(ctx, ref.S3Key, ref.SHA256, "")

@@ -233,7 +233,7 @@ func (a *attempt) countReread() {
 // although size and times are those of the index.
 func (a *attempt) changedUnseen() bool {
 	x := &a.journal.Index
-	return a.job.Kind == archive.Reread && x.SameTimes(&a.file) && !x.Entry.Doubted && !x.SameContent(a.file.Reading.Content)
+	return a.job.Kind == archive.Reread && x.SameTimes(&a.file) && !x.Entry.Suspect && !x.SameContent(a.file.Reading.Content)
 }
 
 // upload brings the content to S3, unless it is there.

@@ -131,7 +131,7 @@ func (c closing) postpone(ctx context.Context, err error) {
 		wait = min(wait, hostBusyMax)
 	}
 	a.d.metrics.retry(class)
-	level := zap.DebugLevel // An outage postpones many: it is a warning once a minute.
+	level := zap.DebugLevel // An outage postpones many: it is a warning once per minute.
 	if a.d.logLimit.Name(breaker.LogKind{Class: class, Again: true, Local: localfile.IsLocal(err)}, c.now) {
 		level = zap.WarnLevel
 	}

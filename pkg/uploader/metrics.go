@@ -29,7 +29,7 @@ type Metrics struct {
 	}
 }
 
-// NewMetrics registers the series with reg. It is called once a process.
+// NewMetrics registers the series with reg. It is called once per process.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m, f := &Metrics{}, promauto.With(reg)
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {

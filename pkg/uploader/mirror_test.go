@@ -39,7 +39,7 @@ func (r *rig) doubt(paths ...string) {
 	for _, p := range paths {
 		items = append(items, archive.Item{Path: p, Entry: r.entry(p)})
 	}
-	if n, err := r.src.State.Doubt(r.t.Context(), items); err != nil || n != len(paths) {
+	if n, err := r.src.State.MarkSuspect(r.t.Context(), items); err != nil || n != len(paths) {
 		r.t.Fatalf("Doubt = %d, %v, want %d", n, err, len(paths))
 	}
 }
@@ -195,7 +195,7 @@ func TestDoubtedObjectsArePutBack(t *testing.T) {
 	r.wantTrail("uploaded", "uploaded", "uploaded", "uploaded", "skipped/etag", "failed/conflict", "uploaded", "uploaded")
 	for _, p := range []string{"equal", "missing", "replaced"} {
 		r.wantObject(p, []byte("content of "+p))
-		if r.entry(p).Doubted {
+		if r.entry(p).Suspect {
 			t.Errorf("%s is still doubted", p)
 		}
 	}

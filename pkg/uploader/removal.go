@@ -88,7 +88,7 @@ func (r removal) mirror(ctx context.Context) error {
 	indexed := remote.State{Present: true, Object: remote.Indexed(e)}
 	return a.remote.converge(ctx, indexed, convergence{
 		present: true,
-		ask:     func(remote.State) bool { return e.Attempt == 0 || e.ETag == "" || e.Doubted },
+		ask:     func(remote.State) bool { return e.Attempt == 0 || e.ETag == "" || e.Suspect },
 		act: func(ctx context.Context, s remote.State) (bool, remote.State, error) {
 			if !s.Present {
 				return true, s, a.journal.Deleted(ctx, nil, archive.Object{})
