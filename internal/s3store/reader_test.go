@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap/zaptest"
@@ -95,5 +96,28 @@ func TestARangeOfAnotherPlaceIsRefused(t *testing.T) {
 	}
 	if size, err := wholeSize("bytes 5-9/10", 5); err != nil || size != 10 {
 		t.Errorf("wholeSize = %d, %v, want 10", size, err)
+	}
+}
+
+// A reader says in the log that it corrects the host's clock, as a Store does.
+func TestAReaderFollowsTheServersClock(t *testing.T) {
+	f := s3test.NewFake(t, "bucket")
+	f.Setenv(t)
+	const ahead = 5 * time.Hour
+	k := &timekeeper{ahead: ahead, date: func(int64) time.Duration { return ahead }}
+	o := options(k.before(t, f), "bucket", "")
+	o.Log, o.Metrics = zaptest.NewLogger(t), s3conn.NewMetrics(prometheus.NewPedanticRegistry())
+	r, err := OpenReader(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.CloseIdle)
+	for range 6 {
+		if _, err := r.Head(t.Context(), "data/missing"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Head: %v, want absence", err)
+		}
+	}
+	if d := time.Until(r.Now()) - ahead; d.Abs() > 3*time.Second {
+		t.Errorf("the reader's time is %v off", d)
 	}
 }
