@@ -111,7 +111,7 @@ docs: ## Write docs/commands from the help of each command
 
 .PHONY: e2e
 e2e: $(MINIO) $(AXE) $(DUCKDB) ## Whole-process tests at full size, the page in Chromium if there is one (an hour; GBs of scratch disk)
-	S3SYNCD_E2E=1 S3SYNCD_TEST_MINIO=$(MINIO) S3SYNCD_TEST_AXE=$(AXE) S3SYNCD_TEST_DUCKDB=$(DUCKDB) $(GO) test -count=1 -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./pkg/state ./internal/app ./internal/daemon ./internal/pipeline ./test/e2e/...
+	S3SYNCD_E2E=1 S3SYNCD_TEST_MINIO=$(MINIO) S3SYNCD_TEST_AXE=$(AXE) S3SYNCD_TEST_DUCKDB=$(DUCKDB) $(GO) test -count=1 -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./pkg/state ./pkg/manifest ./internal/pipeline ./test/e2e/...
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s)

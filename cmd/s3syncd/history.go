@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
-	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/audit"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
@@ -57,7 +57,7 @@ func historyCommand(io streams) *cobra.Command {
 		if *head != "" && *bundle == "" {
 			return fmt.Errorf("%w: history: --head is about --bundle FILE", errUsage)
 		}
-		o := app.HistoryOptions{File: names[0], Instance: from.instance, Bundle: *bundle, Head: *head, Stderr: io.err}
+		o := audit.HistoryOptions{File: names[0], Instance: from.instance, Bundle: *bundle, Head: *head, Stderr: io.err}
 		if o.At, err = parseAt(c.Flags(), *at, time.Now()); err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ func historyCommand(io streams) *cobra.Command {
 			return err
 		}
 		o.Show = func(it trail.HistoryItem) error { return printRecord(io.out, it, *asJSON) }
-		sum, err := app.History(c.Context(), o)
+		sum, err := audit.History(c.Context(), o)
 		for _, fault := range sum.Faults {
 			_, _ = fmt.Fprintf(io.err, "s3syncd: %s\n", admin.Plain(fault, messageLength)) // Nowhere left to say so.
 		}

@@ -17,7 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/audit"
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
@@ -89,7 +89,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.Is(err, errUsage), errors.Is(err, errConfig), errors.Is(err, app.ErrWrongUse), errors.Is(err, app.ErrRefused), errors.As(err, &faults):
+	case errors.Is(err, errUsage), errors.Is(err, errConfig), errors.Is(err, audit.ErrWrongUse), errors.Is(err, audit.ErrRefused), errors.As(err, &faults):
 		return exitUsage
 	case errors.Is(err, pipeline.ErrInterrupted):
 		return exitInterrupted

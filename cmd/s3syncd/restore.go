@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
-	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/audit"
 	"github.com/s3syncd/s3syncd/internal/restore"
 )
 
@@ -55,7 +55,7 @@ type restoreFlags struct {
 	json     bool
 	noSpace  bool
 	progress *restoreProgress
-	o        app.RestoreOptions
+	o        audit.RestoreOptions
 }
 
 func (f *restoreFlags) set(fs *pflag.FlagSet) {
@@ -100,7 +100,7 @@ func (f *restoreFlags) check(fs *pflag.FlagSet) error {
 }
 
 // options returns what the flags come to.
-func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o app.RestoreOptions, err error) {
+func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o audit.RestoreOptions, err error) {
 	if err := f.check(fs); err != nil {
 		return o, err
 	}
@@ -131,9 +131,9 @@ func restoreCommand(io streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		sum, err := app.Restore(c.Context(), o)
+		sum, err := audit.Restore(c.Context(), o)
 		f.progress.finish()
-		if errors.Is(err, app.ErrWrongUse) || (err != nil && sum.Restored+sum.Kept+sum.Failed == 0) {
+		if errors.Is(err, audit.ErrWrongUse) || (err != nil && sum.Restored+sum.Kept+sum.Failed == 0) {
 			return err
 		}
 		if perr := f.print(io, sum); perr != nil || err != nil {

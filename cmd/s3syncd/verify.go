@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
-	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/audit"
 	"github.com/s3syncd/s3syncd/internal/bundle"
 	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/archive"
@@ -44,7 +44,7 @@ type verifyFlags struct {
 	from originFlags
 	deep string
 	json bool
-	o    app.VerifyOptions
+	o    audit.VerifyOptions
 }
 
 func (f *verifyFlags) set(fs *pflag.FlagSet) {
@@ -88,7 +88,7 @@ func (f *verifyFlags) check(fs *pflag.FlagSet) error {
 }
 
 // options returns what the flags come to.
-func (f *verifyFlags) options(fs *pflag.FlagSet, io streams) (app.VerifyOptions, error) {
+func (f *verifyFlags) options(fs *pflag.FlagSet, io streams) (audit.VerifyOptions, error) {
 	if err := f.check(fs); err != nil {
 		return f.o, err
 	}
@@ -141,12 +141,12 @@ func verifyCommand(io streams) *cobra.Command {
 		}
 		show := &verifyProgress{errs: io.err}
 		o.Progress = show
-		results, err := app.Verify(c.Context(), o)
+		results, err := audit.Verify(c.Context(), o)
 		show.finish()
 		if err != nil {
 			return err
 		}
-		clean := !slices.ContainsFunc(results, func(r app.VerifyResult) bool { return !r.Clean })
+		clean := !slices.ContainsFunc(results, func(r audit.VerifyResult) bool { return !r.Clean })
 		if f.json {
 			err = printVerifyJSON(io.out, results, clean)
 		} else {
@@ -160,13 +160,13 @@ func verifyCommand(io streams) *cobra.Command {
 	return c
 }
 
-func printVerifyJSON(w io.Writer, results []app.VerifyResult, clean bool) error {
+func printVerifyJSON(w io.Writer, results []audit.VerifyResult, clean bool) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(struct {
-		Format int                `json:"format"`
-		Clean  bool               `json:"clean"`
-		Trails []app.VerifyResult `json:"trails"`
+		Format int                  `json:"format"`
+		Clean  bool                 `json:"clean"`
+		Trails []audit.VerifyResult `json:"trails"`
 	}{1, clean, results})
 }
 
@@ -186,8 +186,8 @@ type bundleJSON struct {
 }
 
 // bundle checks one bundle.
-func (f *verifyFlags) bundle(o app.VerifyOptions, io streams) error {
-	r, err := app.VerifyBundle(o)
+func (f *verifyFlags) bundle(o audit.VerifyOptions, io streams) error {
+	r, err := audit.VerifyBundle(o)
 	if err != nil {
 		return err
 	}
@@ -229,7 +229,7 @@ func printBundle(w io.Writer, r bundle.Report) error {
 func shown(s string) string { return admin.Plain(s, messageLength) }
 
 // printVerify prints what was found for an operator.
-func printVerify(w io.Writer, results []app.VerifyResult) error {
+func printVerify(w io.Writer, results []audit.VerifyResult) error {
 	var b strings.Builder
 	found, noted, unchecked := int64(0), int64(0), int64(0)
 	for _, r := range results {
@@ -247,7 +247,7 @@ func printVerify(w io.Writer, results []app.VerifyResult) error {
 	return err
 }
 
-func printTrail(b *strings.Builder, r app.VerifyResult) {
+func printTrail(b *strings.Builder, r audit.VerifyResult) {
 	if r.Source != "" {
 		fmt.Fprintf(b, "source %s: ", r.Source)
 	}

@@ -1,4 +1,4 @@
-package app
+package preflight
 
 import (
 	"encoding/json"
@@ -38,9 +38,9 @@ func testConfig(t *testing.T, endpoint, bucket, key, source, extra string) *conf
 	return c
 }
 
-func runPreflight(t *testing.T, c *config.Config) (PreflightSource, error) {
+func runPreflight(t *testing.T, c *config.Config) (Source, error) {
 	t.Helper()
-	r, err := Preflight(t.Context(), PreflightOptions{Config: c, Stderr: os.Stderr})
+	r, err := Run(t.Context(), Options{Config: c, Stderr: os.Stderr})
 	if len(r.Sources) != 1 {
 		t.Fatalf("Preflight = %+v, %v, want one source", r, err)
 	}
@@ -48,9 +48,9 @@ func runPreflight(t *testing.T, c *config.Config) (PreflightSource, error) {
 }
 
 // check returns one check.
-func (s *PreflightSource) check(t *testing.T, name string) PreflightCheck {
+func (s *Source) check(t *testing.T, name string) Check {
 	t.Helper()
-	i := slices.IndexFunc(s.Checks, func(c PreflightCheck) bool { return c.Check == name })
+	i := slices.IndexFunc(s.Checks, func(c Check) bool { return c.Check == name })
 	if i < 0 {
 		t.Fatalf("there is no check %q in %+v", name, s.Checks)
 	}

@@ -1,4 +1,5 @@
-package app
+// Package preflight proves against the real bucket and key that a run can work.
+package preflight
 
 import (
 	"context"
@@ -27,8 +28,8 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// PreflightOptions are what a preflight needs from outside.
-type PreflightOptions struct {
+// Options are what a preflight needs from outside.
+type Options struct {
 	Config *config.Config
 	Stderr io.Writer
 }
@@ -46,8 +47,8 @@ const (
 	VerdictSkipped  Verdict = "skipped"  // not tried
 )
 
-// PreflightCheck is one thing that was tried.
-type PreflightCheck struct {
+// Check is one thing that was tried.
+type Check struct {
 	Check    string   `json:"check"`
 	Verdict  Verdict  `json:"verdict"`
 	Actions  []string `json:"actions,omitempty"`  // of IAM: missing or optional only
@@ -56,22 +57,22 @@ type PreflightCheck struct {
 	Detail   string   `json:"detail,omitempty"`
 }
 
-// PreflightSource is what was found about one source.
-type PreflightSource struct {
-	Source   string           `json:"source"`
-	Bucket   string           `json:"bucket"`
-	Prefix   string           `json:"prefix"`
-	Region   string           `json:"region"`
-	KMSKeyID string           `json:"kms_key_id"`             // as configured
-	Resolved string           `json:"resolved_key,omitempty"` // as the server names it
-	Checks   []PreflightCheck `json:"checks"`
-	Left     []string         `json:"left_objects"`   // that could not be removed
-	Answered bool             `json:"answered"`       // at least once
-	Plan     *PreflightPlan   `json:"plan,omitempty"` // what a first run and a day cost; absent where the directory cannot be read
+// Source is what was found about one source.
+type Source struct {
+	Source   string   `json:"source"`
+	Bucket   string   `json:"bucket"`
+	Prefix   string   `json:"prefix"`
+	Region   string   `json:"region"`
+	KMSKeyID string   `json:"kms_key_id"`             // as configured
+	Resolved string   `json:"resolved_key,omitempty"` // as the server names it
+	Checks   []Check  `json:"checks"`
+	Left     []string `json:"left_objects"`   // that could not be removed
+	Answered bool     `json:"answered"`       // at least once
+	Plan     *Plan    `json:"plan,omitempty"` // what a first run and a day cost; absent where the directory cannot be read
 }
 
-// PreflightPlan is what the next run would do, and what a day costs.
-type PreflightPlan struct {
+// Plan is what the next run would do, and what a day costs.
+type Plan struct {
 	Files      int64                `json:"files"` // to upload
 	Bytes      int64                `json:"bytes"`
 	Unchanged  int64                `json:"unchanged"`
@@ -81,20 +82,20 @@ type PreflightPlan struct {
 	Indexed    bool                 `json:"indexed"` // the index was compared; else every file counts
 }
 
-// PreflightReport is what a preflight found.
-type PreflightReport struct {
+// Report is what a preflight found.
+type Report struct {
 	Format  int               `json:"format"` // of this report: 1
 	OK      bool              `json:"ok"`
-	Sources []PreflightSource `json:"sources"`
+	Sources []Source `json:"sources"`
 }
 
-// Preflight proves against bucket and key of every source that a run can work,
+// Run proves against bucket and key of every source that a run can work,
 // with small objects that it removes again where it may. It needs no state and
 // may run beside a daemon. The report is valid also with an error:
 // ErrSomeFailed when something is missing, another one when no source got an
 // answer.
-func Preflight(ctx context.Context, o PreflightOptions) (PreflightReport, error) {
-	report := PreflightReport{Format: 1, OK: true, Sources: []PreflightSource{}}
+func Run(ctx context.Context, o Options) (Report, error) {
+	report := Report{Format: 1, OK: true, Sources: []Source{}}
 	if err := host.Supported(o.Config); err != nil {
 		return report, err
 	}
@@ -130,7 +131,7 @@ func (p *preflight) openIndex() error {
 }
 
 // run examines one source after the other.
-func (p *preflight) run(ctx context.Context, report PreflightReport) (PreflightReport, error) {
+func (p *preflight) run(ctx context.Context, report Report) (Report, error) {
 	o := p.opts
 	p.metrics = &pipeline.Metrics{Store: s3conn.NewMetrics(prometheus.NewPedanticRegistry())}
 	answered := false
@@ -156,25 +157,25 @@ func (p *preflight) run(ctx context.Context, report PreflightReport) (PreflightR
 }
 
 // ok reports whether a run can work as it is configured.
-func (s *PreflightSource) ok() bool {
-	return s.Answered && !slices.ContainsFunc(s.Checks, func(c PreflightCheck) bool {
+func (s *Source) ok() bool {
+	return s.Answered && !slices.ContainsFunc(s.Checks, func(c Check) bool {
 		return c.Verdict == VerdictMissing || c.Verdict == VerdictFault
 	})
 }
 
 // preflight is one run of the command.
 type preflight struct {
-	opts    PreflightOptions
+	opts    Options
 	log     *zap.Logger
 	metrics *pipeline.Metrics
 	db      *state.DB // nil: there is no index, or a daemon holds it
 }
 
-func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) {
+func (p *preflight) source(ctx context.Context, i int) (Source, error) {
 	c := p.opts.Config.Sources[i]
 	env := pipeline.Session{Config: p.opts.Config, Log: p.log, Metrics: p.metrics}
-	out := PreflightSource{
-		Source: c.Name, Bucket: c.Bucket, Prefix: c.Prefix, KMSKeyID: c.KMSKeyID, Checks: []PreflightCheck{}, Left: []string{},
+	out := Source{
+		Source: c.Name, Bucket: c.Bucket, Prefix: c.Prefix, KMSKeyID: c.KMSKeyID, Checks: []Check{}, Left: []string{},
 	}
 	store, err := s3store.Open(ctx, env.StoreOptions(c, zap.NewNop()))
 	if err != nil {
@@ -201,25 +202,25 @@ func (p *preflight) source(ctx context.Context, i int) (PreflightSource, error) 
 		out.Checks = append(out.Checks, *sign)
 	}
 	if len(unused) > 0 {
-		out.Checks = append(out.Checks, PreflightCheck{Check: "include", Verdict: VerdictNote, Detail: unusedText(unused)})
+		out.Checks = append(out.Checks, Check{Check: "include", Verdict: VerdictNote, Detail: unusedText(unused)})
 	}
 	return out, nil
 }
 
 // directoryCheck looks whether the directory is there.
-func directoryCheck(ctx context.Context, c *config.Source) PreflightCheck {
+func directoryCheck(ctx context.Context, c *config.Source) Check {
 	root := pipeline.RootOf(c)
 	if err := fscheck.Within(ctx, fscheck.HungAfter, func() error { _, err := root.Identify(); return err }); err != nil {
-		return PreflightCheck{Check: "directory", Verdict: VerdictFault, Feature: "everything: the source pauses until it is there", Detail: err.Error()}
+		return Check{Check: "directory", Verdict: VerdictFault, Feature: "everything: the source pauses until it is there", Detail: err.Error()}
 	}
-	return PreflightCheck{Check: "directory", Verdict: VerdictOK}
+	return Check{Check: "directory", Verdict: VerdictOK}
 }
 
 // clockLimit is how far S3 lets a clock be off.
 const clockLimit = 15 * time.Minute
 
-func clockCheck(offset time.Duration) PreflightCheck {
-	c := PreflightCheck{Check: "clock", Verdict: VerdictOK}
+func clockCheck(offset time.Duration) Check {
+	c := Check{Check: "clock", Verdict: VerdictOK}
 	switch off := offset.Round(time.Second); {
 	case offset.Abs() >= clockLimit:
 		c.Verdict, c.Detail = VerdictFault, fmt.Sprintf("this host's clock is %v off the server's; at 15m0s S3 refuses requests", off)
@@ -230,7 +231,7 @@ func clockCheck(offset time.Duration) PreflightCheck {
 }
 
 // signCheck signs something with the configured key.
-func signCheck(ctx context.Context, env *pipeline.Session, c config.Source) *PreflightCheck {
+func signCheck(ctx context.Context, env *pipeline.Session, c config.Source) *Check {
 	signer, err := env.OpenSigner(ctx, env.Config.Manifest.Sign, c)
 	if err == nil && signer == nil {
 		return nil
@@ -241,7 +242,7 @@ func signCheck(ctx context.Context, env *pipeline.Session, c config.Source) *Pre
 	if err == nil {
 		_, err = signer.PublicKey(ctx)
 	}
-	check := &PreflightCheck{Check: "sign", Verdict: VerdictOK}
+	check := &Check{Check: "sign", Verdict: VerdictOK}
 	if err == nil {
 		return check
 	}
@@ -255,12 +256,12 @@ func signCheck(ctx context.Context, env *pipeline.Session, c config.Source) *Pre
 // plan counts what the next run of one source would do, nil where its directory
 // cannot be read, and returns the size of the largest body that it would send
 // and the patterns of its include that match no file.
-func (p *preflight) plan(ctx context.Context, i int) (plan *PreflightPlan, body int64, unused []string) {
+func (p *preflight) plan(ctx context.Context, i int) (plan *Plan, body int64, unused []string) {
 	s, err := oneshot.Foresee(ctx, p.opts.Config, i, p.db, p.log)
 	if err != nil {
 		return nil, p.opts.Config.Upload.PartSize, nil
 	}
-	plan = &PreflightPlan{
+	plan = &Plan{
 		Files: s.Uploaded, Bytes: s.Bytes, Unchanged: s.Skipped, Run: s.Plan.Run, Day: s.Plan.Day, FlushesDay: s.Plan.FlushesDay, Indexed: p.db != nil,
 	}
 	return plan, s.Largest, s.UnusedIncludes
@@ -308,13 +309,13 @@ func (t *translator) deleteFeature() string {
 	return "removing what this preflight wrote"
 }
 
-func (t *translator) translate(trial s3store.Trial) PreflightCheck {
+func (t *translator) translate(trial s3store.Trial) Check {
 	n := t.needOf(trial.Check)
 	if e, ok := errors.AsType[*archive.Error](trial.Err); ok && e.Op == "HeadObject" {
 		head := t.needOf(s3store.CheckHead) // A check may need to ask for what it did.
 		n.action, n.kms = head.action, ""
 	}
-	c := PreflightCheck{Check: string(trial.Check), Verdict: VerdictOK, Detail: trial.Detail}
+	c := Check{Check: string(trial.Check), Verdict: VerdictOK, Detail: trial.Detail}
 	switch err := trial.Err; {
 	case trial.Skip != "":
 		c.Verdict, c.Detail = VerdictSkipped, trial.Skip
@@ -345,7 +346,7 @@ func (t *translator) denied(err error) bool {
 }
 
 // refine names the action that the server named, or both that it may have been.
-func (t *translator) refine(c *PreflightCheck, n need, err error) {
+func (t *translator) refine(c *Check, n need, err error) {
 	if action, resource, ok := admin.DeniedAction(err.Error()); ok {
 		c.Actions = []string{action}
 		switch {
