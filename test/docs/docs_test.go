@@ -85,9 +85,9 @@ func TestJSONInDocumentsIsJSON(t *testing.T) {
 }
 
 func TestWebConfigurationInTheRunbookIsAccepted(t *testing.T) {
-	found := blocks(documents(t)["docs/OPERATIONS.md"], "yaml")
+	found := blocks(documents(t)["docs/STATUS.md"], "yaml")
 	if len(found) != 1 || !strings.Contains(found[0], "/etc/s3syncd/tls/") {
-		t.Fatalf("docs/OPERATIONS.md has %d YAML blocks, want 1, with certificates", len(found))
+		t.Fatalf("docs/STATUS.md has %d YAML blocks, want 1, with certificates", len(found))
 	}
 	dir := t.TempDir()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
