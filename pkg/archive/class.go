@@ -79,7 +79,7 @@ func meanings() [8]Meaning {
 		},
 		{
 			Class: ClassConfiguration, Effect: EffectParks,
-			Advice: "Compare bucket, region, kms_key_id and the policies with the error. It is asked again at least every minute and goes on by itself.",
+			Advice: "Compare bucket, region, kms_key_id and the policies with the error. It is asked again at least every minute and continues by itself.",
 		},
 		{
 			Class: ClassEncryption, Effect: EffectStops, Refused: true,
