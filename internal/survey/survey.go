@@ -23,7 +23,7 @@ import (
 // Bucket reads the digests of one trail in the bucket.
 type Bucket struct {
 	Pub      trail.Library
-	Trail    string // where it stands, with a trailing slash
+	Trail    string // where it is, with a trailing slash
 	Instance string
 }
 
@@ -223,7 +223,7 @@ type Newest []Head
 // killed may have no signature.
 const topDigests = 8
 
-// add takes in a digest.
+// add records a digest.
 func (t *Newest) add(h Head) {
 	at, _ := slices.BinarySearchFunc(*t, h, func(a, b Head) int {
 		return cmp.Or(cmp.Compare(b.Name.Sequence, a.Name.Sequence), b.Name.Time.Compare(a.Name.Time), strings.Compare(b.Key, a.Key))

@@ -16,11 +16,11 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// forkedError says that another document stands under a sealed document's key,
+// forkedError says that another document is under a sealed document's key,
 // or the same one without the key that it was sent under.
 type forkedError struct {
 	doc   archive.Doc
-	seen  string // the SHA-256 of what stands there
+	seen  string // the SHA-256 of what is there
 	plain bool   // it is the same, and not encrypted as it was sent
 }
 
@@ -65,7 +65,7 @@ func (c *succession) mend(ctx context.Context, err error) error {
 	return err
 }
 
-// forkedAt says where a chain is left because another digest stands under the key
+// forkedAt says where a chain is left because another digest is under the key
 // of its next one: at that digest, or where this host's key should have signed it
 // and did not, before it; at none where the signer gives no answer.
 func (c *succession) forkedAt(ctx context.Context, fork *forkedError, l *leave) error {

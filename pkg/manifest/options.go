@@ -22,7 +22,7 @@ var ErrNotYet = errors.New("the destination has not been asked yet whether it en
 // Publisher is the bucket that the trail is published to. All methods may block
 // for as long as their context allows and are safe for concurrent use.
 type Publisher interface {
-	// CreateDoc stores body under key, encrypted, if nothing stands there yet.
+	// CreateDoc stores body under key, encrypted, if nothing is there yet.
 	// state.ErrPrecondition says that something does, ErrNotYet that nothing was
 	// sent because the destination has not been asked yet whether it encrypts.
 	CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, md5 [16]byte, sha [32]byte, contentType string) (archive.Object, error)

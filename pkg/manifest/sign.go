@@ -53,7 +53,7 @@ type signing struct {
 
 	again      time.Time       // when the signer is asked again
 	down       bool            // it gave no answer
-	keyTaken   bool            // something else stands under the public key's name
+	keyTaken   bool            // something else is under the public key's name
 	occupied   map[string]bool // local digests of whose signature this is true
 	unsignable map[string]bool // local digests that the bucket has otherwise
 	announced  bool            // the signing key is
@@ -185,7 +185,7 @@ func (g *signing) foreign(ctx context.Context, file, chain string) bool {
 }
 
 // announce publishes, once, the new key under the signature of the one that
-// signed before. Without it readers have to be told of the new key by hand; it
+// signed before. Without it readers have to be given the new key by hand; it
 // is tried again with the next document.
 func (g *signing) announce(ctx context.Context) {
 	if g.o.SignBefore == nil || g.announced {
@@ -332,7 +332,7 @@ func (g *signing) publishKey(ctx context.Context, fingerprint string) error {
 	return err
 }
 
-// occupiedError says that something else stands under the name of a document,
+// occupiedError says that something else is under the name of a document,
 // which is never overwritten.
 type occupiedError struct{ key string }
 
@@ -362,7 +362,7 @@ func (g *signing) publishOnce(ctx context.Context, rel string, data []byte, same
 	return safefs.WriteFile(g.local.Path(rel), data, copies.FileMode)
 }
 
-// there returns what stands under key where it may take the place of data.
+// there returns what is under key where it may take the place of data.
 func (g *signing) there(ctx context.Context, key string, data []byte, same func(seen []byte) bool) ([]byte, error) {
 	body, _, err := g.pub.Get(ctx, key)
 	if err != nil {

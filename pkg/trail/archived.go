@@ -24,7 +24,7 @@ type Head struct {
 // Archived calls fn for each key below prefix, in the order of the keys' bytes,
 // with the last record that says which object S3 holds of it, whether the file is
 // still there or not. It believes what leads from the heads back by hashes, and
-// nothing else that stands in the bucket, so a chain that somebody added says
+// nothing else that is in the bucket, so a chain that somebody added says
 // nothing. The walk ends where a document is missing or is another one: broken is
 // told, and what lies before is not known. Records of pending, optional, are
 // those of the state that no digest names yet.
@@ -207,7 +207,7 @@ func foldObjects(ctx context.Context, srt *extsort.Sorter, fn func(archive.Recor
 	return tell()
 }
 
-// objectAfter is the record of the object that stands under a key after r, when
+// objectAfter is the record of the object that is under a key after r, when
 // held was the one before: a file that is gone says nothing of its object unless
 // that was deleted too.
 func objectAfter(held, r *archive.Record) *archive.Record {

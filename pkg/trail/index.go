@@ -117,7 +117,7 @@ func (in *Indexer) Add(o archive.Object) {
 const CanaryDir = ".canary/"
 
 // DocumentAt reads the name at rel below a trail, and reports whether a
-// document of this name stands there in one of the layouts.
+// document of this name is there in one of the layouts.
 func DocumentAt(rel string) (Name, bool) {
 	n, ok := ParseName(rel)
 	if !ok {
