@@ -1,6 +1,6 @@
 // Package anchor keeps what somebody outside a trail knows of it: digests that a
 // clean verification has seen, in an anchor file, and those that a host has copies
-// of. A trail that was rewritten does not have them.
+// of. A trail that was written again does not have them.
 package anchor
 
 import (
@@ -28,7 +28,7 @@ const anchorVersion = 1
 var anchorFiles = strictjson.Of(archive.MaxNumber, File{}) //nolint:gochecknoglobals // It is computed once.
 
 // File keeps the heads that were seen by clean verifications, so that a
-// later one notices an end that was taken away or rewritten.
+// later one notices an end that was taken away or written again.
 type File struct {
 	Version int     `json:"version"`
 	Trails  []Heads `json:"trails"`
@@ -82,7 +82,7 @@ func (f *File) Of(bucket, prefix string) []Anchor {
 }
 
 // Note records the heads of a clean verification. Heads of chains that it did
-// not check stay. The first time that a trail is seen its heads are taken for
+// not look at stay. The first time that a trail is seen its heads are taken for
 // what they are; later on, a chain that nothing vouches for does not come to
 // vouch for others by having been seen.
 func (f *File) Note(bucket, prefix string, heads []Anchor, now time.Time) {

@@ -35,7 +35,7 @@ type Bundle struct {
 	CreatedAt string            `json:"created_at"`
 	Bucket    string            `json:"bucket"`
 	S3Key     string            `json:"s3_key"`
-	Record    json.RawMessage   `json:"record"` // as it stands in the manifest
+	Record    json.RawMessage   `json:"record"` // as it is in the manifest
 	Manifest  Document          `json:"manifest"`
 	Digests   []Digest          `json:"digests"`     // from the one that names the manifest to the head
 	Keys      map[string]string `json:"public_keys"` // PEM, by fingerprint
@@ -135,7 +135,7 @@ func (b *Bundle) addDigests(ctx context.Context, t *trail.Trail, it trail.Histor
 	return nil
 }
 
-// addKey adds the public key of a signature, where it stands in the bucket.
+// addKey adds the public key of a signature, where it is in the bucket.
 func (b *Bundle) addKey(ctx context.Context, t *trail.Trail, signature []byte) error {
 	s, err := trail.ParseSignature(signature)
 	if err != nil || b.Keys[s.PublicKeyFingerprint] != "" || !trail.ShaPattern.MatchString(s.PublicKeyFingerprint) {
@@ -205,7 +205,7 @@ func (r *Report) note(format string, args ...any) {
 	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
 }
 
-// Verify checks that a bundle's record stands in its manifest, that the
+// Verify checks that a bundle's record is in its manifest, that the
 // first digest names the manifest by its hash, that each digest names the one
 // before it, and that the last one is the expected one or signed by a trusted
 // key. It needs nothing but the bundle. What does not hold is in the report; the
@@ -319,7 +319,7 @@ func (r *Report) checkManifest(b *Bundle, d *trail.Digest) {
 	r.fault("digest %s does not name the manifest %s", b.Digests[0].S3Key, b.Manifest.S3Key)
 }
 
-// checkRecord checks that the record stands in the manifest, byte for byte.
+// checkRecord checks that the record is in the manifest, byte for byte.
 func (r *Report) checkRecord(b *Bundle) {
 	var want bytes.Buffer
 	if err := json.Compact(&want, b.Record); err != nil {

@@ -27,7 +27,7 @@ import (
 type Copies struct {
 	St       *state.Source
 	Dir      string
-	Trail    string // where the trail stands in the bucket, with a trailing slash
+	Trail    string // where the trail is in the bucket, with a trailing slash
 	Source   string
 	Instance string
 	Log      *zap.Logger
@@ -69,7 +69,7 @@ func (c Copies) Write(kind archive.DocKind, rel string, data []byte) (archive.Do
 	return s.Doc(kind, c.Trail+rel, file), safefs.WriteFile(file, data, FileMode)
 }
 
-// Path returns where the document at rel below the trail's prefix stands.
+// Path returns where the document at rel below the trail's prefix is.
 func (c Copies) Path(rel string) string {
 	return filepath.Join(c.Dir, filepath.FromSlash(rel))
 }
@@ -79,7 +79,7 @@ func (c Copies) Walk(fn func(path string, e fs.DirEntry) error) error {
 	return filepath.WalkDir(c.Dir, func(path string, e fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			return nil // It was removed since.
+			return nil // Removed since.
 		case err != nil:
 			return err
 		case !e.Type().IsRegular():

@@ -19,7 +19,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// Modes of what stands in the local directory: it shows file names.
+// Modes of what is in the local directory: it shows file names.
 const (
 	FileMode os.FileMode = 0o600
 	DirMode  os.FileMode = 0o700

@@ -107,7 +107,7 @@ func (m *move) run() (moved int, err error) {
 	return moved, nil
 }
 
-// files lists what stands in the old directory: documents of chains, with their
+// files lists what is in the old directory: documents of chains, with their
 // signatures, and what belongs to no chain.
 func (m *move) files() (docs, shared []string, err error) {
 	err = filepath.WalkDir(m.from, func(path string, e fs.DirEntry, err error) error {

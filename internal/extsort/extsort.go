@@ -161,7 +161,7 @@ func (s *Sorter) Each(fn func(key, raw []byte) error) error {
 	return mergeRuns(s.runs, func(c *runCursor) error { return fn(c.key, c.raw) })
 }
 
-// runCursor stands on one record of a run.
+// runCursor is at one record of a run.
 type runCursor struct {
 	r    *bufio.Reader
 	key  []byte

@@ -67,7 +67,7 @@ type Progress interface {
 type Options struct {
 	Prefix string // of the trail
 	// Verify is what the trail is checked against before anything is planned; nil:
-	// it is believed as it stands.
+	// it is believed as it is.
 	Verify   *verify.Options
 	At       time.Time // what S3 held then; zero: what the trail has last
 	Instance string    // whose files; "": there is only one
@@ -78,7 +78,7 @@ type Options struct {
 	Target  string      // the directory to write below
 	DirMode fs.FileMode // of the directories that are made
 	DryRun  bool        // write nothing
-	// Overwrite: what stands in the way of a file and is not a directory makes
+	// Overwrite: what is in the way of a file and is not a directory makes
 	// way. Otherwise such a file fails.
 	Overwrite bool
 	// Owner: files get their recorded owner and group, and new directories the
@@ -128,7 +128,7 @@ var (
 
 // Run rebuilds files below a directory from what trail says and objects
 // holds. It blocks until that is done or ctx ends. What it has done is durable
-// then, and a second run continues where the first one ended, however that was:
+// then, and a second run resumes where the first one ended, however that was:
 // files that are right already are kept. A file that cannot be rebuilt is
 // counted and does not hold up the others. It returns an error when it could
 // not run, or not to its end; the summary is valid in each case.

@@ -24,7 +24,7 @@ import (
 // copyBuffer is what one download holds in memory.
 const copyBuffer = 256 << 10
 
-// maxPause is the longest wait between two tries of one file: an operator waits.
+// maxPause is the longest wait between two attempts at one file: an operator waits.
 const maxPause = 20 * time.Second
 
 // Why one file cannot be restored.
@@ -135,7 +135,7 @@ func (f *file) inTheWay(st safefs.Stat, err error) (replace bool, _ error) {
 
 // keepAttributes gives a file of the right content its attributes. One that
 // somebody else could change, now or through what they have open of it, is
-// rewritten, and so is one that has yet to become setuid or setgid.
+// written again, and so is one that has yet to become setuid or setgid.
 func (f *file) keepAttributes(there *safefs.Found) (kept, replace bool, err error) {
 	a := f.allowed(f.attributes(nil))
 	equal := a.Equal(there.Stat)
@@ -395,7 +395,7 @@ func fullOrBroken(err error) bool {
 	return false
 }
 
-// clearer words what stands in the way for an operator.
+// clearer words what is in the way for an operator.
 func clearer(err error) error {
 	switch {
 	case errors.Is(err, safefs.ErrParent):

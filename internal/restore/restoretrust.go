@@ -27,7 +27,7 @@ type trust struct {
 	again   map[string]bool // manifests whose records another chain has
 }
 
-// digestPlace is where a digest stands.
+// digestPlace is a digest's place in its chain.
 type digestPlace struct {
 	instance, chain string
 	sequence        uint64

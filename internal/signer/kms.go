@@ -149,7 +149,7 @@ func (s *KMS) Sign(ctx context.Context, data []byte) (algorithm, fingerprint str
 }
 
 // PublicKey returns the key that checks the signatures. It blocks for at most a
-// few seconds, and asks once for each key that an alias stands for.
+// few seconds, and asks once for each key that an alias names.
 func (s *KMS) PublicKey(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()

@@ -96,7 +96,7 @@ func (s *jsonScan) step() error {
 	}
 }
 
-// structure passes what is between values.
+// structure consumes what is between values.
 func (s *jsonScan) structure(c byte) error {
 	switch c {
 	case '{', '[':
@@ -187,7 +187,7 @@ func (s *jsonScan) unit(at int) (uint64, bool) {
 	return n, err == nil
 }
 
-// key records a key, with its quotes.
+// key consumes a key, with its quotes.
 func (s *jsonScan) key(quoted []byte, escaped bool) error {
 	key := quoted[1:max(1, len(quoted)-1)]
 	if escaped {

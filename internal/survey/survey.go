@@ -23,7 +23,7 @@ import (
 // Bucket reads the digests of one trail in the bucket.
 type Bucket struct {
 	Pub      trail.Library
-	Trail    string // where it stands, with a trailing slash
+	Trail    string // where it is, with a trailing slash
 	Instance string
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// know records what a digest vouches for, if it is in its place.
+// know records what a digest vouches for, where it is in its place.
 func (c *chainCheck) know(d *digestCheck) {
 	says := &d.d
 	if d.fault != nil || d.at.Name.Says(says) != nil || says.Prefix != c.v.t.Prefix {

@@ -247,7 +247,7 @@ func (c *chainCheck) digest(d *digestCheck) {
 	c.prev = d
 }
 
-// sequence checks that d stands where it should.
+// sequence checks that d is where it should be.
 func (c *chainCheck) sequence(d *digestCheck) {
 	seq, last := d.at.Name.Sequence, uint64(0)
 	if c.prev != nil {

@@ -92,7 +92,7 @@ func rawSHA(s string) (raw [32]byte, ok bool) {
 	return raw, err == nil && n == len(raw) && len(s) == 2*len(raw)
 }
 
-// add records a digest as it stands in the trail. Where its bytes are no digest
+// add records a digest as it is in the trail. Where its bytes are no digest
 // of its place d is nil, and nothing vouches for it.
 func (w *Vouched) add(k trail.ChainKey, sequence uint64, sha string, since time.Time, d *trail.Digest) {
 	c := w.chains[k]

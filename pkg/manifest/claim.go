@@ -188,7 +188,7 @@ func (f *Flusher) sealBegin(ctx context.Context) (sealed bool, err error) {
 	return f.chains.sealStart(ctx)
 }
 
-// sealStart seals the digest that a run begins a chain or continues, if it has
+// sealStart seals the digest that a run begins or continues a chain with, if it has
 // sealed none in it yet: it says when the next one is due, so that an end without
 // a word is seen.
 func (c *succession) sealStart(ctx context.Context) (sealed bool, err error) {

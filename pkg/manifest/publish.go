@@ -199,7 +199,7 @@ func (p *publisher) publishDoc(ctx context.Context, d archive.Doc) (err error) {
 	return nil
 }
 
-// compare finds out whether the object that is under d's key is d.
+// compare finds out whether the object under d's key is d.
 func (p *publisher) compare(ctx context.Context, d archive.Doc) error {
 	seen, o, err := p.remote.Sum(ctx, d.Key)
 	if err != nil {

@@ -185,7 +185,7 @@ func (g *signing) foreign(ctx context.Context, file, chain string) bool {
 }
 
 // announce publishes, once, the new key under the signature of the one that
-// signed before. Without it readers have to be told of the new key by hand; it
+// signed before. Without it readers have to be given the new key by hand; it
 // is tried again with the next document.
 func (g *signing) announce(ctx context.Context) {
 	if g.o.SignBefore == nil || g.announced {

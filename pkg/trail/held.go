@@ -74,7 +74,7 @@ func (h *holding) add(r *archive.Record) {
 	}
 }
 
-// rekeyed adds the record of a rekey, which says nothing of the file. That
+// rekeyed applies a record of a rekey, which says nothing of the file. That
 // the content is the one before is known where the object is.
 func (h *holding) rekeyed(next archive.Record) {
 	before := h.rec.ETag

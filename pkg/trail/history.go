@@ -20,7 +20,7 @@ type HistoryQuery struct {
 	Distrust func(key string, err error) error
 }
 
-// HistoryItem is one record and where it stands.
+// HistoryItem is one record and its place in the trail.
 type HistoryItem struct {
 	Record   archive.Record
 	Raw      []byte              // its bytes in the manifest

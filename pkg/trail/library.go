@@ -98,7 +98,7 @@ func (l *dirLibrary) walk(ctx context.Context, d *safefs.Dir, prefix, startAfter
 func (l *dirLibrary) enter(ctx context.Context, d *safefs.Dir, name, prefix, startAfter string, fn func(archive.Object) error) error {
 	sub, err := d.OpenDir(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // It was removed since.
+		return nil // Removed since.
 	}
 	if err != nil {
 		return err
@@ -110,7 +110,7 @@ func (l *dirLibrary) enter(ctx context.Context, d *safefs.Dir, name, prefix, sta
 func (l *dirLibrary) file(d *safefs.Dir, e safefs.Entry, key string, fn func(archive.Object) error) error {
 	st, err := d.Stat(e.Name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // It was removed since.
+		return nil // Removed since.
 	}
 	if err != nil {
 		return err

@@ -48,7 +48,7 @@ func (n Name) String() string {
 	return "manifest_" + s + ".json"
 }
 
-// Path returns where the document stands below the trail's prefix, with slashes.
+// Path returns the document's path below the trail's prefix, with slashes.
 func (n Name) Path() string {
 	switch {
 	case !n.Hive:
@@ -91,7 +91,7 @@ func ParseName(s string) (n Name, ok bool) {
 	return n, true
 }
 
-// Before reports whether n stands before m in their chain.
+// Before reports whether n precedes m in their chain.
 func (n Name) Before(m Name) bool {
 	if n.Sequence != m.Sequence {
 		return n.Sequence < m.Sequence

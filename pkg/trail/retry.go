@@ -98,7 +98,7 @@ type callerError struct{ err error }
 
 func (e *callerError) Error() string { return e.err.Error() }
 
-// List lists like Library.List, and continues behind the last key that it has
+// List lists like Library.List, and resumes after the last key that it has
 // seen when the server fails in between.
 func (a *retrier) List(ctx context.Context, lib Library, prefix, after string, fn func(archive.Object) error) error {
 	err := a.Do(ctx, func() error {

@@ -38,7 +38,7 @@ type Trail struct {
 // slash or "". It makes no request.
 func NewTrail(lib Library, prefix string) *Trail { return &Trail{lib: lib, Prefix: prefix} }
 
-// Root returns where the trail stands, with a trailing slash.
+// Root returns where the trail is, with a trailing slash.
 func (t *Trail) Root() string { return t.Prefix + archive.ReservedDir + "/" }
 
 // Entry is one document by its name.
@@ -68,7 +68,7 @@ type ChainIndex struct {
 	Signatures   map[string]Entry // by the digest's key
 }
 
-// Index is everything that is under a trail, by name.
+// Index lists every document of a trail, by name.
 type Index struct {
 	Chains     []ChainIndex // sorted by instance, then by the first name's time, then id
 	Configs    []Entry      // configuration objects; Name is empty, as for the ones below
