@@ -124,7 +124,7 @@ func (f *flush) offerAgain(ctx context.Context, paths []string) error {
 		return ctx.Err()
 	}
 	for _, p := range paths {
-		job := queue.Job{Source: f.s.Config.Name, Path: p, Kind: archive.Look, Trigger: archive.TriggerRescan, Detected: time.Now()}
+		job := queue.Job{Source: f.s.Config.Name, Path: p, Kind: archive.Check, Trigger: archive.TriggerRescan, Detected: time.Now()}
 		if err := f.s.Session.Queue.Offer(ctx, job); err != nil {
 			return err
 		}

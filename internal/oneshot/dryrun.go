@@ -175,7 +175,7 @@ type planSink struct {
 func (p planSink) Offer(ctx context.Context, c watcher.Change) error {
 	o := pipeline.Outcome{Source: p.source, Path: c.Path, Size: c.Size}
 	switch c.Kind {
-	case archive.Look:
+	case archive.Check:
 		if o.Err = localfile.CheckSize(c.Size); o.Err != nil {
 			o.Status = pipeline.Failed
 			break

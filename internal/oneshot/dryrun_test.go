@@ -12,7 +12,7 @@ func TestAPlanCountsThePartsThatAreSent(t *testing.T) {
 	p := &planner{opts: SyncOptions{Config: &config.Config{Upload: config.Upload{PartSize: 16 << 20, SinglePutMax: 64 << 20}}, Progress: noProgress{}}}
 	sink := planSink{planner: p, source: "app"}
 	for _, size := range []int64{6 << 40, 60 << 40} {
-		if err := sink.Offer(t.Context(), watcher.Change{Path: "a", Kind: archive.Look, Size: size}); err != nil {
+		if err := sink.Offer(t.Context(), watcher.Change{Path: "a", Kind: archive.Check, Size: size}); err != nil {
 			t.Fatal(err)
 		}
 	}

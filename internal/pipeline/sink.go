@@ -28,7 +28,7 @@ func (s Sink) job(c watcher.Change) queue.Job {
 
 // Offer implements watcher.Sink.
 func (s Sink) Offer(ctx context.Context, c watcher.Change) error {
-	if s.Progress != nil && c.Kind == archive.Look {
+	if s.Progress != nil && c.Kind == archive.Check {
 		s.Progress(c.Size)
 	}
 	return s.Queue.Offer(ctx, s.job(c))

@@ -155,7 +155,7 @@ func (p *rekeyPlanner) refuses(ctx context.Context, s *pipeline.Source, path str
 // counts as one that has its content. The caller holds mu.
 func (p *rekeyPlanner) count(s *pipeline.Source, path string, o archive.Object) {
 	plan, u := &p.sum.Plan, p.opts.Config.Upload
-	if st, err := s.Root.Lstat(path); err == nil && st.IsRegular() && st.Size == o.Size && !o.Dressed && indexed(s.State, path) {
+	if st, err := s.Root.Lstat(path); err == nil && st.IsRegular() && st.Size == o.Size && !o.HasMetadata && indexed(s.State, path) {
 		plan.Sends++
 		if o.Size > u.SinglePutMax {
 			plan.Sends++ // Create and Complete.

@@ -64,7 +64,7 @@ func TestCopyBringsAnObjectUnderTheKeyAndKeepsTheRest(t *testing.T) {
 		t, s := on.T, on.Store
 		body := []byte("here before us")
 		plain := storePlain(t, s, "data/a b+ü%.html", body)
-		if s.KeyVerdict(plain) == archive.KeyOK || !plain.Dressed {
+		if s.KeyVerdict(plain) == archive.KeyOK || !plain.HasMetadata {
 			t.Fatalf("Head = %+v, want an object without the key, and dressed", plain)
 		}
 		c := archive.Copy{

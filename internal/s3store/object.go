@@ -70,7 +70,7 @@ func (r *requests) headOnce(ctx context.Context, key, version string) (archive.O
 	return s3conn.Stamp(archive.Object{
 		Key: key, Size: aws.ToInt64(out.ContentLength), ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
-		Metadata: out.Metadata, LastModified: aws.ToTime(out.LastModified), Dressed: r.dressed(out),
+		Metadata: out.Metadata, LastModified: aws.ToTime(out.LastModified), HasMetadata: r.dressed(out),
 	}, out.ResultMetadata), nil
 }
 

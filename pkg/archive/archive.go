@@ -10,7 +10,7 @@ type Kind uint8
 
 // The kinds of changes.
 const (
-	Look    Kind = iota // open the file, and upload it if its content is not in S3
+	Check   Kind = iota // open the file, and upload it if its content is not in S3
 	Gone                // the index has the path, the source does not
 	Refused             // it cannot be archived; the change's Err says why
 	// Rekey brings the object under the configured key. The content stays: the
@@ -20,15 +20,15 @@ const (
 	// uploads it where it is another: a store through a mapping may leave the
 	// times as they are, and so does a disk that decays.
 	Reread
-	// Settle finishes an interrupted write of the path. Only the queue itself offers it.
-	Settle
+	// Resolve finishes an interrupted write of the path. Only the queue itself offers it.
+	Resolve
 )
 
 // String names the kind.
 func (k Kind) String() string {
 	switch k {
-	case Look:
-		return "look"
+	case Check:
+		return "check"
 	case Gone:
 		return "gone"
 	case Refused:
@@ -37,14 +37,14 @@ func (k Kind) String() string {
 		return "rekey"
 	case Reread:
 		return "reread"
-	case Settle:
-		return "settle"
+	case Resolve:
+		return "resolve"
 	default:
 		return "unknown"
 	}
 }
 
-// Trigger says why a path was looked at, or a scan began.
+// Trigger says why a path is checked, or a scan began.
 type Trigger string
 
 // The triggers, as docs/FORMAT.md lists them.

@@ -15,7 +15,7 @@ func TestTheZeroVerdictAcceptsNothing(t *testing.T) {
 
 func TestEveryKindHasANameOfItsOwn(t *testing.T) {
 	seen := map[string]archive.Kind{}
-	for k := archive.Look; k <= archive.Settle; k++ {
+	for k := archive.Check; k <= archive.Resolve; k++ {
 		if other, taken := seen[k.String()]; taken || k.String() == archive.Kind(255).String() {
 			t.Errorf("kind %d is called %q, like kind %d", k, k, other)
 		}

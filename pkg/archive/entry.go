@@ -92,10 +92,10 @@ type Outcome struct {
 	// Unasked: S3 was not asked, so that an entry that is suspect by now stays so.
 	Unasked bool
 	Record  *Record // nil: nothing for the trail
-	// Settles is the attempt number of the intent on Key that this outcome
+	// Resolves is the attempt number of the intent on Key that this outcome
 	// ends, 0 for none.
-	Settles uint64
-	Key     string
+	Resolves uint64
+	Key      string
 }
 
 // DocKind tells the documents of the trail apart.

@@ -87,12 +87,12 @@ type Object struct {
 	BucketKey    bool
 	Metadata     map[string]string // user metadata, lower-case names without the prefix
 	LastModified time.Time
-	// Dressed: the object carries what a new upload of its content would not:
+	// HasMetadata says that the object carries what a new upload of its content would not:
 	// tags, a content type, headers or metadata of another program, a retention
 	// of its own, another storage class. Only a HEAD tells.
-	Dressed    bool
-	ServerTime time.Time // the answer's Date header
-	RequestID  string
+	HasMetadata bool
+	ServerTime  time.Time // the answer's Date header
+	RequestID   string
 }
 
 // ObjectVersion is one version of an object, or a delete marker.

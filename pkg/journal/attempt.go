@@ -137,7 +137,7 @@ func (a *Attempt) Stored(ctx context.Context, in *archive.Intent, o archive.Obje
 		Fence: in.Fence, Attributes: in.Attributes, Racy: in.Racy, Stored: true, MD5: in.MD5, SHA256: in.SHA256,
 		ETag: o.ETag, VersionID: o.VersionID, SSE: o.SSE, KMSKeyID: o.KMSKeyID, Attempt: in.Attempt,
 	}
-	if err := a.Commit(ctx, archive.Outcome{Path: in.Path, Entry: &e, Record: r, Settles: in.Attempt, Key: in.Key}); err != nil {
+	if err := a.Commit(ctx, archive.Outcome{Path: in.Path, Entry: &e, Record: r, Resolves: in.Attempt, Key: in.Key}); err != nil {
 		return err
 	}
 	a.End.Status, a.End.Recovered = status, recovered
@@ -238,7 +238,7 @@ func (a *Attempt) Deleted(ctx context.Context, in *archive.Intent, o archive.Obj
 	r := a.record(archive.StatusDeleted)
 	out := archive.Outcome{Path: a.job.Path, Key: a.key, Remove: true, Record: r}
 	if in != nil {
-		out.Settles = in.Attempt
+		out.Resolves = in.Attempt
 		replaces(r, in)
 		r.VersionID = o.VersionID
 		answered(r, o)

@@ -22,7 +22,7 @@ func (a *Attempt) copied(ctx context.Context, in *archive.Intent, o archive.Obje
 	r := a.rekeyRecord(o, &remote.Archived{Content: content, Mtime: in.Fence.Mtime(), Attributes: in.Attributes})
 	r.Trigger, r.Recovered = in.Trigger, recovered
 	replaces(r, in)
-	out := archive.Outcome{Path: in.Path, Record: r, Settles: in.Attempt, Key: in.Key}
+	out := archive.Outcome{Path: in.Path, Record: r, Resolves: in.Attempt, Key: in.Key}
 	if a.Index.Stored() {
 		e := a.Index.Entry
 		if remote.Describes(&e, in.Replaces) || remote.Holds(&e, content) {

@@ -345,7 +345,7 @@ func TestBegunIsWhatNobodyHasPutOff(t *testing.T) {
 // A file that came back takes the confirmation back.
 func TestMirrorBelievesNoConfirmationFromBefore(t *testing.T) {
 	early := Job{Kind: archive.Gone, Confirmed: true}
-	early.merge(Job{Kind: archive.Look})
+	early.merge(Job{Kind: archive.Check})
 	if early.Confirmed {
 		t.Error("a later look leaves the deletion confirmed")
 	}

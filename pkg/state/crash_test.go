@@ -135,16 +135,16 @@ func writeOne(ctx context.Context, s *Source, path string, i int) error {
 			return err
 		}
 	}
-	o.Settles, err = s.Begin(ctx, archive.Intent{Path: path, Key: o.Key})
+	o.Resolves, err = s.Begin(ctx, archive.Intent{Path: path, Key: o.Key})
 	if err != nil {
 		return err
 	}
-	o.Entry.Attempt, o.Record.Attempt = o.Settles, o.Settles
+	o.Entry.Attempt, o.Record.Attempt = o.Resolves, o.Resolves
 	id, err := s.Commit(ctx, o)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Printf("%s %d %s\n", path, o.Settles, id)
+	_, err = fmt.Printf("%s %d %s\n", path, o.Resolves, id)
 	return err
 }
 

@@ -106,8 +106,8 @@ func (s *Source) Commit(ctx context.Context, o archive.Outcome) (id string, err 
 				return err
 			}
 		}
-		if o.Settles != 0 {
-			if err := remove(st.intents, intentKey(o.Key, o.Settles)); err != nil {
+		if o.Resolves != 0 {
+			if err := remove(st.intents, intentKey(o.Key, o.Resolves)); err != nil {
 				return err
 			}
 		}

@@ -37,7 +37,7 @@ func TestCommitStoresEntryRecordAndIntentTogether(t *testing.T) {
 		t.Fatalf("Intents() = %+v, want %+v", got, in)
 	}
 	o := uploaded(in.Path, 5)
-	o.Key, o.Settles = in.Key, in.Attempt
+	o.Key, o.Resolves = in.Key, in.Attempt
 	id := must(s.Commit(t.Context(), o))(t)
 	if want := testChain + "-1"; id != want || o.Record.ID != want || o.Record.Chain != testChain || o.Record.Timestamp == "" {
 		t.Errorf("Commit = %s, record %+v, want the id %s", id, o.Record, want)
@@ -284,7 +284,7 @@ func TestReadersAndWritersDoNotDisturbEachOther(t *testing.T) {
 					t.Errorf("Begin = %v, want nil", err)
 					return
 				}
-				o.Settles = attempt
+				o.Resolves = attempt
 				if _, err := s.Commit(ctx, o); err != nil {
 					t.Errorf("Commit = %v, want nil", err)
 					return

@@ -65,7 +65,7 @@ func (a *attempt) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if a.job.Kind == archive.Settle && a.intents.resume == nil {
+	if a.job.Kind == archive.Resolve && a.intents.resume == nil {
 		return nil
 	}
 	if err := a.act(ctx); err != nil {
@@ -76,7 +76,7 @@ func (a *attempt) run(ctx context.Context) error {
 
 // act does what the job asks for.
 func (a *attempt) act(ctx context.Context) error {
-	unasked := a.job.Kind == archive.Settle || a.job.Kind == archive.Reread // No watcher asked for it.
+	unasked := a.job.Kind == archive.Resolve || a.job.Kind == archive.Reread // No watcher asked for it.
 	switch {
 	case a.job.Kind == archive.Rekey:
 		return rekey{a}.run(ctx)
@@ -114,7 +114,7 @@ func (a *attempt) checkFile(ctx context.Context) error {
 		return err
 	}
 	switch {
-	case a.job.Kind == archive.Settle && !a.intents.resume.Fence.SameContent(a.file.Fence):
+	case a.job.Kind == archive.Resolve && !a.intents.resume.Fence.SameContent(a.file.Fence):
 		return nil
 	case reread && !index.SameTimes(&a.file):
 		// It is not as the index describes it, and was only to be read again: the

@@ -252,7 +252,7 @@ func (d *destination) resolveInterrupted() {
 	}
 	for i := range intents {
 		in := &intents[i]
-		d.q.OfferIfAbsent(queue.Job{Source: d.src.Name, Path: in.Path, Kind: archive.Settle, Trigger: in.Trigger, Detected: in.DetectedAt})
+		d.q.OfferIfAbsent(queue.Job{Source: d.src.Name, Path: in.Path, Kind: archive.Resolve, Trigger: in.Trigger, Detected: in.DetectedAt})
 	}
 	if len(intents) > 0 {
 		d.log.Info("resolving interrupted writes", zap.Int("writes", len(intents)))

@@ -49,7 +49,7 @@ func (k rekey) run(ctx context.Context) error {
 			case right:
 				return true, s, a.journal.NoteKey(ctx, s.Object)
 			}
-			if x := &a.journal.Index; !s.Object.Dressed && x.Stored() {
+			if x := &a.journal.Index; !s.Object.HasMetadata && x.Stored() {
 				sent, done, now, err := k.resend(ctx, s, &known)
 				if sent {
 					return done, now, err

@@ -125,7 +125,7 @@ func acceptNew(o archive.Object) archive.KeyVerdict {
 func (s *store) put(key string, body []byte, meta map[string]string, kms string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	o := archive.Object{Key: key, Size: int64(len(body)), ETag: randomHex(16), Metadata: maps.Clone(meta), KMSKeyID: kms, Dressed: true}
+	o := archive.Object{Key: key, Size: int64(len(body)), ETag: randomHex(16), Metadata: maps.Clone(meta), KMSKeyID: kms, HasMetadata: true}
 	if kms != "" {
 		o.SSE = "aws:kms"
 	}

@@ -32,7 +32,7 @@ func (r removal) run(ctx context.Context) error {
 	case err == nil && st.IsRegular() && root.Misnamed(a.job.Path):
 		// Another name that differs in case is found by this one.
 	case err == nil && st.IsRegular() && a.job.Kind == archive.Gone:
-		a.job.Kind, a.job.Confirmed = archive.Look, false
+		a.job.Kind, a.job.Confirmed = archive.Check, false
 		return a.checkFile(ctx)
 	case err == nil && st.IsRegular():
 		return localfile.Local(archive.ClassTransient, "open", fs.ErrNotExist) // It comes and goes.

@@ -446,7 +446,7 @@ func TestAFileThatSomethingElseReplacedIsGone(t *testing.T) {
 		"link out of the tree": func(p string) error { return os.Symlink("/etc/passwd", p) },
 		"FIFO":                 func(p string) error { return syscall.Mkfifo(p, 0o644) },
 	} {
-		for _, kind := range []archive.Kind{archive.Look, archive.Gone} {
+		for _, kind := range []archive.Kind{archive.Check, archive.Gone} {
 			t.Run(fmt.Sprintf("%s %d", name, kind), func(t *testing.T) {
 				r := newRig(t, proven)
 				r.start()

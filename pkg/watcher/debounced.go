@@ -92,7 +92,7 @@ func (d *debounced) differs(ctx context.Context, path string, st safefs.Stat) er
 		d.countMissed(path, what)
 	}
 	d.names.links.want(st)
-	return d.offer(ctx, Change{Path: path, Trigger: d.trigger, Detected: now, Kind: archive.Look, Size: st.Size})
+	return d.offer(ctx, Change{Path: path, Trigger: d.trigger, Detected: now, Kind: archive.Check, Size: st.Size})
 }
 
 // reportable reports whether an event could have reported how st differs from k.

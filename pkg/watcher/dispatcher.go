@@ -172,7 +172,7 @@ func (d *dispatcher) tryOffer(_ context.Context, c Change) error {
 	}
 	d.pause = 0
 	d.out.starved.Store(false)
-	if c.Kind == archive.Look {
+	if c.Kind == archive.Check {
 		d.renewIfIgnoreFile(c.Path)
 	}
 	return nil
@@ -219,7 +219,7 @@ func (d *dispatcher) checkFile(ctx context.Context, p *debounce.Pending, st safe
 		return next, nil
 	}
 	d.presence.mounts.Offered(p.Path())
-	if err := d.tryOffer(ctx, Change{Path: p.Path(), Trigger: p.Trigger(), Detected: p.First(), Kind: archive.Look}); err != nil {
+	if err := d.tryOffer(ctx, Change{Path: p.Path(), Trigger: p.Trigger(), Detected: p.First(), Kind: archive.Check}); err != nil {
 		return again, err
 	}
 	if st.Nlink > 1 {

@@ -349,7 +349,7 @@ func TestANameThatIsAddedToAFileOnItsWay(t *testing.T) {
 		return whole && slices.Contains(r.sink.offered(), "b/g")
 	})
 	r.sink.hold("") // The upload ends.
-	r.must(r.sink.Offer(t.Context(), Change{Path: "a/f", Kind: archive.Look}))
+	r.must(r.sink.Offer(t.Context(), Change{Path: "a/f", Kind: archive.Check}))
 	r.write("b/g", "changed under the new name")
 	r.agrees()
 	r.noScanHelped()

@@ -51,7 +51,7 @@ type offerer struct {
 // offerFile offers the file at path.
 func (o *offerer) offerFile(ctx context.Context, path string, st safefs.Stat) error {
 	o.presence.mounts.Offered(path)
-	return o.offer(ctx, Change{Path: path, Trigger: o.trigger, Detected: time.Now(), Kind: archive.Look, Size: st.Size})
+	return o.offer(ctx, Change{Path: path, Trigger: o.trigger, Detected: time.Now(), Kind: archive.Check, Size: st.Size})
 }
 
 // refuse offers what cannot be archived.
