@@ -68,6 +68,62 @@ func (l *Ledger) BeginChain(ctx context.Context, id string, begins archive.Begin
 	})
 }
 
+// AddNote adds an event for the next digest. A zero time becomes now.
+func (l *Ledger) AddNote(ctx context.Context, n archive.Note) error {
+	return l.source.update(ctx, "add a note", func(st *sourceTxn) error {
+		st.note(n)
+		return nil
+	})
+}
+
+func (st *sourceTxn) note(n archive.Note) {
+	if n.Time.IsZero() {
+		n.Time = st.now().UTC()
+	}
+	st.Notes = extend(st.Notes, n)
+	st.newsDirty = true
+}
+
+// AddScan adds a completed scan for the next digest.
+func (l *Ledger) AddScan(ctx context.Context, n archive.ScanNote) error {
+	return l.source.update(ctx, "add a scan", func(st *sourceTxn) error {
+		st.Scans = extend(st.Scans, n)
+		st.newsDirty = true
+		return nil
+	})
+}
+
+// AddCounts adds outcomes whose records are not stored here (streamed lines),
+// and skips that the index alone decided, to the next digest's counts.
+func (l *Ledger) AddCounts(ctx context.Context, byStatus map[archive.Status]int64, indexSkips int64) error {
+	return l.source.update(ctx, "add counts", func(st *sourceTxn) error {
+		for status, n := range byStatus {
+			st.count(status, n)
+		}
+		st.IndexSkips += indexSkips
+		return nil
+	})
+}
+
+// ReserveRecords draws n record numbers, from first on, for lines that are
+// streamed into a manifest and never stored. They count as unpublished until a
+// manifest that reaches beyond them is acknowledged, or SealUnused ends them.
+func (l *Ledger) ReserveRecords(ctx context.Context, n uint64) (first uint64, err error) {
+	err = l.source.update(ctx, "reserve records", func(st *sourceTxn) error {
+		if st.ID == "" {
+			return refuse(ErrNoChain)
+		}
+		first = st.NextRecord
+		st.NextRecord += n
+		st.Unpublished += int64(n)
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return first, nil
+}
+
 // scan calls fn for the stored records of the chain with numbers in
 // (after, upTo], in order, until it returns false.
 func (st *sourceTxn) scan(after, upTo uint64, fn func(number uint64, key, value []byte) (bool, error)) (ended bool, err error) {

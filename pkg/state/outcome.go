@@ -13,73 +13,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
-// Begin draws an attempt number and stores in, so that the write that it
-// announces can be recognized whatever happens to its answer. It returns
-// ErrKeyBusy while another intent on in.Key is open and not Unresolved.
-func (s *Source) Begin(ctx context.Context, in archive.Intent) (attempt uint64, err error) {
-	err = s.db.submit(ctx, "begin "+in.Key, func(t *txn) error {
-		st, err := t.source(s)
-		if err != nil {
-			return err
-		}
-		open, err := readIntents(st, intentPrefix(in.Key))
-		if err != nil {
-			return err
-		}
-		for i := range open {
-			if !open[i].Unresolved {
-				return refuse(ErrKeyBusy)
-			}
-		}
-		in.Attempt = st.NextAttempt
-		st.NextAttempt++
-		return st.putIntent(&in)
-	})
-	if err != nil {
-		return 0, err
-	}
-	return in.Attempt, nil
-}
-
-// Attempt changes an open intent. The change may be called more than once, each
-// time on what is stored; it cannot change Key and Attempt. ErrNoIntent: no
-// such intent is open.
-func (s *Source) Attempt(ctx context.Context, attempt uint64, key string, change func(*archive.Intent)) error {
-	return s.db.submit(ctx, "change the intent on "+key, func(t *txn) error {
-		st, err := t.source(s)
-		if err != nil {
-			return err
-		}
-		id := intentKey(key, attempt)
-		value := st.intents.Get(id)
-		if value == nil {
-			return refuse(ErrNoIntent)
-		}
-		in, err := decodeIntent(id, value)
-		if err != nil {
-			return err
-		}
-		change(&in)
-		in.Key, in.Attempt = key, attempt
-		return st.putIntent(&in)
-	})
-}
-
-// DropIntent removes an intent. One that is gone already is no error.
-func (s *Source) DropIntent(ctx context.Context, key string, attempt uint64) error {
-	return s.db.submit(ctx, "drop the intent on "+key, func(t *txn) error {
-		st, err := t.source(s)
-		if err != nil {
-			return err
-		}
-		return remove(st.intents, intentKey(key, attempt))
-	})
-}
-
-func (st *sourceTxn) putIntent(in *archive.Intent) error {
-	return putJSON(st.intents, intentKey(in.Key, in.Attempt), toIntentWire(in))
-}
-
 // Commit makes an outcome durable: its index entry, its record and the end of
 // its intent, all or nothing. It draws the record's number and returns its id;
 // then o.Record's Chain and ID are filled in, and its Timestamp if that was
@@ -95,11 +28,7 @@ func (s *Source) Commit(ctx context.Context, o archive.Outcome) (id string, err 
 		entry = codec.Seal([]byte(o.Path), codec.EncodeEntry(o.Entry))
 	}
 	var done archive.Record
-	err = s.db.submit(ctx, "commit", func(t *txn) error {
-		st, err := t.source(s)
-		if err != nil {
-			return err
-		}
+	err = s.update(ctx, "commit", func(st *sourceTxn) error {
 		if o.Record != nil {
 			done = *o.Record
 			if err := st.addRecord(&done); err != nil {
@@ -270,73 +199,6 @@ func (st *sourceTxn) total(e *archive.Entry, sign int64) {
 		st.Files += sign
 		st.Bytes += sign * e.Fence.Size
 	}
-}
-
-// AddNote adds an event for the next digest. A zero time becomes now.
-func (l *Ledger) AddNote(ctx context.Context, n archive.Note) error {
-	return l.source.update(ctx, "add a note", func(st *sourceTxn) error {
-		st.note(n)
-		return nil
-	})
-}
-
-func (st *sourceTxn) note(n archive.Note) {
-	if n.Time.IsZero() {
-		n.Time = st.now().UTC()
-	}
-	st.Notes = extend(st.Notes, n)
-	st.newsDirty = true
-}
-
-// AddScan adds a completed scan for the next digest.
-func (l *Ledger) AddScan(ctx context.Context, n archive.ScanNote) error {
-	return l.source.update(ctx, "add a scan", func(st *sourceTxn) error {
-		st.Scans = extend(st.Scans, n)
-		st.newsDirty = true
-		return nil
-	})
-}
-
-// AddCounts adds outcomes whose records are not stored here (streamed lines),
-// and skips that the index alone decided, to the next digest's counts.
-func (l *Ledger) AddCounts(ctx context.Context, byStatus map[archive.Status]int64, indexSkips int64) error {
-	return l.source.update(ctx, "add counts", func(st *sourceTxn) error {
-		for status, n := range byStatus {
-			st.count(status, n)
-		}
-		st.IndexSkips += indexSkips
-		return nil
-	})
-}
-
-// ReserveRecords draws n record numbers, from first on, for lines that are
-// streamed into a manifest and never stored. They count as unpublished until a
-// manifest that reaches beyond them is acknowledged, or SealUnused ends them.
-func (l *Ledger) ReserveRecords(ctx context.Context, n uint64) (first uint64, err error) {
-	err = l.source.update(ctx, "reserve records", func(st *sourceTxn) error {
-		if st.ID == "" {
-			return refuse(ErrNoChain)
-		}
-		first = st.NextRecord
-		st.NextRecord += n
-		st.Unpublished += int64(n)
-		return nil
-	})
-	if err != nil {
-		return 0, err
-	}
-	return first, nil
-}
-
-// update makes a change of s durable.
-func (s *Source) update(ctx context.Context, op string, change func(*sourceTxn) error) error {
-	return s.db.submit(ctx, op, func(t *txn) error {
-		st, err := t.source(s)
-		if err != nil {
-			return err
-		}
-		return change(st)
-	})
 }
 
 // extend appends to a slice that others may hold.

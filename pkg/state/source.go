@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
@@ -183,6 +182,17 @@ func (s *Source) view(op string, fn func(*sourceTxn) error) error {
 	})
 }
 
+// update makes a change of s durable.
+func (s *Source) update(ctx context.Context, op string, change func(*sourceTxn) error) error {
+	return s.db.submit(ctx, op, func(t *txn) error {
+		st, err := t.source(s)
+		if err != nil {
+			return err
+		}
+		return change(st)
+	})
+}
+
 // viewFiles runs fn in a short read transaction on the source's index.
 func (s *Source) viewFiles(op string, fn func(files *bolt.Bucket) error) error {
 	return s.db.view(op, func(tx *bolt.Tx) error {
@@ -268,48 +278,4 @@ func (s *Source) WrongKey(match func(o archive.Object) bool) (int64, error) {
 			return wrong, nil
 		}
 	}
-}
-
-// Intents returns all open intents, oldest first.
-func (s *Source) Intents() ([]archive.Intent, error) { return s.intents(nil) }
-
-// Intent returns the open intents on one object key, oldest first.
-func (s *Source) Intent(key string) ([]archive.Intent, error) { return s.intents(intentPrefix(key)) }
-
-func (s *Source) intents(prefix []byte) (found []archive.Intent, err error) {
-	err = s.view("intents", func(st *sourceTxn) error {
-		found, err = readIntents(st, prefix)
-		return err
-	})
-	slices.SortFunc(found, func(a, b archive.Intent) int { return int(int64(a.Attempt - b.Attempt)) })
-	return found, err
-}
-
-// readIntents decodes the intents whose storage keys begin with prefix.
-func readIntents(st *sourceTxn, prefix []byte) ([]archive.Intent, error) {
-	var found []archive.Intent
-	c := st.intents.Cursor()
-	for key, value := c.Seek(prefix); key != nil && bytes.HasPrefix(key, prefix); key, value = c.Next() {
-		in, err := decodeIntent(key, value)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, in)
-	}
-	return found, nil
-}
-
-// decodeIntent reads an intent. Its object key comes from its storage key,
-// because JSON would change one that is not UTF-8.
-func decodeIntent(key, value []byte) (archive.Intent, error) {
-	var w intentWire
-	if err := codec.DecodeJSON(key, value, &w); err != nil {
-		return archive.Intent{}, err
-	}
-	if len(key) < 12 {
-		return archive.Intent{}, codec.Damaged("intent %x: the key is too short", key)
-	}
-	in := w.intent()
-	in.Key = string(key[4 : len(key)-8])
-	return in, nil
 }
