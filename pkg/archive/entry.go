@@ -9,7 +9,7 @@ type Entry struct {
 	Fence      Fence
 	Attributes Attributes
 	// Racy: the file was modified so shortly before it was read that an equal
-	// fence proves nothing (git's "racily clean" rule). A scan looks again.
+	// fence proves nothing (git's "racily clean" rule). A scan has it read again.
 	Racy bool
 
 	// What is in S3 under this path's key. Stored is false for a path that only
@@ -23,7 +23,7 @@ type Entry struct {
 	KMSKeyID  string // the key that the object is encrypted under, as the server names it
 	Attempt   uint64 // of the write, 0: not written by this chain
 	// Suspect: a listing did not show the object as it is described here. The next
-	// look asks S3 and puts it back.
+	// attempt asks S3, and puts the object back if it is missing or another.
 	Suspect bool
 
 	// The last failure that needs an operator, so that it is recorded once for each
@@ -44,7 +44,7 @@ type Item struct {
 	Entry Entry
 }
 
-// Op says what a write that an Intent announces does.
+// Op is what the write of an Intent does.
 type Op string
 
 // The operations.
@@ -55,11 +55,12 @@ const (
 	OpCopy      Op = "copy" // the object onto itself, under another key
 )
 
-// Intent announces one write. It is durable before the request is sent, so that
-// a write whose answer was lost can be recognized by its attempt number.
+// Intent is one write that is about to be sent. It is durable before its request
+// is sent, so that a write whose answer was lost can be recognized by its attempt
+// number.
 type Intent struct {
 	Attempt    uint64 // drawn by Begin
-	Chain      string // in the object's id, together with Attempt: the chain when it was announced
+	Chain      string // in the object's id, together with Attempt: the chain when the intent was written
 	Op         Op
 	Path       string
 	Key        string
@@ -70,7 +71,7 @@ type Intent struct {
 	SHA256     [32]byte
 	Trigger    Trigger
 	DetectedAt time.Time
-	Replaces   Object // what stood there and is replaced: VersionID and ETag only
+	Replaces   Object // what it replaces: VersionID and ETag only
 	Unresolved bool   // its outcome is not known: kept until the next acknowledged write of Key
 	// Rekey: the content stays as it is, only its encryption changes. The record
 	// is a `rekeyed` one.
@@ -137,7 +138,7 @@ type ManifestRef struct {
 // NoteKind names what happened to a source or daemon, for the next digest.
 type NoteKind string
 
-// The notes of spec section 5.
+// The notes, as docs/FORMAT.md lists them.
 const (
 	NoteStart      NoteKind = "start"
 	NoteCleanStop  NoteKind = "clean-stop"
@@ -157,8 +158,8 @@ const (
 	NoteClockBack NoteKind = "clock-back"
 )
 
-// ClockBack is how far the clock has to lie behind the trail's time for that to
-// go back with it. Below, the trail's time stands still until the clock is there.
+// ClockBack is how far the clock has to be behind the trail's time for the trail to
+// go back with it. Within it the trail's time waits until the clock has caught up.
 const ClockBack = time.Minute
 
 // GoesBack reports whether the trail's time goes back from last to now.
@@ -222,7 +223,7 @@ type IgnoreFile struct {
 // Begins says why a chain began.
 type Begins string
 
-// The reasons of spec sections 5 and 8.
+// The reasons, as docs/FORMAT.md lists them.
 const (
 	BeginsNew          Begins = "new"
 	BeginsReconfigured Begins = "reconfigured"

@@ -33,7 +33,7 @@ func (m Mapper) Prefix() string {
 	return m.prefix + "/"
 }
 
-// TrailPrefix returns where the audit trail stands, with a trailing slash.
+// TrailPrefix returns the prefix of the audit trail, with a trailing slash.
 func (m Mapper) TrailPrefix() string { return m.Prefix() + ReservedDir + "/" }
 
 // Key returns the key of the file at path, a clean slash-separated path below
@@ -61,7 +61,7 @@ func (m Mapper) Key(path string) (string, error) {
 // TooDeep returns why no file below the directory dir has a key, nil when one
 // has.
 func (m Mapper) TooDeep(dir string) error {
-	if 3*len(dir) < MaxKeyBytes-len(m.prefix)-len("//x") { // However it is escaped.
+	if 3*len(dir) < MaxKeyBytes-len(m.prefix)-len("//x") { // Even if every byte is escaped.
 		return nil
 	}
 	if _, err := m.Key(dir + "/x"); err != nil {

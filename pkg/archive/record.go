@@ -11,7 +11,7 @@ import (
 // Status is the outcome that a record reports.
 type Status string
 
-// The statuses of spec section 5.
+// The statuses, as docs/FORMAT.md lists them.
 const (
 	StatusUploaded Status = "uploaded"
 	StatusSkipped  Status = "skipped"
@@ -25,10 +25,10 @@ func Statuses() []Status {
 	return []Status{StatusUploaded, StatusSkipped, StatusFailed, StatusDeleted, StatusRekeyed}
 }
 
-// Basis says what decided a skip, or found a change that nothing told of.
+// Basis says what decided a skip, or found a change that caused no event.
 type Basis string
 
-// The bases of spec sections 5 and 8.
+// The bases, as docs/FORMAT.md lists them.
 const (
 	BasisIndex      Basis = "index"
 	BasisMetadata   Basis = "metadata"
@@ -38,7 +38,7 @@ const (
 )
 
 // MaxNumber is the highest number in a document: other programs read numbers as
-// floating point, which has no other above it than even ones.
+// floating point, which cannot hold every integer above it.
 const MaxNumber = 1 << 53
 
 // Record is one line of a manifest. The order of the fields is the order of

@@ -41,8 +41,8 @@ type Options struct {
 	// Proven: the canary passed at ProvenAt, so that none is needed at the start.
 	Proven   bool
 	ProvenAt time.Time
-	// GiveUp is how long a destination may stay away until its files fail; 0: for
-	// ever. With it, a refused canary and an unconfirmed key give it up at once.
+	// GiveUp is how long a destination may not answer before its files fail; 0: for
+	// ever. With it, a refused canary or an unconfirmed key fails them at once.
 	GiveUp time.Duration
 	// Attempts is the most attempts that may be under way at once.
 	Attempts int
@@ -123,8 +123,8 @@ func (b *Breaker) Status() Status {
 	return s
 }
 
-// Allow returns ErrHeld while nothing at all may be sent. Requests of attempts
-// that are under way go on in any state but stopped.
+// Allow returns ErrHeld while nothing at all may be sent. Attempts that
+// are under way may send requests in any state but stopped.
 func (b *Breaker) Allow() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -166,7 +166,7 @@ func (b *Breaker) Await(ctx context.Context) error {
 	}
 }
 
-// Observe takes the result of one request into account.
+// Observe notes the result of one request.
 func (b *Breaker) Observe(err error) {
 	a := answerOf(err)
 	b.mu.Lock()
@@ -210,8 +210,8 @@ func (b *Breaker) Throttled() {
 }
 
 // Refused notes that a file was refused with err. It returns true when the
-// error concerns the file alone, and suspects the destination otherwise. R is
-// what Refused knows of the file from one call to the next.
+// error concerns the file alone, and suspects the destination otherwise. It keeps
+// in r what it has to remember of the file until its next call.
 func (b *Breaker) Refused(r *Refusal, err error, now time.Time) (alone bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -251,7 +251,7 @@ func (b *Breaker) trip(to position, err error) {
 		b.givenUp = b.givenUp || b.o.GiveUp > 0
 	}
 	if to == parked && b.o.GiveUp > 0 {
-		b.givenUp = true // The canary is refused, too: a run that ends has no time to have that mended.
+		b.givenUp = true // A run that ends by itself cannot wait until an operator has mended it.
 	}
 	b.at = to
 	b.tries++

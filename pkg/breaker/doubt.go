@@ -3,8 +3,8 @@ package breaker
 import "time"
 
 const (
-	// believedFor is how long after a canary that passed a refusal is taken to
-	// concern one file.
+	// believedFor is how long after a canary has passed a refusal counts as the
+	// file's own.
 	believedFor = time.Minute
 	// refusedInARow is how many refused files in a row suspect a destination
 	// although its canary has just passed.
@@ -13,11 +13,11 @@ const (
 	doubledMax = 20
 )
 
-// Refusal is what one file has behind it that was refused. The zero value is
-// that of a file that never was.
+// Refusal is the history of one file's refusals. The zero value is that of a file
+// that was never refused.
 type Refusal struct {
-	Asked time.Time // When it was first refused without a canary since that has an opinion.
-	Alone bool      // The last refusal was taken to concern this file alone.
+	Asked time.Time // When the first refusal asked for a canary; one that passed later clears the destination.
+	Alone bool      // The last refusal concerned this file alone.
 }
 
 // doubt weighs refused files against the canary.
@@ -28,8 +28,8 @@ type doubt struct {
 }
 
 // alone reports whether a refusal concerns one file: the canary has passed since
-// the file was first refused. A canary that passed a moment before is believed
-// for a while; after that the next refusal asks for another one.
+// the file was first refused. A canary that passed shortly before the refusal
+// counts, too, for believedFor; later refusals ask for another canary.
 func (d *doubt) alone(r *Refusal, now time.Time) bool {
 	if !r.Asked.IsZero() && d.passed.After(r.Asked) {
 		return true
@@ -47,5 +47,6 @@ func (d *doubt) alone(r *Refusal, now time.Time) bool {
 	return false
 }
 
-// acquitted notes a canary that passed while files were suspected.
+// acquitted notes that the canary passed although refused files had cast suspicion
+// on the destination.
 func (d *doubt) acquitted() { d.doubled = min(d.doubled+1, doubledMax) }

@@ -9,11 +9,11 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
-// limitEvery is how often the log says of one kind of failure that there are
-// more files.
+// limitEvery is how often the log counts the failures of one kind that it did not
+// name.
 const limitEvery = time.Minute
 
-// LogKind is what the log lines have in common that a LogLimiter counts together.
+// LogKind is what the failures have in common that a LogLimiter counts together.
 type LogKind struct {
 	Class archive.Class
 	Again bool // Nothing is recorded: the file is tried again by itself.
@@ -83,11 +83,11 @@ func (l *LogLimiter) Flush(now time.Time, log *zap.Logger) {
 		switch fields := []zap.Field{zap.String("class", string(k.Class)), zap.Int("files", c.more)}; {
 		case c.more == 0:
 		case k.Again:
-			// While it lasts this line comes in place of one that names a file.
+			// Until the failures end, this line replaces the one that names a file.
 			l.kinds[k] = &counted{since: now, named: k.files()}
-			log.Warn("more attempts were postponed likewise, they are tried again", fields...)
+			log.Warn("more attempts were postponed, they are tried again", fields...)
 		default:
-			log.Warn("more files failed likewise, the trail names each", fields...)
+			log.Warn("more files failed, the trail names each", fields...)
 		}
 	}
 }

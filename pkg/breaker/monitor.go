@@ -15,7 +15,7 @@ const (
 	stallLogEvery = time.Minute
 )
 
-// Progress tells when the body of a request last moved; the zero time if it has
+// Progress says when the body of a request last moved; the zero time if it has
 // not moved yet. A body that waits for a limit of this host has moved now.
 type Progress interface {
 	LastMoved(now time.Time) time.Time
@@ -79,7 +79,7 @@ func (m *Monitor) Report(now time.Time, log *zap.Logger) int {
 	defer m.mu.Unlock()
 	if n > 0 && now.Sub(m.logged) >= stallLogEvery {
 		m.logged = now
-		log.Warn("requests make no progress: the server is slow, or the network drops what is sent (an MTU that is too large for it?)",
+		log.Warn("requests make no progress: the server is slow, or the network drops large packets (MTU?)",
 			zap.Int("requests", n), zap.Duration("for", now.Sub(since).Round(time.Second)))
 	}
 	return n

@@ -39,19 +39,19 @@ func probeWait(at position, n int) time.Duration {
 // Run probes the destination until ctx ends: while it is out of service, and
 // once per day otherwise.
 func (b *Breaker) Run(ctx context.Context) {
-	told := 0
-	tell := func() {
+	reported := 0
+	report := func() {
 		b.mu.Lock()
 		stops := b.stops
 		b.mu.Unlock()
-		if stops > told {
-			told = stops
+		if stops > reported {
+			reported = stops
 			b.effects.Stopped()
 		}
 	}
-	defer tell()
+	defer report()
 	for {
-		tell()
+		report()
 		select {
 		case <-ctx.Done():
 			return
@@ -90,8 +90,8 @@ func (b *Breaker) untilDue() time.Duration {
 	return max(0, time.Until(due))
 }
 
-// mayGiveUp reports whether the destination is given up when it does not answer
-// for Options.GiveUp. The caller holds b.mu.
+// mayGiveUp reports whether Options.GiveUp limits how long the destination may stay
+// silent from now on. The caller holds b.mu.
 func (b *Breaker) mayGiveUp() bool {
 	return b.o.GiveUp > 0 && !b.givenUp && b.status.State == HealthWaiting && b.status.Err != nil
 }
@@ -148,9 +148,9 @@ func (b *Breaker) probe(parent context.Context) {
 	b.effects.Works(released)
 }
 
-// dailyCanary handles the result of a canary that was sent at begun to a
-// destination that worked. Only a refusal takes it out of service: that it does
-// not answer is left to the requests for files.
+// dailyCanary handles the result of a canary that was sent at begun while the
+// breaker was closed. Only a refusal opens it: a canary without an answer is
+// repeated, and the requests for files find out about an outage.
 func (b *Breaker) dailyCanary(err error, begun time.Time) {
 	if err == nil {
 		b.effects.Proven()
@@ -175,10 +175,10 @@ func (b *Breaker) canaryPassed(begun, now time.Time) {
 	b.trusted, b.doubt.passed, b.nextCanary = true, begun, now.Add(canaryEvery)
 }
 
-// probed handles the result of a probe that was sent at begun, in state was and
-// after too many stops. It reports whether the destination works again, and
-// whether the files that are held alone are released as well: not when the canary
-// was never refused, for then it is not the destination that refuses them.
+// probed handles the result of a probe that was sent at begun, when the breaker was
+// in state was and had been stopped stops times. It reports whether the destination
+// works again, and whether files that were refused one by one are released as well:
+// not after a mere suspicion, because then they were refused for their own sake.
 func (b *Breaker) probed(err error, begun time.Time, was position, stops int) (works, released bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -188,7 +188,7 @@ func (b *Breaker) probed(err error, begun time.Time, was position, stops int) (w
 	}
 	canary := was.needsCanary()
 	if b.at.needsCanary() && !canary || b.stops != stops {
-		return false, false // It went further out of service while it was asked.
+		return false, false // The breaker left this state while the probe was under way.
 	}
 	switch {
 	case canary && b.at == suspected:
@@ -208,8 +208,8 @@ func (b *Breaker) probed(err error, begun time.Time, was position, stops int) (w
 	return true, released
 }
 
-// probeFailed moves to the state that the result of a probe speaks for. The
-// caller holds b.mu.
+// probeFailed moves to the state that a failed probe calls for. The caller holds
+// b.mu.
 func (b *Breaker) probeFailed(err error) {
 	to, c := b.at, archive.ClassOf(err)
 	switch {
@@ -218,7 +218,7 @@ func (b *Breaker) probeFailed(err error) {
 	case c.NeedsOperator() && to != stopped:
 		to = parked
 	case !c.NeedsOperator() && to.needsCanary() && to != unproven:
-		err = b.status.Err // The cause that needs an operator stays the one shown.
+		err = b.status.Err // Keep showing the cause that needs an operator.
 	}
 	if to == suspected && b.o.GiveUp > 0 {
 		b.givenUp = true

@@ -41,7 +41,7 @@ type Health string
 // The states of a destination.
 const (
 	HealthOK      Health = "ok"
-	HealthWaiting Health = "waiting" // It does not answer, or is not proven yet: it is probed until it does.
+	HealthWaiting Health = "waiting" // It does not answer, or its canary has not passed yet.
 	HealthParked  Health = "parked"  // An operator is needed: it is probed slowly.
 	HealthStopped Health = "stopped" // It did not confirm the KMS key: nothing is sent there.
 )

@@ -1,12 +1,12 @@
 package breaker
 
-// window is how many attempts a destination bears at once: it grows by one for
-// each window of answers and halves when the server asks for less, once for all
-// that was under way at that moment.
+// window is how many attempts may be under way at once. It grows by one for each
+// window of answers, and halves when the server throttles: once for everything that
+// was under way at that moment.
 type window struct {
 	size float64
 	most float64
-	late int // Answers still to come to what was sent before it was last halved.
+	late int // Answers still due to requests from before it was last halved.
 }
 
 func newWindow(most int) window { return window{size: float64(most), most: float64(most)} }

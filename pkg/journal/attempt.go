@@ -232,8 +232,8 @@ func (a *Attempt) countSkip() {
 	a.j.count.File(archive.StatusSkipped)
 }
 
-// Deleted records that the file is gone. The deletion of its object was
-// announced as in; it is nil when the object stays.
+// Deleted records that the file is gone. In is the intent of the deletion of its
+// object; it is nil when the object stays.
 func (a *Attempt) Deleted(ctx context.Context, in *archive.Intent, o archive.Object) error {
 	r := a.record(archive.StatusDeleted)
 	out := archive.Outcome{Path: a.job.Path, Key: a.key, Remove: true, Record: r}

@@ -110,7 +110,7 @@ type tallies struct {
 	skips  int64 // Decided by the index alone, not yet counted in the state.
 }
 
-// park moves one path from one class of failure to another; "" is none.
+// park moves one path from one class of failure to another; "" stands for no failure.
 func (t *tallies) park(from, to archive.Class) {
 	if from == to {
 		return

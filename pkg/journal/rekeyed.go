@@ -39,8 +39,8 @@ func (a *Attempt) copied(ctx context.Context, in *archive.Intent, o archive.Obje
 	return nil
 }
 
-// NoteKey records that an object which the index has under another KMS key is
-// under the right one: somebody else has done it.
+// NoteKey records that an object which the index has under another KMS key has been
+// brought under the right one by another program.
 func (a *Attempt) NoteKey(ctx context.Context, o archive.Object) error {
 	e := a.Index.Entry
 	known := remote.ArchivedEntry(&e)

@@ -79,7 +79,7 @@ func granularity(ctimeNs int64) time.Duration {
 		}
 	}
 	if ctimeNs%int64(time.Second) == 0 {
-		return 2 * time.Second // FAT's; one second looks the same half of the time.
+		return 2 * time.Second // That of FAT. Whole seconds look alike at a granularity of one.
 	}
 	return 0
 }

@@ -242,7 +242,7 @@ func (c *succession) beginChain(ctx context.Context, begins archive.Begins, aban
 	if err := c.st.BeginChain(ctx, chain, begins, abandons, sha); err != nil {
 		return fmt.Errorf("begin chain of %s: %w", c.o.Source, err)
 	}
-	if err := c.st.Looked(ctx, c.o.Now().Add(-lookMargin)); err != nil {
+	if err := c.st.SearchedUntil(ctx, c.o.Now().Add(-lookMargin)); err != nil {
 		return fmt.Errorf("begin chain of %s: %w", c.o.Source, err)
 	}
 	if note != nil {

@@ -277,7 +277,7 @@ func (c *succession) search(ctx context.Context, ch archive.Chain) error {
 	if err != nil {
 		return err
 	}
-	return c.st.Looked(ctx, begun.Add(-lookMargin))
+	return c.st.SearchedUntil(ctx, begun.Add(-lookMargin))
 }
 
 // lookMargin is how much earlier than a look another host's document may be named

@@ -17,7 +17,7 @@ type State struct {
 	Asked   bool // The server said so just now.
 	Stale   bool // It is another object by now: ask again.
 	Present bool
-	Guessed bool               // That it is absent is a guess: the server refused to say.
+	Guessed bool               // The server refused to say: that it is absent is a guess.
 	Object  archive.Object     // ETag and VersionID only, unless Asked.
 	Key     archive.KeyVerdict // How Object is encrypted, when Asked.
 	Bytes   Bytes              // What its bytes are, compared with the file's.
@@ -187,9 +187,9 @@ const (
 	ownerOther                 // Another instance's.
 )
 
-// owner reads who wrote o. Hosts that share an instance's name are told apart by
-// the host's hash; an object without it, from a release or a machine that has
-// none, by its chain.
+// owner reads who wrote o. The host's hash tells hosts apart that share an instance's
+// name; the chain does where the hash is missing, because an earlier release or a
+// machine without an identity wrote the object.
 func (w Writer) owner(o archive.Object) owner {
 	raw := o.Metadata[archive.MetaID]
 	if raw == "" {
@@ -206,10 +206,9 @@ func (w Writer) owner(o archive.Object) owner {
 	return ownerNamesake
 }
 
-// shows reports whether o says that it is the object that in announced. Another
-// state of the same instance, by mistake or after a loss, draws the same numbers:
-// only the chain tells its objects from ours. It is what the object says: its
-// bytes prove it.
+// shows reports whether o claims to be the object of in. Another state of the same
+// instance, by mistake or after a loss, draws the same numbers: only the chain tells
+// its objects from ours. The claim proves nothing before the bytes are compared.
 func shows(o archive.Object, in *archive.Intent, instance string) bool {
 	id, ok := archive.ParseObjectID(o.Metadata[archive.MetaID])
 	want := archive.ObjectID{Instance: instance, Chain: in.Chain, Attempt: in.Attempt}

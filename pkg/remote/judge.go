@@ -104,8 +104,8 @@ func (j *Judge) Stranger(ctx context.Context, o archive.Object) (why, err error)
 	return archive.Classified(archive.ClassConflict, "compare", fmt.Errorf("%w: %s", errNamesake, id)), nil
 }
 
-// Proves reports whether o holds what in announced, by its bytes: anybody who can
-// write the bucket can write the metadata of an announced object, too.
+// Proves reports whether o is the object of in, by its bytes: its metadata proves
+// nothing, because anybody who can write the bucket can write it.
 func (j *Judge) Proves(ctx context.Context, o archive.Object, in *archive.Intent) (bool, error) {
 	if !shows(o, in, j.Self.Instance) {
 		return false, nil

@@ -47,8 +47,8 @@ func (l *Ledger) NextAttempt() uint64 { return l.source.head.Load().NextAttempt 
 // manifest of the old chain holds become the new chain's first records, with its
 // numbers and ids; numbers that were reserved move with them. The outbox stays,
 // so that what the old chain has sealed is published first. Scans, notes and
-// skips that no digest has told yet are kept, and Counts are those of the
-// records that moved. Attempt numbers go on.
+// skips that no digest has yet are kept, and Counts are those of the records
+// that moved. Attempt numbers continue.
 func (l *Ledger) BeginChain(ctx context.Context, id string, begins archive.Begins, abandonsChain, abandonsSHA string) error {
 	if !regexp.MustCompile(`^[0-9a-f]{8}$`).MatchString(id) {
 		return fmt.Errorf("state: begin chain: the id %q is not 8 hex digits", id)
@@ -235,9 +235,8 @@ func (l *Ledger) SealManifest(ctx context.Context, d archive.Doc, ref archive.Ma
 	})
 }
 
-// SealUnused ends numbers up to upTo that were reserved and have no line: a run
-// that reserved them did not come to its seal, or used fewer. Nothing waits for
-// them any more. ErrStale: a record is stored among them, or they are not drawn.
+// SealUnused seals numbers up to upTo that were reserved and have no line, because
+// the run that reserved them was interrupted, or used fewer. ErrStale: a record is stored among them, or they are not drawn.
 func (l *Ledger) SealUnused(ctx context.Context, upTo uint64) error {
 	return l.source.update(ctx, "seal unused numbers", func(st *sourceTxn) error {
 		if upTo < st.SealedTo || upTo >= st.NextRecord {
@@ -274,7 +273,7 @@ func (l *Ledger) SealDigest(ctx context.Context, d archive.Doc, sealed archive.C
 			return refuse(fmt.Errorf("a %s up to record %d, with %d sealed: %w", d.Kind, d.LastRecord, st.SealedTo, ErrStale))
 		}
 		if len(sealed.Manifests) > len(st.Manifests) || len(sealed.Scans) > len(st.Scans) || len(sealed.Notes) > len(st.Notes) {
-			return refuse(errors.New("the digest tells more than the chain has"))
+			return refuse(errors.New("the digest has more than the chain"))
 		}
 		st.Manifests = slices.Concat(st.Manifests[len(sealed.Manifests):])
 		st.Scans = slices.Concat(st.Scans[len(sealed.Scans):])
@@ -293,9 +292,9 @@ func (l *Ledger) SealDigest(ctx context.Context, d archive.Doc, sealed archive.C
 	})
 }
 
-// Looked stores until when the bucket was searched for chains that left this one.
-func (l *Ledger) Looked(ctx context.Context, until time.Time) error {
-	return l.source.update(ctx, "note a look at other chains", func(st *sourceTxn) error {
+// SearchedUntil stores until when the bucket was searched for chains that left this one.
+func (l *Ledger) SearchedUntil(ctx context.Context, until time.Time) error {
+	return l.source.update(ctx, "note a search for other chains", func(st *sourceTxn) error {
 		st.LookedTo = later(st.LookedTo, until.UTC())
 		return nil
 	})

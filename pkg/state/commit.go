@@ -28,11 +28,11 @@ const (
 	lonelyAfter = 8
 )
 
-// request is one caller's change. Its outcome is sent on done exactly once.
+// request is one caller's change. Its result is sent on done exactly once.
 type request struct {
 	run     func(*txn) error
 	done    chan error
-	refused error // why run changed nothing, although the transaction went on
+	refused error // why run changed nothing, although the transaction continued
 }
 
 // refusal is the error of a change that was refused before it wrote anything,
@@ -76,10 +76,9 @@ func (db *DB) enqueue(ctx context.Context, run func(*txn) error) error {
 // loop is the group committer: the one goroutine that writes. It ends when the
 // DB is closed; every request that it has taken is answered.
 //
-// A transaction costs two fsyncs however many share it. While several callers are
-// about, the next one begins only after a pause, so that they gather: those who
-// send files have others under way. A caller that is alone does not wait
-// for others.
+// A transaction costs two fsyncs however many callers share it. While there are
+// several, the next transaction begins only after a pause in which they gather. A
+// lone caller does not wait.
 func (db *DB) loop() {
 	defer close(db.ended)
 	var earliest time.Time
@@ -101,7 +100,8 @@ func (db *DB) loop() {
 	}
 }
 
-// gather returns first, all who wait at this moment, and who comes until then.
+// gather returns first, all requests that wait now, and those that come before
+// until.
 func (db *DB) gather(first *request, until time.Time) []*request {
 	batch := []*request{first}
 	var timer *time.Timer

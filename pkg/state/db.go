@@ -96,7 +96,7 @@ func (db *DB) Close() error {
 	return nil
 }
 
-// Size returns the size of the file in bytes, 0 if it cannot be told.
+// Size returns the size of the file in bytes, 0 if it is not known.
 func (db *DB) Size() int64 {
 	info, err := os.Stat(db.path)
 	if err != nil {
@@ -105,9 +105,8 @@ func (db *DB) Size() int64 {
 	return info.Size()
 }
 
-// Failing returns why the last change could not be written, nil when it could:
-// the disk is full, or fails. Nothing is acknowledged until then. It reads memory
-// only.
+// Failing returns why the last change could not be written, nil when it could: the
+// disk is full, or fails. Nothing is acknowledged while it fails. It does not block.
 func (db *DB) Failing() error {
 	if err := db.failing.Load(); err != nil {
 		return *err
@@ -115,8 +114,8 @@ func (db *DB) Failing() error {
 	return nil
 }
 
-// Try commits a change that means nothing and returns once it is durable, or why
-// it is not. For finding out whether a disk that failed works again.
+// Try commits a meaningless change, to find out whether a disk that failed works
+// again. It returns once the change is durable, or why it is not.
 func (db *DB) Try(ctx context.Context) error {
 	return db.SetMeta(ctx, keyTried, binary.BigEndian.AppendUint64(nil, uint64(db.now().UnixNano())))
 }
@@ -196,8 +195,8 @@ func (db *DB) view(op string, fn func(*bolt.Tx) error) error {
 	return nil
 }
 
-// noted returns err. If it says that the file is damaged, the next Open is told
-// to read all of it.
+// noted returns err. If it says that the file is damaged, it leaves a mark by which
+// the next Open reads all of it.
 func (db *DB) noted(err error) error {
 	if errors.Is(err, ErrDamaged) && !db.flagged.Swap(true) {
 		f, markErr := os.OpenFile(db.path+suffixCheck, os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)

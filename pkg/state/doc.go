@@ -8,6 +8,7 @@
 // lost at any time, because the metadata of the objects rebuilds it;
 // unpublished records are the only thing that cannot be rebuilt.
 //
-// The package is a leaf: it also holds the vocabulary that every stage shares
-// (Record, Object, Class, Mapper), and it imports none of them.
+//	DB      the open file: Open examines, replaces or compacts it; one goroutine writes
+//	Source  one source in it: the index, the intents, and where its directory is
+//	Ledger  the records of a source, its chain and its outbox
 package state

@@ -16,7 +16,7 @@ var (
 	ErrDamaged = boltfile.ErrDamaged
 	// ErrNewerFormat: a newer release has written the file. It is left untouched.
 	ErrNewerFormat = errors.New("state was written by a newer release of s3syncd")
-	// ErrKeyBusy: a write of this key has been announced and is not resolved.
+	// ErrKeyBusy: an intent of this key is open and not resolved.
 	ErrKeyBusy = errors.New("a write of this key is under way")
 	// ErrNoIntent: no intent of this key and attempt is open.
 	ErrNoIntent = errors.New("no such intent")

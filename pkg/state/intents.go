@@ -9,9 +9,8 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
-// Begin draws an attempt number and stores in, so that the write that it
-// announces can be recognized whatever happens to its answer. It returns
-// ErrKeyBusy while another intent on in.Key is open and not Unresolved.
+// Begin draws an attempt number and stores in, so that its write can be recognized
+// even if the answer is lost. It returns ErrKeyBusy while another intent on in.Key is open and not Unresolved.
 func (s *Source) Begin(ctx context.Context, in archive.Intent) (attempt uint64, err error) {
 	err = s.update(ctx, "begin "+in.Key, func(st *sourceTxn) error {
 		open, err := readIntents(st, intentPrefix(in.Key))

@@ -53,7 +53,7 @@ func (s *Source) Commit(ctx context.Context, o archive.Outcome) (id string, err 
 // how many it marked: those that describe the object that is given, and are not
 // suspect yet. What else an attempt changed of them since does not matter.
 func (s *Source) MarkSuspect(ctx context.Context, items []archive.Item) (marked int, err error) {
-	err = s.update(ctx, "doubt", func(st *sourceTxn) error {
+	err = s.update(ctx, "mark suspects", func(st *sourceTxn) error {
 		marked = 0
 		for i := range items {
 			path := []byte(items[i].Path)
@@ -133,8 +133,8 @@ func (st *sourceTxn) addRecord(r *archive.Record) error {
 	return put(st.records, key, value)
 }
 
-// stamp fills in an empty timestamp, and remembers the newest. One that was far
-// in the future is left with an event.
+// stamp fills in an empty timestamp, and remembers the newest. When the clock has
+// gone back far from that, it starts from now and adds a note.
 func (st *sourceTxn) stamp(r *archive.Record) {
 	if r.Timestamp == "" {
 		now := st.now().UTC().Round(0)
@@ -167,9 +167,9 @@ func (st *sourceTxn) index(o *archive.Outcome, entry []byte) error {
 		}
 		st.total(&e, -1)
 		if o.Unasked && o.Entry != nil && e.Suspect {
-			doubted := *o.Entry
-			doubted.Suspect = true
-			entry = codec.Seal(path, codec.EncodeEntry(&doubted))
+			suspect := *o.Entry
+			suspect.Suspect = true
+			entry = codec.Seal(path, codec.EncodeEntry(&suspect))
 		}
 	}
 	if o.Remove {
@@ -180,7 +180,7 @@ func (st *sourceTxn) index(o *archive.Outcome, entry []byte) error {
 }
 
 // markFailed notes the failure of an outcome in what is stored of its path now:
-// a look, or a check of the bucket, may have changed it since it was read.
+// an attempt, or a check of the bucket, may have changed it since it was read.
 func (st *sourceTxn) markFailed(o *archive.Outcome) (err error) {
 	path := []byte(o.Path)
 	var e archive.Entry

@@ -58,7 +58,7 @@ func (s *Source) Path() string { return s.at.Load().path }
 func (s *Source) Home() string { return s.at.Load().home }
 
 // Move notes that the source is archived from another directory from now on, and
-// adds the event that tells of it, in one transaction.
+// adds n, the note about it, in one transaction.
 func (s *Source) Move(ctx context.Context, path string, n archive.Note) error {
 	return s.replace(ctx, "move source", &n, func(at *place) { at.path = path })
 }

@@ -21,9 +21,9 @@ const rangeChunk = 4096
 
 // SourceKey identifies a source by where it is archived to, whatever its name.
 // RealPath is the directory that it was first archived from: it stays as it is
-// when the directory moves (see Source.Move), and tells apart what releases kept
-// apart that began a source of its own for each directory. Keys are compared byte
-// by byte.
+// when the directory moves (see Source.Move). Releases that began another source for
+// each directory left several with one Bucket and Prefix: RealPath tells them apart.
+// Keys are compared byte by byte.
 type SourceKey struct{ Bucket, Prefix, RealPath string }
 
 // id is the name of the source's bucket. The lengths keep the parts apart.
@@ -46,7 +46,7 @@ type Source struct {
 	key  SourceKey
 	id   []byte
 	head atomic.Pointer[head]  // as last committed; replaced, never changed
-	at   atomic.Pointer[place] // likewise
+	at   atomic.Pointer[place] // as last committed
 }
 
 // Source returns the source with key k and creates it if it is new. Two calls

@@ -23,9 +23,8 @@ var errNoSlot = errors.New("no slot for a file of this size is free")
 // errRefused: the path cannot be archived.
 var errRefused = errors.New("not archived")
 
-// attempt is one try at one path by one worker: it finds out what the file holds
-// and what S3 holds, and brings both in line. Its parts hold what is known of
-// each side.
+// attempt is one try at one path by one worker: it finds out what the file and S3
+// hold, and uploads, deletes or records what makes them agree.
 type attempt struct {
 	p      *Pool
 	d      *destination
@@ -117,8 +116,8 @@ func (a *attempt) checkFile(ctx context.Context) error {
 	case a.job.Kind == archive.Resolve && !a.intents.resume.Fence.SameContent(a.file.Fence):
 		return nil
 	case reread && !index.SameTimes(&a.file):
-		// It is not as the index describes it, and was only to be read again: the
-		// watcher knows whether it is excluded or still changing.
+		// The file changed since it was indexed. Whether it is excluded, or still
+		// changing, only the watcher knows.
 		if a.d.src.Requeue != nil {
 			a.d.src.Requeue(a.job.Path)
 		}
@@ -152,7 +151,7 @@ func (a *attempt) checkFile(ctx context.Context) error {
 // vanished ends an attempt at a path where no file is.
 func (a *attempt) vanished(ctx context.Context) error {
 	if !a.journal.Index.Known || a.job.Kind == archive.Reread {
-		return nil // A scan tells what is gone from what is out of sight.
+		return nil // Only a scan can tell a deleted file from one that is excluded.
 	}
 	return removal{a}.run(ctx)
 }
@@ -267,7 +266,7 @@ func (a *attempt) upload(ctx context.Context) error {
 	})
 }
 
-// hasMoved reports whether a file was read and another is at the path now.
+// hasMoved reports whether the file that was read is no longer the one at the path.
 func (a *attempt) hasMoved() bool {
 	if a.file.Opened == nil {
 		return false
@@ -281,8 +280,8 @@ func (a *attempt) hasMoved() bool {
 	return err != nil || localfile.FenceOf(st) != a.file.Fence
 }
 
-// noFile reports whether err says that no file that is archived is at the path:
-// nothing is, or something else. A file that was there is gone.
+// noFile reports whether err says that there is nothing at the path, or something
+// that is not archived: a file that was there is gone.
 func noFile(root *safefs.Root, err error) bool {
 	return absentPath(err) || errors.Is(err, safefs.ErrNotRegular) ||
 		errors.Is(err, safefs.ErrSymlink) && !root.Options().Follow
@@ -293,11 +292,11 @@ func absentPath(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 }
 
-// openError classifies why a file was not opened. What concerns this host for
-// a while is retried; the rest concerns the file.
+// openError classifies why a file was not opened: a passing trouble of this host is
+// retried, anything else is the file's own.
 func openError(err error) error {
 	if errors.Is(err, safefs.ErrRootChanged) {
-		return localfile.Local(archive.ClassTransient, "open", err) // The source is away; its return is followed by a scan.
+		return localfile.Local(archive.ClassTransient, "open", err) // The source is not mounted; a scan follows when it is again.
 	}
 	for _, busy := range []error{
 		syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EIO, syscall.ESTALE, syscall.EINTR,

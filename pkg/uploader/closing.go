@@ -63,10 +63,10 @@ func (a *attempt) close(ctx context.Context, err error) {
 }
 
 // succeeded ends an attempt without an error. A file that changed since it was
-// read is tried again. Only a check after the commit, while the path is still in
-// flight, leaves no gap: a write through another name of the file makes no event
-// here, and those who learn of it leave a path in flight alone and do not find one
-// in the index that is not there yet.
+// read is tried again. The check leaves no gap only after the commit and while the
+// path is still in flight: a write through another name of the file causes no event
+// for this path, and the search for other names skips paths that are in flight or
+// not indexed yet.
 func (c closing) succeeded() {
 	a := c.a
 	if cause := a.task.Cause(); cause != "" {
@@ -131,7 +131,7 @@ func (c closing) postpone(ctx context.Context, err error) {
 		wait = min(wait, hostBusyMax)
 	}
 	a.d.metrics.retry(class)
-	level := zap.DebugLevel // An outage postpones many: it is a warning once per minute.
+	level := zap.DebugLevel // An outage postpones many files: warn once per minute.
 	if a.d.logLimit.Name(breaker.LogKind{Class: class, Again: true, Local: localfile.IsLocal(err)}, c.now) {
 		level = zap.WarnLevel
 	}
@@ -139,14 +139,14 @@ func (c closing) postpone(ctx context.Context, err error) {
 		zap.Duration("retry_in", wait), zap.Error(err))
 
 	err = c.recordLasting(ctx, err, f)
-	a.task.Stuck = localfile.IsUnreadable(err) || f.stuck(c.now) && !f.class.Throttles() // Requests that are too many pass.
+	a.task.Stuck = localfile.IsUnreadable(err) || f.stuck(c.now) && !f.class.Throttles() // Throttling passes.
 	a.report(err, true)
 	a.task.Delay(c.now.Add(wait), false)
 }
 
 // recordLasting records the failure of a file that fails for too long, and
-// returns the error with its class: a disk or a key that is broken for good looks
-// like one that recovers.
+// returns the error with its class. At first a disk or a key that is broken for
+// good cannot be told from one that recovers.
 func (c closing) recordLasting(ctx context.Context, err error, f failure) error {
 	unreadable, lasts := localfile.IsUnreadable(err), c.now.Sub(f.since)
 	switch {
@@ -174,7 +174,7 @@ func (c closing) needsOperator(ctx context.Context, err error) {
 		a.task.PutBack() // The canary decides whether it is the file or the destination.
 		return
 	}
-	// A failure that only another name ends is recorded once for ever.
+	// A failure that only a rename can end is recorded once and never again.
 	permanent := errors.Is(err, archive.ErrKeyTooLong) || a.job.Kind == archive.Refused
 	recorded, rerr := a.journal.Failed(ctx, err, c.bounded && !permanent)
 	if rerr != nil {
@@ -214,7 +214,7 @@ func (c closing) alone(err error) bool {
 	}
 	streak := c.a.task.Streak()
 	if streak.Cause != "" && streak.Cause != causeOf(err) {
-		streak.Alone, streak.ParkedAt = false, time.Time{} // What the canary showed was of another refusal.
+		streak.Alone, streak.ParkedAt = false, time.Time{} // The canary cleared the destination of another refusal.
 	}
 	r := breaker.Refusal{Asked: streak.ParkedAt, Alone: streak.Alone}
 	streak.Alone = c.a.d.breaker.Refused(&r, err, c.now)
@@ -244,8 +244,8 @@ func (c closing) giveUp(ctx context.Context, err error) {
 	c.done(err)
 }
 
-// changed hands a file that changed while it was read back to where changes come
-// from; one that never stops changing is recorded and tried less often.
+// changed returns a file that changed while it was read to the watcher; one that
+// never stops changing is recorded and tried less often.
 func (c closing) changed(ctx context.Context, err error) {
 	a := c.a
 	a.d.metrics.retry(archive.ClassChanged)

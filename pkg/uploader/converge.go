@@ -15,12 +15,12 @@ type keyState struct {
 	d      *destination
 	key    string
 	flight *flight
-	seen   remote.State // What this attempt was told when it resolved intents.
+	seen   remote.State // The answer to the request that resolved intents.
 }
 
-// ask finds out what S3 holds under the key. When something is known to be there
-// (present) a refusal is an error; otherwise it may mean absence, which is enough
-// for a write that is conditional on it and for nothing else.
+// ask finds out what S3 holds under the key. A refusal is an error when something is
+// known to be there (present). Otherwise it may mean absence, which suffices for a
+// write that is conditional on absence, and for nothing else.
 func (k *keyState) ask(ctx context.Context, present bool) (remote.State, error) {
 	k.flight.enter(PhaseAsk)
 	o, err := k.d.gate.Head(ctx, k.key)

@@ -28,7 +28,7 @@ const (
 	heldEvery = 50 * time.Second
 )
 
-// destination is one source with what all attempts at its files share.
+// destination is one source and what all attempts at its files share.
 type destination struct {
 	src      *Source
 	q        *queue.Queue
@@ -85,8 +85,8 @@ func (d *destination) load() error {
 	return d.journal.Load()
 }
 
-// run probes the destination when it is out of service, and does each second
-// what has to be done from time to time, until ctx ends.
+// run probes the destination while it is out of service, and does the periodic work
+// once a second, until ctx ends.
 func (d *destination) run(ctx context.Context, p *Pool) {
 	var probing sync.WaitGroup
 	defer probing.Wait()
@@ -119,8 +119,8 @@ func (d *destination) run(ctx context.Context, p *Pool) {
 	}
 }
 
-// probeHeld tries one of the files that each cause holds, at least once a
-// minute, while the destination itself works. The rest follows when it is taken.
+// probeHeld tries one of the files that each cause holds. When it succeeds, the
+// others of its cause are released.
 func (d *destination) probeHeld() {
 	held := d.queue.ProbeHeld()
 	for _, cause := range slices.Sorted(maps.Keys(held)) {
@@ -129,9 +129,9 @@ func (d *destination) probeHeld() {
 	}
 }
 
-// recordParked gives the cause for which a destination waits for an operator its
-// record: that of the file that has waited longest. The others wait with it. It
-// reports whether there is nothing left to do until the state changes.
+// recordParked records why a destination waits for an operator, as a failure of the
+// file that has waited longest. It reports whether there is nothing left to do until
+// the state changes.
 func (p *Pool) recordParked(ctx context.Context, d *destination, s breaker.Status) bool {
 	if s.State != breaker.HealthParked && s.State != breaker.HealthStopped || p.o.GiveUp > 0 {
 		return false
@@ -155,12 +155,12 @@ func (p *Pool) recordParked(ctx context.Context, d *destination, s breaker.Statu
 // flushSkips adds the skips that the index alone decided to the next digest.
 func (d *destination) flushSkips(ctx context.Context) {
 	if err := d.journal.FlushSkips(ctx); err != nil {
-		d.log.Warn("skips are not counted yet, the next attempt adds them", zap.Error(err))
+		d.log.Warn("skips not counted yet, trying again", zap.Error(err))
 	}
 }
 
-// gauges brings the gauges up to date that nothing counts. While an operator is
-// needed for the destination, everything that waits for it is parked.
+// gauges sets the gauges that no event updates. While the destination needs an
+// operator, every file that waits for it counts as parked.
 func (d *destination) gauges() {
 	queued, _, delayed := d.queue.Depth()
 	s := d.breaker.Status()
@@ -193,10 +193,10 @@ func (d *destination) judge(entry archive.Entry) (remote.Judge, error) {
 	return j, nil
 }
 
-// headFirst decides whether S3 is asked for a new file of size bytes before it is
-// sent. It is, until a row of new files were absent: a destination that was
-// filled before, by an older tool or by a state that was lost, costs a HEAD a
-// file instead of a body in vain, and an empty one no HEADs.
+// headFirst decides whether to ask S3 for a new file of size bytes before sending it.
+// A bucket that an older tool, or a state that was lost, has filled then costs a HEAD
+// per file instead of a body in vain. Once headStreak new files in a row were absent
+// small ones are sent without asking: an empty bucket costs no HEADs.
 func (d *destination) headFirst(size int64) bool {
 	return size > queue.SmallMax || d.absent.Load() < headStreak
 }
@@ -247,7 +247,7 @@ func (d *destination) resolveInterrupted() {
 	}
 	intents, err := d.src.State.Intents()
 	if err != nil {
-		d.log.Error("interrupted writes are not known, each is resolved by the next attempt at its file", zap.Error(err))
+		d.log.Error("interrupted writes could not be read, the next attempt at each file resolves its own", zap.Error(err))
 		return
 	}
 	for i := range intents {

@@ -52,7 +52,7 @@ func TestPreconditionFailedByOwnWriteIsSuccess(t *testing.T) {
 	r.store.plan(fault{op: "Put", times: 1, lost: true, err: remoteError(archive.ClassTransient, "PreconditionFailed", 412, archive.ErrPrecondition)})
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(archive.TriggerEvent, "a")
+	r.check(archive.TriggerEvent, "a")
 	r.wantTrail("uploaded/recovered")
 	r.noIntents()
 }
@@ -106,7 +106,7 @@ func TestAnotherStatesWriteIsNotTakenForOurs(t *testing.T) {
 	r.store.plan(fault{op: "Put", times: 1, do: func() { r.foreignObject("a", []byte("x"), theirs) }})
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	r.wantTrail("skipped/metadata")
 	r.noIntents()
 }
@@ -141,7 +141,7 @@ func TestInterruptedUploadIsRecoveredByTheNextRun(t *testing.T) {
 	r.until("the answer is lost", func() bool { _, _, d := r.q.Source("data").Depth(); return d == 1 })
 	r.restart()
 	r.until("it is recovered", func() bool { return len(r.trail()) == 1 })
-	r.look(archive.TriggerStartup, "a", "b")
+	r.check(archive.TriggerStartup, "a", "b")
 	r.wantTrail("uploaded/recovered", "uploaded")
 	if got := r.store.count("Put"); got != 2 {
 		t.Errorf("%d PUT, want 2", got)
@@ -167,7 +167,7 @@ func TestInterruptedWriteThatNeverArrivedStaysUnresolved(t *testing.T) {
 		t.Errorf("unresolved_intents = %v, want 1", got)
 	}
 	r.start()
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	r.wantTrail("uploaded")
 	r.noIntents()
 }
@@ -177,7 +177,7 @@ func TestMultipartUploadsWhatWasRead(t *testing.T) {
 	r.start()
 	data := pattern(700<<10, 3)
 	r.write("big", data)
-	r.look(archive.TriggerEvent, "big")
+	r.check(archive.TriggerEvent, "big")
 	r.wantObject("big", data)
 	r.wantTrail("uploaded")
 	if got := r.store.count("UploadPart"); got != 11 {
@@ -222,7 +222,7 @@ func TestMultipartOfAFileThatChangedIsAborted(t *testing.T) {
 	newer := pattern(600<<10, 9)
 	r.write("big", newer)
 	r.restart()
-	r.look(archive.TriggerStartup, "big")
+	r.check(archive.TriggerStartup, "big")
 	r.wantObject("big", newer)
 	if n := len(r.store.uploads); n != 0 {
 		t.Errorf("%d multipart uploads are left, want 0", n)
@@ -239,7 +239,7 @@ func TestMultipartOfAFileThatWasExcludedIsAborted(t *testing.T) {
 	r.start()
 	r.write("big", pattern(700<<10, 3))
 	r.write("small", []byte("one"))
-	r.look(archive.TriggerStartup, "small")
+	r.check(archive.TriggerStartup, "small")
 	r.store.plan(fault{op: "UploadPart", times: 4, err: reset()})
 	r.offer(archive.TriggerEvent, "big")
 	r.until("a part failed", func() bool { _, _, d := r.q.Source("data").Depth(); return d == 1 })
@@ -288,13 +288,13 @@ func TestUploadCompletedWhileItIsGivenUpIsRecorded(t *testing.T) {
 	r.write("big", newer)
 	r.store.plan(fault{op: "Abort", times: 1, do: r.store.completeAll})
 	r.restart()
-	r.look(archive.TriggerStartup, "big")
+	r.check(archive.TriggerStartup, "big")
 	r.wantTrail("uploaded/recovered", "uploaded")
 	r.wantObject("big", newer)
 	r.noIntents()
 }
 
-func TestUploadThatTheServerForgotIsBegunAnew(t *testing.T) {
+func TestUploadThatTheServerForgotIsBegunAgain(t *testing.T) {
 	r := newRig(t, proven)
 	r.store.plan(fault{op: "Complete", times: 1, do: func() {
 		r.store.mu.Lock()
@@ -304,7 +304,7 @@ func TestUploadThatTheServerForgotIsBegunAnew(t *testing.T) {
 	r.start()
 	data := pattern(300<<10, 1)
 	r.write("big", data)
-	r.look(archive.TriggerEvent, "big")
+	r.check(archive.TriggerEvent, "big")
 	r.wantObject("big", data)
 	r.wantTrail("uploaded")
 	r.noIntents()
@@ -379,7 +379,7 @@ func TestFileThatChangesBetweenThePassesIsRefusedByTheServer(t *testing.T) {
 	requeued := make(chan string, 10)
 	r.p.dests["data"].src.Requeue = func(p string) { requeued <- p }
 	r.start()
-	r.look(archive.TriggerEvent, "a")
+	r.check(archive.TriggerEvent, "a")
 	if got := <-requeued; got != "a" {
 		t.Errorf("requeued %q, want a", got)
 	}
@@ -388,30 +388,30 @@ func TestFileThatChangesBetweenThePassesIsRefusedByTheServer(t *testing.T) {
 	}
 	r.wantTrail()
 	r.noIntents()
-	r.look(archive.TriggerEvent, "a")
+	r.check(archive.TriggerEvent, "a")
 	r.wantObject("a", newer)
 }
 
-func TestFileThatMovesAfterItsReadingIsRecordedAndLookedAtAgain(t *testing.T) {
+func TestFileThatMovesAfterItsReadingIsRecordedAndCheckedAgain(t *testing.T) {
 	r := newRig(t, proven)
 	requeued := make(chan string, 10)
 	r.p.dests["data"].src.Requeue = func(p string) { requeued <- p }
 	r.write("a", []byte("one"))
 	r.store.plan(fault{op: "Put", times: 1, do: func() { r.write("a", []byte("two!")) }})
 	r.start()
-	r.look(archive.TriggerEvent, "a")
+	r.check(archive.TriggerEvent, "a")
 	if got := <-requeued; got != "a" {
 		t.Errorf("requeued %q, want a", got)
 	}
 	r.wantObject("a", []byte("one"))
-	r.look(archive.TriggerEvent, "a")
+	r.check(archive.TriggerEvent, "a")
 	r.wantObject("a", []byte("two!"))
 	r.wantTrail("uploaded", "uploaded")
 }
 
 // The file has another name, and a write through that makes no event here: the
-// look itself must notice, whatever it decided.
-func TestFileThatMovesBeforeItsSkipIsCommittedIsLookedAtAgain(t *testing.T) {
+// attempt itself must notice, whatever it decided.
+func TestFileThatMovesBeforeItsSkipIsCommittedIsCheckedAgain(t *testing.T) {
 	r := newRig(t, proven)
 	requeued := make(chan string, 10)
 	r.p.dests["data"].src.Requeue = func(p string) { requeued <- p }
@@ -419,11 +419,11 @@ func TestFileThatMovesBeforeItsSkipIsCommittedIsLookedAtAgain(t *testing.T) {
 	r.foreignObject("a", []byte("one"), map[string]string{archive.MetaMD5: md5hex([]byte("one"))})
 	r.store.plan(fault{op: "Head", times: 1, do: func() { r.write("a", []byte("two!")) }})
 	r.start()
-	r.look(archive.TriggerEvent, "a")
+	r.check(archive.TriggerEvent, "a")
 	if got := <-requeued; got != "a" {
 		t.Errorf("requeued %q, want a", got)
 	}
-	r.look(archive.TriggerEvent, "a")
+	r.check(archive.TriggerEvent, "a")
 	r.wantObject("a", []byte("two!"))
 	r.wantTrail("skipped/metadata", "uploaded")
 }
@@ -437,7 +437,7 @@ func TestFileThatNeverHoldsStillIsRecordedOnce(t *testing.T) {
 	r.write("a", []byte("x"))
 	for i := range 7 {
 		r.offer(archive.TriggerEvent, "a")
-		r.until("the look ended", func() bool { return r.store.count("Put") == i+1 })
+		r.until("the attempt ended", func() bool { return r.store.count("Put") == i+1 })
 		r.until("nothing is in hand", func() bool { q, f, _ := r.q.Source("data").Depth(); return q+f == 0 })
 	}
 	r.wantTrail("failed/changed")
@@ -554,7 +554,7 @@ func TestRefusedDestinationParksAndResumes(t *testing.T) {
 			t.Fatalf("destination = %+v, want parked with a probe within a minute", d)
 		}
 		if got := r.store.count("Put"); got > queue.Ahead*(2+int(spare)) {
-			t.Errorf("%d PUT to a parked destination, want those of the looks in hand", got)
+			t.Errorf("%d PUT to a parked destination, want those that were under way", got)
 		}
 		if got := len(r.trail()); got > queue.Ahead*(2+int(spare)) {
 			t.Errorf("%d records, want only of the files that met the refusal", got)
@@ -663,7 +663,7 @@ func TestGiveUpEndsASyncDuringAnOutage(t *testing.T) {
 	})
 }
 
-func TestSyncDoesNotWaitForAPerson(t *testing.T) {
+func TestSyncDoesNotWaitForAnOperator(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(_ *Source, o *Options) { o.GiveUp = 10 * time.Minute })
 		r.store.plan(fault{op: "Probe", times: 1 << 20, err: remoteError(archive.ClassConfiguration, "NoSuchBucket", 404, errors.New("no bucket"))})
@@ -719,7 +719,7 @@ func TestStopCutsWhatDoesNotFinish(t *testing.T) {
 	}
 	r.store.hold = map[string]chan struct{}{}
 	r.restart()
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	r.wantTrail("uploaded")
 	r.noIntents()
 }
@@ -753,7 +753,7 @@ func TestBandwidthLimitHolds(t *testing.T) {
 		r.start()
 		r.write("a", pattern(250<<10, 1))
 		start := time.Now()
-		r.look(archive.TriggerEvent, "a")
+		r.check(archive.TriggerEvent, "a")
 		if took := time.Since(start); took < 2*time.Second || took > 4*time.Second {
 			t.Errorf("250 KiB at 100 KiB/s took %v, want about 2.4 s", took)
 		}
@@ -900,9 +900,9 @@ func TestPartThatTheServerHasWrongIsSentAgain(t *testing.T) {
 	}
 }
 
-// A run that ends by itself must not end before a file that moved is looked at
+// A run that ends by itself must not end before a file that moved is checked
 // again.
-func TestSyncLooksAgainItselfAtAFileThatMoved(t *testing.T) {
+func TestSyncItselfChecksAFileThatMovedAgain(t *testing.T) {
 	r := newRig(t, func(s *Source, o *Options) {
 		s.Proven, o.GiveUp = true, time.Minute
 		s.Requeue = func(string) {}
@@ -910,7 +910,7 @@ func TestSyncLooksAgainItselfAtAFileThatMoved(t *testing.T) {
 	r.write("a", []byte("one"))
 	r.store.plan(fault{op: "Put", times: 1, do: func() { r.write("a", []byte("two!")) }})
 	r.start()
-	r.look(archive.TriggerSync, "a")
+	r.check(archive.TriggerSync, "a")
 	r.wantObject("a", []byte("two!"))
 	r.wantTrail("uploaded", "uploaded")
 }

@@ -38,12 +38,12 @@ func (r *rig) wantNoRecordOf(forged archive.Object) {
 }
 
 // Whoever can write the bucket puts an object of the same size and metadata in the
-// place of ours. Whenever we look at it, it is replaced from the file.
+// place of ours. Whenever it is found, it is replaced from the file.
 func TestAForgedObjectIsReplacedFromTheFile(t *testing.T) {
 	const content = "what was archived"
 	ways := map[string]struct {
 		meta func(genuine map[string]string) map[string]string
-		look func(r *rig)
+		find func(r *rig)
 	}{
 		"the daily check": {maps.Clone[map[string]string], func(r *rig) { r.doubt("a") }},
 		"the daily check, of an object without an id": {func(m map[string]string) map[string]string {
@@ -74,11 +74,11 @@ func TestAForgedObjectIsReplacedFromTheFile(t *testing.T) {
 			r := newRig(t, proven)
 			r.start()
 			r.write("a", []byte(content))
-			r.look(archive.TriggerStartup, "a")
+			r.check(archive.TriggerStartup, "a")
 			genuine, _, _ := r.store.object("pre/a")
 			forged := r.forge("a", len(content), way.meta(genuine.Metadata))
-			way.look(r)
-			r.look(archive.TriggerRescan, "a")
+			way.find(r)
+			r.check(archive.TriggerRescan, "a")
 			r.wantObject("a", []byte(content))
 			r.wantNoRecordOf(forged)
 			r.wantTrail("uploaded", "uploaded")
@@ -103,9 +103,9 @@ func TestALostIndexIsRebuiltFromTheBytes(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", []byte("content"))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	r.forgets("a")
-	r.look(archive.TriggerRescan, "a")
+	r.check(archive.TriggerRescan, "a")
 	r.wantTrail("uploaded", "skipped/metadata")
 	if puts, gets := r.store.count("Put"), r.store.count("Get"); puts != 1 || gets != 1 {
 		t.Errorf("%d PUT and %d GET, want 1 and 1", puts, gets)
@@ -128,7 +128,7 @@ func TestAForgedObjectIsNotRecovered(t *testing.T) {
 			taken, _, _ := r.store.object("pre/a")
 			forged := r.forge("a", size, taken.Metadata)
 			r.restart()
-			r.look(archive.TriggerStartup, "a")
+			r.check(archive.TriggerStartup, "a")
 			r.wantObject("a", data)
 			r.wantNoRecordOf(forged)
 			r.wantTrail("uploaded")
@@ -152,7 +152,7 @@ func TestAForgedObjectInTheWayIsNotRecovered(t *testing.T) {
 		forged = r.forge("a", 7, map[string]string{archive.MetaMD5: md5hex([]byte("content")), archive.MetaID: id.String(), archive.MetaHost: "host-a"})
 	}})
 	r.start()
-	r.look(archive.TriggerEvent, "a")
+	r.check(archive.TriggerEvent, "a")
 	r.wantObject("a", []byte("content"))
 	r.wantNoRecordOf(forged)
 	r.wantTrail("uploaded")
@@ -164,9 +164,9 @@ func TestWhatMayNotBeReadIsSentAgain(t *testing.T) {
 	r := newRig(t, func(s *Source, o *Options) { proven(s, o); s.Fetch = nil })
 	r.start()
 	r.write("a", []byte("content"))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	r.forgets("a")
-	r.look(archive.TriggerRescan, "a")
+	r.check(archive.TriggerRescan, "a")
 	r.wantTrail("uploaded", "uploaded")
 }
 
@@ -214,7 +214,7 @@ func TestEveryWriteCarriesTheHost(t *testing.T) {
 	r.start()
 	r.write("small", []byte("x"))
 	r.write("large", pattern(700<<10, 1))
-	r.look(archive.TriggerStartup, "small", "large")
+	r.check(archive.TriggerStartup, "small", "large")
 	for _, p := range []string{"small", "large"} {
 		if o, _, _ := r.store.object("pre/" + p); o.Metadata[archive.MetaHost] != "host-a" {
 			t.Errorf("%s carries %v, want the host", p, o.Metadata)

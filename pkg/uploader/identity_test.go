@@ -31,7 +31,7 @@ func TestIdentityBySizeAndMtime(t *testing.T) {
 		if err := os.Chtimes(path, old, old); err != nil {
 			t.Fatal(err)
 		}
-		r.look(archive.TriggerRescan, "a")
+		r.check(archive.TriggerRescan, "a")
 		// Another inode and another ctime, with the same size, mtime and content.
 		if err := os.WriteFile(path+".new", []byte("one"), 0o600); err != nil {
 			t.Fatal(err)
@@ -40,7 +40,7 @@ func TestIdentityBySizeAndMtime(t *testing.T) {
 			t.Fatal(err)
 		}
 		hashed := testutil.ToFloat64(r.o.Metrics.hashed.WithLabelValues("data"))
-		r.look(archive.TriggerRescan, "a")
+		r.check(archive.TriggerRescan, "a")
 		if again := testutil.ToFloat64(r.o.Metrics.hashed.WithLabelValues("data")) > hashed; again == loose {
 			t.Errorf("identity by size and mtime: %v; the file was read again: %v", loose, again)
 		}

@@ -15,10 +15,9 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// intents writes the intents of one key and resolves them. An intent is durable
-// before its request is sent, and goes when what the request did is recorded. One
-// whose answer was lost stays, and the next attempt at the key resolves it by
-// what S3 holds.
+// intents writes and resolves the intents of one key. An intent is durable before
+// its request is sent, and is dropped when the result is recorded. If the answer is
+// lost the intent stays, and the next attempt resolves it by what S3 holds.
 type intents struct {
 	d       *destination
 	key     string
@@ -85,15 +84,15 @@ func (w *intents) resolveOne(ctx context.Context, in *archive.Intent, s remote.S
 	case taken:
 		return false, w.journal.Stored(ctx, in, s.Object, true)
 	case in.Op == archive.OpCopy:
-		return false, w.discard(ctx, in) // The next rekey sees for itself.
+		return false, w.discard(ctx, in) // The next rekey asks S3 itself.
 	case in.Op == archive.OpMultipart && in.UploadID != "" && w.resume == nil:
 		w.resume = in
 		return true, nil
 	case in.Op == archive.OpMultipart:
 		if in.UploadID == "" {
-			// The listing of a bucket does not say who opened an upload and for what:
-			// it is not searched for, because it could be another program's.
-			w.d.log.Info("a multipart upload may have been opened whose id is not known: it has no parts, and a lifecycle rule removes it",
+			// A listing of the bucket's uploads does not say who opened one, so that
+			// aborting what it lists could abort another program's.
+			w.d.log.Info("multipart upload of unknown id may be open, without parts: a lifecycle rule removes it",
 				zap.String("key", in.Key))
 		}
 		return false, w.discard(ctx, in)
@@ -107,10 +106,10 @@ func (w *intents) resolveOne(ctx context.Context, in *archive.Intent, s remote.S
 	return true, nil
 }
 
-// write writes the intent in. It returns another one in its place where that
-// announces the same content: an open multipart upload, which is resumed, or an
-// unresolved write. Whichever of the two requests the server takes, the object
-// shows it, and an outage of days leaves one intent a key.
+// write writes the intent in, or returns an open one of the same content instead: a
+// multipart upload to resume, or an unresolved write to repeat. Whichever of the two
+// requests the server carries out, the object proves it, and an outage of days leaves
+// one intent per key.
 func (w *intents) write(ctx context.Context, in *archive.Intent) (*archive.Intent, error) {
 	if err := w.claim(ctx); err != nil {
 		return nil, err
@@ -153,14 +152,14 @@ func (w *intents) begin(ctx context.Context, in *archive.Intent) error {
 		w.d.open.set(in.Key, 0) // The next attempt resolves it.
 	}
 	if err != nil {
-		return localfile.Local(archive.ClassTransient, "announce the write", err)
+		return localfile.Local(archive.ClassTransient, "write the intent", err)
 	}
 	in.Attempt = n
 	w.d.open.add(in.Key, false)
 	return nil
 }
 
-// claim asks whether this run may write.
+// claim fails unless this run may write.
 func (w *intents) claim(ctx context.Context) error {
 	if w.d.src.Claim == nil {
 		return nil
@@ -171,8 +170,8 @@ func (w *intents) claim(ctx context.Context) error {
 	return nil
 }
 
-// stored records a write that the server acknowledged. What was read is in the
-// record, whatever the file is by now.
+// stored records a write that the server acknowledged, with the content that was
+// read, even if the file has changed since.
 func (w *intents) stored(ctx context.Context, in *archive.Intent, o archive.Object) error {
 	w.remote.flight.enter(PhaseCommit)
 	if err := w.journal.Stored(ctx, in, o, false); err != nil {
@@ -182,10 +181,10 @@ func (w *intents) stored(ctx context.Context, in *archive.Intent, o archive.Obje
 	return w.forget(ctx, in)
 }
 
-// surprised finds out what S3 holds after a condition did not hold or a multipart
-// upload was not there, and resolves in. The object may be that of in, whose
-// first answer was lost, and then done is true; or of an earlier write, which is
-// recorded. Present: something is certainly there.
+// surprised resolves in after its condition did not hold, or its multipart upload was
+// not there. If S3 holds the object of in, whose first answer was lost, it records
+// that and done is true. If it holds that of an earlier write it records that one.
+// Present says that something is certainly under the key.
 func (w *intents) surprised(ctx context.Context, in *archive.Intent, present bool) (done bool, now remote.State, err error) {
 	if now, err = w.remote.ask(ctx, present); err != nil {
 		return false, now, err
@@ -223,8 +222,8 @@ func (w *intents) surprised(ctx context.Context, in *archive.Intent, present boo
 	return false, now, w.discard(ctx, in)
 }
 
-// taken reports whether the server has taken the write that in announces: its
-// object, and its bytes, are under the key.
+// taken reports whether the server has carried out the write of in: the object under
+// the key, down to its bytes, is the one that in describes.
 func (w *intents) taken(ctx context.Context, in *archive.Intent, now remote.State) (bool, error) {
 	if !now.Present || now.Key != archive.KeyOK {
 		return false, nil
@@ -236,8 +235,8 @@ func (w *intents) taken(ctx context.Context, in *archive.Intent, now remote.Stat
 	return j.Proves(ctx, now.Object, in)
 }
 
-// forget drops what is left of other writes of the key after in was
-// acknowledged: they were conditional, and cannot be taken any more.
+// forget drops the other intents of the key after in was acknowledged: their
+// conditions cannot hold any more.
 func (w *intents) forget(ctx context.Context, in *archive.Intent) error {
 	ctx = context.WithoutCancel(ctx)
 	left, err := w.list()
@@ -266,10 +265,10 @@ func (w *intents) dropResume(ctx context.Context) error {
 	return w.discard(ctx, in)
 }
 
-// discard gives a write up: its multipart upload is aborted and its intent
-// dropped. An upload that the server does not let go yet keeps its intent. One
-// that the server does not know any more may have been completed after its key
-// was asked for: it is then recorded as recovered.
+// discard gives a write up: it aborts the multipart upload and drops the intent. If
+// the upload cannot be aborted the intent stays. If the server does not know the
+// upload any more it may have been completed since S3 was asked: then the write is
+// recorded as recovered.
 func (w *intents) discard(ctx context.Context, in *archive.Intent) error {
 	ctx = context.WithoutCancel(ctx)
 	taken, err := w.abort(ctx, in)
@@ -288,8 +287,8 @@ func (w *intents) discard(ctx context.Context, in *archive.Intent) error {
 	return nil
 }
 
-// abort gives the multipart upload of in up. It reports whether the upload had
-// been completed, and was recorded.
+// abort aborts the multipart upload of in. It reports whether the upload had been
+// completed instead, and is recorded.
 func (w *intents) abort(ctx context.Context, in *archive.Intent) (taken bool, err error) {
 	if in.UploadID == "" {
 		return false, nil
@@ -318,7 +317,8 @@ func (w *intents) list() ([]archive.Intent, error) {
 	return list, nil
 }
 
-// ambiguous reports whether a write that failed with err may have been taken.
+// ambiguous reports whether the server may have carried out a write that failed with
+// err.
 func ambiguous(err error) bool {
 	if errors.Is(err, archive.ErrConcurrent) {
 		return false

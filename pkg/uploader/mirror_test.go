@@ -15,7 +15,7 @@ import (
 )
 
 // mirrors is a source that mirrors deletions, in a run that gives up at once on
-// what needs a person.
+// what needs an operator.
 func mirrors(s *Source, o *Options) {
 	s.Proven, s.Deletes, o.GiveUp = true, archive.DeletesMirror, time.Hour
 }
@@ -48,7 +48,7 @@ func TestMirrorRecordsADeletionWhoseAnswerWasLostOnce(t *testing.T) {
 	r := newRig(t, mirrors)
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	r.remove("a")
 	r.store.plan(fault{op: "Delete", times: 1, lost: true, err: reset()})
 	r.confirmGone("a")
@@ -67,7 +67,7 @@ func TestMirrorRecoversADeletionThatACrashInterrupted(t *testing.T) {
 	r.start()
 	r.write("a", []byte("x"))
 	r.write("b", []byte("y"))
-	r.look(archive.TriggerStartup, "a", "b")
+	r.check(archive.TriggerStartup, "a", "b")
 	r.remove("a")
 	r.store.plan(fault{op: "Delete", times: 1, lost: true, err: reset()})
 	r.confirmGone("a")
@@ -92,12 +92,12 @@ func TestMirrorRecoversADeletionThatACrashInterrupted(t *testing.T) {
 func TestMirrorNeverDeletesWhatSomebodyElseWrote(t *testing.T) {
 	for name, meta := range map[string]map[string]string{
 		"another instance": {archive.MetaID: "app-02/ffffffff/1"},
-		"a person":         {},
+		"an operator":      {},
 	} {
 		r := newRig(t, mirrors)
 		r.start()
 		r.write("a", []byte("ours"))
-		r.look(archive.TriggerStartup, "a")
+		r.check(archive.TriggerStartup, "a")
 		r.remove("a")
 		r.foreignObject("a", []byte("theirs"), meta)
 		r.confirmGone("a")
@@ -119,7 +119,7 @@ func TestMirrorDeletesWhatItAdopted(t *testing.T) {
 	data := []byte("from the older tool")
 	r.foreignObject("a", data, map[string]string{archive.MetaMD5: md5hex(data)})
 	r.write("a", data)
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	r.remove("a")
 	r.confirmGone("a")
 	r.idle()
@@ -133,7 +133,7 @@ func TestMirrorOfAnObjectThatIsGoneAlreadyIsRecorded(t *testing.T) {
 	r := newRig(t, mirrors)
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	r.remove("a")
 	r.store.mu.Lock()
 	delete(r.store.objects, "pre/a")
@@ -160,15 +160,15 @@ func TestMirrorHandsBackWhatVanishedUnconfirmed(t *testing.T) {
 	})
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	r.remove("a")
-	r.look(archive.TriggerEvent, "a")
+	r.check(archive.TriggerEvent, "a")
 	r.offerJob(queue.Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerEvent})
 	r.idle()
 	mu.Lock()
 	defer mu.Unlock()
 	if !slices.Equal(back, []string{"a", "a"}) {
-		t.Errorf("handed back %v, want a after either look", back)
+		t.Errorf("handed back %v, want a after either attempt", back)
 	}
 	r.wantObject("a", []byte("x"))
 	r.wantTrail("uploaded")
@@ -181,7 +181,7 @@ func TestDoubtedObjectsArePutBack(t *testing.T) {
 	for _, p := range paths {
 		r.write(p, []byte("content of "+p))
 	}
-	r.look(archive.TriggerStartup, paths...)
+	r.check(archive.TriggerStartup, paths...)
 	r.store.mu.Lock()
 	delete(r.store.objects, "pre/missing")
 	r.store.mu.Unlock()
@@ -190,7 +190,7 @@ func TestDoubtedObjectsArePutBack(t *testing.T) {
 	theirs, _, _ := r.store.object("pre/replaced")
 	r.doubt(paths...)
 	for _, p := range paths {
-		r.look(archive.TriggerRescan, p)
+		r.check(archive.TriggerRescan, p)
 	}
 	r.wantTrail("uploaded", "uploaded", "uploaded", "uploaded", "skipped/etag", "failed/conflict", "uploaded", "uploaded")
 	for _, p := range []string{"equal", "missing", "replaced"} {
@@ -216,7 +216,7 @@ func TestDoubtedObjectsArePutBack(t *testing.T) {
 }
 
 // Where listing is not granted a refused HEAD may mean that nothing is there, or
-// that the object may not be looked at. It is no proof that it is gone.
+// that the object may not be read. It is no proof that it is gone.
 func TestMirrorDoesNotTakeARefusalForADeletion(t *testing.T) {
 	forbidden := remoteError(archive.ClassConfiguration, "", 403, os.ErrPermission)
 	unlisted := func(s *Source, o *Options) {
@@ -233,7 +233,7 @@ func TestMirrorDoesNotTakeARefusalForADeletion(t *testing.T) {
 			r := newRig(t, unlisted)
 			r.start()
 			r.write("a", []byte("x"))
-			r.look(archive.TriggerStartup, "a")
+			r.check(archive.TriggerStartup, "a")
 			r.doubt("a")
 			r.remove("a")
 			put(r)
@@ -251,7 +251,7 @@ func TestMirrorDoesNotTakeARefusalForADeletion(t *testing.T) {
 		r := newRig(t, func(s *Source, o *Options) { unlisted(s, o); o.GiveUp = 0 })
 		r.start()
 		r.write("a", []byte("x"))
-		r.look(archive.TriggerStartup, "a")
+		r.check(archive.TriggerStartup, "a")
 		r.remove("a")
 		r.store.plan(fault{op: "Delete", times: 1, err: reset()})
 		r.confirmGone("a")
@@ -268,7 +268,7 @@ func TestMirrorDoesNotTakeARefusalForADeletion(t *testing.T) {
 		r := newRig(t, unlisted)
 		r.start()
 		r.write("a", []byte("x"))
-		r.look(archive.TriggerStartup, "a")
+		r.check(archive.TriggerStartup, "a")
 		r.remove("a")
 		r.foreignObject("a", []byte("theirs"), map[string]string{archive.MetaID: "app-02/ffffffff/1"})
 		r.store.plan(fault{op: "Head", times: 2, err: forbidden})

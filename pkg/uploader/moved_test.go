@@ -124,7 +124,7 @@ func openFile(t *testing.T, path string) *os.File {
 }
 
 // A file that moves after its last part was sent, with the same bytes in each, is
-// not completed: the fence is looked at once more.
+// not completed: the fence is checked once more.
 func TestAFileThatMovesBeforeCompleteIsNotCompleted(t *testing.T) {
 	r := newRig(t, proven)
 	requeued := make(chan string, 10)
@@ -139,7 +139,7 @@ func TestAFileThatMovesBeforeCompleteIsNotCompleted(t *testing.T) {
 		}
 	}}
 	r.start()
-	r.look(archive.TriggerEvent, "big")
+	r.check(archive.TriggerEvent, "big")
 	if got := <-requeued; got != "big" {
 		t.Errorf("requeued %q, want big", got)
 	}
@@ -147,7 +147,7 @@ func TestAFileThatMovesBeforeCompleteIsNotCompleted(t *testing.T) {
 		t.Errorf("Complete was called %d times for a file that moved before", n)
 	}
 	r.wantTrail()
-	r.look(archive.TriggerEvent, "big")
+	r.check(archive.TriggerEvent, "big")
 	r.wantObject("big", data)
 }
 
@@ -169,25 +169,25 @@ func TestARacyEntryIsReadAgain(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", []byte("content"))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	e := r.entry("a")
 	e.Racy = true
 	e.MD5, e.SHA256 = [16]byte{1}, [32]byte{} // What stood there in the same tick of the clock.
 	if _, err := r.src.State.Commit(t.Context(), archive.Outcome{Path: "a", Entry: &e}); err != nil {
 		t.Fatal(err)
 	}
-	r.look(archive.TriggerRescan, "a")
+	r.check(archive.TriggerRescan, "a")
 	r.wantTrail("uploaded", "uploaded")
 	if e := r.entry("a"); e.Racy || e.MD5 == [16]byte{1} {
 		t.Errorf("entry %+v, want one of a reading that is not racy", e)
 	}
 }
 
-// The source is looked at before and after the file is: one that is swapped in
+// The source is checked before and after the file is: one that is swapped in
 // between has deleted nothing.
-func TestASourceThatIsSwappedDuringTheLookHasDeletedNothing(t *testing.T) {
+func TestASourceThatIsSwappedDuringTheAttemptHasDeletedNothing(t *testing.T) {
 	for _, deletes := range []string{archive.DeletesKeep, archive.DeletesMirror} {
-		for swapped := range 3 { // Before the look, during it, after it.
+		for swapped := range 3 { // Before the attempt, during it, after it.
 			r := newRig(t, func(s *Source, o *Options) {
 				proven(s, o)
 				s.Deletes = deletes
@@ -197,7 +197,7 @@ func TestASourceThatIsSwappedDuringTheLookHasDeletedNothing(t *testing.T) {
 			r.p.dests["data"].src.Intact = func(safefs.Identity, string) bool { return looks.Add(-1) >= 0 }
 			r.start()
 			r.write("a", []byte("x"))
-			r.look(archive.TriggerStartup, "a")
+			r.check(archive.TriggerStartup, "a")
 			r.remove("a")
 			looks.Store(int32(swapped))
 			r.confirmGone("a")

@@ -283,8 +283,8 @@ func TestAFileRefusedAloneCostsOneMoreCanary(t *testing.T) {
 	})
 }
 
-// Looks that are postponed are named once a minute, however many there are.
-func TestPostponedLooksCostALineAMinute(t *testing.T) {
+// Attempts that are postponed are named once a minute, however many there are.
+func TestPostponedAttemptsCostALineAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const files = 200
 		r, _, logs := deniedRig(t, files)

@@ -92,7 +92,7 @@ func rekeyRig(t *testing.T) (*rig, *copier) {
 	for _, p := range []string{"same", "edited", "lost"} {
 		r.write(p, []byte("content of "+p))
 	}
-	r.look(archive.TriggerSync, "same", "edited", "lost")
+	r.check(archive.TriggerSync, "same", "edited", "lost")
 	r.halt()
 	r.store.put("pre/theirs", []byte("before us"), map[string]string{"theirs": "kept"}, "")
 	c.knows("theirs", "pre/theirs")
@@ -196,7 +196,7 @@ func TestRekeySendsTheFileWhereItIsTheSameElseCopies(t *testing.T) {
 	if c.count("Copy") != 3 {
 		t.Error("what is under the key was copied again")
 	}
-	r.look(archive.TriggerSync, "edited")
+	r.check(archive.TriggerSync, "edited")
 	r.wantObject("edited", []byte("another content"))
 }
 
@@ -375,7 +375,7 @@ func TestRekeyRecordsWhatIsKnownAndNotWhatTheObjectSays(t *testing.T) {
 func TestRekeyDoesNotBringAFileBack(t *testing.T) {
 	for _, opened := range []bool{false, true} { // Or its answer is lost, and the daemon settles it.
 		r, c := rekeyRig(t)
-		r.look(archive.TriggerSync, "lost")
+		r.check(archive.TriggerSync, "lost")
 		if rec := r.lastRecord(); rec.Status != archive.StatusDeleted {
 			t.Fatalf("record %+v, want a deleted one", rec)
 		}
@@ -397,11 +397,11 @@ func TestRekeyDoesNotBringAFileBack(t *testing.T) {
 			t.Errorf("Totals = %d files of %d bytes, want %d of %d as before", f, s, files, size)
 		}
 		records := len(r.records())
-		r.look(archive.TriggerRescan, "lost")
+		r.check(archive.TriggerRescan, "lost")
 		r.offerJob(queue.Job{Source: "data", Path: "lost", Kind: archive.Gone, Trigger: archive.TriggerRescan})
 		r.idle()
 		if n := len(r.records()); n != records {
-			t.Errorf("%d records after another look at a file that is gone, want %d", n, records)
+			t.Errorf("%d records after another attempt at a file that is gone, want %d", n, records)
 		}
 	}
 }

@@ -14,18 +14,18 @@ import (
 
 // errReplaced: the object under the key is neither what the index describes nor
 // this instance's.
-var errReplaced = errors.New("the object was replaced by somebody else")
+var errReplaced = errors.New("the object was replaced by another writer")
 
 // removal is an attempt at a path where no file is any more.
 type removal struct{ a *attempt }
 
-// run ends an attempt at a path of the index where, it is said, no file is:
-// nothing, a directory, a symbolic link that is not followed or a special file.
-// That is believed only while the source is the directory that it was.
+// run ends an attempt at an indexed path where no file is said to be: there is
+// nothing, a directory, a symbolic link that is not followed or a special file. It
+// believes that only while the source is still the directory that was indexed.
 func (r removal) run(ctx context.Context) error {
 	a, root := r.a, r.a.d.src.Root
 	if !a.journal.Index.Known || !a.d.intact(a.job.Path) {
-		return nil // A source that is away has deleted nothing; its scan checks again.
+		return nil // A source that is not mounted has deleted nothing; the next scan checks again.
 	}
 	st, err := root.Stat(a.job.Path)
 	switch {
@@ -80,9 +80,9 @@ func (r removal) unnamed(ctx context.Context, cause error) error {
 	}
 }
 
-// mirror deletes the object of a file that a scan has confirmed to be gone, if
-// the object is still the one that is indexed, or another of this instance's.
-// What anybody else put there stays.
+// mirror deletes the object of a file that a scan has confirmed to be gone, if the
+// object is still the indexed one, or another of this instance's. An object of
+// another writer stays.
 func (r removal) mirror(ctx context.Context) error {
 	a, e := r.a, &r.a.journal.Index.Entry
 	indexed := remote.State{Present: true, Object: remote.Indexed(e)}
@@ -101,8 +101,7 @@ func (r removal) mirror(ctx context.Context) error {
 	})
 }
 
-// mayDelete refuses to delete an object that was asked for and is somebody
-// else's.
+// mayDelete refuses to delete an object that another writer has put under the key.
 func (r removal) mayDelete(ctx context.Context, s remote.State) error {
 	if !s.Asked {
 		return nil

@@ -132,7 +132,7 @@ func (r *rig) halt() {
 	}
 }
 
-// restart closes the state and opens everything anew, as after an end.
+// restart closes the state and opens everything again, as after an end.
 func (r *rig) restart() {
 	r.t.Helper()
 	r.close()
@@ -192,8 +192,8 @@ func (r *rig) idle() {
 	}
 }
 
-// look offers paths and waits until they are done.
-func (r *rig) look(trigger archive.Trigger, paths ...string) {
+// check offers paths and waits until they are done.
+func (r *rig) check(trigger archive.Trigger, paths ...string) {
 	r.t.Helper()
 	r.offer(trigger, paths...)
 	r.idle()

@@ -57,7 +57,7 @@ func TestOneRefusedFileDoesNotFailARun(t *testing.T) {
 		paths = append(paths, fmt.Sprintf("f%04d", i))
 		r.write(paths[i], []byte("x"))
 	}
-	r.look(archive.TriggerSync, paths...)
+	r.check(archive.TriggerSync, paths...)
 	n := map[archive.Status]int{}
 	for _, o := range r.outcomesSoFar() {
 		n[o.Status]++
@@ -136,7 +136,7 @@ func TestAFileThatBecameSomethingElseIsGone(t *testing.T) {
 			r := newRig(t, proven)
 			r.start()
 			r.write("a", []byte("x"))
-			r.look(archive.TriggerEvent, "a")
+			r.check(archive.TriggerEvent, "a")
 			p := filepath.Join(r.dir, "a")
 			err := os.Remove(p)
 			if kind == "fifo" {
@@ -147,7 +147,7 @@ func TestAFileThatBecameSomethingElseIsGone(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.look(archive.TriggerEvent, "a")
+			r.check(archive.TriggerEvent, "a")
 			r.wantTrail("uploaded", "deleted")
 			if _, known, err := r.src.State.Get("a"); known || err != nil {
 				t.Errorf("the index still has it: %v, %v", known, err)

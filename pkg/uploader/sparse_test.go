@@ -23,7 +23,7 @@ func TestHugeFilesOfHoles(t *testing.T) {
 	}
 	if err := f.Truncate(10_000*(5<<30) + 1); err == nil {
 		r.start()
-		r.look(archive.TriggerEvent, "huge")
+		r.check(archive.TriggerEvent, "huge")
 		r.wantTrail("failed/file")
 		r.halt()
 	}

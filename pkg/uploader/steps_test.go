@@ -59,7 +59,7 @@ func TestAFileThatMovesAtEachStep(t *testing.T) {
 							r.offer(archive.TriggerEvent, <-requeued)
 						}
 					}
-					r.look(archive.TriggerEvent, "f")
+					r.check(archive.TriggerEvent, "f")
 					if _, err := os.Lstat(filepath.Join(r.dir, "f")); err == nil {
 						r.wantObject("f", final)
 					} else if e, known, err := r.src.State.Get("f"); known || err != nil {
@@ -204,7 +204,7 @@ func TestAFileThatNeverHoldsStillShows(t *testing.T) {
 	r.write("a", []byte("x"))
 	for i := range changedTries {
 		r.offer(archive.TriggerEvent, "a")
-		r.until("the look ended", func() bool { q, f, _ := r.q.Source("data").Depth(); return r.store.count("Put") > i && q+f == 0 })
+		r.until("the attempt ended", func() bool { q, f, _ := r.q.Source("data").Depth(); return r.store.count("Put") > i && q+f == 0 })
 	}
 	shown := func() float64 {
 		return testutil.ToFloat64(r.o.Metrics.parked.WithLabelValues("data", string(archive.ClassChanged)))

@@ -13,8 +13,8 @@ import (
 // partsAtOnce is how many parts of one file are sent at the same time.
 const partsAtOnce = 4
 
-// transfer sends the content of an attempt's file as the multipart upload that
-// in announces.
+// transfer sends the content of an attempt's file as the multipart upload of the
+// intent in.
 type transfer struct {
 	a  *attempt
 	in *archive.Intent
@@ -101,7 +101,7 @@ func (t transfer) matching(list []archive.Part) map[int32]archive.Part {
 		if part.CRC32 != 0 && part.CRC32 != read.Parts[i].CRC32 {
 			continue
 		}
-		part.CRC32 = read.Parts[i].CRC32 // The checksum of the whole finds what the server did not tell.
+		part.CRC32 = read.Parts[i].CRC32 // Where the server left it out, the checksum of the whole finds a difference.
 		have[part.Number] = part
 	}
 	return have

@@ -29,7 +29,7 @@ func TestSmallFileIsUploadedAndRecorded(t *testing.T) {
 	r.start()
 	data := pattern(1000, 1)
 	r.write("dir/a.txt", data)
-	r.look(archive.TriggerEvent, "dir/a.txt")
+	r.check(archive.TriggerEvent, "dir/a.txt")
 	o := r.wantObject("dir/a.txt", data)
 	r.noIntents()
 	e := r.entry("dir/a.txt")
@@ -66,7 +66,7 @@ func TestEmptyFileIsUploaded(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("empty", nil)
-	r.look(archive.TriggerStartup, "empty")
+	r.check(archive.TriggerStartup, "empty")
 	r.wantObject("empty", nil)
 	r.wantTrail("uploaded")
 }
@@ -75,11 +75,11 @@ func TestUnchangedFileCostsNoRequest(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", pattern(10, 1))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	puts, heads := r.store.count("Put"), r.store.count("Head")
-	r.look(archive.TriggerRescan, "a")
+	r.check(archive.TriggerRescan, "a")
 	r.wantTrail("uploaded") // A scan's skips by the index are only counted.
-	r.look(archive.TriggerEvent, "a")
+	r.check(archive.TriggerEvent, "a")
 	r.wantTrail("uploaded", "skipped/index")
 	if r.store.count("Put") != puts || r.store.count("Head") != heads {
 		t.Errorf("an unchanged file cost %d PUT and %d HEAD", r.store.count("Put")-puts, r.store.count("Head")-heads)
@@ -95,11 +95,11 @@ func TestRacyFileIsHashedAgain(t *testing.T) {
 	r.start()
 	r.write("a", []byte("one"))
 	r.age("a", 0)
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	if !r.entry("a").Racy {
 		t.Fatal("an entry read right after its modification is not racy")
 	}
-	r.look(archive.TriggerRescan, "a")
+	r.check(archive.TriggerRescan, "a")
 	r.wantTrail("uploaded")
 	if got := r.store.count("Put"); got != 1 {
 		t.Errorf("%d PUT, want 1", got)
@@ -110,11 +110,11 @@ func TestAttributesAloneAreRecordedWithoutUpload(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", []byte("one"))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	if err := os.Chmod(filepath.Join(r.dir, "a"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.look(archive.TriggerRescan, "a")
+	r.check(archive.TriggerRescan, "a")
 	r.wantTrail("uploaded", "skipped/attributes")
 	rec := r.records()[1]
 	if rec.Mode != "0600" || rec.ETag == "" {
@@ -132,11 +132,11 @@ func TestChangedFileReplacesItsOwnObject(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", []byte("one"))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	old := r.wantObject("a", []byte("one"))
 	heads := r.store.count("Head")
 	r.write("a", []byte("two!"))
-	r.look(archive.TriggerEvent, "a")
+	r.check(archive.TriggerEvent, "a")
 	r.wantObject("a", []byte("two!"))
 	rec := r.records()[1]
 	if rec.ReplacedETag != old.ETag || rec.ReplacedVID != old.VersionID {
@@ -151,12 +151,12 @@ func TestObjectThatIsGoneIsWrittenAgain(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", []byte("one"))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	r.store.mu.Lock()
 	delete(r.store.objects, "pre/a")
 	r.store.mu.Unlock()
 	r.write("a", []byte("two"))
-	r.look(archive.TriggerEvent, "a")
+	r.check(archive.TriggerEvent, "a")
 	r.wantObject("a", []byte("two"))
 	r.wantTrail("uploaded", "uploaded")
 	r.noIntents()
@@ -179,13 +179,13 @@ func TestObjectsOfTheOlderToolAreAdopted(t *testing.T) {
 	r.write("a", data)
 	r.foreignObject("a", data, map[string]string{archive.MetaMD5: "0bd1d1a8b1c08d0d2e6ae1c4ab0f1de9"})
 	r.foreignObject("a", data, map[string]string{archive.MetaMD5: md5hex(data)})
-	r.look(archive.TriggerSync, "a")
+	r.check(archive.TriggerSync, "a")
 	r.wantTrail("skipped/metadata")
 	if got := r.store.count("Put"); got != 0 {
 		t.Errorf("%d PUT, want 0", got)
 	}
 	r.write("a", []byte("newer"))
-	r.look(archive.TriggerEvent, "a")
+	r.check(archive.TriggerEvent, "a")
 	r.wantTrail("skipped/metadata", "uploaded")
 }
 
@@ -200,7 +200,7 @@ func TestConflictIsParkedAndNeverOverwritten(t *testing.T) {
 	r.until("the conflict is held", func() bool { _, f, _ := r.q.Source("data").Depth(); return f == 0 && r.q.Source("data").Held() == 1 })
 	r.until("the other file went on", func() bool { return len(r.trail()) == 2 })
 	r.offer(archive.TriggerRescan, "a")
-	r.until("it was looked at again", func() bool { return r.store.count("Head") >= 3 })
+	r.until("it was checked again", func() bool { return r.store.count("Head") >= 3 })
 	r.until("and held again", func() bool { _, f, _ := r.q.Source("data").Depth(); return f == 0 && r.q.Source("data").Held() == 1 })
 	failed := 0
 	for _, s := range r.trail() {
@@ -225,9 +225,9 @@ func TestAdoptedForeignObjectIsNotOverwrittenLater(t *testing.T) {
 	data := []byte("same")
 	r.foreignObject("a", data, map[string]string{archive.MetaMD5: md5hex(data), archive.MetaID: "app-02/ffffffff/1"})
 	r.write("a", data)
-	r.look(archive.TriggerSync, "a")
+	r.check(archive.TriggerSync, "a")
 	r.write("a", []byte("changed"))
-	r.look(archive.TriggerSync, "a")
+	r.check(archive.TriggerSync, "a")
 	r.wantTrail("skipped/metadata", "failed/conflict")
 	if _, body, _ := r.store.object("pre/a"); string(body) != "same" {
 		t.Errorf("object = %q, want it untouched", body)
@@ -242,7 +242,7 @@ func TestWrongKeyAtFirstSightIsReplaced(t *testing.T) {
 	r.store.key = "arn:aws:kms:us-east-1:1:key/old"
 	old := r.foreignObject("a", data, map[string]string{archive.MetaMD5: md5hex(data)})
 	r.store.key = testKey
-	r.look(archive.TriggerSync, "a")
+	r.check(archive.TriggerSync, "a")
 	r.wantTrail("uploaded")
 	if rec := r.records()[0]; rec.ReplacedETag != old.ETag || rec.KMSKeyID != testKey {
 		t.Errorf("record = %+v, want the old object replaced under the key", rec)
@@ -262,12 +262,12 @@ func TestKeyChangeLeavesIndexedObjectsAlone(t *testing.T) {
 	})
 	r.start()
 	r.write("a", []byte("data"))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	r.halt()
 	key = "arn:aws:kms:us-east-1:1:key/two"
 	r.store.key = key
 	r.start()
-	r.look(archive.TriggerRescan, "a")
+	r.check(archive.TriggerRescan, "a")
 	if got := r.store.count("Put"); got != 1 {
 		t.Errorf("%d PUT, want 1", got)
 	}
@@ -282,7 +282,7 @@ func TestLostStateAsksAndUploadsNothing(t *testing.T) {
 		r.write(p, pattern(100+i, byte(i)))
 		paths = append(paths, p)
 	}
-	r.look(archive.TriggerStartup, paths...)
+	r.check(archive.TriggerStartup, paths...)
 	if got := r.store.count("Head"); got > 30 {
 		t.Errorf("%d HEAD for 60 new files in an empty prefix, want few", got)
 	}
@@ -293,7 +293,7 @@ func TestLostStateAsksAndUploadsNothing(t *testing.T) {
 	r.open()
 	r.start()
 	puts, heads := r.store.count("Put"), r.store.count("Head")
-	r.look(archive.TriggerStartup, paths...)
+	r.check(archive.TriggerStartup, paths...)
 	if got := r.store.count("Put") - puts; got != 0 {
 		t.Errorf("%d PUT after the state was lost, want 0", got)
 	}
@@ -317,7 +317,7 @@ func TestHeadForbiddenMeansAbsentWithoutListing(t *testing.T) {
 		r.store.plan(fault{op: "Head", times: 1, err: forbidden})
 		r.start()
 		r.write("a", []byte("x"))
-		r.look(archive.TriggerSync, "a")
+		r.check(archive.TriggerSync, "a")
 		r.wantTrail("uploaded")
 	})
 	t.Run("a fault", func(t *testing.T) {
@@ -325,7 +325,7 @@ func TestHeadForbiddenMeansAbsentWithoutListing(t *testing.T) {
 		r.store.plan(fault{op: "Head", times: 2, err: forbidden})
 		r.start()
 		r.write("a", []byte("x"))
-		r.look(archive.TriggerSync, "a")
+		r.check(archive.TriggerSync, "a")
 		r.wantTrail("failed/configuration")
 	})
 }
@@ -367,7 +367,7 @@ func TestFileFailuresAreRecordedOnceAndHeld(t *testing.T) {
 func TestVanishedPathLeavesNoRecord(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
-	r.look(archive.TriggerEvent, "never/there")
+	r.check(archive.TriggerEvent, "never/there")
 	r.wantTrail()
 }
 
@@ -376,14 +376,14 @@ func TestDeletedFileKeepsItsObject(t *testing.T) {
 	r.start()
 	r.write("a", []byte("x"))
 	r.write("b", []byte("y"))
-	r.look(archive.TriggerStartup, "a", "b")
+	r.check(archive.TriggerStartup, "a", "b")
 	for _, p := range []string{"a", "b"} {
 		if err := os.Remove(filepath.Join(r.dir, p)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	r.offerJob(queue.Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
-	r.look(archive.TriggerEvent, "b")
+	r.check(archive.TriggerEvent, "b")
 	r.wantTrail("uploaded", "uploaded", "deleted", "deleted")
 	r.wantObject("a", []byte("x"))
 	if r.entry("a").Stored || r.entry("b").Stored {
@@ -399,7 +399,7 @@ func TestAFileThatIsGoneSoonAfterItsUploadIsCountedAsShortLived(t *testing.T) {
 	r.start()
 	r.write("soon", []byte("x"))
 	r.write("late", []byte("y"))
-	r.look(archive.TriggerStartup, "soon", "late")
+	r.check(archive.TriggerStartup, "soon", "late")
 	for _, p := range []string{"soon", "late"} {
 		if err := os.Remove(filepath.Join(r.dir, p)); err != nil {
 			t.Fatal(err)
@@ -452,7 +452,7 @@ func TestAFileThatSomethingElseReplacedIsGone(t *testing.T) {
 				r.start()
 				r.write("target", []byte("x"))
 				r.write("f", []byte("y"))
-				r.look(archive.TriggerStartup, "f")
+				r.check(archive.TriggerStartup, "f")
 				f := filepath.Join(r.dir, "f")
 				if err := errors.Join(os.Remove(f), put(f)); err != nil {
 					t.Fatal(err)
@@ -472,7 +472,7 @@ func TestGoneIsNotBelievedOfAFileThatIsThere(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	r.write("a", []byte("xyz"))
 	r.offerJob(queue.Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
 	r.idle()
@@ -484,7 +484,7 @@ func TestNothingIsDeletedInAnotherDirectory(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	if err := os.Rename(r.dir, r.dir+".old"); err != nil {
 		t.Fatal(err)
 	}
@@ -494,7 +494,7 @@ func TestNothingIsDeletedInAnotherDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.offerJob(queue.Job{Source: "data", Path: "a", Kind: archive.Gone, Trigger: archive.TriggerRescan})
-	r.look(archive.TriggerEvent, "a")
+	r.check(archive.TriggerEvent, "a")
 	r.wantTrail("uploaded")
 	if !r.entry("a").Stored {
 		t.Error("the index lost the file of a source that is away")
@@ -505,7 +505,7 @@ func TestMirrorDeletesOnlyWhenConfirmed(t *testing.T) {
 	r := newRig(t, func(s *Source, _ *Options) { s.Proven, s.Deletes = true, archive.DeletesMirror })
 	r.start()
 	r.write("a", []byte("x"))
-	r.look(archive.TriggerStartup, "a")
+	r.check(archive.TriggerStartup, "a")
 	old := r.wantObject("a", []byte("x"))
 	if err := os.Remove(filepath.Join(r.dir, "a")); err != nil {
 		t.Fatal(err)
@@ -532,7 +532,7 @@ func TestHardLinksAreSkippedWhereTheConfigurationSaysSo(t *testing.T) {
 	if err := os.Link(filepath.Join(r.dir, "a"), filepath.Join(r.dir, "b")); err != nil {
 		t.Fatal(err)
 	}
-	r.look(archive.TriggerStartup, "a", "b")
+	r.check(archive.TriggerStartup, "a", "b")
 	r.wantTrail()
 }
 
@@ -573,12 +573,12 @@ func TestSecondNameElsewhereDoesNotEndArchiving(t *testing.T) {
 	if err := os.Chmod(filepath.Join(r.dir, "d"), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	r.look(archive.TriggerStartup, "d/f")
+	r.check(archive.TriggerStartup, "d/f")
 	if err := os.Link(r.dir+"/d/f", filepath.Join(t.TempDir(), "backup")); err != nil {
 		t.Fatal(err)
 	}
 	r.write("d/f", []byte("second"))
-	r.look(archive.TriggerEvent, "d/f")
+	r.check(archive.TriggerEvent, "d/f")
 	r.wantObject("d/f", []byte("second"))
 	r.wantTrail("uploaded", "uploaded")
 }
@@ -597,7 +597,7 @@ func TestForeignHardLinkIsAFailureOnRecord(t *testing.T) {
 				t.Fatal(err)
 			}
 			if before != "" {
-				r.look(archive.TriggerStartup, "d/x")
+				r.check(archive.TriggerStartup, "d/x")
 				want = []string{"uploaded", "failed/file"}
 			}
 			if err := os.Remove(r.dir + "/d/x"); err != nil {
@@ -631,7 +631,7 @@ func TestWhereInodesSayNothingALinkIsNotTheFileThatWasArchived(t *testing.T) {
 	if err := os.Chmod(filepath.Join(r.dir, "d"), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	r.look(archive.TriggerStartup, "d/x")
+	r.check(archive.TriggerStartup, "d/x")
 	if err := os.Remove(r.dir + "/d/x"); err != nil {
 		t.Fatal(err)
 	}
@@ -639,7 +639,7 @@ func TestWhereInodesSayNothingALinkIsNotTheFileThatWasArchived(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.offer(archive.TriggerEvent, "d/x")
-	r.until("it was looked at", func() bool { return len(r.records()) == 2 })
+	r.until("it was checked", func() bool { return len(r.records()) == 2 })
 	r.wantTrail("uploaded", "failed/file")
 	r.wantObject("d/x", []byte("mine"))
 }
@@ -649,7 +649,7 @@ func TestRereadFindsContentThatChangedWithoutItsTimes(t *testing.T) {
 	r.start()
 	r.write("same", []byte("one"))
 	r.write("f", []byte("one"))
-	r.look(archive.TriggerStartup, "f", "same")
+	r.check(archive.TriggerStartup, "f", "same")
 	old := r.wantObject("f", []byte("one"))
 
 	// As a store through a mapping leaves it: the index has the times of now.
@@ -663,7 +663,7 @@ func TestRereadFindsContentThatChangedWithoutItsTimes(t *testing.T) {
 	if _, err := r.src.State.Commit(t.Context(), archive.Outcome{Path: "f", Entry: &e}); err != nil {
 		t.Fatal(err)
 	}
-	r.look(archive.TriggerRescan, "f")
+	r.check(archive.TriggerRescan, "f")
 	r.wantObject("f", []byte("one")) // That is why files are read again.
 
 	for _, p := range []string{"f", "same"} {
@@ -699,7 +699,7 @@ func TestWhatIsToBeReadAgainAndIsNotAsIndexedIsLeftToTheWatcher(t *testing.T) {
 	r.start()
 	r.write("changed", []byte("one"))
 	r.write("gone", []byte("one"))
-	r.look(archive.TriggerStartup, "changed", "gone")
+	r.check(archive.TriggerStartup, "changed", "gone")
 	r.write("changed", []byte("second"))
 	r.write("new", []byte("second"))
 	if err := os.Remove(filepath.Join(r.dir, "gone")); err != nil {

@@ -84,7 +84,7 @@ type Source struct {
 	// upload to count as wasted. 0: none is counted.
 	ShortLife time.Duration
 	// LeftOut, optional, reports whether the path is not to be archived any more.
-	// The watcher has asked before it offers a Look; what is read again, or was
+	// The watcher has asked before it offers a Check; what is read again, or was
 	// interrupted in an earlier run, comes from the index and the intents.
 	LeftOut func(path string) bool
 	// Requeue, optional, takes a path whose file changed while it was read, or that

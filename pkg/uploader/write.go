@@ -54,13 +54,13 @@ func (a *attempt) write(ctx context.Context, d remote.Decision) (done bool, now 
 	}
 }
 
-// broken ends a write that failed. Where the server certainly has not taken it
+// broken ends a write that failed. If the server certainly has not carried it out
 // the intent is dropped; otherwise it stays, and the next attempt resolves it.
 func (a *attempt) broken(ctx context.Context, in *archive.Intent, err error) error {
 	taken := ambiguous(err)
 	fails := archive.ClassOf(err).Meaning().Effect == archive.EffectFails
 	if fails && !localfile.IsLocal(err) && ctx.Err() == nil && a.file.Opened != nil && a.file.Unchanged() != nil {
-		err = localfile.Changed("send") // A body of another length looks like a broken connection.
+		err = localfile.Changed("send") // A body of another length breaks the connection, too.
 	}
 	if taken {
 		return err
@@ -68,7 +68,7 @@ func (a *attempt) broken(ctx context.Context, in *archive.Intent, err error) err
 	return errors.Join(err, a.intents.discard(ctx, in))
 }
 
-// metadata is the user metadata of the object that in announces.
+// metadata is the user metadata of the object of in.
 func metadata(src *Source, in *archive.Intent) map[string]string {
 	meta := map[string]string{
 		archive.MetaMD5:         hex.EncodeToString(in.MD5[:]),
@@ -82,7 +82,7 @@ func metadata(src *Source, in *archive.Intent) map[string]string {
 	return meta
 }
 
-// identify names the write that in announces in an object's metadata.
+// identify puts into an object's metadata which write it is of.
 func identify(meta map[string]string, src *Source, in *archive.Intent) {
 	meta[archive.MetaID] = archive.ObjectID{Instance: src.Instance, Chain: in.Chain, Attempt: in.Attempt}.String()
 	delete(meta, archive.MetaHost)
