@@ -36,7 +36,7 @@ func TestTheReservedNameIsRefusedWhateverHasIt(t *testing.T) {
 				if s := r.once(); s.Reserved != 1 || s.New != 2 || s.Special != 0 || s.Symlinks != 0 {
 					t.Errorf("got %+v, want it reserved, and nothing else", s)
 				}
-				if got, want := r.offers(), "[refused _manifests look d/g look f]"; got != want {
+				if got, want := r.offers(), "[refused _manifests check d/g check f]"; got != want {
 					t.Errorf("got %s, want %s", got, want)
 				}
 			})

@@ -55,7 +55,7 @@ func TestScanFindsWhatDiffers(t *testing.T) {
 	if s := r.once(); s.New != 6 || s.Files != 6 || s.Bytes != 6 || !s.Complete {
 		t.Errorf("first scan: %+v", s)
 	}
-	if got, want := r.offers(), "[look a- look a.txt look a/x look b/c/d look b/e look z]"; got != want {
+	if got, want := r.offers(), "[check a- check a.txt check a/x check b/c/d check b/e check z]"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if s := r.once(); s.Unchanged != 6 || s.New+s.Changed+s.Gone != 0 {
@@ -79,7 +79,7 @@ func TestScanFindsWhatDiffers(t *testing.T) {
 	if s.New != 1 || s.Changed != 2 || s.Gone != 4 || s.Symlinks != 1 {
 		t.Errorf("third scan: %+v", s)
 	}
-	if got, want := r.offers(), "[gone a- look a.txt look a/x look b gone b/c/d gone b/e gone z]"; got != want {
+	if got, want := r.offers(), "[gone a- check a.txt check a/x check b gone b/c/d gone b/e gone z]"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
@@ -102,7 +102,7 @@ func TestScanLeavesOut(t *testing.T) {
 	r.must(err)
 	r.sink.put(knownOf("f", st)) // Proves that the tree is the one that was archived.
 	s := r.once()
-	want := "[refused _manifests look d/.s3syncignore look d/_manifests/n look d/cache/y gone d/gone]"
+	want := "[refused _manifests check d/.s3syncignore check d/_manifests/n check d/cache/y gone d/gone]"
 	if got := r.offers(); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -165,7 +165,7 @@ func TestScanReportsForeignHardLinksOnceTheyAreNotArchived(t *testing.T) {
 		r.must(os.Link(r.path(f), filepath.Join(t.TempDir(), "elsewhere")))
 	}
 	s := r.once()
-	if got, want := r.offers(), "[look d/archived refused d/foreign refused d/other]"; got != want {
+	if got, want := r.offers(), "[check d/archived refused d/foreign refused d/other]"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if s.Hardlinks != 2 {
@@ -187,7 +187,7 @@ func TestScanFollowsLinksInsideTheSource(t *testing.T) {
 	r.must(os.Symlink("..", r.path("d/up")))
 	r.must(os.Symlink(r.dir+"-outside", r.path("out")))
 	s := r.once()
-	if got, want := r.offers(), "[look d/f look ld/f look lf]"; got != want {
+	if got, want := r.offers(), "[check d/f check ld/f check lf]"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if s.Symlinks != 3 {
@@ -241,7 +241,7 @@ func TestScanAgreesWithSets(t *testing.T) {
 		want := make(map[string]bool)
 		for p := range disk {
 			if p != "proof" {
-				want["look "+p] = true
+				want["check "+p] = true
 			}
 		}
 		for p := range index {
