@@ -111,7 +111,7 @@ docs: ## Write docs/commands from the help of each command
 
 .PHONY: e2e
 e2e: $(MINIO) $(AXE) $(DUCKDB) ## Whole-process tests at full size, the page in Chromium if there is one (an hour; GBs of scratch disk)
-	S3SYNCD_E2E=1 S3SYNCD_TEST_MINIO=$(MINIO) S3SYNCD_TEST_AXE=$(AXE) S3SYNCD_TEST_DUCKDB=$(DUCKDB) $(GO) test -count=1 -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./pkg/state ./internal/app ./test/e2e/...
+	S3SYNCD_E2E=1 S3SYNCD_TEST_MINIO=$(MINIO) S3SYNCD_TEST_AXE=$(AXE) S3SYNCD_TEST_DUCKDB=$(DUCKDB) $(GO) test -count=1 -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./pkg/state ./pkg/manifest ./internal/pipeline ./test/e2e/...
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s)
@@ -138,7 +138,7 @@ bench-peers: build $(MINIO) $(RCLONE) $(MC) ## The same work beside rclone, mc a
 .PHONY: bench-walkers
 bench-walkers: $(RCLONE) ## The rescan beside find, rclone and, where it is installed, restic (RESTIC=/path)
 	S3SYNCD_BENCH_RCLONE=$(RCLONE) S3SYNCD_BENCH_RESTIC=$(RESTIC) $(GO) test -run '^$$' -bench '^BenchmarkRescan100kBesidePeers$$' \
-	  -benchtime 5x -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./internal/app
+	  -benchtime 5x -timeout $(E2E_TIMEOUT) $(TESTFLAGS) ./internal/pipeline
 
 .PHONY: cover
 cover: $(MINIO) ## Coverage of all packages by all tests: .bin/cover.html

@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/iam"
 )
 
 // packagedConfig is the configuration of the packaged service.
@@ -148,8 +148,8 @@ func exists(path string) bool {
 // sources of the configuration, fixed choices, or files.
 func completeFlags(c *cobra.Command, io streams) {
 	choices := map[string][]string{
-		"kind":     {string(app.PolicyRole), string(app.PolicyBucket), string(app.PolicyKey)},
-		"with":     {app.PolicyForRekey, app.PolicyForRestore, app.PolicyForVerify},
+		"kind":     {string(iam.PolicyRole), string(iam.PolicyBucket), string(iam.PolicyKey)},
+		"with":     {iam.PolicyForRekey, iam.PolicyForRestore, iam.PolicyForVerify},
 		"deep":     {"5%", "all"},
 		"dir-mode": {"0700", "0750", "0755"},
 		"rate":     {"50/s", "200/s", "0"},

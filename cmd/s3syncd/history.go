@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
-	"github.com/s3syncd/s3syncd/internal/app"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/audit"
+	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 const historyAbout = `Prints every record of one file, oldest first: when it was looked at, what became
@@ -57,15 +57,15 @@ func historyCommand(io streams) *cobra.Command {
 		if *head != "" && *bundle == "" {
 			return fmt.Errorf("%w: history: --head is about --bundle FILE", errUsage)
 		}
-		o := app.HistoryOptions{File: names[0], Instance: from.instance, Bundle: *bundle, Head: *head, Stderr: io.err}
+		o := audit.HistoryOptions{File: names[0], Instance: from.instance, Bundle: *bundle, Head: *head, Stderr: io.err}
 		if o.At, err = parseAt(c.Flags(), *at, time.Now()); err != nil {
 			return err
 		}
 		if o.Origin, err = from.origin(c.Flags(), io.env); err != nil {
 			return err
 		}
-		o.Show = func(it manifest.HistoryItem) error { return printRecord(io.out, it, *asJSON) }
-		sum, err := app.History(c.Context(), o)
+		o.Show = func(it trail.HistoryItem) error { return printRecord(io.out, it, *asJSON) }
+		sum, err := audit.History(c.Context(), o)
 		for _, fault := range sum.Faults {
 			_, _ = fmt.Fprintf(io.err, "s3syncd: %s\n", admin.Plain(fault, messageLength)) // Nowhere left to say so.
 		}
@@ -83,7 +83,7 @@ func historyCommand(io streams) *cobra.Command {
 	return c
 }
 
-func printRecord(w io.Writer, it manifest.HistoryItem, asJSON bool) error {
+func printRecord(w io.Writer, it trail.HistoryItem, asJSON bool) error {
 	if asJSON {
 		enc := json.NewEncoder(w)
 		enc.SetEscapeHTML(false)
@@ -101,7 +101,7 @@ func printRecord(w io.Writer, it manifest.HistoryItem, asJSON bool) error {
 }
 
 // details is what a line says beside time, status and size.
-func details(it manifest.HistoryItem) string {
+func details(it trail.HistoryItem) string {
 	r := &it.Record
 	var parts []string
 	add := func(name, value string) {
@@ -127,7 +127,7 @@ func details(it manifest.HistoryItem) string {
 	if it.Digest.Key == "" {
 		parts = append(parts, "(no digest names it yet)")
 	}
-	if r.Status == state.StatusFailed {
+	if r.Status == archive.StatusFailed {
 		add("error: ", r.Error)
 	}
 	return strings.Join(parts, " ")

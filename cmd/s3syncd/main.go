@@ -15,7 +15,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/spf13/cobra"
+
+	"github.com/s3syncd/s3syncd/internal/audit"
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
@@ -87,7 +89,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.Is(err, errUsage), errors.Is(err, errConfig), errors.Is(err, app.ErrWrongUse), errors.Is(err, app.ErrRefused), errors.As(err, &faults):
+	case errors.Is(err, errUsage), errors.Is(err, errConfig), errors.Is(err, audit.ErrWrongUse), errors.Is(err, audit.ErrRefused), errors.As(err, &faults):
 		return exitUsage
 	case errors.Is(err, pipeline.ErrInterrupted):
 		return exitInterrupted
@@ -108,7 +110,7 @@ func loadConfig(file string, env []string) (*config.Config, error) {
 	return cfg, err
 }
 
-// complain prints err for a person, a line for each of several faults.
+// complain prints err for an operator, a line for each of several faults.
 func complain(w io.Writer, err error) {
 	if err == nil || errors.Is(err, pipeline.ErrSomeFailed) || errors.Is(err, errNotAll) {
 		return // The command has said so.
@@ -123,4 +125,17 @@ func warn(w io.Writer, warnings []string) {
 	for _, text := range warnings {
 		_, _ = fmt.Fprintf(w, "s3syncd: warning: %s\n", text) // Nowhere left to say so.
 	}
+}
+
+// versionCommand prints version, commit and Go version.
+func versionCommand(io streams) *cobra.Command {
+	c := newCommand("version", "version, commit, Go version", "Prints version, commit and Go version.", "  s3syncd version")
+	c.RunE = func(*cobra.Command, []string) error { return printVersion(io.out) }
+	return c
+}
+
+func printVersion(w io.Writer) error {
+	b := host.ReadBuild(version)
+	_, err := fmt.Fprintf(w, "s3syncd %s\ncommit %s\n%s\n", b.Version, b.Revision, b.GoVersion)
+	return err
 }

@@ -20,8 +20,8 @@ const (
 // errStuck is a write that was given up.
 var errStuck = errors.New("standard output takes nothing, and the command was told to end")
 
-// output is standard output. Whoever closes a pipe has read what they wanted:
-// the command goes on, and its exit code says how it went. A reader that pauses
+// output is standard output. A reader that closes a pipe has read what it wanted:
+// the command continues, and its exit code says how it went. A reader that pauses
 // is waited for, until ctx ends.
 type output struct {
 	ctx  context.Context //nolint:containedctx // An io.Writer is handed none.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/iam"
 )
 
 const policyAbout = `Prints the least policy for this configuration as JSON on stdout, and on stderr
@@ -33,13 +33,13 @@ func policyCommand(io streams) *cobra.Command {
 			"  s3syncd iam-policy -c s3syncd.yaml --kind bucket --instance '*'")
 	var file string
 	configFlag(c.Flags(), &file, "")
-	kind := c.Flags().String("kind", string(app.PolicyRole), "`kind` of policy: role, bucket or kms-key")
+	kind := c.Flags().String("kind", string(iam.PolicyRole), "`kind` of policy: role, bucket or kms-key")
 	source := c.Flags().String("source", "", "only the source of this `name`")
 	instances := c.Flags().StringSlice("instance", nil, "`names` of the hosts, with * for any text: '*', 'app-*' (default: the configuration's own); may be repeated")
 	present := c.Flags().String("merge", "", "`file` with the bucket's present policy, or empty, to put this one into (with --kind bucket)")
 	with := c.Flags().StringSlice("with", nil, "`commands` that the role is to allow as well: rekey, restore, verify")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		o := app.PolicyOptions{Kind: app.PolicyKind(*kind), Source: *source, With: *with, Region: environmentRegion(io.env), Instances: *instances}
+		o := iam.PolicyOptions{Kind: iam.PolicyKind(*kind), Source: *source, With: *with, Region: environmentRegion(io.env), Instances: *instances}
 		if err := checkPolicy(o, file, *present); err != nil {
 			return err
 		}
@@ -56,8 +56,8 @@ func policyCommand(io streams) *cobra.Command {
 				return fmt.Errorf("--merge: %w", err)
 			}
 		}
-		doc, notes, err := app.Policy(o)
-		if errors.Is(err, app.ErrPolicyChoice) {
+		doc, notes, err := iam.Policy(o)
+		if errors.Is(err, iam.ErrPolicyChoice) {
 			return fmt.Errorf("%w: iam-policy: %w", errUsage, err)
 		}
 		if err != nil {
@@ -75,20 +75,20 @@ func policyCommand(io streams) *cobra.Command {
 var instancePattern = regexp.MustCompile(`^[A-Za-z0-9._*-]{1,128}$`)
 
 // checkPolicy refuses what cannot be meant.
-func checkPolicy(o app.PolicyOptions, file, present string) error {
-	kinds := []string{string(app.PolicyRole), string(app.PolicyBucket), string(app.PolicyKey)}
+func checkPolicy(o iam.PolicyOptions, file, present string) error {
+	kinds := []string{string(iam.PolicyRole), string(iam.PolicyBucket), string(iam.PolicyKey)}
 	if !slices.Contains(kinds, string(o.Kind)) {
 		return fmt.Errorf("%w: iam-policy: --kind %q: one of %s is needed", errUsage, o.Kind, strings.Join(kinds, ", "))
 	}
 	for _, c := range o.With {
-		if known := []string{app.PolicyForRekey, app.PolicyForRestore, app.PolicyForVerify}; !slices.Contains(known, c) {
+		if known := []string{iam.PolicyForRekey, iam.PolicyForRestore, iam.PolicyForVerify}; !slices.Contains(known, c) {
 			return fmt.Errorf("%w: iam-policy: --with %q: only %s need more than a daemon", errUsage, c, strings.Join(known, ", "))
 		}
 	}
 	switch {
 	case file == "":
 		return fmt.Errorf("%w: iam-policy: -c FILE is needed", errUsage)
-	case present != "" && o.Kind != app.PolicyBucket:
+	case present != "" && o.Kind != iam.PolicyBucket:
 		return fmt.Errorf("%w: iam-policy: --merge needs --kind bucket", errUsage)
 	}
 	for _, n := range o.Instances {

@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
-	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/host"
+	"github.com/s3syncd/s3syncd/internal/preflight"
 )
 
 const preflightAbout = `Proves against the real bucket and key of every source that a run can work, with
@@ -40,7 +40,7 @@ func preflightCommand(io streams) *cobra.Command {
 		}
 		warn(io.err, cfg.Warnings)
 		warn(io.err, host.Warnings(cfg))
-		report, err := app.Preflight(c.Context(), app.PreflightOptions{Config: cfg, Stderr: io.err})
+		report, err := preflight.Run(c.Context(), preflight.Options{Config: cfg, Stderr: io.err})
 		if len(report.Sources) == 0 {
 			return err
 		}
@@ -54,7 +54,7 @@ func preflightCommand(io streams) *cobra.Command {
 	return c
 }
 
-func printPreflight(w io.Writer, r app.PreflightReport) error {
+func printPreflight(w io.Writer, r preflight.Report) error {
 	var b strings.Builder
 	for i := range r.Sources {
 		s := &r.Sources[i]
@@ -76,7 +76,7 @@ func printPreflight(w io.Writer, r app.PreflightReport) error {
 	return err
 }
 
-func printCheck(b *strings.Builder, c app.PreflightCheck) {
+func printCheck(b *strings.Builder, c preflight.Check) {
 	fmt.Fprintf(b, "  %-9s %-13s", c.Verdict, c.Check)
 	if len(c.Actions) > 0 {
 		fmt.Fprintf(b, " %s on %s", strings.Join(c.Actions, " or "), c.Resource)
@@ -92,7 +92,7 @@ func printCheck(b *strings.Builder, c app.PreflightCheck) {
 	}
 }
 
-func printCost(b *strings.Builder, p *app.PreflightPlan) {
+func printCost(b *strings.Builder, p *preflight.Plan) {
 	if p == nil {
 		b.WriteString("  cost      not known: the directory cannot be read\n")
 		return
@@ -103,4 +103,30 @@ func printCost(b *strings.Builder, p *app.PreflightPlan) {
 	}
 	fmt.Fprintf(b, "  next run  %d files, %s%s: up to %s\n", p.Files, admin.Bytes(p.Bytes), note, requests(p.Run))
 	fmt.Fprintf(b, "  a day     without a change: %s; with changes: a PUT a file, and up to %d manifests more\n", requests(p.Day), p.FlushesDay)
+}
+
+// checkCommand reads the configuration and prints every fault.
+func checkCommand(io streams) *cobra.Command {
+	c := newCommand("check -c FILE", "read the configuration only; every fault with file, line and key",
+		"Reads the configuration only and names every fault with file, line and key.", "  s3syncd check -c s3syncd.yaml")
+	var file string
+	configFlag(c.Flags(), &file, "")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if file == "" {
+			return fmt.Errorf("%w: check: -c FILE is needed", errUsage)
+		}
+		cfg, err := loadConfig(file, io.env)
+		if err != nil {
+			return err
+		}
+		if err := host.Supported(cfg); err != nil {
+			return err
+		}
+		warn(io.err, cfg.Warnings)
+		warn(io.err, host.Warnings(cfg))
+		warn(io.err, preflight.IncludeWarnings(c.Context(), cfg))
+		_, err = fmt.Fprintf(io.out, "%s: no faults; sources: %d\n", file, len(cfg.Sources))
+		return err
+	}
+	return c
 }

@@ -116,17 +116,17 @@ func (p *progress) Outcome(o pipeline.Outcome) {
 	case pipeline.Uploaded:
 		_, _ = fmt.Fprintf(p.out, "uploaded %s (%s)\n", name, admin.Bytes(o.Size)) // The exit code says how it went.
 	case pipeline.Skipped:
-		_, _ = fmt.Fprintf(p.out, "skipped %s (unchanged)\n", name) // As above.
+		_, _ = fmt.Fprintf(p.out, "skipped %s (unchanged)\n", name) // A print that fails has no other way out.
 	case pipeline.Deleted:
-		_, _ = fmt.Fprintf(p.out, "deleted %s (gone here)\n", name) // As above.
+		_, _ = fmt.Fprintf(p.out, "deleted %s (gone here)\n", name) // A print that fails has no other way out.
 	case pipeline.Failed:
-		_, _ = fmt.Fprintf(p.out, "failed %s: %v\n", name, o.Err) // As above.
+		_, _ = fmt.Fprintf(p.out, "failed %s: %v\n", name, o.Err) // A print that fails has no other way out.
 	case pipeline.Rekeyed:
-		_, _ = fmt.Fprintf(p.out, "rekeyed %s (%s)\n", name, admin.Bytes(o.Size)) // As above.
+		_, _ = fmt.Fprintf(p.out, "rekeyed %s (%s)\n", name, admin.Bytes(o.Size)) // A print that fails has no other way out.
 	case pipeline.PlannedRekey:
-		_, _ = fmt.Fprintf(p.out, "would rekey %s (%s)\n", name, admin.Bytes(o.Size)) // As above.
+		_, _ = fmt.Fprintf(p.out, "would rekey %s (%s)\n", name, admin.Bytes(o.Size)) // A print that fails has no other way out.
 	case pipeline.Planned:
-		_, _ = fmt.Fprintf(p.out, "would upload %s (%s)\n", name, admin.Bytes(o.Size)) // As above.
+		_, _ = fmt.Fprintf(p.out, "would upload %s (%s)\n", name, admin.Bytes(o.Size)) // A print that fails has no other way out.
 	}
 }
 

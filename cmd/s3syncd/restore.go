@@ -15,8 +15,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
-	"github.com/s3syncd/s3syncd/internal/app"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/internal/audit"
+	"github.com/s3syncd/s3syncd/internal/restore"
 )
 
 const restoreAbout = `Rebuilds files from the audit trail: as it has them last, or as S3 held them at a
@@ -55,7 +55,7 @@ type restoreFlags struct {
 	json     bool
 	noSpace  bool
 	progress *restoreProgress
-	o        app.RestoreOptions
+	o        audit.RestoreOptions
 }
 
 func (f *restoreFlags) set(fs *pflag.FlagSet) {
@@ -100,7 +100,7 @@ func (f *restoreFlags) check(fs *pflag.FlagSet) error {
 }
 
 // options returns what the flags come to.
-func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o app.RestoreOptions, err error) {
+func (f *restoreFlags) options(fs *pflag.FlagSet, io streams) (o audit.RestoreOptions, err error) {
 	if err := f.check(fs); err != nil {
 		return o, err
 	}
@@ -131,9 +131,9 @@ func restoreCommand(io streams) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		sum, err := app.Restore(c.Context(), o)
+		sum, err := audit.Restore(c.Context(), o)
 		f.progress.finish()
-		if errors.Is(err, app.ErrWrongUse) || (err != nil && sum.Restored+sum.Kept+sum.Failed == 0) {
+		if errors.Is(err, audit.ErrWrongUse) || (err != nil && sum.Restored+sum.Kept+sum.Failed == 0) {
 			return err
 		}
 		if perr := f.print(io, sum); perr != nil || err != nil {
@@ -148,12 +148,12 @@ func restoreCommand(io streams) *cobra.Command {
 }
 
 // print prints what was done, and on stderr what one has to know of it.
-func (f *restoreFlags) print(io streams, sum manifest.RestoreSummary) error {
+func (f *restoreFlags) print(io streams, sum restore.Summary) error {
 	for _, fault := range sum.Faults {
 		_, _ = fmt.Fprintf(io.err, "s3syncd: not believed: %s\n", admin.Plain(fault, messageLength)) // Nowhere left to say so.
 	}
 	for _, note := range f.notes(sum) {
-		_, _ = fmt.Fprintf(io.err, "s3syncd: note: %s\n", note) // As above.
+		_, _ = fmt.Fprintf(io.err, "s3syncd: note: %s\n", note) // A print that fails has no other way out.
 	}
 	if f.json {
 		return f.printJSON(io.out, sum)
@@ -167,7 +167,7 @@ func (f *restoreFlags) print(io streams, sum manifest.RestoreSummary) error {
 }
 
 // notes says what is not as one might think.
-func (f *restoreFlags) notes(sum manifest.RestoreSummary) []string {
+func (f *restoreFlags) notes(sum restore.Summary) []string {
 	var notes []string
 	note := func(n int64, text string) {
 		if n > 0 {
@@ -217,7 +217,7 @@ type restoreFailure struct {
 	Error string `json:"error"`
 }
 
-func (f *restoreFlags) printJSON(w io.Writer, sum manifest.RestoreSummary) error {
+func (f *restoreFlags) printJSON(w io.Writer, sum restore.Summary) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(restoreResult{
@@ -250,7 +250,7 @@ func (p *restoreProgress) Anchored(keys, heads int) {
 			" give --public-key, --anchor or --expect-head where you can") // Nowhere left to say so.
 		return
 	}
-	_, _ = fmt.Fprintf(p.err, "s3syncd: note: only what is vouched for is restored: public keys given: %d, digests known: %d\n", keys, heads) // As above.
+	_, _ = fmt.Fprintf(p.err, "s3syncd: note: only what is vouched for is restored: public keys given: %d, digests known: %d\n", keys, heads) // A print that fails has no other way out.
 }
 
 // Planned implements manifest.RestoreProgress.
@@ -269,7 +269,7 @@ func (p *restoreProgress) Received(n int64) {
 }
 
 // Done implements manifest.RestoreProgress.
-func (p *restoreProgress) Done(f manifest.RestoredFile) {
+func (p *restoreProgress) Done(f restore.RestoredFile) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done++
@@ -277,15 +277,15 @@ func (p *restoreProgress) Done(f manifest.RestoredFile) {
 	if name == "" {
 		name = f.Key
 	}
-	if f.Status == manifest.FileFailed {
+	if f.Status == restore.FileFailed {
 		why := admin.Plain(f.Err.Error(), messageLength)
 		if len(p.failures) < maxFailures {
 			p.failures = append(p.failures, restoreFailure{Path: f.Path, Key: f.Key, Error: why})
 		}
 		p.bar.clear()
-		_, _ = fmt.Fprintf(p.err, "failed %s: %s\n", strconv.Quote(name), why) // As above.
+		_, _ = fmt.Fprintf(p.err, "failed %s: %s\n", strconv.Quote(name), why) // A print that fails has no other way out.
 	}
-	if f.Status == manifest.FileKept || p.dryRun {
+	if f.Status == restore.FileKept || p.dryRun {
 		p.bar.add(f.Size)
 	}
 	p.bar.describe(p.done, p.files)
@@ -296,13 +296,13 @@ func (p *restoreProgress) Done(f manifest.RestoredFile) {
 }
 
 // line shows one file where there is no bar.
-func (p *restoreProgress) line(f manifest.RestoredFile, name string) {
+func (p *restoreProgress) line(f restore.RestoredFile, name string) {
 	verb := "restored"
 	switch {
-	case p.quiet || f.Status == manifest.FileFailed:
+	case p.quiet || f.Status == restore.FileFailed:
 		return
-	case f.Status == manifest.FileKept:
-		_, _ = fmt.Fprintf(p.out, "kept %s\n", name) // As above.
+	case f.Status == restore.FileKept:
+		_, _ = fmt.Fprintf(p.out, "kept %s\n", name) // A print that fails has no other way out.
 		return
 	case p.dryRun:
 		verb = "would restore"
@@ -311,5 +311,5 @@ func (p *restoreProgress) line(f manifest.RestoredFile, name string) {
 	if f.Unverified {
 		mark = ", not proven by the trail"
 	}
-	_, _ = fmt.Fprintf(p.out, "%s %s (%s%s)\n", verb, name, admin.Bytes(max(f.Size, 0)), mark) // As above.
+	_, _ = fmt.Fprintf(p.out, "%s %s (%s%s)\n", verb, name, admin.Bytes(max(f.Size, 0)), mark) // A print that fails has no other way out.
 }

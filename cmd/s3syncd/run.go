@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/s3syncd/s3syncd/internal/app"
 	"github.com/s3syncd/s3syncd/internal/config"
+	"github.com/s3syncd/s3syncd/internal/daemon"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 )
 
@@ -27,7 +27,7 @@ func runCommand(io streams) *cobra.Command {
 		hangup := make(chan os.Signal, 1) // Hang-ups that come while one is handled merge into one more.
 		signal.Notify(hangup, syscall.SIGHUP)
 		defer signal.Stop(hangup)
-		return app.Run(c.Context(), app.Options{
+		return daemon.Run(c.Context(), daemon.Options{
 			Load:    func() (*config.Config, error) { return loadConfig(file, io.env) },
 			Hangup:  hangup,
 			Stderr:  io.err,

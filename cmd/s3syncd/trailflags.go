@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/s3syncd/s3syncd/internal/app"
+	"github.com/s3syncd/s3syncd/internal/audit"
 )
 
 // originFlags say where the archived source stands that a command reads.
@@ -43,8 +43,8 @@ func (f *originFlags) given(fs *pflag.FlagSet) bool {
 }
 
 // named returns what the flags name without a configuration.
-func (f *originFlags) named() app.Origin {
-	return app.Origin{
+func (f *originFlags) named() audit.Origin {
+	return audit.Origin{
 		Bucket: f.bucket, Prefix: strings.Trim(f.prefix, "/"), Region: f.region,
 		EndpointURL: f.endpoint, PathStyle: f.endpoint != "", AllowInsecure: f.insecure,
 	}
@@ -52,14 +52,14 @@ func (f *originFlags) named() app.Origin {
 
 // origin returns what the flags name. With a configuration, --instance stands
 // for the configuration's own: a host is restored on another one.
-func (f *originFlags) origin(fs *pflag.FlagSet, env []string) (app.Origin, error) {
+func (f *originFlags) origin(fs *pflag.FlagSet, env []string) (audit.Origin, error) {
 	switch {
 	case f.config != "" && f.given(fs):
-		return app.Origin{}, fmt.Errorf("%w: %s: -c FILE and --bucket, --prefix, … exclude each other", errUsage, fs.Name())
+		return audit.Origin{}, fmt.Errorf("%w: %s: -c FILE and --bucket, --prefix, … exclude each other", errUsage, fs.Name())
 	case f.config == "" && (f.bucket == "" || !fs.Changed("prefix")):
-		return app.Origin{}, fmt.Errorf("%w: %s: -c FILE, or --bucket and --prefix, are needed", errUsage, fs.Name())
+		return audit.Origin{}, fmt.Errorf("%w: %s: -c FILE, or --bucket and --prefix, are needed", errUsage, fs.Name())
 	case f.config == "" && f.source != "":
-		return app.Origin{}, fmt.Errorf("%w: %s: --source names a source of -c FILE", errUsage, fs.Name())
+		return audit.Origin{}, fmt.Errorf("%w: %s: --source names a source of -c FILE", errUsage, fs.Name())
 	case f.config == "":
 		return f.named(), nil
 	}
@@ -67,19 +67,19 @@ func (f *originFlags) origin(fs *pflag.FlagSet, env []string) (app.Origin, error
 }
 
 // configured returns what the configuration and --instance name.
-func (f *originFlags) configured(env []string) (app.Origin, error) {
+func (f *originFlags) configured(env []string) (audit.Origin, error) {
 	own, err := loadConfig(f.config, env)
 	if f.instance == "" || err == nil && own.Instance == f.instance {
 		if err != nil {
-			return app.Origin{}, err
+			return audit.Origin{}, err
 		}
-		return app.OriginOf(own, f.source)
+		return audit.OriginOf(own, f.source)
 	}
 	other, err := loadConfig(f.config, append(slices.Clone(env), "S3SYNCD_INSTANCE="+f.instance))
 	if err != nil {
-		return app.Origin{}, err
+		return audit.Origin{}, err
 	}
-	origin, err := app.OriginOf(other, f.source)
+	origin, err := audit.OriginOf(other, f.source)
 	return origin.OfAnother(), err
 }
 
@@ -95,7 +95,7 @@ func parseAt(fs *pflag.FlagSet, text string, now time.Time) (time.Time, error) {
 	return parseTime(fs.Name(), text, now)
 }
 
-// parseTime reads a time that a person gives: "" is the zero time.
+// parseTime reads a time that an operator gives: "" is the zero time.
 func parseTime(command, text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil

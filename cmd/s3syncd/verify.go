@@ -15,9 +15,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
-	"github.com/s3syncd/s3syncd/internal/app"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/audit"
+	"github.com/s3syncd/s3syncd/internal/bundle"
+	"github.com/s3syncd/s3syncd/internal/verify"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const verifyAbout = `Checks the audit trail: names, hashes, links, sequence, counts, records, times,
@@ -43,7 +44,7 @@ type verifyFlags struct {
 	from originFlags
 	deep string
 	json bool
-	o    app.VerifyOptions
+	o    audit.VerifyOptions
 }
 
 func (f *verifyFlags) set(fs *pflag.FlagSet) {
@@ -87,7 +88,7 @@ func (f *verifyFlags) check(fs *pflag.FlagSet) error {
 }
 
 // options returns what the flags come to.
-func (f *verifyFlags) options(fs *pflag.FlagSet, io streams) (app.VerifyOptions, error) {
+func (f *verifyFlags) options(fs *pflag.FlagSet, io streams) (audit.VerifyOptions, error) {
 	if err := f.check(fs); err != nil {
 		return f.o, err
 	}
@@ -140,12 +141,12 @@ func verifyCommand(io streams) *cobra.Command {
 		}
 		show := &verifyProgress{errs: io.err}
 		o.Progress = show
-		results, err := app.Verify(c.Context(), o)
+		results, err := audit.Verify(c.Context(), o)
 		show.finish()
 		if err != nil {
 			return err
 		}
-		clean := !slices.ContainsFunc(results, func(r app.VerifyResult) bool { return !r.Clean })
+		clean := !slices.ContainsFunc(results, func(r audit.VerifyResult) bool { return !r.Clean })
 		if f.json {
 			err = printVerifyJSON(io.out, results, clean)
 		} else {
@@ -159,34 +160,34 @@ func verifyCommand(io streams) *cobra.Command {
 	return c
 }
 
-func printVerifyJSON(w io.Writer, results []app.VerifyResult, clean bool) error {
+func printVerifyJSON(w io.Writer, results []audit.VerifyResult, clean bool) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(struct {
-		Format int                `json:"format"`
-		Clean  bool               `json:"clean"`
-		Trails []app.VerifyResult `json:"trails"`
+		Format int                  `json:"format"`
+		Clean  bool                 `json:"clean"`
+		Trails []audit.VerifyResult `json:"trails"`
 	}{1, clean, results})
 }
 
 // bundleJSON is what --json prints of a bundle.
 type bundleJSON struct {
-	Format   int          `json:"format"`
-	Clean    bool         `json:"clean"`
-	Record   state.Record `json:"record"`
-	Instance string       `json:"instance"`
-	Chain    string       `json:"chain"`
-	Digests  int          `json:"digests"`
-	Head     string       `json:"head_sha256"`
-	SignedBy string       `json:"signed_by"`
-	Anchored bool         `json:"anchored"`
-	Findings []string     `json:"findings"`
-	Notes    []string     `json:"notes"`
+	Format   int            `json:"format"`
+	Clean    bool           `json:"clean"`
+	Record   archive.Record `json:"record"`
+	Instance string         `json:"instance"`
+	Chain    string         `json:"chain"`
+	Digests  int            `json:"digests"`
+	Head     string         `json:"head_sha256"`
+	SignedBy string         `json:"signed_by"`
+	Anchored bool           `json:"anchored"`
+	Findings []string       `json:"findings"`
+	Notes    []string       `json:"notes"`
 }
 
 // bundle checks one bundle.
-func (f *verifyFlags) bundle(o app.VerifyOptions, io streams) error {
-	r, err := app.VerifyBundle(o)
+func (f *verifyFlags) bundle(o audit.VerifyOptions, io streams) error {
+	r, err := audit.VerifyBundle(o)
 	if err != nil {
 		return err
 	}
@@ -206,7 +207,7 @@ func (f *verifyFlags) bundle(o app.VerifyOptions, io streams) error {
 	return err
 }
 
-func printBundle(w io.Writer, r manifest.BundleReport) error {
+func printBundle(w io.Writer, r bundle.Report) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "record %s: %s %s at %s\n", shown(r.Record.ID), r.Record.Status, shown(r.Record.S3Key), shown(r.Record.Timestamp))
 	fmt.Fprintf(&b, "chain %s of %s, %d digests up to %s\n", r.Chain, r.Instance, r.Digests, r.Head)
@@ -227,8 +228,8 @@ func printBundle(w io.Writer, r manifest.BundleReport) error {
 // shown makes text from a document fit a terminal.
 func shown(s string) string { return admin.Plain(s, messageLength) }
 
-// printVerify prints what was found for a person.
-func printVerify(w io.Writer, results []app.VerifyResult) error {
+// printVerify prints what was found for an operator.
+func printVerify(w io.Writer, results []audit.VerifyResult) error {
 	var b strings.Builder
 	found, noted, unchecked := int64(0), int64(0), int64(0)
 	for _, r := range results {
@@ -246,7 +247,7 @@ func printVerify(w io.Writer, results []app.VerifyResult) error {
 	return err
 }
 
-func printTrail(b *strings.Builder, r app.VerifyResult) {
+func printTrail(b *strings.Builder, r audit.VerifyResult) {
 	if r.Source != "" {
 		fmt.Fprintf(b, "source %s: ", r.Source)
 	}
@@ -284,7 +285,7 @@ func printTrail(b *strings.Builder, r app.VerifyResult) {
 	printKinds(b, "notes", r.NotedBy, r.Notes)
 }
 
-func printChain(b *strings.Builder, c *manifest.ChainSummary) {
+func printChain(b *strings.Builder, c *verify.ChainSummary) {
 	fmt.Fprintf(b, "  chain %s of %s: digests %d to %d, %d manifests, %d records", c.Chain, shown(c.Instance), c.FirstSequence, c.LastSequence, c.Manifests, c.Records)
 	if c.HeadTime != "" {
 		fmt.Fprintf(b, "; until %s (%s)", shown(c.HeadTime), shown(c.HeadReason))
@@ -302,7 +303,7 @@ func printChain(b *strings.Builder, c *manifest.ChainSummary) {
 }
 
 // printKinds prints findings in groups.
-func printKinds(b *strings.Builder, title string, kinds []manifest.KindCount, list []manifest.Finding) {
+func printKinds(b *strings.Builder, title string, kinds []verify.KindCount, list []verify.Finding) {
 	for _, k := range kinds {
 		fmt.Fprintf(b, "  %s: %s (%d)\n", title, k.Kind, k.Count)
 		n := int64(0)
@@ -322,7 +323,7 @@ func printKinds(b *strings.Builder, title string, kinds []manifest.KindCount, li
 }
 
 // findingText is one finding in a line.
-func findingText(f manifest.Finding, withKind bool) string {
+func findingText(f verify.Finding, withKind bool) string {
 	var parts []string
 	if withKind {
 		parts = append(parts, string(f.Kind))

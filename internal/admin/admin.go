@@ -181,7 +181,7 @@ func probe(what string, check func() error) http.HandlerFunc {
 			_, _ = fmt.Fprintf(w, "not %s: %v\n", what, err) // The client may be gone: nothing to do about it.
 			return
 		}
-		_, _ = fmt.Fprintf(w, "%s\n", what) // As above.
+		_, _ = fmt.Fprintf(w, "%s\n", what) // The client is gone.
 	}
 }
 
@@ -203,7 +203,7 @@ func secure(next http.Handler) http.Handler {
 }
 
 // onlyLocalNames refuses requests whose Host is not this machine's own: a name
-// on the internet that is made to lead to 127.0.0.1 would let its page read the
+// on the internet that is made to resolve to 127.0.0.1 would let its page read the
 // answers.
 func onlyLocalNames(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

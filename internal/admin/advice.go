@@ -4,11 +4,22 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
-// deniedAction is how AWS names the action that a policy does not grant.
-var deniedAction = regexp.MustCompile(`not authorized to perform: ([a-z0-9-]+:[A-Za-z0-9*]+)`)
+// deniedAction is how AWS names the action that a policy does not grant, and on
+// what.
+var deniedAction = regexp.MustCompile(`not authorized to perform: ([a-z0-9-]+:[A-Za-z0-9*]+)(?: on resource: "?([^\s"]+))?`)
+
+// DeniedAction returns the action that the text of an AWS error says is not
+// granted, and the resource where it names one; ok is false for other errors.
+func DeniedAction(text string) (action, resource string, ok bool) {
+	m := deniedAction.FindStringSubmatch(text)
+	if m == nil {
+		return "", "", false
+	}
+	return m[1], m[2], true
+}
 
 // hint is what to do about errors in whose text a code stands.
 type hint struct{ code, advice string }
@@ -33,11 +44,11 @@ func hints() []hint {
 	}
 }
 
-// Advice says in a sentence or two what a person does about an error of an
+// Advice says in a sentence or two what an operator does about an error of an
 // error class. It is never empty.
 func Advice(class, text string) string {
-	if m := deniedAction.FindStringSubmatch(text); m != nil {
-		return "Grant " + m[1] + " to the daemon's role; where it is a kms: action, in the key's policy as well."
+	if action, _, ok := DeniedAction(text); ok {
+		return "Grant " + action + " to the daemon's role; where it is a kms: action, in the key's policy as well."
 	}
 	for _, h := range hints() {
 		if strings.Contains(text, h.code) {
@@ -47,19 +58,19 @@ func Advice(class, text string) string {
 	if strings.Contains(text, "AccessDenied") {
 		return "Compare the role's policy, the bucket's and the key's: s3:PutObject and kms:GenerateDataKey are needed, kms:Decrypt for large files."
 	}
-	if a := state.Class(class).Meaning().Advice; a != "" {
+	if a := archive.Class(class).Meaning().Advice; a != "" {
 		return a
 	}
 	return "See the daemon's log for this path."
 }
 
-// Todo says what a person does about the state of a source, "" for nothing.
+// Todo says what an operator does about the state of a source, "" for nothing.
 func (s *SourceStatus) Todo() string {
 	switch s.State {
 	case StateUnavailable:
 		return "Mount or restore the directory: the source then goes on by itself. Nothing counts as deleted meanwhile."
 	case StateStopped:
-		return Advice(string(state.ClassEncryption), "")
+		return Advice(string(archive.ClassEncryption), "")
 	case StateCurrent, StateWorking, StateStarting:
 		return ""
 	}

@@ -5,12 +5,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func TestEveryErrorClassHasAnAdviceOfItsOwn(t *testing.T) {
-	seen := map[string]state.Class{}
-	for _, c := range state.Classes() {
+	seen := map[string]archive.Class{}
+	for _, c := range archive.Classes() {
 		a := Advice(string(c), "some error")
 		if other, taken := seen[a]; taken || a == Advice("unheard-of", "some error") {
 			t.Errorf("Advice(%s) = %q, which is not its own (%s)", c, a, other)

@@ -18,7 +18,7 @@ const (
 	StateWorking     = "working"     // changes are on their way, nothing is in the way
 	StateStarting    = "starting"    // the first canary or the first watches are not done
 	StateBehind      = "behind"      // changes wait for longer than they should, or the trail is not published
-	StateParked      = "parked"      // something waits for a person
+	StateParked      = "parked"      // something waits for an operator
 	StateStopped     = "stopped"     // the server did not confirm the key: nothing is sent there
 	StateUnavailable = "unavailable" // the directory is not there
 )
@@ -61,7 +61,7 @@ type SourceStatus struct {
 	Prefix            string           `json:"prefix"`
 	Available         bool             `json:"available"`
 	UnavailableReason string           `json:"unavailable_reason,omitempty"`
-	HungSince         *time.Time       `json:"hung_since,omitempty"` // a look at the directory began then and has not ended
+	HungSince         *time.Time       `json:"hung_since,omitempty"` // a check of the directory began then and has not ended
 	DeletesWithheld   bool             `json:"deletes_withheld"`     // another directory is in its place: see rescan --confirm-deletes
 	Destination       Destination      `json:"destination"`
 	Queue             Queue            `json:"queue"`
@@ -100,7 +100,7 @@ type Queue struct {
 	Settling int        `json:"settling"` // changed, not yet quiet
 	Queued   int        `json:"queued"`
 	InFlight int        `json:"in_flight"`
-	Delayed  int        `json:"delayed"` // wait for a retry or a person
+	Delayed  int        `json:"delayed"` // wait for a retry or an operator
 	Total    int64      `json:"total"`
 	Oldest   *time.Time `json:"oldest,omitempty"`
 }

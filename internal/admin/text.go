@@ -15,7 +15,7 @@ const timeForm = "2006-01-02 15:04:05Z"
 // shown bounds the lines of each list that Text writes.
 const shown = 10
 
-// Text writes s for a person: a sentence a source first, then the details. It
+// Text writes s for an operator: a sentence per source first, then the details. It
 // has no escape sequences and one line a fact, so that watch(1) shows it well.
 func (s *Status) Text(w io.Writer) error {
 	var b strings.Builder
@@ -228,7 +228,7 @@ func Bytes(n int64) string {
 	return fmt.Sprintf("%.1f %ciB", float64(n)/float64(div), "KMGTPE"[exp])
 }
 
-// Duration renders d for a person, with one unit or two.
+// Duration renders d for an operator, with one unit or two.
 func Duration(d time.Duration) string {
 	d = max(0, d)
 	switch {

@@ -43,7 +43,7 @@ func MemoryLimit(host fs.FS) (limit int64, ok bool) {
 // hierarchy is one mounted tree of groups.
 type hierarchy struct {
 	mount string // where it is mounted
-	root  string // which group stands there
+	root  string // which group is there
 	group string // the process's
 	files []string
 }

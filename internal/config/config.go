@@ -35,7 +35,7 @@ type Config struct {
 	// meant. They are not part of Canonical.
 	Warnings []string
 
-	from     *loader  // knows where each setting was written
+	from     *report  // knows where each setting was written
 	prefixes []string // of the sources, as they were written: with {instance}
 }
 

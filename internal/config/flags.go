@@ -36,7 +36,7 @@ func FromFlags(f SyncFlags) (*Config, error) {
 		l.fillState()
 	}
 	l.fill()
-	l.check()
+	(&checker{report: l.report, cfg: l.cfg}).check()
 	return l.result()
 }
 

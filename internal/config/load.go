@@ -11,7 +11,7 @@ import (
 // Load reads and checks the file at path, with env (as from os.Environ) on top.
 // What the operator has to correct comes back as Errors; a file that cannot be
 // read as the error of the system. A file that others than its owner may write
-// to is accepted with a warning. Load looks at no source: see CheckPlaces.
+// to is accepted with a warning. Load opens no source: see CheckPlaces.
 func Load(path string, env []string) (*Config, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // A FIFO must not block.
 	if err != nil {
@@ -47,7 +47,33 @@ func Parse(name string, data []byte, env []string) (*Config, error) {
 	if l.decode(data) {
 		l.applyEnv()
 		l.fill()
-		l.check()
+		(&checker{report: l.report, cfg: l.cfg}).check()
 	}
 	return l.result()
+}
+
+// loader fills one Config.
+type loader struct {
+	*report
+
+	cfg *Config
+	env environment
+}
+
+func newLoader(file string, env []string) *loader {
+	return &loader{
+		report: &report{file: file, origins: map[string]origin{}, bad: map[string]bool{}},
+		cfg:    defaults(), env: newEnvironment(env),
+	}
+}
+
+// result returns the configuration, or its faults in order.
+func (l *loader) result() (*Config, error) {
+	if len(l.faults) > 0 {
+		l.faults.sort()
+		return nil, l.faults
+	}
+	l.cfg.from = l.report
+	l.cfg.Warnings = append(l.cfg.Warnings, l.warnings...)
+	return l.cfg, nil
 }

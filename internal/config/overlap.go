@@ -46,54 +46,54 @@ func below(name, root string) bool {
 // and may follow links. Load itself touches no source, which may be on a file
 // system that does not answer. The error is Errors.
 func (c *Config) CheckPlaces(look func(path string) Look) error {
-	l := *c.from
-	l.cfg, l.faults, l.bad = c, nil, map[string]bool{}
-	l.checkPaths(look)
-	if len(l.faults) > 0 {
-		l.faults.sort()
-		return l.faults
+	found := *c.from
+	found.faults, found.bad = nil, map[string]bool{}
+	(&checker{report: &found, cfg: c}).checkPaths(look)
+	if len(found.faults) > 0 {
+		found.faults.sort()
+		return found.faults
 	}
 	return nil
 }
 
-// asWritten is the look of who looks at nothing.
+// asWritten is the look of a caller that opens nothing.
 func asWritten(path string) Look { return Look{Real: path} }
 
 // checkPaths refuses sources that overlap and writes of ours inside a source. A
 // path that does not exist may be mounted later.
-func (l *loader) checkPaths(look func(string) Look) {
-	c := l.cfg
-	places := make([]place, len(c.Sources))
-	for i := range c.Sources {
+func (c *checker) checkPaths(look func(string) Look) {
+	cfg := c.cfg
+	places := make([]place, len(cfg.Sources))
+	for i := range cfg.Sources {
 		key := sourceKey(i) + ".path"
-		path := c.Sources[i].Path
-		if path == "" || !l.usable(key) {
+		path := cfg.Sources[i].Path
+		if path == "" || !c.usable(key) {
 			continue
 		}
 		at := look(path)
 		if at.File {
-			l.fault(key, quote(path), "is not a directory", "the path of a directory")
+			c.fault(key, quote(path), "is not a directory", "the path of a directory")
 			continue
 		}
 		places[i] = place{path, at.Real}
-		l.checkOverlap(i, places)
+		c.checkOverlap(i, places)
 	}
 	own := func(key, path string) {
-		if path != "" && l.usable(key) {
-			l.checkOwn(key, place{path, look(path).Real}, places)
+		if path != "" && c.usable(key) {
+			c.checkOwn(key, place{path, look(path).Real}, places)
 		}
 	}
-	own("state_dir", c.StateDir)
-	if l.written("manifest.local_dir") {
-		own("manifest.local_dir", c.Manifest.LocalDir)
+	own("state_dir", cfg.StateDir)
+	if c.written("manifest.local_dir") {
+		own("manifest.local_dir", cfg.Manifest.LocalDir)
 	}
-	if !c.Admin.defaultSocket || !below(c.Admin.Socket, c.StateDir) {
-		own("admin.socket", c.Admin.Socket)
+	if !cfg.Admin.defaultSocket || !below(cfg.Admin.Socket, cfg.StateDir) {
+		own("admin.socket", cfg.Admin.Socket)
 	}
 }
 
 // checkOverlap compares source i with those before it.
-func (l *loader) checkOverlap(i int, places []place) {
+func (c *checker) checkOverlap(i int, places []place) {
 	for j, other := range places[:i] {
 		if other.path == "" {
 			continue
@@ -109,34 +109,34 @@ func (l *loader) checkOverlap(i int, places []place) {
 		default:
 			continue
 		}
-		l.fault(sourceKey(i)+".path", places[i].quoted(), relation+sourceKey(j)+", "+other.String(), "directories that do not overlap")
+		c.fault(sourceKey(i)+".path", places[i].quoted(), relation+sourceKey(j)+", "+other.String(), "directories that do not overlap")
 		return
 	}
 }
 
 // checkOwn refuses a path that the daemon writes to inside a source: it would
 // archive itself for ever.
-func (l *loader) checkOwn(key string, own place, places []place) {
+func (c *checker) checkOwn(key string, own place, places []place) {
 	for i, p := range places {
 		if p.path != "" && own.in(p) {
-			l.fault(key, own.quoted(), "lies inside "+sourceKey(i)+", "+p.String(), "a path outside all sources")
+			c.fault(key, own.quoted(), "lies inside "+sourceKey(i)+", "+p.String(), "a path outside all sources")
 			return
 		}
 	}
 }
 
 // checkPrefixes refuses two sources whose objects could share a key.
-func (l *loader) checkPrefixes() {
+func (c *checker) checkPrefixes() {
 	byBucket := map[string][]int{}
-	for i := range l.cfg.Sources {
-		s, key := &l.cfg.Sources[i], sourceKey(i)
-		if s.Bucket == "" || !l.usable(key+".bucket", key+".prefix", "instance") {
+	for i := range c.cfg.Sources {
+		s, key := &c.cfg.Sources[i], sourceKey(i)
+		if s.Bucket == "" || !c.usable(key+".bucket", key+".prefix", "instance") {
 			continue
 		}
 		for _, j := range byBucket[s.Bucket] {
-			other := l.cfg.Sources[j].Prefix
+			other := c.cfg.Sources[j].Prefix
 			if below(s.Prefix, other) || below(other, s.Prefix) {
-				l.fault(key+".prefix", quote(s.Prefix), "would mix its objects with those of "+sourceKey(j)+", whose prefix in the same bucket is "+quote(other),
+				c.fault(key+".prefix", quote(s.Prefix), "would mix its objects with those of "+sourceKey(j)+", whose prefix in the same bucket is "+quote(other),
 					"prefixes of which none contains the other")
 				break
 			}

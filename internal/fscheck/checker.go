@@ -1,4 +1,4 @@
-// Package fscheck asks file systems that may not answer: whoever waits for one
+// Package fscheck asks file systems that may not answer: a caller that waits for one
 // waits in the kernel and cannot be interrupted, so each question has a goroutine
 // of its own and is left behind when it takes too long.
 package fscheck
@@ -109,7 +109,7 @@ func (p *Checker) Begin(what string, check func() config.Look) *Check {
 
 // inspect checks path, for as long as the file system takes.
 func inspect(path string) config.Look {
-	fi, err := os.Stat(path) //nolint:gosec // The operator names the path.
+	fi, err := os.Stat(path)
 	return config.Look{Real: resolve(path), There: err == nil, File: err == nil && !fi.IsDir()}
 }
 
@@ -159,7 +159,7 @@ func Inside(root *safefs.Root, mounts []string) {
 	if _, err := root.Identify(); err != nil {
 		return
 	}
-	const most = 100 // Whatever hangs, hangs most often at the top.
+	const most = 100 // What hangs is most often at the top.
 	for _, rel := range append([]string{""}, mounts[:min(len(mounts), most)]...) {
 		if d, err := root.OpenDir(rel); err == nil {
 			d.Close()

@@ -11,10 +11,10 @@ import (
 	"strings"
 )
 
-// hostID tells machines with one instance name apart, in the metadata of objects.
+// ID tells machines with one instance name apart, in the metadata of objects.
 // It is a keyed hash, so that the machine's own id, which others may know it by,
-// does not leave it. A container has no such id most often: there it is the host's
-// name, which it keeps when it is started again. "" where there is neither.
+// does not leave it. A container usually has no such id: there it is the host's name,
+// which survives a restart. "" where there is neither.
 func ID(machine, name, instance string) string {
 	id := strings.TrimSpace(machine)
 	if b, err := hex.DecodeString(id); err != nil || len(b) != 16 || strings.Trim(id, "0") == "" {
@@ -27,7 +27,7 @@ func ID(machine, name, instance string) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// hostName is the name of this host, "" where it cannot be told.
+// Name is the name of this host, "" where it is unknown.
 func Name() string {
 	name, err := os.Hostname()
 	if err != nil {
@@ -36,7 +36,7 @@ func Name() string {
 	return name
 }
 
-// machineID returns what machine-id(5) holds, "" where there is none.
+// MachineID returns what machine-id(5) holds, "" where there is none.
 func MachineID() string {
 	b, err := os.ReadFile("/etc/machine-id")
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 // What a process needs beside the buffers of uploads, at rest and for each
-// worker (a connection with its TLS state, a look, a stack), and which part of
+// worker (a connection with its TLS state, an attempt, a stack), and which part of
 // the limit of its control groups stays free for what the kernel counts there.
 const (
 	memoryRest   = 48 << 20
@@ -21,7 +21,7 @@ const (
 	workersLeast = 2
 )
 
-// budget is how much of upload.memory_limit and upload.workers is used.
+// Budget is how much of upload.memory_limit and upload.workers is used.
 type Budget struct {
 	Buffers int64
 	Workers int
@@ -34,7 +34,7 @@ func MemoryLimit() int64 {
 	return limit
 }
 
-// budgetOf returns what is configured, or what fits below limit, 0 being none.
+// BudgetOf returns what is configured, or what fits below limit, 0 being none.
 // It fails where the least does not fit.
 func BudgetOf(u config.Upload, limit int64) (Budget, error) {
 	b := Budget{Buffers: u.MemoryLimit, Workers: u.Workers}
@@ -55,7 +55,7 @@ func BudgetOf(u config.Upload, limit int64) (Budget, error) {
 	return b, nil
 }
 
-// fit returns the budget of this process, and says where it is less than what is
+// Fit returns the budget of this process, and logs where it is less than what is
 // configured.
 func Fit(cfg *config.Config, log *zap.Logger) (Budget, error) {
 	limit := MemoryLimit()

@@ -10,7 +10,7 @@ import (
 	"syscall"
 
 	"github.com/s3syncd/s3syncd/internal/config"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/internal/signer"
 )
 
 // serviceUser is the user that the packages make, and the service runs as.
@@ -35,14 +35,14 @@ func trustedUsers() (ids []uint32) {
 	return ids
 }
 
-// loadKey reads the signing key in file. It must belong to this user, to root,
+// LoadKey reads the signing key in file. It must belong to this user, to root,
 // to the service's user, or to the owner of the state.
-func LoadKey(file string, c *config.Config) (*manifest.Ed25519Signer, error) {
+func LoadKey(file string, c *config.Config) (*signer.Ed25519, error) {
 	owners := trustedUsers()
 	if id, _, ok := ownerOf(c.StateDir); ok {
 		owners = append(owners, id)
 	}
-	return manifest.LoadEd25519(file, owners...)
+	return signer.LoadEd25519(file, owners...)
 }
 
 // ownerOf returns who owns the directory at path, and its permissions; not ok
@@ -59,9 +59,9 @@ func ownerOf(path string) (uid uint32, perm os.FileMode, ok bool) {
 	return st.Uid, info.Mode().Perm(), true
 }
 
-// StateWarnings says who else can change the state and the copies of the trail:
-// whoever can may let files count as archived that are not.
-func StateWarnings(c *config.Config) (warnings []string) {
+// stateWarnings names who else can change the state and the copies of the trail,
+// and so make files count as archived that are not.
+func stateWarnings(c *config.Config) (warnings []string) {
 	own := append(trustedUsers(), 0, uint32(os.Geteuid()))
 	for _, dir := range []struct{ key, path string }{{"state_dir", c.StateDir}, {"manifest.local_dir", c.Manifest.LocalDir}} {
 		uid, perm, ok := ownerOf(dir.path)
@@ -80,10 +80,10 @@ func StateWarnings(c *config.Config) (warnings []string) {
 // exampleInstance is the one that the example of a configuration shows.
 const exampleInstance = "app-01"
 
-// HostWarnings says what of c is not as one might think on this host: the
-// directories that others can change, and the name of another host.
+// Warnings names what of c is questionable on this host: directories that others
+// can change, and the name of another host.
 func Warnings(c *config.Config) []string {
-	warnings := StateWarnings(c)
+	warnings := stateWarnings(c)
 	host, err := os.Hostname()
 	if short, _, _ := strings.Cut(host, "."); err == nil && c.Instance == exampleInstance && short != exampleInstance {
 		warnings = append(warnings, fmt.Sprintf("instance: %s is that of the example, and this host is called %s: "+

@@ -38,12 +38,12 @@ func TestAStateThatOthersCanChangeIsWarnedOf(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		got := StateWarnings(&config.Config{StateDir: dir, Manifest: config.Manifest{LocalDir: dir + "/manifests"}})
+		got := stateWarnings(&config.Config{StateDir: dir, Manifest: config.Manifest{LocalDir: dir + "/manifests"}})
 		if c.want == "" && len(got) > 0 || c.want != "" && (len(got) != 1 || !strings.Contains(got[0], c.want)) {
-			t.Errorf("%s: StateWarnings() = %q, want %q", c.name, got, c.want)
+			t.Errorf("%s: stateWarnings() = %q, want %q", c.name, got, c.want)
 		}
-		if got := StateWarnings(&config.Config{StateDir: "/no/such/dir", Manifest: config.Manifest{LocalDir: dir}}); (len(got) > 0) != (c.want != "") {
-			t.Errorf("%s as local_dir: StateWarnings() = %q", c.name, got)
+		if got := stateWarnings(&config.Config{StateDir: "/no/such/dir", Manifest: config.Manifest{LocalDir: dir}}); (len(got) > 0) != (c.want != "") {
+			t.Errorf("%s as local_dir: stateWarnings() = %q", c.name, got)
 		}
 	}
 }

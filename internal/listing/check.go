@@ -29,7 +29,7 @@ const (
 // errListDenied reports that the right to list is missing.
 var errListDenied = errors.New("s3:ListBucket is not granted for this prefix: the bucket cannot be compared with the index")
 
-// remoteChecks compares the bucket of one source with its index: once per
+// Checks compares the bucket of one source with its index: once per
 // interval, and on request.
 type Checks struct {
 	Options
@@ -37,22 +37,23 @@ type Checks struct {
 	asked chan struct{} // capacity 1
 }
 
-// remoteOptions are what the checks of one source need.
+// Options are what the checks of one source need.
 type Options struct {
 	Store  *s3store.Store
 	State  *state.Source
 	DB     *state.DB
 	Watch  *watcher.Watcher
-	Mapper state.Mapper
+	Mapper archive.Mapper
 	Key    string // under which the state keeps when the last check ended
 	Log    *zap.Logger
 }
 
+// New returns the checks of one source, none of which runs yet.
 func New(o Options) *Checks {
 	return &Checks{Options: o, asked: make(chan struct{}, 1)}
 }
 
-// request asks for a check and returns at once. Requests that arrive during one
+// Request asks for a check and returns at once. Requests that arrive during one
 // merge into one more. It fails when listing is known to be refused.
 func (c *Checks) Request() error {
 	if c.Store.Capabilities().ListDenied {
@@ -65,7 +66,7 @@ func (c *Checks) Request() error {
 	return nil
 }
 
-// run checks until ctx ends, and only while ready returns nil. Without an
+// Run checks until ctx ends, and only while ready returns nil. Without an
 // interval it checks on request only.
 func (c *Checks) Run(ctx context.Context, interval time.Duration, ready func() error) {
 	var next time.Time // zero: only on request
@@ -156,7 +157,7 @@ func (c *Checks) check(ctx context.Context) error {
 	}
 	r := &remoteCheck{state: c.State, watch: c.Watch, head: c.Store, begun: c.State.NextAttempt()}
 	start := time.Now()
-	listed, err := compareListing(ctx, c.Store, c.State, c.Mapper, func(key string, it state.Item, o *state.Object) error {
+	listed, err := compareListing(ctx, c.Store, c.State, c.Mapper, func(key string, it archive.Item, o *archive.Object) error {
 		return r.compare(ctx, key, it, o)
 	})
 	if merr := r.mark(ctx); err == nil {
@@ -183,15 +184,15 @@ func (c *Checks) check(ctx context.Context) error {
 	}
 	c.Log.Info("remote check done", fields...)
 	c.keep(ctx, time.Now())
-	return c.State.AddNote(ctx, state.Note{
-		Kind: state.NoteRemoteCheck, Time: c.Store.Now(),
+	return c.State.AddNote(ctx, archive.Note{
+		Kind: archive.NoteRemoteCheck, Time: c.Store.Now(),
 		Detail: fmt.Sprintf("listed %d, missing %d, replaced %d", listed, r.missing, r.replaced),
 	})
 }
 
 // header asks for one object.
 type header interface {
-	Head(ctx context.Context, key string) (state.Object, error)
+	Head(ctx context.Context, key string) (archive.Object, error)
 }
 
 // remoteCheck is one check under way.
@@ -203,14 +204,14 @@ type remoteCheck struct {
 
 	missing, replaced int64
 	marked            int
-	batch             []state.Item
+	batch             []archive.Item
 	asked             int64 // objects whose listed ETag was another one, and that are the indexed ones
 	trusted           bool
 }
 
 // compare judges one stored entry by what the listing shows, nil for nothing.
-func (c *remoteCheck) compare(ctx context.Context, key string, it state.Item, o *state.Object) error {
-	if it.Entry.Doubted || it.Entry.Attempt >= c.begun {
+func (c *remoteCheck) compare(ctx context.Context, key string, it archive.Item, o *archive.Object) error {
+	if it.Entry.Suspect || it.Entry.Attempt >= c.begun {
 		return ctx.Err()
 	}
 	if o == nil {
@@ -236,7 +237,7 @@ func (c *remoteCheck) compare(ctx context.Context, key string, it state.Item, o 
 // entry is marked all the same: an attempt that finds the file unchanged asks S3
 // nothing unless it is, and an upload replaces what was marked.
 func (c *remoteCheck) underWay(path string) bool {
-	return c.watch.Unsettled(path) || c.watch.Pending(path)
+	return c.watch.Pending(path)
 }
 
 // differs reports whether o is not the object that e describes. A listing is
@@ -244,7 +245,7 @@ func (c *remoteCheck) underWay(path string) bool {
 // ETag has proved to be true; until then S3 is asked for each by itself. On a
 // server whose listings show other ETags than its answers that is each object, at
 // each check: nothing else finds what was replaced there.
-func (c *remoteCheck) differs(ctx context.Context, key string, e *state.Entry, o *state.Object) (bool, error) {
+func (c *remoteCheck) differs(ctx context.Context, key string, e *archive.Entry, o *archive.Object) (bool, error) {
 	switch {
 	case o.Size != e.Fence.Size:
 		return true, nil
@@ -253,6 +254,11 @@ func (c *remoteCheck) differs(ctx context.Context, key string, e *state.Entry, o
 	case c.trusted && o.ETag != "":
 		return true, nil
 	}
+	return c.ask(ctx, key, e, o)
+}
+
+// ask is differs by a HEAD.
+func (c *remoteCheck) ask(ctx context.Context, key string, e *archive.Entry, o *archive.Object) (bool, error) {
 	now, err := c.head.Head(ctx, key)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
@@ -273,7 +279,7 @@ func (c *remoteCheck) mark(ctx context.Context) error {
 	if len(c.batch) == 0 {
 		return nil
 	}
-	n, err := c.state.Doubt(ctx, c.batch)
+	n, err := c.state.MarkSuspect(ctx, c.batch)
 	c.marked += n
 	c.batch = c.batch[:0]
 	return err

@@ -9,15 +9,15 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
 	// Page is how many objects one LIST returns.
 	Page = 1000
-	// IndexChunk is how many entries are read in one short transaction.
+	// Chunk is how many entries are read in one short transaction.
 	Chunk = 4096
-	// OddChunk bounds how many entries whose keys stand elsewhere than their
+	// oddChunk bounds how many entries whose keys sort elsewhere than their
 	// paths are held at once.
 	oddChunk = 16_384
 )
@@ -28,12 +28,12 @@ var errUnordered = errors.New("the listing is not in the order of the keys")
 
 // lister lists objects in the order of their keys.
 type lister interface {
-	List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error
+	List(ctx context.Context, prefix, startAfter string, fn func(archive.Object) error) error
 }
 
 // ranger reads the index in the order of its paths.
 type ranger interface {
-	Range(after string, n int, buf []state.Item) ([]state.Item, error)
+	Range(after string, n int, buf []archive.Item) ([]archive.Item, error)
 }
 
 // compareListing lists everything under the mapper's prefix and merges it with
@@ -41,9 +41,9 @@ type ranger interface {
 // of either. It calls each for every stored entry in the order of the keys, with
 // the listed object or nil where there is none: never before the listing has
 // gone beyond the entry's key. Objects that the index does not know are passed
-// over, the trail unlisted. An entry that is written meanwhile may be compared
-// with what stood there before.
-func compareListing(ctx context.Context, l lister, x ranger, m state.Mapper, each func(key string, it state.Item, o *state.Object) error) (listed int64, err error) {
+// over, the trail unlisted. An entry that is written at the same time may be compared
+// with what was there before.
+func compareListing(ctx context.Context, l lister, x ranger, m archive.Mapper, each func(key string, it archive.Item, o *archive.Object) error) (listed int64, err error) {
 	g := merging{cur: newKeyCursor(x, m), each: each}
 	if err = ListData(ctx, l, m, g.object); err == nil {
 		err = g.before("")
@@ -54,11 +54,11 @@ func compareListing(ctx context.Context, l lister, x ranger, m state.Mapper, eac
 // errTrail ends a listing at the first document of the trail.
 var errTrail = errors.New("the trail begins")
 
-// listData lists everything under the mapper's prefix but the trail, which is
+// ListData lists everything under the mapper's prefix but the trail, which is
 // left out unlisted.
-func ListData(ctx context.Context, l lister, m state.Mapper, fn func(state.Object) error) error {
+func ListData(ctx context.Context, l lister, m archive.Mapper, fn func(archive.Object) error) error {
 	trail := m.TrailPrefix()
-	data := func(o state.Object) error {
+	data := func(o archive.Object) error {
 		if len(o.Key) > len(trail) && strings.HasPrefix(o.Key, trail) {
 			return errTrail
 		}
@@ -74,13 +74,13 @@ func ListData(ctx context.Context, l lister, m state.Mapper, fn func(state.Objec
 // merging is the state of one compareListing.
 type merging struct {
 	cur    *keyCursor
-	each   func(key string, it state.Item, o *state.Object) error
+	each   func(key string, it archive.Item, o *archive.Object) error
 	last   string
 	listed int64
 }
 
 // object merges the next object of the listing.
-func (g *merging) object(o state.Object) error {
+func (g *merging) object(o archive.Object) error {
 	if g.listed > 0 && o.Key <= g.last {
 		return fmt.Errorf("%w: %q after %q", errUnordered, o.Key, g.last)
 	}
@@ -116,7 +116,7 @@ func (g *merging) before(key string) error {
 // keyed is a stored entry with its key.
 type keyed struct {
 	key  string
-	item state.Item
+	item archive.Item
 }
 
 // keyCursor walks the stored entries of the index in the order of their keys.
@@ -124,8 +124,8 @@ type keyed struct {
 // those are selected from the index by themselves, a bounded number at a time.
 type keyCursor struct {
 	index  ranger
-	mapper state.Mapper
-	buf    []state.Item
+	mapper archive.Mapper
+	buf    []archive.Item
 
 	plain   []keyed // in order, from i on
 	i       int
@@ -137,7 +137,7 @@ type keyCursor struct {
 	oddMore bool
 }
 
-func newKeyCursor(x ranger, m state.Mapper) *keyCursor {
+func newKeyCursor(x ranger, m archive.Mapper) *keyCursor {
 	return &keyCursor{index: x, mapper: m, oddMore: true}
 }
 
@@ -167,9 +167,9 @@ func (c *keyCursor) next() {
 	c.i++
 }
 
-// keyOf returns the key of a stored entry; odd says that it stands elsewhere in
+// keyOf returns the key of a stored entry; odd says that it sorts elsewhere in
 // the order than the path. An entry without an object is not ok.
-func (c *keyCursor) keyOf(it *state.Item) (key string, odd, ok bool) {
+func (c *keyCursor) keyOf(it *archive.Item) (key string, odd, ok bool) {
 	if !it.Entry.Stored {
 		return "", false, false
 	}
@@ -181,7 +181,7 @@ func (c *keyCursor) keyOf(it *state.Item) (key string, odd, ok bool) {
 func (c *keyCursor) fillPlain() error {
 	for c.i == len(c.plain) && !c.read {
 		c.plain, c.i = c.plain[:0], 0
-		err := c.chunk(&c.after, func(it *state.Item) {
+		err := c.chunk(&c.after, func(it *archive.Item) {
 			if key, odd, ok := c.keyOf(it); ok && !odd {
 				c.plain = append(c.plain, keyed{key, *it})
 			}
@@ -204,7 +204,7 @@ func (c *keyCursor) fillOdd() error {
 	c.odd, c.j, c.oddMore = c.odd[:0], 0, false
 	after, err := "", error(nil)
 	for err == nil {
-		err = c.chunk(&after, func(it *state.Item) {
+		err = c.chunk(&after, func(it *archive.Item) {
 			if key, odd, ok := c.keyOf(it); ok && odd && key > c.last {
 				c.odd = append(c.odd, keyed{key, *it})
 			}
@@ -236,7 +236,7 @@ func (c *keyCursor) cutOdd() {
 var errIndexEnd = errors.New("the index ends")
 
 // chunk calls fn for the next entries after *after, and moves it behind them.
-func (c *keyCursor) chunk(after *string, fn func(*state.Item)) error {
+func (c *keyCursor) chunk(after *string, fn func(*archive.Item)) error {
 	var err error
 	if c.buf, err = c.index.Range(*after, Chunk, c.buf[:0]); err != nil {
 		return fmt.Errorf("read the index: %w", err)

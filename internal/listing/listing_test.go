@@ -16,14 +16,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // bucketOf is a listing of objects by key.
-type bucketOf map[string]state.Object
+type bucketOf map[string]archive.Object
 
-func (b bucketOf) List(_ context.Context, prefix, startAfter string, fn func(state.Object) error) error {
+func (b bucketOf) List(_ context.Context, prefix, startAfter string, fn func(archive.Object) error) error {
 	for _, k := range slices.Sorted(maps.Keys(b)) {
 		if !strings.HasPrefix(k, prefix) || k <= startAfter {
 			continue
@@ -38,10 +40,10 @@ func (b bucketOf) List(_ context.Context, prefix, startAfter string, fn func(sta
 }
 
 // indexOf is an index in the order of its paths.
-type indexOf []state.Item
+type indexOf []archive.Item
 
-func (x indexOf) Range(after string, n int, buf []state.Item) ([]state.Item, error) {
-	i, found := slices.BinarySearchFunc(x, after, func(it state.Item, p string) int { return strings.Compare(it.Path, p) })
+func (x indexOf) Range(after string, n int, buf []archive.Item) ([]archive.Item, error) {
+	i, found := slices.BinarySearchFunc(x, after, func(it archive.Item, p string) int { return strings.Compare(it.Path, p) })
 	if found {
 		i++
 	}
@@ -51,17 +53,17 @@ func (x indexOf) Range(after string, n int, buf []state.Item) ([]state.Item, err
 func newIndexOf(paths ...string) indexOf {
 	var x indexOf
 	for _, p := range slices.Compact(slices.Sorted(slices.Values(paths))) {
-		x = append(x, state.Item{Path: p, Entry: state.Entry{Stored: true, ETag: "e"}})
+		x = append(x, archive.Item{Path: p, Entry: archive.Entry{Stored: true, ETag: "e"}})
 	}
 	return x
 }
 
 // merged returns what compareListing says of each path, and fails for an entry
 // that it tells of twice or out of the order of the keys.
-func merged(t *testing.T, l lister, x ranger, m state.Mapper) (got map[string]bool, listed int64, err error) {
+func merged(t *testing.T, l lister, x ranger, m archive.Mapper) (got map[string]bool, listed int64, err error) {
 	t.Helper()
 	got, last := map[string]bool{}, ""
-	listed, err = compareListing(t.Context(), l, x, m, func(key string, it state.Item, o *state.Object) error {
+	listed, err = compareListing(t.Context(), l, x, m, func(key string, it archive.Item, o *archive.Object) error {
 		if want, kerr := m.Key(it.Path); kerr != nil || key != want || key <= last {
 			t.Errorf("%q came as %q after %q, want its key %q and the order of the keys", it.Path, key, last, want)
 		}
@@ -73,9 +75,9 @@ func merged(t *testing.T, l lister, x ranger, m state.Mapper) (got map[string]bo
 }
 
 func TestListingIsMergedWithOddNames(t *testing.T) {
-	m := state.NewMapper("pre")
+	m := archive.NewMapper("pre")
 	x := newIndexOf("a", "a%41", "a%2", "a/b", "a0", "\xff", "\xff/x", "z\xfe/y", "_manifest", "_manifests0", "ü", "b%41/c")
-	x = append(x, state.Item{Path: "\xff\xff", Entry: state.Entry{FailClass: state.ClassFile}}) // Nothing of it is in S3.
+	x = append(x, archive.Item{Path: "\xff\xff", Entry: archive.Entry{FailClass: archive.ClassFile}}) // Nothing of it is in S3.
 	b := bucketOf{
 		"pre/unknown": {}, "pre/%FF": {}, "pre/a": {}, "pre/a%2541": {}, "pre/a/b": {}, "pre/_manifests/manifest_1.json": {},
 		"pre/_manifests/digest_1.json": {}, "pre/_manifests0": {}, "pre/b%2541/c": {}, "other/a": {}, "pre/ü": {},
@@ -100,7 +102,7 @@ func TestListingAgreesWithSets(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
 	parts := []string{"a", "b", "%41", "%4", "\xff", "\xfe", "é", "a%FF", "A", "0", "~", "_manifests", "+", " "}
-	m := state.NewMapper("some/prefix")
+	m := archive.NewMapper("some/prefix")
 	for range 3 {
 		var paths []string
 		for range 3*oddChunk + 100 {
@@ -118,7 +120,7 @@ func TestListingAgreesWithSets(t *testing.T) {
 			}
 			want[it.Path] = rng.IntN(3) > 0
 			if want[it.Path] {
-				b[key] = state.Object{}
+				b[key] = archive.Object{}
 			}
 		}
 		got, _, err := merged(t, b, x, m)
@@ -137,9 +139,9 @@ type brokenList struct {
 
 var errOutage = errors.New("the network is away")
 
-func (b brokenList) List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error {
+func (b brokenList) List(ctx context.Context, prefix, startAfter string, fn func(archive.Object) error) error {
 	n := 0
-	return b.bucketOf.List(ctx, prefix, startAfter, func(o state.Object) error {
+	return b.bucketOf.List(ctx, prefix, startAfter, func(o archive.Object) error {
 		if n == b.after {
 			return errOutage
 		}
@@ -151,7 +153,7 @@ func (b brokenList) List(ctx context.Context, prefix, startAfter string, fn func
 func TestOnlyWhatWasListedToItsEndIsMissing(t *testing.T) {
 	x := newIndexOf("a", "b", "c", "d", "e")
 	b := bucketOf{"p/a": {}, "p/c": {}, "p/e": {}}
-	got, _, err := merged(t, brokenList{b, 2}, x, state.NewMapper("p"))
+	got, _, err := merged(t, brokenList{b, 2}, x, archive.NewMapper("p"))
 	if want := map[string]bool{"a": true, "b": false, "c": true}; !errors.Is(err, errOutage) || !maps.Equal(got, want) {
 		t.Errorf("got %v, %v, want %v: of d nothing is known", got, err, want)
 	}
@@ -160,9 +162,9 @@ func TestOnlyWhatWasListedToItsEndIsMissing(t *testing.T) {
 // shuffled lists in another order than that of the keys.
 type shuffled []string
 
-func (s shuffled) List(_ context.Context, _, _ string, fn func(state.Object) error) error {
+func (s shuffled) List(_ context.Context, _, _ string, fn func(archive.Object) error) error {
 	for _, k := range s {
-		if err := fn(state.Object{Key: k}); err != nil {
+		if err := fn(archive.Object{Key: k}); err != nil {
 			return err
 		}
 	}
@@ -171,37 +173,37 @@ func (s shuffled) List(_ context.Context, _, _ string, fn func(state.Object) err
 
 func TestListingOutOfOrderProvesNothing(t *testing.T) {
 	x := newIndexOf("a", "b", "c")
-	got, _, err := merged(t, shuffled{"p/b", "p/a", "p/c"}, x, state.NewMapper("p"))
+	got, _, err := merged(t, shuffled{"p/b", "p/a", "p/c"}, x, archive.NewMapper("p"))
 	if !errors.Is(err, errUnordered) || got["c"] {
 		t.Errorf("got %v, %v, want an error", got, err)
 	}
 }
 
 // heads answers HEAD.
-type heads map[string]state.Object
+type heads map[string]archive.Object
 
-func (h heads) Head(_ context.Context, key string) (state.Object, error) {
+func (h heads) Head(_ context.Context, key string) (archive.Object, error) {
 	if o, ok := h[key]; ok {
 		return o, nil
 	}
-	return state.Object{}, fs.ErrNotExist
+	return archive.Object{}, fs.ErrNotExist
 }
 
 func TestWhatCountsAsReplaced(t *testing.T) {
-	e := state.Entry{Stored: true, ETag: "e", VersionID: "v1", Fence: state.Fence{Size: 3}}
+	e := archive.Entry{Stored: true, ETag: "e", VersionID: "v1", Fence: archive.Fence{Size: 3}}
 	for name, row := range map[string]struct {
-		listed state.Object
+		listed archive.Object
 		head   heads
 		want   bool
 	}{
-		"the same":                       {listed: state.Object{Size: 3, ETag: "e"}},
-		"another size":                   {listed: state.Object{Size: 4, ETag: "e"}, want: true},
-		"another ETag":                   {listed: state.Object{Size: 3, ETag: "f"}, head: heads{"k": {ETag: "f"}}, want: true},
-		"another ETag in listings alone": {listed: state.Object{Size: 3, ETag: "f"}, head: heads{"k": {ETag: "e"}}},
-		"gone since it was listed":       {listed: state.Object{Size: 3, ETag: "f"}, want: true},
-		"no ETag in listings":            {listed: state.Object{Size: 3}, head: heads{"k": {ETag: "e"}}},
-		"replaced, no ETag in listings":  {listed: state.Object{Size: 3}, head: heads{"k": {ETag: "f"}}, want: true},
-		"another version by HEAD":        {listed: state.Object{Size: 3, ETag: "f"}, head: heads{"k": {ETag: "e", VersionID: "v2"}}, want: true},
+		"the same":                       {listed: archive.Object{Size: 3, ETag: "e"}},
+		"another size":                   {listed: archive.Object{Size: 4, ETag: "e"}, want: true},
+		"another ETag":                   {listed: archive.Object{Size: 3, ETag: "f"}, head: heads{"k": {ETag: "f"}}, want: true},
+		"another ETag in listings alone": {listed: archive.Object{Size: 3, ETag: "f"}, head: heads{"k": {ETag: "e"}}},
+		"gone since it was listed":       {listed: archive.Object{Size: 3, ETag: "f"}, want: true},
+		"no ETag in listings":            {listed: archive.Object{Size: 3}, head: heads{"k": {ETag: "e"}}},
+		"replaced, no ETag in listings":  {listed: archive.Object{Size: 3}, head: heads{"k": {ETag: "f"}}, want: true},
+		"another version by HEAD":        {listed: archive.Object{Size: 3, ETag: "f"}, head: heads{"k": {ETag: "e", VersionID: "v2"}}, want: true},
 	} {
 		c := &remoteCheck{head: row.head}
 		if got, err := c.differs(t.Context(), "k", &e, &row.listed); got != row.want || err != nil {
@@ -211,25 +213,25 @@ func TestWhatCountsAsReplaced(t *testing.T) {
 }
 
 func TestListedETagsAreAskedForUntilOneIsTrue(t *testing.T) {
-	e := state.Entry{Stored: true, ETag: "e"}
+	e := archive.Entry{Stored: true, ETag: "e"}
 	liar := &remoteCheck{head: heads{"k": {ETag: "e"}}}
 	for range 100 {
-		if got, err := liar.differs(t.Context(), "k", &e, &state.Object{ETag: "f"}); got || err != nil {
+		if got, err := liar.differs(t.Context(), "k", &e, &archive.Object{ETag: "f"}); got || err != nil {
 			t.Fatalf("differs = %v, %v, want false", got, err)
 		}
 	}
-	liar.head = heads{"k": {ETag: "g", Metadata: map[string]string{state.MetaMD5: "copied"}}}
-	if got, err := liar.differs(t.Context(), "k", &e, &state.Object{ETag: "f"}); !got || err != nil || liar.trusted {
+	liar.head = heads{"k": {ETag: "g", Metadata: map[string]string{archive.MetaMD5: "copied"}}}
+	if got, err := liar.differs(t.Context(), "k", &e, &archive.Object{ETag: "f"}); !got || err != nil || liar.trusted {
 		t.Errorf("of a replaced object differs = %v, %v, and the listing is trusted: %v; want true, nil, false", got, err, liar.trusted)
 	}
 	honest := &remoteCheck{head: heads{"k": {ETag: "f"}}}
 	for range 100 {
-		if got, err := honest.differs(t.Context(), "k", &e, &state.Object{ETag: "f"}); !got || err != nil {
+		if got, err := honest.differs(t.Context(), "k", &e, &archive.Object{ETag: "f"}); !got || err != nil {
 			t.Fatalf("differs = %v, %v, want true", got, err)
 		}
 	}
 	honest.head = heads{} // Nothing more is asked for.
-	if got, err := honest.differs(t.Context(), "k", &e, &state.Object{ETag: "f"}); !got || err != nil || !honest.trusted {
+	if got, err := honest.differs(t.Context(), "k", &e, &archive.Object{ETag: "f"}); !got || err != nil || !honest.trusted {
 		t.Errorf("differs = %v, %v, want true without a question", got, err)
 	}
 }
@@ -265,7 +267,7 @@ func TestRestartsDoNotPostponeTheCheckOfTheFarSide(t *testing.T) {
 func TestRequestsForACheckOfTheFarSideMerge(t *testing.T) {
 	store, err := s3store.Open(t.Context(), s3store.Options{
 		Region: "us-east-1", Bucket: "b", Instance: "i", KMSKeyID: "key", SSE: "aws:kms",
-		Log: zap.NewNop(), Metrics: s3store.NewMetrics(prometheus.NewRegistry()),
+		Log: zap.NewNop(), Metrics: s3conn.NewMetrics(prometheus.NewRegistry()),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -313,7 +315,7 @@ func TestEscapedNamesAreHeldABoundedNumberAtATime(t *testing.T) {
 	for i := range 3*oddChunk + 7 {
 		paths = append(paths, fmt.Sprintf("%x\xff", i))
 	}
-	c := newKeyCursor(newIndexOf(paths...), state.NewMapper("p"))
+	c := newKeyCursor(newIndexOf(paths...), archive.NewMapper("p"))
 	n := 0
 	for ; ; n++ {
 		k, err := c.peek()
@@ -335,8 +337,8 @@ func TestEscapedNamesAreHeldABoundedNumberAtATime(t *testing.T) {
 
 func TestWhatIsWrittenDuringTheCheckIsLeftOut(t *testing.T) {
 	c := &remoteCheck{begun: 5}
-	for _, e := range []state.Entry{{Stored: true, Attempt: 5}, {Stored: true, Attempt: 1, Doubted: true}} {
-		if err := c.compare(t.Context(), "k", state.Item{Path: "p", Entry: e}, nil); err != nil {
+	for _, e := range []archive.Entry{{Stored: true, Attempt: 5}, {Stored: true, Attempt: 1, Suspect: true}} {
+		if err := c.compare(t.Context(), "k", archive.Item{Path: "p", Entry: e}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 )
 
-// newLogger returns a logger that writes to w, and the level that a reload
+// NewLogger returns a logger that writes to w, and the level that a reload
 // changes.
 func NewLogger(c config.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel, error) {
 	level, err := zap.ParseAtomicLevel(c.Level)
@@ -38,7 +38,7 @@ func NewLogger(c config.Log, w io.Writer) (*zap.Logger, zap.AtomicLevel, error) 
 	return log, level, nil
 }
 
-// sampled returns a logger for lines that come once a file: the first hundred
+// Sampled returns a logger for lines that come once per file: the first hundred
 // of a kind in each second are written, then every hundredth.
 func Sampled(log *zap.Logger) *zap.Logger {
 	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
@@ -46,7 +46,7 @@ func Sampled(log *zap.Logger) *zap.Logger {
 	}))
 }
 
-// newConsole returns a logger of warnings and errors for the operator at a
+// NewConsole returns a logger of warnings and errors for the operator at a
 // terminal, or of what the configured level says when that is debug.
 func NewConsole(c config.Log, w io.Writer) (*zap.Logger, error) {
 	c.Format = "console"

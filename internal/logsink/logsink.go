@@ -1,5 +1,5 @@
 // Package logsink writes lines to where nobody may be reading: a pipe, a
-// terminal, a journal that hangs. Whoever logs is never held up by it.
+// terminal, a journal that hangs. It never holds up a caller that logs.
 package logsink
 
 import (
@@ -16,11 +16,11 @@ import (
 const Forever = 100 * 365 * 24 * time.Hour
 
 const (
-	// Room is how much waits to be written at most; what comes then is lost.
+	// room is how much waits to be written at most; what comes then is lost.
 	room = 1 << 20
-	// Chunk is how much one call writes at most.
+	// chunk is how much one call writes at most.
 	chunk = 32 << 10
-	// Pause is how long a writer that takes nothing at present (EAGAIN) is left alone.
+	// pause is how long a writer that takes nothing at present (EAGAIN) is left alone.
 	pause = 50 * time.Millisecond
 )
 

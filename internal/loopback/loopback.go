@@ -1,4 +1,4 @@
-// Package loopback knows which hosts are this machine. Whoever decides by that,
+// Package loopback knows which hosts are this machine. Code that decides by that,
 // in a check or at a connection, decides by the same function.
 package loopback
 

@@ -12,13 +12,13 @@ import (
 	"github.com/s3syncd/s3syncd/internal/listing"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
-// bucketView answers a dry run's questions about the objects of one source, whose
-// keys come about in order: one listing goes along with them, and what it shows
-// is asked for by itself. It is for one goroutine, but for what show returns.
+// bucketView answers a dry run's questions about the objects of one source. Their
+// keys come roughly in order, so one listing is read beside them, and only objects
+// that it shows are asked for by a HEAD. It is for one goroutine, except for what
+// show returns.
 type bucketView struct {
 	source *pipeline.Source
 	listed chan string
@@ -32,24 +32,24 @@ type bucketView struct {
 	lost   bool // the listing was refused: every object is asked for
 }
 
-// ViewPatience is how long a dry run waits for the next part of a listing.
+// viewPatience is how long a dry run waits for the next part of a listing.
 const viewPatience = 30 * time.Second
 
-// errNoListing: there was no answer in time.
+// errNoListing reports a listing that gave no answer in time.
 var errNoListing = errors.New("S3 did not answer in time")
 
-// errUnsaid: without the right to list, S3 says the same of an object that is not
-// there as of one that may not be seen.
+// errUnsaid reports that S3 does not say whether an object exists: without the
+// right to list it gives the same answer for one that may not be seen.
 var errUnsaid = errors.New("s3:ListBucket is not granted")
 
-// viewBucket begins a listing of what stands below the prefix of s.
+// viewBucket begins a listing of what is below the prefix of s.
 func viewBucket(ctx context.Context, s *pipeline.Source) *bucketView {
 	ctx, cancel := context.WithCancel(ctx)
 	v := &bucketView{source: s, listed: make(chan string, listing.Page), ended: make(chan struct{}), cancel: cancel}
 	go func() {
 		defer close(v.ended)
 		defer close(v.listed)
-		v.err = listing.ListData(ctx, s.Store, s.Mapper, func(o state.Object) error {
+		v.err = listing.ListData(ctx, s.Store, s.Mapper, func(o archive.Object) error {
 			select {
 			case v.listed <- o.Key:
 				return nil
@@ -67,9 +67,9 @@ func (v *bucketView) stop() {
 	<-v.ended
 }
 
-// show returns a question for the object under key, which may be asked later and
-// anywhere. A key that the listing has passed over is not asked for, unless it
-// comes out of order, as escaped ones do.
+// show returns a question for the object under key, which any goroutine may ask
+// later. A key that the listing skipped needs no request, unless it comes out of
+// order, as escaped ones do.
 func (v *bucketView) show(key string) (question, error) {
 	backward := v.begun && key <= v.passed
 	if !backward {
@@ -78,10 +78,10 @@ func (v *bucketView) show(key string) (question, error) {
 		}
 	}
 	if !v.lost && !backward && v.next != key {
-		return func(context.Context) (state.Object, bool, error) { return state.Object{}, false, nil }, nil
+		return func(context.Context) (archive.Object, bool, error) { return archive.Object{}, false, nil }, nil
 	}
 	lost := v.lost
-	return func(ctx context.Context) (state.Object, bool, error) {
+	return func(ctx context.Context) (archive.Object, bool, error) {
 		o, err := v.source.Store.Head(ctx, key)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -94,7 +94,7 @@ func (v *bucketView) show(key string) (question, error) {
 }
 
 // question asks S3 for one object.
-type question func(ctx context.Context) (o state.Object, there bool, err error)
+type question func(ctx context.Context) (o archive.Object, there bool, err error)
 
 // advance moves the listing to key, or beyond it where key is not listed.
 func (v *bucketView) advance(key string) error {
@@ -112,7 +112,7 @@ func (v *bucketView) advance(key string) error {
 	return nil
 }
 
-// ends takes in that the listing has ended.
+// ends handles the end of the listing.
 func (v *bucketView) ends() error {
 	if errors.Is(v.err, fs.ErrPermission) {
 		v.lost = true
@@ -121,8 +121,8 @@ func (v *bucketView) ends() error {
 	return v.err
 }
 
-// forecaster says of each file of one source what a run would do with it, with
-// what S3 holds in mind. It is called by one scan.
+// forecaster predicts for each file of one source what a run would do with it,
+// given what S3 holds. One scan calls it.
 type forecaster struct {
 	*planner
 
@@ -139,14 +139,14 @@ type forecaster struct {
 func (p *planner) forecast(ctx context.Context, s *pipeline.Source) *forecaster {
 	f := &forecaster{planner: p, source: s.Uploads(), bucket: viewBucket(ctx, s)}
 	if !s.Store.Resolved() {
-		// Which key is behind the alias is found out by a write alone.
-		f.source.Accept = func(o state.Object) archive.KeyVerdict {
+		// Only a write tells which key is behind the alias.
+		f.source.Accept = func(o archive.Object) archive.KeyVerdict {
 			if v := s.Store.KeyVerdict(o); v != archive.KeyOther {
 				return v
 			}
 			return archive.KeyOK
 		}
-		p.alias(s.Config.KMSKeyID)
+		p.count(func(p *Plan) { p.Aliases = append(p.Aliases, s.Config.KMSKeyID) })
 	}
 	f.group, f.ctx = errgroup.WithContext(ctx)
 	f.group.SetLimit(max(1, p.opts.Config.Upload.Workers))
@@ -159,7 +159,7 @@ type notAskedError struct{ error }
 // Unwrap returns why.
 func (e notAskedError) Unwrap() error { return e.error }
 
-// offer begins to look at a file that the index does not show to be in S3.
+// offer begins to check a file that the index does not show to be in S3.
 func (f *forecaster) offer(path string, size int64) {
 	key, err := f.source.Mapper.Key(path)
 	if err != nil {
@@ -176,7 +176,7 @@ func (f *forecaster) offer(path string, size int64) {
 	})
 }
 
-// refuse ends the questions.
+// refuse stops asking S3, because of err.
 func (f *forecaster) refuse(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -196,10 +196,10 @@ func (f *forecaster) asks() bool {
 func (f *forecaster) outcome(path string, size int64, show question) pipeline.Outcome {
 	o := pipeline.Outcome{Source: f.source.Name, Path: path, Size: size, Status: pipeline.Planned}
 	if !f.asks() {
-		f.unasked()
+		f.count(func(p *Plan) { p.Unasked++ })
 		return o
 	}
-	v, err := uploader.Foresee(f.ctx, f.source, path, func(ctx context.Context) (state.Object, bool, error) {
+	v, err := uploader.Foresee(f.ctx, f.source, path, func(ctx context.Context) (archive.Object, bool, error) {
 		object, there, err := show(ctx)
 		if err != nil {
 			err = notAskedError{err}
@@ -211,7 +211,7 @@ func (f *forecaster) outcome(path string, size int64, show question) pipeline.Ou
 		if !errors.Is(err, errUnsaid) {
 			f.refuse(err)
 		}
-		f.unasked()
+		f.count(func(p *Plan) { p.Unasked++ })
 		return o
 	case err != nil:
 		o.Status, o.Err = pipeline.Failed, err
@@ -219,7 +219,7 @@ func (f *forecaster) outcome(path string, size int64, show question) pipeline.Ou
 	}
 	switch v {
 	case uploader.ForecastRead:
-		f.read()
+		f.count(func(p *Plan) { p.Run.Get++ })
 		o.Status = pipeline.Skipped
 	case uploader.ForecastSkip:
 		o.Status = pipeline.Skipped

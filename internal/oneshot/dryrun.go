@@ -13,7 +13,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/listing"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
-	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/internal/scan"
 	"github.com/s3syncd/s3syncd/pkg/archive"
@@ -23,8 +23,8 @@ import (
 )
 
 // dryRun scans every source against the index, asks S3 for what that does not
-// know, and counts what a run would do. It writes nothing, and leaves a state that
-// does not exist yet unmade. Where S3 gives no answer the summary says so.
+// know, and counts what a run would do. It writes nothing, and does not
+// create a missing state. Where S3 gives no answer the summary says so.
 func dryRun(ctx context.Context, o SyncOptions, log *zap.Logger) (Summary, error) {
 	p := &planner{opts: o, asks: true}
 	var db *state.DB
@@ -96,7 +96,7 @@ func (p *planner) scan(ctx context.Context, i int, db *state.DB, log *zap.Logger
 	c := p.opts.Config.Sources[i]
 	env := pipeline.Session{
 		Config: p.opts.Config, DB: db, Log: log, Dry: true,
-		Metrics: &pipeline.Metrics{Watcher: m, Store: s3store.NewMetrics(prometheus.NewPedanticRegistry())},
+		Metrics: &pipeline.Metrics{Watcher: m, Store: s3conn.NewMetrics(prometheus.NewPedanticRegistry())},
 	}
 	s, err := env.Connect(ctx, i, env.StoreOptions(c, log.With(zap.String("source", c.Name))))
 	if err != nil {
@@ -208,25 +208,11 @@ func (p *planner) note(o pipeline.Outcome) {
 	p.opts.Progress.Outcome(o)
 }
 
-// unasked counts a file of which S3 was not asked.
-func (p *planner) unasked() {
+// count changes the plan.
+func (p *planner) count(change func(*Plan)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sum.Plan.Unasked++
-}
-
-// read counts an object that a run would read.
-func (p *planner) read() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.sum.Plan.Run.Get++
-}
-
-// alias notes that the key behind an alias is not known.
-func (p *planner) alias(name string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.sum.Plan.Aliases = append(p.sum.Plan.Aliases, name)
+	change(&p.sum.Plan)
 }
 
 // plan counts the requests of one file of size bytes.

@@ -2,7 +2,7 @@ package oneshot
 
 import (
 	"github.com/s3syncd/s3syncd/internal/pipeline"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Summary counts the outcomes of a sync run.
@@ -23,7 +23,7 @@ type Plan struct {
 	// of the day's requests and the PUT of each changed file.
 	FlushesDay int64
 
-	// What a dry run of a sync found out beside.
+	// What else a dry run of a sync found.
 	Unasked int64    // files to upload unless S3 holds them already: it did not say
 	Silent  []string // why, for each source
 	Aliases []string // whose keys are not known: what is under any KMS key counts as right
@@ -34,7 +34,7 @@ type Plan struct {
 type RequestCount struct {
 	Head  int64 `json:"head"`
 	Get   int64 `json:"get"` // of objects whose bytes have to prove what they hold
-	Put   int64 `json:"put"` // of files, multipart uploads begun and ended, canaries
+	Put   int64 `json:"put"` // of files, of canaries, and to begin and end multipart uploads
 	Parts int64 `json:"upload_part"`
 	List  int64 `json:"list"`
 	Trail int64 `json:"trail_put"` // manifests, digests, signatures, configurations
@@ -51,11 +51,11 @@ func (s *Summary) add(o pipeline.Outcome) {
 		s.Failed++
 	case pipeline.Deleted:
 		s.Deleted++
-	case state.StatusRekeyed: // No part of a sync run.
+	case archive.StatusRekeyed: // No part of a sync run.
 	}
 }
 
-// lacks reports whether something is not as it should be.
+// lacks reports whether the run left something undone.
 func (s *Summary) lacks() bool {
 	return s.Failed > 0 || s.Held > 0 || s.Withheld > 0 || s.Unread > 0
 }

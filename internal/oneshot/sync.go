@@ -14,8 +14,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
-	"github.com/s3syncd/s3syncd/internal/host"
-	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/mounts"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/removed"
@@ -47,17 +45,10 @@ type SyncOptions struct {
 // or ctx ends. It returns ErrSomeFailed when files failed, a source could not be
 // scanned or deletions wait for a confirmation, ErrInterrupted when ctx ended
 // first, and another error when it could not run; the summary is valid in each
-// case, and empty (no Sources) where nothing was begun. What it did is durable: a run that was cut short is
-// simply run again.
+// case, and empty (no Sources) where nothing was begun. What it did is durable: after
+// an interruption the next run continues.
 func Sync(ctx context.Context, o SyncOptions) (Summary, error) {
-	if err := host.Supported(o.Config); err != nil {
-		return Summary{}, err
-	}
-	at, err := new(fscheck.Checker).Placed(o.Config)
-	if err != nil {
-		return Summary{}, err
-	}
-	log, err := logsink.NewConsole(o.Config.Log, o.Stderr)
+	at, log, err := pipeline.Prepare(o.Config, o.Stderr)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -111,20 +102,14 @@ func (r *syncRun) run(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	r.closeRemoved(ctx)
-	return r.verdict(ctx)
-}
-
-// closeRemoved ends the chains of sources that left the configuration. What does
-// not succeed is tried by the next run.
-func (r *syncRun) closeRemoved(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, r.Grace.Publish)
+	limited, cancel := context.WithTimeout(ctx, r.Grace.Publish)
 	defer cancel()
-	removed.Chains{Session: r.Session, Sources: r.Sources}.CloseAll(ctx)
+	removed.CloseAll(limited, r.Pipeline) // What fails is done by the next run.
+	return r.result(ctx)
 }
 
 // skipped counts a file that the index alone shows as unchanged, and records it
-// where the run does that. There is no line for it: there may be a million.
+// where the run does that. It logs no line: there may be a million.
 func (r *syncRun) skipped(ctx context.Context, s *pipeline.Source, k scan.Known, st safefs.Stat) {
 	var err error
 	if r.ListSkips {
@@ -143,20 +128,16 @@ func (r *syncRun) skipped(ctx context.Context, s *pipeline.Source, k scan.Known,
 // that cannot be scanned does not keep the others from it.
 func (r *syncRun) scanAll(ctx context.Context) error {
 	r.sum.Sources = len(r.Sources)
-	errs := make([]error, len(r.Sources))
-	var wg sync.WaitGroup
-	for i, s := range r.Sources {
-		wg.Go(func() {
-			if err := r.scan(ctx, s); err != nil && ctx.Err() == nil {
-				r.unread(s, err)
-			}
-			if err := r.Drained(ctx, s.Config.Name); err != nil && ctx.Err() == nil {
-				errs[i] = fmt.Errorf("source %s: %w", s.Config.Name, err)
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(errors.Join(errs...), r.err)
+	err := r.Each(func(s *pipeline.Source) error {
+		if err := r.scan(ctx, s); err != nil && ctx.Err() == nil {
+			r.unread(s, err)
+		}
+		if err := r.Drained(ctx, s.Config.Name); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("source %s: %w", s.Config.Name, err)
+		}
+		return nil
+	})
+	return errors.Join(err, r.err)
 }
 
 // scan scans one source, and leaves it behind where it does not answer.
@@ -171,7 +152,7 @@ func (r *syncRun) scan(ctx context.Context, s *pipeline.Source) error {
 	})
 }
 
-// unread takes in that s could not be scanned to its end.
+// unread counts a source that could not be scanned to its end.
 func (r *syncRun) unread(s *pipeline.Source, err error) {
 	s.Log.Error("the source could not be scanned, what is missing of it is not known", zap.Error(fmt.Errorf("source %s: %w", s.Config.Name, err)))
 	r.mu.Lock()
@@ -179,7 +160,7 @@ func (r *syncRun) unread(s *pipeline.Source, err error) {
 	r.sum.Unread++
 }
 
-// held takes in what the scan of s did not take for deleted.
+// held counts what the scan of s did not take for deleted.
 func (r *syncRun) held(s *pipeline.Source, res watcher.ScanResult) {
 	if res.Held+res.Withheld == 0 {
 		return
@@ -192,14 +173,14 @@ func (r *syncRun) held(s *pipeline.Source, res watcher.ScanResult) {
 	r.sum.Withheld += res.Withheld
 }
 
-// verdict says how a run that went to its end went.
-func (r *syncRun) verdict(ctx context.Context) error {
+// result is how a run ended that was not cut short.
+func (r *syncRun) result(ctx context.Context) error {
 	if err := r.copyRecords(); err != nil {
 		return err
 	}
 	answered, late := false, false
 	for _, s := range r.Sources {
-		waits, err := pipeline.Unpublished([]*pipeline.Source{s})
+		waits, err := s.Unpublished()
 		if err != nil {
 			return err
 		}
@@ -248,24 +229,62 @@ func (r *syncRun) ended(_ *pipeline.Source, o uploader.Outcome) {
 	r.opts.Progress.Outcome(out)
 }
 
-// unlessHung runs a scan of s, and leaves it behind with errSilent as soon as a
-// look at s lasts longer than fscheck.HungAfter.
+// unlessHung runs a scan of s, and leaves it behind with fscheck.ErrSilent as soon as a
+// check of s lasts longer than fscheck.HungAfter.
 func (r *syncRun) unlessHung(ctx context.Context, s *pipeline.Source, scan func() error) error {
 	ended := make(chan error, 1)
 	go func() { ended <- scan() }()
 	root := safefs.NewRoot(s.Config.Path, s.Root.Options())
-	looked := time.NewTimer(0)
-	defer looked.Stop()
+	due := time.NewTimer(0)
+	defer due.Stop()
 	for {
 		select {
 		case err := <-ended:
 			return err
-		case <-looked.C:
+		case <-due.C:
 		}
 		err := fscheck.Within(ctx, fscheck.HungAfter, func() error { fscheck.Inside(root, mounts.Points(s.Real)); return nil })
 		if errors.Is(err, fscheck.ErrSilent) {
 			return err
 		}
-		looked.Reset(fscheck.Pause)
+		due.Reset(fscheck.Pause)
 	}
+}
+
+// RetireOptions are what retiring a host needs from outside.
+type RetireOptions struct {
+	SyncOptions
+
+	Force bool // close the trails although files failed or a source could not be read
+}
+
+// Retire is a last sync run, after which the chain of each source ends with a
+// final digest: what follows is silence, and meant to be. It blocks until the
+// digests are acknowledged. Without Force nothing is closed unless every file of
+// every source is in S3; the error is ErrSomeFailed then. A later run begins new
+// chains. It does not run beside a daemon that holds the state.
+func Retire(ctx context.Context, o RetireOptions) (Summary, error) {
+	at, log, err := pipeline.Prepare(o.Config, o.Stderr)
+	if err != nil {
+		return Summary{}, err
+	}
+	r, err := newSyncRun(ctx, o.SyncOptions, at, log)
+	if busy, ok := errors.AsType[*pipeline.BusyError](err); ok {
+		return Summary{}, busy.Advise("stop the daemon first (systemctl disable --now s3syncd), then retire")
+	}
+	if err != nil {
+		return Summary{}, err
+	}
+	err = r.run(ctx)
+	if err == nil || (o.Force && ctx.Err() == nil) {
+		err = errors.Join(err, r.closeChains(ctx))
+	}
+	return r.sum, errors.Join(pipeline.Interrupted(ctx, err), r.Close())
+}
+
+// closeChains ends the chains of all sources, side by side.
+func (r *syncRun) closeChains(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.Grace.Publish)
+	defer cancel()
+	return r.Each(func(s *pipeline.Source) error { return s.CloseChain(ctx) })
 }

@@ -11,26 +11,26 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/remote"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 const (
-	// EndedAfter is how long a chain's next digest must be overdue until its host
+	// endedAfter is how long a chain's next digest must be overdue until its host
 	// counts as gone: longer than an outage that is repaired the same day.
 	endedAfter = 24 * time.Hour
-	// EndedKept is how long an answer about a chain counts. A host that was stopped
+	// endedKept is how long an answer about a chain counts. A host that was stopped
 	// may start again.
 	endedKept = 10 * time.Minute
-	// EndedMost bounds the chains that are remembered: objects can name any.
+	// endedMost bounds the chains that are remembered: objects can name any.
 	endedMost = 1000
 )
 
 // endings knows which chains of this instance, other hosts' or of a lost state,
 // have ended. It is safe for concurrent use.
 type endings struct {
-	trail    *manifest.Trail
+	trail    *trail.Trail
 	instance string
 	taken    []string // an operator says so
 	now      func() time.Time
@@ -38,7 +38,7 @@ type endings struct {
 
 	mu     sync.Mutex
 	asked  time.Time // when chains was listed
-	chains []manifest.ChainIndex
+	chains []trail.ChainIndex
 	known  map[string]ending
 }
 
@@ -51,15 +51,15 @@ type ending struct {
 // newEndings returns what is known of the chains beside that of s.
 func newEndings(s *Source) *endings {
 	return &endings{
-		trail: manifest.NewTrail(s.Store, s.Mapper.Prefix()), instance: s.Session.Config.Instance, taken: s.Config.TakesOver, now: s.Store.Now, log: s.Log,
+		trail: trail.NewTrail(s.Store, s.Mapper.Prefix()), instance: s.Session.Config.Instance, taken: s.Config.TakesOver, now: s.Store.Now, log: s.Log,
 		known: map[string]ending{},
 	}
 }
 
 // ended reports whether the chain that o names has ended, so that its objects may
-// be replaced. Who asks for several objects waits for one answer.
-func (e *endings) ended(ctx context.Context, o state.Object) (bool, error) {
-	id, ok := state.ParseObjectID(o.Metadata[state.MetaID])
+// be replaced. Callers that ask at the same time wait for one answer.
+func (e *endings) ended(ctx context.Context, o archive.Object) (bool, error) {
+	id, ok := archive.ParseObjectID(o.Metadata[archive.MetaID])
 	if !ok || id.Instance != e.instance {
 		return false, nil
 	}
@@ -87,13 +87,13 @@ func (e *endings) ended(ctx context.Context, o state.Object) (bool, error) {
 		e.log.Warn("objects of an earlier chain of this instance are taken over", zap.String("chain", id.Chain), zap.String("why", why))
 	} else {
 		e.log.Error("another host writes under this instance's name, or one that ended without a word did: its objects are not replaced",
-			zap.String("chain", id.Chain), zap.String("host", o.Metadata[state.MetaHost]),
+			zap.String("chain", id.Chain), zap.String("host", o.Metadata[archive.MetaHost]),
 			zap.String("advice", "give each host its own instance; if that host is gone for good, name its chain in takes_over"))
 	}
 	return why != "", nil
 }
 
-// ask looks the chain's newest digest up. It returns why the chain has ended, ""
+// ask reads the chain's newest digest. It returns why the chain has ended, ""
 // where nothing says so. A chain without any digest ended when it could have
 // published one since it wrote the object.
 func (e *endings) ask(ctx context.Context, chain string, wrote, now time.Time) (why string, err error) {
@@ -103,8 +103,8 @@ func (e *endings) ask(ctx context.Context, chain string, wrote, now time.Time) (
 		}
 		e.asked = now
 	}
-	i := slices.IndexFunc(e.chains, func(c manifest.ChainIndex) bool { return c.ID == chain && c.Instance == e.instance })
-	var head manifest.Entry
+	i := slices.IndexFunc(e.chains, func(c trail.ChainIndex) bool { return c.ID == chain && c.Instance == e.instance })
+	var head trail.Entry
 	if i >= 0 {
 		head, _ = e.chains[i].Head()
 	}
@@ -115,16 +115,16 @@ func (e *endings) ask(ctx context.Context, chain string, wrote, now time.Time) (
 		return "", nil
 	}
 	d, _, err := e.trail.Digest(ctx, head.Key)
-	if errors.Is(err, manifest.ErrFormat) || errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, trail.ErrFormat) || errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
 	return whyEnded(&d, now), err
 }
 
 // whyEnded says why no digest is to come after d, "" where one is.
-func whyEnded(d *manifest.Digest, now time.Time) string {
+func whyEnded(d *trail.Digest, now time.Time) string {
 	switch {
-	case d.Reason == manifest.ReasonFinal || d.Reason == manifest.ReasonStop:
+	case d.Reason == trail.ReasonFinal || d.Reason == trail.ReasonStop:
 		return "its last digest says " + d.Reason
 	case d.NextDigestDue == nil:
 		return ""
@@ -136,8 +136,8 @@ func whyEnded(d *manifest.Digest, now time.Time) string {
 	return "its next digest has been overdue since " + *d.NextDigestDue
 }
 
-// fetch reads the object that o describes.
-func (s *Source) Fetch(ctx context.Context, key string, o state.Object) (io.ReadCloser, state.Object, error) {
+// Fetch reads the object that o describes.
+func (s *Source) Fetch(ctx context.Context, key string, o archive.Object) (io.ReadCloser, archive.Object, error) {
 	return s.Store.GetFrom(ctx, key, "", 0, o.ETag)
 }
 

@@ -12,8 +12,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/pkg/manifest"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // shelf is a trail in memory.
@@ -23,18 +23,18 @@ type shelf struct {
 	asks int
 }
 
-func (s *shelf) Get(_ context.Context, key string) (io.ReadCloser, state.Object, error) {
+func (s *shelf) Get(_ context.Context, key string) (io.ReadCloser, archive.Object, error) {
 	d, ok := s.docs[key]
 	if !ok {
-		return nil, state.Object{}, fs.ErrNotExist
+		return nil, archive.Object{}, fs.ErrNotExist
 	}
-	return io.NopCloser(strings.NewReader(d)), state.Object{Key: key}, nil
+	return io.NopCloser(strings.NewReader(d)), archive.Object{Key: key}, nil
 }
 
-func (s *shelf) List(_ context.Context, _, _ string, fn func(state.Object) error) error {
+func (s *shelf) List(_ context.Context, _, _ string, fn func(archive.Object) error) error {
 	s.asks++
 	for k := range s.docs {
-		if err := fn(state.Object{Key: k}); err != nil {
+		if err := fn(archive.Object{Key: k}); err != nil {
 			return err
 		}
 	}
@@ -64,7 +64,7 @@ func TestAChainHasEndedWhenSomethingSaysSo(t *testing.T) {
 	s.digest("app-02", "00000006", "stop", "")
 	s.docs["p/_manifests/digest_20260301_000000_app-01_00000007_00000001.json"] = "[]"
 	e := &endings{
-		trail: manifest.NewTrail(s, "p/"), instance: "app-01", taken: []string{"00000009"}, now: func() time.Time { return now },
+		trail: trail.NewTrail(s, "p/"), instance: "app-01", taken: []string{"00000009"}, now: func() time.Time { return now },
 		log: zap.NewNop(), known: map[string]ending{},
 	}
 	fresh, old := now.Add(-time.Hour), now.Add(-72*time.Hour)
@@ -85,7 +85,7 @@ func TestAChainHasEndedWhenSomethingSaysSo(t *testing.T) {
 		{"without a digest for days", "app-01/0000000a/1", old, true},
 		{"no id", "?", old, false},
 	} {
-		o := state.Object{LastModified: row.wrote, Metadata: map[string]string{state.MetaID: row.id}}
+		o := archive.Object{LastModified: row.wrote, Metadata: map[string]string{archive.MetaID: row.id}}
 		if got, err := e.ended(t.Context(), o); got != row.want || err != nil {
 			t.Errorf("%s: ended = %v, %v, want %v", row.name, got, err, row.want)
 		}
@@ -96,20 +96,20 @@ func TestAChainHasEndedWhenSomethingSaysSo(t *testing.T) {
 	// A host that was stopped starts again.
 	s.digest("app-01", "00000001", "interval", "2026-03-05T13:00:00Z")
 	now = now.Add(endedKept)
-	if got, err := e.ended(t.Context(), state.Object{Metadata: map[string]string{state.MetaID: "app-01/00000001/2"}}); got || err != nil {
+	if got, err := e.ended(t.Context(), archive.Object{Metadata: map[string]string{archive.MetaID: "app-01/00000001/2"}}); got || err != nil {
 		t.Errorf("of a chain that goes on, ended = %v, %v, want false", got, err)
 	}
 }
 
 func TestAChainThatMayNotBeReadHasNotEnded(t *testing.T) {
-	s := &shelf{err: &state.Error{Class: state.ClassConfiguration, Op: "ListObjectsV2", Err: fs.ErrPermission}}
-	e := &endings{trail: manifest.NewTrail(s, "p/"), instance: "app-01", now: time.Now, log: zap.NewNop(), known: map[string]ending{}}
-	o := state.Object{Metadata: map[string]string{state.MetaID: "app-01/00000001/1"}}
+	s := &shelf{err: &archive.Error{Class: archive.ClassConfiguration, Op: "ListObjectsV2", Err: fs.ErrPermission}}
+	e := &endings{trail: trail.NewTrail(s, "p/"), instance: "app-01", now: time.Now, log: zap.NewNop(), known: map[string]ending{}}
+	o := archive.Object{Metadata: map[string]string{archive.MetaID: "app-01/00000001/1"}}
 	if got, err := e.ended(t.Context(), o); got || err != nil {
 		t.Errorf("ended = %v, %v, want false", got, err)
 	}
-	s.err = &state.Error{Class: state.ClassFile, Op: "ListObjectsV2", Err: errors.New("odd")}
-	o.Metadata[state.MetaID] = "app-01/00000002/1"
+	s.err = &archive.Error{Class: archive.ClassFile, Op: "ListObjectsV2", Err: errors.New("odd")}
+	o.Metadata[archive.MetaID] = "app-01/00000002/1"
 	if _, err := e.ended(t.Context(), o); err == nil {
 		t.Error("a failed question is an answer")
 	}

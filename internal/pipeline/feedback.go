@@ -5,7 +5,7 @@ import (
 	"sync"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
@@ -30,7 +30,7 @@ type toWatcher interface {
 type toUploads interface {
 	throttled()         // the server asked for fewer requests
 	distrust(err error) // an answer to a document did not confirm the key
-	release()           // what waits for an operator is tried again
+	Release()           // what waits for an operator is tried again
 	full() bool         // uploads pause: too much is unpublished, or the state cannot be written
 }
 
@@ -57,22 +57,24 @@ func (s *Source) intact(id safefs.Identity, path string) bool {
 func (s *Source) leftOut(path string) bool { return s.Watch != nil && s.Watch.LeavesOut(path) }
 
 func (s *Source) throttled() {
-	if s.pool != nil {
-		s.pool.Throttled(s.Config.Name)
+	if s.Pool != nil {
+		s.Pool.Throttled(s.Config.Name)
 	}
 }
 
-func (s *Source) distrust(err error) { s.pool.Distrust(s.Config.Name, err) }
+func (s *Source) distrust(err error) { s.Pool.Distrust(s.Config.Name, err) }
 
-func (s *Source) release() {
+// Release tries everything again that waits for a retry or an operator, uploads
+// and documents of the trail.
+func (s *Source) Release() {
 	s.Flusher.Retry()
-	s.pool.Release(s.Config.Name)
+	s.Pool.Release(s.Config.Name)
 }
 
 // full reports whether nothing more is uploaded, because too many records wait to
 // be published or the state cannot be written: there is no upload without a trail.
 func (s *Source) full() bool {
-	return s.Backlog.Records() >= s.Session.Config.Manifest.MaxUnpublished || s.stateTrouble() != nil
+	return s.Backlog.Records() >= s.Session.Config.Manifest.MaxUnpublished || s.Disk.check() != nil
 }
 
 // claim returns nil once this run may write. What it publishes for that is the
@@ -135,7 +137,7 @@ func (s *Source) prove(ctx context.Context) error {
 		s.proof.done = true
 		return nil
 	}
-	if state.ClassOf(err).Stops() {
+	if archive.ClassOf(err).Stops() {
 		s.distrust(err)
 	}
 	return err

@@ -37,7 +37,7 @@ type placeMemory struct {
 	db     *state.DB // nil: a dry run whose state does not exist yet
 	log    *zap.Logger
 	key    string // belongs to the index, which belongs to bucket and prefix
-	mounts string // where older releases look for the mount points, and for nothing else
+	mounts string // where older releases expect the mount points, and nothing else
 }
 
 func placeMemoryOf(s *Source) placeMemory {
@@ -55,7 +55,7 @@ func (p placeMemory) recall() watcher.Memory {
 		m, err = p.readMounts()
 	}
 	if err != nil {
-		p.log.Warn("what the directory was is not remembered: whether it still is that one is told by its files", zap.Error(err))
+		p.log.Warn("what the directory was is unreadable: its files decide whether it still is that one", zap.Error(err))
 	}
 	return m
 }
@@ -122,22 +122,23 @@ type provenDestination struct {
 	Capabilities s3store.Capabilities `json:"capabilities"`
 }
 
-// capabilities keeps what the canary of a destination learned, for the next run.
-type capabilities struct {
+// Capabilities keeps what the canary of a destination learned, for the next run.
+type Capabilities struct {
 	store *s3store.Store
 	db    *state.DB
 	key   string
 	log   *zap.Logger
 }
 
-func CapabilitiesOf(c *config.Source, store *s3store.Store, db *state.DB, log *zap.Logger) capabilities {
-	return capabilities{store: store, db: db, key: fmt.Sprintf("canary/%s/%s/%s", c.Bucket, c.Prefix, c.Name), log: log}
+// CapabilitiesOf returns what keeps the canary of c's destination.
+func CapabilitiesOf(c *config.Source, store *s3store.Store, db *state.DB, log *zap.Logger) Capabilities {
+	return Capabilities{store: store, db: db, key: fmt.Sprintf("canary/%s/%s/%s", c.Bucket, c.Prefix, c.Name), log: log}
 }
 
 // recall gives the store what the canary of an earlier run learned. It returns
 // when that canary passed, where it was for the same destination and within
 // canaryAge, and else the zero time.
-func (c capabilities) recall() (provenAt time.Time, err error) {
+func (c Capabilities) recall() (provenAt time.Time, err error) {
 	b, err := c.db.Meta(c.key)
 	if err != nil || b == nil {
 		return time.Time{}, err
@@ -154,8 +155,8 @@ func (c capabilities) recall() (provenAt time.Time, err error) {
 	return time.Time{}, nil
 }
 
-// remember keeps what the canary has just learned.
-func (c capabilities) Remember() {
+// Remember keeps what the canary has just learned.
+func (c Capabilities) Remember() {
 	b, err := json.Marshal(provenDestination{Time: time.Now(), Capabilities: c.store.Capabilities()})
 	if err == nil {
 		err = c.db.SetMeta(context.Background(), c.key, b)
@@ -167,7 +168,7 @@ func (c capabilities) Remember() {
 
 // forget makes the next start run the canary, because the server did not confirm
 // the key.
-func (c capabilities) forget() {
+func (c Capabilities) forget() {
 	if err := c.db.SetMeta(context.Background(), c.key, nil); err != nil {
 		c.log.Warn("the canary's old result was not removed", zap.Error(err))
 	}

@@ -10,19 +10,19 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/host"
-	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
-// metrics are those of every stage and the process's own.
+// Metrics are those of every stage and the process's own.
 type Metrics struct {
 	Watcher  *watcher.Metrics
 	uploader *uploader.Metrics
 	manifest *manifest.Metrics
-	Store    *s3store.Metrics
+	Store    *s3conn.Metrics
 
 	WrongKey       *prometheus.GaugeVec
 	reloadOK       prometheus.Gauge
@@ -35,6 +35,8 @@ type Metrics struct {
 	sources map[string]bool // those that have series; only the pipeline's goroutine uses it
 }
 
+// NewMetrics registers the metrics of a run whose pipeline, while there is one, is
+// shown by sources.
 func NewMetrics(reg prometheus.Registerer, b host.Build, db *state.DB, sources func() []Snapshot) *Metrics {
 	reg.MustRegister(
 		collectors.NewGoCollector(),
@@ -55,7 +57,7 @@ func NewMetrics(reg prometheus.Registerer, b host.Build, db *state.DB, sources f
 		Watcher:  watcher.NewMetrics(reg),
 		uploader: uploader.NewMetrics(reg),
 		manifest: manifest.NewMetrics(reg),
-		Store:    s3store.NewMetrics(reg),
+		Store:    s3conn.NewMetrics(reg),
 		WrongKey: gauges("wrong_key_objects", "Indexed objects that are encrypted under a key that is neither configured nor accepted.", "source"),
 		reloadOK: gauge("config_last_reload_successful", "Whether the last read of the configuration succeeded."),
 		reloadOKSecond: gauge("config_last_reload_success_timestamp_seconds",
@@ -71,7 +73,7 @@ func NewMetrics(reg prometheus.Registerer, b host.Build, db *state.DB, sources f
 	return m
 }
 
-// reloaded says how the last read of the configuration ended.
+// Reloaded says how the last read of the configuration ended.
 func (m *Metrics) Reloaded(ok bool, now time.Time) {
 	if !ok {
 		m.reloadOK.Set(0)
@@ -81,7 +83,7 @@ func (m *Metrics) Reloaded(ok bool, now time.Time) {
 	m.reloadOKSecond.Set(float64(now.Unix()))
 }
 
-// configured shows the settings that alert rules compare with, and makes the
+// Configured shows the settings that alert rules compare with, and makes the
 // series of the sources of cfg.
 func (m *Metrics) Configured(cfg *config.Config, b host.Budget) {
 	for name, d := range map[string]time.Duration{
@@ -99,7 +101,7 @@ func (m *Metrics) Configured(cfg *config.Config, b host.Budget) {
 	}
 }
 
-// only removes the series of every source that cfg does not have: an alert on
+// Only removes the series of every source that cfg does not have: an alert on
 // one that is gone for good would never end.
 func (m *Metrics) Only(cfg *config.Config) {
 	for name := range m.sources {
@@ -115,7 +117,7 @@ func (m *Metrics) Only(cfg *config.Config) {
 	}
 }
 
-// snapshot is what the gauges show of one source.
+// Snapshot is what the gauges show of one source.
 type Snapshot struct {
 	Name         string
 	Files, Bytes int64 // in the index
@@ -124,8 +126,8 @@ type Snapshot struct {
 	HungSince    time.Time
 }
 
-// collector reads the gauges of the state and the queues when somebody
-// scrapes, so that they are never older than the answer.
+// collector reads the gauges of the state and the queues at each
+// scrape, so that they are never older than the answer.
 type collector struct {
 	db      *state.DB
 	sources func() []Snapshot
@@ -143,8 +145,8 @@ func newCollector(db *state.DB, sources func() []Snapshot) *collector {
 		bytes:    desc("indexed_bytes", "Bytes of the files that the index holds as stored in S3.", "source"),
 		depth:    desc("queue_depth", "Paths on their way, by state.", "source", "state"),
 		oldest:   desc("oldest_pending_timestamp_seconds", "When the oldest path on its way was first seen to have changed, 0 for none.", "source"),
-		withheld: desc("deletes_withheld", "1 while another directory, or one without a mount that was inside it, stands in the source's place: nothing counts as deleted.", "source"),
-		hung:     desc("source_hung_since_timestamp_seconds", "When the look at the source began that has not ended, 0 while it answers.", "source"),
+		withheld: desc("deletes_withheld", "1 while another directory, or one without a mount that was inside it, is in the source's place: nothing counts as deleted.", "source"),
+		hung:     desc("source_hung_since_timestamp_seconds", "When the check of the source began that has not ended, 0 while it answers.", "source"),
 		journal:  desc("journal_bytes", "Size of the state file."),
 		free:     desc("state_free_bytes", "Free space on the file system of the state directory."),
 		writable: desc("state_writable", "1 while the state can be written, 0 while its disk is full or fails: nothing is uploaded then."),

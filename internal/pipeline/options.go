@@ -11,11 +11,12 @@ import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
+// StoreOptions are those of the destination of c.
 func (e *Session) StoreOptions(c config.Source, log *zap.Logger) s3store.Options {
 	return s3store.Options{
 		Region: c.Region, EndpointURL: e.Config.S3.EndpointURL, PathStyle: e.Config.S3.PathStyle,
@@ -37,7 +38,7 @@ func (e *Session) flusherOptions(s *Source) manifest.Options {
 	return manifest.Options{
 		Source: s.Config.Name, Instance: e.Config.Instance, Bucket: s.Config.Bucket, Mapper: s.Mapper,
 		FlushInterval: m.FlushInterval, DigestInterval: m.DigestInterval, StopTimeout: e.Grace.Publish,
-		MaxRecords: m.MaxRecords, Layout: manifest.Layout(m.Layout),
+		MaxRecords: m.MaxRecords, Layout: trail.Layout(m.Layout),
 		LocalDir:  e.CopiesOf(s.Config.Name),
 		KeepLocal: m.KeepLocal, KeepLocalSize: m.KeepLocalSize,
 		LateStart: e.once,
@@ -60,20 +61,21 @@ func (e *Session) poolOptions() uploader.Options {
 	}
 }
 
+// WatchOptions are those of the watcher of s.
 func (e *Session) WatchOptions(s *Source) watcher.Options {
 	w, memory := e.Config.Watch, placeMemoryOf(s)
 	return watcher.Options{
 		Source: s.Config.Name, Root: s.Root, Settle: s.Config.Settle, MaxDelay: s.Config.MaxDelay,
 		RescanInterval: w.RescanInterval, PollInterval: w.PollInterval,
 		Include: s.Config.Include, Exclude: s.Config.Exclude, IgnoreFiles: s.Config.IgnoreFiles,
-		Hardlinks: safefs.LinkPolicy(s.Config.Hardlinks), Reserved: state.ReservedDir, TooDeep: s.Mapper.TooDeep,
+		Hardlinks: safefs.LinkPolicy(s.Config.Hardlinks), Reserved: archive.ReservedDir, TooDeep: s.Mapper.TooDeep,
 		Mirror: s.Config.Deletes == archive.DeletesMirror, MaxDeletes: s.Config.MaxDeletes,
 		OnScan: s.onScan, OnAvailable: s.OnAvailable, OnMemory: memory.remember, Memory: memory.recall(),
 		Log: e.Log, Metrics: e.Metrics.Watcher,
 	}
 }
 
-// copiesOf is where the host keeps copies of the trail of the named source.
+// CopiesOf is where the host keeps copies of the trail of the named source.
 func (e *Session) CopiesOf(name string) string {
 	return filepath.Join(e.Config.Manifest.LocalDir, name)
 }

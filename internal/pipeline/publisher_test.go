@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/internal/safefs"
@@ -27,7 +28,7 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 	fake.Setenv(t)
 	store, err := s3store.Open(t.Context(), s3store.Options{
 		Region: "us-east-1", EndpointURL: fake.URL, PathStyle: true, Bucket: "bucket", Prefix: "p", Instance: "i", KMSKeyID: s3test.FakeKeyARN, SSE: "aws:kms",
-		Log: zap.NewNop(), Metrics: s3store.NewMetrics(prometheus.NewRegistry()),
+		Log: zap.NewNop(), Metrics: s3conn.NewMetrics(prometheus.NewRegistry()),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -55,14 +56,14 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 	}
 	pool := func(proven bool) {
 		p, err := uploader.New(queue.New(1), []uploader.Source{{
-			Name: "s", Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: state.NewMapper("p"), Root: safefs.NewRoot(dir, safefs.RootOptions{}),
+			Name: "s", Instance: "i", Bucket: "bucket", RealPath: dir, Mapper: archive.NewMapper("p"), Root: safefs.NewRoot(dir, safefs.RootOptions{}),
 			Objects: store, Multipart: store, State: st, Proven: proven, ProvenAt: time.Now(), Hardlinks: safefs.LinksAllow, Deletes: archive.DeletesKeep,
-			Accept: func(state.Object) archive.KeyVerdict { return archive.KeyOK },
+			Accept: func(archive.Object) archive.KeyVerdict { return archive.KeyOK },
 		}}, uploader.Options{Workers: 1, PartSize: 5 << 20, SinglePutMax: 5 << 20, MemoryLimit: 32 << 20, Log: zap.NewNop(), Metrics: uploader.NewMetrics(prometheus.NewRegistry())})
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.pool = p
+		s.Pool = p
 	}
 	wantNone := func(when string) {
 		t.Helper()
@@ -76,7 +77,7 @@ func TestNoDocumentIsSentBeforeTheCanaryHasPassed(t *testing.T) {
 	pool(false)
 	wantNone("before the canary")
 	pool(true)
-	s.pool.Distrust("s", state.Classified(state.ClassEncryption, "PutObject", errUnproven))
+	s.Pool.Distrust("s", archive.Classified(archive.ClassEncryption, "PutObject", errUnproven))
 	wantNone("after an answer without the key")
 	pool(true)
 	if err := send(); err != nil {

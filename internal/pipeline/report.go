@@ -4,30 +4,30 @@ import (
 	"context"
 	"errors"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
-// How a command can end beside well, for main to turn into exit codes.
+// How a command can end other than well; main turns them into exit codes.
 var (
-	// ErrSomeFailed: it ran, and some files failed.
+	// ErrSomeFailed reports a run in which some files failed.
 	ErrSomeFailed = errors.New("some files failed")
-	// ErrInterrupted: a signal ended it before its work was done.
+	// ErrInterrupted reports a run that a signal ended before its work was done.
 	ErrInterrupted = errors.New("interrupted; what was done is kept, the next run goes on")
 )
 
 // Status is what became of one file in a sync run.
-type Status = state.Status
+type Status = archive.Status
 
 // The statuses that a sync run shows.
 const (
-	Uploaded = state.StatusUploaded
-	Skipped  = state.StatusSkipped
-	Failed   = state.StatusFailed
-	Deleted  = state.StatusDeleted
-	Planned  = state.Status("planned") // a dry run would upload it
-	Rekeyed  = state.StatusRekeyed
+	Uploaded = archive.StatusUploaded
+	Skipped  = archive.StatusSkipped
+	Failed   = archive.StatusFailed
+	Deleted  = archive.StatusDeleted
+	Planned  = archive.Status("planned") // a dry run would upload it
+	Rekeyed  = archive.StatusRekeyed
 	// PlannedRekey: a dry run would bring it under the key.
-	PlannedRekey = state.Status("planned-rekey")
+	PlannedRekey = archive.Status("planned-rekey")
 )
 
 // Outcome is what became of one file.
@@ -39,14 +39,14 @@ type Outcome struct {
 	Err    error // Failed only
 }
 
-// Progress is told what a sync run does. Its methods are called from many
+// Progress follows what a run does. Its methods are called from many
 // goroutines and must not block for long.
 type Progress interface {
 	Found(size int64)
 	Outcome(o Outcome)
 }
 
-// interrupted makes ErrInterrupted of an error that only says that ctx ended.
+// Interrupted makes ErrInterrupted of an error that only says that ctx ended.
 func Interrupted(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return ErrInterrupted

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"errors"
 	"fmt"
+	"io"
 	"sync/atomic"
 	"time"
 
@@ -12,12 +13,13 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/host"
+	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/s3store"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
-// environment is what the sources of one run share.
+// Session is what the sources of one run share.
 type Session struct {
 	Config  *config.Config
 	DB      *state.DB // nil: a dry run whose state does not exist yet
@@ -30,14 +32,14 @@ type Session struct {
 	Grace     Grace            // of an orderly end
 	Budget    host.Budget      // of memory
 	Found     fscheck.Found    // what is at the paths; nil: they were not checked
-	KeysMoved chan struct{}    // capacity 1, nil: nothing waits for it; the key behind an alias moved
+	KeysMoved chan struct{}    // capacity 1: the key behind an alias moved; nil: nothing waits for that
 	Removed   *state.SourceKey // the only source, which left the configuration: its trail is closed, nothing is uploaded
 	once      bool             // the run ends by itself
 	Dry       bool             // the run writes nothing
 	ListSkips bool             // each skip that the index alone decides gets a record
 }
 
-// drainTime and publishTime are what StandardGrace says of a run of the daemon,
+// DrainTime and publishTime are what StandardGrace says of a run of the daemon,
 // and what a sync gives its uploads and, at least, its last documents.
 const (
 	DrainTime   = 25 * time.Second
@@ -45,17 +47,17 @@ const (
 )
 
 // Grace bounds an orderly end: Drain is how long uploads that are under way may
-// go on, Publish how long the last documents of the trail may take after that.
+// continue, Publish how long the last documents of the trail may take after that.
 // What is not done by then is durable and done by the next start.
 type Grace struct{ Drain, Publish time.Duration }
 
 // StandardGrace is that of the service: its unit allows for more than both.
 func StandardGrace() Grace { return Grace{Drain: DrainTime, Publish: publishTime} }
 
-// total is after how long a stage that does not stop is left behind.
+// Total is how long a stage may take to stop before it is left behind.
 func (g Grace) Total() time.Duration { return g.Drain + g.Publish + 10*time.Second }
 
-// openState opens the state directory of cfg and says what it found.
+// OpenState opens the state directory of cfg and says what it found.
 func OpenState(cfg *config.Config, c *Clock, log *zap.Logger) (*state.DB, error) {
 	db, err := state.Open(cfg.StateDir, state.Options{
 		Instance: cfg.Instance, MachineID: host.MachineID(), Log: log.Named("state"), Now: c.now,
@@ -74,7 +76,7 @@ func OpenState(cfg *config.Config, c *Clock, log *zap.Logger) (*state.DB, error)
 	return db, nil
 }
 
-// busyError says that another process holds the state, and what to do.
+// BusyError says that another process holds the state, and what to do.
 type BusyError struct {
 	locked *state.LockedError
 	advice string
@@ -85,12 +87,27 @@ func (e *BusyError) Error() string { return e.locked.Error() + ": " + e.advice }
 // Unwrap returns what the state said.
 func (e *BusyError) Unwrap() error { return e.locked }
 
-// advise returns e with other advice.
+// Advise returns e with other advice.
 func (e *BusyError) Advise(advice string) *BusyError {
 	return &BusyError{locked: e.locked, advice: advice}
 }
 
-// openSession opens the state for a run that ends by itself. The caller closes it.
+// Prepare refuses a configuration that no run can work with, before anything is
+// written, which might be inside a source. It returns what is at its paths, and
+// the logger of a command that writes to stderr.
+func Prepare(cfg *config.Config, stderr io.Writer) (fscheck.Found, *zap.Logger, error) {
+	if err := host.Supported(cfg); err != nil {
+		return nil, nil, err
+	}
+	at, err := new(fscheck.Checker).Placed(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	log, err := logsink.NewConsole(cfg.Log, stderr)
+	return at, log, err
+}
+
+// Open opens the state for a run that ends by itself. The caller closes it.
 func Open(cfg *config.Config, at fscheck.Found, giveUp time.Duration, version string, log *zap.Logger) (*Session, error) {
 	b, err := host.Fit(cfg, log)
 	if err != nil {
@@ -109,7 +126,7 @@ func Open(cfg *config.Config, at fscheck.Found, giveUp time.Duration, version st
 	}, nil
 }
 
-// close gives the state back.
+// Close closes the state.
 func (e *Session) Close() error {
 	if err := e.DB.Close(); err != nil {
 		return fmt.Errorf("close the state: %w", err)
@@ -117,7 +134,7 @@ func (e *Session) Close() error {
 	return nil
 }
 
-// clock is the host's clock corrected by what the servers' answers say, for the
+// Clock is the host's clock corrected by what the servers' answers say, for the
 // timestamps of the trail. The zero value is the host's clock.
 type Clock struct {
 	stores atomic.Pointer[[]*s3store.Store]
@@ -132,8 +149,7 @@ func (c *Clock) follow(sources []*Source) {
 	c.stores.Store(&stores)
 }
 
-// now returns the time that the first server with another opinion than the host
-// has.
+// now returns the time of the first server that disagrees with the host.
 func (c *Clock) now() time.Time {
 	now := time.Now()
 	if stores := c.stores.Load(); stores != nil {

@@ -10,11 +10,11 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/host"
-	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/internal/signer"
 	"github.com/s3syncd/s3syncd/pkg/manifest"
 )
 
-// metaSigners is where the state keeps which key signs and which one did before.
+// metaSigners is where the state keeps which key signs and which one signed before.
 const metaSigners = "signers"
 
 // signersFact is what the state keeps of manifest.sign, which is no secret.
@@ -23,7 +23,7 @@ type signersFact struct {
 	Before  string `json:"before,omitempty"`
 }
 
-// signers returns what signs the digests of c, and what signed them before and
+// Signers returns what signs the digests of c, and what signed them before and
 // announces the new key; each is nil where there is none. A key of before that
 // cannot be used any more is no error: readers have to be given the new one.
 func (e *Session) Signers(ctx context.Context, c config.Source) (sign, before manifest.Signer, err error) {
@@ -65,7 +65,7 @@ func (e *Session) rememberSigner(ctx context.Context, spec string) (signersFact,
 	return fact, e.DB.SetMeta(ctx, metaSigners, data)
 }
 
-// openSigner returns the signer that spec, a value of manifest.sign, names; nil
+// OpenSigner returns the signer that spec, a value of manifest.sign, names; nil
 // for none.
 func (e *Session) OpenSigner(ctx context.Context, spec string, c config.Source) (manifest.Signer, error) {
 	if file, ok := strings.CutPrefix(spec, "ed25519:"); ok {
@@ -79,7 +79,7 @@ func (e *Session) OpenSigner(ctx context.Context, spec string, c config.Source) 
 	if !ok {
 		return nil, nil //nolint:nilnil // No signer is not an error.
 	}
-	s, err := s3store.OpenKMS(ctx, s3store.KMSOptions{
+	s, err := signer.OpenKMS(ctx, signer.KMSOptions{
 		KeyID: key, Region: c.Region, Profile: c.Profile,
 		AllowInsecure: e.Config.S3.AllowInsecureEndpoint, Metrics: e.Metrics.Store,
 	})

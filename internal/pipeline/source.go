@@ -19,30 +19,31 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/watcher"
 )
 
-// source is one configured directory with all that works on it.
+// Source is one configured directory with all that works on it.
 type Source struct {
 	Config   config.Source
 	number   int    // in the configuration
 	Real     string // the directory without symbolic links
-	Mapper   state.Mapper
+	Mapper   archive.Mapper
 	Root     *safefs.Root
 	Store    *s3store.Store
 	State    *state.Source
 	Flusher  *manifest.Flusher
 	Watch    *watcher.Watcher // nil: the run does not watch or scan
-	pool     *uploader.Pool   // nil: nothing is uploaded from a removed source
+	Pool     *uploader.Pool   // nil: nothing is uploaded from a removed source
 	Log      *zap.Logger
 	Counters Counters
 	Backlog  *Backlog // of the trail
+	Disk     *Disk    // of the state
 
 	Session  *Session
 	there    bool // something was at its path when the run began
 	proof    proof
-	known    capabilities
-	provenAt time.Time // when the canary passed that still counts; zero: none does
+	known    Capabilities
+	provenAt time.Time // when a canary passed that still counts; zero: none
 }
 
-// openSource connects one source to its directory, bucket and state. It makes
+// OpenSource connects one source to its directory, bucket and state. It makes
 // no request.
 func (e *Session) OpenSource(ctx context.Context, i int) (*Source, error) {
 	c := e.Config.Sources[i]
@@ -67,11 +68,11 @@ func (e *Session) OpenSource(ctx context.Context, i int) (*Source, error) {
 	return s, nil
 }
 
-// connect makes a source of what any run needs, a dry run too.
+// Connect makes a source of what any run needs, a dry run too.
 func (e *Session) Connect(ctx context.Context, i int, o s3store.Options) (*Source, error) {
 	c := e.Config.Sources[i]
 	s := &Source{
-		Config: c, number: i, Mapper: state.NewMapper(c.Prefix), Root: RootOf(&c), Log: e.Log.With(zap.String("source", c.Name)), Session: e,
+		Config: c, number: i, Mapper: archive.NewMapper(c.Prefix), Root: RootOf(&c), Log: e.Log.With(zap.String("source", c.Name)), Session: e,
 	}
 	at, answered := e.at(c)
 	s.Real, s.there = at.Real, at.There
@@ -98,13 +99,13 @@ func (e *Session) Connect(ctx context.Context, i int, o s3store.Options) (*Sourc
 		s.Log.Warn("the directory of a source does not answer: it is taken for the one that it was", zap.String("path", c.Path), zap.String("was", s.Real))
 	}
 	s.Backlog = &Backlog{state: s.State, log: s.Log}
+	s.Disk = &Disk{db: e.DB, dir: e.Config.StateDir, log: s.Log, writes: s.Release}
 	s.known = CapabilitiesOf(&c, s.Store, e.DB, s.Log)
 	s.provenAt, err = s.known.recall()
 	return s, err
 }
 
-// at returns what is at the path of c, and whether its file system answered: a
-// source that does not answer is still the one that it was.
+// at returns what is at the path of c, and whether its file system answered.
 func (e *Session) at(c config.Source) (config.Look, bool) {
 	if e.Found == nil {
 		return fscheck.Path(c.Path)
@@ -116,23 +117,24 @@ func (e *Session) at(c config.Source) (config.Look, bool) {
 	return l, ok
 }
 
-// rootOf is the directory of a source.
+// RootOf is the directory of a source.
 func RootOf(c *config.Source) *safefs.Root {
 	return safefs.NewRoot(c.Path, safefs.RootOptions{
 		Follow: c.Symlinks == archive.SymlinksFollow, CrossMounts: c.CrossMounts, SizeMtime: c.Identity == "size-mtime",
 	})
 }
 
-// pending counts the paths of a source that are on their way.
+// Pending counts the paths of a source that are on their way.
 type Pending struct {
 	Settling, Queued, InFlight, Delayed int
 
 	Oldest time.Time // when the oldest was first seen to have changed; zero: none
 }
 
+// Total is all of them.
 func (p Pending) Total() int64 { return int64(p.Settling + p.Queued + p.InFlight + p.Delayed) }
 
-// pending asks the watcher first: a path moves from there to the queue, so that
+// Pending asks the watcher first: a path moves from there to the queue, so that
 // none is missed on its way.
 func (s *Source) Pending() Pending {
 	var p Pending
@@ -154,7 +156,7 @@ const (
 	shortLifeLeast   = time.Minute
 )
 
-// uploads is what the pool needs to know of s.
+// Uploads is what the pool needs to know of s.
 func (s *Source) Uploads() uploader.Source {
 	instance := s.Session.Config.Instance
 	return uploader.Source{

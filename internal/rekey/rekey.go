@@ -14,20 +14,15 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/s3syncd/s3syncd/internal/config"
-	"github.com/s3syncd/s3syncd/internal/fscheck"
-	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/listing"
-	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
 	"github.com/s3syncd/s3syncd/internal/stages"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
-	"github.com/s3syncd/s3syncd/pkg/state"
 	"github.com/s3syncd/s3syncd/pkg/uploader"
 )
 
-// RekeyOptions are what a rekey needs from outside.
+// Options are what a rekey needs from outside.
 type Options struct {
 	Config   *config.Config
 	Source   string        // "": every source
@@ -40,48 +35,40 @@ type Options struct {
 	Progress pipeline.Progress
 }
 
-// RekeySummary counts the objects of a rekey.
+// Summary counts the objects of a rekey.
 type Summary struct {
 	Listed  int64 // below the prefixes, the trails left out
-	Right   int64 // under the key, gone meanwhile, or a document of another trail
+	Right   int64 // under the key, gone by now, or a document of another trail
 	Rekeyed int64 // or to be rekeyed in a dry run
 	Failed  int64 // or to be left to another instance in a dry run
 	Bytes   int64 // of what is rekeyed
 
 	// Unlisted: some prefix could not be listed, so that only indexed objects were
-	// looked at.
+	// checked.
 	Unlisted bool
 	Plan     Plan
 }
 
-// RekeyPlan is what a dry run foresees.
+// Plan is what a dry run foresees.
 type Plan struct {
 	NoKey, OtherKey      int64 // objects without a KMS key, and under another one
 	Heads, Sends, Copies int64 // requests of the run
 	Parts                int64 // of sends and copies that are too large for one request
 	Lists                int64
-	Unindexed            bool // a running daemon holds the state: its index spared no question
+	Unindexed            bool // a running daemon holds the state: without its index every object was asked for
 }
 
-// RekeyBusy is said where another process holds the state.
+// rekeyBusy is the advice where another process holds the state.
 const rekeyBusy = "stop the daemon first: a rekey writes the same index and trail"
 
-// Rekey finds the objects of every source that are not under the configured key
+// Run finds the objects of every source that are not under the configured key
 // or an accepted one, and brings them under the configured one. It blocks until
-// that is done or ctx ends, holds the state meanwhile, and publishes the trail
-// of what it did. It can be ended at any point and run again: what was done is
-// durable, and found. It returns ErrSomeFailed when objects failed,
+// that is done or ctx ends, holds the state, and publishes the trail of what it
+// did. It can be interrupted at any point and run again: what was done is durable. It returns ErrSomeFailed when objects failed,
 // ErrInterrupted when ctx ended first, and another error when it could not run;
 // the summary is valid in each case. A dry run writes nothing, not even a state.
 func Run(ctx context.Context, o Options) (Summary, error) {
-	if err := host.Supported(o.Config); err != nil {
-		return Summary{}, err
-	}
-	at, err := new(fscheck.Checker).Placed(o.Config)
-	if err != nil {
-		return Summary{}, err
-	}
-	log, err := logsink.NewConsole(o.Config.Log, o.Stderr)
+	at, log, err := pipeline.Prepare(o.Config, o.Stderr)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -95,7 +82,7 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	r := &rekeyRun{opts: o, trail: map[string]state.Record{}, limit: o.limiter()}
+	r := &rekeyRun{opts: o, trail: map[string]archive.Record{}, limit: o.limiter()}
 	if r.Pipeline, err = e.Begin(ctx, r.parts()); err != nil {
 		return Summary{}, err
 	}
@@ -123,8 +110,8 @@ type rekeyRun struct {
 
 	mu    sync.Mutex
 	sum   Summary
-	trail map[string]state.Record // by source and path, of what is queued: what the trail knows of its object
-	halt  context.CancelCauseFunc // ends the search for objects
+	trail map[string]archive.Record // by source and path, of what is queued: what the trail knows of its object
+	halt  context.CancelCauseFunc   // ends the search for objects
 }
 
 // parts say how a rekey differs from other runs. Its destinations are not proven
@@ -134,7 +121,7 @@ func (r *rekeyRun) parts() pipeline.Parts {
 		Chosen: r.opts.chosen,
 		Uploads: func(s *pipeline.Source, u *uploader.Source) {
 			u.Copy = s.Store.Copy
-			u.Archived = func(path string) (state.Record, bool) { return r.archived(s.Config.Name, path) }
+			u.Archived = func(path string) (archive.Record, bool) { return r.archived(s.Config.Name, path) }
 			u.Proven, u.ProvenAt = false, time.Time{}
 		},
 		Pool:  func(o *uploader.Options) { o.GiveUp = r.opts.GiveUp },
@@ -150,11 +137,18 @@ func (r *rekeyRun) run(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	late, err := pipeline.Unpublished(r.Sources)
-	if err == nil && (late || r.sum.Failed > 0) {
-		err = pipeline.ErrSomeFailed
+	failed := r.sum.Failed > 0
+	for _, s := range r.Sources {
+		late, err := s.Unpublished()
+		if err != nil {
+			return err
+		}
+		failed = failed || late
 	}
-	return err
+	if failed {
+		return pipeline.ErrSomeFailed
+	}
+	return nil
 }
 
 // rekeyAll works on every source side by side: a broken one holds up no other.
@@ -164,57 +158,43 @@ func (r *rekeyRun) rekeyAll(ctx context.Context) error {
 	r.mu.Lock()
 	r.halt = halt
 	r.mu.Unlock()
-	errs := make([]error, len(r.Sources))
-	var wg sync.WaitGroup
-	for i, s := range r.Sources {
-		wg.Go(func() {
-			err := r.await(ctx, s)
-			if err == nil {
-				err = r.find(ctx, s)
-			}
-			err = errors.Join(err, r.Queue.Source(s.Config.Name).Wait(ctx))
-			if err != nil && ctx.Err() == nil {
-				errs[i] = fmt.Errorf("source %s: %w", s.Config.Name, err)
-			}
-		})
-	}
-	wg.Wait()
+	err := r.Each(func(s *pipeline.Source) error {
+		err := r.await(ctx, s)
+		if err == nil {
+			err = r.find(ctx, s)
+		}
+		err = errors.Join(err, r.Queue.Source(s.Config.Name).Wait(ctx))
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("source %s: %w", s.Config.Name, err)
+		}
+		return nil
+	})
 	if cause := context.Cause(ctx); errors.Is(cause, errUnconfirmed) {
 		return cause
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // errUnconfirmed ends a run at the first answer that does not confirm the key:
 // each further copy would take the encryption from one more object.
 var errUnconfirmed = errors.New("stopped at once, because the server did not do what it was asked for")
 
-// await returns once the canary has passed: it tells which key is behind an
-// alias now.
+// await blocks until the canary has passed: it tells which key is behind an alias
+// now.
 func (r *rekeyRun) await(ctx context.Context, s *pipeline.Source) error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for begin := time.Now(); ; {
-		d := r.Pool.Destination(s.Config.Name)
-		switch {
-		case d.Proven:
-			return nil
-		case d.State == breaker.HealthParked, d.State == breaker.HealthStopped,
-			d.Err != nil && time.Since(begin) > r.opts.GiveUp:
-			return fmt.Errorf("nothing was rekeyed: %w", d.Err)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
+	if err := r.Pool.Await(ctx, s.Config.Name); err != nil {
+		return err
 	}
+	if d := r.Pool.Destination(s.Config.Name); !d.Proven {
+		return fmt.Errorf("nothing was rekeyed: %w", d.Err)
+	}
+	return nil
 }
 
-// find offers what may not be under the key.
+// find queues what may not be under the key.
 func (r *rekeyRun) find(ctx context.Context, s *pipeline.Source) error {
 	f := finder{source: s, askAll: r.opts.AskAll, limit: r.limit}
-	err := f.run(ctx, func(ctx context.Context, path, _ string, size int64, known *state.Record) error {
+	err := f.run(ctx, func(ctx context.Context, path, _ string, size int64, known *archive.Record) error {
 		r.opts.Progress.Found(size)
 		if known != nil {
 			r.mu.Lock()
@@ -233,7 +213,7 @@ func (r *rekeyRun) find(ctx context.Context, s *pipeline.Source) error {
 func trailKey(source, path string) string { return source + "\x00" + path }
 
 // archived returns what the trail knows of the object of a queued path.
-func (r *rekeyRun) archived(source, path string) (state.Record, bool) {
+func (r *rekeyRun) archived(source, path string) (archive.Record, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rec, ok := r.trail[trailKey(source, path)]
@@ -252,11 +232,11 @@ func (r *rekeyRun) ended(_ *pipeline.Source, o uploader.Outcome) {
 		r.mu.Unlock()
 		return
 	}
-	switch o.Status { //nolint:exhaustive // An interrupted upload that was settled meanwhile is no part of the sum.
-	case state.StatusRekeyed:
+	switch o.Status { //nolint:exhaustive // An interrupted upload that was resolved is no part of the sum.
+	case archive.StatusRekeyed:
 		r.sum.Rekeyed++
 		r.sum.Bytes += o.Size
-	case state.StatusFailed:
+	case archive.StatusFailed:
 		r.sum.Failed++
 	case "":
 		r.sum.Right++
@@ -265,7 +245,7 @@ func (r *rekeyRun) ended(_ *pipeline.Source, o uploader.Outcome) {
 	r.opts.Progress.Outcome(pipeline.Outcome{Source: o.Source, Path: o.Path, Status: o.Status, Size: o.Size, Err: o.Err})
 }
 
-// finder goes through the objects of one source.
+// finder finds the objects of one source that may not be under the key.
 type finder struct {
 	source *pipeline.Source
 	askAll bool
@@ -284,7 +264,7 @@ func (f *finder) addTo(sum *Summary) {
 
 // eachObject is called for one object, with the path of a rekey job and what the
 // trail knows of the object, nil for nothing.
-type eachObject func(ctx context.Context, path, key string, size int64, known *state.Record) error
+type eachObject func(ctx context.Context, path, key string, size int64, known *archive.Record) error
 
 // run calls each for every object that may not be under the key, with the path
 // of a rekey job: those that are listed, or where there is no right to list those
@@ -292,7 +272,7 @@ type eachObject func(ctx context.Context, path, key string, size int64, known *s
 func (f *finder) run(ctx context.Context, each eachObject) error {
 	past := readPast(ctx, f.source)
 	defer past.stop()
-	err := listing.ListData(ctx, f.source.Store, f.source.Mapper, func(o state.Object) error {
+	err := listing.ListData(ctx, f.source.Store, f.source.Mapper, func(o archive.Object) error {
 		f.listed++
 		path, ok := f.source.Mapper.Path(o.Key)
 		if !ok {
@@ -315,31 +295,31 @@ func (f *finder) run(ctx context.Context, each eachObject) error {
 		return err
 	}
 	f.unlisted = true
-	f.source.Log.Warn("s3:ListBucket is not granted: only objects that the index knows are looked at", zap.Error(err))
+	f.source.Log.Warn("s3:ListBucket is not granted: only objects that the index knows are checked", zap.Error(err))
 	return f.runIndex(ctx, each)
 }
 
 // known reports whether the index shows that o is under the right key. It does
 // when it describes the very object that is listed.
-func (f *finder) known(path string, o state.Object) (bool, error) {
+func (f *finder) known(path string, o archive.Object) (bool, error) {
 	if f.source.State == nil || f.askAll {
 		return false, nil
 	}
 	e, ok, err := f.source.State.Get(path)
-	if err != nil || !ok || !e.Stored || e.Doubted || e.ETag != o.ETag || e.Fence.Size != o.Size || !f.accepts(&e) {
+	if err != nil || !ok || !e.Stored || e.Suspect || e.ETag != o.ETag || e.Fence.Size != o.Size || !f.accepts(&e) {
 		return false, err
 	}
 	f.right++
 	return true, nil
 }
 
-func (f *finder) accepts(e *state.Entry) bool {
-	return f.source.Store.KeyVerdict(state.Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) == archive.KeyOK
+func (f *finder) accepts(e *archive.Entry) bool {
+	return f.source.Store.KeyVerdict(archive.Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) == archive.KeyOK
 }
 
-// runIndex is run over the index.
+// runIndex does what run does with the entries of the index.
 func (f *finder) runIndex(ctx context.Context, each eachObject) error {
-	var buf []state.Item
+	var buf []archive.Item
 	for after := ""; ; after = buf[len(buf)-1].Path {
 		var err error
 		if buf, err = f.source.State.Range(after, listing.Chunk, buf[:0]); err != nil {
@@ -356,7 +336,7 @@ func (f *finder) runIndex(ctx context.Context, each eachObject) error {
 	}
 }
 
-func (f *finder) offerEntry(ctx context.Context, it *state.Item, each eachObject) error {
+func (f *finder) offerEntry(ctx context.Context, it *archive.Item, each eachObject) error {
 	if !it.Entry.Stored {
 		return ctx.Err()
 	}

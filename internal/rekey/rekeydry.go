@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/s3syncd/s3syncd/internal/pipeline"
-	"github.com/s3syncd/s3syncd/internal/s3store"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -27,7 +27,7 @@ func rekeyDry(ctx context.Context, o Options, log *zap.Logger) (Summary, error) 
 		return Summary{}, err
 	}
 	p.db = db
-	p.metrics = s3store.NewMetrics(prometheus.NewPedanticRegistry())
+	p.metrics = s3conn.NewMetrics(prometheus.NewPedanticRegistry())
 	var errs []error
 	for i := range o.Config.Sources {
 		if c := &o.Config.Sources[i]; o.chosen(c.Name) {
@@ -50,13 +50,13 @@ type rekeyPlanner struct {
 	opts    Options
 	log     *zap.Logger
 	db      *state.DB
-	metrics *s3store.Metrics
+	metrics *s3conn.Metrics
 
 	mu  sync.Mutex
 	sum Summary
 }
 
-// openIndex opens the state if there is one, and nobody holds it.
+// openIndex opens the state if there is one and no other process holds it.
 func (p *rekeyPlanner) openIndex() (*state.DB, error) {
 	there, err := state.Exists(p.opts.Config.StateDir)
 	if err != nil || !there {
@@ -70,7 +70,7 @@ func (p *rekeyPlanner) openIndex() (*state.DB, error) {
 	return db, err
 }
 
-// plan looks at one source.
+// plan counts what a rekey of one source would do.
 func (p *rekeyPlanner) plan(ctx context.Context, i int) error {
 	c := p.opts.Config.Sources[i]
 	env := pipeline.Session{Config: p.opts.Config, DB: p.db, Log: p.log, Metrics: &pipeline.Metrics{Store: p.metrics}, Dry: true}
@@ -84,7 +84,7 @@ func (p *rekeyPlanner) plan(ctx context.Context, i int) error {
 	f := finder{source: s, askAll: p.opts.AskAll, limit: p.opts.limiter()}
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.opts.Config.Upload.Workers)
-	err = f.run(gctx, func(ctx context.Context, path, key string, size int64, known *state.Record) error {
+	err = f.run(gctx, func(ctx context.Context, path, key string, size int64, known *archive.Record) error {
 		group.Go(func() error { return p.ask(ctx, s, path, key, size, known) })
 		return ctx.Err()
 	})
@@ -98,7 +98,7 @@ func (p *rekeyPlanner) plan(ctx context.Context, i int) error {
 }
 
 // ask finds out what would be done with one object.
-func (p *rekeyPlanner) ask(ctx context.Context, s *pipeline.Source, path, key string, size int64, known *state.Record) error {
+func (p *rekeyPlanner) ask(ctx context.Context, s *pipeline.Source, path, key string, size int64, known *archive.Record) error {
 	o, err := s.Store.Head(ctx, key)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -135,15 +135,15 @@ func (p *rekeyPlanner) ask(ctx context.Context, s *pipeline.Source, path, key st
 }
 
 // refuses returns why an object would be left as it is, nil where it would not.
-func (p *rekeyPlanner) refuses(ctx context.Context, s *pipeline.Source, path string, o state.Object, known *state.Record) (why, err error) {
-	var entry state.Entry
+func (p *rekeyPlanner) refuses(ctx context.Context, s *pipeline.Source, path string, o archive.Object, known *archive.Record) (why, err error) {
+	var entry archive.Entry
 	if s.State != nil {
 		if entry, _, err = s.State.Get(path); err != nil {
 			return nil, err
 		}
 	}
-	if id, ok := state.ParseObjectID(o.Metadata[state.MetaID]); o.Metadata[state.MetaID] != "" && (!ok || id.Instance != p.opts.Config.Instance) {
-		return fmt.Errorf("it was written by another instance: %s", o.Metadata[state.MetaID]), nil
+	if id, ok := archive.ParseObjectID(o.Metadata[archive.MetaID]); o.Metadata[archive.MetaID] != "" && (!ok || id.Instance != p.opts.Config.Instance) {
+		return fmt.Errorf("it was written by another instance: %s", o.Metadata[archive.MetaID]), nil
 	}
 	if why = remote.CheckArchived(ctx, s.Fetch, o, &entry, known); why != nil && !errors.Is(why, remote.ErrUnarchived) {
 		return nil, why
@@ -153,7 +153,7 @@ func (p *rekeyPlanner) refuses(ctx context.Context, s *pipeline.Source, path str
 
 // count adds the requests that bring o under the key. A file that has its size
 // counts as one that has its content. The caller holds mu.
-func (p *rekeyPlanner) count(s *pipeline.Source, path string, o state.Object) {
+func (p *rekeyPlanner) count(s *pipeline.Source, path string, o archive.Object) {
 	plan, u := &p.sum.Plan, p.opts.Config.Upload
 	if st, err := s.Root.Lstat(path); err == nil && st.IsRegular() && st.Size == o.Size && !o.Dressed && indexed(s.State, path) {
 		plan.Sends++

@@ -17,28 +17,29 @@ import (
 	"github.com/s3syncd/s3syncd/internal/config"
 	"github.com/s3syncd/s3syncd/internal/fscheck"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // closeTime bounds the closing of one chain.
 const closeTime = time.Minute
 
-// departures are the sources that a state knows and the configuration does not
-// have: removed ones, and those with another bucket or prefix by now.
-type Chains struct {
-	*pipeline.Session
-
-	Sources []*pipeline.Source // of the configuration
+// chains are those of the sources that a state knows and the configuration does
+// not have: removed ones, and those with another bucket or prefix by now.
+type chains struct {
+	*pipeline.Pipeline // of the configuration
 }
 
-// closeAll ends the open chains of all that left, and reports whether none is
-// left to be closed.
-func (d Chains) CloseAll(ctx context.Context) bool {
+// CloseAll ends the open chains of all sources that the configuration of l does not
+// have, and reports whether none is left to be closed. What fails is logged, and
+// done by the next call.
+func CloseAll(ctx context.Context, l *pipeline.Pipeline) bool {
+	d := chains{l}
 	left, err := d.list(ctx)
 	if err != nil {
-		d.Log.Warn("sources that left the configuration were not looked for", zap.Error(err))
+		d.Log.Warn("removed sources were not listed", zap.Error(err))
 	}
 	done := true
 	for _, k := range left {
@@ -48,7 +49,7 @@ func (d Chains) CloseAll(ctx context.Context) bool {
 		}
 		if err != nil && ctx.Err() == nil {
 			done = false
-			d.Log.Warn("the trail of a source that left the configuration is not closed yet",
+			d.Log.Warn("the trail of a removed source is not closed yet",
 				zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix), zap.Error(err))
 		}
 	}
@@ -56,7 +57,7 @@ func (d Chains) CloseAll(ctx context.Context) bool {
 }
 
 // list lists those whose chain is open.
-func (d Chains) list(ctx context.Context) ([]state.SourceKey, error) {
+func (d chains) list(ctx context.Context) ([]state.SourceKey, error) {
 	known, err := d.DB.Sources()
 	if err != nil {
 		return nil, err
@@ -83,7 +84,7 @@ func (d Chains) list(ctx context.Context) ([]state.SourceKey, error) {
 
 // isOpen reports whether the source has a chain of this host that was not
 // closed.
-func (d Chains) isOpen(ctx context.Context, k state.SourceKey) (bool, error) {
+func (d chains) isOpen(ctx context.Context, k state.SourceKey) (bool, error) {
 	s, err := d.DB.Source(ctx, k)
 	if err != nil {
 		return false, err
@@ -98,12 +99,12 @@ func (d Chains) isOpen(ctx context.Context, k state.SourceKey) (bool, error) {
 
 // bucketGone reports whether err says that the bucket does not exist.
 func bucketGone(err error) bool {
-	e, ok := errors.AsType[*state.Error](err)
+	e, ok := errors.AsType[*archive.Error](err)
 	return ok && e.Code == "NoSuchBucket"
 }
 
 // giveUp remembers that the chain of k stays without its last digest.
-func (d Chains) giveUp(ctx context.Context, k state.SourceKey, cause error) error {
+func (d chains) giveUp(ctx context.Context, k state.SourceKey, cause error) error {
 	s, err := d.DB.Source(ctx, k)
 	if err != nil {
 		return err
@@ -112,24 +113,24 @@ func (d Chains) giveUp(ctx context.Context, k state.SourceKey, cause error) erro
 	if err != nil {
 		return err
 	}
-	d.Log.Error("the trail of a source that left the configuration is given up: its bucket is not there any more; the local copies stay",
+	d.Log.Error("the trail of a removed source is given up: its bucket is not there any more; the local copies stay",
 		zap.String("path", k.RealPath), zap.String("bucket", k.Bucket), zap.String("prefix", k.Prefix), zap.String("chain", ch.ID), zap.Error(cause))
 	return d.DB.SetMeta(context.WithoutCancel(ctx), pipeline.ClosedKey(k), []byte(pipeline.GivenUp+ch.ID))
 }
 
 // why is the event with which the chain of a source that left ends.
-func (d Chains) why(src *state.Source) state.Note {
+func (d chains) why(src *state.Source) archive.Note {
 	for _, s := range d.Sources {
 		if s.Real == src.Path() {
-			return state.Note{Kind: state.NoteDestinationChanged, Detail: "from now on: " + pipeline.PlaceOf(s.State.Key())}
+			return archive.Note{Kind: archive.NoteDestinationChanged, Detail: "from now on: " + pipeline.PlaceOf(s.State.Key())}
 		}
 	}
-	return state.Note{Kind: state.NoteSourceRemoved, Detail: "it left the configuration"}
+	return archive.Note{Kind: archive.NoteSourceRemoved, Detail: "it left the configuration"}
 }
 
 // closeOne ends the chain of one source with the settings that it had. Nothing
 // but documents of its trail is sent, and that only behind a canary.
-func (d Chains) closeOne(ctx context.Context, k state.SourceKey) error {
+func (d chains) closeOne(ctx context.Context, k state.SourceKey) error {
 	cfg, err := d.lastConfig(ctx, k)
 	if err != nil || cfg == nil {
 		return err
@@ -153,7 +154,7 @@ func (d Chains) closeOne(ctx context.Context, k state.SourceKey) error {
 		return err
 	}
 	if ch.Ended { // Its last digest only waits to be published.
-		if err := s.Flusher.Flush(ctx, manifest.ReasonFlush); err != nil {
+		if err := s.Flusher.Flush(ctx, trail.ReasonFlush); err != nil {
 			return err
 		}
 		return errors.Join(s.Closed(ctx), s.Flusher.Close())
@@ -173,7 +174,7 @@ func (d Chains) closeOne(ctx context.Context, k state.SourceKey) error {
 // lastConfig returns the configuration that the source was last archived with,
 // from the local copy of what was published of it; nil, once it has said why,
 // where the chain cannot be closed with it.
-func (d Chains) lastConfig(ctx context.Context, k state.SourceKey) (*config.Config, error) {
+func (d chains) lastConfig(ctx context.Context, k state.SourceKey) (*config.Config, error) {
 	s, err := d.DB.Source(ctx, k)
 	if err != nil {
 		return nil, err
@@ -188,20 +189,20 @@ func (d Chains) lastConfig(ctx context.Context, k state.SourceKey) (*config.Conf
 		files, err = filepath.Glob(filepath.Join(globQuoted(d.Config.Manifest.LocalDir), "*", "config_"+ch.ConfigSHA+".json"))
 	}
 	if err != nil || len(files) == 0 || ch.ConfigSHA == "" {
-		log.Warn("the chain of a source that left the configuration stays open: no local copy of its settings is kept", zap.Error(err))
+		log.Warn("the chain of a removed source stays open: no local copy of its settings is kept", zap.Error(err))
 		return nil, nil //nolint:nilnil // There is nothing to do, and it has been said.
 	}
 	data, err := os.ReadFile(files[0])
 	if err != nil {
-		return nil, fmt.Errorf("read the settings of a source that left: %w", err)
+		return nil, fmt.Errorf("read the settings of a removed source: %w", err)
 	}
 	cfg, err := config.Parse(files[0], data, nil)
 	if err != nil {
-		return nil, fmt.Errorf("read the settings of a source that left: %w", err)
+		return nil, fmt.Errorf("read the settings of a removed source: %w", err)
 	}
 	if why := d.unlike(cfg, k, s.Path()); why != "" {
-		log.Warn("the chain of a source that left the configuration stays open", zap.String("reason", why))
-		return nil, nil //nolint:nilnil // As above.
+		log.Warn("the chain of a removed source stays open", zap.String("reason", why))
+		return nil, nil //nolint:nilnil // It has been said.
 	}
 	cfg.StateDir, cfg.Manifest.LocalDir = d.Config.StateDir, filepath.Dir(filepath.Dir(files[0]))
 	return cfg, nil
@@ -209,7 +210,7 @@ func (d Chains) lastConfig(ctx context.Context, k state.SourceKey) (*config.Conf
 
 // unlike returns why cfg, of which nothing but the path is changed, is not what
 // the source k was archived with from the directory at path.
-func (d Chains) unlike(cfg *config.Config, k state.SourceKey, path string) string {
+func (d chains) unlike(cfg *config.Config, k state.SourceKey, path string) string {
 	s := &cfg.Sources[0]
 	if fscheck.RealPath(s.Path) != path {
 		s.Path = path // It was reached through a link that is gone, or that leads elsewhere now.
@@ -223,8 +224,8 @@ func (d Chains) unlike(cfg *config.Config, k state.SourceKey, path string) strin
 	return ""
 }
 
-// abortUploads gives up the multipart uploads that the source has open: nobody
-// goes on with them. One that may not be aborted is left to the bucket's rule.
+// abortUploads gives up the multipart uploads that the source has open: they have
+// no other end. One that may not be aborted is left to the bucket's rule.
 func abortUploads(ctx context.Context, s *pipeline.Source) error {
 	intents, err := s.State.Intents()
 	if err != nil {
@@ -237,9 +238,9 @@ func abortUploads(ctx context.Context, s *pipeline.Source) error {
 		}
 		err := s.Store.Abort(ctx, in.Key, in.UploadID)
 		switch {
-		case errors.Is(err, state.ErrNoUpload):
+		case errors.Is(err, archive.ErrNoUpload):
 			continue // It may be an object by now, which its intent still tells.
-		case errors.Is(err, fs.ErrPermission), errors.Is(err, state.ErrUnsupported):
+		case errors.Is(err, fs.ErrPermission), errors.Is(err, archive.ErrUnsupported):
 			s.Log.Warn("multipart upload cannot be aborted, a lifecycle rule has to remove it",
 				zap.String("key", in.Key), zap.String("upload_id", in.UploadID), zap.Error(err))
 		case err != nil:

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // A proxy that refuses every request with Expect refuses none of ours, however
@@ -24,7 +24,7 @@ func TestNoRequestAsksBeforeItsBody(t *testing.T) {
 	})
 	s := openStore(t, options(address, "bucket", s3test.FakeKeyARN))
 	body := bytes.Repeat([]byte("x"), 6<<20)
-	if _, err := s.Put(t.Context(), put("data/a", body, state.Condition{})); err != nil {
+	if _, err := s.Put(t.Context(), put("data/a", body, archive.Condition{})); err != nil {
 		t.Errorf("Put: %v", err)
 	}
 	if _, err := s.Complete(t.Context(), upload(t, s, "data/m", body)); err != nil {
@@ -49,12 +49,12 @@ func TestCredentialsThatNoRequestCanCarry(t *testing.T) {
 			for op, err := range map[string]error{
 				"Ping": s.Ping(t.Context()), "Probe": s.Probe(t.Context()),
 				"Put": func() error {
-					_, err := s.Put(t.Context(), put("data/ä b", []byte("1"), state.Condition{}))
+					_, err := s.Put(t.Context(), put("data/ä b", []byte("1"), archive.Condition{}))
 					return err
 				}(),
 			} {
-				if state.ClassOf(err) != state.ClassCredentials {
-					t.Errorf("%s = %v (class %s), want class credentials", op, err, state.ClassOf(err))
+				if archive.ClassOf(err) != archive.ClassCredentials {
+					t.Errorf("%s = %v (class %s), want class credentials", op, err, archive.ClassOf(err))
 				}
 				if strings.Contains(err.Error(), "AKI") {
 					t.Errorf("%s = %v, which names the key", op, err)
@@ -70,7 +70,7 @@ func TestCredentialsThatNoRequestCanCarry(t *testing.T) {
 		f.Setenv(t)
 		t.Setenv("AWS_SESSION_TOKEN", "token\n")
 		s := openStore(t, options(f.URL, "bucket", s3test.FakeKeyARN))
-		if err := s.Ping(t.Context()); state.ClassOf(err) != state.ClassCredentials {
+		if err := s.Ping(t.Context()); archive.ClassOf(err) != archive.ClassCredentials {
 			t.Errorf("Ping = %v, want class credentials", err)
 		}
 	})

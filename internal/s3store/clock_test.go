@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // timekeeper stands before a fake: it checks the time of signatures as S3 does,
@@ -51,10 +51,10 @@ func (k *timekeeper) before(t *testing.T, f *s3test.Fake) string {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		claim := time.Now().Add(k.date(k.answers.Add(1)))
 		dw := &dateWriter{ResponseWriter: w, date: claim.UTC().Format(http.TimeFormat)}
-		signed, err := time.Parse(signTime, r.Header.Get("X-Amz-Date"))
+		signed, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
 		if err != nil || time.Until(signed.Add(-k.ahead)).Abs() > 15*time.Minute {
 			k.skewed.Add(1)
-			refuse(dw, r, http.StatusForbidden, codeSkewed)
+			refuse(dw, r, http.StatusForbidden, "RequestTimeTooSkewed")
 			return
 		}
 		f.ServeHTTP(dw, r)
@@ -93,7 +93,7 @@ func TestAWrongDateIsNotBelieved(t *testing.T) {
 			s := openStore(t, options(k.before(t, f), "bucket", s3test.FakeKeyARN))
 			failed := 0
 			for range 12 {
-				if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); err != nil {
+				if _, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{})); err != nil {
 					t.Logf("Put: %v", err)
 					failed++
 				}
@@ -111,7 +111,7 @@ func TestAWrongDateIsNotBelieved(t *testing.T) {
 			if d := s.ClockOffset() - c.want; d.Abs() > 3*time.Second {
 				t.Errorf("ClockOffset = %v, want %v", s.ClockOffset(), c.want)
 			}
-			if d := time.Duration(testutil.ToFloat64(s.o.Metrics.clockOffset))*time.Second - c.want; d.Abs() > 3*time.Second {
+			if d := time.Duration(testutil.ToFloat64(s.dest.o.Metrics.ClockOffset))*time.Second - c.want; d.Abs() > 3*time.Second {
 				t.Errorf("the gauge is %v off", d)
 			}
 		})
@@ -128,7 +128,7 @@ func TestACorrectionThatStopsHelpingIsForgotten(t *testing.T) {
 	s := openStore(t, options(k.before(t, f), "bucket", s3test.FakeKeyARN))
 	work := func() {
 		t.Helper()
-		if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); err != nil {
+		if _, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{})); err != nil {
 			t.Errorf("Put: %v", err)
 		}
 	}
@@ -138,11 +138,11 @@ func TestACorrectionThatStopsHelpingIsForgotten(t *testing.T) {
 	}
 	ahead, k.ahead = 0, 0
 	work()
-	if s.ClockOffset() != 0 || s.clock.signs() != 0 {
-		t.Errorf("corrections %v and %v are left, want none", s.ClockOffset(), s.clock.signs())
+	if s.ClockOffset() != 0 || s.conn.Clock.Signs() != 0 {
+		t.Errorf("corrections %v and %v are left, want none", s.ClockOffset(), s.conn.Clock.Signs())
 	}
-	for result, want := range map[string]float64{clockAdopted: 1, clockDropped: 1, clockIgnored: 0} {
-		if got := testutil.ToFloat64(s.o.Metrics.clockCorrections.WithLabelValues(result)); got != want {
+	for result, want := range map[string]float64{"adopted": 1, "dropped": 1, "ignored": 0} {
+		if got := testutil.ToFloat64(s.dest.o.Metrics.ClockCorrections.WithLabelValues(result)); got != want {
 			t.Errorf("clock_corrections_total{%s} = %v, want %v", result, got, want)
 		}
 	}

@@ -5,10 +5,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,7 +15,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
@@ -32,72 +31,75 @@ const (
 	abortLimit      = 30 * time.Second
 )
 
-// Copy writes the object under c.Key once more, from itself, under the
-// configured key, and returns only when the server has confirmed that key. It
-// is done on the server: no content is read or sent. Nothing happens unless the
-// object still has c.ETag (state.ErrPrecondition). Tags, headers, storage class,
-// retention and legal hold stay; the user metadata becomes c.Metadata. A copy
-// of other bytes than c.SHA256 says is an error of class file: it stands there
-// all the same, with the bytes that the object had before. Objects above 5 GiB are copied in
-// parts. Versions that were noncurrent stay as they are.
-func (s *Store) Copy(ctx context.Context, c state.Copy) (state.Object, error) {
-	if err := s.ready(ctx, opCopy, c.Key, state.Condition{ETag: c.ETag}); err != nil {
-		return state.Object{}, err
+// copier copies objects from themselves, on the server.
+type copier struct {
+	o       *Options
+	conn    *s3conn.Conn
+	dest    *destination
+	prober  *prober
+	uploads *uploads
+	enc     *encryption
+	marks   marks
+}
+
+// Copy is Store.Copy.
+func (cp *copier) Copy(ctx context.Context, c archive.Copy) (archive.Object, error) {
+	if err := cp.prober.ready(ctx, s3conn.OpCopy, c.Key, archive.Condition{ETag: c.ETag}); err != nil {
+		return archive.Object{}, err
 	}
-	out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: s.owner(),
+	out, err := cp.conn.Client.HeadObject(ctx, &s3.HeadObjectInput{
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.Owner(),
 	})
 	if err != nil {
-		_, why := s.explain(ctx, c.Key, s.fault(ctx, opHead, c.Key, err))
-		return state.Object{}, why // Whoever tries again asks again.
+		_, why := cp.conn.Explain(ctx, c.Key, cp.conn.Fault(ctx, s3conn.OpHead, c.Key, err))
+		return archive.Object{}, why // The next try asks again.
 	}
 	if etag(out.ETag) != c.ETag || aws.ToInt64(out.ContentLength) != c.Size {
-		return state.Object{}, &state.Error{Class: state.ClassTransient, Op: opCopy, Err: fmt.Errorf("%q: %w", c.Key, state.ErrPrecondition)}
+		return archive.Object{}, &archive.Error{Class: archive.ClassTransient, Op: s3conn.OpCopy, Err: fmt.Errorf("%q: %w", c.Key, archive.ErrPrecondition)}
 	}
-	var o state.Object
-	if c.Size > s.o.CopyMax {
-		o, err = s.copyParts(ctx, c, out)
+	var o archive.Object
+	if c.Size > cp.o.CopyMax {
+		o, err = cp.copyParts(ctx, c, out)
 	} else {
-		o, err = s.copyWhole(ctx, c, out)
+		o, err = cp.copyWhole(ctx, c, out)
 	}
 	if err != nil {
 		return o, err
 	}
-	if o, err = s.nameKey(ctx, o); err != nil {
+	if o, err = cp.uploads.nameKey(ctx, o); err != nil {
 		return o, err
 	}
 	o.Metadata = c.Metadata
-	return o, s.confirm(ctx, opCopy, o)
+	return o, cp.prober.confirm(ctx, s3conn.OpCopy, o)
 }
 
-// CopyParts returns in how many parts Copy copies an object of size bytes: one
-// where a single request does.
-func (s *Store) CopyParts(size int64) int64 {
-	if size <= s.o.CopyMax {
+// CopyParts is Store.CopyParts.
+func (cp *copier) CopyParts(size int64) int64 {
+	if size <= cp.o.CopyMax {
 		return 1
 	}
-	part := s.copyPartSize(size)
+	part := cp.copyPartSize(size)
 	return (size + part - 1) / part
 }
 
-func (s *Store) copyPartSize(size int64) int64 {
-	return max(s.o.CopyPart, (size+maxCopyParts-1)/maxCopyParts)
+func (cp *copier) copyPartSize(size int64) int64 {
+	return max(cp.o.CopyPart, (size+maxCopyParts-1)/maxCopyParts)
 }
 
 // copySource names the object for a copy.
-func (s *Store) copySource(key string) *string {
+func (cp *copier) copySource(key string) *string {
 	parts := strings.Split(key, "/")
 	for i, p := range parts {
 		parts[i] = url.QueryEscape(p)
 	}
-	return aws.String(s.o.Bucket + "/" + strings.ReplaceAll(strings.Join(parts, "/"), "+", "%20"))
+	return aws.String(cp.o.Bucket + "/" + strings.ReplaceAll(strings.Join(parts, "/"), "+", "%20"))
 }
 
 // copyWhole copies the object that h describes in one request.
-func (s *Store) copyWhole(ctx context.Context, c state.Copy, h *s3.HeadObjectOutput) (state.Object, error) {
+func (cp *copier) copyWhole(ctx context.Context, c archive.Copy, h *s3.HeadObjectOutput) (archive.Object, error) {
 	in := &s3.CopyObjectInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(c.Key), CopySource: s.copySource(c.Key),
-		ExpectedBucketOwner: s.owner(), ExpectedSourceBucketOwner: s.owner(),
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), CopySource: cp.copySource(c.Key),
+		ExpectedBucketOwner: cp.conn.Owner(), ExpectedSourceBucketOwner: cp.conn.Owner(),
 		CopySourceIfMatch: aws.String(quoted(c.ETag)),
 		MetadataDirective: types.MetadataDirectiveReplace, Metadata: c.Metadata,
 		TaggingDirective: types.TaggingDirectiveCopy, ChecksumAlgorithm: types.ChecksumAlgorithmSha256,
@@ -106,24 +108,24 @@ func (s *Store) copyWhole(ctx context.Context, c state.Copy, h *s3.HeadObjectOut
 		WebsiteRedirectLocation: h.WebsiteRedirectLocation, StorageClass: h.StorageClass,
 		ObjectLockMode: h.ObjectLockMode, ObjectLockRetainUntilDate: h.ObjectLockRetainUntilDate, ObjectLockLegalHoldStatus: h.ObjectLockLegalHoldStatus,
 	}
-	s.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
-	own := aws.ToInt32(h.TagCount) > 0 && len(s.marks.tags) > 0 // Else the object's tags come over by themselves.
-	replace, err := s.markCopy(ctx, c.Key, own, &in.ACL, &in.Tagging)
+	cp.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
+	own := aws.ToInt32(h.TagCount) > 0 && len(cp.marks.tags) > 0 // Else the object's tags come over by themselves.
+	replace, err := cp.markCopy(ctx, c.Key, own, &in.ACL, &in.Tagging)
 	if err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	if replace {
 		in.TaggingDirective = types.TaggingDirectiveReplace
 	}
-	in.IfMatch, _ = conditions(s.supported(state.Condition{ETag: c.ETag}))
-	out, err := s.client.CopyObject(ctx, in)
+	in.IfMatch, _ = conditions(cp.dest.supported(archive.Condition{ETag: c.ETag}))
+	out, err := cp.conn.Client.CopyObject(ctx, in)
 	if err != nil {
-		return state.Object{}, s.fault(ctx, opCopy, c.Key, err)
+		return archive.Object{}, cp.conn.Fault(ctx, s3conn.OpCopy, c.Key, err)
 	}
 	if out.CopyObjectResult == nil {
-		return state.Object{}, &state.Error{Class: state.ClassTransient, Op: opCopy, Err: fmt.Errorf("the answer for %q is empty", c.Key)}
+		return archive.Object{}, &archive.Error{Class: archive.ClassTransient, Op: s3conn.OpCopy, Err: fmt.Errorf("the answer for %q is empty", c.Key)}
 	}
-	o := stamp(state.Object{
+	o := s3conn.Stamp(archive.Object{
 		Key: c.Key, Size: c.Size, ETag: etag(out.CopyObjectResult.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 	}, out.ResultMetadata)
@@ -132,29 +134,29 @@ func (s *Store) copyWhole(ctx context.Context, c state.Copy, h *s3.HeadObjectOut
 
 // sameSHA256 compares the checksum that the server computed of a copy, where
 // both are known.
-func sameSHA256(c state.Copy, got string) error {
+func sameSHA256(c archive.Copy, got string) error {
 	want := base64.StdEncoding.EncodeToString(c.SHA256[:])
 	if c.SHA256 == [32]byte{} || got == "" || got == want || strings.Contains(got, "-") {
 		return nil
 	}
-	return &state.Error{
-		Class: state.ClassFile, Op: opCopy,
+	return &archive.Error{
+		Class: archive.ClassFile, Op: s3conn.OpCopy,
 		Err: fmt.Errorf("the copy of %q has the SHA-256 %s, its metadata says %s", c.Key, got, want),
 	}
 }
 
 // copyParts copies the object that h describes in several requests. What it
 // opened it aborts when it fails.
-func (s *Store) copyParts(ctx context.Context, c state.Copy, h *s3.HeadObjectOutput) (state.Object, error) {
-	id, err := s.createCopy(ctx, c, h)
+func (cp *copier) copyParts(ctx context.Context, c archive.Copy, h *s3.HeadObjectOutput) (archive.Object, error) {
+	id, err := cp.createCopy(ctx, c, h)
 	if err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
-	o, err := s.fillCopy(ctx, c, id)
+	o, err := cp.fillCopy(ctx, c, id)
 	if err != nil && !ambiguousComplete(err) {
 		actx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortLimit)
 		defer cancel()
-		err = errors.Join(err, ignoreGone(s.Abort(actx, c.Key, id)))
+		err = errors.Join(err, ignoreGone(cp.uploads.Abort(actx, c.Key, id)))
 	}
 	return o, err
 }
@@ -168,11 +170,11 @@ func (e completeError) Unwrap() error { return e.error }
 
 func ambiguousComplete(err error) bool {
 	_, is := errors.AsType[completeError](err)
-	return is && !errors.Is(err, state.ErrPrecondition)
+	return is && !errors.Is(err, archive.ErrPrecondition)
 }
 
 func ignoreGone(err error) error {
-	if errors.Is(err, state.ErrNoUpload) {
+	if errors.Is(err, archive.ErrNoUpload) {
 		return nil
 	}
 	return err
@@ -180,43 +182,43 @@ func ignoreGone(err error) error {
 
 // createCopy opens the multipart upload of a copy, with all that does not come
 // over by itself.
-func (s *Store) createCopy(ctx context.Context, c state.Copy, h *s3.HeadObjectOutput) (uploadID string, err error) {
+func (cp *copier) createCopy(ctx context.Context, c archive.Copy, h *s3.HeadObjectOutput) (uploadID string, err error) {
 	in := &s3.CreateMultipartUploadInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: s.owner(), Metadata: c.Metadata,
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.Owner(), Metadata: c.Metadata,
 		ContentType: h.ContentType, CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition,
 		ContentEncoding: h.ContentEncoding, ContentLanguage: h.ContentLanguage, Expires: expires(h),
 		WebsiteRedirectLocation: h.WebsiteRedirectLocation, StorageClass: h.StorageClass,
 		ObjectLockMode: h.ObjectLockMode, ObjectLockRetainUntilDate: h.ObjectLockRetainUntilDate, ObjectLockLegalHoldStatus: h.ObjectLockLegalHoldStatus,
 	}
-	if _, err := s.markCopy(ctx, c.Key, aws.ToInt32(h.TagCount) > 0, &in.ACL, &in.Tagging); err != nil {
+	if _, err := cp.markCopy(ctx, c.Key, aws.ToInt32(h.TagCount) > 0, &in.ACL, &in.Tagging); err != nil {
 		return "", err
 	}
-	s.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
-	out, err := s.client.CreateMultipartUpload(ctx, in)
+	cp.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
+	out, err := cp.conn.Client.CreateMultipartUpload(ctx, in)
 	if err != nil {
-		return "", s.fault(ctx, opCreate, c.Key, err)
+		return "", cp.conn.Fault(ctx, s3conn.OpCreate, c.Key, err)
 	}
 	uploadID = aws.ToString(out.UploadId)
-	o := stamp(state.Object{Key: c.Key, SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId)}, out.ResultMetadata)
+	o := s3conn.Stamp(archive.Object{Key: c.Key, SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId)}, out.ResultMetadata)
 	if o.SSE != "" || o.KMSKeyID != "" { // Some servers say so only of the finished object.
-		err = s.confirm(ctx, opCreate, o)
+		err = cp.prober.confirm(ctx, s3conn.OpCreate, o)
 	}
 	if err == nil && c.Opened != nil {
 		err = c.Opened(uploadID)
 	}
 	if err != nil {
-		return "", errors.Join(err, s.Abort(context.WithoutCancel(ctx), c.Key, uploadID))
+		return "", errors.Join(err, cp.uploads.Abort(context.WithoutCancel(ctx), c.Key, uploadID))
 	}
 	return uploadID, nil
 }
 
 // tags returns the tags of an object.
-func (s *Store) tags(ctx context.Context, key string) (url.Values, error) {
-	out, err := s.client.GetObjectTagging(ctx, &s3.GetObjectTaggingInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.owner(),
+func (cp *copier) tags(ctx context.Context, key string) (url.Values, error) {
+	out, err := cp.conn.Client.GetObjectTagging(ctx, &s3.GetObjectTaggingInput{
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: cp.conn.Owner(),
 	})
 	if err != nil {
-		return nil, s.fault(ctx, opTags, key, err)
+		return nil, cp.conn.Fault(ctx, s3conn.OpTags, key, err)
 	}
 	v := url.Values{}
 	for _, t := range out.TagSet {
@@ -226,48 +228,48 @@ func (s *Store) tags(ctx context.Context, key string) (url.Values, error) {
 }
 
 // fillCopy copies the parts, several at once, and joins them.
-func (s *Store) fillCopy(ctx context.Context, c state.Copy, uploadID string) (state.Object, error) {
-	size := s.copyPartSize(c.Size)
+func (cp *copier) fillCopy(ctx context.Context, c archive.Copy, uploadID string) (archive.Object, error) {
+	size := cp.copyPartSize(c.Size)
 	parts := make([]types.CompletedPart, (c.Size+size-1)/size)
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(copyPartsAtOnce)
 	for i := range parts {
 		group.Go(func() (err error) {
 			first := int64(i) * size
-			parts[i], err = s.copyPart(gctx, c, uploadID, int32(i)+1, first, min(first+size, c.Size)-1)
+			parts[i], err = cp.copyPart(gctx, c, uploadID, int32(i)+1, first, min(first+size, c.Size)-1)
 			return err
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	in := &s3.CompleteMultipartUploadInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: s.owner(), UploadId: aws.String(uploadID),
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: cp.conn.Owner(), UploadId: aws.String(uploadID),
 		MpuObjectSize: aws.Int64(c.Size), MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
 	}
-	in.IfMatch, _ = conditions(s.supported(state.Condition{ETag: c.ETag}))
-	out, err := s.client.CompleteMultipartUpload(ctx, in)
+	in.IfMatch, _ = conditions(cp.dest.supported(archive.Condition{ETag: c.ETag}))
+	out, err := cp.conn.Client.CompleteMultipartUpload(ctx, in)
 	if err != nil {
-		return state.Object{}, completeError{s.fault(ctx, opComplete, c.Key, err)}
+		return archive.Object{}, completeError{cp.conn.Fault(ctx, s3conn.OpComplete, c.Key, err)}
 	}
-	return stamp(state.Object{
+	return s3conn.Stamp(archive.Object{
 		Key: c.Key, Size: c.Size, ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 	}, out.ResultMetadata), nil
 }
 
 // copyPart copies the bytes from first to last as part n.
-func (s *Store) copyPart(ctx context.Context, c state.Copy, uploadID string, n int32, first, last int64) (types.CompletedPart, error) {
-	out, err := s.client.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(c.Key), UploadId: aws.String(uploadID), PartNumber: aws.Int32(n),
-		CopySource: s.copySource(c.Key), CopySourceRange: aws.String(fmt.Sprintf("bytes=%d-%d", first, last)),
-		CopySourceIfMatch: aws.String(quoted(c.ETag)), ExpectedBucketOwner: s.owner(), ExpectedSourceBucketOwner: s.owner(),
+func (cp *copier) copyPart(ctx context.Context, c archive.Copy, uploadID string, n int32, first, last int64) (types.CompletedPart, error) {
+	out, err := cp.conn.Client.UploadPartCopy(ctx, &s3.UploadPartCopyInput{
+		Bucket: aws.String(cp.o.Bucket), Key: aws.String(c.Key), UploadId: aws.String(uploadID), PartNumber: aws.Int32(n),
+		CopySource: cp.copySource(c.Key), CopySourceRange: aws.String(fmt.Sprintf("bytes=%d-%d", first, last)),
+		CopySourceIfMatch: aws.String(quoted(c.ETag)), ExpectedBucketOwner: cp.conn.Owner(), ExpectedSourceBucketOwner: cp.conn.Owner(),
 	})
 	switch {
 	case err != nil:
-		return types.CompletedPart{}, s.fault(ctx, opPartCopy, c.Key, err)
+		return types.CompletedPart{}, cp.conn.Fault(ctx, s3conn.OpPartCopy, c.Key, err)
 	case out.CopyPartResult == nil:
-		return types.CompletedPart{}, &state.Error{Class: state.ClassTransient, Op: opPartCopy, Err: fmt.Errorf("the answer for %q is empty", c.Key)}
+		return types.CompletedPart{}, &archive.Error{Class: archive.ClassTransient, Op: s3conn.OpPartCopy, Err: fmt.Errorf("the answer for %q is empty", c.Key)}
 	}
 	return types.CompletedPart{PartNumber: aws.Int32(n), ETag: out.CopyPartResult.ETag}, nil
 }
@@ -280,41 +282,4 @@ func expires(h *s3.HeadObjectOutput) *time.Time {
 		return nil
 	}
 	return aws.Time(t)
-}
-
-// dressed reports whether the object carries what a new upload would not.
-func (s *Store) dressed(h *s3.HeadObjectOutput) bool {
-	for _, p := range []*string{
-		h.CacheControl, h.ContentDisposition, h.ContentEncoding, h.ContentLanguage, h.ExpiresString, h.WebsiteRedirectLocation,
-	} {
-		if aws.ToString(p) != "" {
-			return true
-		}
-	}
-	kept := h.ObjectLockMode != "" || h.ObjectLockLegalHoldStatus == types.ObjectLockLegalHoldStatusOn
-	plain := []string{"", contentBinary, "binary/octet-stream"}
-	if kept || aws.ToInt32(h.TagCount) > 0 || !slices.Contains(plain, aws.ToString(h.ContentType)) {
-		return true
-	}
-	if class(string(h.StorageClass)) != class(s.o.StorageClass) {
-		return true
-	}
-	own := []string{
-		state.MetaMD5, state.MetaSHA256, state.MetaMtime, state.MetaPermissions, state.MetaOwner, state.MetaGroup, state.MetaID,
-		state.MetaHost,
-	}
-	for name := range maps.Keys(h.Metadata) {
-		if !slices.Contains(own, name) {
-			return true
-		}
-	}
-	return false
-}
-
-// class names a storage class; a server leaves the usual one out.
-func class(c string) string {
-	if c == "" {
-		return string(types.StorageClassStandard)
-	}
-	return c
 }

@@ -13,16 +13,16 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // storePlain stores an object as another program would have, without a key.
-func storePlain(t *testing.T, s *Store, key string, body []byte) state.Object {
+func storePlain(t *testing.T, s *Store, key string, body []byte) archive.Object {
 	t.Helper()
-	_, err := s.client.PutObject(t.Context(), &s3.PutObjectInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), Body: bytes.NewReader(body), ContentType: aws.String("text/html"),
+	_, err := s.conn.Client.PutObject(t.Context(), &s3.PutObjectInput{
+		Bucket: aws.String(s.dest.o.Bucket), Key: aws.String(key), Body: bytes.NewReader(body), ContentType: aws.String("text/html"),
 		CacheControl: aws.String("no-cache"), Metadata: map[string]string{"theirs": "kept"}, Tagging: aws.String("a=1&b=x%20y"),
 	})
 	if err != nil {
@@ -36,9 +36,9 @@ func storePlain(t *testing.T, s *Store, key string, body []byte) state.Object {
 }
 
 // wantCopied fails unless the object has its old content and dress, and the key.
-func wantCopied(t *testing.T, s *Store, c state.Copy, o state.Object, body []byte) {
+func wantCopied(t *testing.T, s *Store, c archive.Copy, o archive.Object, body []byte) {
 	t.Helper()
-	h, err := s.client.HeadObject(t.Context(), headInput(s.o.Bucket, c.Key))
+	h, err := s.conn.Client.HeadObject(t.Context(), headInput(s.dest.o.Bucket, c.Key))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,16 +67,16 @@ func TestCopyBringsAnObjectUnderTheKeyAndKeepsTheRest(t *testing.T) {
 		if s.KeyVerdict(plain) == archive.KeyOK || !plain.Dressed {
 			t.Fatalf("Head = %+v, want an object without the key, and dressed", plain)
 		}
-		c := state.Copy{
+		c := archive.Copy{
 			Key: plain.Key, Size: plain.Size, ETag: plain.ETag, SHA256: sha256.Sum256(body),
-			Metadata: map[string]string{"theirs": "kept", state.MetaID: "host-1/0badcafe/1"},
+			Metadata: map[string]string{"theirs": "kept", archive.MetaID: "host-1/0badcafe/1"},
 		}
 		o, err := s.Copy(t.Context(), c)
 		if err != nil {
 			t.Fatalf("Copy: %v", err)
 		}
 		wantCopied(t, s, c, o, body)
-		if _, err := s.Copy(t.Context(), c); !errors.Is(err, state.ErrPrecondition) {
+		if _, err := s.Copy(t.Context(), c); !errors.Is(err, archive.ErrPrecondition) {
 			t.Errorf("Copy of what stood there before: %v, want ErrPrecondition", err)
 		}
 	})
@@ -101,7 +101,7 @@ func TestCopyInParts(t *testing.T) {
 			body = append(body, "the end"...)
 			plain := storePlain(t, s, "data/large", body)
 			opened := ""
-			c := state.Copy{
+			c := archive.Copy{
 				Key: plain.Key, Size: plain.Size, ETag: plain.ETag, Metadata: map[string]string{"theirs": "kept"},
 				Opened: func(id string) error { opened = id; return nil },
 			}
@@ -120,9 +120,9 @@ func TestCopyInParts(t *testing.T) {
 func TestACopyInPartsThatFailsIsAborted(t *testing.T) {
 	f, s := fakeStore(t, func(o *Options) { o.CopyMax, o.CopyPart = 6<<20, 5<<20 })
 	plain := storePlain(t, s, "data/large", make([]byte, 11<<20))
-	f.Answer(s3test.Match{Op: opPartCopy, Query: "partNumber", Skip: 1}, 403, "AccessDenied")
-	c := state.Copy{Key: plain.Key, Size: plain.Size, ETag: plain.ETag}
-	if _, err := s.Copy(t.Context(), c); state.ClassOf(err) != state.ClassConfiguration {
+	f.Answer(s3test.Match{Op: s3conn.OpPartCopy, Query: "partNumber", Skip: 1}, 403, "AccessDenied")
+	c := archive.Copy{Key: plain.Key, Size: plain.Size, ETag: plain.ETag}
+	if _, err := s.Copy(t.Context(), c); archive.ClassOf(err) != archive.ClassConfiguration {
 		t.Errorf("Copy: %v, want class configuration", err)
 	}
 	stop := errors.New("not durable")
@@ -139,23 +139,23 @@ func TestCopyNeverTrustsTheServer(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		plan  func(f *s3test.Fake)
-		class state.Class
+		class archive.Class
 	}{
-		{"it ignores encryption", func(f *s3test.Fake) { f.Behave(func(b *s3test.Behavior) { b.IgnoreEncryption = true }) }, state.ClassEncryption},
-		{"it uses another key", func(f *s3test.Fake) { f.Behave(func(b *s3test.Behavior) { b.UseKey = s3test.FakeOtherARN }) }, state.ClassEncryption},
+		{"it ignores encryption", func(f *s3test.Fake) { f.Behave(func(b *s3test.Behavior) { b.IgnoreEncryption = true }) }, archive.ClassEncryption},
+		{"it uses another key", func(f *s3test.Fake) { f.Behave(func(b *s3test.Behavior) { b.UseKey = s3test.FakeOtherARN }) }, archive.ClassEncryption},
 		{"its answer is silent and the object in the clear", func(f *s3test.Fake) {
 			f.Behave(func(b *s3test.Behavior) { b.IgnoreEncryption = true })
-			f.Strip(s3test.Match{Op: opCopy}, "X-Amz-Server-Side-Encryption")
-		}, state.ClassEncryption},
-		{"a disabled key", func(f *s3test.Fake) { f.Behave(func(b *s3test.Behavior) { b.KMSError = "KMS.DisabledException" }) }, state.ClassConfiguration},
-		{"an archived object", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: opCopy}, 403, "InvalidObjectState") }, state.ClassFile},
+			f.Strip(s3test.Match{Op: s3conn.OpCopy}, "X-Amz-Server-Side-Encryption")
+		}, archive.ClassEncryption},
+		{"a disabled key", func(f *s3test.Fake) { f.Behave(func(b *s3test.Behavior) { b.KMSError = "KMS.DisabledException" }) }, archive.ClassConfiguration},
+		{"an archived object", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: s3conn.OpCopy}, 403, "InvalidObjectState") }, archive.ClassFile},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, s := fakeStore(t, nil)
 			plain := storePlain(t, s, "data/a", []byte("x"))
 			c.plan(f)
-			_, err := s.Copy(t.Context(), state.Copy{Key: plain.Key, Size: plain.Size, ETag: plain.ETag})
-			if err == nil || state.ClassOf(err) != c.class {
+			_, err := s.Copy(t.Context(), archive.Copy{Key: plain.Key, Size: plain.Size, ETag: plain.ETag})
+			if err == nil || archive.ClassOf(err) != c.class {
 				t.Errorf("Copy: %v, want class %s", err, c.class)
 			}
 		})
@@ -166,17 +166,17 @@ func TestCopyLooksForItselfWhereTheServerIgnoresConditions(t *testing.T) {
 	f, s := fakeStore(t, nil)
 	f.Behave(func(b *s3test.Behavior) { b.IgnoreConditions = true })
 	plain := storePlain(t, s, "data/a", []byte("x"))
-	_, err := s.Copy(t.Context(), state.Copy{Key: plain.Key, Size: plain.Size, ETag: "another"})
-	if !errors.Is(err, state.ErrPrecondition) || f.Count(s3test.Match{Op: opCopy}) != 0 {
-		t.Errorf("Copy: %v after %d copies, want ErrPrecondition and none", err, f.Count(s3test.Match{Op: opCopy}))
+	_, err := s.Copy(t.Context(), archive.Copy{Key: plain.Key, Size: plain.Size, ETag: "another"})
+	if !errors.Is(err, archive.ErrPrecondition) || f.Count(s3test.Match{Op: s3conn.OpCopy}) != 0 {
+		t.Errorf("Copy: %v after %d copies, want ErrPrecondition and none", err, f.Count(s3test.Match{Op: s3conn.OpCopy}))
 	}
 }
 
 func TestCopyComparesTheContentWithItsHash(t *testing.T) {
 	_, s := fakeStore(t, nil)
 	plain := storePlain(t, s, "data/a", []byte("x"))
-	_, err := s.Copy(t.Context(), state.Copy{Key: plain.Key, Size: plain.Size, ETag: plain.ETag, SHA256: sha256.Sum256([]byte("y"))})
-	if state.ClassOf(err) != state.ClassFile || !strings.Contains(err.Error(), "SHA-256") {
+	_, err := s.Copy(t.Context(), archive.Copy{Key: plain.Key, Size: plain.Size, ETag: plain.ETag, SHA256: sha256.Sum256([]byte("y"))})
+	if archive.ClassOf(err) != archive.ClassFile || !strings.Contains(err.Error(), "SHA-256") {
 		t.Errorf("Copy: %v, want class file", err)
 	}
 }
@@ -186,17 +186,17 @@ func TestCopyKeepsRetention(t *testing.T) {
 	srv.Setenv(t)
 	s := openStore(t, options(srv.URL, srv.Bucket(t, s3test.BucketOptions{Versioning: true, ObjectLock: true}), s3test.KeyName))
 	o := storePlain(t, s, "data/held", []byte("evidence"))
-	_, err := s.client.PutObjectLegalHold(t.Context(), &s3.PutObjectLegalHoldInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(o.Key),
+	_, err := s.conn.Client.PutObjectLegalHold(t.Context(), &s3.PutObjectLegalHoldInput{
+		Bucket: aws.String(s.dest.o.Bucket), Key: aws.String(o.Key),
 		LegalHold: &types.ObjectLockLegalHold{Status: types.ObjectLockLegalHoldStatusOn},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Copy(t.Context(), state.Copy{Key: o.Key, Size: o.Size, ETag: o.ETag, Metadata: o.Metadata}); err != nil {
+	if _, err := s.Copy(t.Context(), archive.Copy{Key: o.Key, Size: o.Size, ETag: o.ETag, Metadata: o.Metadata}); err != nil {
 		t.Fatalf("Copy: %v", err)
 	}
-	h, err := s.client.HeadObject(t.Context(), headInput(s.o.Bucket, o.Key))
+	h, err := s.conn.Client.HeadObject(t.Context(), headInput(s.dest.o.Bucket, o.Key))
 	if err != nil || h.ObjectLockLegalHoldStatus != types.ObjectLockLegalHoldStatusOn {
 		t.Errorf("legal hold of the copy = %q, %v, want ON", h.ObjectLockLegalHoldStatus, err)
 	}

@@ -8,9 +8,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
-
-	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // encryption is what every write asks for.
@@ -52,58 +49,6 @@ func (e encryption) encrypt(f sse) {
 	*f.keyID = aws.String(e.keyID)
 	*f.bucketKey = e.bucketKey
 	*f.context = e.context
-}
-
-// confirmed reports whether an answer to a write names the algorithm and the
-// key that were asked for.
-func (s *Store) confirmed(o state.Object) error {
-	switch {
-	case o.SSE == "":
-		return fmt.Errorf("the server did not confirm encryption of %q", o.Key)
-	case o.SSE != string(s.enc.algorithm):
-		return fmt.Errorf("the server encrypted %q with %s instead of %s", o.Key, o.SSE, s.enc.algorithm)
-	case o.KMSKeyID == "":
-		return fmt.Errorf("the server did not name the key that it encrypted %q under", o.Key)
-	case !s.matchesConfigured(o.KMSKeyID):
-		return fmt.Errorf("the server encrypted %q under %s instead of %s", o.Key, o.KMSKeyID, s.enc.keyID)
-	}
-	return nil
-}
-
-// matchesConfigured reports whether serverKey is the configured key, which for
-// an alias is the one that the canary found behind it.
-func (s *Store) matchesConfigured(serverKey string) bool {
-	if pinned := s.Capabilities().PinnedKey; isAlias(s.enc.keyID) && pinned != "" {
-		return serverKey == pinned
-	}
-	return sameKey(s.enc.keyID, serverKey, s.region())
-}
-
-// MatchesKey reports whether serverKey, as an answer or the index names it, is
-// the configured key, the key that its alias stands for, or an accepted one.
-func (s *Store) MatchesKey(serverKey string) bool {
-	if s.matchesConfigured(serverKey) {
-		return true
-	}
-	for _, k := range s.o.AcceptKeys {
-		if sameKey(k, serverKey, s.region()) {
-			return true
-		}
-	}
-	return false
-}
-
-// KeyVerdict judges an object that is already in the bucket. Accepted keys
-// count here, and only here; aws:kms:dsse satisfies aws:kms.
-func (s *Store) KeyVerdict(o state.Object) archive.KeyVerdict {
-	const kms, dsse = string(types.ServerSideEncryptionAwsKms), string(types.ServerSideEncryptionAwsKmsDsse)
-	switch {
-	case o.SSE != kms && o.SSE != dsse:
-		return archive.KeyMissing
-	case o.SSE == kms && s.o.SSE == dsse, !s.MatchesKey(o.KMSKeyID):
-		return archive.KeyOther
-	}
-	return archive.KeyOK
 }
 
 const kmsARN = "arn:aws:kms:"

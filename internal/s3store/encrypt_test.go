@@ -6,9 +6,9 @@ import (
 	"hash/crc32"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 func TestSameKey(t *testing.T) {
@@ -59,7 +59,7 @@ func TestKeyVerdict(t *testing.T) {
 		{"two layers where one is asked for", s, "aws:kms:dsse", s3test.FakeKeyARN, archive.KeyOK},
 		{"one layer where two are asked for", strict, "aws:kms", s3test.FakeKeyARN, archive.KeyOther},
 	} {
-		if got := c.store.KeyVerdict(state.Object{SSE: c.sse, KMSKeyID: c.key}); got != c.want {
+		if got := c.store.KeyVerdict(archive.Object{SSE: c.sse, KMSKeyID: c.key}); got != c.want {
 			t.Errorf("%s: verdict = %v, want %v", c.name, got, c.want)
 		}
 	}
@@ -79,10 +79,10 @@ func TestLiarIsRefused(t *testing.T) {
 			// An accepted key counts for what is there, never for a write.
 			f, s := fakeStore(t, func(o *Options) { o.AcceptKeys = []string{s3test.FakeOtherARN} })
 			f.Behave(lie)
-			if err := s.Probe(t.Context()); state.ClassOf(err) != state.ClassEncryption {
+			if err := s.Probe(t.Context()); archive.ClassOf(err) != archive.ClassEncryption {
 				t.Errorf("Probe: %v, want class encryption", err)
 			}
-			if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); state.ClassOf(err) != state.ClassEncryption {
+			if _, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{})); archive.ClassOf(err) != archive.ClassEncryption {
 				t.Errorf("Put: %v, want class encryption", err)
 			}
 			body := []byte("part")
@@ -92,7 +92,7 @@ func TestLiarIsRefused(t *testing.T) {
 			} else if f.Uploads() != 0 {
 				t.Errorf("%d uploads are left open, want none", f.Uploads())
 			}
-			if state.ClassOf(err) != state.ClassEncryption {
+			if archive.ClassOf(err) != archive.ClassEncryption {
 				t.Errorf("Create and UploadPart: %v, want class encryption", err)
 			}
 		})
@@ -102,7 +102,7 @@ func TestLiarIsRefused(t *testing.T) {
 func TestEchoIsRefusedByProbe(t *testing.T) {
 	f, s := fakeStore(t, nil)
 	f.Behave(func(b *s3test.Behavior) { b.IgnoreEncryption, b.EchoEncryption = true, true })
-	if err := s.Probe(t.Context()); state.ClassOf(err) != state.ClassEncryption {
+	if err := s.Probe(t.Context()); archive.ClassOf(err) != archive.ClassEncryption {
 		t.Errorf("Probe: %v, want class encryption", err)
 	}
 }
@@ -116,7 +116,7 @@ func TestCompleteAsksForTheKeyThatItWasNotTold(t *testing.T) {
 	}
 	c := upload(t, s, "data/m", []byte("x"))
 	f.Strip(s3test.Match{Op: "HeadObject"}, "x-amz-server-side-encryption")
-	if _, err := s.Complete(t.Context(), c); state.ClassOf(err) != state.ClassEncryption {
+	if _, err := s.Complete(t.Context(), c); archive.ClassOf(err) != archive.ClassEncryption {
 		t.Errorf("Complete without a key: %v, want class encryption", err)
 	}
 }
@@ -126,7 +126,7 @@ func TestEveryWriteAsksForEncryption(t *testing.T) {
 	if err := s.Probe(t.Context()); err != nil {
 		t.Fatalf("Probe: %v", err)
 	}
-	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); err != nil {
+	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{})); err != nil {
 		t.Fatalf("Put: %v", err)
 	}
 	if _, err := s.Complete(t.Context(), upload(t, s, "data/m", []byte("x"))); err != nil {
@@ -134,7 +134,7 @@ func TestEveryWriteAsksForEncryption(t *testing.T) {
 	}
 	writes := 0
 	for _, r := range f.Ledger() {
-		if r.Op != opPut && r.Op != opCreate {
+		if r.Op != s3conn.OpPut && r.Op != s3conn.OpCreate {
 			if v := r.Header.Get("X-Amz-Server-Side-Encryption"); v != "" {
 				t.Errorf("%s carries encryption %q, which only a write may", r.Op, v)
 			}
@@ -156,7 +156,7 @@ func TestEveryWriteAsksForEncryption(t *testing.T) {
 
 func TestAliasIsPinnedAndFollowed(t *testing.T) {
 	f, s := fakeStore(t, func(o *Options) { o.KMSKeyID = s3test.FakeAlias })
-	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); err != nil {
+	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{})); err != nil {
 		t.Fatalf("Put: %v", err)
 	}
 	if got := s.Capabilities().PinnedKey; got != s3test.FakeKeyARN {
@@ -164,10 +164,10 @@ func TestAliasIsPinnedAndFollowed(t *testing.T) {
 	}
 	f.Behave(func(b *s3test.Behavior) { b.UseKey = s3test.FakeOtherARN })
 	f.Alias(s3test.FakeAlias, s3test.FakeOtherARN)
-	if o, err := s.Put(t.Context(), put("data/b", []byte("1"), state.Condition{})); err != nil || o.KMSKeyID != s3test.FakeOtherARN {
+	if o, err := s.Put(t.Context(), put("data/b", []byte("1"), archive.Condition{})); err != nil || o.KMSKeyID != s3test.FakeOtherARN {
 		t.Errorf("Put after the alias moved = %+v, %v, want the new key", o, err)
 	}
-	if s.KeyVerdict(state.Object{SSE: "aws:kms", KMSKeyID: s3test.FakeKeyARN}) != archive.KeyOther {
+	if s.KeyVerdict(archive.Object{SSE: "aws:kms", KMSKeyID: s3test.FakeKeyARN}) != archive.KeyOther {
 		t.Error("an object under the old key counts as right")
 	}
 }
@@ -177,11 +177,11 @@ func TestRestore(t *testing.T) {
 	if err := s.Probe(t.Context()); err != nil {
 		t.Fatalf("Probe: %v", err)
 	}
-	again := openStore(t, s.o)
+	again := openStore(t, *s.dest.o)
 	if !again.Restore(s.Capabilities()) || again.Capabilities() != s.Capabilities() {
 		t.Errorf("Restore kept %+v, want %+v", again.Capabilities(), s.Capabilities())
 	}
-	o := s.o
+	o := *s.dest.o
 	o.KMSKeyID = s3test.FakeOtherARN
 	if other := openStore(t, o); other.Restore(s.Capabilities()) || other.Capabilities().PinnedKey != "" {
 		t.Error("Restore took what was learned with another key")
@@ -195,18 +195,18 @@ func TestDocumentsAreLocked(t *testing.T) {
 	o.ObjectLock = ObjectLock{Mode: "GOVERNANCE", Days: 1}
 	s := openStore(t, o)
 	body := []byte("[]")
-	p := put("data/_manifests/m", body, state.Condition{})
+	p := put("data/_manifests/m", body, archive.Condition{})
 	d, err := s.CreateDoc(t.Context(), p.Key, p.Body, p.Size, p.MD5, p.SHA256, "application/json")
 	if err != nil || d.VersionID == "" {
 		t.Fatalf("CreateDoc = %+v, %v, want a version", d, err)
 	}
-	if h, err := s.client.HeadObject(t.Context(), headInput(o.Bucket, p.Key)); err != nil || h.ObjectLockMode != "GOVERNANCE" || h.ObjectLockRetainUntilDate == nil {
+	if h, err := s.conn.Client.HeadObject(t.Context(), headInput(o.Bucket, p.Key)); err != nil || h.ObjectLockMode != "GOVERNANCE" || h.ObjectLockRetainUntilDate == nil {
 		t.Errorf("HEAD of a document: %+v, %v, want a retention", h, err)
 	}
-	if _, err := s.Put(t.Context(), put("data/a", body, state.Condition{})); err != nil {
+	if _, err := s.Put(t.Context(), put("data/a", body, archive.Condition{})); err != nil {
 		t.Fatalf("Put: %v", err)
 	}
-	if h, err := s.client.HeadObject(t.Context(), headInput(o.Bucket, "data/a")); err != nil || h.ObjectLockMode != "" {
+	if h, err := s.conn.Client.HeadObject(t.Context(), headInput(o.Bucket, "data/a")); err != nil || h.ObjectLockMode != "" {
 		t.Errorf("HEAD of a file's object: %+v, %v, want no retention", h, err)
 	}
 	if _, err := Open(t.Context(), Options{}); err == nil || errors.Is(err, errStop) {

@@ -17,7 +17,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Check names one thing that an examination tries.
@@ -65,8 +66,15 @@ type Examination struct {
 
 // examiner is one examination under way.
 type examiner struct {
-	*Store
 	Examination
+
+	o       *Options
+	conn    *s3conn.Conn
+	req     *requests
+	dest    *destination
+	prober  *prober
+	uploads *uploads
+	store   *Store // for deletions
 
 	canary  *canary
 	written []string
@@ -94,11 +102,11 @@ const minPart = 5 << 20
 // each check only until the first gets no answer.
 func (s *Store) Examine(ctx context.Context, deletes bool, body int64) Examination {
 	e := &examiner{
-		Store: s, found: s.unknown(), body: min(max(body, minPart), examineBody), wanted: body,
-		canary: &canary{key: s.canaryKey(), body: []byte("s3syncd preflight\n")},
+		o: s.o, conn: s.conn, req: s.requests, dest: s.dest, prober: s.prober, uploads: s.uploads, store: s, found: s.dest.unknown(), body: min(max(body, minPart), examineBody), wanted: body,
+		canary: &canary{key: s.prober.canaryKey(), body: []byte("s3syncd preflight\n")},
 	}
-	s.probeMu.Lock()
-	defer s.probeMu.Unlock()
+	s.prober.mu.Lock()
+	defer s.prober.mu.Unlock()
 	for _, step := range []func(context.Context){
 		e.list, e.missing, e.put, e.read, e.conditions, e.multipart, e.listUploads, e.versions, e.lock,
 	} {
@@ -107,7 +115,7 @@ func (s *Store) Examine(ctx context.Context, deletes bool, body int64) Examinati
 		}
 	}
 	e.cleanUp(ctx, deletes)
-	e.Offset = s.ClockOffset()
+	e.Offset = s.conn.ClockOffset()
 	return e.Examination
 }
 
@@ -124,7 +132,7 @@ func (e *Examination) unanswered() error {
 // NoAnswer reports whether err says that nobody answered, or only that the
 // request should come later.
 func NoAnswer(err error) bool {
-	e, ok := errors.AsType[*state.Error](err)
+	e, ok := errors.AsType[*archive.Error](err)
 	return !ok || e.Class.Throttles() || e.Status >= 500 ||
 		e.Status == 0 && (e.Class.Passes() || e.Class.Meaning().EveryRequest)
 }
@@ -145,16 +153,16 @@ func (e *examiner) skip(why string, checks ...Check) {
 
 // newKey returns the key of another object to write, and remembers it.
 func (e *examiner) newKey() string {
-	k := e.canaryKey()
+	k := e.prober.canaryKey()
 	e.written = append(e.written, k)
 	return k
 }
 
 func (e *examiner) list(ctx context.Context) {
-	_, err := e.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
-		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.owner(), MaxKeys: aws.Int32(1),
+	_, err := e.conn.Client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
+		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(archive.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.Owner(), MaxKeys: aws.Int32(1),
 	})
-	e.note(CheckList, e.wrap(ctx, opList, "", err))
+	e.note(CheckList, e.wrap(ctx, s3conn.OpList, "", err))
 }
 
 // wrap is fault for nil errors too.
@@ -162,11 +170,11 @@ func (e *examiner) wrap(ctx context.Context, op, key string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return e.fault(ctx, op, key, err)
+	return e.conn.Fault(ctx, op, key, err)
 }
 
 func (e *examiner) missing(ctx context.Context) {
-	_, err := e.headOnce(ctx, e.canaryKey(), "")
+	_, err := e.req.headOnce(ctx, e.prober.canaryKey(), "")
 	t := Trial{Check: CheckMissing}
 	switch {
 	case err == nil, errors.Is(err, fs.ErrNotExist):
@@ -182,14 +190,14 @@ func (e *examiner) missing(ctx context.Context) {
 
 func (e *examiner) put(ctx context.Context) {
 	e.written = append(e.written, e.canary.key)
-	o, err := e.putCanary(ctx, e.canary.put(state.Condition{}))
+	o, err := e.prober.putCanary(ctx, e.canary.put(archive.Condition{}))
 	if !e.note(CheckPut, err) {
 		e.skip("nothing could be written", CheckEncryption)
 		return
 	}
 	e.canary.etag = o.ETag
 	e.Versioned = o.VersionID != "" && o.VersionID != "null"
-	if err := e.pin(opPut, o, &e.found); err != nil {
+	if err := e.dest.pin(s3conn.OpPut, o, &e.found); err != nil {
 		e.encrypted(err)
 	}
 }
@@ -204,14 +212,14 @@ func (e *examiner) read(ctx context.Context) {
 		e.skip("nothing could be written", CheckHead, CheckGet)
 		return
 	}
-	o, err := e.headOnce(ctx, e.canary.key, "")
-	if want := e.canary.put(state.Condition{}).Metadata[state.MetaMD5]; err == nil && o.Metadata[state.MetaMD5] != want {
-		err = &state.Error{Class: state.ClassConfiguration, Op: opHead, Err: fmt.Errorf("the server does not keep metadata: %s is %q, want %q", state.MetaMD5, o.Metadata[state.MetaMD5], want)}
+	o, err := e.req.headOnce(ctx, e.canary.key, "")
+	if want := e.canary.put(archive.Condition{}).Metadata[archive.MetaMD5]; err == nil && o.Metadata[archive.MetaMD5] != want {
+		err = &archive.Error{Class: archive.ClassConfiguration, Op: s3conn.OpHead, Err: fmt.Errorf("the server does not keep metadata: %s is %q, want %q", archive.MetaMD5, o.Metadata[archive.MetaMD5], want)}
 	}
 	asked := e.note(CheckHead, err)
 	if !slices.ContainsFunc(e.Trials, func(t Trial) bool { return t.Check == CheckEncryption }) {
 		if asked {
-			err = e.pin(opHead, o, &e.found)
+			err = e.dest.pin(s3conn.OpHead, o, &e.found)
 		} else {
 			err = nil // The answer to the write has to do.
 		}
@@ -225,13 +233,13 @@ func (e *examiner) encrypted(err error) {
 	t := Trial{Check: CheckEncryption, Err: err}
 	if err == nil {
 		e.Key, t.Detail = e.found.PinnedKey, "under "+e.found.PinnedKey
-		e.setCapabilities(e.found) // Multipart answers are compared with it.
+		e.dest.setCapabilities(e.found) // Multipart answers are compared with it.
 	}
 	e.Trials = append(e.Trials, t)
 }
 
 func (e *examiner) compareBody(ctx context.Context) error {
-	r, _, err := e.Get(ctx, e.canary.key)
+	r, _, err := e.req.Get(ctx, e.canary.key)
 	if err != nil {
 		return err
 	}
@@ -240,7 +248,7 @@ func (e *examiner) compareBody(ctx context.Context) error {
 		err = cerr
 	}
 	if err == nil && !bytes.Equal(body, e.canary.body) {
-		err = &state.Error{Class: state.ClassConfiguration, Op: opGet, Err: fmt.Errorf("%q was written with %d bytes and read with %d others", e.canary.key, len(e.canary.body), len(body))}
+		err = &archive.Error{Class: archive.ClassConfiguration, Op: s3conn.OpGet, Err: fmt.Errorf("%q was written with %d bytes and read with %d others", e.canary.key, len(e.canary.body), len(body))}
 	}
 	return err
 }
@@ -252,16 +260,16 @@ func (e *examiner) conditions(ctx context.Context) {
 		return
 	}
 	t := Trial{Check: CheckConditions}
-	if t.Err = e.probeConditions(ctx, e.canary, &e.found); t.Err == nil && !e.found.conditions() {
+	if t.Err = e.prober.probeConditions(ctx, e.canary, &e.found); t.Err == nil && !e.found.conditions() {
 		t.Lack = "conditional writes are ignored: a HEAD before each write takes their place"
 	}
 	e.Trials = append(e.Trials, t)
 	t = Trial{Check: CheckMD5}
-	if t.Err = e.probeMD5(ctx, e.canary, &e.found); t.Err == nil && !e.found.ContentMD5 {
+	if t.Err = e.prober.probeMD5(ctx, e.canary, &e.found); t.Err == nil && !e.found.ContentMD5 {
 		t.Lack = "a wrong Content-MD5 is not refused: the SHA-256 that goes with it has to do"
 	}
 	e.Trials = append(e.Trials, t)
-	e.setCapabilities(e.found)
+	e.dest.setCapabilities(e.found)
 }
 
 // multipart sends two parts as a file above single_put_max goes, and gives
@@ -273,7 +281,7 @@ func (e *examiner) multipart(ctx context.Context) {
 		return
 	}
 	key := e.newKey()
-	id, _, err := e.Create(ctx, key, nil)
+	id, _, err := e.uploads.Create(ctx, key, nil)
 	if !e.note(CheckCreate, err) {
 		e.skip("no upload could be opened", after...)
 		return
@@ -287,26 +295,26 @@ func (e *examiner) multipart(ctx context.Context) {
 		part.Lack = fmt.Sprintf("bodies of up to %d bytes were tried, files here are sent in bodies of up to %d: a limit in between shows only then", e.body, e.wanted)
 	}
 	if e.Trials = append(e.Trials, part); err == nil {
-		_, err = e.ListParts(ctx, key, id)
+		_, err = e.uploads.ListParts(ctx, key, id)
 		e.note(CheckListParts, err)
-		_, err = e.Complete(ctx, state.Complete{Key: key, UploadID: id, Parts: parts, Size: e.body + 1, CRC32: whole})
+		_, err = e.uploads.Complete(ctx, archive.Complete{Key: key, UploadID: id, Parts: parts, Size: e.body + 1, CRC32: whole})
 		e.note(CheckComplete, err)
-		id, _, err = e.Create(ctx, key, nil)
+		id, _, err = e.uploads.Create(ctx, key, nil)
 	} else {
 		e.skip("no part could be sent", CheckListParts, CheckComplete)
 		err = nil
 	}
 	if err == nil {
-		err = e.Abort(ctx, key, id)
+		err = e.uploads.Abort(ctx, key, id)
 	}
 	e.note(CheckAbort, err)
 }
 
-func (e *examiner) twoParts(ctx context.Context, key, id string) (parts []state.Part, whole uint32, err error) {
+func (e *examiner) twoParts(ctx context.Context, key, id string) (parts []archive.Part, whole uint32, err error) {
 	body := make([]byte, e.body+1)
 	_, _ = rand.Read(body) // Never fails.
 	for i, b := range [][]byte{body[:e.body], body[e.body:]} {
-		p, err := e.UploadPart(ctx, key, id, int32(i)+1, bytes.NewReader(b), int64(len(b)), crc32.ChecksumIEEE(b))
+		p, err := e.uploads.UploadPart(ctx, key, id, int32(i)+1, bytes.NewReader(b), int64(len(b)), crc32.ChecksumIEEE(b))
 		if err != nil {
 			return nil, 0, err
 		}
@@ -316,17 +324,17 @@ func (e *examiner) twoParts(ctx context.Context, key, id string) (parts []state.
 }
 
 func (e *examiner) listUploads(ctx context.Context) {
-	_, err := e.client.ListMultipartUploads(ctx, &s3.ListMultipartUploadsInput{
-		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.owner(), MaxUploads: aws.Int32(1),
+	_, err := e.conn.Client.ListMultipartUploads(ctx, &s3.ListMultipartUploadsInput{
+		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(archive.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.Owner(), MaxUploads: aws.Int32(1),
 	})
-	e.note(CheckListUploads, e.wrap(ctx, opUploads, "", err))
+	e.note(CheckListUploads, e.wrap(ctx, s3conn.OpUploads, "", err))
 }
 
 func (e *examiner) versions(ctx context.Context) {
-	_, err := e.client.ListObjectVersions(ctx, &s3.ListObjectVersionsInput{
-		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(state.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.owner(), MaxKeys: aws.Int32(1),
+	_, err := e.conn.Client.ListObjectVersions(ctx, &s3.ListObjectVersionsInput{
+		Bucket: aws.String(e.o.Bucket), Prefix: aws.String(archive.NewMapper(e.o.Prefix).Prefix()), ExpectedBucketOwner: e.conn.Owner(), MaxKeys: aws.Int32(1),
 	})
-	t := Trial{Check: CheckVersions, Err: e.wrap(ctx, opVersions, "", err)}
+	t := Trial{Check: CheckVersions, Err: e.wrap(ctx, s3conn.OpVersions, "", err)}
 	if e.readable() && !e.Versioned {
 		t.Lack = "the bucket keeps no versions: what is overwritten or deleted is gone"
 	}
@@ -342,12 +350,12 @@ func (e *examiner) lock(ctx context.Context) {
 		e.skip(unconfirmedKey, CheckLock)
 		return
 	}
-	c := &canary{key: e.canaryKey(), body: e.canary.body}
+	c := &canary{key: e.prober.canaryKey(), body: e.canary.body}
 	in := &s3.PutObjectInput{
 		ContentType: aws.String(contentBinary), ObjectLockMode: types.ObjectLockMode(e.o.ObjectLock.Mode),
-		ObjectLockRetainUntilDate: aws.Time(e.Now().Add(examineLock)),
+		ObjectLockRetainUntilDate: aws.Time(e.conn.Now().Add(examineLock)),
 	}
-	_, err := e.putOnce(ctx, in, c.put(state.Condition{Absent: true}))
+	_, err := e.req.putOnce(ctx, in, c.put(archive.Condition{Absent: true}))
 	if e.note(CheckLock, err) {
 		e.Left = append(e.Left, c.key)
 	}
@@ -366,7 +374,7 @@ func (e *examiner) cleanUp(ctx context.Context, deletes bool) {
 		refused = e.mirror(ctx)
 	}
 	for _, k := range e.written {
-		if _, err := e.Delete(ctx, k, state.Condition{}); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if _, err := e.store.Delete(ctx, k, archive.Condition{}); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			e.Left = append(e.Left, k)
 			if !deletes {
 				refused = err
@@ -379,14 +387,14 @@ func (e *examiner) cleanUp(ctx context.Context, deletes bool) {
 // mirror deletes an object of the data, as a mirrored source does.
 func (e *examiner) mirror(ctx context.Context) error {
 	c := &canary{
-		key:  state.NewMapper(e.o.Prefix).Prefix() + ".s3syncd-preflight-" + strings.ToLower(e.o.Instance+"-"+rand.Text()),
+		key:  archive.NewMapper(e.o.Prefix).Prefix() + ".s3syncd-preflight-" + strings.ToLower(e.o.Instance+"-"+rand.Text()),
 		body: e.canary.body,
 	}
-	_, err := e.putCanary(ctx, c.put(state.Condition{Absent: true}))
+	_, err := e.prober.putCanary(ctx, c.put(archive.Condition{Absent: true}))
 	if err != nil {
 		return err
 	}
-	if _, err = e.Delete(ctx, c.key, state.Condition{}); err != nil {
+	if _, err = e.store.Delete(ctx, c.key, archive.Condition{}); err != nil {
 		e.Left = append(e.Left, c.key)
 	}
 	return err

@@ -18,8 +18,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
+)
+
+// What the connection does, as operators see it.
+const (
+	attempts         = 3  // of one request
+	answersThatAgree = 5  // before a Date is believed
+	requestKinds     = 10 // that have a histogram from the start
 )
 
 func headInput(bucket, key string) *s3.HeadObjectInput {
@@ -44,7 +52,7 @@ func TestListDenied(t *testing.T) {
 	if _, err := s.Head(t.Context(), "data/missing"); !errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Head of a missing key: %v, want fs.ErrPermission", err)
 	}
-	if _, err := s.Put(t.Context(), put("data/missing", []byte("1"), state.Condition{Absent: true})); err != nil {
+	if _, err := s.Put(t.Context(), put("data/missing", []byte("1"), archive.Condition{Absent: true})); err != nil {
 		t.Errorf("Put: %v", err)
 	}
 }
@@ -56,11 +64,11 @@ func TestNothingIsDeletedUnseen(t *testing.T) {
 	if err := s.Probe(t.Context()); err != nil {
 		t.Fatalf("Probe: %v", err)
 	}
-	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{Absent: true})); err != nil {
+	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{Absent: true})); err != nil {
 		t.Fatalf("Put: %v", err)
 	}
-	f.Answer(s3test.Match{Op: opHead, Key: "data/a", Times: -1}, 403, "")
-	if _, err := s.Delete(t.Context(), "data/a", state.Condition{ETag: "another"}); !errors.Is(err, fs.ErrPermission) {
+	f.Answer(s3test.Match{Op: s3conn.OpHead, Key: "data/a", Times: -1}, 403, "")
+	if _, err := s.Delete(t.Context(), "data/a", archive.Condition{ETag: "another"}); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("Delete = %v, want the refusal", err)
 	}
 	if n := f.Count(s3test.Match{Op: "DeleteObject", Key: "data/a"}); n != 0 {
@@ -70,15 +78,15 @@ func TestNothingIsDeletedUnseen(t *testing.T) {
 
 func TestRefusedHeadIsExplainedOnceAMinute(t *testing.T) {
 	f, s := fakeStore(t, nil)
-	f.Answer(s3test.Match{Op: opHead, Times: -1}, 403, "")
-	f.Answer(s3test.Match{Op: opGet, Times: -1}, 403, "InvalidAccessKeyId")
+	f.Answer(s3test.Match{Op: s3conn.OpHead, Times: -1}, 403, "")
+	f.Answer(s3test.Match{Op: s3conn.OpGet, Times: -1}, 403, "InvalidAccessKeyId")
 	for range 3 {
 		_, err := s.Head(t.Context(), "data/a")
-		if state.ClassOf(err) != state.ClassCredentials || !strings.Contains(err.Error(), "InvalidAccessKeyId") || !errors.Is(err, fs.ErrPermission) {
+		if archive.ClassOf(err) != archive.ClassCredentials || !strings.Contains(err.Error(), "InvalidAccessKeyId") || !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("Head: %v, want the code behind the refusal", err)
 		}
 	}
-	if n := f.Count(s3test.Match{Op: opGet}); n != 1 {
+	if n := f.Count(s3test.Match{Op: s3conn.OpGet}); n != 1 {
 		t.Errorf("asked %d times, want 1", n)
 	}
 }
@@ -93,20 +101,20 @@ func TestMissingConditionsAreWorkedAround(t *testing.T) {
 		t.Errorf("Capabilities = %+v, want none of the checks", c)
 	}
 	f.Forget()
-	o, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{Absent: true}))
+	o, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{Absent: true}))
 	if err != nil {
 		t.Fatalf("Put: %v", err)
 	}
-	if _, err := s.Put(t.Context(), put("data/a", []byte("2"), state.Condition{Absent: true})); !errors.Is(err, state.ErrPrecondition) {
+	if _, err := s.Put(t.Context(), put("data/a", []byte("2"), archive.Condition{Absent: true})); !errors.Is(err, archive.ErrPrecondition) {
 		t.Errorf("Put over an object: %v, want ErrPrecondition", err)
 	}
-	if _, err := s.Put(t.Context(), put("data/a", []byte("2"), state.Condition{ETag: "x"})); !errors.Is(err, state.ErrPrecondition) {
+	if _, err := s.Put(t.Context(), put("data/a", []byte("2"), archive.Condition{ETag: "x"})); !errors.Is(err, archive.ErrPrecondition) {
 		t.Errorf("Put over another ETag: %v, want ErrPrecondition", err)
 	}
-	if _, err := s.Delete(t.Context(), "data/a", state.Condition{ETag: "x"}); !errors.Is(err, state.ErrPrecondition) {
+	if _, err := s.Delete(t.Context(), "data/a", archive.Condition{ETag: "x"}); !errors.Is(err, archive.ErrPrecondition) {
 		t.Errorf("Delete of another ETag: %v, want ErrPrecondition", err)
 	}
-	if _, err := s.Put(t.Context(), put("data/a", []byte("2"), state.Condition{ETag: o.ETag})); err != nil {
+	if _, err := s.Put(t.Context(), put("data/a", []byte("2"), archive.Condition{ETag: o.ETag})); err != nil {
 		t.Errorf("Put over the known ETag: %v", err)
 	}
 	for _, r := range f.Ledger() {
@@ -120,18 +128,18 @@ func TestProbeFaults(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		plan  func(f *s3test.Fake)
-		class state.Class
+		class archive.Class
 	}{
-		{"a disabled key", func(f *s3test.Fake) { f.Behave(func(b *s3test.Behavior) { b.KMSError = "KMS.DisabledException" }) }, state.ClassConfiguration},
-		{"no right to write", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: opPut}, 403, "AccessDenied") }, state.ClassConfiguration},
-		{"no right to read", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: opHead, Times: -1}, 403, "") }, state.ClassConfiguration},
-		{"lost metadata", func(f *s3test.Fake) { f.Behave(func(b *s3test.Behavior) { b.DropMetadata = true }) }, state.ClassConfiguration},
-		{"an outage", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: opPut, Times: -1}, 500, "InternalError") }, state.ClassTransient},
+		{"a disabled key", func(f *s3test.Fake) { f.Behave(func(b *s3test.Behavior) { b.KMSError = "KMS.DisabledException" }) }, archive.ClassConfiguration},
+		{"no right to write", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: s3conn.OpPut}, 403, "AccessDenied") }, archive.ClassConfiguration},
+		{"no right to read", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: s3conn.OpHead, Times: -1}, 403, "") }, archive.ClassConfiguration},
+		{"lost metadata", func(f *s3test.Fake) { f.Behave(func(b *s3test.Behavior) { b.DropMetadata = true }) }, archive.ClassConfiguration},
+		{"an outage", func(f *s3test.Fake) { f.Answer(s3test.Match{Op: s3conn.OpPut, Times: -1}, 500, "InternalError") }, archive.ClassTransient},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, s := fakeStore(t, nil)
 			c.plan(f)
-			if err := s.Probe(t.Context()); err == nil || state.ClassOf(err) != c.class {
+			if err := s.Probe(t.Context()); err == nil || archive.ClassOf(err) != c.class {
 				t.Errorf("Probe: %v, want class %s", err, c.class)
 			}
 			if !s.Capabilities().CheckedAt.IsZero() {
@@ -143,44 +151,44 @@ func TestProbeFaults(t *testing.T) {
 
 func TestRequestIsTriedThreeTimes(t *testing.T) {
 	f, s := fakeStore(t, nil)
-	f.Answer(s3test.Match{Op: opPut, Times: 2}, 503, "SlowDown")
-	if _, err := s.Put(t.Context(), put("data/a", []byte("again"), state.Condition{})); err != nil {
+	f.Answer(s3test.Match{Op: s3conn.OpPut, Times: 2}, 503, "SlowDown")
+	if _, err := s.Put(t.Context(), put("data/a", []byte("again"), archive.Condition{})); err != nil {
 		t.Errorf("Put at the third attempt: %v", err)
 	}
-	f.Answer(s3test.Match{Op: opHead, Times: -1}, 503, "")
-	if _, err := s.Head(t.Context(), "data/a"); state.ClassOf(err) != state.ClassThrottled {
+	f.Answer(s3test.Match{Op: s3conn.OpHead, Times: -1}, 503, "")
+	if _, err := s.Head(t.Context(), "data/a"); archive.ClassOf(err) != archive.ClassThrottled {
 		t.Errorf("Head: %v, want class throttled", err)
 	}
-	if n := f.Count(s3test.Match{Op: opHead}); n != maxAttempts {
-		t.Errorf("%d attempts, want %d", n, maxAttempts)
+	if n := f.Count(s3test.Match{Op: s3conn.OpHead}); n != attempts {
+		t.Errorf("%d attempts, want %d", n, attempts)
 	}
 }
 
 func TestRetriesNeverRunOut(t *testing.T) {
 	f, s := fakeStore(t, nil)
-	f.Answer(s3test.Match{Op: opHead, Times: -1}, 500, "")
+	f.Answer(s3test.Match{Op: s3conn.OpHead, Times: -1}, 500, "")
 	const calls = 200
 	done := make(chan error, calls)
 	for range calls {
 		go func() { _, err := s.Head(t.Context(), "data/a"); done <- err }()
 	}
 	for range calls {
-		if err := <-done; state.ClassOf(err) != state.ClassTransient {
+		if err := <-done; archive.ClassOf(err) != archive.ClassTransient {
 			t.Errorf("Head: %v, want class transient", err)
 		}
 	}
-	if n := f.Count(s3test.Match{Op: opHead}); n != calls*maxAttempts {
-		t.Errorf("%d attempts for %d calls, want %d each", n, calls, maxAttempts)
+	if n := f.Count(s3test.Match{Op: s3conn.OpHead}); n != calls*attempts {
+		t.Errorf("%d attempts for %d calls, want %d each", n, calls, attempts)
 	}
 }
 
 func TestLostAnswerShowsAsPrecondition(t *testing.T) {
 	f, s := fakeStore(t, nil)
-	f.Lose(s3test.Match{Op: opPut})
-	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{Absent: true})); !errors.Is(err, state.ErrPrecondition) {
+	f.Lose(s3test.Match{Op: s3conn.OpPut})
+	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{Absent: true})); !errors.Is(err, archive.ErrPrecondition) {
 		t.Errorf("Put: %v, want ErrPrecondition", err)
 	}
-	if o, err := s.Head(t.Context(), "data/a"); err != nil || o.Metadata[state.MetaID] != "host-1/0badcafe/7" {
+	if o, err := s.Head(t.Context(), "data/a"); err != nil || o.Metadata[archive.MetaID] != "host-1/0badcafe/7" {
 		t.Errorf("Head = %+v, %v, want our own object", o, err)
 	}
 }
@@ -189,25 +197,25 @@ func TestStalledAttemptsEnd(t *testing.T) {
 	f, s := fakeStore(t, func(o *Options) { o.StallLimit, o.CompleteLimit = 100*time.Millisecond, 10*time.Second })
 	large := bytes.Repeat([]byte("x"), 16<<20) // More than the sockets hold.
 	for name, m := range map[string]s3test.Match{
-		"no answer":          {Op: opHead, Times: -1},
-		"a body not taken":   {Op: opPut, Times: -1},
-		"a part not taken":   {Op: opPart, Times: -1},
-		"a listing withheld": {Op: opList, Times: -1},
+		"no answer":          {Op: s3conn.OpHead, Times: -1},
+		"a body not taken":   {Op: s3conn.OpPut, Times: -1},
+		"a part not taken":   {Op: s3conn.OpPart, Times: -1},
+		"a listing withheld": {Op: s3conn.OpList, Times: -1},
 	} {
 		p := f.Stall(m)
 		start := time.Now()
 		var err error
 		switch m.Op {
-		case opHead:
+		case s3conn.OpHead:
 			_, err = s.Head(t.Context(), "data/a")
-		case opPut:
-			_, err = s.Put(t.Context(), put("data/a", large, state.Condition{}))
-		case opPart:
+		case s3conn.OpPut:
+			_, err = s.Put(t.Context(), put("data/a", large, archive.Condition{}))
+		case s3conn.OpPart:
 			_, err = s.UploadPart(t.Context(), "data/a", "u", 1, bytes.NewReader(large), int64(len(large)), 0)
-		case opList:
-			err = s.List(t.Context(), "data/", "", func(state.Object) error { return nil })
+		case s3conn.OpList:
+			err = s.List(t.Context(), "data/", "", func(archive.Object) error { return nil })
 		}
-		if _, ok := errors.AsType[*stalledError](err); !ok || state.ClassOf(err) != state.ClassTransient {
+		if _, ok := errors.AsType[*s3conn.StalledError](err); !ok || archive.ClassOf(err) != archive.ClassTransient {
 			t.Errorf("%s: %v, want a stall", name, err)
 		}
 		if took := time.Since(start); took > 10*time.Second {
@@ -231,7 +239,7 @@ func (r *slowReader) Read(p []byte) (int, error) {
 
 func TestSlowSourceIsNoStall(t *testing.T) {
 	_, s := fakeStore(t, func(o *Options) { o.StallLimit = 40 * time.Millisecond })
-	p := put("data/slow", []byte("abc"), state.Condition{})
+	p := put("data/slow", []byte("abc"), archive.Condition{})
 	p.Body = &slowReader{p.Body, 100 * time.Millisecond}
 	if _, err := s.Put(t.Context(), p); err != nil {
 		t.Errorf("Put of a slow source: %v", err)
@@ -241,7 +249,7 @@ func TestSlowSourceIsNoStall(t *testing.T) {
 func TestCompleteMayTakeLonger(t *testing.T) {
 	f, s := fakeStore(t, func(o *Options) { o.StallLimit, o.CompleteLimit = 50*time.Millisecond, 20*time.Second })
 	c := upload(t, s, "data/m", []byte("x"))
-	p := f.Hold(s3test.Match{Op: opComplete})
+	p := f.Hold(s3test.Match{Op: s3conn.OpComplete})
 	go func() {
 		p.Wait(t)
 		<-time.After(300 * time.Millisecond)
@@ -250,7 +258,7 @@ func TestCompleteMayTakeLonger(t *testing.T) {
 	if _, err := s.Complete(t.Context(), c); err != nil {
 		t.Errorf("Complete: %v", err)
 	}
-	if n := f.Count(s3test.Match{Op: opComplete}); n != 1 {
+	if n := f.Count(s3test.Match{Op: s3conn.OpComplete}); n != 1 {
 		t.Errorf("%d attempts, want 1", n)
 	}
 }
@@ -258,23 +266,23 @@ func TestCompleteMayTakeLonger(t *testing.T) {
 func TestCutDownloadIsTransient(t *testing.T) {
 	f, s := fakeStore(t, nil)
 	f.Store("bucket", s3test.FakeObject{Key: "data/a", Body: bytes.Repeat([]byte("x"), 1<<20)})
-	f.Truncate(s3test.Match{Op: opGet})
+	f.Truncate(s3test.Match{Op: s3conn.OpGet})
 	r, _, err := s.Get(t.Context(), "data/a")
 	if err != nil {
 		t.Fatalf("Get: %v", err)
 	}
 	defer r.Close()
-	if _, err := io.Copy(io.Discard, r); state.ClassOf(err) != state.ClassTransient || !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := io.Copy(io.Discard, r); archive.ClassOf(err) != archive.ClassTransient || !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("read: %v, want a transient unexpected EOF", err)
 	}
 }
 
 func TestCanceledRequestSaysSo(t *testing.T) {
 	f, s := fakeStore(t, nil)
-	p := f.Hold(s3test.Match{Op: opHead})
+	p := f.Hold(s3test.Match{Op: s3conn.OpHead})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { p.Wait(t); cancel() }()
-	if _, err := s.Head(ctx, "data/a"); !state.Interrupted(ctx, err) {
+	if _, err := s.Head(ctx, "data/a"); !archive.Interrupted(ctx, err) {
 		t.Errorf("Head: %v, want an interruption", err)
 	}
 }
@@ -282,9 +290,9 @@ func TestCanceledRequestSaysSo(t *testing.T) {
 func TestRedirectIsNotFollowed(t *testing.T) {
 	f, s := fakeStore(t, nil)
 	other := s3test.NewFake(t, "bucket")
-	f.Answer(s3test.Match{Op: opPut}, 307, "TemporaryRedirect", "Location", other.URL+"/bucket/data/a")
-	_, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{}))
-	if state.ClassOf(err) != state.ClassConfiguration || !strings.Contains(err.Error(), other.URL) {
+	f.Answer(s3test.Match{Op: s3conn.OpPut}, 307, "TemporaryRedirect", "Location", other.URL+"/bucket/data/a")
+	_, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{}))
+	if archive.ClassOf(err) != archive.ClassConfiguration || !strings.Contains(err.Error(), other.URL) {
 		t.Errorf("Put: %v, want configuration and the other address", err)
 	}
 	if n := len(other.Ledger()); n != 0 {
@@ -312,8 +320,8 @@ func TestEndpointsInTheClearAreRefused(t *testing.T) {
 	} {
 		for _, fromEnv := range []bool{false, true} {
 			o := options(c.endpoint, "bucket", "key")
-			o.AllowInsecure, o.Metrics = c.insecure, NewMetrics(prometheus.NewRegistry())
-			o.Log = openStore(t, options("https://s3.example.com", "b", "k")).log
+			o.AllowInsecure, o.Metrics = c.insecure, s3conn.NewMetrics(prometheus.NewRegistry())
+			o.Log = openStore(t, options("https://s3.example.com", "b", "k")).conn.Log
 			if fromEnv {
 				o.EndpointURL = ""
 				t.Setenv("AWS_ENDPOINT_URL_S3", c.endpoint)
@@ -332,8 +340,8 @@ func TestPrivateAuthorityIsNeeded(t *testing.T) {
 	srv.Root.Setenv(t)
 	t.Setenv("AWS_CA_BUNDLE", "")
 	s := openStore(t, options(srv.URL, "bucket", s3test.KeyName))
-	if err := s.Ping(t.Context()); state.ClassOf(err) != state.ClassConfiguration {
-		t.Errorf("Ping without the CA: %v (class %s), want configuration", err, state.ClassOf(err))
+	if err := s.Ping(t.Context()); archive.ClassOf(err) != archive.ClassConfiguration {
+		t.Errorf("Ping without the CA: %v (class %s), want configuration", err, archive.ClassOf(err))
 	}
 }
 
@@ -351,10 +359,10 @@ func TestRotatedCredentialsAreTakenUp(t *testing.T) {
 	}
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", file)
 	s := openStore(t, options(f.URL, "bucket", s3test.FakeKeyARN))
-	s.creds.loaded = time.Now().Add(-time.Hour)
+	s.conn.Expire()
 	write("NEWKEY")
-	f.Answer(s3test.Match{Op: opPut}, 403, "InvalidAccessKeyId")
-	p := put("data/a", []byte("1"), state.Condition{})
+	f.Answer(s3test.Match{Op: s3conn.OpPut}, 403, "InvalidAccessKeyId")
+	p := put("data/a", []byte("1"), archive.Condition{})
 	if _, err := s.Put(t.Context(), p); err != nil {
 		t.Fatalf("Put: %v, want a second attempt with the new credentials", err)
 	}
@@ -370,8 +378,8 @@ func TestNoCredentials(t *testing.T) {
 	f := s3test.NewFake(t, "bucket")
 	s3test.Credentials{}.Setenv(t)
 	s := openStore(t, options(f.URL, "bucket", s3test.FakeKeyARN))
-	if err := s.Ping(t.Context()); state.ClassOf(err) != state.ClassCredentials {
-		t.Errorf("Ping: %v (class %s), want credentials", err, state.ClassOf(err))
+	if err := s.Ping(t.Context()); archive.ClassOf(err) != archive.ClassCredentials {
+		t.Errorf("Ping: %v (class %s), want credentials", err, archive.ClassOf(err))
 	}
 	if n := len(f.Ledger()); n != 0 {
 		t.Errorf("%d requests without credentials", n)
@@ -384,7 +392,7 @@ func TestClockOffset(t *testing.T) {
 		t.Errorf("ClockOffset = %v, %v, want 0 for equal clocks", s.ClockOffset(), err)
 	}
 	f.Behave(func(b *s3test.Behavior) { b.Clock = time.Hour })
-	for range clockAgree + 1 {
+	for range answersThatAgree + 1 {
 		if err := s.Ping(t.Context()); err != nil {
 			t.Fatalf("Ping: %v", err)
 		}
@@ -396,7 +404,7 @@ func TestClockOffset(t *testing.T) {
 		t.Errorf("Now is %v off", d)
 	}
 	f.Behave(func(b *s3test.Behavior) { b.Clock = 0 })
-	for range clockAgree + 1 {
+	for range answersThatAgree + 1 {
 		if err := s.Ping(t.Context()); err != nil {
 			t.Fatalf("Ping: %v", err)
 		}
@@ -413,23 +421,23 @@ func TestListPages(t *testing.T) {
 		f.Store("bucket", s3test.FakeObject{Key: "data/" + k})
 	}
 	var got strings.Builder
-	if err := s.List(t.Context(), "data/", "", func(o state.Object) error { got.WriteString(o.Key[5:]); return nil }); err != nil || got.String() != "abcde" {
+	if err := s.List(t.Context(), "data/", "", func(o archive.Object) error { got.WriteString(o.Key[5:]); return nil }); err != nil || got.String() != "abcde" {
 		t.Errorf("List = %q, %v, want abcde", got.String(), err)
 	}
-	if n := f.Count(s3test.Match{Op: opList}); n != 3 {
+	if n := f.Count(s3test.Match{Op: s3conn.OpList}); n != 3 {
 		t.Errorf("%d pages, want 3", n)
 	}
 }
 
 func TestRequestMetrics(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
-	f, s := fakeStore(t, func(o *Options) { o.Metrics = NewMetrics(reg) })
-	if n, err := testutil.GatherAndCount(reg, "s3syncd_s3_request_duration_seconds"); err != nil || n != len(operations()) {
-		t.Errorf("%d histograms at the start, %v, want %d", n, err, len(operations()))
+	f, s := fakeStore(t, func(o *Options) { o.Metrics = s3conn.NewMetrics(reg) })
+	if n, err := testutil.GatherAndCount(reg, "s3syncd_s3_request_duration_seconds"); err != nil || n != requestKinds {
+		t.Errorf("%d histograms at the start, %v, want %d", n, err, requestKinds)
 	}
-	f.Answer(s3test.Match{Op: opPut}, http.StatusServiceUnavailable, "SlowDown")
-	f.Cut(s3test.Match{Op: opPart})
-	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); err != nil {
+	f.Answer(s3test.Match{Op: s3conn.OpPut}, http.StatusServiceUnavailable, "SlowDown")
+	f.Cut(s3test.Match{Op: s3conn.OpPart})
+	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{})); err != nil {
 		t.Fatalf("Put: %v", err)
 	}
 	upload(t, s, "data/m", []byte("x"))
@@ -454,7 +462,7 @@ s3syncd_s3_requests_total{code="none",op="UploadPart"} 1
 
 func TestBodyIsReadOnce(t *testing.T) {
 	_, s := fakeStore(t, nil)
-	p := put("data/a", bytes.Repeat([]byte("x"), 1<<20), state.Condition{})
+	p := put("data/a", bytes.Repeat([]byte("x"), 1<<20), archive.Condition{})
 	r := &countingReader{ReadSeeker: p.Body}
 	p.Body = r
 	if _, err := s.Put(t.Context(), p); err != nil {
@@ -485,10 +493,10 @@ func TestRestrictedUser(t *testing.T) {
 	if err := s.Probe(t.Context()); err != nil {
 		t.Fatalf("Probe with the least policy: %v", err)
 	}
-	if err := s.List(t.Context(), "data/", "", func(state.Object) error { return nil }); !errors.Is(err, fs.ErrPermission) || state.ClassOf(err) != state.ClassConfiguration {
+	if err := s.List(t.Context(), "data/", "", func(archive.Object) error { return nil }); !errors.Is(err, fs.ErrPermission) || archive.ClassOf(err) != archive.ClassConfiguration {
 		t.Errorf("List: %v, want a refusal", err)
 	}
-	if _, err := s.Delete(t.Context(), "data/a", state.Condition{}); !errors.Is(err, fs.ErrPermission) {
+	if _, err := s.Delete(t.Context(), "data/a", archive.Condition{}); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("Delete: %v, want a refusal", err)
 	}
 }
@@ -502,7 +510,7 @@ func TestOutageAndRecovery(t *testing.T) {
 	s := openStore(t, o)
 	for name, fault := range map[string]func(){"down": n.Down, "reset": n.Reset, "silence": n.Silence} {
 		fault()
-		if err := s.Ping(t.Context()); err == nil || state.ClassOf(err) != state.ClassTransient {
+		if err := s.Ping(t.Context()); err == nil || archive.ClassOf(err) != archive.ClassTransient {
 			t.Errorf("%s: Ping: %v, want class transient", name, err)
 		}
 		if name == "down" {

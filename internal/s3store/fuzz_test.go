@@ -19,7 +19,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // oneAnswer answers every request alike.
@@ -62,17 +63,17 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(0, []byte{}, "", "", "")
 	f.Add(999, bytes.Repeat([]byte("<a>"), 2000), "aws:kms", "x", "k")
 	o := options("http://127.0.0.1:1", "bucket", "key")
-	o.Metrics, o.Log = NewMetrics(prometheus.NewRegistry()), zap.NewNop()
+	o.Metrics, o.Log = s3conn.NewMetrics(prometheus.NewRegistry()), zap.NewNop()
 	s, err := Open(f.Context(), o)
 	if err != nil {
 		f.Fatal(err)
 	}
 	said := &oneAnswer{}
-	client := s.client.Options()
+	client := s.conn.Client.Options()
 	client.HTTPClient, client.Retryer = said, aws.NopRetryer{}
 	client.Credentials = credentials.NewStaticCredentialsProvider("a", "b", "")
-	s.client = s3.New(client)
-	s.wire.next, s.wire.retryer, s.wire.creds = said, client.Retryer, client.Credentials
+	s.conn.Client = s3.New(client)
+	s.conn.Wire.Next, s.conn.Wire.Retryer, s.conn.Wire.Creds = said, client.Retryer, client.Credentials
 	f.Fuzz(func(t *testing.T, status int, body []byte, sse, region, key string) {
 		if status < 100 || status > 999 || key == "" {
 			return
@@ -80,13 +81,13 @@ func FuzzAnswer(f *testing.F) {
 		said.status, said.body, said.header = status, body, http.Header{}
 		said.header.Set("X-Amz-Server-Side-Encryption", sse)
 		said.header.Set("X-Amz-Bucket-Region", region)
-		s.reask = &reasker{}
-		s.creds.loaded = time.Now() // Nothing is read anew.
+		s.conn.Reask = &s3conn.Reasker{}
+		s.conn.Creds.Loaded = time.Now() // Nothing is read anew.
 		_, herr := s.Head(t.Context(), key)
-		_, perr := s.Put(t.Context(), put(key, []byte("x"), state.Condition{}))
+		_, perr := s.Put(t.Context(), put(key, []byte("x"), archive.Condition{}))
 		_, _, cerr := s.Create(t.Context(), key, nil)
-		_, merr := s.Complete(t.Context(), state.Complete{Key: key, UploadID: "u", Parts: []state.Part{{Number: 1, ETag: "e", Size: 1}}, Size: 1})
-		lerr := s.List(t.Context(), "p/", "", func(state.Object) error { return nil })
+		_, merr := s.Complete(t.Context(), archive.Complete{Key: key, UploadID: "u", Parts: []archive.Part{{Number: 1, ETag: "e", Size: 1}}, Size: 1})
+		lerr := s.List(t.Context(), "p/", "", func(archive.Object) error { return nil })
 		if perr == nil || cerr == nil || merr == nil {
 			t.Errorf("a write is a success although no answer named the key: %v, %v, %v", perr, cerr, merr)
 		}
@@ -94,8 +95,8 @@ func FuzzAnswer(f *testing.F) {
 			if err == nil {
 				continue
 			}
-			if !slices.Contains(state.Classes(), state.ClassOf(err)) {
-				t.Errorf("class %q of %v", state.ClassOf(err), err)
+			if !slices.Contains(archive.Classes(), archive.ClassOf(err)) {
+				t.Errorf("class %q of %v", archive.ClassOf(err), err)
 			}
 			text := err.Error()
 			if len(text) > 4096 || strings.ContainsFunc(text, unicode.IsControl) || !utf8.ValidString(text) {

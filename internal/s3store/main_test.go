@@ -11,8 +11,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func TestMain(m *testing.M) { os.Exit(s3test.Main(m)) }
@@ -56,7 +57,7 @@ func openStore(t *testing.T, o Options) *Store {
 		o.Log = zaptest.NewLogger(t)
 	}
 	if o.Metrics == nil {
-		o.Metrics = NewMetrics(prometheus.NewPedanticRegistry())
+		o.Metrics = s3conn.NewMetrics(prometheus.NewPedanticRegistry())
 	}
 	s, err := Open(t.Context(), o)
 	if err != nil {
@@ -77,10 +78,10 @@ func fakeStore(t *testing.T, change func(o *Options)) (*s3test.Fake, *Store) {
 	return f, openStore(t, o)
 }
 
-func put(key string, body []byte, c state.Condition) state.Put {
+func put(key string, body []byte, c archive.Condition) archive.Put {
 	sum := md5.Sum(body)
-	return state.Put{
+	return archive.Put{
 		Key: key, Body: bytes.NewReader(body), Size: int64(len(body)), MD5: sum, SHA256: sha256.Sum256(body), If: c,
-		Metadata: map[string]string{state.MetaMD5: hex.EncodeToString(sum[:]), state.MetaID: "host-1/0badcafe/7"},
+		Metadata: map[string]string{archive.MetaMD5: hex.EncodeToString(sum[:]), archive.MetaID: "host-1/0badcafe/7"},
 	}
 }

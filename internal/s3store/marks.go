@@ -35,16 +35,16 @@ func (m marks) mark(acl *types.ObjectCannedACL, tagging **string) {
 
 // markCopy is mark for a copy of an object that has tags of its own: they stay
 // beside the configured ones. Replace says that the copy's tags are given.
-func (s *Store) markCopy(ctx context.Context, key string, has bool, acl *types.ObjectCannedACL, tagging **string) (replace bool, err error) {
-	s.marks.mark(acl, tagging)
+func (cp *copier) markCopy(ctx context.Context, key string, has bool, acl *types.ObjectCannedACL, tagging **string) (replace bool, err error) {
+	cp.marks.mark(acl, tagging)
 	if !has {
 		return *tagging != nil, nil
 	}
-	all, err := s.tags(ctx, key)
+	all, err := cp.tags(ctx, key)
 	if err != nil {
 		return false, err
 	}
-	maps.Copy(all, s.marks.tags)
+	maps.Copy(all, cp.marks.tags)
 	*tagging = aws.String(all.Encode())
 	return true, nil
 }

@@ -4,8 +4,9 @@ import (
 	"bytes"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // A bucket's policy may demand an ACL and tags of every request that makes an
@@ -20,14 +21,14 @@ func TestEveryWriteCarriesACLAndTags(t *testing.T) {
 		t.Fatal(err)
 	}
 	body := []byte("1")
-	written, err := s.Put(t.Context(), put("data/a", body, state.Condition{}))
+	written, err := s.Put(t.Context(), put("data/a", body, archive.Condition{}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Complete(t.Context(), upload(t, s, "data/m", bytes.Repeat([]byte("x"), 1<<10))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Copy(t.Context(), state.Copy{Key: "data/a", Size: 1, ETag: written.ETag}); err != nil {
+	if _, err := s.Copy(t.Context(), archive.Copy{Key: "data/a", Size: 1, ETag: written.ETag}); err != nil {
 		t.Errorf("Copy: %v", err)
 	}
 	s.Examine(t.Context(), true, 0)
@@ -35,12 +36,12 @@ func TestEveryWriteCarriesACLAndTags(t *testing.T) {
 	seen := map[string]int{}
 	for _, r := range f.Ledger() {
 		switch r.Op {
-		case opPut, opCreate, opCopy:
+		case s3conn.OpPut, s3conn.OpCreate, s3conn.OpCopy:
 			seen[r.Op]++
 			if acl, got := r.Header.Get("X-Amz-Acl"), r.Header.Get("X-Amz-Tagging"); acl != o.ACL || got != tags {
 				t.Errorf("%s %s has the ACL %q and the tags %q", r.Op, r.Key, acl, got)
 			}
-			if d := r.Header.Get("X-Amz-Tagging-Directive"); r.Op == opCopy && d != "REPLACE" {
+			if d := r.Header.Get("X-Amz-Tagging-Directive"); r.Op == s3conn.OpCopy && d != "REPLACE" {
 				t.Errorf("a copy's tags are %q, want them replaced", d)
 			}
 		default:
@@ -49,7 +50,7 @@ func TestEveryWriteCarriesACLAndTags(t *testing.T) {
 			}
 		}
 	}
-	for _, op := range []string{opPut, opCreate, opCopy} {
+	for _, op := range []string{s3conn.OpPut, s3conn.OpCreate, s3conn.OpCopy} {
 		if seen[op] == 0 {
 			t.Errorf("no %s was sent", op)
 		}

@@ -7,44 +7,61 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
+
+// uploads are multipart uploads.
+type uploads struct {
+	o      *Options
+	conn   *s3conn.Conn
+	req    *requests
+	dest   *destination
+	prober *prober
+	enc    *encryption
+	marks  marks
+
+	// The server's answers to CreateMultipartUpload do not name the key, so
+	// those to UploadPart have to.
+	silentCreate atomic.Bool
+}
 
 // Create begins a multipart upload under the configured key. When the server
 // names another key or algorithm the upload is aborted again before any part
 // is sent. A server that names none at all (MinIO) has to do so in its answer
 // to each part. The returned object has Key, ServerTime and what was named.
-func (s *Store) Create(ctx context.Context, key string, metadata map[string]string) (uploadID string, o state.Object, err error) {
-	if err := s.ready(ctx, opCreate, key, state.Condition{}); err != nil {
-		return "", state.Object{}, err
+func (u *uploads) Create(ctx context.Context, key string, metadata map[string]string) (uploadID string, o archive.Object, err error) {
+	if err := u.prober.ready(ctx, s3conn.OpCreate, key, archive.Condition{}); err != nil {
+		return "", archive.Object{}, err
 	}
 	in := &s3.CreateMultipartUploadInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.owner(),
-		ContentType: aws.String(contentBinary), Metadata: metadata, StorageClass: types.StorageClass(s.o.StorageClass),
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.Owner(),
+		ContentType: aws.String(contentBinary), Metadata: metadata, StorageClass: types.StorageClass(u.o.StorageClass),
 		ChecksumAlgorithm: types.ChecksumAlgorithmCrc32, ChecksumType: types.ChecksumTypeFullObject,
 	}
-	s.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
-	s.marks.mark(&in.ACL, &in.Tagging)
-	out, err := s.client.CreateMultipartUpload(ctx, in)
+	u.enc.encrypt(sse{&in.ServerSideEncryption, &in.SSEKMSKeyId, &in.BucketKeyEnabled, &in.SSEKMSEncryptionContext})
+	u.marks.mark(&in.ACL, &in.Tagging)
+	out, err := u.conn.Client.CreateMultipartUpload(ctx, in)
 	if err != nil {
-		return "", state.Object{}, s.fault(ctx, opCreate, key, err)
+		return "", archive.Object{}, u.conn.Fault(ctx, s3conn.OpCreate, key, err)
 	}
 	uploadID = aws.ToString(out.UploadId)
-	o = stamp(state.Object{
+	o = s3conn.Stamp(archive.Object{
 		Key: key, SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId),
 		BucketKey: aws.ToBool(out.BucketKeyEnabled), Metadata: metadata,
 	}, out.ResultMetadata)
 	if o.SSE == "" && o.KMSKeyID == "" {
-		s.silentCreate.Store(true)
+		u.silentCreate.Store(true)
 		return uploadID, o, nil
 	}
-	if err := s.confirm(ctx, opCreate, o); err != nil {
-		return "", o, errors.Join(err, s.Abort(context.WithoutCancel(ctx), key, uploadID))
+	if err := u.prober.confirm(ctx, s3conn.OpCreate, o); err != nil {
+		return "", o, errors.Join(err, u.Abort(context.WithoutCancel(ctx), key, uploadID))
 	}
 	return uploadID, o, nil
 }
@@ -52,80 +69,80 @@ func (s *Store) Create(ctx context.Context, key string, metadata map[string]stri
 // UploadPart sends one part, exactly size bytes of body from its start, whose
 // CRC-32 (IEEE) is crc. The server refuses a part that differs (class changed).
 // Parts may be sent at the same time, and sent again.
-func (s *Store) UploadPart(ctx context.Context, key, uploadID string, n int32, body io.ReadSeeker, size int64, crc uint32) (state.Part, error) {
-	b, err := newBody(body, size)
+func (u *uploads) UploadPart(ctx context.Context, key, uploadID string, n int32, body io.ReadSeeker, size int64, crc uint32) (archive.Part, error) {
+	b, err := s3conn.NewBody(body, size)
 	if err != nil {
-		return state.Part{}, classify(opPart, key, err)
+		return archive.Part{}, s3conn.Classify(s3conn.OpPart, key, err)
 	}
-	out, err := s.client.UploadPart(ctx, &s3.UploadPartInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.owner(), UploadId: aws.String(uploadID),
+	out, err := u.conn.Client.UploadPart(ctx, &s3.UploadPartInput{
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.Owner(), UploadId: aws.String(uploadID),
 		PartNumber: aws.Int32(n), Body: b, ContentLength: aws.Int64(size), ChecksumCRC32: aws.String(encodeCRC(crc)),
 	}, unsignedPayload)
 	if err != nil {
-		return state.Part{}, s.fault(ctx, opPart, key, err)
+		return archive.Part{}, u.conn.Fault(ctx, s3conn.OpPart, key, err)
 	}
-	o := stamp(state.Object{
+	o := s3conn.Stamp(archive.Object{
 		Key: key, SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId),
 	}, out.ResultMetadata)
-	if o.SSE != "" || o.KMSKeyID != "" || s.silentCreate.Load() {
-		if err := s.confirm(ctx, opPart, o); err != nil {
-			return state.Part{}, err
+	if o.SSE != "" || o.KMSKeyID != "" || u.silentCreate.Load() {
+		if err := u.prober.confirm(ctx, s3conn.OpPart, o); err != nil {
+			return archive.Part{}, err
 		}
 	}
-	return state.Part{Number: n, Size: size, ETag: etag(out.ETag), CRC32: crc}, nil
+	return archive.Part{Number: n, Size: size, ETag: etag(out.ETag), CRC32: crc}, nil
 }
 
 // Complete makes an object of the parts. The server compares c.CRC32 with what
 // it received and refuses when they differ (class changed, no object). Where
 // its answer does not name the key, a HEAD finds it out. An error with class
 // transient may hide a success: a HEAD tells.
-func (s *Store) Complete(ctx context.Context, c state.Complete) (state.Object, error) {
+func (u *uploads) Complete(ctx context.Context, c archive.Complete) (archive.Object, error) {
 	if err := checkParts(c); err != nil {
-		return state.Object{}, &state.Error{Class: state.ClassChanged, Op: opComplete, Err: err}
+		return archive.Object{}, &archive.Error{Class: archive.ClassChanged, Op: s3conn.OpComplete, Err: err}
 	}
-	if err := s.ready(ctx, opComplete, c.Key, c.If); err != nil {
-		return state.Object{}, err
+	if err := u.prober.ready(ctx, s3conn.OpComplete, c.Key, c.If); err != nil {
+		return archive.Object{}, err
 	}
 	in := &s3.CompleteMultipartUploadInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: s.owner(), UploadId: aws.String(c.UploadID),
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(c.Key), ExpectedBucketOwner: u.conn.Owner(), UploadId: aws.String(c.UploadID),
 		ChecksumCRC32: aws.String(encodeCRC(c.CRC32)), ChecksumType: types.ChecksumTypeFullObject, MpuObjectSize: aws.Int64(c.Size),
 		MultipartUpload: &types.CompletedMultipartUpload{Parts: completedParts(c.Parts)},
 	}
-	in.IfMatch, in.IfNoneMatch = conditions(s.supported(c.If))
-	out, err := s.client.CompleteMultipartUpload(ctx, in)
+	in.IfMatch, in.IfNoneMatch = conditions(u.dest.supported(c.If))
+	out, err := u.conn.Client.CompleteMultipartUpload(ctx, in)
 	if err != nil {
-		return state.Object{}, s.fault(ctx, opComplete, c.Key, err)
+		return archive.Object{}, u.conn.Fault(ctx, s3conn.OpComplete, c.Key, err)
 	}
-	o := stamp(state.Object{
+	o := s3conn.Stamp(archive.Object{
 		Key: c.Key, Size: c.Size, ETag: etag(out.ETag), VersionID: aws.ToString(out.VersionId),
 		SSE: string(out.ServerSideEncryption), KMSKeyID: aws.ToString(out.SSEKMSKeyId), BucketKey: aws.ToBool(out.BucketKeyEnabled),
 	}, out.ResultMetadata)
-	if o, err = s.nameKey(ctx, o); err != nil {
+	if o, err = u.nameKey(ctx, o); err != nil {
 		return o, err
 	}
-	return o, s.confirm(ctx, opComplete, o)
+	return o, u.prober.confirm(ctx, s3conn.OpComplete, o)
 }
 
 // nameKey asks for the encryption of an object whose answer to Complete did
 // not tell. If another write has taken its place the answer to Create, which
 // was checked, has to do, and the caller's condition shows the rest.
-func (s *Store) nameKey(ctx context.Context, o state.Object) (state.Object, error) {
+func (u *uploads) nameKey(ctx context.Context, o archive.Object) (archive.Object, error) {
 	if o.SSE != "" && o.KMSKeyID != "" {
 		return o, nil
 	}
-	h, err := s.Head(ctx, o.Key)
+	h, err := u.req.Head(ctx, o.Key)
 	if err != nil {
-		return o, fmt.Errorf("after %s: %w", opComplete, err)
+		return o, fmt.Errorf("after %s: %w", s3conn.OpComplete, err)
 	}
 	if h.ETag != o.ETag {
-		return o, &state.Error{Class: state.ClassTransient, Op: opComplete, Err: fmt.Errorf("%q was replaced before its encryption could be checked", o.Key)}
+		return o, &archive.Error{Class: archive.ClassTransient, Op: s3conn.OpComplete, Err: fmt.Errorf("%q was replaced before its encryption could be checked", o.Key)}
 	}
 	o.SSE, o.KMSKeyID, o.BucketKey, o.Metadata = h.SSE, h.KMSKeyID, h.BucketKey, h.Metadata
 	return o, nil
 }
 
 // checkParts finds what the server need not be asked about.
-func checkParts(c state.Complete) error {
+func checkParts(c archive.Complete) error {
 	var size int64
 	for i, p := range c.Parts {
 		if int(p.Number) != i+1 {
@@ -141,30 +158,30 @@ func checkParts(c state.Complete) error {
 
 // Abort gives up a multipart upload and what was sent of it. One that is not
 // known is state.ErrNoUpload.
-func (s *Store) Abort(ctx context.Context, key, uploadID string) error {
-	_, err := s.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.owner(), UploadId: aws.String(uploadID),
+func (u *uploads) Abort(ctx context.Context, key, uploadID string) error {
+	_, err := u.conn.Client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.Owner(), UploadId: aws.String(uploadID),
 	})
 	if err != nil {
-		return s.fault(ctx, opAbort, key, err)
+		return u.conn.Fault(ctx, s3conn.OpAbort, key, err)
 	}
 	return nil
 }
 
 // ListParts returns all parts that a multipart upload has received, in order.
 // A part whose CRC-32 the server does not tell has 0.
-func (s *Store) ListParts(ctx context.Context, key, uploadID string) ([]state.Part, error) {
-	var parts []state.Part
-	pages := s3.NewListPartsPaginator(s.client, &s3.ListPartsInput{
-		Bucket: aws.String(s.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: s.owner(), UploadId: aws.String(uploadID),
+func (u *uploads) ListParts(ctx context.Context, key, uploadID string) ([]archive.Part, error) {
+	var parts []archive.Part
+	pages := s3.NewListPartsPaginator(u.conn.Client, &s3.ListPartsInput{
+		Bucket: aws.String(u.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: u.conn.Owner(), UploadId: aws.String(uploadID),
 	})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return nil, s.fault(ctx, opParts, key, err)
+			return nil, u.conn.Fault(ctx, s3conn.OpParts, key, err)
 		}
 		for _, p := range page.Parts {
-			parts = append(parts, state.Part{
+			parts = append(parts, archive.Part{
 				Number: aws.ToInt32(p.PartNumber), Size: aws.ToInt64(p.Size), ETag: etag(p.ETag), CRC32: decodeCRC(p.ChecksumCRC32),
 			})
 		}
@@ -172,7 +189,7 @@ func (s *Store) ListParts(ctx context.Context, key, uploadID string) ([]state.Pa
 	return parts, nil
 }
 
-func completedParts(parts []state.Part) []types.CompletedPart {
+func completedParts(parts []archive.Part) []types.CompletedPart {
 	out := make([]types.CompletedPart, len(parts))
 	for i, p := range parts {
 		out[i] = types.CompletedPart{

@@ -6,12 +6,14 @@ import (
 	"io"
 	"io/fs"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func TestReaderReadsVersionsAndRanges(t *testing.T) {
@@ -19,17 +21,17 @@ func TestReaderReadsVersionsAndRanges(t *testing.T) {
 	srv.Setenv(t)
 	o := options(srv.URL, srv.Bucket(t, s3test.BucketOptions{Versioning: true}), s3test.KeyName)
 	s := openStore(t, o)
-	first, err := s.Put(t.Context(), put("data/f", []byte("the first content"), state.Condition{}))
+	first, err := s.Put(t.Context(), put("data/f", []byte("the first content"), archive.Condition{}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := s.Put(t.Context(), put("data/f", []byte("the second content"), state.Condition{}))
+	second, err := s.Put(t.Context(), put("data/f", []byte("the second content"), archive.Condition{}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r, err := OpenReader(t.Context(), Options{
 		Region: o.Region, EndpointURL: o.EndpointURL, PathStyle: true, Bucket: o.Bucket,
-		Log: zaptest.NewLogger(t), Metrics: NewMetrics(prometheus.NewPedanticRegistry()),
+		Log: zaptest.NewLogger(t), Metrics: s3conn.NewMetrics(prometheus.NewPedanticRegistry()),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -45,7 +47,7 @@ func TestReaderReadsVersionsAndRanges(t *testing.T) {
 		{name: "an older version", version: first.VersionID, want: "the first content"},
 		{name: "from a byte on", version: first.VersionID, from: 4, want: "first content"},
 		{name: "from a byte on with its ETag", from: 4, etag: second.ETag, want: "second content"},
-		{name: "with another ETag", from: 4, etag: first.ETag, fault: state.ErrPrecondition},
+		{name: "with another ETag", from: 4, etag: first.ETag, fault: archive.ErrPrecondition},
 		{name: "a version that is not there", version: "11111111-2222-3333-4444-555555555555", fault: fs.ErrNotExist},
 	}
 	for _, c := range cases {
@@ -79,7 +81,7 @@ func TestAReaderNeedsABucketAndASafeEndpoint(t *testing.T) {
 	for name, o := range map[string]Options{
 		"no bucket": {Region: "us-east-1"}, "plain http to another host": {Region: "us-east-1", Bucket: "b", EndpointURL: "http://192.0.2.1"},
 	} {
-		o.Log, o.Metrics = zaptest.NewLogger(t), NewMetrics(prometheus.NewPedanticRegistry())
+		o.Log, o.Metrics = zaptest.NewLogger(t), s3conn.NewMetrics(prometheus.NewPedanticRegistry())
 		if r, err := OpenReader(t.Context(), o); err == nil {
 			t.Errorf("%s: OpenReader = %v, want an error", name, r)
 		}
@@ -94,5 +96,28 @@ func TestARangeOfAnotherPlaceIsRefused(t *testing.T) {
 	}
 	if size, err := wholeSize("bytes 5-9/10", 5); err != nil || size != 10 {
 		t.Errorf("wholeSize = %d, %v, want 10", size, err)
+	}
+}
+
+// A reader says in the log that it corrects the host's clock, as a Store does.
+func TestAReaderFollowsTheServersClock(t *testing.T) {
+	f := s3test.NewFake(t, "bucket")
+	f.Setenv(t)
+	const ahead = 5 * time.Hour
+	k := &timekeeper{ahead: ahead, date: func(int64) time.Duration { return ahead }}
+	o := options(k.before(t, f), "bucket", "")
+	o.Log, o.Metrics = zaptest.NewLogger(t), s3conn.NewMetrics(prometheus.NewPedanticRegistry())
+	r, err := OpenReader(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.CloseIdle)
+	for range 6 {
+		if _, err := r.Head(t.Context(), "data/missing"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Head: %v, want absence", err)
+		}
+	}
+	if d := time.Until(r.Now()) - ahead; d.Abs() > 3*time.Second {
+		t.Errorf("the reader's time is %v off", d)
 	}
 }

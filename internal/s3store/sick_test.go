@@ -16,8 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/s3conn"
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // front stands before a fake and answers in its place where answer says so.
@@ -44,7 +45,7 @@ func refuse(w http.ResponseWriter, r *http.Request, status int, code string) boo
 // what time it is.
 func TestAWrongClockIsPutRight(t *testing.T) {
 	const ahead = 3 * time.Hour
-	for _, first := range []string{opHead, opPut} {
+	for _, first := range []string{s3conn.OpHead, s3conn.OpPut} {
 		t.Run(first, func(t *testing.T) {
 			f := s3test.NewFake(t, "bucket")
 			f.Setenv(t)
@@ -61,10 +62,10 @@ func TestAWrongClockIsPutRight(t *testing.T) {
 				return refuse(w, r, http.StatusForbidden, "RequestTimeTooSkewed")
 			})
 			s := openStore(t, options(address, "bucket", s3test.FakeKeyARN))
-			for _, op := range []string{first, opPut, opHead} {
+			for _, op := range []string{first, s3conn.OpPut, s3conn.OpHead} {
 				var err error
-				if op == opPut {
-					_, err = s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{}))
+				if op == s3conn.OpPut {
+					_, err = s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{}))
 				} else if _, err = s.Head(t.Context(), "data/missing"); errors.Is(err, fs.ErrNotExist) {
 					err = nil
 				}
@@ -104,10 +105,7 @@ func TestExpiredCredentialsAreRenewedWithinTheRequest(t *testing.T) {
 	s := openStore(t, options(address, "bucket", s3test.FakeKeyARN))
 	expire := func() {
 		serial.Add(1)
-		s.creds.mu.Lock()
-		s.creds.loaded = time.Now().Add(-time.Hour)
-		s.creds.mu.Unlock()
-		s.reask.when = time.Time{}
+		s.conn.Expire()
 	}
 	key, body := "data/m", bytes.Repeat([]byte("x"), 1<<10)
 	expire()
@@ -115,7 +113,7 @@ func TestExpiredCredentialsAreRenewedWithinTheRequest(t *testing.T) {
 		t.Errorf("Head: %v, want absence", err)
 	}
 	expire()
-	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); err != nil {
+	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{})); err != nil {
 		t.Errorf("Put: %v", err)
 	}
 	expire()
@@ -232,15 +230,15 @@ func TestANameThatMovesIsFollowed(t *testing.T) {
 	o := options("http://s3.moving.test:"+u.Port(), "bucket", s3test.FakeKeyARN)
 	o.AllowInsecure, o.Workers = true, 16
 	s := openStore(t, o)
-	if err := s.Ping(t.Context()); err == nil || state.ClassOf(err) != state.ClassTransient {
-		t.Errorf("Ping without an address: %v (class %s), want transient", err, state.ClassOf(err))
+	if err := s.Ping(t.Context()); err == nil || archive.ClassOf(err) != archive.ClassTransient {
+		t.Errorf("Ping without an address: %v (class %s), want transient", err, archive.ClassOf(err))
 	}
 	dns.ip.Store(&[4]byte{127, 0, 0, 1})
 	if err := s.Ping(t.Context()); err != nil {
 		t.Fatalf("Ping: %v", err)
 	}
 	const many = 12 // Connections that stay open.
-	together := f.Hold(s3test.Match{Op: opHead, Times: many})
+	together := f.Hold(s3test.Match{Op: s3conn.OpHead, Times: many})
 	var wg sync.WaitGroup
 	for range many {
 		wg.Go(func() { _, _ = s.Head(t.Context(), "data/a") })
@@ -280,17 +278,17 @@ func TestAnotherRegionIsNamedAndNotFollowed(t *testing.T) {
 	}{{301, "PermanentRedirect"}, {400, "AuthorizationHeaderMalformed"}, {307, "TemporaryRedirect"}} {
 		f, s := fakeStore(t, nil)
 		other := s3test.NewFake(t, "bucket")
-		for _, op := range []string{opHead, opPut, opGet} {
+		for _, op := range []string{s3conn.OpHead, s3conn.OpPut, s3conn.OpGet} {
 			f.Answer(s3test.Match{Op: op, Times: -1}, c.status, c.code, "X-Amz-Bucket-Region", "eu-central-1", "Location", other.URL+"/bucket/x")
 		}
-		_, perr := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{}))
+		_, perr := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{}))
 		_, herr := s.Head(t.Context(), "data/a")
 		rc, _, gerr := s.Get(t.Context(), "data/a")
 		if gerr == nil {
 			_ = rc.Close()
 		}
-		for op, err := range map[string]error{opPut: perr, opHead: herr, opGet: gerr} {
-			if state.ClassOf(err) != state.ClassConfiguration || !strings.Contains(err.Error(), "eu-central-1") {
+		for op, err := range map[string]error{s3conn.OpPut: perr, s3conn.OpHead: herr, s3conn.OpGet: gerr} {
+			if archive.ClassOf(err) != archive.ClassConfiguration || !strings.Contains(err.Error(), "eu-central-1") {
 				t.Errorf("%s with %d: %v, want configuration and the region", op, c.status, err)
 			}
 		}
@@ -303,10 +301,10 @@ func TestAnotherRegionIsNamedAndNotFollowed(t *testing.T) {
 func TestEveryThrottledAttemptIsTold(t *testing.T) {
 	var told atomic.Int64
 	f, s := fakeStore(t, func(o *Options) { o.OnThrottled = func() { told.Add(1) } })
-	f.Answer(s3test.Match{Op: opPut}, 503, "SlowDown")
-	f.Answer(s3test.Match{Op: opPut}, 429, "TooManyRequests")
-	f.Answer(s3test.Match{Op: opHead}, 500, "InternalError")
-	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), state.Condition{})); err != nil {
+	f.Answer(s3test.Match{Op: s3conn.OpPut}, 503, "SlowDown")
+	f.Answer(s3test.Match{Op: s3conn.OpPut}, 429, "TooManyRequests")
+	f.Answer(s3test.Match{Op: s3conn.OpHead}, 500, "InternalError")
+	if _, err := s.Put(t.Context(), put("data/a", []byte("1"), archive.Condition{})); err != nil {
 		t.Errorf("Put at the third attempt: %v", err)
 	}
 	if _, err := s.Head(t.Context(), "data/a"); err != nil {

@@ -1,7 +1,5 @@
-// Package s3store is the only user of the AWS SDK. It sends what the stages
-// decide to one bucket, adds the configured KMS key to every write, checks the
-// key in every answer, and turns the SDK's errors into the classes of
-// pkg/state.
+// Package s3store sends what the stages decide to one bucket, adds the configured
+// KMS key to every write, and checks the key in every answer.
 //
 // No function of this package can write without the configured key: the fields
 // that ask for encryption are built in one place, and an answer that does not
@@ -10,22 +8,14 @@ package s3store
 
 import (
 	"context"
-	"fmt"
-	"maps"
-	"net/http"
 	"slices"
-	"strconv"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/s3conn"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // The sizes of time that apply where Options leaves them zero.
@@ -80,7 +70,7 @@ type Options struct {
 	OnThrottled func()
 
 	Log     *zap.Logger
-	Metrics *Metrics
+	Metrics *s3conn.Metrics
 }
 
 // ObjectLock is the retention of the documents of the trail. The zero value is
@@ -92,26 +82,14 @@ type ObjectLock struct {
 
 // Store is one destination. It is safe for concurrent use.
 type Store struct {
-	o         Options
-	client    *s3.Client
-	wire      *wire // for PutObject
-	observer  *observer
-	transport *http.Transport
-	watched   *watchdog // around transport
-	creds     *credentialSource
-	enc       encryption
-	marks     marks
-	log       *zap.Logger
-	clock     *clock
-	reask     *reasker
+	*requests
+	*uploads
 
-	// The server's answers to CreateMultipartUpload do not name the key, so
-	// those to UploadPart have to.
-	silentCreate atomic.Bool
-
-	probeMu sync.Mutex // One canary at a time.
-	mu      sync.Mutex // Guards caps.
-	caps    Capabilities
+	o      *Options
+	conn   *s3conn.Conn
+	dest   *destination
+	prober *prober
+	copier *copier
 }
 
 // Open prepares the use of one destination. It reads the AWS environment and
@@ -136,89 +114,128 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.CopyPart == 0 {
 		o.CopyPart = defaultCopyPart
 	}
-	s := &Store{o: o, enc: enc, marks: newMarks(o), log: o.Log, clock: &clock{metrics: o.Metrics, log: o.Log}, reask: &reasker{}}
-	if err := s.connect(ctx); err != nil {
+	c, err := s3conn.Dial(ctx, o.connection())
+	if err != nil {
 		return nil, err
 	}
-	s.caps = s.unknown()
-	return s, nil
+	marks := newMarks(o)
+	req := &requests{o: &o, conn: c, enc: &enc, marks: marks}
+	dest := &destination{o: &o, conn: c, enc: &enc, marks: marks}
+	dest.caps = dest.unknown()
+	prober := &prober{o: &o, conn: c, req: req, dest: dest, enc: &enc}
+	up := &uploads{o: &o, conn: c, req: req, dest: dest, prober: prober, enc: &enc, marks: marks}
+	return &Store{
+		requests: req, uploads: up, o: &o, conn: c, dest: dest, prober: prober,
+		copier: &copier{o: &o, conn: c, dest: dest, prober: prober, uploads: up, enc: &enc, marks: marks},
+	}, nil
 }
+
+// connection returns what of o the connection is made with.
+func (o Options) connection() s3conn.Options {
+	return s3conn.Options{
+		Region: o.Region, EndpointURL: o.EndpointURL, PathStyle: o.PathStyle, AllowInsecure: o.AllowInsecure, Profile: o.Profile,
+		Bucket: o.Bucket, ExpectedBucketOwner: o.ExpectedBucketOwner, Workers: o.Workers,
+		StallLimit: o.StallLimit, CompleteLimit: o.CompleteLimit, OnThrottled: o.OnThrottled, Log: o.Log, Metrics: o.Metrics,
+	}
+}
+
+// Region returns the region that requests are signed for.
+func (s *Store) Region() string { return s.conn.Region() }
 
 // CloseIdle closes the connections that no request is using, so that the next
 // ones resolve the endpoint's name again. For the time after an outage.
-func (s *Store) CloseIdle() { s.transport.CloseIdleConnections() }
+func (s *Store) CloseIdle() { s.conn.CloseIdle() }
 
 // Close closes the idle connections, and takes what this store knows of
 // credentials and clocks out of the metrics. Nothing may use the store after it.
-func (s *Store) Close() {
-	s.CloseIdle()
-	s.o.Metrics.forget(s.creds, s.clock)
-}
+func (s *Store) Close() { s.conn.Close() }
 
 // KeepCredentials renews credentials that have run out, as the next request
 // would, so that a host where nothing happens for hours has valid ones too, and
 // a renewal that is refused shows before something waits for it. It does
 // nothing before the first request. The error is that of the AWS environment.
-func (s *Store) KeepCredentials(ctx context.Context) error {
-	if e := s.o.Metrics.expiryOf(s.creds); e.IsZero() || time.Now().Before(e) {
-		return nil
-	}
-	_, err := s.creds.Retrieve(ctx)
-	return err
-}
+func (s *Store) KeepCredentials(ctx context.Context) error { return s.conn.KeepCredentials(ctx) }
 
 // ClockOffset returns how far S3's clock is ahead of this host's, as several
 // answers in a row say or a refusal has shown, and 0 while the difference is
 // below what a Date header can tell.
-func (s *Store) ClockOffset() time.Duration { return s.clock.offset() }
+func (s *Store) ClockOffset() time.Duration { return s.conn.ClockOffset() }
 
 // Now returns this host's time corrected by ClockOffset.
-func (s *Store) Now() time.Time { return time.Now().Add(s.clock.offset()) }
+func (s *Store) Now() time.Time { return s.conn.Now() }
+
+// Capabilities returns what is known of the destination.
+func (s *Store) Capabilities() Capabilities { return s.dest.Capabilities() }
+
+// Restore takes up what an earlier process learned. It reports false, and
+// changes nothing, when that was about another destination or key.
+func (s *Store) Restore(c Capabilities) bool { return s.dest.Restore(c) }
+
+// MatchesKey reports whether serverKey, as an answer or the index names it, is
+// the configured key, the key that its alias stands for, or an accepted one.
+func (s *Store) MatchesKey(serverKey string) bool { return s.dest.MatchesKey(serverKey) }
+
+// KeyVerdict judges an object that is already in the bucket. Accepted keys
+// count here, and only here; aws:kms:dsse satisfies aws:kms.
+func (s *Store) KeyVerdict(o archive.Object) archive.KeyVerdict { return s.dest.KeyVerdict(o) }
+
+// Resolved reports whether the configured key can be compared with that of an
+// object: an alias has to be resolved by a canary first.
+func (s *Store) Resolved() bool { return s.dest.Resolved() }
+
+// Probe sends the canary: a few small requests to one new key with exactly the
+// headers of a production write. Nil means that the destination can be reached,
+// written to, read from, and that it encrypts under the configured key, whose
+// name is pinned. A missing capability other than encryption is logged and
+// worked around. The canary object stays.
+func (s *Store) Probe(ctx context.Context) error { return s.prober.Probe(ctx) }
+
+// Ping sends one HEAD for a key that does not exist: nil means that the
+// destination answers this daemon's requests. It is the probe of a closed
+// circuit, not of the key: that is Probe.
+func (s *Store) Ping(ctx context.Context) error { return s.prober.Ping(ctx) }
+
+// Copy writes the object under c.Key again under the configured key, and returns
+// only when the server has confirmed that key. It is done on the server: no
+// content is read or sent. Nothing happens unless the object still has c.ETag
+// (state.ErrPrecondition). Tags, headers, storage class, retention and legal hold
+// stay; the user metadata becomes c.Metadata. A copy of other bytes than c.SHA256
+// says is an error of class file: it is in the bucket all the same, with the bytes
+// that the object had before. Objects above CopyMax are copied in parts. Versions
+// that were noncurrent stay as they are.
+func (s *Store) Copy(ctx context.Context, c archive.Copy) (archive.Object, error) {
+	return s.copier.Copy(ctx, c)
+}
+
+// CopyParts returns in how many parts Copy copies an object of size bytes: one
+// where a single request does.
+func (s *Store) CopyParts(size int64) int64 { return s.copier.CopyParts(size) }
 
 func (o Options) validate() error {
 	switch {
 	case o.Log == nil || o.Metrics == nil:
-		return invalid("a logger and metrics are required")
+		return s3conn.Invalid("a logger and metrics are required")
 	case o.Bucket == "":
-		return invalid("a bucket is required")
+		return s3conn.Invalid("a bucket is required")
 	case o.Instance == "":
-		return invalid("an instance is required")
+		return s3conn.Invalid("an instance is required")
 	case o.KMSKeyID == "":
-		return invalid("a KMS key is required")
+		return s3conn.Invalid("a KMS key is required")
 	case o.SSE != string(types.ServerSideEncryptionAwsKms) && o.SSE != string(types.ServerSideEncryptionAwsKmsDsse):
-		return invalid("sse must be aws:kms or aws:kms:dsse, got %q", o.SSE)
+		return s3conn.Invalid("sse must be aws:kms or aws:kms:dsse, got %q", o.SSE)
 	}
 	if err := o.ObjectLock.validate(); err != nil {
 		return err
 	}
-	return checkEndpoint(o.EndpointURL, o.AllowInsecure)
+	return s3conn.CheckEndpoint(o.EndpointURL, o.AllowInsecure)
 }
 
 func (l ObjectLock) validate() error {
 	switch {
 	case l.Days < 0 || (l.Mode == "") != (l.Days == 0):
-		return invalid("object lock needs a mode and days, got %q and %d", l.Mode, l.Days)
+		return s3conn.Invalid("object lock needs a mode and days, got %q and %d", l.Mode, l.Days)
 	case l.Mode != "" && !slices.Contains(types.ObjectLockMode("").Values(), types.ObjectLockMode(l.Mode)):
-		return invalid("object lock mode must be GOVERNANCE or COMPLIANCE, got %q", l.Mode)
+		return s3conn.Invalid("object lock mode must be GOVERNANCE or COMPLIANCE, got %q", l.Mode)
 	}
 	return nil
 }
-
-// destination names what capabilities were learned about: the bucket as it is
-// reached now, whatever part of that the environment says.
-func (s *Store) destination() string {
-	o, effective := s.o, s.client.Options()
-	var b strings.Builder
-	for _, p := range []string{
-		effective.Region, aws.ToString(effective.BaseEndpoint), o.Profile, o.ExpectedBucketOwner, o.Bucket, o.Prefix,
-		o.KMSKeyID, o.SSE, o.StorageClass, strconv.FormatBool(o.BucketKey), o.ACL, s.marks.tags.Encode(),
-	} {
-		fmt.Fprintf(&b, "%q ", p)
-	}
-	for _, k := range slices.Sorted(maps.Keys(o.EncryptionContext)) {
-		fmt.Fprintf(&b, "%q=%q ", k, o.EncryptionContext[k])
-	}
-	return strings.TrimSpace(b.String())
-}
-
-func (s *Store) trailPrefix() string { return state.NewMapper(s.o.Prefix).TrailPrefix() }

@@ -13,7 +13,7 @@ type Entry struct {
 	// Linked: the name is a symbolic link that is followed, and Type is that of
 	// its target. A link that is dangling or not followed has Type S_IFLNK.
 	Linked bool
-	// Err says why the type is not known: what stands there is unreadable.
+	// Err says why the type is not known: what is there is unreadable.
 	Err error
 }
 
@@ -121,7 +121,7 @@ func (d *Dir) Stat(name string) (Stat, error) {
 	return d.root.seen(st), nil
 }
 
-// StatEntry says what e is, for a followed link what it leads to.
+// StatEntry says what e is, for a followed link its target.
 func (d *Dir) StatEntry(e Entry) (Stat, error) {
 	if e.Linked {
 		return d.root.Stat(d.join(e.Name))

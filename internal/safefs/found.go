@@ -18,10 +18,10 @@ type Found struct {
 	acl, dirACL bool // others may have rights that the mode does not show
 }
 
-// Open opens the regular file at rel for reading. What else may stand there is
+// Open opens the regular file at rel for reading. What else may be there is
 // refused: a symbolic link by ErrSymlink, a directory by ErrIsDirectory, other
 // things by ErrNotRegular; none of them is opened. Stat is valid where the error
-// concerns what stands there.
+// concerns what is there.
 func (t *Target) Open(rel string) (Found, error) {
 	dir, name, err := t.enter(rel, nil)
 	if err != nil {
@@ -42,7 +42,7 @@ func (t *Target) Open(rel string) (Found, error) {
 // Sole reports whether nobody but this process's user and the owner that a gives
 // the file can change it now or later: not by its mode or an ACL, not by a second
 // name, not by putting another file into its directory, and not through a
-// descriptor or a mapping from a time when they could. Whoever restores a file
+// descriptor or a mapping from a time when they could. A caller that restores a file
 // that is not sole has to write a new one.
 func (f *Found) Sole(a Attributes) bool {
 	switch {

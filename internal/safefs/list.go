@@ -33,7 +33,7 @@ func (d *Dir) Entries(buf []Entry) ([]Entry, error) {
 
 // EntriesAfter is Entries for what sorts behind last, nil being the start, and
 // for no more at once than takes size bytes or twice that, 0 being all. More says
-// that the rest begins behind the last one. Each call reads the directory anew.
+// that the rest begins behind the last one. Each call reads the directory again.
 func (d *Dir) EntriesAfter(last *Entry, size int, buf []Entry) (entries []Entry, more bool, err error) {
 	l := listing{d: d, size: size, entries: buf[:0]}
 	if last != nil {

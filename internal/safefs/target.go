@@ -10,7 +10,6 @@ import (
 	"path"
 	"regexp"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,7 +40,7 @@ var targetTemp = regexp.MustCompile(`^\.s3syncd-restore-[0-9a-f]{32}$`)
 func IsTargetTemp(name string) bool { return targetTemp.MatchString(name) }
 
 // Target is a directory that files are written below. It is built for a caller
-// with more rights than whoever can change the directory: every path is walked
+// with more rights than anybody who can change the directory: every path is walked
 // from one descriptor, component by component, no symbolic link below the
 // directory is followed, and attributes are set on descriptors, never on names.
 // All methods but Close may be called concurrently.
@@ -171,7 +170,7 @@ type DirOwner int
 // The owners of new directories.
 const (
 	DirOwnerSelf   DirOwner = iota // the caller
-	DirOwnerParent                 // whoever owns their parent
+	DirOwnerParent                 // the owner of their parent
 )
 
 // enter goes to the directory that holds the last component of rel, and returns
@@ -251,96 +250,6 @@ func (t *Target) dress(fd int, above Stat, owner DirOwner) error {
 	return retry(func() error { return unix.Fchmod(fd, mode) })
 }
 
-// Attributes are what a file gets beside its content. A nil field is left as it
-// is.
-type Attributes struct {
-	Mode     *uint32 // permission, setuid, setgid and sticky bits
-	UID, GID *uint32
-	MTime    *time.Time
-}
-
-// Equal reports whether a file with st has the attributes.
-func (a Attributes) Equal(st Stat) bool {
-	return (a.Mode == nil || *a.Mode == st.Mode&0o7777) && (a.UID == nil || *a.UID == st.UID) &&
-		(a.GID == nil || *a.GID == st.GID) && (a.MTime == nil || a.MTime.Equal(st.Mtime()))
-}
-
-// RunsAs reports whether the file would run with its owner's or group's rights.
-func (a Attributes) RunsAs() bool {
-	return a.Mode != nil && *a.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
-}
-
-// split takes the setuid and setgid bits out of a. The second part has them with
-// the permissions, or no mode where there are none.
-func (a Attributes) split() (plain, special Attributes) {
-	if !a.RunsAs() {
-		return a, Attributes{}
-	}
-	special.Mode = a.Mode
-	mode := *a.Mode &^ (unix.S_ISUID | unix.S_ISGID)
-	a.Mode = &mode
-	return a, special
-}
-
-// Apply gives the open file f the attributes, in the order in which none undoes
-// another: the owner, then the permissions, then the time.
-func (a Attributes) Apply(f *os.File) error {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var aerr error
-	if err := conn.Control(func(fd uintptr) { aerr = a.apply(int(fd)) }); err != nil {
-		return err
-	}
-	return aerr
-}
-
-func (a Attributes) apply(fd int) error {
-	if a.UID != nil || a.GID != nil {
-		if err := retry(func() error { return unix.Fchown(fd, orKeep(a.UID), orKeep(a.GID)) }); err != nil {
-			return fmt.Errorf("change the owner: %w", err)
-		}
-	}
-	if a.Mode != nil {
-		if err := retry(func() error { return unix.Fchmod(fd, *a.Mode&0o7777) }); err != nil {
-			return fmt.Errorf("change the mode: %w", err)
-		}
-	}
-	if a.MTime == nil {
-		return nil
-	}
-	if err := setTime(fd, *a.MTime); err != nil {
-		return fmt.Errorf("set the time: %w", err)
-	}
-	return nil
-}
-
-// orKeep is the id, or what chown(2) leaves alone.
-func orKeep(id *uint32) int {
-	if id == nil {
-		return -1
-	}
-	return int(*id)
-}
-
-// setTime sets the modification time of an open file, and leaves the access
-// time alone.
-func setTime(fd int, at time.Time) error {
-	mtime, err := unix.TimeToTimespec(at)
-	if err != nil {
-		return err
-	}
-	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, mtime}
-	err = retry(func() error { return unix.UtimesNanoAt(fd, "", ts, unix.AT_EMPTY_PATH) })
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // Before Linux 5.8.
-		err = retry(func() error {
-			return unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), ts, 0)
-		})
-	}
-	return err
-}
-
 // Incoming is a file that is being written below a Target. It appears under its
 // name by Commit. It is not safe for concurrent use.
 type Incoming struct {
@@ -398,7 +307,7 @@ func (in *Incoming) Write(b []byte) (int, error) {
 
 // Commit gives the file its attributes and puts it in its place. With replace,
 // whatever is not a directory makes way for it, else ErrNotReplaced says that
-// something stands there. The setuid and setgid bits come last, when the file has
+// something is there. The setuid and setgid bits come last, when the file has
 // its name. When it returns nil, the content survives a power cut and so do,
 // after Sync, the name and the attributes; after an error nothing of the write is
 // left, or the whole file without these bits.
@@ -429,7 +338,7 @@ func (in *Incoming) Commit(a Attributes, replace bool) error {
 }
 
 // Place says two things of the directory that the file is in: whether the owner
-// that a gives the file can enter it (whoever has the right to enter any can), and
+// that a gives the file can enter it (one that may enter any can), and
 // whether others than that owner and this process's user can change its names.
 func (in *Incoming) Place(a Attributes) (ownerEnters, open bool, err error) {
 	st, err := fstat(in.dir)
@@ -439,24 +348,11 @@ func (in *Incoming) Place(a Attributes) (ownerEnters, open bool, err error) {
 	return a.enters(st), !a.trusts(st.UID) || openToOthers(st, hasACL(in.dir)), nil
 }
 
-// enters reports whether the owner in a can enter a directory.
-func (a Attributes) enters(dir Stat) bool {
-	switch {
-	case a.UID == nil, *a.UID == 0:
-		return true
-	case dir.UID == *a.UID:
-		return dir.Mode&0o100 != 0
-	case a.GID != nil && dir.GID == *a.GID:
-		return dir.Mode&0o010 != 0
-	}
-	return dir.Mode&0o001 != 0
-}
-
-// ErrMeddled says that whoever can write the directory has put another file in
+// ErrMeddled says that somebody who can write the directory has put another file in
 // the place of the one that was written, or given it a second name.
 var ErrMeddled = errors.New("somebody else changed the directory while it was written")
 
-// own checks that the file stands under its name, and under no other.
+// own checks that the file is under its name, and under no other.
 func (in *Incoming) own() error {
 	mine, err := Fstat(in.f)
 	if err != nil {

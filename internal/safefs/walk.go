@@ -16,7 +16,7 @@ const maxLinks = 40
 const maxTarget = unix.PathMax
 
 // cursor is a place in a source while a path is walked: the descriptor of a
-// directory and the names that lead to it from the root, links resolved.
+// directory and the names of its parents from the root, links resolved.
 type cursor struct {
 	root   *Root
 	fd     int

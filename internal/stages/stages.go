@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// errExited is reported for a stage that ended before it was told to.
+// errExited is reported for a stage that ended before its context did.
 var errExited = errors.New("ended without being asked to")
 
 // Stage is one part of the pipeline. Its Run blocks until its context ends and
@@ -18,7 +18,7 @@ type Stage struct {
 	Run  func(context.Context) error
 }
 
-// Run starts the stages from the last to the first, so that nobody sends
+// Run starts the stages from the last to the first, so that none sends
 // to a part that is not there yet, and when ctx ends stops them one at a time
 // from the first to the last, the direction of the data. A stage that ends early
 // stops the others and is an error even when it returned nil. A stage that is

@@ -90,6 +90,7 @@ func TestStageThatDoesNotStopIsLeftBehindAfterTheGrace(t *testing.T) {
 		close(release)
 	})
 }
+
 func TestAJobEndsWithItsWork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("broken")

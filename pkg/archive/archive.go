@@ -1,7 +1,8 @@
-// Package archive is the vocabulary that the stages share: the words in which
-// the watcher, the uploader, the trail, the store and the wiring between them
-// speak of one path. Every stage imports it, and it imports none, so that each
-// of these types exists once and is never converted.
+// Package archive is the vocabulary that the stages share: records, index
+// entries, objects, keys, fences and error classes, and the words in which the
+// watcher, the uploader, the trail, the store and the wiring between them speak of
+// one path. Every stage imports it, and it imports none, so that each of these
+// types exists once and is never converted.
 package archive
 
 // Kind says what a change asks for.

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"io/fs"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // answer is what the result of a request says about its destination.
@@ -21,10 +21,10 @@ const (
 
 // answerOf judges the error of one request.
 func answerOf(err error) answer {
-	e, _ := errors.AsType[*state.Error](err)
+	e, _ := errors.AsType[*archive.Error](err)
 	switch {
-	case err == nil, errors.Is(err, state.ErrPrecondition), errors.Is(err, state.ErrConcurrent),
-		errors.Is(err, state.ErrNoUpload), errors.Is(err, fs.ErrNotExist):
+	case err == nil, errors.Is(err, archive.ErrPrecondition), errors.Is(err, archive.ErrConcurrent),
+		errors.Is(err, archive.ErrNoUpload), errors.Is(err, fs.ErrNotExist):
 		return answerGood
 	case e != nil && e.Class.Stops():
 		return answerUnsafe
@@ -34,9 +34,9 @@ func answerOf(err error) answer {
 		return answerNone
 	}
 	switch e.Class.Meaning().Effect {
-	case state.EffectSlows:
+	case archive.EffectSlows:
 		return answerThrottled
-	case state.EffectFails:
+	case archive.EffectFails:
 		return answerNone
 	default:
 		return answerGood

@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Checks are the two requests that probe a destination.
@@ -48,7 +48,7 @@ type Options struct {
 	Attempts int
 }
 
-// ErrHeld: the request was not sent because its destination is out of service.
+// ErrHeld says that a request was not sent because its destination is out of service.
 // The file waits and is no failure.
 var ErrHeld = errors.New("destination is stopped")
 
@@ -79,7 +79,7 @@ type Breaker struct {
 	stops      int       // Answers that did not confirm the key.
 	logged     struct {
 		health Health
-		class  state.Class
+		class  archive.Class
 		at     time.Time
 	}
 }
@@ -255,7 +255,7 @@ func (b *Breaker) trip(to position, err error) {
 	}
 	b.at = to
 	b.tries++
-	b.status.State, b.status.Class, b.status.Err = h, state.ClassOf(err), err
+	b.status.State, b.status.Class, b.status.Err = h, archive.ClassOf(err), err
 	b.status.NextProbe = now.Add(probeWait(to, b.tries))
 	b.publish()
 	b.signal()

@@ -31,7 +31,7 @@
 //
 // The ping of open is any cheap request, and any answer closes the breaker. The
 // canary is an object of its own that is written under the KMS key and checked.
-// While the breaker is closed it runs once a day.
+// While the breaker is closed it runs once per day.
 //
 // A run that ends by itself (Options.GiveUp) gives up a destination that it
 // cannot use: its files then fail instead of waiting.

@@ -6,7 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // limitEvery is how often the log says of one kind of failure that there are
@@ -15,7 +15,7 @@ const limitEvery = time.Minute
 
 // LogKind is what the log lines have in common that a LogLimiter counts together.
 type LogKind struct {
-	Class state.Class
+	Class archive.Class
 	Again bool // Nothing is recorded: the file is tried again by itself.
 	Local bool // This host failed, not the destination.
 }

@@ -72,7 +72,7 @@ func (m *Monitor) Stalled(now time.Time) (n int, since time.Time) {
 	return n, since
 }
 
-// Report returns how many requests make no progress, and logs it once a minute.
+// Report returns how many requests make no progress, and logs it once per minute.
 func (m *Monitor) Report(now time.Time, log *zap.Logger) int {
 	n, since := m.Stalled(now)
 	m.mu.Lock()

@@ -7,7 +7,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // moved is a body that last moved at a time.
@@ -50,7 +50,7 @@ func TestAStalledRequestIsSeen(t *testing.T) {
 func TestAFailureOfManyFilesIsNamedOnceAMinute(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
 	log, now := zap.New(core), time.Now()
-	kind := LogKind{Class: state.ClassTransient, Again: true}
+	kind := LogKind{Class: archive.ClassTransient, Again: true}
 	l := NewLogLimiter(true)
 	for i := range 100 {
 		if named := l.Name(kind, now); named != (i == 0) {
@@ -61,7 +61,7 @@ func TestAFailureOfManyFilesIsNamedOnceAMinute(t *testing.T) {
 	if n := logs.FilterMessageSnippet("more attempts were postponed").FilterField(zap.Int("files", 99)).Len(); n != 1 {
 		t.Errorf("%d lines count the others, want 1", n)
 	}
-	if !l.Name(LogKind{Class: state.ClassFile}, now) {
+	if !l.Name(LogKind{Class: archive.ClassFile}, now) {
 		t.Error("a run that ends does not name what it gives up")
 	}
 }

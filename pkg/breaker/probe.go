@@ -8,7 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/s3syncd/s3syncd/internal/backoff"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
@@ -37,7 +37,7 @@ func probeWait(at position, n int) time.Duration {
 }
 
 // Run probes the destination until ctx ends: while it is out of service, and
-// once a day otherwise.
+// once per day otherwise.
 func (b *Breaker) Run(ctx context.Context) {
 	told := 0
 	tell := func() {
@@ -158,7 +158,7 @@ func (b *Breaker) dailyCanary(err error, begun time.Time) {
 	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch c := state.ClassOf(err); {
+	switch c := archive.ClassOf(err); {
 	case err == nil:
 		b.canaryPassed(begun, now)
 	case c.Stops():
@@ -176,7 +176,7 @@ func (b *Breaker) canaryPassed(begun, now time.Time) {
 }
 
 // probed handles the result of a probe that was sent at begun, in state was and
-// after so many stops. It reports whether the destination works again, and
+// after too many stops. It reports whether the destination works again, and
 // whether the files that are held alone are released as well: not when the canary
 // was never refused, for then it is not the destination that refuses them.
 func (b *Breaker) probed(err error, begun time.Time, was position, stops int) (works, released bool) {
@@ -211,7 +211,7 @@ func (b *Breaker) probed(err error, begun time.Time, was position, stops int) (w
 // probeFailed moves to the state that the result of a probe speaks for. The
 // caller holds b.mu.
 func (b *Breaker) probeFailed(err error) {
-	to, c := b.at, state.ClassOf(err)
+	to, c := b.at, archive.ClassOf(err)
 	switch {
 	case c.Stops():
 		to = stopped

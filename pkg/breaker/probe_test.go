@@ -9,7 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // server answers every probe with err.
@@ -48,7 +48,7 @@ func (e *effects) Works(released bool) {
 	}
 }
 
-func failure(c state.Class) error { return state.Classified(c, "PutObject", errors.New(string(c))) }
+func failure(c archive.Class) error { return archive.Classified(c, "PutObject", errors.New(string(c))) }
 
 func newBreaker(o Options) (*Breaker, *server, *effects) {
 	s, e := &server{}, &effects{}
@@ -66,9 +66,9 @@ func TestTheCanaryOfADestinationThatWorksRunsDaily(t *testing.T) {
 		next  time.Duration // until the next canary while it works
 	}{
 		{"it passes", nil, HealthOK, canaryEvery},
-		{"no answer", failure(state.ClassTransient), HealthOK, canaryRetry},
-		{"the key is not confirmed", failure(state.ClassEncryption), HealthStopped, 0},
-		{"the key is denied", failure(state.ClassConfiguration), HealthParked, 0},
+		{"no answer", failure(archive.ClassTransient), HealthOK, canaryRetry},
+		{"the key is not confirmed", failure(archive.ClassEncryption), HealthStopped, 0},
+		{"the key is denied", failure(archive.ClassConfiguration), HealthParked, 0},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -94,11 +94,11 @@ func TestTheCanaryOfADestinationThatWorksRunsDaily(t *testing.T) {
 func TestTheStatesFollowTheDiagram(t *testing.T) {
 	noAnswer := func(b *Breaker) {
 		for range fails {
-			b.Observe(failure(state.ClassTransient))
+			b.Observe(failure(archive.ClassTransient))
 		}
 	}
-	refuse := func(b *Breaker) { b.Refused(new(Refusal), failure(state.ClassConfiguration), time.Now()) }
-	unsafe := func(b *Breaker) { b.Observe(failure(state.ClassEncryption)) }
+	refuse := func(b *Breaker) { b.Refused(new(Refusal), failure(archive.ClassConfiguration), time.Now()) }
+	unsafe := func(b *Breaker) { b.Observe(failure(archive.ClassEncryption)) }
 	cases := []struct {
 		name   string
 		at     position
@@ -116,25 +116,25 @@ func TestTheStatesFollowTheDiagram(t *testing.T) {
 		{name: "the key is not confirmed while it is parked", at: parked, do: unsafe, want: stopped},
 		{name: "a file is refused while it is stopped", at: stopped, do: refuse, want: stopped},
 		{name: "the first canary passes", at: unproven, want: closed, canary: true, frees: true},
-		{name: "the first canary is refused", at: unproven, answer: failure(state.ClassCredentials), want: parked, canary: true},
-		{name: "the first canary has no answer", at: unproven, answer: failure(state.ClassTransient), want: unproven, canary: true},
+		{name: "the first canary is refused", at: unproven, answer: failure(archive.ClassCredentials), want: parked, canary: true},
+		{name: "the first canary has no answer", at: unproven, answer: failure(archive.ClassTransient), want: unproven, canary: true},
 		{name: "a ping is answered", at: open, want: closed},
-		{name: "a ping is denied", at: open, answer: failure(state.ClassConfiguration), want: closed},
-		{name: "a ping has no answer", at: open, answer: failure(state.ClassTransient), want: open},
+		{name: "a ping is denied", at: open, answer: failure(archive.ClassConfiguration), want: closed},
+		{name: "a ping has no answer", at: open, answer: failure(archive.ClassTransient), want: open},
 		{name: "the suspicion was wrong", at: suspected, want: closed, canary: true},
-		{name: "the suspicion was right", at: suspected, answer: failure(state.ClassConfiguration), want: parked, canary: true},
-		{name: "the suspicion stays", at: suspected, answer: failure(state.ClassTransient), want: suspected, canary: true},
+		{name: "the suspicion was right", at: suspected, answer: failure(archive.ClassConfiguration), want: parked, canary: true},
+		{name: "the suspicion stays", at: suspected, answer: failure(archive.ClassTransient), want: suspected, canary: true},
 		{name: "it was mended", at: parked, want: closed, canary: true, frees: true},
-		{name: "it was not mended", at: parked, answer: failure(state.ClassTransient), want: parked, canary: true},
-		{name: "the canary does not confirm the key", at: parked, answer: failure(state.ClassEncryption), want: stopped, canary: true},
+		{name: "it was not mended", at: parked, answer: failure(archive.ClassTransient), want: parked, canary: true},
+		{name: "the canary does not confirm the key", at: parked, answer: failure(archive.ClassEncryption), want: stopped, canary: true},
 		{name: "the key is confirmed again", at: stopped, want: closed, canary: true, frees: true},
-		{name: "the daily canary is refused", at: closed, answer: failure(state.ClassConfiguration), want: parked, canary: true},
+		{name: "the daily canary is refused", at: closed, answer: failure(archive.ClassConfiguration), want: parked, canary: true},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b, s, e := newBreaker(Options{})
-				cause := failure(state.ClassConfiguration)
+				cause := failure(archive.ClassConfiguration)
 				b.at, b.status = c.at, Status{State: c.at.health(), Err: cause, Since: time.Now()}
 				if c.do != nil {
 					c.do(b)
@@ -154,7 +154,7 @@ func TestTheStatesFollowTheDiagram(t *testing.T) {
 				if c.frees != (e.releasedHeldFiles == 1) {
 					t.Errorf("held files were released %d times, want %v", e.releasedHeldFiles, c.frees)
 				}
-				if b.at == parked && c.at == parked && b.Status().Err != cause {
+				if b.at == parked && c.at == parked && !errors.Is(b.Status().Err, cause) {
 					t.Errorf("the cause is %v, want the one that needs an operator", b.Status().Err)
 				}
 			})
@@ -164,12 +164,12 @@ func TestTheStatesFollowTheDiagram(t *testing.T) {
 
 func TestARunThatEndsGivesADestinationUp(t *testing.T) {
 	for name, c := range map[string]struct {
-		class state.Class
+		class archive.Class
 		after time.Duration
 	}{
-		"it does not answer":       {state.ClassTransient, time.Hour},
-		"the canary is refused":    {state.ClassConfiguration, 0},
-		"the key is not confirmed": {state.ClassEncryption, 0},
+		"it does not answer":       {archive.ClassTransient, time.Hour},
+		"the canary is refused":    {archive.ClassConfiguration, 0},
+		"the key is not confirmed": {archive.ClassEncryption, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -185,7 +185,7 @@ func TestARunThatEndsGivesADestinationUp(t *testing.T) {
 				if took := time.Since(begun); took != c.after {
 					t.Errorf("given up after %v, want %v", took, c.after)
 				}
-				if err := b.GivenUp(); state.ClassOf(err) != c.class || e.hold {
+				if err := b.GivenUp(); archive.ClassOf(err) != c.class || e.hold {
 					t.Errorf("GivenUp() = %v with files held: %v", err, e.hold)
 				}
 				s.err = nil

@@ -3,7 +3,7 @@ package breaker
 import (
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // position is the state of a Breaker, as the package comment draws it.
@@ -54,7 +54,7 @@ func Healths() []Health {
 // Status is what is known of a destination.
 type Status struct {
 	State     Health
-	Class     state.Class // Why it is not ok.
+	Class     archive.Class // Why it is not ok.
 	Err       error
 	Since     time.Time
 	NextProbe time.Time

@@ -13,11 +13,11 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/remote"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // abortTimeout bounds a request that discards a multipart upload.
@@ -29,11 +29,11 @@ const abortTimeout = 30 * time.Second
 // io/fs.ErrPermission. All methods may be called concurrently.
 type Objects interface {
 	// Head asks for one object.
-	Head(ctx context.Context, key string) (state.Object, error)
+	Head(ctx context.Context, key string) (archive.Object, error)
 	// Put writes one object in one request.
-	Put(ctx context.Context, p state.Put) (state.Object, error)
+	Put(ctx context.Context, p archive.Put) (archive.Object, error)
 	// Delete removes the current version of key if cond holds.
-	Delete(ctx context.Context, key string, cond state.Condition) (state.Object, error)
+	Delete(ctx context.Context, key string, cond archive.Condition) (archive.Object, error)
 	// Ping is one cheap request. Nil means that the server answers at all.
 	Ping(ctx context.Context) error
 	// Probe is the canary. Nil means that this destination works and encrypts.
@@ -43,15 +43,15 @@ type Objects interface {
 // Multipart is the store's multipart half, under the same rules as Objects.
 type Multipart interface {
 	// Create opens an upload. Its answer's encryption is checked.
-	Create(ctx context.Context, key string, metadata map[string]string) (uploadID string, o state.Object, err error)
+	Create(ctx context.Context, key string, metadata map[string]string) (uploadID string, o archive.Object, err error)
 	// UploadPart sends part n, whose CRC-32 the server checks.
-	UploadPart(ctx context.Context, key, uploadID string, n int32, body io.ReadSeeker, size int64, crc uint32) (state.Part, error)
+	UploadPart(ctx context.Context, key, uploadID string, n int32, body io.ReadSeeker, size int64, crc uint32) (archive.Part, error)
 	// Complete joins the parts. The server checks the CRC-32 of the whole.
-	Complete(ctx context.Context, c state.Complete) (state.Object, error)
+	Complete(ctx context.Context, c archive.Complete) (archive.Object, error)
 	// Abort discards an upload; ErrNoUpload when it is not there.
 	Abort(ctx context.Context, key, uploadID string) error
 	// ListParts lists what the server holds of an upload.
-	ListParts(ctx context.Context, key, uploadID string) ([]state.Part, error)
+	ListParts(ctx context.Context, key, uploadID string) ([]archive.Part, error)
 }
 
 // Store is where the requests go.
@@ -60,7 +60,7 @@ type Store struct {
 	Multipart Multipart
 	// Copy, optional, writes an object onto itself under the configured KMS key,
 	// under the same rules as Objects.
-	Copy func(ctx context.Context, c state.Copy) (state.Object, error)
+	Copy func(ctx context.Context, c archive.Copy) (archive.Object, error)
 	// Fetch, optional, reads an object.
 	Fetch remote.Fetch
 }
@@ -159,14 +159,14 @@ func (g *Gate) enter(ctx context.Context, c call) (leave func(), err error) {
 }
 
 // Head is Objects.Head.
-func (g *Gate) Head(ctx context.Context, key string) (state.Object, error) {
-	return send(ctx, g, call{}, func() (state.Object, error) { return g.store.Objects.Head(ctx, key) })
+func (g *Gate) Head(ctx context.Context, key string) (archive.Object, error) {
+	return send(ctx, g, call{}, func() (archive.Object, error) { return g.store.Objects.Head(ctx, key) })
 }
 
 // Put is Objects.Put, of body.
-func (g *Gate) Put(ctx context.Context, p state.Put, body *localfile.Body) (state.Object, error) {
+func (g *Gate) Put(ctx context.Context, p archive.Put, body *localfile.Body) (archive.Object, error) {
 	p.Body, p.Size = body, body.Size()
-	o, err := send(ctx, g, call{size: p.Size, progress: body, writes: true}, func() (state.Object, error) {
+	o, err := send(ctx, g, call{size: p.Size, progress: body, writes: true}, func() (archive.Object, error) {
 		return g.store.Objects.Put(ctx, p)
 	})
 	if ferr := body.Err(); err != nil && ferr != nil {
@@ -176,22 +176,22 @@ func (g *Gate) Put(ctx context.Context, p state.Put, body *localfile.Body) (stat
 }
 
 // Delete is Objects.Delete.
-func (g *Gate) Delete(ctx context.Context, key string, cond state.Condition) (state.Object, error) {
-	return send(ctx, g, call{}, func() (state.Object, error) { return g.store.Objects.Delete(ctx, key, cond) })
+func (g *Gate) Delete(ctx context.Context, key string, cond archive.Condition) (archive.Object, error) {
+	return send(ctx, g, call{}, func() (archive.Object, error) { return g.store.Objects.Delete(ctx, key, cond) })
 }
 
 // Copy is Store.Copy.
-func (g *Gate) Copy(ctx context.Context, c state.Copy) (state.Object, error) {
-	return send(ctx, g, call{long: true, writes: true}, func() (state.Object, error) {
+func (g *Gate) Copy(ctx context.Context, c archive.Copy) (archive.Object, error) {
+	return send(ctx, g, call{long: true, writes: true}, func() (archive.Object, error) {
 		if g.store.Copy == nil {
-			return state.Object{}, localfile.Local(state.ClassConfiguration, "copy", errors.ErrUnsupported)
+			return archive.Object{}, localfile.Local(archive.ClassConfiguration, "copy", errors.ErrUnsupported)
 		}
 		return g.store.Copy(ctx, c)
 	})
 }
 
 // Compare reads o and compares its bytes with c, as remote.Judge.Read has it.
-func (g *Gate) Compare(ctx context.Context, o state.Object, c localfile.Content) (remote.Bytes, error) {
+func (g *Gate) Compare(ctx context.Context, o archive.Object, c localfile.Content) (remote.Bytes, error) {
 	if !remote.Readable(g.store.Fetch, o, c) {
 		return remote.BytesOther, nil
 	}
@@ -210,8 +210,8 @@ func (g *Gate) Create(ctx context.Context, key string, metadata map[string]strin
 }
 
 // UploadPart is Multipart.UploadPart. The caller has a share of the parts.
-func (g *Gate) UploadPart(ctx context.Context, in *state.Intent, n int32, b *localfile.Body, crc uint32) (state.Part, error) {
-	part, err := send(ctx, g, call{slotless: true, progress: b}, func() (state.Part, error) {
+func (g *Gate) UploadPart(ctx context.Context, in *archive.Intent, n int32, b *localfile.Body, crc uint32) (archive.Part, error) {
+	part, err := send(ctx, g, call{slotless: true, progress: b}, func() (archive.Part, error) {
 		part, err := g.store.Multipart.UploadPart(ctx, in.Key, in.UploadID, n, b, b.Size(), crc)
 		if ferr := b.Err(); err != nil && ferr != nil {
 			err = ferr
@@ -226,10 +226,10 @@ func (g *Gate) UploadPart(ctx context.Context, in *state.Intent, n int32, b *loc
 
 // ListParts is Multipart.ListParts. Where the server does not let parts be
 // listed, none are.
-func (g *Gate) ListParts(ctx context.Context, in *state.Intent) ([]state.Part, error) {
-	return send(ctx, g, call{slotless: true, long: true}, func() ([]state.Part, error) {
+func (g *Gate) ListParts(ctx context.Context, in *archive.Intent) ([]archive.Part, error) {
+	return send(ctx, g, call{slotless: true, long: true}, func() ([]archive.Part, error) {
 		list, err := g.store.Multipart.ListParts(ctx, in.Key, in.UploadID)
-		if errors.Is(err, fs.ErrPermission) || errors.Is(err, state.ErrUnsupported) {
+		if errors.Is(err, fs.ErrPermission) || errors.Is(err, archive.ErrUnsupported) {
 			return nil, nil
 		}
 		return list, err
@@ -237,15 +237,15 @@ func (g *Gate) ListParts(ctx context.Context, in *state.Intent) ([]state.Part, e
 }
 
 // Complete is Multipart.Complete.
-func (g *Gate) Complete(ctx context.Context, c state.Complete) (state.Object, error) {
-	return send(ctx, g, call{long: true, writes: true}, func() (state.Object, error) { return g.store.Multipart.Complete(ctx, c) })
+func (g *Gate) Complete(ctx context.Context, c archive.Complete) (archive.Object, error) {
+	return send(ctx, g, call{long: true, writes: true}, func() (archive.Object, error) { return g.store.Multipart.Complete(ctx, c) })
 }
 
 // Abort discards the upload of in at the server, in whatever state the breaker
 // is. Gone: the server does not know it, because it was aborted before or is an
 // object by now. One that may not be aborted is left to the bucket's own rule for
 // abandoned uploads.
-func (g *Gate) Abort(ctx context.Context, in *state.Intent) (gone bool, err error) {
+func (g *Gate) Abort(ctx context.Context, in *archive.Intent) (gone bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, abortTimeout)
 	defer cancel()
 	err = g.store.Multipart.Abort(ctx, in.Key, in.UploadID)
@@ -253,9 +253,9 @@ func (g *Gate) Abort(ctx context.Context, in *state.Intent) (gone bool, err erro
 	switch {
 	case err == nil:
 		return false, nil
-	case errors.Is(err, state.ErrNoUpload):
+	case errors.Is(err, archive.ErrNoUpload):
 		return true, nil
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, state.ErrUnsupported):
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, archive.ErrUnsupported):
 		g.log.Warn("multipart upload cannot be aborted, a lifecycle rule has to remove it",
 			zap.String("key", in.Key), zap.String("upload_id", in.UploadID), zap.Error(err))
 		return false, nil

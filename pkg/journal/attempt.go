@@ -11,7 +11,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/remote"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // Attempt is the journal of one attempt at one path: what the index knew when the
@@ -28,8 +27,8 @@ type Attempt struct {
 
 // Ending is what an attempt has recorded.
 type Ending struct {
-	Status    state.Status // "": nothing.
-	Basis     state.Basis
+	Status    archive.Status // "": nothing.
+	Basis     archive.Basis
 	Sent      int64 // Bytes that were sent and acknowledged.
 	Recovered bool
 }
@@ -42,16 +41,16 @@ func (a *Attempt) Load() error {
 	}
 	var err error
 	if a.Index.Entry, a.Index.Known, err = a.j.State.Get(a.job.Path); err != nil {
-		return localfile.Local(state.ClassTransient, "read the index", err)
+		return localfile.Local(archive.ClassTransient, "read the index", err)
 	}
 	return nil
 }
 
 // Commit makes an outcome durable. It is not cut short when the pool stops: the
 // server has acknowledged what it says.
-func (a *Attempt) Commit(ctx context.Context, o state.Outcome) error {
+func (a *Attempt) Commit(ctx context.Context, o archive.Outcome) error {
 	if _, err := a.j.State.Commit(context.WithoutCancel(ctx), o); err != nil {
-		return localfile.Local(state.ClassTransient, "commit", err)
+		return localfile.Local(archive.ClassTransient, "commit", err)
 	}
 	x := &a.Index
 	was := x.Entry.FailClass
@@ -68,9 +67,9 @@ func (a *Attempt) Commit(ctx context.Context, o state.Outcome) error {
 }
 
 // record begins a record of the path.
-func (a *Attempt) record(s state.Status) *state.Record {
+func (a *Attempt) record(s archive.Status) *archive.Record {
 	j := a.j
-	r := &state.Record{
+	r := &archive.Record{
 		S3Key: a.key, S3URI: "s3://" + j.Bucket + "/" + a.key,
 		Status: s, Trigger: a.job.Trigger, Source: j.Source, Instance: j.Instance,
 	}
@@ -78,13 +77,13 @@ func (a *Attempt) record(s state.Status) *state.Record {
 		r.SetPath(strings.TrimSuffix(j.RealPath, "/") + "/" + a.job.Path)
 	}
 	if !a.job.Detected.IsZero() {
-		r.DetectedAt = state.FormatTime(a.job.Detected)
+		r.DetectedAt = archive.FormatTime(a.job.Detected)
 	}
 	return r
 }
 
 // describe fills in what r says of an object and its content.
-func describe(r *state.Record, o state.Object, md5 [16]byte, sha256 [32]byte) {
+func describe(r *archive.Record, o archive.Object, md5 [16]byte, sha256 [32]byte) {
 	r.MD5 = hex.EncodeToString(md5[:])
 	if sha256 != [32]byte{} {
 		r.SHA256 = hex.EncodeToString(sha256[:])
@@ -94,15 +93,15 @@ func describe(r *state.Record, o state.Object, md5 [16]byte, sha256 [32]byte) {
 }
 
 // answered fills in what r says of the answer that o is from.
-func answered(r *state.Record, o state.Object) {
+func answered(r *archive.Record, o archive.Object) {
 	r.RequestID = o.RequestID
 	if !o.ServerTime.IsZero() {
-		r.S3Time = state.FormatTime(o.ServerTime)
+		r.S3Time = archive.FormatTime(o.ServerTime)
 	}
 }
 
 // replaces fills in which write r is of, and what it replaced.
-func replaces(r *state.Record, in *state.Intent) {
+func replaces(r *archive.Record, in *archive.Intent) {
 	r.Attempt, r.ReplacedVID, r.ReplacedETag = in.Attempt, in.Replaces.VersionID, in.Replaces.ETag
 }
 
@@ -110,18 +109,18 @@ func replaces(r *state.Record, in *state.Intent) {
 func (a *Attempt) Sent() { a.End.Sent = a.file.Reading.Size }
 
 // Stored records the acknowledged write in, whose object is o.
-func (a *Attempt) Stored(ctx context.Context, in *state.Intent, o state.Object, recovered bool) error {
-	if in.Op == state.OpCopy {
+func (a *Attempt) Stored(ctx context.Context, in *archive.Intent, o archive.Object, recovered bool) error {
+	if in.Op == archive.OpCopy {
 		return a.copied(ctx, in, o, recovered)
 	}
 	var err error
 	if a.Index.Entry, a.Index.Known, err = a.j.State.Get(in.Path); err != nil {
-		return localfile.Local(state.ClassTransient, "read the index", err)
+		return localfile.Local(archive.ClassTransient, "read the index", err)
 	}
-	suspect := a.Index.Entry.Doubted
-	status := state.StatusUploaded
+	suspect := a.Index.Entry.Suspect
+	status := archive.StatusUploaded
 	if in.Rekey {
-		status = state.StatusRekeyed
+		status = archive.StatusRekeyed
 	}
 	r := a.record(status)
 	r.Trigger, r.Recovered = in.Trigger, recovered
@@ -129,16 +128,16 @@ func (a *Attempt) Stored(ctx context.Context, in *state.Intent, o state.Object, 
 	describe(r, o, in.MD5, in.SHA256)
 	replaces(r, in)
 	if in.Reread {
-		r.Basis = state.BasisReread
+		r.Basis = archive.BasisReread
 	}
 	if r.DetectedAt = ""; !in.DetectedAt.IsZero() {
-		r.DetectedAt = state.FormatTime(in.DetectedAt)
+		r.DetectedAt = archive.FormatTime(in.DetectedAt)
 	}
-	e := state.Entry{
+	e := archive.Entry{
 		Fence: in.Fence, Attributes: in.Attributes, Racy: in.Racy, Stored: true, MD5: in.MD5, SHA256: in.SHA256,
 		ETag: o.ETag, VersionID: o.VersionID, SSE: o.SSE, KMSKeyID: o.KMSKeyID, Attempt: in.Attempt,
 	}
-	if err := a.Commit(ctx, state.Outcome{Path: in.Path, Entry: &e, Record: r, Settles: in.Attempt, Key: in.Key}); err != nil {
+	if err := a.Commit(ctx, archive.Outcome{Path: in.Path, Entry: &e, Record: r, Settles: in.Attempt, Key: in.Key}); err != nil {
 		return err
 	}
 	a.End.Status, a.End.Recovered = status, recovered
@@ -150,13 +149,13 @@ func (a *Attempt) Stored(ctx context.Context, in *state.Intent, o state.Object, 
 }
 
 // Adopt records that S3 held the content already.
-func (a *Attempt) Adopt(ctx context.Context, o state.Object, basis state.Basis) error {
+func (a *Attempt) Adopt(ctx context.Context, o archive.Object, basis archive.Basis) error {
 	e, x := entryOf(a.file, o), &a.Index
 	if x.Known && remote.Describes(&x.Entry, o) {
 		e.Attempt = x.Entry.Attempt // Not what the object says: its metadata proves nothing.
 	}
-	if a.End.Status == state.StatusUploaded && x.Entry.Attempt == e.Attempt && e.Attempt != 0 {
-		return a.Commit(ctx, state.Outcome{Path: a.job.Path, Entry: &e}) // This attempt has recorded it as recovered.
+	if a.End.Status == archive.StatusUploaded && x.Entry.Attempt == e.Attempt && e.Attempt != 0 {
+		return a.Commit(ctx, archive.Outcome{Path: a.job.Path, Entry: &e}) // This attempt has recorded it as recovered.
 	}
 	return a.skip(ctx, e, o, basis, true)
 }
@@ -171,8 +170,8 @@ func (a *Attempt) SkipByIndex(ctx context.Context) error {
 		return nil
 	}
 	e := a.Index.Entry
-	e.FailClass, e.FailFence = "", state.Fence{}
-	return a.skip(ctx, e, remote.Indexed(&e), state.BasisIndex, a.listed())
+	e.FailClass, e.FailFence = "", archive.Fence{}
+	return a.skip(ctx, e, remote.Indexed(&e), archive.BasisIndex, a.listed())
 }
 
 // listed reports whether a skip that the index alone decided gets a record.
@@ -187,26 +186,26 @@ func (a *Attempt) SkipAttributes(ctx context.Context) error {
 	e.Attempt = was.Attempt
 	switch {
 	case e.Attributes != was.Attributes, !e.Fence.Mtime().Equal(was.Fence.Mtime()):
-		return a.skip(ctx, e, o, state.BasisAttributes, true)
+		return a.skip(ctx, e, o, archive.BasisAttributes, true)
 	case a.job.Kind != archive.Reread || !a.Index.Unchanged(a.file):
-		return a.skip(ctx, e, o, state.BasisIndex, a.listed() && a.End.Status == "")
+		return a.skip(ctx, e, o, archive.BasisIndex, a.listed() && a.End.Status == "")
 	case a.j.ListSkips || was.FailClass != "":
-		return a.skip(ctx, e, o, state.BasisReread, a.j.ListSkips)
+		return a.skip(ctx, e, o, archive.BasisReread, a.j.ListSkips)
 	}
 	return nil // It was read again and is what the index says.
 }
 
 // skip records that nothing had to be sent, and brings the index up to date.
 // Without listed the skip is only counted.
-func (a *Attempt) skip(ctx context.Context, e state.Entry, o state.Object, basis state.Basis, listed bool) error {
-	out := state.Outcome{Path: a.job.Path, Entry: &e, Unasked: basis == state.BasisIndex || basis == state.BasisAttributes || basis == state.BasisReread}
+func (a *Attempt) skip(ctx context.Context, e archive.Entry, o archive.Object, basis archive.Basis, listed bool) error {
+	out := archive.Outcome{Path: a.job.Path, Entry: &e, Unasked: basis == archive.BasisIndex || basis == archive.BasisAttributes || basis == archive.BasisReread}
 	if listed {
-		r := a.record(state.StatusSkipped)
+		r := a.record(archive.StatusSkipped)
 		r.Basis = basis
 		describe(r, o, e.MD5, e.SHA256)
 		size := a.file.Fence.Size
 		r.SizeBytes = &size
-		if basis != state.BasisIndex {
+		if basis != archive.BasisIndex {
 			r.SetAttributes(a.file.Fence, a.file.Attributes)
 		}
 		out.Record = r
@@ -218,8 +217,8 @@ func (a *Attempt) skip(ctx context.Context, e state.Entry, o state.Object, basis
 		a.countSkip()
 		return nil
 	}
-	a.End.Status, a.End.Basis = state.StatusSkipped, basis
-	a.j.count.File(state.StatusSkipped)
+	a.End.Status, a.End.Basis = archive.StatusSkipped, basis
+	a.j.count.File(archive.StatusSkipped)
 	return nil
 }
 
@@ -229,15 +228,15 @@ func (a *Attempt) countSkip() {
 		return // This attempt has recorded something already.
 	}
 	a.j.tallies.addSkips(1)
-	a.End.Status, a.End.Basis = state.StatusSkipped, state.BasisIndex
-	a.j.count.File(state.StatusSkipped)
+	a.End.Status, a.End.Basis = archive.StatusSkipped, archive.BasisIndex
+	a.j.count.File(archive.StatusSkipped)
 }
 
 // Deleted records that the file is gone. The deletion of its object was
 // announced as in; it is nil when the object stays.
-func (a *Attempt) Deleted(ctx context.Context, in *state.Intent, o state.Object) error {
-	r := a.record(state.StatusDeleted)
-	out := state.Outcome{Path: a.job.Path, Key: a.key, Remove: true, Record: r}
+func (a *Attempt) Deleted(ctx context.Context, in *archive.Intent, o archive.Object) error {
+	r := a.record(archive.StatusDeleted)
+	out := archive.Outcome{Path: a.job.Path, Key: a.key, Remove: true, Record: r}
 	if in != nil {
 		out.Settles = in.Attempt
 		replaces(r, in)
@@ -256,8 +255,8 @@ func (a *Attempt) Deleted(ctx context.Context, in *state.Intent, o state.Object)
 	if short {
 		a.j.count.ShortLived()
 	}
-	a.End.Status = state.StatusDeleted
-	a.j.count.File(state.StatusDeleted)
+	a.End.Status = archive.StatusDeleted
+	a.j.count.File(archive.StatusDeleted)
 	return nil
 }
 
@@ -265,24 +264,24 @@ func (a *Attempt) Deleted(ctx context.Context, in *state.Intent, o state.Object)
 // where a run ends with it. It reports whether there is a new record. That an
 // object could not be rekeyed says nothing of the file: the index stays as it is.
 func (a *Attempt) Failed(ctx context.Context, err error, again bool) (recorded bool, rerr error) {
-	class := state.ClassOf(err)
-	out := state.Outcome{Path: a.job.Path}
+	class := archive.ClassOf(err)
+	out := archive.Outcome{Path: a.job.Path}
 	rekeys := a.job.Kind == archive.Rekey
 	if !rekeys {
 		var gerr error
 		if a.Index.Entry, a.Index.Known, gerr = a.j.State.Get(a.job.Path); gerr != nil {
-			return false, localfile.Local(state.ClassTransient, "read the index", gerr)
+			return false, localfile.Local(archive.ClassTransient, "read the index", gerr)
 		}
 		e, fence := &a.Index.Entry, a.failFence()
 		if !again && e.FailClass == class && (class.Rereads() || e.FailFence.SameContent(fence)) {
 			return false, nil
 		}
-		out.Failure = &state.Failure{Class: class, Fence: fence}
+		out.Failure = &archive.Failure{Class: class, Fence: fence}
 	}
 
-	r := a.record(state.StatusFailed)
+	r := a.record(archive.StatusFailed)
 	r.Error, r.ErrorClass = err.Error(), class
-	if se, ok := errors.AsType[*state.Error](err); ok {
+	if se, ok := errors.AsType[*archive.Error](err); ok {
 		r.RequestID = se.RequestID
 	}
 	if size := a.file.Fence.Size; rekeys && size > 0 || !rekeys && a.file.Opened != nil {
@@ -292,19 +291,19 @@ func (a *Attempt) Failed(ctx context.Context, err error, again bool) (recorded b
 	if err := a.Commit(ctx, out); err != nil {
 		return false, err
 	}
-	a.j.count.File(state.StatusFailed)
+	a.j.count.File(archive.StatusFailed)
 	a.j.count.Failure(class)
 	return true, nil
 }
 
 // failFence is the content that a failure concerns, as far as it is known.
-func (a *Attempt) failFence() state.Fence {
+func (a *Attempt) failFence() archive.Fence {
 	if a.file.Opened != nil || a.job.Kind == archive.Refused {
 		return a.file.Fence
 	}
 	st, err := a.j.Root.Lstat(a.job.Path)
 	if err != nil {
-		return state.Fence{}
+		return archive.Fence{}
 	}
 	return localfile.FenceOf(st)
 }

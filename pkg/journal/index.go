@@ -2,14 +2,14 @@ package journal
 
 import (
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/remote"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // entryOf is the index entry of what was read, held in S3 as o.
-func entryOf(f *localfile.File, o state.Object) state.Entry {
-	return state.Entry{
+func entryOf(f *localfile.File, o archive.Object) archive.Entry {
+	return archive.Entry{
 		Fence: f.Fence, Attributes: f.Attributes, Racy: f.Racy, Stored: true, MD5: f.Reading.MD5, SHA256: f.Reading.SHA256,
 		ETag: o.ETag, VersionID: o.VersionID, SSE: o.SSE, KMSKeyID: o.KMSKeyID,
 	}
@@ -17,7 +17,7 @@ func entryOf(f *localfile.File, o state.Object) state.Entry {
 
 // Index is what the index knows of a path.
 type Index struct {
-	Entry state.Entry
+	Entry archive.Entry
 	Known bool
 }
 
@@ -31,21 +31,21 @@ func (x *Index) SameTimes(f *localfile.File) bool {
 
 // Unchanged reports whether the index alone shows that S3 holds f.
 func (x *Index) Unchanged(f *localfile.File) bool {
-	return x.SameTimes(f) && !x.Entry.Racy && !x.Entry.Doubted
+	return x.SameTimes(f) && !x.Entry.Racy && !x.Entry.Suspect
 }
 
 // SameContent reports whether c is the content that the index has.
 func (x *Index) SameContent(c localfile.Content) bool {
-	return x.Stored() && !x.Entry.Doubted && remote.Holds(&x.Entry, c)
+	return x.Stored() && !x.Entry.Suspect && remote.Holds(&x.Entry, c)
 }
 
 // Believed is what S3 holds under the key as far as the index knows.
 func (x *Index) Believed() remote.State {
 	e := &x.Entry
-	if !x.Stored() || e.Doubted || e.Attempt == 0 || e.ETag == "" {
+	if !x.Stored() || e.Suspect || e.Attempt == 0 || e.ETag == "" {
 		return remote.State{}
 	}
-	return remote.State{Present: true, Object: state.Object{ETag: e.ETag, VersionID: e.VersionID}}
+	return remote.State{Present: true, Object: archive.Object{ETag: e.ETag, VersionID: e.VersionID}}
 }
 
 // CheckLinks applies the policy for files with several names to f. It fails with
@@ -54,7 +54,7 @@ func (x *Index) CheckLinks(p safefs.LinkPolicy, f *localfile.File) error {
 	e := &x.Entry
 	archived := x.Stored() && f.Fence.Ino != 0 && e.Fence.Ino == f.Fence.Ino && e.Attributes.UID == f.Attributes.UID
 	if err := p.Check(f.Opened.Stat, f.Opened.Dir, archived); err != nil {
-		return localfile.Local(state.ClassFile, "open", err)
+		return localfile.Local(archive.ClassFile, "open", err)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/state"
@@ -30,11 +31,11 @@ type Options struct {
 // Counter counts what is recorded.
 type Counter interface {
 	// File counts an outcome of a file.
-	File(s state.Status)
+	File(s archive.Status)
 	// Failure counts a record of a failure.
-	Failure(c state.Class)
+	Failure(c archive.Class)
 	// Uploaded counts a recorded upload of size bytes, first seen at detected.
-	Uploaded(s state.Status, size int64, detected, now time.Time)
+	Uploaded(s archive.Status, size int64, detected, now time.Time)
 	// Repaired counts an upload of an object that was missing or replaced in S3.
 	Repaired()
 	// ShortLived counts a file that was uploaded in vain.
@@ -55,13 +56,13 @@ const loadPage = 4096
 
 // New returns a Journal that tells c what it records.
 func New(o Options, c Counter) *Journal {
-	return &Journal{Options: o, count: c, tallies: tallies{parked: map[state.Class]int64{}}}
+	return &Journal{Options: o, count: c, tallies: tallies{parked: map[archive.Class]int64{}}}
 }
 
 // Load counts the paths that earlier runs left with a failure that needs an
 // operator.
 func (j *Journal) Load() error {
-	var page []state.Item
+	var page []archive.Item
 	var err error
 	for after := ""; ; after = page[len(page)-1].Path {
 		if page, err = j.State.Range(after, loadPage, page[:0]); err != nil {
@@ -78,7 +79,7 @@ func (j *Journal) Load() error {
 
 // Parked returns how many paths have a failure that needs an operator, by class;
 // classes without any are left out.
-func (j *Journal) Parked() map[state.Class]int64 { return j.tallies.byClass() }
+func (j *Journal) Parked() map[archive.Class]int64 { return j.tallies.byClass() }
 
 // FlushSkips adds the skips that the index alone decided to the next digest. They
 // stay where it fails.
@@ -105,12 +106,12 @@ func (j *Journal) Attempt(job *queue.Job, key string, f *localfile.File) *Attemp
 // tallies count what is known of a source's paths.
 type tallies struct {
 	mu     sync.Mutex
-	parked map[state.Class]int64
+	parked map[archive.Class]int64
 	skips  int64 // Decided by the index alone, not yet counted in the state.
 }
 
 // park moves one path from one class of failure to another; "" is none.
-func (t *tallies) park(from, to state.Class) {
+func (t *tallies) park(from, to archive.Class) {
 	if from == to {
 		return
 	}
@@ -125,11 +126,11 @@ func (t *tallies) park(from, to state.Class) {
 }
 
 // byClass returns how many paths have a failure of each class that has any.
-func (t *tallies) byClass() map[state.Class]int64 {
+func (t *tallies) byClass() map[archive.Class]int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	parked := maps.Clone(t.parked)
-	maps.DeleteFunc(parked, func(_ state.Class, n int64) bool { return n == 0 })
+	maps.DeleteFunc(parked, func(_ archive.Class, n int64) bool { return n == 0 })
 	return parked
 }
 

@@ -11,24 +11,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func BenchmarkHashSmall(b *testing.B) {
-	benchmarkHash(b, func(f *os.File, fence state.Fence, buf []byte) error {
+	benchmarkHash(b, func(f *os.File, fence archive.Fence, buf []byte) error {
 		_, err := ReadSmall(f, fence, buf)
 		return err
 	}, 1<<20, 1<<20)
 }
 
 func BenchmarkHashLarge(b *testing.B) {
-	benchmarkHash(b, func(f *os.File, fence state.Fence, buf []byte) error {
+	benchmarkHash(b, func(f *os.File, fence archive.Fence, buf []byte) error {
 		_, err := ReadLarge(Watch{Cut: b.Context().Err}, f, fence, 16<<20, buf)
 		return err
 	}, 64<<20, ChunkSize)
 }
 
-func benchmarkHash(b *testing.B, read func(*os.File, state.Fence, []byte) error, size, buf int) {
+func benchmarkHash(b *testing.B, read func(*os.File, archive.Fence, []byte) error, size, buf int) {
 	b.Helper()
 	path := filepath.Join(b.TempDir(), "f")
 	if err := os.WriteFile(path, pattern(size, 1), 0o600); err != nil {

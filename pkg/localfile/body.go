@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Progress is how far the body of a request or of its answer came. It may be
@@ -124,7 +124,7 @@ func (b *Body) Read(p []byte) (int, error) {
 
 	switch {
 	case errors.Is(err, io.EOF) && b.pos < b.size:
-		err = state.Classified(state.ClassChanged, "read", errShort)
+		err = archive.Classified(archive.ClassChanged, "read", errShort)
 		b.failed.Store(&err)
 	case err != nil && !errors.Is(err, io.EOF):
 		err = Unreadable("read", err)

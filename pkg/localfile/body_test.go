@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // What is sent again is no progress, and a wait for the bandwidth limit is not
@@ -73,7 +73,7 @@ func TestABodyThatIsComparedMayBeReadAgain(t *testing.T) {
 	} {
 		_, _ = b.Seek(0, io.SeekStart)
 		spoil()
-		if n, err := io.Copy(io.Discard, b); n >= 1000 || state.ClassOf(err) != state.ClassChanged || !errors.Is(b.Err(), ErrChanged) {
+		if n, err := io.Copy(io.Discard, b); n >= 1000 || archive.ClassOf(err) != archive.ClassChanged || !errors.Is(b.Err(), ErrChanged) {
 			t.Errorf("%s: read %d bytes, %v; want fewer than the body has, and class changed", name, n, err)
 		}
 	}

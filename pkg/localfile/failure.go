@@ -4,12 +4,12 @@ import (
 	"errors"
 	"syscall"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Failure is a failure of this host: it says nothing about the destination.
-type Failure struct {
-	err  *state.Error
+type Failure struct { //nolint:errname // It is the noun.
+	err  *archive.Error
 	file bool // It is about reading one file.
 }
 
@@ -20,19 +20,19 @@ func (f *Failure) Error() string { return f.err.Error() }
 func (f *Failure) Unwrap() error { return f.err }
 
 // Local marks err as a Failure of class c.
-func Local(c state.Class, op string, err error) error {
-	return &Failure{err: state.Classified(c, op, err)}
+func Local(c archive.Class, op string, err error) error {
+	return &Failure{err: archive.Classified(c, op, err)}
 }
 
 // Unreadable marks err as a Failure to read one file that may pass: its disk, or
 // the server that it is on, may recover.
 func Unreadable(op string, err error) error {
-	return &Failure{err: state.Classified(state.ClassTransient, op, err), file: true}
+	return &Failure{err: archive.Classified(archive.ClassTransient, op, err), file: true}
 }
 
 // Broken marks err as a Failure to read one file that an operator has to mend.
 func Broken(err error) error {
-	return &Failure{err: state.Classified(state.ClassFile, "read", err), file: true}
+	return &Failure{err: archive.Classified(archive.ClassFile, "read", err), file: true}
 }
 
 // IsLocal reports whether err is a Failure.
@@ -61,7 +61,7 @@ func HostBusy(err error) bool {
 	return false
 }
 
-// ErrChanged: the file is not what it was when it was opened.
+// ErrChanged says that the file is not what it was when it was opened.
 var ErrChanged = errors.New("the file changed while it was read")
 
 // errIdentity: size and mtime are the same, the rest of what identifies a file is not.
@@ -71,4 +71,4 @@ var errIdentity = errors.New("the file's inode or ctime changed while it was rea
 var errShort = errors.New("the file is shorter than when it was opened")
 
 // Changed is ErrChanged with its class.
-func Changed(op string) error { return state.Classified(state.ClassChanged, op, ErrChanged) }
+func Changed(op string) error { return archive.Classified(archive.ClassChanged, op, ErrChanged) }

@@ -5,11 +5,11 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
-// RacyWindow: a file modified so shortly before it was read may be modified
-// again without a new mtime, so an equal fence proves nothing.
+// RacyWindow is how shortly before it is read a file may be modified again without
+// a new mtime, so that an equal fence proves nothing.
 const RacyWindow = 2 * time.Second
 
 // tick is the longest time for which a kernel stamps the same time on changes,
@@ -19,8 +19,8 @@ const tick = 10 * time.Millisecond
 // File is what an attempt knows of the file at its path.
 type File struct {
 	Opened     *safefs.Opened // Nil: none was opened, or what is known is of no file.
-	Fence      state.Fence
-	Attributes state.Attributes
+	Fence      archive.Fence
+	Attributes archive.Attributes
 	Racy       bool
 	Reading    Reading
 }
@@ -31,22 +31,22 @@ func (f *File) Take(o *safefs.Opened) {
 }
 
 // None makes f that of no file, for an object of size bytes.
-func (f *File) None(size int64) { f.Opened, f.Fence = nil, state.Fence{Size: size} }
+func (f *File) None(size int64) { f.Opened, f.Fence = nil, archive.Fence{Size: size} }
 
 // Unchanged fails unless the open file is still what Take found.
 func (f *File) Unchanged() error { return SameFence(f.Opened.File, f.Fence) }
 
 // FenceOf is the fence of a file's stat.
-func FenceOf(st safefs.Stat) state.Fence {
-	return state.Fence{Dev: st.Dev, Ino: st.Ino, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs, MtimeSec: st.MtimeSec}
+func FenceOf(st safefs.Stat) archive.Fence {
+	return archive.Fence{Dev: st.Dev, Ino: st.Ino, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs, MtimeSec: st.MtimeSec}
 }
 
-func attributesOf(st safefs.Stat) state.Attributes {
-	return state.Attributes{Mode: st.Mode & 0o7777, UID: st.UID, GID: st.GID}
+func attributesOf(st safefs.Stat) archive.Attributes {
+	return archive.Attributes{Mode: st.Mode & 0o7777, UID: st.UID, GID: st.GID}
 }
 
 // SameFence fails unless the open file still has fence f.
-func SameFence(file *os.File, f state.Fence) error {
+func SameFence(file *os.File, f archive.Fence) error {
 	st, err := safefs.Fstat(file)
 	if err != nil {
 		return Unreadable("fstat", err)
@@ -58,14 +58,14 @@ func SameFence(file *os.File, f state.Fence) error {
 	case now == f:
 		return nil
 	case now.Size == f.Size && now.MtimeNs == f.MtimeNs:
-		return state.Classified(state.ClassChanged, "fstat", errIdentity)
+		return archive.Classified(archive.ClassChanged, "fstat", errIdentity)
 	}
 	return Changed("fstat")
 }
 
 // Racy reports whether a file whose fence was taken before now may change after
 // it with neither a new ctime nor, by its mtime put back, a new mtime.
-func Racy(f state.Fence, now time.Time) bool {
+func Racy(f archive.Fence, now time.Time) bool {
 	g := granularity(f.CtimeNs) + tick
 	return within(f.CtimeNs, now, g) || within(f.MtimeNs, now, max(g, RacyWindow))
 }

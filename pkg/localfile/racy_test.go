@@ -9,7 +9,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/fstest"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func TestFencesThatMayStayEqual(t *testing.T) {
@@ -33,7 +33,7 @@ func TestFencesThatMayStayEqual(t *testing.T) {
 		"whole seconds of mtime on a fine system":   {second.AddDate(0, 0, -1), fine, time.Second, false},
 		"a ctime that is ahead by a part of a tick": {old, fine, -time.Millisecond, true},
 	} {
-		f := state.Fence{MtimeNs: row.mtime.UnixNano(), CtimeNs: row.ctime.UnixNano()}
+		f := archive.Fence{MtimeNs: row.mtime.UnixNano(), CtimeNs: row.ctime.UnixNano()}
 		if got := Racy(f, row.ctime.Add(row.after)); got != row.want {
 			t.Errorf("%s: racy = %v, want %v", name, got, row.want)
 		}
@@ -47,7 +47,7 @@ func TestAnEqualFenceOfWholeSecondsIsRacy(t *testing.T) {
 	fstest.NewDisk(t, dir, "-I", "128")
 	root := safefs.NewRoot(dir, safefs.RootOptions{CrossMounts: true})
 	old := time.Now().Add(-time.Hour).Truncate(time.Second)
-	change := func(content string) (state.Fence, time.Time) {
+	change := func(content string) (archive.Fence, time.Time) {
 		t.Helper()
 		path := filepath.Join(dir, "f")
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {

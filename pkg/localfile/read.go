@@ -13,7 +13,7 @@ import (
 	"io"
 	"os"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
@@ -96,7 +96,7 @@ func (r *Reading) Section(file *os.File, off, n int64) io.ReadSeeker {
 
 // ReadSmall reads the whole file into buf, which has its size, and hashes that.
 // The reading refers to buf.
-func ReadSmall(file *os.File, f state.Fence, buf []byte) (Reading, error) {
+func ReadSmall(file *os.File, f archive.Fence, buf []byte) (Reading, error) {
 	if _, err := io.ReadFull(io.NewSectionReader(file, 0, f.Size), buf); err != nil {
 		return Reading{}, readError(err)
 	}
@@ -111,7 +111,7 @@ func ReadSmall(file *os.File, f state.Fence, buf []byte) (Reading, error) {
 
 // ReadLarge hashes the file in one pass, with the CRC-32 of the whole and the
 // sums of each part when partSize is not 0. Its working space is buf.
-func ReadLarge(w Watch, file *os.File, f state.Fence, partSize int64, buf []byte) (Reading, error) {
+func ReadLarge(w Watch, file *os.File, f archive.Fence, partSize int64, buf []byte) (Reading, error) {
 	r := Reading{Content: Content{Size: f.Size}, PartSize: partSize}
 	from := &sparse{file: file, size: f.Size}
 	m, s, part := md5.New(), sha256.New(), sha256.New()
@@ -153,7 +153,7 @@ func ReadLarge(w Watch, file *os.File, f state.Fence, partSize int64, buf []byte
 }
 
 // atEnd fails unless the file ends where its fence says and is unchanged.
-func atEnd(file *os.File, f state.Fence) error {
+func atEnd(file *os.File, f archive.Fence) error {
 	var one [1]byte
 	switch n, err := file.ReadAt(one[:], f.Size); {
 	case n > 0:

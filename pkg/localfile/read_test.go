@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Whatever happens to a file between its fence and the end of its reading makes
@@ -59,10 +59,10 @@ func TestReadingOfAFileThatChangedIsVoid(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if _, err := ReadSmall(f, FenceOf(st), make([]byte, 5000)); state.ClassOf(err) != state.ClassChanged {
+			if _, err := ReadSmall(f, FenceOf(st), make([]byte, 5000)); archive.ClassOf(err) != archive.ClassChanged {
 				t.Errorf("ReadSmall = %v, want class changed", err)
 			}
-			if _, err := ReadLarge(Watch{Cut: t.Context().Err}, f, FenceOf(st), 1000, make([]byte, 777)); state.ClassOf(err) != state.ClassChanged {
+			if _, err := ReadLarge(Watch{Cut: t.Context().Err}, f, FenceOf(st), 1000, make([]byte, 777)); archive.ClassOf(err) != archive.ClassChanged {
 				t.Errorf("ReadLarge = %v, want class changed", err)
 			}
 		})

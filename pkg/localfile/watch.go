@@ -10,7 +10,7 @@ const (
 	hashDrain = 1 << 30
 )
 
-// ErrEnding: the process ends, and too much of the file is left to hash.
+// ErrEnding says that the process ends, and too much of the file is left to hash.
 var ErrEnding = errors.New("the pool ends")
 
 // Watch follows the progress of a reading, and ends it early where the process

@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/copies"
+	"github.com/s3syncd/s3syncd/internal/skips"
+	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // A run continues a chain only if nobody else did since its state was written: the
@@ -60,17 +64,17 @@ func (c *claim) watches() bool {
 
 // name returns the time in the name of the next digest of ch. Any copy of the
 // state gives a run's first digest the same one.
-func (c *claim) name(ch state.Chain, now time.Time) time.Time {
+func (c *claim) name(ch archive.Chain, now time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.chain != ch.ID && ch.PrevKey != "" && ch.LastNamed.Equal(c.named) {
 		return ch.LastNamed
 	}
-	return notBefore(now, ch.LastNamed)
+	return trail.NotBefore(now, ch.LastNamed)
 }
 
 // sealed notes that the run has sealed a digest.
-func (c *claim) sealed(n Name) {
+func (c *claim) sealed(n trail.Name) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.chain != n.Chain {
@@ -83,7 +87,7 @@ func (c *claim) sealed(n Name) {
 }
 
 // acknowledged notes that a digest was acknowledged.
-func (c *claim) acknowledged(n Name) {
+func (c *claim) acknowledged(n trail.Name) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.done = c.done || n.Chain == c.chain && n.Sequence >= c.first
@@ -99,7 +103,7 @@ func (c *claim) open(chain string) bool {
 // from returns the lowest number from which on the digests of ch are not the
 // state's, given one that is not. As long as the bucket does not take it, the run's
 // own first digest has the name of another's.
-func (c *claim) from(ch state.Chain, foreign uint64) uint64 {
+func (c *claim) from(ch archive.Chain, foreign uint64) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.chain == ch.ID && !c.done {
@@ -135,18 +139,15 @@ func (c *claim) setAsked() {
 }
 
 // foreign reports whether a digest of the chain ch is none of the state's.
-func (c *claim) foreign(n Name, ch state.Chain, waiting map[string]bool) bool {
+func (c *claim) foreign(n trail.Name, ch archive.Chain, waiting map[string]bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	name := n.String()
 	if own, ok := c.names[n.Sequence]; ok && c.chain == ch.ID {
 		return own != name
 	}
-	return n.Sequence >= ch.Sequence || waiting[seqKey(n.Sequence)] && !waiting[name]
+	return n.Sequence >= ch.Sequence || waiting[surveypkg.SeqKey(n.Sequence)] && !waiting[name]
 }
-
-// seqKey stands for the digest of this number among names.
-func seqKey(seq uint64) string { return fmt.Sprintf("#%d", seq) }
 
 // Claim returns once this run may write: its first digest is acknowledged, and no
 // other run has continued the chain since the state was written. It makes one try;
@@ -156,24 +157,22 @@ func (f *Flusher) Claim(ctx context.Context) error {
 	if f.claim.settled() {
 		return nil
 	}
-	select {
-	case f.publishing <- struct{}{}:
-		defer func() { <-f.publishing }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := f.publisher.take(ctx); err != nil {
+		return err
 	}
+	defer f.publisher.release()
 	for range claimTries {
 		if f.claim.settled() {
 			return nil
 		}
-		if _, err := f.sealStart(ctx); err != nil {
+		if _, err := f.chains.sealStart(ctx); err != nil {
 			return err
 		}
-		if err := f.send(ctx); err != nil {
+		if err := f.publisher.send(ctx); err != nil {
 			return fmt.Errorf("the first digest of this run is not published: %w", err)
 		}
 	}
-	return state.Classified(state.ClassTransient, "publish", errNoClaim)
+	return archive.Classified(archive.ClassTransient, "publish", errNoClaim)
 }
 
 // claimTries is how many chains one call of Claim may have to leave.
@@ -186,84 +185,99 @@ func (f *Flusher) sealBegin(ctx context.Context) (sealed bool, err error) {
 	if f.o.LateStart && f.claim.current() {
 		return false, nil
 	}
-	return f.sealStart(ctx)
+	return f.chains.sealStart(ctx)
 }
 
-// sealStart seals the digest that a run begins a chain or goes on with, if it has
+// sealStart seals the digest that a run begins or continues a chain with, if it has
 // sealed none in it yet: it says when the next one is due, so that an end without
 // a word is seen.
-func (f *Flusher) sealStart(ctx context.Context) (sealed bool, err error) {
-	f.sealing.Lock()
-	defer f.sealing.Unlock()
-	ch, err := f.st.Chain()
+func (c *succession) sealStart(ctx context.Context) (sealed bool, err error) {
+	c.sealer.mu.Lock()
+	defer c.sealer.mu.Unlock()
+	ch, err := c.st.Chain()
 	if err != nil {
-		return false, fmt.Errorf("read chain of %s: %w", f.o.Source, err)
+		return false, fmt.Errorf("read chain of %s: %w", c.o.Source, err)
 	}
-	if !f.claim.open(ch.ID) {
+	if !c.claim.open(ch.ID) {
 		return false, nil
 	}
-	return true, f.sealDigest(ctx, ReasonStart)
+	return true, c.sealDigest(ctx, trail.ReasonStart)
 }
 
-// ask searches the bucket, once a run, for what shows that the state is an old
+// succession decides which chain this run's records are sealed in: it leaves a
+// chain that another run has continued, or that cannot be continued, and moves
+// what the chain could not publish to the next one.
+type succession struct {
+	st     *state.Source
+	o      *Options
+	log    *zap.Logger
+	m      sourceMetrics
+	local  copies.Copies
+	remote surveypkg.Bucket
+	known  known
+	skips  *skips.Writer
+	claim  *claim
+	sealer *sealer
+	notes  *progress
+
+	watched time.Time // when the bucket was last searched for other runs; guarded by the publisher's lock
+}
+
+// sealDigest seals a digest as sealer does. Where a manifest is lost that no
+// digest names yet, it leaves the chain instead. The caller holds c.sealer.mu.
+func (c *succession) sealDigest(ctx context.Context, reason string, extra ...archive.Note) error {
+	err := c.sealer.sealDigest(ctx, reason, extra...)
+	if lost, ok := errors.AsType[*copies.LostError](err); ok {
+		return c.loseChain(ctx, lost)
+	}
+	return err
+}
+
+// ask searches the bucket, once per run, for what shows that the state is an old
 // copy, and leaves the chain if it is. That there is no right to list is no error.
-// The caller holds f.publishing, or nothing is published yet.
-func (f *Flusher) ask(ctx context.Context) error {
-	if f.claim.wasAsked() {
+// The caller holds the publisher's lock, or nothing is published yet.
+func (c *succession) ask(ctx context.Context) error {
+	if c.claim.wasAsked() {
 		return nil
 	}
-	ch, err := f.st.Chain()
+	ch, err := c.st.Chain()
 	if err != nil {
-		return fmt.Errorf("read chain of %s: %w", f.o.Source, err)
+		return fmt.Errorf("read chain of %s: %w", c.o.Source, err)
 	}
-	err = f.search(ctx, ch)
-	if err != nil && !outage(ctx, err) {
-		f.log.Info("other digests cannot be looked for: the first one of this run shows whether another run continued the chain", zap.Error(err))
-		f.claim.deny()
+	err = c.search(ctx, ch)
+	if err != nil && !surveypkg.Outage(ctx, err) {
+		c.log.Info("the bucket cannot be searched for other digests: the first one of this run shows whether another run continued the chain", zap.Error(err))
+		c.claim.deny()
 		err = nil
 	}
 	if err == nil {
-		err = f.leaveLocal(ctx)
+		err = c.leaveLocal(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("look for other digests of %s: %w", f.o.Source, err)
+		return fmt.Errorf("look for other digests of %s: %w", c.o.Source, err)
 	}
-	f.claim.setAsked()
-	f.mu.Lock()
-	f.watched = time.Now()
-	f.mu.Unlock()
-	f.sealing.Lock()
-	defer f.sealing.Unlock()
-	return f.local.removeOrphans()
-}
-
-// outage reports whether a request failed in a way that passes by itself, or with
-// other credentials. A server that refuses or does not know it is asked in vain.
-func outage(ctx context.Context, err error) bool {
-	switch c := state.ClassOf(err); {
-	case c.Passes():
-		return ctx.Err() != nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, state.ErrUnsupported)
-	case c.Meaning().EveryRequest:
-		return true
-	}
-	return ctx.Err() != nil
+	c.claim.setAsked()
+	c.watched = time.Now()
+	c.sealer.mu.Lock()
+	defer c.sealer.mu.Unlock()
+	return c.local.RemoveOrphans()
 }
 
 // search looks for other digests of the instance once, and judges ch by them.
-func (f *Flusher) search(ctx context.Context, ch state.Chain) error {
-	begun := f.o.Now()
-	waiting, err := f.local.waiting(ch)
+func (c *succession) search(ctx context.Context, ch archive.Chain) error {
+	begun := c.o.Now()
+	waiting, err := c.local.Waiting(ch)
 	if err != nil {
 		return err
 	}
-	s, err := f.remote.survey(ctx, ch, func(n Name) bool { return f.claim.foreign(n, ch, waiting) })
+	s, err := c.remote.Survey(ctx, ch, func(n trail.Name) bool { return c.claim.foreign(n, ch, waiting) })
 	if err == nil {
-		err = f.judge(ctx, ch, s)
+		err = c.judge(ctx, ch, s)
 	}
 	if err != nil {
 		return err
 	}
-	return f.st.Looked(ctx, begun.Add(-lookMargin))
+	return c.st.Looked(ctx, begun.Add(-lookMargin))
 }
 
 // lookMargin is how much earlier than a look another host's document may be named
@@ -271,83 +285,70 @@ func (f *Flusher) search(ctx context.Context, ch state.Chain) error {
 const lookMargin = time.Hour
 
 // judge leaves ch if s shows that another run continued it or left it.
-func (f *Flusher) judge(ctx context.Context, ch state.Chain, s *survey) error {
-	if len(s.ahead) > 0 {
-		l := leave{begins: state.BeginsForked, old: ch, from: f.claim.from(ch, s.from)}
-		if err := f.leftAt(ctx, ch, s.ahead, &l); err != nil {
+func (c *succession) judge(ctx context.Context, ch archive.Chain, s *surveypkg.Survey) error {
+	if len(s.Ahead) > 0 {
+		l := leave{begins: archive.BeginsForked, old: ch, from: c.claim.from(ch, s.From)}
+		if err := c.leftAt(ctx, ch, s.Ahead, &l); err != nil {
 			return err
 		}
-		f.log.Error("the trail is ahead of the state, which is a copy or an old one; another chain begins",
-			zap.String("chain", ch.ID), zap.Uint64("sequence", s.ahead[0].name.Sequence))
-		return f.leaveBehind(ctx, ch, l)
+		c.log.Error("the trail is ahead of the state, which is a copy or an old one; another chain begins",
+			zap.String("chain", ch.ID), zap.Uint64("sequence", s.Ahead[0].Name.Sequence))
+		return c.leaveBehind(ctx, ch, l)
 	}
-	left, err := f.remote.leftBy(ctx, ch, s)
+	left, err := c.remote.LeftBy(ctx, ch, s)
 	if err != nil || len(left) == 0 {
 		return err
 	}
-	f.setTwin(left[0][0].name)
+	c.notes.twin(left[0][0].Name)
 	for _, t := range left[:min(len(left), followTries)] {
-		by := t[0].name.Chain
-		sha, own, err := f.known.head(ctx, t)
+		by := t[0].Name.Chain
+		sha, own, err := c.known.head(ctx, t)
 		switch {
 		case err != nil:
 			return err
-		case own && !f.claim.wasAsked():
-			f.log.Error("another state of this instance has left the chain; another chain begins", zap.String("chain", ch.ID), zap.String("left_by", by))
-			return f.leaveBehind(ctx, ch, leave{begins: state.BeginsForked, old: ch, from: ch.Sequence, abandons: by, head: sha})
+		case own && !c.claim.wasAsked():
+			c.log.Error("another state of this instance has left the chain; another chain begins", zap.String("chain", ch.ID), zap.String("left_by", by))
+			return c.leaveBehind(ctx, ch, leave{begins: archive.BeginsForked, old: ch, from: ch.Sequence, abandons: by, head: sha})
 		}
-		// The trail goes on until an operator decides which host it is of.
-		f.log.Error("another chain of this instance says that it has left the chain of this host: two hosts, or two states, write as one instance, or it is forged",
+		// The trail continues until an operator decides which host it is of.
+		c.log.Error("another chain of this instance says that it has left the chain of this host: two hosts, or two states, write as one instance, or it is forged",
 			zap.String("chain", ch.ID), zap.String("left_by", by), zap.Bool("own", own))
 	}
 	return nil
 }
 
-// leaveBehind leaves ch, unless that has happened, and doubts the index: it is as
+// leaveBehind leaves ch, unless that has happened, and marks the index as suspect: it is as
 // old as the state.
-func (f *Flusher) leaveBehind(ctx context.Context, ch state.Chain, l leave) error {
-	f.sealing.Lock()
-	defer f.sealing.Unlock()
-	now, err := f.st.Chain()
+func (c *succession) leaveBehind(ctx context.Context, ch archive.Chain, l leave) error {
+	c.sealer.mu.Lock()
+	defer c.sealer.mu.Unlock()
+	now, err := c.st.Chain()
 	if err != nil || now.ID != ch.ID {
 		return err
 	}
-	f.m.forked.Inc()
-	if err := f.st.DoubtAll(ctx); err != nil {
+	c.m.forked.Inc()
+	if err := c.st.SuspectAll(ctx); err != nil {
 		return err
 	}
 	l.old, l.known = now, true
-	return f.leaveChain(ctx, l)
+	return c.leaveChain(ctx, l)
 }
 
-// watch searches the bucket again, at most once a digest interval, for another run
+// watch searches the bucket again, at most once per digest interval, for another run
 // that continues the chain or has left it.
-func (f *Flusher) watch(ctx context.Context) {
-	f.mu.Lock()
-	due := time.Since(f.watched) >= min(f.o.DigestInterval, lookMargin)
+func (c *succession) watch(ctx context.Context) {
+	due := time.Since(c.watched) >= min(c.o.DigestInterval, lookMargin)
 	if due {
-		f.watched = time.Now()
+		c.watched = time.Now()
 	}
-	f.mu.Unlock()
-	if !due || !f.claim.watches() {
+	if !due || !c.claim.watches() {
 		return
 	}
-	ch, err := f.st.Chain()
+	ch, err := c.st.Chain()
 	if err != nil {
 		return
 	}
-	if err := f.search(ctx, ch); err != nil && !stopped(ctx, err) {
-		f.log.Debug("other digests were not looked for", zap.Error(err))
+	if err := c.search(ctx, ch); err != nil && !stopped(ctx, err) {
+		c.log.Debug("the bucket was not searched for other digests", zap.Error(err))
 	}
-}
-
-// setTwin notes that another chain of the instance has left this one.
-func (f *Flusher) setTwin(n Name) {
-	f.m.abandoned.Set(1)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.status.Twin == "" {
-		f.status.TwinSince = f.o.Now()
-	}
-	f.status.Twin = n.Chain
 }

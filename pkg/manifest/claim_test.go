@@ -15,6 +15,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // run is a run of the program: it claims the chain, records n uploads and stops in
@@ -75,7 +76,7 @@ func (r *rig) oneOfEach() {
 	r.Helper()
 	seen := map[string]string{}
 	for _, key := range r.bucket.created() {
-		if n, ok := ParseName(key); ok && n.Digest {
+		if n, ok := trail.ParseName(key); ok && n.Digest {
 			id := fmt.Sprintf("%s-%d", n.Chain, n.Sequence)
 			if seen[id] != "" {
 				r.Errorf("%s and %s have one number", seen[id], key)
@@ -112,9 +113,9 @@ func TestAnOldStateBeginsAnotherChain(t *testing.T) {
 					digests, paths := r.trail()
 					r.wantOnceUnordered(paths, want)
 					ch := r.chain()
-					begins := state.BeginsForked
+					begins := archive.BeginsForked
 					if rights == "another host" {
-						begins = state.BeginsHostChanged
+						begins = archive.BeginsHostChanged
 					}
 					if ch.ID == old || ch.Begins != begins {
 						t.Fatalf("the trail goes on in chain %s, begun %s; the state had %s", ch.ID, ch.Begins, old)
@@ -143,7 +144,7 @@ func (r *rig) openOld(rights string) (chain string) {
 		r.bucket.set(noList, nil)
 	case "away at the start":
 		r.bucket.set(func(string, string) error {
-			return state.Classified(state.ClassTransient, "List", errors.New("no route to host"))
+			return archive.Classified(archive.ClassTransient, "List", errors.New("no route to host"))
 		}, nil)
 	}
 	r.begin(state.Report{})
@@ -162,7 +163,7 @@ func (r *rig) openOld(rights string) (chain string) {
 func newestOf(r *rig) string {
 	sha := ""
 	for _, key := range r.bucket.created() {
-		if n, ok := ParseName(key); ok && n.Digest {
+		if n, ok := trail.ParseName(key); ok && n.Digest {
 			sha = hexSHA(r.bucket.objects[key])
 		}
 	}
@@ -175,14 +176,14 @@ func TestAStateCopiedWhileItRanBeginsAnotherChain(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{})
 	r.commit("a", 1)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.commit("b", 2)
 	r.close() // As it is on disk at this moment.
 	r.copyTo("snapshot")
 	r.open()
 	r.begin(state.Report{})
 	r.advance(time.Hour)
-	r.flush(ReasonInterval)
+	r.flush(trail.ReasonInterval)
 	r.close()
 	r.restore("snapshot", "state", "manifests")
 	r.open()
@@ -190,7 +191,7 @@ func TestAStateCopiedWhileItRanBeginsAnotherChain(t *testing.T) {
 	r.advance(time.Hour)
 	r.work("c", 1, false)
 	r.oneOfEach()
-	if ch := r.chain(); ch.Begins != state.BeginsForked {
+	if ch := r.chain(); ch.Begins != archive.BeginsForked {
 		t.Errorf("the chain begins %s, want forked", ch.Begins)
 	}
 }
@@ -198,9 +199,9 @@ func TestAStateCopiedWhileItRanBeginsAnotherChain(t *testing.T) {
 // The index of an old state is as old: every file is asked for.
 func TestTheIndexOfAnOldStateIsDoubted(t *testing.T) {
 	r := newRig(t, nil)
-	rec := state.Record{LocalPath: "/data/f", S3Key: "p/f", Status: state.StatusUploaded, Trigger: archive.TriggerEvent}
+	rec := archive.Record{LocalPath: "/data/f", S3Key: "p/f", Status: archive.StatusUploaded, Trigger: archive.TriggerEvent}
 	r.begin(state.Report{})
-	_, err := r.st.Commit(r.Context(), state.Outcome{Path: "f", Key: "p/f", Entry: &state.Entry{Stored: true, ETag: "1"}, Record: &rec})
+	_, err := r.st.Commit(r.Context(), archive.Outcome{Path: "f", Key: "p/f", Entry: &archive.Entry{Stored: true, ETag: "1"}, Record: &rec})
 	r.must(err)
 	r.work("a", 1, false)
 	r.close()
@@ -210,7 +211,7 @@ func TestTheIndexOfAnOldStateIsDoubted(t *testing.T) {
 	r.restore("backup", "state")
 	r.open()
 	r.begin(state.Report{})
-	if e, ok, err := r.st.Get("f"); err != nil || !ok || !e.Doubted {
+	if e, ok, err := r.st.Get("f"); err != nil || !ok || !e.Suspect {
 		t.Errorf("Get = %+v, %v, %v, want a doubted entry", e, ok, err)
 	}
 }
@@ -226,7 +227,7 @@ func TestARunBeginsWithADigest(t *testing.T) {
 	r.must(r.f.Claim(t.Context()))
 	digests, _ := r.trail()
 	last := digests[len(digests)-1]
-	if last.Reason != ReasonStart || last.NextDigestDue == nil || last.Sequence != before.Sequence {
+	if last.Reason != trail.ReasonStart || last.NextDigestDue == nil || last.Sequence != before.Sequence {
 		t.Errorf("the last digest is %+v, want one of the start that says when the next is due", last)
 	}
 	n := len(r.bucket.asked())
@@ -237,7 +238,7 @@ func TestARunBeginsWithADigest(t *testing.T) {
 	r.work("b", 1, true)
 	r.reopen()
 	r.begin(state.Report{Unclean: true})
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.oneOfEach()
 }
 
@@ -256,7 +257,7 @@ func TestARunThatEndsByItselfBeginsLate(t *testing.T) {
 			}
 			r.begin(state.Report{})
 			skips := r.f.Skips()
-			rec := state.Record{LocalPath: "/data/s", S3Key: "p/s", Status: state.StatusSkipped, Trigger: archive.TriggerSync, Source: "data", Instance: "app-01"}
+			rec := archive.Record{LocalPath: "/data/s", S3Key: "p/s", Status: archive.StatusSkipped, Trigger: archive.TriggerSync, Source: "data", Instance: "app-01"}
 			r.must(skips.Write(t.Context(), rec))
 			ctx, stop := context.WithCancel(t.Context())
 			stop()
@@ -267,7 +268,7 @@ func TestARunThatEndsByItselfBeginsLate(t *testing.T) {
 			starts := 0
 			digests, _ := r.trail()
 			for _, d := range digests[2:] {
-				if d.Reason == ReasonStart {
+				if d.Reason == trail.ReasonStart {
 					starts++
 				}
 			}
@@ -300,13 +301,13 @@ func chainThatWasLeft(t *testing.T, sign Signer) {
 	other.advance(time.Minute)
 	other.begin(state.Report{New: true})
 	other.must(other.f.Claim(t.Context()))
-	other.flush(ReasonFlush)
+	other.flush(trail.ReasonFlush)
 	if got := other.chain().AbandonsChain; got != first {
 		t.Fatalf("the other state leaves %q, want %s", got, first)
 	}
 	r.advance(time.Hour)
 	r.commit("a", 1)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	if st := r.glance(t); st.Chain != first || st.Twin != other.chain().ID || st.TwinSince.IsZero() {
 		t.Errorf("Glance = %+v, want chain %s that %s has left", st, first, other.chain().ID)
 	}
@@ -339,7 +340,7 @@ func TestAnEndedChainIsNotContinued(t *testing.T) {
 	r.must(os.RemoveAll(r.local()))
 	r.open()
 	r.begin(state.Report{})
-	if ch := r.chain(); ch.ID == first || ch.Begins != state.BeginsReconfigured || ch.AbandonsChain != first {
+	if ch := r.chain(); ch.ID == first || ch.Begins != archive.BeginsReconfigured || ch.AbandonsChain != first {
 		t.Errorf("the chain is %+v, want another one than the ended %s", ch, first)
 	}
 }
@@ -350,10 +351,10 @@ func TestAForgedEndEndsNoChain(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{})
 	r.commit("a", 1)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	ch := r.chain()
 	d := mustDigest(t, r.bucket.objects[ch.PrevKey])
-	d.Reason, d.NextDigestDue = ReasonFinal, nil
+	d.Reason, d.NextDigestDue = trail.ReasonFinal, nil
 	data, err := d.Encode()
 	r.must(err)
 	r.bucket.objects[ch.PrevKey] = data
@@ -373,13 +374,13 @@ func TestRecordsBehindAForgedDigestOutliveTheSweep(t *testing.T) {
 		r := newRig(t, func(o *Options) { o.KeepLocal, o.MaxRecords = time.Hour, 2 })
 		r.begin(state.Report{})
 		r.commit("a", 1)
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 		skips := r.f.Skips()
 		for i := range 3 { // Nothing but the manifest holds them.
-			rec := state.Record{LocalPath: fmt.Sprintf("/data/s-%d", i), S3Key: fmt.Sprintf("p/s-%d", i), Status: state.StatusSkipped, Trigger: archive.TriggerSync, Source: "data", Instance: "app-01"}
+			rec := archive.Record{LocalPath: fmt.Sprintf("/data/s-%d", i), S3Key: fmt.Sprintf("p/s-%d", i), Status: archive.StatusSkipped, Trigger: archive.TriggerSync, Source: "data", Instance: "app-01"}
 			r.must(skips.Write(t.Context(), rec))
 		}
-		_, err := r.f.sealAll(t.Context(), ReasonFlush)
+		_, err := r.f.sealAll(t.Context(), trail.ReasonFlush)
 		r.must(err)
 		digest := ""
 		r.bucket.set(func(op, key string) error {
@@ -389,11 +390,11 @@ func TestRecordsBehindAForgedDigestOutliveTheSweep(t *testing.T) {
 			}
 			return nil
 		}, nil)
-		if err := r.f.publish(t.Context()); err == nil {
+		if err := r.f.publisher.publish(t.Context()); err == nil {
 			t.Fatal("publish = nil, want the digest to wait")
 		}
 		r.advance(48 * time.Hour)
-		r.f.sweep()
+		r.f.sweeper.sweep()
 		if lost {
 			for _, name := range r.files() {
 				if strings.HasPrefix(name, "manifest_") {
@@ -403,11 +404,11 @@ func TestRecordsBehindAForgedDigestOutliveTheSweep(t *testing.T) {
 		}
 		r.bucket.set(nil, nil)
 		r.bucket.objects[digest] = []byte("forged")
-		r.flush(ReasonFlush)
-		counts := Counts{}
+		r.flush(trail.ReasonFlush)
+		counts := trail.Counts{}
 		digests, _ := r.trail()
 		for _, d := range digests {
-			counts.plus(d.Counts)
+			counts.Plus(d.Counts)
 		}
 		if counts.Skipped != 3 || counts.Uploaded != 1 {
 			t.Errorf("lost copies %v: the trail counts %+v, want 3 skips and 1 upload", lost, counts)

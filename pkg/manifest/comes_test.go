@@ -9,8 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/restore"
 	"github.com/s3syncd/s3syncd/internal/safefs"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/verify"
+	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // documented is a row of the table in docs/FORMAT.md of what the records of a
@@ -44,41 +47,41 @@ func documentedRows(t *testing.T) (rows []documented) {
 // story is the records of one key, and the object that they come to.
 type story struct {
 	key     string
-	records []state.Record
-	left    *state.Object // nil: none
-	was     state.Object  // the last one that was there
+	records []archive.Record
+	left    *archive.Object // nil: none
+	was     archive.Object  // the last one that was there
 }
 
 // tell makes the records of a row. Each basis of a skip is another story.
-func (d *documented) tell(key string, basis state.Basis, begin time.Time, attempt *uint64) story {
+func (d *documented) tell(key string, basis archive.Basis, begin time.Time, attempt *uint64) story {
 	s := story{key: key}
 	size := int64(len(key))
 	sha := hexSHA([]byte(key))
-	o := state.Object{Key: "p/" + key, Size: size, ETag: "first", Metadata: map[string]string{state.MetaSHA256: sha}, LastModified: begin}
+	o := archive.Object{Key: "p/" + key, Size: size, ETag: "first", Metadata: map[string]string{archive.MetaSHA256: sha}, LastModified: begin}
 	for i, what := range d.records {
 		status, with, _ := strings.Cut(what, " ")
-		r := rec(state.Status(status), key, state.FormatTime(begin.Add(time.Duration(i)*time.Minute)))
+		r := rec(archive.Status(status), key, archive.FormatTime(begin.Add(time.Duration(i)*time.Minute)))
 		*attempt++
-		id := state.ObjectID{Instance: "app-01", Chain: "0a1b2c3d", Attempt: *attempt}.String()
+		id := archive.ObjectID{Instance: "app-01", Chain: "0a1b2c3d", Attempt: *attempt}.String()
 		switch r.Status {
-		case state.StatusUploaded:
-			o.ETag, o.Metadata = fmt.Sprintf("upload %d", i), map[string]string{state.MetaSHA256: sha, state.MetaID: id}
+		case archive.StatusUploaded:
+			o.ETag, o.Metadata = fmt.Sprintf("upload %d", i), map[string]string{archive.MetaSHA256: sha, archive.MetaID: id}
 			s.left = &o
 			r.SizeBytes, r.SHA256, r.ETag, r.Attempt = &size, sha, o.ETag, *attempt
-		case state.StatusSkipped:
+		case archive.StatusSkipped:
 			s.left = &o
 			r.SizeBytes, r.SHA256, r.ETag, r.Basis = &size, sha, o.ETag, basis
-		case state.StatusRekeyed:
+		case archive.StatusRekeyed:
 			r.ReplacedETag = o.ETag
-			o.ETag, o.Metadata = fmt.Sprintf("rekey %d", i), map[string]string{state.MetaSHA256: sha, state.MetaID: id}
+			o.ETag, o.Metadata = fmt.Sprintf("rekey %d", i), map[string]string{archive.MetaSHA256: sha, archive.MetaID: id}
 			s.left = &o
 			r.SizeBytes, r.ETag, r.Attempt = &size, o.ETag, *attempt
-		case state.StatusDeleted:
+		case archive.StatusDeleted:
 			if with != "" {
 				s.left, r.Attempt = nil, *attempt
 			}
-		case state.StatusFailed:
-			r.Error, r.ErrorClass = "open: permission denied", state.ClassFile
+		case archive.StatusFailed:
+			r.Error, r.ErrorClass = "open: permission denied", archive.ClassFile
 		}
 		s.records = append(s.records, r)
 	}
@@ -90,13 +93,13 @@ func (d *documented) tell(key string, basis state.Basis, begin time.Time, attemp
 func TestReadersComeToWhatTheFormatSays(t *testing.T) {
 	rows := documentedRows(t)
 	s := newShelf()
-	var records []state.Record
+	var records []archive.Record
 	want, stories := map[string][]string{}, map[string]story{}
 	attempt := uint64(0)
 	for i, row := range rows {
-		bases := []state.Basis{state.BasisIndex}
+		bases := []archive.Basis{archive.BasisIndex}
 		if slices.Contains(row.records, "skipped") {
-			bases = []state.Basis{state.BasisIndex, state.BasisMetadata, state.BasisETag, state.BasisAttributes}
+			bases = []archive.Basis{archive.BasisIndex, archive.BasisMetadata, archive.BasisETag, archive.BasisAttributes}
 		}
 		for _, basis := range bases {
 			key := fmt.Sprintf("%02d-%s", i, basis)
@@ -111,18 +114,18 @@ func TestReadersComeToWhatTheFormatSays(t *testing.T) {
 			s.set("p/"+key, []byte(key))
 		}
 	}
-	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(ReasonStop), records...)
-	tr := NewTrail(s, "p/")
+	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(trail.ReasonStop), records...)
+	tr := trail.NewTrail(s, "p/")
 	now := trailStart.Add(3 * time.Hour)
 
 	files := map[string]string{}
-	if err := tr.Newest(t.Context(), Query{}, func(h Held) error {
+	if err := tr.Newest(t.Context(), trail.Query{}, func(h trail.Held) error {
 		files[strings.TrimPrefix(h.Record.S3Key, "p/")] = map[bool]string{false: "there", true: "gone"}[h.Gone]
 		return nil
 	}); err != nil {
 		t.Fatal(err)
 	}
-	planned, _, err := s.restore(t, t.TempDir(), func(o *RestoreOptions) { o.DryRun = true })
+	planned, _, err := s.restore(t, t.TempDir(), func(o *restore.Options) { o.DryRun = true })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,13 +135,13 @@ func TestReadersComeToWhatTheFormatSays(t *testing.T) {
 		t.Fatal(err)
 	}
 	root.Pin(id)
-	source := &Verification{}
-	if err := source.CheckSource(t.Context(), tr, root, SourceOptions{Mapper: state.NewMapper("p")}); err != nil {
+	source := &verify.Result{}
+	if err := source.CheckSource(t.Context(), tr, root, verify.SourceOptions{Mapper: archive.NewMapper("p")}); err != nil {
 		t.Fatal(err)
 	}
 	asTold := s.check(t, now, nil)
 	heads, objects := s.heads, s.objects
-	s.heads, s.objects = map[string]state.Object{}, map[string][]byte{}
+	s.heads, s.objects = map[string]archive.Object{}, map[string][]byte{}
 	for key, data := range objects {
 		if strings.Contains(key, "/_manifests/") {
 			s.objects[key] = data
@@ -152,7 +155,7 @@ func TestReadersComeToWhatTheFormatSays(t *testing.T) {
 	for key := range want {
 		o := heads["p/"+key]
 		o.Key, o.ETag, o.Size = "p/"+key, "another", 1
-		o.Metadata = map[string]string{state.MetaID: "app-01/0a1b2c3d/1"}
+		o.Metadata = map[string]string{archive.MetaID: "app-01/0a1b2c3d/1"}
 		s.heads["p/"+key], s.objects["p/"+key] = o, []byte("?")
 	}
 	altered := s.check(t, now, nil)
@@ -162,17 +165,17 @@ func TestReadersComeToWhatTheFormatSays(t *testing.T) {
 		if f, ok := files[key]; ok && (w[0] != "unknown" || f != "gone") {
 			got[0] = f
 		}
-		if planned["p/"+key] == string(FileRestored) {
+		if planned["p/"+key] == string(restore.FileRestored) {
 			got[1] = "restored"
 		}
 		if len(about(source, key)) > 0 {
 			got[2] = "compared"
 		}
 		got[3] = remoteDoes(fmt.Sprint(about(asTold, key)), fmt.Sprint(about(absent, key)), fmt.Sprint(about(altered, key)), fmt.Sprint(about(back, key)))
-		var latest Latest
-		q := HistoryQuery{Match: func(r *state.Record) bool { return r.S3Key == "p/"+key }, Distrust: func(_ string, err error) error { return err }}
+		var latest trail.Latest
+		q := trail.HistoryQuery{Match: func(r *archive.Record) bool { return r.S3Key == "p/"+key }, Distrust: func(_ string, err error) error { return err }}
 		seen := 0
-		if err := tr.History(t.Context(), q, func(it HistoryItem) error { seen++; latest.Add(it); return nil }); err != nil {
+		if err := tr.History(t.Context(), q, func(it trail.HistoryItem) error { seen++; latest.Add(it); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		if latest.OK {

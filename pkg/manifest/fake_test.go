@@ -23,6 +23,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 func TestMain(m *testing.M) {
@@ -60,47 +61,47 @@ func (b *bucket) ask(op, key string) error {
 	return nil
 }
 
-func (b *bucket) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, _ [16]byte, sha [32]byte, _ string) (state.Object, error) {
+func (b *bucket) CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, _ [16]byte, sha [32]byte, _ string) (archive.Object, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := errors.Join(ctx.Err(), b.ask("PUT", key)); err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	data, err := io.ReadAll(body)
 	if err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	if int64(len(data)) != size || sha256.Sum256(data) != sha {
-		return state.Object{}, fmt.Errorf("%s: size or hash differ from the body", key)
+		return archive.Object{}, fmt.Errorf("%s: size or hash differ from the body", key)
 	}
 	if _, ok := b.objects[key]; ok {
-		return state.Object{}, state.ErrPrecondition
+		return archive.Object{}, archive.ErrPrecondition
 	}
 	b.objects[key] = data
 	b.order = append(b.order, key)
 	if b.lose != nil {
-		return state.Object{}, b.lose("PUT", key)
+		return archive.Object{}, b.lose("PUT", key)
 	}
-	return state.Object{Key: key, SSE: b.sse}, nil
+	return archive.Object{Key: key, SSE: b.sse}, nil
 }
 
-func (b *bucket) Get(_ context.Context, key string) (io.ReadCloser, state.Object, error) {
+func (b *bucket) Get(_ context.Context, key string) (io.ReadCloser, archive.Object, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.ask("GET", key); err != nil {
-		return nil, state.Object{}, err
+		return nil, archive.Object{}, err
 	}
 	data, ok := b.objects[key]
 	if !ok {
-		return nil, state.Object{}, fs.ErrNotExist
+		return nil, archive.Object{}, fs.ErrNotExist
 	}
 	if b.body != nil {
-		return io.NopCloser(b.body(key, data)), state.Object{Key: key, Size: int64(len(data)), SSE: b.sse}, nil
+		return io.NopCloser(b.body(key, data)), archive.Object{Key: key, Size: int64(len(data)), SSE: b.sse}, nil
 	}
-	return io.NopCloser(bytes.NewReader(data)), state.Object{Key: key, Size: int64(len(data)), SSE: b.sse}, nil
+	return io.NopCloser(bytes.NewReader(data)), archive.Object{Key: key, Size: int64(len(data)), SSE: b.sse}, nil
 }
 
-func (b *bucket) List(_ context.Context, prefix, after string, fn func(state.Object) error) error {
+func (b *bucket) List(_ context.Context, prefix, after string, fn func(archive.Object) error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.ask("LIST", prefix); err != nil {
@@ -115,7 +116,7 @@ func (b *bucket) List(_ context.Context, prefix, after string, fn func(state.Obj
 	})
 	for _, k := range keys {
 		if strings.HasPrefix(k, prefix) && k > after {
-			if err := fn(state.Object{Key: k, Size: int64(len(b.objects[k])), LastModified: b.modified[k]}); err != nil {
+			if err := fn(archive.Object{Key: k, Size: int64(len(b.objects[k])), LastModified: b.modified[k]}); err != nil {
 				return err
 			}
 		}
@@ -195,9 +196,9 @@ func (r *rig) open() {
 		r.Fatal(err)
 	}
 	o := Options{
-		Source: "data", Instance: "app-01", Bucket: "b", Mapper: state.NewMapper("p"),
+		Source: "data", Instance: "app-01", Bucket: "b", Mapper: archive.NewMapper("p"),
 		FlushInterval: 50 * time.Millisecond, DigestInterval: time.Hour, StopTimeout: 5 * time.Second,
-		MaxRecords: 1000, Layout: LayoutFlat, LocalDir: r.local(), Version: "test", ConfigSHA256: strings.Repeat("0", 64),
+		MaxRecords: 1000, Layout: trail.LayoutFlat, LocalDir: r.local(), Version: "test", ConfigSHA256: strings.Repeat("0", 64),
 		Now: r.clock, Pending: func() (int64, time.Time) { return 0, time.Time{} },
 		Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewPedanticRegistry()),
 	}
@@ -237,8 +238,8 @@ func (r *rig) commit(prefix string, n int) {
 	r.Helper()
 	for i := range n {
 		path := fmt.Sprintf("%s-%d", prefix, i)
-		rec := state.Record{LocalPath: "/data/" + path, S3Key: "p/" + path, Status: state.StatusUploaded, Trigger: archive.TriggerEvent, Source: "data", Instance: "app-01"}
-		if _, err := r.st.Commit(r.Context(), state.Outcome{Path: path, Key: "p/" + path, Record: &rec}); err != nil {
+		rec := archive.Record{LocalPath: "/data/" + path, S3Key: "p/" + path, Status: archive.StatusUploaded, Trigger: archive.TriggerEvent, Source: "data", Instance: "app-01"}
+		if _, err := r.st.Commit(r.Context(), archive.Outcome{Path: path, Key: "p/" + path, Record: &rec}); err != nil {
 			r.Fatal(err)
 		}
 	}
@@ -262,7 +263,7 @@ func (r *rig) glance(t *testing.T) Status {
 	return st
 }
 
-func (r *rig) chain() state.Chain {
+func (r *rig) chain() archive.Chain {
 	r.Helper()
 	ch, err := r.st.Chain()
 	if err != nil {
@@ -274,18 +275,18 @@ func (r *rig) chain() state.Chain {
 // trail checks what is in the bucket as an auditor would: chains without gaps,
 // hashes, names, counts, and ids that increase. It returns the digests in order
 // and the paths that the named manifests list as something else than a skip.
-func (r *rig) trail() (digests []Digest, paths []string) {
+func (r *rig) trail() (digests []trail.Digest, paths []string) {
 	r.Helper()
 	ids := map[string]bool{}
 	prev := map[string]string{}
 	lastID := map[string]uint64{}
 	for _, key := range r.bucket.created() {
-		n, ok := ParseName(key)
+		n, ok := trail.ParseName(key)
 		if !ok || !n.Digest {
 			continue
 		}
 		data := r.bucket.objects[key]
-		d, err := ParseDigest(bytes.NewReader(data))
+		d, err := trail.ParseDigest(bytes.NewReader(data))
 		if err != nil {
 			r.Fatalf("%s: %v", key, err)
 		}
@@ -303,9 +304,9 @@ func (r *rig) trail() (digests []Digest, paths []string) {
 	return digests, paths
 }
 
-func (r *rig) manifests(d *Digest, ids map[string]bool, lastID map[string]uint64) (paths []string) {
+func (r *rig) manifests(d *trail.Digest, ids map[string]bool, lastID map[string]uint64) (paths []string) {
 	r.Helper()
-	var counts Counts
+	var counts trail.Counts
 	for _, m := range d.Manifests {
 		data, ok := r.bucket.objects[m.S3Key]
 		if !ok || hexSHA(data) != m.SHA256 || int64(len(data)) != m.SizeBytes {
@@ -322,8 +323,8 @@ func (r *rig) manifests(d *Digest, ids map[string]bool, lastID map[string]uint64
 				r.Errorf("%s: id %s of chain %s after %d (%v)", m.S3Key, rec.ID, d.Chain, lastID[rec.Chain], err)
 			}
 			lastID[rec.Chain], ids[rec.ID] = number, true
-			counts.add(rec.Status)
-			if rec.Status != state.StatusSkipped {
+			counts.Add(rec.Status)
+			if rec.Status != archive.StatusSkipped {
 				paths = append(paths, rec.S3Key)
 			}
 		}

@@ -11,11 +11,17 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/backoff"
+	"github.com/s3syncd/s3syncd/internal/copies"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/skips"
+	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// nudgeDelay bounds how often nudges look at the state.
+// nudgeDelay bounds how often nudges read the state.
 const nudgeDelay = time.Second
 
 // sealRetry is the longest wait after a seal that failed.
@@ -23,68 +29,32 @@ const sealRetry = time.Minute
 
 // Flusher publishes the audit trail of one source. Its methods are safe for
 // concurrent use. Begin must have returned nil before records are sealed.
+//
+// It drives the parts that do the work: records become documents in sealer,
+// documents become objects in publisher, signing signs them, succession decides
+// which chain they belong to, sweeper removes old copies. Each calls only those
+// before it in New.
 type Flusher struct {
 	st  *state.Source
-	pub Publisher
-	o   Options
+	o   *Options
 	log *zap.Logger
 	m   sourceMetrics
 
-	started time.Time
-	skips   *SkipWriter
-	run     runStart
-	claim   claim
-	local   localCopies
-	remote  remote
-	known   known
+	run       runStart
+	skips     *skips.Writer
+	local     copies.Copies
+	claim     *claim
+	notes     *progress
+	sealer    *sealer
+	chains    *succession
+	beginning *beginning
+	publisher *publisher
+	sweeper   *sweeper
 
-	sealing  sync.Mutex        // held while documents are sealed or the chain changes
-	digestAt time.Time         // when this process last sealed a digest; guarded by sealing
-	counted  map[string]Counts // of the manifests sealed since the last digest, by key; guarded by sealing
-
-	publishing chan struct{}   // a lock that a context can give up on
-	signAgain  time.Time       // when the signer is asked again; guarded by publishing
-	signerDown bool            // it gave no answer; guarded by publishing
-	keyTaken   bool            // something else stands under the public key's name; guarded by publishing
-	occupied   map[string]bool // local digests of whose signature this is true; guarded by publishing
-	unsignable map[string]bool // local digests that the bucket has otherwise; guarded by publishing
-	announced  bool            // the signing key is; guarded by publishing
-	abandoned  chan struct{}   // closed: nothing more is waited for
-	nudged     chan struct{}   // records grew
-	woken      chan struct{}   // documents were sealed, or a retry is worthwhile
-
-	mu         sync.Mutex
-	status     Status
-	logged     time.Time // when the last failure was logged
-	swept      time.Time
-	signLogged time.Time // when it was last logged that digests are not signed
-	watched    time.Time // when the bucket was last searched for other runs
-}
-
-// Status is what a Flusher is doing, for people.
-type Status struct {
-	Chain       string
-	Sequence    uint64    // of the last sealed digest, 0: none
-	Unpublished int64     // records
-	Outbox      int       // sealed documents that wait
-	LastAck     time.Time // of a manifest or digest, by this process; zero: none yet
-	Manifest    string    // key of the last manifest that this process published, "": none yet
-	ManifestAt  time.Time // when it was acknowledged
-	Digest      string    // key of the last sealed digest, "": none in this chain
-	DigestAt    time.Time // end of what it covers
-	DigestHash  string    // SHA-256 of the last sealed digest's stored bytes, hex, "": none in this chain
-	Twin        string    // another chain of the instance that has left this one, "": none
-	TwinSince   time.Time // when that was seen
-	Signing     bool      // digests are signed
-	Unsigned    int       // published digests that had no signature yet when it was last tried
-	// UnsignedSince is when the oldest of them was sealed, and SignErr why it is not
-	// signed; zero and nil: none waits.
-	UnsignedSince time.Time
-	SignErr       error
-	RequestSince  time.Time // when publishing began, or last went on; zero: nothing is being published
-	Err           error     // why publishing does not go on; nil: it does
-	Since         time.Time // when Err was first seen
-	Tried         time.Time // when it was last seen
+	abandon   sync.Once
+	abandoned chan struct{} // closed: nothing more is waited for
+	nudged    chan struct{} // records were added
+	woken     chan struct{} // documents were sealed, or a retry is worthwhile
 }
 
 // New returns a Flusher over the records of st. It makes the local directory
@@ -93,25 +63,42 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("manifests of %q: %w", o.Source, err)
 	}
-	if err := safefs.MkdirAll(o.LocalDir, dirMode); err != nil {
+	if err := safefs.MkdirAll(o.LocalDir, copies.DirMode); err != nil {
 		return nil, fmt.Errorf("manifests of %s: %w", o.Source, err)
 	}
 	f := &Flusher{
-		st: st, pub: pub, o: o, log: o.Log.With(zap.String("source", o.Source)),
-		m: o.Metrics.source(o.Source), started: o.Now(),
-		counted: map[string]Counts{}, unsignable: map[string]bool{}, occupied: map[string]bool{}, publishing: make(chan struct{}, 1), abandoned: make(chan struct{}), nudged: make(chan struct{}, 1), woken: make(chan struct{}, 1),
+		st: st, o: &o, log: o.Log.With(zap.String("source", o.Source)), m: o.Metrics.source(o.Source), claim: &claim{},
+		abandoned: make(chan struct{}), nudged: make(chan struct{}, 1), woken: make(chan struct{}, 1),
 	}
-	trail := o.Mapper.TrailPrefix()
-	f.local = localCopies{st: st, dir: o.LocalDir, trail: trail, source: o.Source, instance: o.Instance, log: f.log}
-	f.remote = remote{pub: pub, trail: trail, instance: o.Instance}
-	f.known = known{local: f.local, remote: f.remote, log: f.log}
+	root := o.Mapper.TrailPrefix()
+	f.local = copies.Copies{St: st, Dir: o.LocalDir, Trail: root, Source: o.Source, Instance: o.Instance, Log: f.log}
+	bucket := surveypkg.Bucket{Pub: pub, Trail: root, Instance: o.Instance}
+	host := known{local: f.local, remote: bucket, log: f.log}
 	for _, s := range []Signer{o.Sign, o.SignBefore} {
 		if s != nil {
-			f.known.keys = append(f.known.keys, s)
+			host.keys = append(host.keys, s)
 		}
 	}
-	f.skips = newSkipWriter(st, o.LocalDir, o.MaxRecords, f.Nudge)
-	if err := f.local.removeTemporary(); err != nil {
+	f.skips = skips.New(st, o.LocalDir, o.MaxRecords, f.Nudge)
+	f.notes = &progress{m: f.m, log: f.log, now: o.Now}
+	f.sealer = &sealer{
+		st: st, o: f.o, log: f.log, m: f.m, local: f.local, remote: bucket, skips: f.skips, claim: f.claim,
+		started: o.Now(), counted: map[string]trail.Counts{},
+	}
+	f.chains = &succession{
+		st: st, o: f.o, log: f.log, m: f.m, local: f.local, remote: bucket, known: host, skips: f.skips, claim: f.claim,
+		sealer: f.sealer, notes: f.notes,
+	}
+	f.beginning = &beginning{st: st, o: f.o, log: f.log, local: f.local, remote: bucket, known: host, claim: f.claim, chains: f.chains}
+	f.publisher = &publisher{
+		st: st, o: f.o, pub: pub, m: f.m, local: f.local, remote: bucket, claim: f.claim, chains: f.chains, notes: f.notes, lock: make(chan struct{}, 1),
+		signing: &signing{
+			st: st, o: f.o, pub: pub, log: f.log, local: f.local, remote: bucket, notes: f.notes,
+			unsignable: map[string]bool{}, occupied: map[string]bool{},
+		},
+	}
+	f.sweeper = &sweeper{st: st, o: f.o, log: f.log, local: f.local, sealer: f.sealer}
+	if err := f.local.RemoveTemporary(); err != nil {
 		return nil, fmt.Errorf("manifests of %s: %w", o.Source, err)
 	}
 	ch, err := st.Chain()
@@ -120,12 +107,12 @@ func New(st *state.Source, pub Publisher, o Options) (*Flusher, error) {
 	}
 	f.run = runStart{chain: ch.ID, sequence: ch.Sequence, manifests: len(ch.Manifests)}
 	f.m.last.Set(seconds(ch.LastDigest))
-	f.gauges(ch)
+	f.m.gauges(ch)
 	return f, nil
 }
 
 // Skips returns the writer of streamed skips, the same one each time.
-func (f *Flusher) Skips() *SkipWriter { return f.skips }
+func (f *Flusher) Skips() *skips.Writer { return f.skips }
 
 // Nudge says that records were added. It never blocks.
 func (f *Flusher) Nudge() { signal(f.nudged) }
@@ -136,15 +123,7 @@ func (f *Flusher) Retry() { signal(f.woken) }
 // Abandon cuts what Run still waits for, once its ctx has ended, as StopTimeout
 // does: documents that are not acknowledged stay in the outbox. It never blocks
 // and may be called more than once.
-func (f *Flusher) Abandon() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	select {
-	case <-f.abandoned:
-	default:
-		close(f.abandoned)
-	}
-}
+func (f *Flusher) Abandon() { f.abandon.Do(func() { close(f.abandoned) }) }
 
 func signal(c chan struct{}) {
 	select {
@@ -161,9 +140,7 @@ func (f *Flusher) Glance() (Status, error) {
 	if err != nil {
 		return Status{}, fmt.Errorf("read chain of %s: %w", f.o.Source, err)
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s := f.status
+	s := f.notes.current()
 	s.Chain, s.Unpublished, s.Sequence = ch.ID, ch.Unpublished, max(ch.Sequence, 1)-1
 	s.Digest, s.DigestAt, s.DigestHash = ch.PrevKey, ch.LastDigest, ch.PrevSHA256
 	s.Signing = f.o.Sign != nil
@@ -172,7 +149,19 @@ func (f *Flusher) Glance() (Status, error) {
 
 // Close drops skips that were not sealed. The Flusher must not be used after it.
 func (f *Flusher) Close() error {
-	_, err := f.skips.discard()
+	_, err := f.skips.Discard()
+	return err
+}
+
+// PublishConfig seals canonical, the effective configuration without secrets,
+// as the configuration object of its SHA-256 in hex, unless it is the one that
+// was sealed last. It makes no request: the object is published in order with
+// the rest of the trail.
+func (f *Flusher) PublishConfig(ctx context.Context, canonical []byte, sha string) error {
+	sealed, err := f.sealer.sealConfig(ctx, canonical, sha)
+	if sealed {
+		f.Retry()
+	}
 	return err
 }
 
@@ -213,7 +202,7 @@ func (f *Flusher) Run(ctx context.Context) error {
 		}
 	})
 	defer func() { cut(); hurry.Wait() }()
-	_, err = f.sealAll(context.WithoutCancel(ctx), ReasonStop)
+	_, err = f.sealAll(context.WithoutCancel(ctx), trail.ReasonStop)
 	wg.Wait()
 	if err != nil {
 		return err
@@ -231,13 +220,13 @@ func (f *Flusher) publishEnd(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err = f.publish(ctx); err == nil {
+		if err = f.publisher.publish(ctx); err == nil {
 			after, err := f.st.Chain()
 			if err != nil || after.ID == before.ID {
 				return err
 			}
 			// The chain was given up on the way: its records are in the next one.
-			if _, err := f.sealAll(ctx, ReasonStop); err != nil {
+			if _, err := f.sealAll(ctx, trail.ReasonStop); err != nil {
 				return err
 			}
 			continue
@@ -245,8 +234,8 @@ func (f *Flusher) publishEnd(ctx context.Context) error {
 		if errors.Is(err, ErrNotYet) { // Nobody asks any more.
 			return err
 		}
-		c := state.ClassOf(err)
-		if !c.Passes() || !pause(ctx, backoff(n, c)) {
+		c := archive.ClassOf(err)
+		if !c.Passes() || !backoff.Pause(ctx, backoff.Jittered(n, c)) {
 			return err
 		}
 	}
@@ -263,15 +252,15 @@ func (f *Flusher) Flush(ctx context.Context, reason string) error {
 		if err != nil {
 			return err
 		}
-		if err := f.publishUntil(ctx); err != nil {
+		if err := f.publisher.publishUntil(ctx); err != nil {
 			return fmt.Errorf("flush %s: %w", f.o.Source, err)
 		}
-		f.sweep()
+		f.sweeper.sweep()
 		ch, err := f.st.Chain()
 		if err != nil {
 			return fmt.Errorf("read chain of %s: %w", f.o.Source, err)
 		}
-		f.gauges(ch)
+		f.m.gauges(ch)
 		if ch.ID == chain {
 			return nil
 		}
@@ -281,14 +270,14 @@ func (f *Flusher) Flush(ctx context.Context, reason string) error {
 // CloseChain ends the chain with a final digest and returns once it is
 // acknowledged: its source has left the configuration or the host. A later
 // Begin begins another chain.
-func (f *Flusher) CloseChain(ctx context.Context) error { return f.Flush(ctx, ReasonFinal) }
+func (f *Flusher) CloseChain(ctx context.Context) error { return f.Flush(ctx, trail.ReasonFinal) }
 
 // sealAll seals all records and a digest, where one would say something, and
 // returns the chain that they are in.
 func (f *Flusher) sealAll(ctx context.Context, reason string) (chain string, err error) {
-	f.sealing.Lock()
-	defer f.sealing.Unlock()
-	if err := f.sealRecords(ctx); err != nil {
+	f.sealer.mu.Lock()
+	defer f.sealer.mu.Unlock()
+	if err := f.sealer.sealRecords(ctx); err != nil {
 		return "", err
 	}
 	ch, err := f.st.Chain()
@@ -298,11 +287,11 @@ func (f *Flusher) sealAll(ctx context.Context, reason string) (chain string, err
 	if !digestWanted(ch, reason) {
 		return ch.ID, nil
 	}
-	var extra []state.Note
-	if reason == ReasonStop {
-		extra = append(extra, state.Note{Kind: state.NoteCleanStop, Time: f.o.Now()})
+	var extra []archive.Note
+	if reason == trail.ReasonStop {
+		extra = append(extra, archive.Note{Kind: archive.NoteCleanStop, Time: f.o.Now()})
 	}
-	return ch.ID, f.sealDigest(ctx, reason, extra...)
+	return ch.ID, f.chains.sealDigest(ctx, reason, extra...)
 }
 
 // sealLoop seals until ctx ends. The first digest may wait for first.
@@ -341,24 +330,24 @@ func (f *Flusher) sealLoop(ctx, work context.Context, first time.Duration) {
 // tick seals what there is, and a digest that is due, and returns when the next
 // one is.
 func (f *Flusher) tick(ctx context.Context, due time.Time) (time.Time, error) {
-	defer f.sweep()
-	if err := f.seal(ctx); err != nil {
+	defer f.sweeper.sweep()
+	if err := f.sealer.seal(ctx); err != nil {
 		return due, err
 	}
-	f.sealing.Lock()
-	defer f.sealing.Unlock()
-	due = later(due, f.digestAt.Add(f.o.DigestInterval))
+	f.sealer.mu.Lock()
+	defer f.sealer.mu.Unlock()
+	due = later(due, f.sealer.digestAt.Add(f.o.DigestInterval))
 	if !time.Now().Before(due) {
-		if err := f.sealDigest(ctx, ReasonInterval); err != nil {
+		if err := f.chains.sealDigest(ctx, trail.ReasonInterval); err != nil {
 			return due, err
 		}
-		due = f.digestAt.Add(f.o.DigestInterval)
+		due = f.sealer.digestAt.Add(f.o.DigestInterval)
 	}
 	ch, err := f.st.Chain()
 	if err != nil {
 		return due, err
 	}
-	f.gauges(ch)
+	f.m.gauges(ch)
 	box, err := f.st.Outbox()
 	if len(box) > 0 {
 		f.Retry()
@@ -372,21 +361,16 @@ func (f *Flusher) sealFull(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.gauges(ch)
-	stored := int64(ch.NextRecord) - 1 - int64(ch.SealedTo) - f.skips.unused()
-	if max(stored, f.skips.lines()) < int64(f.o.MaxRecords) {
+	f.m.gauges(ch)
+	stored := int64(ch.NextRecord) - 1 - int64(ch.SealedTo) - f.skips.Unused()
+	if max(stored, f.skips.Lines()) < int64(f.o.MaxRecords) {
 		return nil
 	}
-	if err := f.seal(ctx); err != nil {
+	if err := f.sealer.seal(ctx); err != nil {
 		return err
 	}
 	f.Retry()
 	return nil
-}
-
-func (f *Flusher) gauges(ch state.Chain) {
-	f.m.unpublished.Set(float64(ch.Unpublished))
-	f.m.sequence.Set(float64(max(ch.Sequence, 1) - 1))
 }
 
 // untilTick returns how long the seal loop sleeps: until the interval's next
@@ -413,23 +397,11 @@ func nextTick(now time.Time, interval time.Duration, instance string) time.Durat
 
 // digestWait returns how long the next digest may wait at a start. A clock that
 // has stepped makes it neither negative nor longer than the interval.
-func digestWait(ch state.Chain, interval time.Duration, now time.Time) time.Duration {
+func digestWait(ch archive.Chain, interval time.Duration, now time.Time) time.Duration {
 	if ch.PrevKey == "" {
 		return 0
 	}
 	return min(max(ch.LastDigest.Add(interval).Sub(now), 0), interval)
-}
-
-// pause waits and reports whether ctx allowed it.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
 
 // stopped reports whether err only says that ctx ended.

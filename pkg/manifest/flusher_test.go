@@ -18,18 +18,21 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/s3syncd/s3syncd/internal/backoff"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 func TestFlushPublishesManifestsThenTheirDigest(t *testing.T) {
-	for _, layout := range []Layout{LayoutFlat, LayoutHive} {
+	for _, layout := range []trail.Layout{trail.LayoutFlat, trail.LayoutHive} {
 		t.Run(string(layout), func(t *testing.T) {
 			r := newRig(t, func(o *Options) { o.Layout, o.MaxRecords = layout, 10 })
 			r.begin(state.Report{New: true})
 			r.commit("a", 25)
-			r.flush(ReasonFlush)
+			r.flush(trail.ReasonFlush)
 			digests, paths := r.trail()
-			if len(digests) != 1 || digests[0].Begins != state.BeginsNew || digests[0].Reason != ReasonFlush || len(digests[0].Manifests) != 3 {
+			if len(digests) != 1 || digests[0].Begins != archive.BeginsNew || digests[0].Reason != trail.ReasonFlush || len(digests[0].Manifests) != 3 {
 				t.Fatalf("digests = %+v, want one that begins new with three manifests", digests)
 			}
 			r.wantOnce(paths, map[string]int{"a": 25}, "a")
@@ -52,12 +55,12 @@ func TestFlushWithoutNewsMakesNoRequest(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{New: true})
 	r.commit("a", 1)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	before := len(r.bucket.asked())
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.reopen()
 	r.begin(state.Report{})
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	for _, got := range r.bucket.asked()[before:] {
 		if !strings.HasPrefix(got, "LIST ") { // A start asks whether the state is an old copy.
 			t.Errorf("request %s, want none", got)
@@ -68,11 +71,11 @@ func TestFlushWithoutNewsMakesNoRequest(t *testing.T) {
 func TestStopAlwaysSaysSo(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{New: true})
-	r.flush(ReasonFlush)
-	r.flush(ReasonStop)
+	r.flush(trail.ReasonFlush)
+	r.flush(trail.ReasonStop)
 	digests, _ := r.trail()
 	last := digests[len(digests)-1]
-	if last.Reason != ReasonStop || last.NextDigestDue != nil || len(last.Events) != 1 || last.Events[0].Kind != state.NoteCleanStop {
+	if last.Reason != trail.ReasonStop || last.NextDigestDue != nil || len(last.Events) != 1 || last.Events[0].Kind != archive.NoteCleanStop {
 		t.Errorf("last digest = %+v, want a clean stop", last)
 	}
 	if first := digests[0]; deref(first.NextDigestDue) != "2026-01-20T11:30:00Z" {
@@ -86,13 +89,13 @@ func TestNamesStandStillForAMinute(t *testing.T) {
 	for _, step := range []time.Duration{0, -30 * time.Second, time.Second, 72 * time.Hour} {
 		r.advance(step)
 		r.commit("x"+step.String(), 1)
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 	}
 	created := r.bucket.created()
-	var last Name
+	var last trail.Name
 	for _, key := range created {
-		n, ok := ParseName(key)
-		if !ok || n.Time.Before(last.Time) || !last.before(n) {
+		n, ok := trail.ParseName(key)
+		if !ok || n.Time.Before(last.Time) || !last.Before(n) {
 			t.Errorf("%s does not follow %s", key, last)
 		}
 		last = n
@@ -116,16 +119,16 @@ func TestEveryCutEndsInOneRecordEach(t *testing.T) {
 		}
 	}
 	try := func(r *rig) {
-		_, err := r.f.sealAll(r.Context(), ReasonFlush)
+		_, err := r.f.sealAll(r.Context(), trail.ReasonFlush)
 		r.must(err)
-		if err := r.f.publish(r.Context()); !errors.Is(err, boom) {
+		if err := r.f.publisher.publish(r.Context()); !errors.Is(err, boom) {
 			r.Fatalf("publish = %v, want %v", err, boom)
 		}
 	}
 	cuts := map[string]func(r *rig){
 		"before anything":      func(*rig) {},
-		"records sealed":       func(r *rig) { r.must(r.f.seal(r.Context())) },
-		"digest sealed":        func(r *rig) { _, err := r.f.sealAll(r.Context(), ReasonFlush); r.must(err) },
+		"records sealed":       func(r *rig) { r.must(r.f.sealer.seal(r.Context())) },
+		"digest sealed":        func(r *rig) { _, err := r.f.sealAll(r.Context(), trail.ReasonFlush); r.must(err) },
 		"manifest PUT refused": func(r *rig) { r.bucket.set(putFails("manifest_"), nil); try(r) },
 		"digest PUT refused":   func(r *rig) { r.bucket.set(putFails("digest_"), nil); try(r) },
 		"manifest PUT without an answer": func(r *rig) {
@@ -149,12 +152,12 @@ func TestEveryCutEndsInOneRecordEach(t *testing.T) {
 		},
 		"a manifest file without its transaction": func(r *rig) {
 			ch := r.chain()
-			r.orphan(Name{Time: r.clock(), Instance: "app-01", Chain: ch.ID, Sequence: ch.Sequence, N: 1})
+			r.orphan(trail.Name{Time: r.clock(), Instance: "app-01", Chain: ch.ID, Sequence: ch.Sequence, N: 1})
 		},
 		"a digest file without its transaction": func(r *rig) {
-			r.must(r.f.seal(r.Context()))
+			r.must(r.f.sealer.seal(r.Context()))
 			ch := r.chain()
-			r.orphan(Name{Digest: true, Time: r.clock(), Instance: "app-01", Chain: ch.ID, Sequence: ch.Sequence})
+			r.orphan(trail.Name{Digest: true, Time: r.clock(), Instance: "app-01", Chain: ch.ID, Sequence: ch.Sequence})
 		},
 	}
 	for name, cut := range cuts {
@@ -162,7 +165,7 @@ func TestEveryCutEndsInOneRecordEach(t *testing.T) {
 			r := newRig(t, func(o *Options) { o.MaxRecords = 4 })
 			r.begin(state.Report{New: true})
 			r.commit("a", 3)
-			r.flush(ReasonFlush)
+			r.flush(trail.ReasonFlush)
 			r.advance(time.Minute)
 			r.commit("b", 6)
 			cut(r)
@@ -171,7 +174,7 @@ func TestEveryCutEndsInOneRecordEach(t *testing.T) {
 			r.reopen()
 			r.begin(state.Report{Unclean: true})
 			r.commit("c", 2)
-			r.flush(ReasonStop)
+			r.flush(trail.ReasonStop)
 			digests, paths := r.trail()
 			r.wantOnce(paths, map[string]int{"a": 3, "b": 6, "c": 2}, "a", "b", "c")
 			for _, d := range digests {
@@ -193,7 +196,7 @@ func (r *rig) must(err error) {
 	}
 }
 
-func (r *rig) orphan(n Name) {
+func (r *rig) orphan(n trail.Name) {
 	r.Helper()
 	r.must(os.WriteFile(filepath.Join(r.local(), n.Path()), []byte("[\n]\n"), 0o600))
 }
@@ -204,19 +207,19 @@ func TestAnotherDocumentUnderOurKeyForksTheChain(t *testing.T) {
 			r := newRig(t, func(o *Options) { o.MaxRecords = 2 })
 			r.begin(state.Report{New: true})
 			r.commit("a", 2)
-			r.flush(ReasonFlush)
+			r.flush(trail.ReasonFlush)
 			old := r.chain()
 			r.commit("b", 5)
-			_, err := r.f.sealAll(t.Context(), ReasonFlush)
+			_, err := r.f.sealAll(t.Context(), trail.ReasonFlush)
 			r.must(err)
 			box, err := r.st.Outbox()
 			r.must(err)
-			i := slices.IndexFunc(box, func(d state.Doc) bool { return strings.Contains(d.Key, kind) })
+			i := slices.IndexFunc(box, func(d archive.Doc) bool { return strings.Contains(d.Key, kind) })
 			foreign := []byte("foreign")
 			r.bucket.objects[box[i].Key] = foreign
 			r.commit("c", 1)
 			r.advance(time.Second)
-			r.flush(ReasonFlush)
+			r.flush(trail.ReasonFlush)
 
 			digests, paths := r.trail()
 			r.wantOnceUnordered(paths, map[string]int{"a": 2, "b": 5, "c": 1})
@@ -225,10 +228,10 @@ func TestAnotherDocumentUnderOurKeyForksTheChain(t *testing.T) {
 			if kind == "digest_" {
 				head = hexSHA(foreign)
 			}
-			if last.Chain == old.ID || last.Begins != state.BeginsForked || last.AbandonsChain != old.ID || last.AbandonsDigestSHA256 != head {
+			if last.Chain == old.ID || last.Begins != archive.BeginsForked || last.AbandonsChain != old.ID || last.AbandonsDigestSHA256 != head {
 				t.Errorf("last digest = %+v, want one that forked from %s at %s", last, old.ID, head)
 			}
-			if len(last.Events) != 1 || last.Events[0].Kind != state.NoteGap {
+			if len(last.Events) != 1 || last.Events[0].Kind != archive.NoteGap {
 				t.Errorf("events = %+v, want the gap", last.Events)
 			}
 			if !bytes.Equal(r.bucket.objects[box[i].Key], foreign) {
@@ -258,17 +261,17 @@ func (r *rig) wantOnceUnordered(paths []string, committed map[string]int) {
 }
 
 func TestALostManifestIsMadeAgain(t *testing.T) {
-	for _, layout := range []Layout{LayoutFlat, LayoutHive} {
+	for _, layout := range []trail.Layout{trail.LayoutFlat, trail.LayoutHive} {
 		r := newRig(t, func(o *Options) { o.MaxRecords, o.Layout = 2, layout })
 		r.begin(state.Report{New: true})
 		r.commit("a", 5)
-		_, err := r.f.sealAll(t.Context(), ReasonFlush)
+		_, err := r.f.sealAll(t.Context(), trail.ReasonFlush)
 		r.must(err)
 		box, err := r.st.Outbox()
 		r.must(err)
 		r.must(os.Remove(box[0].File))
 		r.must(os.WriteFile(box[1].File, []byte("[\n]\n"), 0o600))
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 		digests, paths := r.trail()
 		r.wantOnce(paths, map[string]int{"a": 5}, "a")
 		if len(digests) != 1 {
@@ -281,15 +284,15 @@ func TestALostDigestBeginsAnotherChain(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{New: true})
 	r.commit("a", 5)
-	_, err := r.f.sealAll(t.Context(), ReasonFlush)
+	_, err := r.f.sealAll(t.Context(), trail.ReasonFlush)
 	r.must(err)
 	box, err := r.st.Outbox()
 	r.must(err)
 	r.must(os.Remove(box[1].File))
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	digests, paths := r.trail()
 	r.wantOnce(paths, map[string]int{"a": 5}, "a")
-	if len(digests) != 1 || digests[0].Begins != state.BeginsStateLost || digests[0].AbandonsChain == digests[0].Chain {
+	if len(digests) != 1 || digests[0].Begins != archive.BeginsStateLost || digests[0].AbandonsChain == digests[0].Chain {
 		t.Errorf("digests = %+v, want one of a chain that says state-lost", digests)
 	}
 }
@@ -310,10 +313,10 @@ func TestAPlaintextTwinIsNoSuccess(t *testing.T) {
 		r.bucket.sse = "aws:kms" // The server has been mended.
 		return nil
 	})
-	r.must(r.f.Flush(t.Context(), ReasonFlush))
+	r.must(r.f.Flush(t.Context(), trail.ReasonFlush))
 	after, err := r.st.Chain()
 	r.must(err)
-	if after.ID == before.ID || after.Begins != state.BeginsForked || after.AbandonsChain != before.ID {
+	if after.ID == before.ID || after.Begins != archive.BeginsForked || after.AbandonsChain != before.ID {
 		t.Errorf("the trail goes on in chain %+v, want another that leaves %s", after, before.ID)
 	}
 	if after.Unpublished != 0 {
@@ -335,7 +338,7 @@ func TestRunKeepsOrderOverAnOutage(t *testing.T) {
 	down.Store(true)
 	r.bucket.set(func(string, string) error {
 		if down.Load() {
-			return state.Classified(state.ClassTransient, "PutObject", errors.New("connection refused"))
+			return archive.Classified(archive.ClassTransient, "PutObject", errors.New("connection refused"))
 		}
 		return nil
 	}, nil)
@@ -360,14 +363,14 @@ func TestRunKeepsOrderOverAnOutage(t *testing.T) {
 	r.must(<-done)
 	digests, paths := r.trail()
 	r.wantOnce(paths, want, order...)
-	if last := digests[len(digests)-1]; last.Reason != ReasonStop {
+	if last := digests[len(digests)-1]; last.Reason != trail.ReasonStop {
 		t.Errorf("last reason = %s, want stop", last.Reason)
 	}
 	created := r.bucket.created()
-	var last Name
+	var last trail.Name
 	for _, key := range created {
-		n, _ := ParseName(key)
-		if !last.before(n) {
+		n, _ := trail.ParseName(key)
+		if !last.Before(n) {
 			t.Errorf("%s was published after %s", key, last)
 		}
 		last = n
@@ -398,12 +401,12 @@ func TestAWaitForTheCanaryIsNoFailure(t *testing.T) {
 	var asked atomic.Int64
 	r.bucket.set(func(op, _ string) error {
 		if op == "PUT" && asked.Add(1) == 1 {
-			return state.Classified(state.ClassTransient, "publish", ErrNotYet)
+			return archive.Classified(archive.ClassTransient, "publish", ErrNotYet)
 		}
 		return nil
 	}, nil)
 	r.commit("a", 3)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	if asked.Load() < 2 {
 		t.Errorf("asked %d times, want again after the first", asked.Load())
 	}
@@ -432,7 +435,7 @@ func TestGlanceSaysSinceWhenARequestHasNoAnswer(t *testing.T) {
 	r.commit("a", 3)
 	begin := time.Now()
 	done := make(chan error, 1)
-	go func() { done <- r.f.Flush(t.Context(), ReasonFlush) }()
+	go func() { done <- r.f.Flush(t.Context(), trail.ReasonFlush) }()
 	<-asked
 	st, err := r.f.Glance()
 	r.must(err)
@@ -449,7 +452,7 @@ func TestGlanceSaysSinceWhenARequestHasNoAnswer(t *testing.T) {
 func TestAStopDoesNotWaitForADestinationThatNobodyAsksAnyMore(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.StopTimeout = time.Hour })
 	r.begin(state.Report{New: true})
-	r.bucket.set(func(string, string) error { return state.Classified(state.ClassTransient, "publish", ErrNotYet) }, nil)
+	r.bucket.set(func(string, string) error { return archive.Classified(archive.ClassTransient, "publish", ErrNotYet) }, nil)
 	r.commit("a", 3)
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
@@ -464,7 +467,7 @@ func TestAStopDoesNotWaitForADestinationThatNobodyAsksAnyMore(t *testing.T) {
 	r.bucket.set(nil, nil)
 	r.reopen()
 	r.begin(state.Report{})
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	_, paths := r.trail()
 	r.wantOnce(paths, map[string]int{"a": 3}, "a")
 }
@@ -475,7 +478,7 @@ func TestAnAbandonedStopDoesNotWaitForTheOutage(t *testing.T) {
 	tried := make(chan struct{}, 1)
 	r.bucket.set(func(string, string) error {
 		signal(tried)
-		return state.Classified(state.ClassTransient, "PutObject", errors.New("down"))
+		return archive.Classified(archive.ClassTransient, "PutObject", errors.New("down"))
 	}, nil)
 	r.commit("a", 3)
 	ctx, stop := context.WithCancel(t.Context())
@@ -494,7 +497,7 @@ func TestAnAbandonedStopDoesNotWaitForTheOutage(t *testing.T) {
 	r.bucket.set(nil, nil)
 	r.reopen()
 	r.begin(state.Report{})
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	_, paths := r.trail()
 	r.wantOnce(paths, map[string]int{"a": 3}, "a")
 }
@@ -510,10 +513,10 @@ func TestStopInAnOutageLeavesTheOutbox(t *testing.T) {
 	r.bucket.set(nil, nil)
 	r.reopen()
 	r.begin(state.Report{})
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	digests, paths := r.trail()
 	r.wantOnce(paths, map[string]int{"a": 3}, "a")
-	if len(digests) != 2 || digests[0].Reason != ReasonStart || digests[1].Reason != ReasonStop {
+	if len(digests) != 2 || digests[0].Reason != trail.ReasonStart || digests[1].Reason != trail.ReasonStop {
 		t.Errorf("digests = %+v, want the one of the start and the one of the stop", digests)
 	}
 }
@@ -532,7 +535,7 @@ func TestBeginSaysWhy(t *testing.T) {
 		other.reopen()
 		other.begin(state.Report{New: true})
 		other.commit("old", 1)
-		other.flush(ReasonFlush)
+		other.flush(trail.ReasonFlush)
 		return other.chain().ID
 	}
 	denied := func(string, string) error { return fs.ErrPermission }
@@ -542,17 +545,17 @@ func TestBeginSaysWhy(t *testing.T) {
 		fault    func(op, key string) error
 		report   state.Report
 		opt      func(*Options)
-		want     state.Begins
+		want     archive.Begins
 		wantNote bool
 	}{
-		"an empty bucket":          {report: state.Report{New: true}, want: state.BeginsNew},
-		"an older chain":           {prepare: old, report: state.Report{New: true}, want: state.BeginsStateLost},
-		"a damaged state":          {report: state.Report{SetAside: "x"}, want: state.BeginsStateLost},
-		"no right to list":         {fault: denied, report: state.Report{New: true}, want: state.BeginsUnknown},
-		"an outage":                {fault: down, report: state.Report{New: true}, want: state.BeginsUnknown, wantNote: true},
-		"another bucket before":    {opt: func(o *Options) { o.Before = "archived to s3://b/old before" }, want: state.BeginsReconfigured},
-		"moved to an older prefix": {prepare: old, opt: func(o *Options) { o.Before = "archived to s3://b/old before" }, want: state.BeginsStateLost},
-		"another instance's chain": {prepare: func(r *rig) string { old(r); return "" }, opt: func(o *Options) { o.Instance = "app-02" }, want: state.BeginsNew},
+		"an empty bucket":          {report: state.Report{New: true}, want: archive.BeginsNew},
+		"an older chain":           {prepare: old, report: state.Report{New: true}, want: archive.BeginsStateLost},
+		"a damaged state":          {report: state.Report{SetAside: "x"}, want: archive.BeginsStateLost},
+		"no right to list":         {fault: denied, report: state.Report{New: true}, want: archive.BeginsUnknown},
+		"an outage":                {fault: down, report: state.Report{New: true}, want: archive.BeginsUnknown, wantNote: true},
+		"another bucket before":    {opt: func(o *Options) { o.Before = "archived to s3://b/old before" }, want: archive.BeginsReconfigured},
+		"moved to an older prefix": {prepare: old, opt: func(o *Options) { o.Before = "archived to s3://b/old before" }, want: archive.BeginsStateLost},
+		"another instance's chain": {prepare: func(r *rig) string { old(r); return "" }, opt: func(o *Options) { o.Instance = "app-02" }, want: archive.BeginsNew},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, row.opt)
@@ -563,11 +566,11 @@ func TestBeginSaysWhy(t *testing.T) {
 			r.bucket.set(row.fault, nil)
 			r.begin(row.report)
 			ch := r.chain()
-			if ch.Begins != row.want || ch.AbandonsChain != abandons || (abandons != "") != (ch.AbandonsSHA256 != "") || !chainPattern.MatchString(ch.ID) {
+			if ch.Begins != row.want || ch.AbandonsChain != abandons || (abandons != "") != (ch.AbandonsSHA256 != "") || !trail.ChainPattern.MatchString(ch.ID) {
 				t.Errorf("chain = %+v, want one that begins %s and abandons %q", ch, row.want, abandons)
 			}
-			notes := slices.DeleteFunc(ch.Notes, func(n state.Note) bool {
-				return n.Kind == state.NoteDestinationChanged && row.want == state.BeginsReconfigured
+			notes := slices.DeleteFunc(ch.Notes, func(n archive.Note) bool {
+				return n.Kind == archive.NoteDestinationChanged && row.want == archive.BeginsReconfigured
 			})
 			if got := len(notes) == 1; got != row.wantNote {
 				t.Errorf("notes = %+v, want one: %v", ch.Notes, row.wantNote)
@@ -580,9 +583,9 @@ func TestAnotherHostBeginsAnotherChain(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.MaxRecords = 2 })
 	r.begin(state.Report{New: true})
 	r.commit("a", 3)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.commit("b", 3)
-	r.must(r.f.seal(t.Context())) // Two manifests that no digest names yet.
+	r.must(r.f.sealer.seal(t.Context())) // Two manifests that no digest names yet.
 	r.commit("c", 1)
 	old := r.chain()
 	r.close()
@@ -590,10 +593,10 @@ func TestAnotherHostBeginsAnotherChain(t *testing.T) {
 	r.open()
 	r.begin(r.db.Report())
 	ch := r.chain()
-	if ch.Begins != state.BeginsHostChanged || ch.AbandonsChain != old.ID || ch.AbandonsSHA256 != old.PrevSHA256 {
+	if ch.Begins != archive.BeginsHostChanged || ch.AbandonsChain != old.ID || ch.AbandonsSHA256 != old.PrevSHA256 {
 		t.Errorf("chain = %+v, want one that left %s", ch, old.ID)
 	}
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	_, paths := r.trail()
 	r.wantOnceUnordered(paths, map[string]int{"a": 3, "b": 3, "c": 1})
 }
@@ -608,14 +611,14 @@ func TestAStateThatWasRolledBackForks(t *testing.T) {
 		r := newRig(t, func(o *Options) { o.Sign = c.sign })
 		r.begin(state.Report{New: true})
 		r.commit("a", 1)
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 		r.close()
 		r.must(os.CopyFS(filepath.Join(r.dir, "backup"), os.DirFS(filepath.Join(r.dir, "state"))))
 		r.open()
 		for _, name := range []string{"b", "c"} {
 			r.advance(time.Minute)
 			r.commit(name, 1)
-			r.flush(ReasonFlush)
+			r.flush(trail.ReasonFlush)
 		}
 		old := r.chain()
 		r.close()
@@ -626,7 +629,7 @@ func TestAStateThatWasRolledBackForks(t *testing.T) {
 		}
 		r.open()
 		r.begin(state.Report{Unclean: !keepLocal})
-		if ch := r.chain(); ch.Begins != state.BeginsForked || ch.AbandonsChain != old.ID || ch.AbandonsSHA256 != old.PrevSHA256 {
+		if ch := r.chain(); ch.Begins != archive.BeginsForked || ch.AbandonsChain != old.ID || ch.AbandonsSHA256 != old.PrevSHA256 {
 			t.Errorf("chain = %+v, want one that forked from %s at %s", ch, old.ID, old.PrevSHA256)
 		}
 	}
@@ -640,10 +643,10 @@ func TestAClosedChainIsNotContinued(t *testing.T) {
 	old := r.chain()
 	r.reopen()
 	r.begin(state.Report{})
-	if ch := r.chain(); ch.ID == old.ID || ch.Begins != state.BeginsReconfigured || ch.AbandonsSHA256 != old.PrevSHA256 {
+	if ch := r.chain(); ch.ID == old.ID || ch.Begins != archive.BeginsReconfigured || ch.AbandonsSHA256 != old.PrevSHA256 {
 		t.Errorf("chain = %+v, want another than %s", ch, old.ID)
 	}
-	if digests, _ := r.trail(); digests[0].Reason != ReasonFinal || digests[0].NextDigestDue != nil {
+	if digests, _ := r.trail(); digests[0].Reason != trail.ReasonFinal || digests[0].NextDigestDue != nil {
 		t.Errorf("reason = %s, want final", digests[0].Reason)
 	}
 }
@@ -658,7 +661,7 @@ func TestConfigIsPublishedOnce(t *testing.T) {
 	if err := r.f.PublishConfig(t.Context(), []byte("{}"), strings.Repeat("1", 64)); err == nil {
 		t.Error("a configuration with a foreign hash was taken")
 	}
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	if got, want := r.bucket.created()[0], "p/_manifests/config_"+sha+".json"; got != want || len(r.bucket.created()) != 2 {
 		t.Errorf("created %v, want %s first and a digest", r.bucket.created(), want)
 	}
@@ -668,18 +671,18 @@ func TestConfigIsPublishedOnce(t *testing.T) {
 }
 
 func TestCopyRunIsOneArrayOfThisRun(t *testing.T) {
-	for _, layout := range []Layout{LayoutFlat, LayoutHive} {
+	for _, layout := range []trail.Layout{trail.LayoutFlat, trail.LayoutHive} {
 		r := newRig(t, func(o *Options) { o.MaxRecords, o.Layout = 3, layout })
 		r.begin(state.Report{New: true})
 		r.commit("before", 2)
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 		r.reopen()
 		r.begin(state.Report{})
 		r.commit("now", 7)
-		r.flush(ReasonStop)
+		r.flush(trail.ReasonStop)
 		var b bytes.Buffer
 		r.must(CopyRun(&b, r.f))
-		var array []state.Record
+		var array []archive.Record
 		if err := json.Unmarshal(b.Bytes(), &array); err != nil || len(array) != 7 || array[0].S3Key != "p/now-0" || array[6].S3Key != "p/now-6" {
 			t.Errorf("%s: CopyRun = %d records, %v\n%s", layout, len(array), err, b.Bytes())
 		}
@@ -688,10 +691,10 @@ func TestCopyRunIsOneArrayOfThisRun(t *testing.T) {
 
 func TestBackoffIsBounded(t *testing.T) {
 	for n := range 20 {
-		if d := backoff(n, state.ClassTransient); d <= 0 || d > min(time.Minute, time.Second<<min(n, 6)) {
+		if d := backoff.Jittered(n, archive.ClassTransient); d <= 0 || d > min(time.Minute, time.Second<<min(n, 6)) {
 			t.Errorf("backoff(%d) = %v", n, d)
 		}
-		if d := backoff(n, state.ClassConfiguration); d < 30*time.Second || d > time.Minute {
+		if d := backoff.Jittered(n, archive.ClassConfiguration); d < 30*time.Second || d > time.Minute {
 			t.Errorf("backoff(%d, configuration) = %v, want 30 s to a minute", n, d)
 		}
 	}

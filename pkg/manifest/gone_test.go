@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/internal/verify"
 )
 
 // A file that is gone is a finding, unless its directory has changed since the
@@ -27,26 +28,26 @@ func TestWhatIsGoneSinceTheNewestDigestIsANote(t *testing.T) {
 	for _, row := range []struct {
 		path string
 		end  time.Duration // of the digest, from the directories' time
-		want FindingKind
+		want verify.FindingKind
 	}{
-		{"a/b/f", -time.Second, NoteChangedSince},
-		{"a/b/f", 0, FindingSource},
-		{"a/b/f", time.Hour, FindingSource},
-		{"f", -time.Second, NoteChangedSince},
-		{"f", time.Second, FindingSource},
-		{"a/gone/too/f", -time.Second, NoteChangedSince}, // Judged by a.
-		{"a/gone/too/f", time.Second, FindingSource},
+		{"a/b/f", -time.Second, verify.NoteChangedSince},
+		{"a/b/f", 0, verify.FindingSource},
+		{"a/b/f", time.Hour, verify.FindingSource},
+		{"f", -time.Second, verify.NoteChangedSince},
+		{"f", time.Second, verify.FindingSource},
+		{"a/gone/too/f", -time.Second, verify.NoteChangedSince}, // Judged by a.
+		{"a/gone/too/f", time.Second, verify.FindingSource},
 	} {
-		v := &Verification{CheckedAt: "2026-05-06T08:30:00Z", Chains: []ChainSummary{
+		v := &verify.Result{CheckedAt: "2026-05-06T08:30:00Z", Chains: []verify.ChainSummary{
 			{Instance: "app-02", HeadTime: "2026-05-06T06:00:00Z", NextDigestDue: "2026-05-06T09:00:00Z"},
 			{Instance: "app-01", HeadTime: at.Add(row.end).Format(time.RFC3339), NextDigestDue: "2026-05-06T08:30:00Z"},
 		}}
-		if kind, _ := judgeGone(root, row.path, v.toldTo("app-01")); kind != row.want {
+		if kind, _ := verify.JudgeGone(root, row.path, v.ToldTo("app-01")); kind != row.want {
 			t.Errorf("%s, %v: %s, want %s", row.path, row.end, kind, row.want)
 		}
 		for _, late := range []string{"2026-05-06T08:24:59Z", ""} { // Late, or stopped.
 			v.Chains[1].NextDigestDue = late
-			if kind, detail := judgeGone(root, row.path, v.toldTo("app-01")); kind != FindingSource || !strings.Contains(detail, "not in the tree") {
+			if kind, detail := verify.JudgeGone(root, row.path, v.ToldTo("app-01")); kind != verify.FindingSource || !strings.Contains(detail, "not in the tree") {
 				t.Errorf("%s, due %q: %s", row.path, late, kind)
 			}
 		}

@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // dies leaves the rig's process dead after it has sealed: nothing of the outbox
@@ -17,13 +19,13 @@ func (r *rig) dies(how string) {
 	r.Helper()
 	switch how {
 	case "records sealed":
-		r.must(r.f.seal(r.Context()))
+		r.must(r.f.sealer.seal(r.Context()))
 	case "digest sealed":
-		_, err := r.f.sealAll(r.Context(), ReasonFlush)
+		_, err := r.f.sealAll(r.Context(), trail.ReasonFlush)
 		r.must(err)
 	case "manifest published":
-		r.must(r.f.seal(r.Context()))
-		r.must(r.f.publish(r.Context()))
+		r.must(r.f.sealer.seal(r.Context()))
+		r.must(r.f.publisher.publish(r.Context()))
 	}
 }
 
@@ -35,13 +37,13 @@ func TestSealedDocumentsAreFoundAfterAPlannedChange(t *testing.T) {
 		"the directory moved along":   func(r *rig, from, to string) { r.must(os.Rename(from, to)) },
 		"another source has been there": func(r *rig, _, to string) {
 			r.must(os.MkdirAll(to, 0o700))
-			r.must(os.WriteFile(filepath.Join(to, Name{Time: r.clock(), Instance: "app-01", Chain: "deadbeef", Sequence: 1, N: 1}.String()), []byte("[\n]\n"), 0o600))
+			r.must(os.WriteFile(filepath.Join(to, trail.Name{Time: r.clock(), Instance: "app-01", Chain: "deadbeef", Sequence: 1, N: 1}.String()), []byte("[\n]\n"), 0o600))
 		},
 		"the copies are lost": func(r *rig, from, _ string) { r.must(os.RemoveAll(from)) },
 	}
 	for name, change := range changes {
 		for _, how := range []string{"records sealed", "digest sealed", "manifest published"} {
-			for _, layout := range []Layout{LayoutFlat, LayoutHive} {
+			for _, layout := range []trail.Layout{trail.LayoutFlat, trail.LayoutHive} {
 				if name == "the copies are lost" && how == "digest sealed" {
 					continue // TestALostDigestBeginsAnotherChain
 				}
@@ -49,7 +51,7 @@ func TestSealedDocumentsAreFoundAfterAPlannedChange(t *testing.T) {
 					r := newRig(t, func(o *Options) { o.Layout, o.MaxRecords = layout, 4 })
 					r.begin(state.Report{New: true})
 					r.commit("a", 3)
-					r.flush(ReasonFlush)
+					r.flush(trail.ReasonFlush)
 					r.advance(time.Minute)
 					r.commit("b", 6)
 					r.dies(how)
@@ -62,7 +64,7 @@ func TestSealedDocumentsAreFoundAfterAPlannedChange(t *testing.T) {
 					r.open()
 					r.begin(state.Report{Unclean: true})
 					r.commit("c", 2)
-					r.flush(ReasonStop)
+					r.flush(trail.ReasonStop)
 					digests, paths := r.trail()
 					r.wantOnce(paths, map[string]int{"a": 3, "b": 6, "c": 2}, "a", "b", "c")
 					for _, d := range digests {
@@ -85,12 +87,12 @@ func TestCopiesOfAnotherTrailStay(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{New: true})
 	r.commit("a", 1)
-	r.flush(ReasonFlush)
-	other := Name{Digest: true, Time: r.clock(), Instance: "app-01", Chain: "deadbeef", Sequence: 1}
-	d := Digest{Version: 1, Instance: "app-01", Source: "x", Bucket: "b", Prefix: "q/", Chain: "deadbeef", Sequence: 1, Begins: state.BeginsNew}
+	r.flush(trail.ReasonFlush)
+	other := trail.Name{Digest: true, Time: r.clock(), Instance: "app-01", Chain: "deadbeef", Sequence: 1}
+	d := trail.Digest{Version: 1, Instance: "app-01", Source: "x", Bucket: "b", Prefix: "q/", Chain: "deadbeef", Sequence: 1, Begins: archive.BeginsNew}
 	data, err := d.Encode()
 	r.must(err)
-	manifest := Name{Time: r.clock(), Instance: "app-01", Chain: "deadbeef", Sequence: 1, N: 1}
+	manifest := trail.Name{Time: r.clock(), Instance: "app-01", Chain: "deadbeef", Sequence: 1, N: 1}
 	r.must(os.WriteFile(filepath.Join(r.local(), other.Path()), data, 0o600))
 	r.must(os.WriteFile(filepath.Join(r.local(), manifest.Path()), []byte("[\n]\n"), 0o600))
 	ours := slices.DeleteFunc(r.files(), func(n string) bool { return strings.Contains(n, "deadbeef") })

@@ -1,47 +1,31 @@
 package manifest
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"slices"
 	"strings"
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/copies"
+	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
+	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// Whoever can write the bucket can put digests there: behind the newest one of a
+// Anybody who can write the bucket can put digests there: behind the newest one of a
 // chain, under the name of the next one, or as a chain that says it follows this
 // one. A chain of this host that named such a digest as the one that it follows
 // would vouch for it. So it names only digests that the host knows by itself: by
 // its copy, or by a signature of its own key.
 
-// tops are the newest digests of one chain in the bucket, the newest first.
-type tops []head
-
-// topDigests is how many of them are looked at: the newest ones of a run that was
-// killed may have no signature.
-const topDigests = 8
-
-// add takes in a digest.
-func (t *tops) add(h head) {
-	at, _ := slices.BinarySearchFunc(*t, h, func(a, b head) int {
-		return cmp.Or(cmp.Compare(b.name.Sequence, a.name.Sequence), b.name.Time.Compare(a.name.Time), strings.Compare(b.key, a.key))
-	})
-	if at < topDigests {
-		*t = slices.Insert((*t)[:min(len(*t), topDigests-1)], at, h)
-	}
-}
-
 // known tells which digests in the bucket are the host's.
 type known struct {
-	local  localCopies
-	remote remote
+	local  copies.Copies
+	remote surveypkg.Bucket
 	keys   []Signer // whose signatures count
 	log    *zap.Logger
 }
@@ -49,9 +33,9 @@ type known struct {
 // head returns the SHA-256 of the newest of t. It is "" where that one is not the
 // host's, and one before it is, which proves so much of the chain; ok says
 // whether any is.
-func (k *known) head(ctx context.Context, t tops) (sha string, ok bool, err error) {
+func (k *known) head(ctx context.Context, t surveypkg.Newest) (sha string, ok bool, err error) {
 	for i, h := range t {
-		sum, own, err := k.digest(ctx, h.key)
+		sum, own, err := k.digest(ctx, h.Key)
 		switch {
 		case err != nil:
 			return "", false, err
@@ -67,18 +51,18 @@ func (k *known) head(ctx context.Context, t tops) (sha string, ok bool, err erro
 // digest returns the SHA-256 of the digest under key, and whether it is one of
 // the host's. One that may not be read is not.
 func (k *known) digest(ctx context.Context, key string) (sha string, own bool, err error) {
-	data, err := k.remote.read(ctx, key, aheadRead)
-	if err != nil && outage(ctx, err) {
+	data, err := k.remote.Read(ctx, key, surveypkg.AheadRead)
+	if err != nil && surveypkg.Outage(ctx, err) {
 		return "", false, err
 	}
 	if err != nil {
 		k.log.Warn("a digest at which a chain could be left cannot be read", zap.String("key", key), zap.Error(err))
 		return "", false, nil
 	}
-	s := newSums()
+	s := trail.NewSum()
 	_, _ = s.Write(data) // It cannot fail.
-	sha = s.sha()
-	if copied, err := fileSHA(k.local.of(key)); err == nil {
+	sha = s.Hex()
+	if copied, err := copies.FileSHA(k.local.Of(key)); err == nil {
 		return sha, copied == sha, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", false, err
@@ -92,9 +76,9 @@ func (k *known) signed(ctx context.Context, key string, data []byte) (bool, erro
 	if len(k.keys) == 0 {
 		return false, nil
 	}
-	sig, err := k.remote.read(ctx, strings.TrimSuffix(key, ".json")+sigSuffix, maxSignatureBytes)
+	sig, err := k.remote.Read(ctx, strings.TrimSuffix(key, ".json")+trail.SignatureSuffix, trail.MaxSignatureBytes)
 	if err != nil {
-		if outage(ctx, err) {
+		if surveypkg.Outage(ctx, err) {
 			return false, err
 		}
 		return false, nil
@@ -117,24 +101,8 @@ func (k *known) proves() (bool, error) {
 	if len(k.keys) > 0 {
 		return true, nil
 	}
-	file, err := k.local.newest(func(n Name) bool { return n.Digest && n.Instance == k.local.instance })
+	file, err := k.local.Newest(func(n trail.Name) bool { return n.Digest && n.Instance == k.local.Instance })
 	return file != "", err
-}
-
-// read returns a small object's bytes; a larger one is ErrFormat.
-func (r remote) read(ctx context.Context, key string, limit int64) ([]byte, error) {
-	body, _, err := r.pub.Get(ctx, key)
-	if err != nil {
-		return nil, fmt.Errorf("get %s: %w", key, err)
-	}
-	data, err := io.ReadAll(io.LimitReader(body, limit+1))
-	if err = errors.Join(err, body.Close()); err != nil {
-		return nil, fmt.Errorf("get %s: %w", key, err)
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%w: %s has more than %d bytes", ErrFormat, key, limit)
-	}
-	return data, nil
 }
 
 // leftAt says where ch is left because the bucket has the digests t of it behind
@@ -142,22 +110,22 @@ func (r remote) read(ctx context.Context, key string, limit int64) ([]byte, erro
 // last one that the state knows, and where its signer gives no answer no digest is
 // named. Without a key nobody can tell an old state from
 // digests that are made up: the chain that begins says so.
-func (f *Flusher) leftAt(ctx context.Context, ch state.Chain, t tops, l *leave) error {
-	sha, ok, err := f.known.head(ctx, t)
+func (c *succession) leftAt(ctx context.Context, ch archive.Chain, t surveypkg.Newest, l *leave) error {
+	sha, ok, err := c.known.head(ctx, t)
 	switch {
 	case err != nil || ok:
 		l.head = sha
 		return err
-	case f.known.silent(ctx):
-		f.log.Warn("the signer gives no answer: whether this host has signed the digests behind those of its state is not known", zap.String("chain", ch.ID))
+	case c.known.silent(ctx):
+		c.log.Warn("the signer gives no answer: whether this host has signed the digests behind those of its state is not known", zap.String("chain", ch.ID))
 		return nil
-	case len(f.known.keys) > 0:
-		f.log.Error("digests of the chain are in the bucket that this host's key has not signed: they are not followed", zap.String("chain", ch.ID))
-		l.head, err = f.local.acknowledgedHead(ch)
+	case len(c.known.keys) > 0:
+		c.log.Error("digests of the chain are in the bucket that this host's key has not signed: they are not followed", zap.String("chain", ch.ID))
+		l.head, err = c.local.AcknowledgedHead(ch)
 		return err
 	}
-	l.note = &state.Note{Kind: state.NoteGap, Time: f.o.Now(), Detail: fmt.Sprintf(
-		"the bucket has digests of chain %s up to %d that this host's state and copies do not know: both are old, or somebody else wrote the digests", ch.ID, t[0].name.Sequence)}
-	l.head, err = f.remote.sumOf(ctx, t[0], f.log)
+	l.note = &archive.Note{Kind: archive.NoteGap, Time: c.o.Now(), Detail: fmt.Sprintf(
+		"the bucket has digests of chain %s up to %d that this host's state and copies do not know: both are old, or somebody else wrote the digests", ch.ID, t[0].Name.Sequence)}
+	l.head, err = c.remote.SumOf(ctx, t[0], c.log)
 	return err
 }

@@ -10,13 +10,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/signer"
+	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 func newKey(t *testing.T) Signer {
 	t.Helper()
 	path, _ := writeKey(t, 0o600)
-	key, err := LoadEd25519(path)
+	key, err := signer.LoadEd25519(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,19 +29,19 @@ func newKey(t *testing.T) Signer {
 
 // forgeDigest puts a digest in the bucket that the host did not write, and
 // returns its SHA-256.
-func (r *rig) forgeDigest(at time.Time, change func(*Digest)) string {
+func (r *rig) forgeDigest(at time.Time, change func(*trail.Digest)) string {
 	r.Helper()
-	digests := slices.DeleteFunc(r.bucket.created(), func(key string) bool { n, ok := ParseName(key); return !ok || !n.Digest })
+	digests := slices.DeleteFunc(r.bucket.created(), func(key string) bool { n, ok := trail.ParseName(key); return !ok || !n.Digest })
 	last := digests[len(digests)-1]
 	d := mustDigest(r.T, r.bucket.objects[last])
 	sha := hexSHA(r.bucket.objects[last])
 	d.Sequence, d.PreviousDigestS3Key, d.PreviousDigestSHA256 = d.Sequence+1, &last, &sha
-	d.StartTime, d.EndTime = d.EndTime, state.FormatTime(at)
-	d.Manifests, d.Counts, d.Events, d.Scans = nil, Counts{}, nil, nil
+	d.StartTime, d.EndTime = d.EndTime, archive.FormatTime(at)
+	d.Manifests, d.Counts, d.Events, d.Scans = nil, trail.Counts{}, nil, nil
 	change(&d)
 	data, err := d.Encode()
 	r.must(err)
-	name := Name{Digest: true, Time: at, Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence}
+	name := trail.Name{Digest: true, Time: at, Instance: d.Instance, Chain: d.Chain, Sequence: d.Sequence}
 	r.bucket.objects["p/_manifests/"+name.Path()] = data
 	return hexSHA(data)
 }
@@ -45,16 +49,16 @@ func (r *rig) forgeDigest(at time.Time, change func(*Digest)) string {
 // Whoever can write the bucket puts a digest where the next start of the host looks
 // for one. No chain of the host may lead to it: its signatures would vouch for it.
 func TestAForgedDigestIsNotFollowed(t *testing.T) {
-	behind := func(*Digest) {}
-	other := func(d *Digest) {
+	behind := func(*trail.Digest) {}
+	other := func(d *trail.Digest) {
 		d.AbandonsChain, d.AbandonsDigestSHA256 = d.Chain, *d.PreviousDigestSHA256
 		d.Chain, d.Sequence, d.PreviousDigestS3Key, d.PreviousDigestSHA256 = "deadbeef", 1, nil, nil
-		d.Begins = state.BeginsStateLost
+		d.Begins = archive.BeginsStateLost
 	}
 	key := newKey(t)
 	for name, c := range map[string]struct {
 		sign   Signer
-		forge  func(*Digest)
+		forge  func(*trail.Digest)
 		next   bool     // it has the name of the run's first digest
 		noList bool     // nobody may list
 		lost   []string // what the host has lost
@@ -76,7 +80,7 @@ func TestAForgedDigestIsNotFollowed(t *testing.T) {
 			r.must(r.f.Claim(t.Context()))
 			r.commit("a", 1)
 			r.advance(time.Minute)
-			r.flush(ReasonStop)
+			r.flush(trail.ReasonStop)
 			old := r.chain()
 			r.advance(time.Minute)
 			at := r.clock()
@@ -96,9 +100,9 @@ func TestAForgedDigestIsNotFollowed(t *testing.T) {
 			r.begin(state.Report{New: slices.Contains(c.lost, "state")})
 			r.must(r.f.Claim(t.Context()))
 			r.commit("b", 1)
-			r.flush(ReasonFlush)
+			r.flush(trail.ReasonFlush)
 			for _, key := range r.bucket.created() {
-				if n, ok := ParseName(key); !ok || !n.Digest {
+				if n, ok := trail.ParseName(key); !ok || !n.Digest {
 					continue
 				}
 				d := mustDigest(t, r.bucket.objects[key])
@@ -121,7 +125,7 @@ func TestALostStateFollowsTheNewestChain(t *testing.T) {
 		r.begin(state.Report{New: true})
 		r.must(r.f.Claim(t.Context()))
 		r.commit("a", 1)
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 		old := r.chain()
 		r.close()
 		r.must(os.RemoveAll(r.dir + "/state"))
@@ -140,12 +144,12 @@ func TestALostStateFollowsAChainWithoutItsLastSignature(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.Sign = newKey(t) })
 	r.begin(state.Report{New: true})
 	r.must(r.f.Claim(t.Context()))
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.advance(time.Minute)
 	r.commit("a", 1)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	old := r.chain()
-	delete(r.bucket.objects, strings.TrimSuffix(old.PrevKey, ".json")+sigSuffix)
+	delete(r.bucket.objects, strings.TrimSuffix(old.PrevKey, ".json")+trail.SignatureSuffix)
 	r.close()
 	r.must(os.RemoveAll(r.dir + "/state"))
 	r.must(os.RemoveAll(r.local()))
@@ -167,7 +171,7 @@ func TestALostStateFollowsTheLastChainOfOneSecond(t *testing.T) {
 					t.Errorf("%s: chain = %+v names no digest", name, ch)
 				}
 				r.advance(time.Millisecond)
-				r.flush(ReasonFlush)
+				r.flush(trail.ReasonFlush)
 				old := r.chain()
 				r.close()
 				r.must(os.RemoveAll(r.dir + "/state"))
@@ -192,7 +196,7 @@ func TestTheKeyIsPublishedInEachTrail(t *testing.T) {
 	before, key := newKey(t), newKey(t)
 	prefix := "p"
 	r := newRig(t, func(o *Options) {
-		o.Sign, o.SignBefore, o.Mapper = key, before, state.NewMapper(prefix)
+		o.Sign, o.SignBefore, o.Mapper = key, before, archive.NewMapper(prefix)
 	})
 	keys := func(prefix string) (names []string) {
 		for _, k := range r.bucket.created() {
@@ -204,7 +208,7 @@ func TestTheKeyIsPublishedInEachTrail(t *testing.T) {
 		return names
 	}
 	r.begin(state.Report{New: true})
-	r.flush(ReasonStop)
+	r.flush(trail.ReasonStop)
 	first := keys("p")
 	if len(first) != 3 {
 		t.Fatalf("keys = %v, want two and an announcement", first)
@@ -214,7 +218,7 @@ func TestTheKeyIsPublishedInEachTrail(t *testing.T) {
 	prefix = "q"
 	r.open()
 	r.begin(state.Report{New: true})
-	r.flush(ReasonStop)
+	r.flush(trail.ReasonStop)
 	if got := keys("q"); !slices.Equal(got, first) {
 		t.Errorf("keys below the other prefix = %v, want %v", got, first)
 	}
@@ -226,14 +230,14 @@ func TestForgedChainsCostAStartLittle(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{New: true})
 	r.must(r.f.Claim(t.Context()))
-	r.flush(ReasonStop)
+	r.flush(trail.ReasonStop)
 	old := r.chain()
 	r.advance(time.Minute)
-	for i := range 3 * firstsRead {
-		r.forgeDigest(r.clock(), func(d *Digest) {
+	for i := range 3 * surveypkg.FirstsRead {
+		r.forgeDigest(r.clock(), func(d *trail.Digest) {
 			d.AbandonsChain, d.AbandonsDigestSHA256 = old.ID, *d.PreviousDigestSHA256
 			d.Chain, d.Sequence, d.PreviousDigestS3Key, d.PreviousDigestSHA256 = fmt.Sprintf("%08x", 0xf0000000+i), 1, nil, nil
-			d.Begins = state.BeginsStateLost
+			d.Begins = archive.BeginsStateLost
 		})
 	}
 	r.close()
@@ -241,8 +245,8 @@ func TestForgedChainsCostAStartLittle(t *testing.T) {
 	before := len(r.bucket.asked())
 	r.begin(state.Report{})
 	r.must(r.f.Claim(t.Context()))
-	if got := len(r.bucket.asked()) - before; got > 2*firstsRead {
-		t.Errorf("a start makes %d requests beside %d forged chains", got, 3*firstsRead)
+	if got := len(r.bucket.asked()) - before; got > 2*surveypkg.FirstsRead {
+		t.Errorf("a start makes %d requests beside %d forged chains", got, 3*surveypkg.FirstsRead)
 	}
 	if ch := r.chain(); ch.ID != old.ID || r.glance(t).Twin == "" {
 		t.Errorf("the chain is %+v, want %s, and a twin in the status", ch, old.ID)
@@ -277,7 +281,7 @@ func TestAnOldStateWithoutItsSigner(t *testing.T) {
 		old := r.chain()
 		r.begin(state.Report{})
 		r.must(r.f.Claim(t.Context()))
-		if ch := r.chain(); ch.Begins != state.BeginsForked || ch.AbandonsChain != old.ID || ch.AbandonsSHA256 != "" {
+		if ch := r.chain(); ch.Begins != archive.BeginsForked || ch.AbandonsChain != old.ID || ch.AbandonsSHA256 != "" {
 			t.Errorf("list %v: chain = %+v, want one that leaves %s at no digest", list, ch, old.ID)
 		}
 	}

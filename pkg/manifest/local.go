@@ -3,47 +3,23 @@ package manifest
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
+
+	copiespkg "github.com/s3syncd/s3syncd/internal/copies"
+	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // sweepEvery is how often local copies are looked through.
 const sweepEvery = time.Hour
-
-// sigSuffix ends the name of a digest's signature, in place of .json.
-const sigSuffix = ".sig"
-
-// fileSHA returns the SHA-256 of a file's bytes.
-func fileSHA(path string) (string, error) {
-	r, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	s := newSums()
-	_, err = io.Copy(s, r)
-	return s.sha(), errors.Join(err, r.Close())
-}
-
-// teeReader sums what is read.
-type teeReader struct {
-	r io.Reader
-	s *sums
-}
-
-func (t teeReader) Read(p []byte) (int, error) {
-	n, err := t.r.Read(p)
-	if n > 0 {
-		_, _ = t.s.Write(p[:n]) // It cannot fail.
-	}
-	return n, err
-}
 
 // localCopy is a published document that may be removed.
 type localCopy struct {
@@ -52,51 +28,52 @@ type localCopy struct {
 	size int64
 }
 
+// sweeper removes the local copies that nothing needs and that the limits exceed.
+type sweeper struct {
+	st     *state.Source
+	o      *Options
+	log    *zap.Logger
+	local  copiespkg.Copies
+	sealer *sealer
+
+	mu    sync.Mutex
+	swept time.Time
+}
+
 // sweep removes local copies beyond the limits, at most once an hour. What the
 // outbox or the next digest needs stays, and so does whatever is not a document.
-func (f *Flusher) sweep() {
-	now := f.o.Now()
-	f.mu.Lock()
-	due := f.swept.IsZero() || now.Sub(f.swept) >= sweepEvery || now.Before(f.swept)
+func (w *sweeper) sweep() {
+	now := w.o.Now()
+	w.mu.Lock()
+	due := w.swept.IsZero() || now.Sub(w.swept) >= sweepEvery || now.Before(w.swept)
 	if due {
-		f.swept = now
+		w.swept = now
 	}
-	f.mu.Unlock()
-	if !due || (f.o.KeepLocal == 0 && f.o.KeepLocalSize == 0) {
+	w.mu.Unlock()
+	if !due || (w.o.KeepLocal == 0 && w.o.KeepLocalSize == 0) {
 		return
 	}
-	if err := f.removeOld(now); err != nil {
-		f.log.Warn("local copies are looked through again in an hour", zap.Error(err))
+	if err := w.removeOld(now); err != nil {
+		w.log.Warn("old local copies were not removed, tried again in an hour", zap.Error(err))
 	}
 }
 
-func (f *Flusher) removeOld(now time.Time) error {
-	// Nothing is sealed meanwhile: a file that is on disk and in no outbox yet
+func (w *sweeper) removeOld(now time.Time) error {
+	// Nothing is sealed during it: a file that is on disk and in no outbox yet
 	// would look like a published one.
-	f.sealing.Lock()
-	defer f.sealing.Unlock()
-	copies, err := f.removable()
+	w.sealer.mu.Lock()
+	defer w.sealer.mu.Unlock()
+	copies, err := w.removable()
 	if err != nil {
 		return err
 	}
-	for _, c := range expired(copies, now, f.o.KeepLocal, f.o.KeepLocalSize) {
+	for _, c := range expired(copies, now, w.o.KeepLocal, w.o.KeepLocalSize) {
 		if err := os.Remove(c.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		removeEmpty(filepath.Dir(c.path), f.o.LocalDir)
+		copiespkg.RemoveEmpty(filepath.Dir(c.path), w.o.LocalDir)
 	}
 	return nil
-}
-
-// removeEmpty removes dir and its parents below top for as long as they are
-// empty.
-func removeEmpty(dir, top string) {
-	for dir != top && strings.HasPrefix(dir, top+string(filepath.Separator)) {
-		if os.Remove(dir) != nil {
-			return // It is not empty.
-		}
-		dir = filepath.Dir(dir)
-	}
 }
 
 // expired returns the copies that are older than keep, and the oldest ones of
@@ -114,19 +91,19 @@ func expired(copies []localCopy, now time.Time, keep time.Duration, size int64) 
 }
 
 // removable lists the local copies that nothing needs any more.
-func (f *Flusher) removable() ([]localCopy, error) {
-	kept, err := f.needed()
+func (w *sweeper) removable() ([]localCopy, error) {
+	kept, err := w.needed()
 	if err != nil {
 		return nil, err
 	}
-	open, err := f.local.openFrom()
+	open, err := w.local.OpenFrom()
 	if err != nil {
 		return nil, err
 	}
 	var copies []localCopy
-	err = f.local.walk(func(path string, e fs.DirEntry) error {
+	err = w.local.Walk(func(path string, e fs.DirEntry) error {
 		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) || kept[path] || open.has(e.Name()) {
+		if errors.Is(err, fs.ErrNotExist) || kept[path] || open.Has(e.Name()) {
 			return nil
 		}
 		if err != nil {
@@ -142,57 +119,36 @@ func (f *Flusher) removable() ([]localCopy, error) {
 
 // needed returns the local copies that the outbox, the next digest or a signature
 // needs.
-func (f *Flusher) needed() (map[string]bool, error) {
-	ch, err := f.st.Chain()
+func (w *sweeper) needed() (map[string]bool, error) {
+	ch, err := w.st.Chain()
 	if err != nil {
-		return nil, fmt.Errorf("read chain of %s: %w", f.o.Source, err)
+		return nil, fmt.Errorf("read chain of %s: %w", w.o.Source, err)
 	}
-	kept, err := f.local.unpublished()
+	kept, err := w.local.Unpublished()
 	if err != nil {
 		return nil, err
 	}
 	for _, m := range ch.Manifests {
-		kept[f.local.of(m.S3Key)] = true
+		kept[w.local.Of(m.S3Key)] = true
 	}
 	if ch.PrevKey != "" {
-		kept[f.local.of(ch.PrevKey)] = true
+		kept[w.local.Of(ch.PrevKey)] = true
 	}
-	kept[f.local.path(configName(ch.ConfigSHA))] = true
-	if f.o.Sign == nil {
+	kept[w.local.Path(trail.ConfigName(ch.ConfigSHA))] = true
+	if w.o.Sign == nil {
 		return kept, nil
 	}
-	return kept, f.local.keepUnsigned(kept)
-}
-
-// keepUnsigned adds the digests whose signature is still to come: it is made
-// over their local copies.
-func (c localCopies) keepUnsigned(kept map[string]bool) error {
-	signed := map[string]bool{}
-	var digests []string
-	err := c.walk(func(path string, e fs.DirEntry) error {
-		if base, ok := strings.CutSuffix(path, sigSuffix); ok {
-			signed[base+".json"] = true
-		} else if n, ok := ParseName(e.Name()); ok && n.Digest {
-			digests = append(digests, path)
-		}
-		return nil
-	})
-	for _, path := range digests {
-		if !signed[path] {
-			kept[path] = true
-		}
-	}
-	return err
+	return kept, w.local.KeepUnsigned(kept)
 }
 
 // documentTime returns the time of the document called name, or false for what
 // is none. Configurations have no time in their names.
 func documentTime(name string, modified time.Time) (time.Time, bool) {
-	if base, ok := strings.CutSuffix(name, sigSuffix); ok {
+	if base, ok := strings.CutSuffix(name, trail.SignatureSuffix); ok {
 		name = base + ".json"
 	}
-	if n, ok := ParseName(name); ok {
+	if n, ok := trail.ParseName(name); ok {
 		return n.Time, true
 	}
-	return modified, configPattern.MatchString(name)
+	return modified, trail.ConfigPattern.MatchString(name)
 }

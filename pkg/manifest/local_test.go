@@ -25,25 +25,28 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/s3syncd/s3syncd/internal/signer"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 func TestOldLocalCopiesGoPublishedOnesOnly(t *testing.T) {
-	r := newRig(t, func(o *Options) { o.KeepLocal = 24 * time.Hour; o.Layout = LayoutHive })
+	r := newRig(t, func(o *Options) { o.KeepLocal = 24 * time.Hour; o.Layout = trail.LayoutHive })
 	r.begin(state.Report{New: true})
 	r.must(os.WriteFile(filepath.Join(r.local(), "notes.txt"), nil, 0o600))
 	for _, name := range []string{"a", "b"} {
 		r.commit(name, 1)
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 		r.advance(time.Minute)
 	}
 	r.commit("c", 1)
-	_, err := r.f.sealAll(t.Context(), ReasonFlush) // Sealed and not published.
+	_, err := r.f.sealAll(t.Context(), trail.ReasonFlush) // Sealed and not published.
 	r.must(err)
-	waiting, err := r.f.local.unpublished()
+	waiting, err := r.f.local.Unpublished()
 	r.must(err)
 	r.advance(48 * time.Hour)
-	r.f.sweep()
+	r.f.sweeper.sweep()
 	got := r.files()
 	want := []string{"notes.txt"}
 	for file := range waiting {
@@ -56,7 +59,7 @@ func TestOldLocalCopiesGoPublishedOnesOnly(t *testing.T) {
 	if len(waiting) != 2 || !slices.Equal(got, want) {
 		t.Errorf("files = %v, want %v", got, want)
 	}
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	_, paths := r.trail()
 	r.wantOnce(paths, map[string]int{"a": 1, "b": 1, "c": 1}, "a", "b", "c")
 }
@@ -130,7 +133,7 @@ func TestMetricsFollowTheTrail(t *testing.T) {
 	if got := testutil.ToFloat64(r.f.m.unpublished); got != 3 {
 		t.Errorf("unpublished = %v, want 3", got)
 	}
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	for name, row := range map[string]struct {
 		got, want float64
 	}{
@@ -169,41 +172,41 @@ func sum256(b []byte) []byte {
 
 func TestDigestsAreSignedWhenTheSignerAnswers(t *testing.T) {
 	path, public := writeKey(t, 0o600)
-	signer, err := LoadEd25519(path)
+	signer, err := signer.LoadEd25519(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := newRig(t, func(o *Options) { o.Sign = signer })
 	r.begin(state.Report{New: true})
 	r.bucket.set(func(_, key string) error {
-		if strings.HasSuffix(key, sigSuffix) {
+		if strings.HasSuffix(key, trail.SignatureSuffix) {
 			return errors.New("down")
 		}
 		return nil
 	}, nil)
 	r.commit("a", 1)
-	r.flush(ReasonFlush) // The digest is published without its signature.
+	r.flush(trail.ReasonFlush) // The digest is published without its signature.
 	if st := r.glance(t); !st.Signing || st.Unsigned != 1 || st.DigestHash == "" {
 		t.Errorf("Glance() = %+v, want one digest that waits for its signature", st)
 	}
 	r.bucket.set(nil, nil)
 	r.advance(time.Second)
-	r.flush(ReasonStop)
+	r.flush(trail.ReasonStop)
 	if st := r.glance(t); st.Unsigned != 0 || st.DigestHash != hex.EncodeToString(sum256(r.bucket.objects[st.Digest])) {
 		t.Errorf("Glance() = %+v, want none, and the hash of %s", st, st.Digest)
 	}
 	signed := 0
 	for _, key := range r.bucket.created() {
-		n, ok := ParseName(key)
+		n, ok := trail.ParseName(key)
 		if !ok || !n.Digest {
 			continue
 		}
-		var s Signature
-		if err := json.Unmarshal(r.bucket.objects[strings.TrimSuffix(key, ".json")+sigSuffix], &s); err != nil {
+		var s trail.Signature
+		if err := json.Unmarshal(r.bucket.objects[strings.TrimSuffix(key, ".json")+trail.SignatureSuffix], &s); err != nil {
 			t.Fatalf("%s: %v", key, err)
 		}
 		sig, err := base64.StdEncoding.DecodeString(s.Signature)
-		if err != nil || s.Algorithm != AlgorithmEd25519 || !ed25519.Verify(public, r.bucket.objects[key], sig) {
+		if err != nil || s.Algorithm != trail.AlgorithmEd25519 || !ed25519.Verify(public, r.bucket.objects[key], sig) {
 			t.Errorf("%s: signature %+v does not hold (%v)", key, s, err)
 		}
 		block, _ := pem.Decode(r.bucket.objects["p/_manifests/keys/"+s.PublicKeyFingerprint+".pem"])
@@ -218,7 +221,7 @@ func TestDigestsAreSignedWhenTheSignerAnswers(t *testing.T) {
 	if signed != 2 {
 		t.Errorf("%d digests are signed, want 2", signed)
 	}
-	if got := fmt.Sprintf("%v %+v %#v", signer, signer, signer); strings.Contains(got, "PrivateKey") || strings.Count(got, signer.fingerprint) != 3 {
+	if got := fmt.Sprintf("%v %+v %#v", signer, signer, signer); strings.Contains(got, "PrivateKey") || strings.Count(got, fingerprintOf(signer)) != 3 {
 		t.Errorf("the signer prints as %s", got)
 	}
 }
@@ -229,10 +232,10 @@ func TestASigningKeyOfAnotherUserIsRefused(t *testing.T) {
 	if err := os.Chown(path, 1000, 1000); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LoadEd25519(path); err == nil || !strings.Contains(err.Error(), "belongs to user 1000") {
+	if _, err := signer.LoadEd25519(path); err == nil || !strings.Contains(err.Error(), "belongs to user 1000") {
 		t.Errorf("LoadEd25519 = %v, want a refusal", err)
 	}
-	if _, err := LoadEd25519(path, 1000); err != nil {
+	if _, err := signer.LoadEd25519(path, 1000); err != nil {
 		t.Errorf("LoadEd25519 of a key of a user that is trusted = %v", err)
 	}
 }
@@ -245,7 +248,7 @@ type refusing struct {
 
 func (s *refusing) Sign(ctx context.Context, digest []byte) (algorithm, fingerprint string, sig []byte, err error) {
 	if s.no.Load() {
-		return "", "", nil, state.Classified(state.ClassConfiguration, "Sign", errors.New("AccessDeniedException"))
+		return "", "", nil, archive.Classified(archive.ClassConfiguration, "Sign", errors.New("AccessDeniedException"))
 	}
 	return s.Signer.Sign(ctx, digest)
 }
@@ -254,7 +257,7 @@ func (s *refusing) Sign(ctx context.Context, digest []byte) (algorithm, fingerpr
 // why, whatever the publishing of documents does, and over a restart too.
 func TestUnsignedDigestsAreAState(t *testing.T) {
 	path, _ := writeKey(t, 0o600)
-	key, err := LoadEd25519(path)
+	key, err := signer.LoadEd25519(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,8 +269,8 @@ func TestUnsignedDigestsAreAState(t *testing.T) {
 	first := r.clock()
 	for i, name := range []string{"a", "b", "c"} {
 		r.commit(name, 1)
-		r.f.signAgain = time.Time{} // The pause is over.
-		r.flush(ReasonFlush)
+		r.f.publisher.signing.again = time.Time{} // The pause is over.
+		r.flush(trail.ReasonFlush)
 		if i == 1 {
 			r.reopen()
 			r.begin(state.Report{})
@@ -291,8 +294,8 @@ func TestUnsignedDigestsAreAState(t *testing.T) {
 		t.Errorf("the log speaks of publishing: %v", seen.All())
 	}
 	signer.no.Store(false)
-	r.f.signAgain = time.Time{}
-	r.must(r.f.publish(t.Context()))
+	r.f.publisher.signing.again = time.Time{}
+	r.must(r.f.publisher.publish(t.Context()))
 	if st := r.glance(t); st.Unsigned != 0 || !st.UnsignedSince.IsZero() || st.SignErr != nil || testutil.ToFloat64(r.f.m.oldest) != 0 {
 		t.Errorf("Glance = %+v after the signer answered, want none", st)
 	}
@@ -303,14 +306,14 @@ func TestUnsignedDigestsAreAState(t *testing.T) {
 
 func TestASigningKeyThatOthersCanReadIsRefused(t *testing.T) {
 	path, _ := writeKey(t, 0o640)
-	if _, err := LoadEd25519(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+	if _, err := signer.LoadEd25519(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("LoadEd25519 = %v, want a refusal", err)
 	}
 	other := filepath.Join(t.TempDir(), "x.pem")
 	if err := os.WriteFile(other, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LoadEd25519(other); err == nil {
+	if _, err := signer.LoadEd25519(other); err == nil {
 		t.Error("a file without a key was taken")
 	}
 }

@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Results of publishing, the label result.
@@ -25,7 +27,7 @@ type Metrics struct {
 	oldest      *prometheus.GaugeVec
 }
 
-// NewMetrics registers the metrics with reg. Call it once a process.
+// NewMetrics registers the metrics with reg. Call it once per process.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
 	return &Metrics{
@@ -100,4 +102,10 @@ func seconds(t time.Time) float64 {
 		return 0
 	}
 	return float64(t.UnixNano()) / float64(time.Second)
+}
+
+// gauges shows what the state says of a chain.
+func (m *sourceMetrics) gauges(ch archive.Chain) {
+	m.unpublished.Set(float64(ch.Unpublished))
+	m.sequence.Set(float64(max(ch.Sequence, 1) - 1))
 }

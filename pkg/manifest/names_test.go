@@ -3,32 +3,34 @@ package manifest
 import (
 	"testing"
 	"time"
+
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 func TestNamesAreReadBack(t *testing.T) {
 	at := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	for _, row := range []struct {
-		name Name
+		name trail.Name
 		path string
 	}{
-		{Name{Time: at, Instance: "app-01", Chain: "0a1b2c3d", Sequence: 7, N: 1}, "manifest_20260304_050607_app-01_0a1b2c3d_00000007.json"},
-		{Name{Time: at, Instance: "app-01", Chain: "0a1b2c3d", Sequence: 7, N: 12}, "manifest_20260304_050607_app-01_0a1b2c3d_00000007-12.json"},
-		{Name{Time: at, Instance: "a_b_00000001", Chain: "0a1b2c3d", Sequence: 123456789, N: 1}, "manifest_20260304_050607_a_b_00000001_0a1b2c3d_123456789.json"},
+		{trail.Name{Time: at, Instance: "app-01", Chain: "0a1b2c3d", Sequence: 7, N: 1}, "manifest_20260304_050607_app-01_0a1b2c3d_00000007.json"},
+		{trail.Name{Time: at, Instance: "app-01", Chain: "0a1b2c3d", Sequence: 7, N: 12}, "manifest_20260304_050607_app-01_0a1b2c3d_00000007-12.json"},
+		{trail.Name{Time: at, Instance: "a_b_00000001", Chain: "0a1b2c3d", Sequence: 123456789, N: 1}, "manifest_20260304_050607_a_b_00000001_0a1b2c3d_123456789.json"},
 		{
-			Name{Time: at, Instance: "app-01", Chain: "0a1b2c3d", Sequence: 7, N: 2, Hive: true},
+			trail.Name{Time: at, Instance: "app-01", Chain: "0a1b2c3d", Sequence: 7, N: 2, Hive: true},
 			"dt=2026-03-04/instance=app-01/manifest_20260304_050607_app-01_0a1b2c3d_00000007-2.jsonl.gz",
 		},
-		{Name{Digest: true, Time: at, Instance: "app-01", Chain: "0a1b2c3d", Sequence: 7}, "digest_20260304_050607_app-01_0a1b2c3d_00000007.json"},
+		{trail.Name{Digest: true, Time: at, Instance: "app-01", Chain: "0a1b2c3d", Sequence: 7}, "digest_20260304_050607_app-01_0a1b2c3d_00000007.json"},
 	} {
 		if got := row.name.Path(); got != row.path {
 			t.Errorf("Path() = %s, want %s", got, row.path)
 		}
-		got, ok := ParseName("some/prefix/" + row.path)
+		got, ok := trail.ParseName("some/prefix/" + row.path)
 		if !ok || got != row.name {
 			t.Errorf("ParseName(%s) = %+v, %v, want %+v", row.path, got, ok, row.name)
 		}
 	}
-	hive := Name{Digest: true, Time: at, Instance: "i", Chain: "0a1b2c3d", Sequence: 7, Hive: true}
+	hive := trail.Name{Digest: true, Time: at, Instance: "i", Chain: "0a1b2c3d", Sequence: 7, Hive: true}
 	if got, want := hive.Path(), "_digests/digest_20260304_050607_i_0a1b2c3d_00000007.json"; got != want {
 		t.Errorf("Path() = %s, want %s", got, want)
 	}
@@ -46,7 +48,7 @@ func TestParseNameRefusesWhatNobodyWrites(t *testing.T) {
 		"digest_20260304_050607_app_0a1b2c3d_00000007.jsonl.gz",
 		"digest_20260304_050607_app_0a1b2c3d_00000007.json.bak",
 	} {
-		if n, ok := ParseName(s); ok {
+		if n, ok := trail.ParseName(s); ok {
 			t.Errorf("ParseName(%q) = %+v, want none", s, n)
 		}
 	}
@@ -54,13 +56,13 @@ func TestParseNameRefusesWhatNobodyWrites(t *testing.T) {
 
 func TestNotBeforeStandsStillForAMinute(t *testing.T) {
 	last := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
-	if got := notBefore(last.Add(-30*time.Second), last); !got.Equal(last) {
+	if got := trail.NotBefore(last.Add(-30*time.Second), last); !got.Equal(last) {
 		t.Errorf("notBefore(30 s earlier) = %v, want %v", got, last)
 	}
-	if got, want := notBefore(last.Add(-time.Hour), last), last.Add(-time.Hour); !got.Equal(want) {
+	if got, want := trail.NotBefore(last.Add(-time.Hour), last), last.Add(-time.Hour); !got.Equal(want) {
 		t.Errorf("notBefore(an hour earlier) = %v, want %v", got, want)
 	}
-	if got, want := notBefore(last.Add(1500*time.Millisecond), last), last.Add(time.Second); !got.Equal(want) {
+	if got, want := trail.NotBefore(last.Add(1500*time.Millisecond), last), last.Add(time.Second); !got.Equal(want) {
 		t.Errorf("notBefore(1.5 s later) = %v, want %v", got, want)
 	}
 }

@@ -9,51 +9,53 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/verify"
+	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // shelf is a trail in memory with the objects that it tells of.
 type shelf struct {
 	*fakeArchive
 
-	heads map[string]state.Object
+	heads map[string]archive.Object
 	heed  func(key string) error // before each HEAD, where it is set
 }
 
-func newShelf() *shelf { return &shelf{fakeArchive: newArchive(), heads: map[string]state.Object{}} }
+func newShelf() *shelf { return &shelf{fakeArchive: newArchive(), heads: map[string]archive.Object{}} }
 
-func (s *shelf) Head(_ context.Context, key string) (state.Object, error) {
+func (s *shelf) Head(_ context.Context, key string) (archive.Object, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.heed != nil {
 		if err := s.heed(key); err != nil {
-			return state.Object{}, err
+			return archive.Object{}, err
 		}
 	}
 	o, ok := s.heads[key]
 	if !ok {
-		return o, state.Classified(state.ClassTransient, "HeadObject", fs.ErrNotExist)
+		return o, archive.Classified(archive.ClassTransient, "HeadObject", fs.ErrNotExist)
 	}
 	return o, nil
 }
 
-func (*shelf) ListVersions(context.Context, string, string, func(state.ObjectVersion) error) error {
+func (*shelf) ListVersions(context.Context, string, string, func(archive.ObjectVersion) error) error {
 	return nil
 }
 
 // put stores an object as an upload of the host would, and returns its record.
-func (s *shelf) put(key, text, id string, at time.Time, change ...func(*state.Record)) state.Record {
+func (s *shelf) put(key, text, id string, at time.Time, change ...func(*archive.Record)) archive.Record {
 	s.set("p/"+key, []byte(text))
-	o := state.Object{Key: "p/" + key, Size: int64(len(text)), ETag: "etag of " + text, LastModified: at.Truncate(time.Second), Metadata: map[string]string{
-		state.MetaSHA256: hexSHA([]byte(text)),
+	o := archive.Object{Key: "p/" + key, Size: int64(len(text)), ETag: "etag of " + text, LastModified: at.Truncate(time.Second), Metadata: map[string]string{
+		archive.MetaSHA256: hexSHA([]byte(text)),
 	}}
 	if id != "" {
-		o.Metadata[state.MetaID] = id
+		o.Metadata[archive.MetaID] = id
 	}
 	s.heads["p/"+key] = o
-	r := rec(state.StatusUploaded, key, state.FormatTime(at))
-	r.SizeBytes, r.SHA256, r.ETag = &o.Size, o.Metadata[state.MetaSHA256], o.ETag
-	if oid, ok := state.ParseObjectID(id); ok {
+	r := rec(archive.StatusUploaded, key, archive.FormatTime(at))
+	r.SizeBytes, r.SHA256, r.ETag = &o.Size, o.Metadata[archive.MetaSHA256], o.ETag
+	if oid, ok := archive.ParseObjectID(id); ok {
 		r.Attempt = oid.Attempt
 	}
 	for _, c := range change {
@@ -68,14 +70,14 @@ func (s *shelf) drop(key string) {
 	delete(s.heads, "p/"+key)
 }
 
-func (s *shelf) check(t *testing.T, now time.Time, change func(*ObjectOptions)) *Verification {
+func (s *shelf) check(t *testing.T, now time.Time, change func(*verify.ObjectOptions)) *verify.Result {
 	t.Helper()
-	tr := NewTrail(s, "p/")
-	v, err := Verify(t.Context(), tr, VerifyOptions{Bucket: "b", Now: now})
+	tr := trail.NewTrail(s, "p/")
+	v, err := verify.Run(t.Context(), tr, verify.Options{Bucket: "b", Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := ObjectOptions{Workers: 4}
+	o := verify.ObjectOptions{Workers: 4}
 	if change != nil {
 		change(&o)
 	}
@@ -86,7 +88,7 @@ func (s *shelf) check(t *testing.T, now time.Time, change func(*ObjectOptions)) 
 }
 
 // about returns what was found and noted of one key.
-func about(v *Verification, key string) (said []string) {
+func about(v *verify.Result, key string) (said []string) {
 	for _, f := range v.Findings {
 		if f.Key == "p/"+key {
 			said = append(said, string(f.Kind))
@@ -100,18 +102,18 @@ func about(v *Verification, key string) (said []string) {
 	return said
 }
 
-func withReason(reason string) func(*Digest) {
-	return func(d *Digest) {
+func withReason(reason string) func(*trail.Digest) {
+	return func(d *trail.Digest) {
 		d.Reason, d.ConfigSHA256 = reason, ""
-		if reason == ReasonStop || reason == ReasonFinal {
+		if reason == trail.ReasonStop || reason == trail.ReasonFinal {
 			d.NextDigestDue = nil
 		}
 	}
 }
 
-func pendingSince(at time.Time) func(*Digest) {
-	return func(d *Digest) {
-		withReason(ReasonInterval)(d)
+func pendingSince(at time.Time) func(*trail.Digest) {
+	return func(d *trail.Digest) {
+		withReason(trail.ReasonInterval)(d)
 		d.Pending, d.OldestPendingSince = 1, timeOrNull(at)
 	}
 }
@@ -120,13 +122,13 @@ func pendingSince(at time.Time) func(*Digest) {
 // that it knows, is believed to be new only while its chain can have written it.
 func TestWhatAnObjectClaimsOfItselfIsNotBelieved(t *testing.T) {
 	const chain = "0a1b2c3d"
-	id := func(n uint64) string { return state.ObjectID{Instance: "app-01", Chain: chain, Attempt: n}.String() }
+	id := func(n uint64) string { return archive.ObjectID{Instance: "app-01", Chain: chain, Attempt: n}.String() }
 	end := trailStart.Add(time.Hour) // of the digest; the next one is due an hour later
 	later := end.Add(10 * time.Minute)
 	now := end.Add(30 * time.Minute)
 	for _, c := range []struct {
 		name    string
-		head    func(*Digest)
+		Head    func(*trail.Digest)
 		id      string
 		written time.Time
 		now     time.Time
@@ -138,8 +140,8 @@ func TestWhatAnObjectClaimsOfItselfIsNotBelieved(t *testing.T) {
 		{"on its way before the digest", pendingSince(end.Add(-time.Hour)), id(8), end.Add(-50 * time.Minute), now, true},
 		{"the next digest is a little late", nil, id(8), later, end.Add(time.Hour + 50*time.Second), true},
 
-		{"after the chain stopped", withReason(ReasonStop), id(8), later, now, false},
-		{"after the chain ended", withReason(ReasonFinal), id(8), later, now, false},
+		{"after the chain stopped", withReason(trail.ReasonStop), id(8), later, now, false},
+		{"after the chain ended", withReason(trail.ReasonFinal), id(8), later, now, false},
 		{"before the digest that does not name it", nil, id(8), end.Add(-10 * time.Minute), now, false},
 		{"seconds before the digest that does not name it", nil, id(8), end.Add(-3 * time.Second), now, false},
 		{"before what was on its way", pendingSince(end.Add(-10 * time.Minute)), id(8), end.Add(-20 * time.Minute), now, false},
@@ -155,9 +157,9 @@ func TestWhatAnObjectClaimsOfItselfIsNotBelieved(t *testing.T) {
 			s := newShelf()
 			known := s.put("known", "old content", id(6), trailStart)
 			other := s.put("other", "other", id(7), trailStart)
-			head := c.head
+			head := c.Head
 			if head == nil {
-				head = withReason(ReasonInterval)
+				head = withReason(trail.ReasonInterval)
 			}
 			s.add(t, "app-01", chain, 1, true, head, known, other)
 			s.put("known", "other bytes", c.id, c.written)
@@ -192,11 +194,11 @@ func TestWhatAnObjectClaimsOfItselfIsNotBelieved(t *testing.T) {
 // A chain that another one follows writes nothing any more.
 func TestAnObjectOfAChainThatWasLeft(t *testing.T) {
 	s := newShelf()
-	s.add(t, "app-01", "aaaaaaaa", 1, true, withReason(ReasonInterval), s.put("a", "a", "app-01/aaaaaaaa/1", trailStart))
+	s.add(t, "app-01", "aaaaaaaa", 1, true, withReason(trail.ReasonInterval), s.put("a", "a", "app-01/aaaaaaaa/1", trailStart))
 	head, _, _ := strings.Cut(s.library.heads["aaaaaaaa"], " ")
-	s.add(t, "app-01", "bbbbbbbb", 1, true, func(d *Digest) {
-		withReason(ReasonInterval)(d)
-		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsStateLost, "aaaaaaaa", head
+	s.add(t, "app-01", "bbbbbbbb", 1, true, func(d *trail.Digest) {
+		withReason(trail.ReasonInterval)(d)
+		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = archive.BeginsStateLost, "aaaaaaaa", head
 	}, s.put("b", "b", "app-01/bbbbbbbb/1", trailStart))
 	later := trailStart.Add(70 * time.Minute)
 	s.put("a", "A", "app-01/aaaaaaaa/2", later)
@@ -209,33 +211,33 @@ func TestAnObjectOfAChainThatWasLeft(t *testing.T) {
 
 // What metadata alone says of an object's content is counted until it was hashed.
 func TestContentThatMetadataAloneProves(t *testing.T) {
-	skip := func(basis state.Basis) func(*state.Record) {
-		return func(r *state.Record) { r.Status, r.Basis, r.Attempt = state.StatusSkipped, basis, 0 }
+	skip := func(basis archive.Basis) func(*archive.Record) {
+		return func(r *archive.Record) { r.Status, r.Basis, r.Attempt = archive.StatusSkipped, basis, 0 }
 	}
 	s := newShelf()
 	at := trailStart.Add(-time.Hour)
 	mine := "app-01/0a1b2c3d/"
 	replaced := s.put("replaced", "r", mine+"1", at)
 	rekeyed := s.put("rekeyed", "k", mine+"2", at)
-	rekeyed.Status, rekeyed.ReplacedETag = state.StatusRekeyed, "that of an unknown object"
-	proven := s.put("proven", "p", "", at, skip(state.BasisMetadata))
-	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(ReasonStop),
+	rekeyed.Status, rekeyed.ReplacedETag = archive.StatusRekeyed, "that of an unknown object"
+	proven := s.put("proven", "p", "", at, skip(archive.BasisMetadata))
+	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(trail.ReasonStop),
 		s.put("uploaded", "u", mine+"3", at),
-		s.put("metadata", "m", "", at, skip(state.BasisMetadata)),
-		s.put("etag", "e", "", at, skip(state.BasisETag)),
+		s.put("metadata", "m", "", at, skip(archive.BasisMetadata)),
+		s.put("etag", "e", "", at, skip(archive.BasisETag)),
 		replaced, rekeyed, proven)
-	after := s.put("replaced", "r", "", at, skip(state.BasisMetadata), func(r *state.Record) { r.ETag = "another" })
+	after := s.put("replaced", "r", "", at, skip(archive.BasisMetadata), func(r *archive.Record) { r.ETag = "another" })
 	o := s.heads["p/replaced"]
 	o.ETag = "another"
 	s.heads["p/replaced"] = o
-	index := s.put("metadata", "m", "", at, skip(state.BasisIndex))
-	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(ReasonStop), after, index, s.put("proven", "p", "", at, skip(state.BasisETag)))
+	index := s.put("metadata", "m", "", at, skip(archive.BasisIndex))
+	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(trail.ReasonStop), after, index, s.put("proven", "p", "", at, skip(archive.BasisETag)))
 
 	v := s.check(t, trailStart.Add(3*time.Hour), nil)
 	if !v.Clean || v.Objects.Unproven != 3 {
 		t.Errorf("without --deep: %+v, %+v; want metadata, replaced and rekeyed unproven", v.Objects, v.Findings)
 	}
-	all := func(o *ObjectOptions) { o.Deep = 100 }
+	all := func(o *verify.ObjectOptions) { o.Deep = 100 }
 	if v = s.check(t, trailStart.Add(3*time.Hour), all); !v.Clean || v.Objects.Unproven != 0 || v.Objects.Downloaded != 6 {
 		t.Errorf("with --deep all: %+v, %+v", v.Objects, v.Findings)
 	}
@@ -250,12 +252,12 @@ func TestContentThatMetadataAloneProves(t *testing.T) {
 func TestAnObjectThatOutlivesItsFile(t *testing.T) {
 	s := newShelf()
 	at := trailStart.Add(-time.Hour)
-	gone := func(key string) state.Record {
-		return rec(state.StatusDeleted, key, state.FormatTime(at.Add(time.Minute)))
+	gone := func(key string) archive.Record {
+		return rec(archive.StatusDeleted, key, archive.FormatTime(at.Add(time.Minute)))
 	}
-	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(ReasonStop),
+	s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(trail.ReasonStop),
 		s.put("kept", "k", "app-01/0a1b2c3d/1", at), s.put("replaced", "r", "app-01/0a1b2c3d/2", at), s.put("expired", "e", "app-01/0a1b2c3d/3", at))
-	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(ReasonStop), gone("kept"), gone("replaced"), gone("expired"))
+	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(trail.ReasonStop), gone("kept"), gone("replaced"), gone("expired"))
 	s.put("replaced", "R", "app-01/0a1b2c3d/4", at.Add(2*time.Minute))
 	s.drop("expired")
 	v := s.check(t, trailStart.Add(3*time.Hour), nil)
@@ -269,8 +271,8 @@ func TestAnObjectThatOutlivesItsFile(t *testing.T) {
 func TestObjectsThatCannotBeAskedFor(t *testing.T) {
 	s := newShelf()
 	at := trailStart.Add(-time.Hour)
-	first, _ := s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(ReasonInterval), s.put("a", "a", "app-01/0a1b2c3d/1", at), s.put("b", "b", "app-01/0a1b2c3d/2", at))
-	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(ReasonStop), s.put("c", "c", "app-01/0a1b2c3d/3", at), s.put("d", "d", "app-01/0a1b2c3d/4", at))
+	first, _ := s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(trail.ReasonInterval), s.put("a", "a", "app-01/0a1b2c3d/1", at), s.put("b", "b", "app-01/0a1b2c3d/2", at))
+	s.add(t, "app-01", "0a1b2c3d", 2, true, withReason(trail.ReasonStop), s.put("c", "c", "app-01/0a1b2c3d/3", at), s.put("d", "d", "app-01/0a1b2c3d/4", at))
 	now := trailStart.Add(3 * time.Hour)
 	synctest.Test(t, func(t *testing.T) {
 		s.heed = func(key string) error {
@@ -280,7 +282,7 @@ func TestObjectsThatCannotBeAskedFor(t *testing.T) {
 			return nil
 		}
 		s.body = breaking(-1, keyIs("p/c"))
-		v := s.check(t, now, func(o *ObjectOptions) { o.Deep = 100 })
+		v := s.check(t, now, func(o *verify.ObjectOptions) { o.Deep = 100 })
 		if got := fmt.Sprint(about(v, "a"), about(v, "b"), about(v, "c"), about(v, "d")); got != "[] [unchecked] [unchecked] []" || v.Objects.Unchecked != 2 || v.Objects.Downloaded != 2 {
 			t.Errorf("it says %s: %+v, %+v", got, v.Objects, v.Findings)
 		}
@@ -291,7 +293,7 @@ func TestObjectsThatCannotBeAskedFor(t *testing.T) {
 		}
 		// Three bodies break off, and then it reads on.
 		s.body = breaking(3, everyKey)
-		if v = s.check(t, now, func(o *ObjectOptions) { o.Deep = 100 }); !v.Clean {
+		if v = s.check(t, now, func(o *verify.ObjectOptions) { o.Deep = 100 }); !v.Clean {
 			t.Errorf("after broken bodies: %+v", v.Findings)
 		}
 	})
@@ -301,7 +303,7 @@ func TestObjectsThatCannotBeAskedFor(t *testing.T) {
 // have written it.
 func TestAManifestBehindTheEndOfAChain(t *testing.T) {
 	for reason, want := range map[string]string{
-		ReasonInterval: "[]", ReasonStop: "[object-content]", ReasonFinal: "[object-content]",
+		trail.ReasonInterval: "[]", trail.ReasonStop: "[object-content]", trail.ReasonFinal: "[object-content]",
 	} {
 		s := newShelf()
 		s.add(t, "app-01", "0a1b2c3d", 1, true, withReason(reason), s.put("a", "a", "app-01/0a1b2c3d/1", trailStart))
@@ -312,13 +314,13 @@ func TestAManifestBehindTheEndOfAChain(t *testing.T) {
 			t.Errorf("behind %s it says %s: %+v", reason, got, v.Findings)
 		}
 		found := "[note manifest-pending]"
-		if reason == ReasonFinal {
+		if reason == trail.ReasonFinal {
 			found = "[unnamed-manifest]"
 		}
 		if got := fmt.Sprint(about(v, strings.TrimPrefix(m, "p/"))); got != found {
 			t.Errorf("behind %s it says %s of the manifest, want %s", reason, got, found)
 		}
-		if reason == ReasonStop {
+		if reason == trail.ReasonStop {
 			v = s.check(t, later.Add(25*time.Hour), nil)
 			if got := fmt.Sprint(about(v, strings.TrimPrefix(m, "p/"))); got != "[silent]" {
 				t.Errorf("a day behind %s it says %s of the manifest", reason, got)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // ecdsaSigner signs as KMS does: each signature of one digest is another one.
@@ -34,13 +35,13 @@ func newECDSASigner(t *testing.T) *ecdsaSigner {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &ecdsaSigner{key: key, public: encodePublic(der), print: fingerprintOf(der)}
+	return &ecdsaSigner{key: key, public: trail.EncodePublic(der), print: trail.FingerprintOf(der)}
 }
 
 func (s *ecdsaSigner) Sign(_ context.Context, digest []byte) (algorithm, fingerprint string, sig []byte, err error) {
 	sum := sha256.Sum256(digest)
 	sig, err = ecdsa.SignASN1(rand.Reader, s.key, sum[:])
-	return AlgorithmECDSA, s.print, sig, err
+	return trail.AlgorithmECDSA, s.print, sig, err
 }
 
 func (s *ecdsaSigner) PublicKey(context.Context) ([]byte, error) { return s.public, nil }
@@ -48,7 +49,7 @@ func (s *ecdsaSigner) PublicKey(context.Context) ([]byte, error) { return s.publ
 // occupy puts something under the name of each signature before s3syncd does.
 func occupy(b *bucket, with func(key string) []byte) {
 	b.fault = func(op, key string) error {
-		if _, there := b.objects[key]; op == "PUT" && !there && strings.HasSuffix(key, sigSuffix) {
+		if _, there := b.objects[key]; op == "PUT" && !there && strings.HasSuffix(key, trail.SignatureSuffix) {
 			if data := with(key); data != nil {
 				b.objects[key] = data
 			}
@@ -65,8 +66,8 @@ func TestAnOccupiedSignatureIsNotPublished(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign := NewSignature(other, signer.print, otherSig)
-	forged, err := foreign.encode()
+	foreign := trail.NewSignature(other, signer.print, otherSig)
+	forged, err := foreign.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,17 +85,17 @@ func TestAnOccupiedSignatureIsNotPublished(t *testing.T) {
 			return data
 		})
 		r.commit("a", 1)
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 		if st := r.glance(t); st.Unsigned != 1 {
 			t.Errorf("%s: %d digests are without signature, want 1", name, st.Unsigned)
 		}
-		if _, err := os.Stat(r.f.local.path(strings.TrimPrefix(first, "p/_manifests/"))); err == nil {
+		if _, err := os.Stat(r.f.local.Path(strings.TrimPrefix(first, "p/_manifests/"))); err == nil {
 			t.Errorf("%s: the local copy says that it was published", name)
 		}
 		// The next ones are signed, and lead to it.
 		r.advance(time.Minute)
 		r.commit("b", 1)
-		r.flush(ReasonStop)
+		r.flush(trail.ReasonStop)
 		_, sig, n := parseNewest(t, r)
 		if n.Sequence != 2 || sig == nil {
 			t.Errorf("%s: digest %d has the signature %q", name, n.Sequence, sig)
@@ -106,10 +107,10 @@ func TestAnOccupiedSignatureIsNotPublished(t *testing.T) {
 }
 
 // parseNewest returns the newest digest that was published, and its signature.
-func parseNewest(t *testing.T, r *rig) (d Digest, sig []byte, n Name) {
+func parseNewest(t *testing.T, r *rig) (d trail.Digest, sig []byte, n trail.Name) {
 	t.Helper()
 	for _, key := range r.bucket.created() {
-		if name, ok := ParseName(key); ok && name.Digest {
+		if name, ok := trail.ParseName(key); ok && name.Digest {
 			d, n, sig = mustDigest(t, r.bucket.objects[key]), name, r.bucket.objects[sigOf(key)]
 		}
 	}
@@ -124,16 +125,16 @@ func TestASignatureWhoseAnswerWasLostIsPublished(t *testing.T) {
 	r.begin(state.Report{New: true})
 	lost := 0
 	r.bucket.set(nil, func(_, key string) error {
-		if strings.HasSuffix(key, sigSuffix) {
+		if strings.HasSuffix(key, trail.SignatureSuffix) {
 			lost++
 			return errors.New("no answer")
 		}
 		return nil
 	})
 	r.commit("a", 1)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.bucket.set(nil, nil)
-	r.flush(ReasonStop)
+	r.flush(trail.ReasonStop)
 	if st := r.glance(t); lost != 1 || st.Unsigned != 0 {
 		t.Errorf("%d answers were lost, %d digests are without signature", lost, st.Unsigned)
 	}
@@ -148,8 +149,8 @@ func TestAnOccupiedKeyIsNotPublished(t *testing.T) {
 	r.bucket.objects["p/_manifests/"+rel] = newECDSASigner(t).public
 	r.begin(state.Report{New: true})
 	r.commit("a", 1)
-	r.flush(ReasonStop)
-	if _, err := os.Stat(r.f.local.path(rel)); err == nil {
+	r.flush(trail.ReasonStop)
+	if _, err := os.Stat(r.f.local.Path(rel)); err == nil {
 		t.Error("the local copy says that the key was published")
 	}
 	if st := r.glance(t); st.Unsigned != 0 {

@@ -11,7 +11,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // ErrNotYet is what a Publisher returns before it may send anything: a short
@@ -21,33 +22,15 @@ var ErrNotYet = errors.New("the destination has not been asked yet whether it en
 // Publisher is the bucket that the trail is published to. All methods may block
 // for as long as their context allows and are safe for concurrent use.
 type Publisher interface {
-	// CreateDoc stores body under key, encrypted, if nothing stands there yet.
+	// CreateDoc stores body under key, encrypted, if nothing is there yet.
 	// state.ErrPrecondition says that something does, ErrNotYet that nothing was
 	// sent because the destination has not been asked yet whether it encrypts.
-	CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, md5 [16]byte, sha [32]byte, contentType string) (state.Object, error)
+	CreateDoc(ctx context.Context, key string, body io.ReadSeeker, size int64, md5 [16]byte, sha [32]byte, contentType string) (archive.Object, error)
 	// Get returns the object's bytes and what the server said of it.
-	Get(ctx context.Context, key string) (io.ReadCloser, state.Object, error)
+	Get(ctx context.Context, key string) (io.ReadCloser, archive.Object, error)
 	// List calls fn for each key under prefix after startAfter, in byte order.
-	List(ctx context.Context, prefix, startAfter string, fn func(state.Object) error) error
+	List(ctx context.Context, prefix, startAfter string, fn func(archive.Object) error) error
 }
-
-// Layout is how manifests are encoded and where they stand.
-type Layout string
-
-// The layouts.
-const (
-	LayoutFlat Layout = "flat" // JSON arrays beside the digests
-	LayoutHive Layout = "hive" // gzipped JSON lines, partitioned by day and instance
-)
-
-// The reasons for a digest.
-const (
-	ReasonStart    = "start"    // a run begins
-	ReasonInterval = "interval" // DigestInterval has passed
-	ReasonFlush    = "flush"    // someone asked
-	ReasonStop     = "stop"     // the process ends in order; silence follows
-	ReasonFinal    = "final"    // the chain ends
-)
 
 // Options are a Flusher's settings. Durations of zero are refused unless the
 // field says otherwise.
@@ -55,7 +38,7 @@ type Options struct {
 	Source   string
 	Instance string
 	Bucket   string
-	Mapper   state.Mapper
+	Mapper   archive.Mapper
 	// Before says where the source was archived to before, "": nowhere else. A
 	// chain that begins with another destination says so.
 	Before string
@@ -64,7 +47,7 @@ type Options struct {
 	DigestInterval time.Duration // at most this long between two digests
 	StopTimeout    time.Duration // for what Run publishes after its context ended
 	MaxRecords     int           // in one manifest
-	Layout         Layout
+	Layout         trail.Layout
 
 	LocalDir      string        // absolute; of this source alone: its copy of the trail
 	KeepLocal     time.Duration // how long published documents stay there, 0: without limit
@@ -91,12 +74,9 @@ type Options struct {
 	Metrics *Metrics
 }
 
-// namePart is what an instance may consist of.
-const namePart = `[A-Za-z0-9._-]+`
-
 // validate names the first option that cannot work.
 func (o *Options) validate() error {
-	if ok, err := regexp.MatchString("^"+namePart+"$", o.Instance); err != nil || !ok {
+	if ok, err := regexp.MatchString("^"+trail.NamePart+"$", o.Instance); err != nil || !ok {
 		return fmt.Errorf("instance %q is not of the form [A-Za-z0-9._-]+", o.Instance)
 	}
 	for name, d := range map[string]time.Duration{
@@ -118,7 +98,7 @@ func (o *Options) validateStorage() error {
 		return errors.New("source and bucket must have names")
 	case o.MaxRecords <= 0:
 		return fmt.Errorf("max records must be positive, got %d", o.MaxRecords)
-	case o.Layout != LayoutFlat && o.Layout != LayoutHive:
+	case o.Layout != trail.LayoutFlat && o.Layout != trail.LayoutHive:
 		return fmt.Errorf("layout must be flat or hive, got %q", o.Layout)
 	case !filepath.IsAbs(o.LocalDir):
 		return fmt.Errorf("local directory must be absolute, got %q", o.LocalDir)

@@ -15,9 +15,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/copies"
 	"github.com/s3syncd/s3syncd/internal/crashfs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // sealerRole makes the test binary a process that seals documents in its working
@@ -39,8 +41,8 @@ func playSealer() error {
 		return err
 	}
 	f, err := New(st, newBucket(), Options{
-		Source: "data", Instance: "app-01", Bucket: "b", Mapper: state.NewMapper("p"),
-		FlushInterval: time.Hour, DigestInterval: time.Hour, StopTimeout: time.Hour, MaxRecords: 3, Layout: LayoutHive,
+		Source: "data", Instance: "app-01", Bucket: "b", Mapper: archive.NewMapper("p"),
+		FlushInterval: time.Hour, DigestInterval: time.Hour, StopTimeout: time.Hour, MaxRecords: 3, Layout: trail.LayoutHive,
 		LocalDir: filepath.Join(dir, "copies", "data"), Version: "test",
 		Now: time.Now, Pending: func() (int64, time.Time) { return 0, time.Time{} },
 		Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewPedanticRegistry()),
@@ -53,11 +55,11 @@ func playSealer() error {
 	}
 	told := map[string]bool{}
 	for i := range 5 {
-		rec := state.Record{LocalPath: fmt.Sprintf("/data/%d", i), S3Key: fmt.Sprintf("p/%d", i), Status: state.StatusUploaded, Trigger: archive.TriggerEvent}
-		if _, err := st.Commit(ctx, state.Outcome{Record: &rec}); err != nil {
+		rec := archive.Record{LocalPath: fmt.Sprintf("/data/%d", i), S3Key: fmt.Sprintf("p/%d", i), Status: archive.StatusUploaded, Trigger: archive.TriggerEvent}
+		if _, err := st.Commit(ctx, archive.Outcome{Record: &rec}); err != nil {
 			return err
 		}
-		if _, err := f.sealAll(ctx, ReasonFlush); err != nil {
+		if _, err := f.sealAll(ctx, trail.ReasonFlush); err != nil {
 			return err
 		}
 		box, err := st.Outbox()
@@ -115,7 +117,7 @@ func TestASealedDocumentOutlivesAPowerCut(t *testing.T) {
 		for line := range strings.Lines(log.Acknowledged(moment)) {
 			name, want, _ := strings.Cut(strings.TrimSpace(line), " ")
 			sealed++
-			if got, err := fileSHA(filepath.Join(left, name)); err != nil || got != want {
+			if got, err := copies.FileSHA(filepath.Join(left, name)); err != nil || got != want {
 				t.Fatalf("cut at %d of %d: %s has the hash %q, want %s: %v", moment, log.Moments(), name, got, want, err)
 			}
 		}

@@ -16,7 +16,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/restore"
+	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // archive is a trail in memory with the objects that it tells of.
@@ -26,26 +28,26 @@ type fakeArchive struct {
 	onGet func(key string) error // before each answer
 }
 
-func (a *fakeArchive) GetFrom(ctx context.Context, key, version string, from int64, _ string) (io.ReadCloser, state.Object, error) {
+func (a *fakeArchive) GetFrom(ctx context.Context, key, version string, from int64, _ string) (io.ReadCloser, archive.Object, error) {
 	if a.onGet != nil {
 		if err := a.onGet(key); err != nil {
-			return nil, state.Object{}, err
+			return nil, archive.Object{}, err
 		}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	data, ok := a.objects[key+"?"+version]
 	if !ok {
-		return nil, state.Object{}, state.Classified(state.ClassTransient, "GetObject", fs.ErrNotExist)
+		return nil, archive.Object{}, archive.Classified(archive.ClassTransient, "GetObject", fs.ErrNotExist)
 	}
-	return io.NopCloser(bytes.NewReader(data[from:])), state.Object{Key: key, Size: int64(len(data))}, ctx.Err()
+	return io.NopCloser(bytes.NewReader(data[from:])), archive.Object{Key: key, Size: int64(len(data))}, ctx.Err()
 }
 
 // upload stores an object and returns its record.
-func (a *fakeArchive) upload(rel, text, at string, change ...func(*state.Record)) state.Record {
+func (a *fakeArchive) upload(rel, text, at string, change ...func(*archive.Record)) archive.Record {
 	a.set("p/"+rel+"?", []byte(text))
 	size := int64(len(text))
-	r := rec(state.StatusUploaded, rel, at, change...)
+	r := rec(archive.StatusUploaded, rel, at, change...)
 	r.SizeBytes, r.SHA256 = &size, hexSHA([]byte(text))
 	return r
 }
@@ -62,7 +64,7 @@ func (*outcomes) Planned(int64, int64) {}
 
 func (*outcomes) Received(int64) {}
 
-func (o *outcomes) Done(f RestoredFile) {
+func (o *outcomes) Done(f restore.RestoredFile) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.files[f.Key] = string(f.Status)
@@ -72,14 +74,14 @@ func (o *outcomes) Done(f RestoredFile) {
 }
 
 // restore runs one restore into dir.
-func (a *fakeArchive) restore(t *testing.T, dir string, change func(*RestoreOptions)) (map[string]string, RestoreSummary, error) {
+func (a *fakeArchive) restore(t *testing.T, dir string, change func(*restore.Options)) (map[string]string, restore.Summary, error) {
 	t.Helper()
 	said := &outcomes{files: map[string]string{}}
-	o := RestoreOptions{Prefix: "p/", Target: dir, DirMode: 0o700, Workers: 1, GiveUp: time.Minute, CheckSpace: true, Progress: said}
+	o := restore.Options{Prefix: "p/", Target: dir, DirMode: 0o700, Workers: 1, GiveUp: time.Minute, CheckSpace: true, Progress: said}
 	if change != nil {
 		change(&o)
 	}
-	sum, err := Restore(t.Context(), NewTrail(a, "p/"), a, o)
+	sum, err := restore.Run(t.Context(), trail.NewTrail(a, "p/"), a, o)
 	return said.files, sum, err
 }
 
@@ -123,7 +125,7 @@ func TestRestoreOfAPathThatWasAFileAndADirectory(t *testing.T) {
 
 func TestRestoreRefusesKeysThatAreNoPaths(t *testing.T) {
 	a := newArchive()
-	var records []state.Record
+	var records []archive.Record
 	want := map[string]string{"good": "restored"}
 	for _, key := range []string{"../../etc/passwd", "a/../../b", "/abs", "a//b", "dir/", "./x", "%2e"} {
 		records = append(records, a.upload(key, "attack", atTen))
@@ -170,7 +172,7 @@ func TestRestoreDoesNotReplaceWhatItWrote(t *testing.T) {
 			}
 		}
 	}
-	said, _, err := a.restore(t, dir, func(o *RestoreOptions) { o.Overwrite = true })
+	said, _, err := a.restore(t, dir, func(o *restore.Options) { o.Overwrite = true })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,32 +200,32 @@ func TestRestoreChecksTheRoomFirst(t *testing.T) {
 	a.add(t, "h", "0a0a0a0a", 1, true, nil, r)
 	dir := t.TempDir()
 	said, _, err := a.restore(t, dir, nil)
-	if !errors.Is(err, ErrNoSpace) || len(said) > 0 {
+	if !errors.Is(err, restore.ErrNoSpace) || len(said) > 0 {
 		t.Errorf("Restore = %v, %v, want ErrNoSpace and nothing begun", said, err)
 	}
-	if _, _, err := a.restore(t, dir, func(o *RestoreOptions) { o.CheckSpace = false }); err != nil {
+	if _, _, err := a.restore(t, dir, func(o *restore.Options) { o.CheckSpace = false }); err != nil {
 		t.Errorf("Restore without the check = %v", err)
 	}
 }
 
 func TestRestoreEndsWithAnOutage(t *testing.T) {
 	a := newArchive()
-	var records []state.Record
+	var records []archive.Record
 	for i := range 50 {
 		records = append(records, a.upload(fmt.Sprintf("f%02d", i), "x", atTen))
 	}
 	a.add(t, "h", "0a0a0a0a", 1, true, nil, records...)
 	a.onGet = func(string) error {
-		return state.Classified(state.ClassTransient, "GetObject", errors.New("no answer"))
+		return archive.Classified(archive.ClassTransient, "GetObject", errors.New("no answer"))
 	}
-	said, sum, err := a.restore(t, t.TempDir(), func(o *RestoreOptions) { o.GiveUp = time.Nanosecond })
-	if !errors.Is(err, ErrOutage) || len(said) > 0 || sum.Failed > 0 {
+	said, sum, err := a.restore(t, t.TempDir(), func(o *restore.Options) { o.GiveUp = time.Nanosecond })
+	if !errors.Is(err, restore.ErrOutage) || len(said) > 0 || sum.Failed > 0 {
 		t.Errorf("Restore = %v, %+v, %v, want ErrOutage and no file that failed for it", said, sum, err)
 	}
 	a.onGet = func(string) error {
-		return state.Classified(state.ClassCredentials, "GetObject", errors.New("expired"))
+		return archive.Classified(archive.ClassCredentials, "GetObject", errors.New("expired"))
 	}
-	if said, _, err := a.restore(t, t.TempDir(), nil); state.ClassOf(err) != state.ClassCredentials || len(said) > 0 {
+	if said, _, err := a.restore(t, t.TempDir(), nil); archive.ClassOf(err) != archive.ClassCredentials || len(said) > 0 {
 		t.Errorf("Restore without credentials = %v, %v, want that error", said, err)
 	}
 }
@@ -238,7 +240,7 @@ func TestRestoreNeedsAHash(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantSaid(t, said, map[string]string{"f": "failed: the trail has no hash of it"})
-	said, sum, err := a.restore(t, t.TempDir(), func(o *RestoreOptions) { o.Unverified = true })
+	said, sum, err := a.restore(t, t.TempDir(), func(o *restore.Options) { o.Unverified = true })
 	if err != nil || sum.Unverified != 1 {
 		t.Fatalf("Restore = %+v, %v, want one file that nothing proves", sum, err)
 	}
@@ -258,7 +260,7 @@ func TestRestoreLeavesHalfWrittenFilesOut(t *testing.T) {
 
 func TestRestoreKeepsOtherNamesOfAFile(t *testing.T) {
 	a := newArchive()
-	a.add(t, "h", "0a0a0a0a", 1, true, nil, a.upload("f", "content", atTen, func(r *state.Record) { r.Mode, r.MTime = "0640", "2020-02-02T02:02:02.123456789Z" }))
+	a.add(t, "h", "0a0a0a0a", 1, true, nil, a.upload("f", "content", atTen, func(r *archive.Record) { r.Mode, r.MTime = "0640", "2020-02-02T02:02:02.123456789Z" }))
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "other"), []byte("content"), 0o600); err != nil {
 		t.Fatal(err)
@@ -266,7 +268,7 @@ func TestRestoreKeepsOtherNamesOfAFile(t *testing.T) {
 	if err := os.Link(filepath.Join(dir, "other"), filepath.Join(dir, "f")); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := a.restore(t, dir, func(o *RestoreOptions) { o.Overwrite = true }); err != nil {
+	if _, _, err := a.restore(t, dir, func(o *restore.Options) { o.Overwrite = true }); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]fs.FileMode{"f": 0o640, "other": 0o600} {
@@ -280,12 +282,12 @@ func TestTimesOfMetadataAreRead(t *testing.T) {
 	for text, want := range map[string]int64{
 		"1700000000.123456789": 1_700_000_000_123_456_789, "1700000000": 1_700_000_000_000_000_000, "1.5": 1_500_000_000, "-1.000000001": -1_000_000_001, "-0.5": -500_000_000,
 	} {
-		if got, ok := parseMTime("", text); !ok || got.UnixNano() != want {
+		if got, ok := restore.ParseMTime("", text); !ok || got.UnixNano() != want {
 			t.Errorf("parseMTime(%q) = %v, %v, want %d ns", text, got, ok, want)
 		}
 	}
 	for _, text := range []string{"", "x", "1.x", "1.-5"} {
-		if got, ok := parseMTime("", text); ok {
+		if got, ok := restore.ParseMTime("", text); ok {
 			t.Errorf("parseMTime(%q) = %v, want none", text, got)
 		}
 	}

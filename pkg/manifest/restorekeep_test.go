@@ -10,12 +10,13 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/restore"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // owned gives a record a mode and an owner.
-func owned(mode string, uid, gid uint32) func(*state.Record) {
-	return func(r *state.Record) { r.Mode, r.UID, r.GID = mode, &uid, &gid }
+func owned(mode string, uid, gid uint32) func(*archive.Record) {
+	return func(r *archive.Record) { r.Mode, r.UID, r.GID = mode, &uid, &gid }
 }
 
 func needRoot(t *testing.T) {
@@ -62,7 +63,7 @@ func TestRestoreKeepsNoFileThatSomebodyElseCanChange(t *testing.T) {
 			if err := errors.Join(werr, os.Chown(path, c.uid, c.uid), os.Chmod(path, c.mode), os.Chmod(dir, c.dir)); err != nil {
 				t.Fatal(err)
 			}
-			_, sum, err := a.restore(t, dir, func(o *RestoreOptions) { o.Owner = true })
+			_, sum, err := a.restore(t, dir, func(o *restore.Options) { o.Owner = true })
 			if err != nil || sum.Restored+sum.Kept != 1 {
 				t.Fatalf("Restore = %+v, %v, want one file", sum, err)
 			}
@@ -97,8 +98,8 @@ func TestRestoreKeepsWhatItRestored(t *testing.T) {
 		a.upload("d/app", "1", atTen, owned("0640", 1000, 1000)), a.upload("d/root", "2", atTen, owned("0444", 0, 0)),
 		a.upload("d/shared", "3", atTen, owned("0664", 1000, 100)), a.upload("d/runs", "4", atTen, owned("4755", 0, 0)), a.upload("d/group", "5", atTen, owned("2755", 1000, 100)))
 	dir := t.TempDir()
-	for run, want := range []RestoreSummary{{Restored: 5}, {Kept: 5}} {
-		_, sum, err := a.restore(t, dir, func(o *RestoreOptions) { o.Owner = true })
+	for run, want := range []restore.Summary{{Restored: 5}, {Kept: 5}} {
+		_, sum, err := a.restore(t, dir, func(o *restore.Options) { o.Owner = true })
 		if err != nil || sum.Restored != want.Restored || sum.Kept != want.Kept {
 			t.Errorf("run %d: Restore = %+v, %v, want %d restored and %d kept", run, sum, err, want.Restored, want.Kept)
 		}
@@ -112,21 +113,21 @@ func TestNoFileRunsAsAnotherOwnerThanTheRecorded(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		owner  bool
-		change func(*state.Record)
+		change func(*archive.Record)
 		want   fs.FileMode
 	}{
 		{"another owner, not restored", false, owned("6755", self+1, group), 0o755},
 		{"another group, not restored", false, owned("6755", self, group+1), 0o755},
 		{"the restorer's own", false, owned("6755", self, group), 0o755 | fs.ModeSetuid | fs.ModeSetgid},
-		{"no owner in the trail", false, func(r *state.Record) { r.Mode = "6755" }, 0o755},
-		{"no owner in the trail, owners restored", true, func(r *state.Record) { r.Mode = "6755" }, 0o755},
+		{"no owner in the trail", false, func(r *archive.Record) { r.Mode = "6755" }, 0o755},
+		{"no owner in the trail, owners restored", true, func(r *archive.Record) { r.Mode = "6755" }, 0o755},
 		{"the recorded owner", true, owned("6755", self, group), 0o755 | fs.ModeSetuid | fs.ModeSetgid},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := newArchive()
 			a.add(t, "h", "0a0a0a0a", 1, true, nil, a.upload("f", "program", atTen, c.change))
 			dir := t.TempDir()
-			if _, sum, err := a.restore(t, dir, func(o *RestoreOptions) { o.Owner = c.owner }); err != nil || sum.Restored != 1 {
+			if _, sum, err := a.restore(t, dir, func(o *restore.Options) { o.Owner = c.owner }); err != nil || sum.Restored != 1 {
 				t.Fatalf("Restore = %+v, %v", sum, err)
 			}
 			if st, err := os.Stat(filepath.Join(dir, "f")); err != nil || st.Mode() != c.want {
@@ -145,7 +146,7 @@ func TestRestoreMakesNoDirectoryThatLetsOthersIn(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	_, sum, err := a.restore(t, dir, func(o *RestoreOptions) { o.Owner = true })
+	_, sum, err := a.restore(t, dir, func(o *restore.Options) { o.Owner = true })
 	if err != nil || sum.NewDirs != 2 || sum.OwnersOut != 1 {
 		t.Errorf("Restore = %+v, %v, want two directories, and one file whose owner cannot enter", sum, err)
 	}
@@ -154,7 +155,7 @@ func TestRestoreMakesNoDirectoryThatLetsOthersIn(t *testing.T) {
 			t.Errorf("%s has mode %v, %v, want 0700", name, st.Mode(), err)
 		}
 	}
-	said, _, err := a.restore(t, t.TempDir(), func(o *RestoreOptions) { o.Owner, o.DirMode = true, 0o755 })
+	said, _, err := a.restore(t, t.TempDir(), func(o *restore.Options) { o.Owner, o.DirMode = true, 0o755 })
 	if err != nil || !strings.HasPrefix(said["p/private/key"], "restored") {
 		t.Errorf("Restore with another mode = %v, %v", said, err)
 	}

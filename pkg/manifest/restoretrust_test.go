@@ -11,7 +11,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/anchor"
+	"github.com/s3syncd/s3syncd/internal/restore"
+	"github.com/s3syncd/s3syncd/internal/signer"
+	"github.com/s3syncd/s3syncd/internal/verify"
+	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // vouchedArchive is an archive of two digests whose second one somebody knows, or has
@@ -22,8 +27,8 @@ type vouchedArchive struct {
 	t       *testing.T
 	first   [2]string // keys of manifest and digest
 	head    string    // key
-	signer  *Ed25519Signer
-	options VerifyOptions
+	signer  *signer.Ed25519
+	options verify.Options
 }
 
 const vouchedChain0 = "0a0a0a0a"
@@ -34,19 +39,19 @@ func newVouchedArchive(t *testing.T) *vouchedArchive {
 	m, d := a.add(t, "h", vouchedChain0, 1, true, nil, a.upload("one", "first", atTen))
 	a.first = [2]string{m, d}
 	_, a.head = a.add(t, "h", vouchedChain0, 2, true, nil, a.upload("two", "second", atEleven))
-	a.options = VerifyOptions{Bucket: "b", Instance: "h", Now: trailStart.Add(3 * time.Hour)}
+	a.options = verify.Options{Bucket: "b", Instance: "h", Now: trailStart.Add(3 * time.Hour)}
 	return a
 }
 
 // anchor lets the second digest be known from elsewhere.
 func (a *vouchedArchive) anchor() {
-	a.options.Anchors = []Anchor{{Instance: "h", Chain: vouchedChain0, Sequence: 2, SHA256: hexSHA(a.objects[a.head]), From: "--anchor"}}
+	a.options.Anchors = []anchor.Anchor{{Instance: "h", Chain: vouchedChain0, Sequence: 2, SHA256: hexSHA(a.objects[a.head]), From: "--anchor"}}
 }
 
 // key signs the second digest, and lets the key be known.
 func (a *vouchedArchive) key() {
 	a.sign(a.head)
-	a.options.Keys = []*PublicKey{a.signer.publicKey(a.t)}
+	a.options.Keys = []*trail.PublicKey{publicKeyOf(a.t, a.signer)}
 }
 
 // sign puts a signature beside the digest under key.
@@ -54,18 +59,18 @@ func (a *vouchedArchive) sign(key string) {
 	a.t.Helper()
 	if a.signer == nil {
 		path, _ := writeKey(a.t, 0o600)
-		signer, err := LoadEd25519(path)
+		signer, err := signer.LoadEd25519(path)
 		if err != nil {
 			a.t.Fatal(err)
 		}
 		a.signer = signer
-		a.set("p/_manifests/keys/"+a.signer.fingerprint+".pem", a.signer.public)
+		a.set("p/_manifests/keys/"+fingerprintOf(a.signer)+".pem", publicPEM(a.signer))
 	}
 	algorithm, fingerprint, sig, err := a.signer.Sign(context.Background(), a.objects[key])
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	data, err := (&Signature{algorithm, fingerprint, base64.StdEncoding.EncodeToString(sig)}).encode()
+	data, err := (&trail.Signature{Algorithm: algorithm, PublicKeyFingerprint: fingerprint, Signature: base64.StdEncoding.EncodeToString(sig)}).Encode()
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -73,10 +78,10 @@ func (a *vouchedArchive) sign(key string) {
 }
 
 // run restores, and returns the names of the files that are there.
-func (a *vouchedArchive) run() (files []string, sum RestoreSummary) {
+func (a *vouchedArchive) run() (files []string, sum restore.Summary) {
 	a.t.Helper()
 	dir := a.t.TempDir()
-	_, sum, err := a.restore(a.t, dir, func(o *RestoreOptions) { o.Verify = &a.options })
+	_, sum, err := a.restore(a.t, dir, func(o *restore.Options) { o.Verify = &a.options })
 	if err != nil {
 		a.t.Fatalf("Restore = %+v, %v", sum, err)
 	}
@@ -96,12 +101,12 @@ func names(t *testing.T, dir string) (list []string) {
 }
 
 // evil is the record of a file that nobody has archived.
-func (a *vouchedArchive) evil(rel string) state.Record {
+func (a *vouchedArchive) evil(rel string) archive.Record {
 	return a.upload(rel, "evil", atEleven, owned("4755", 0, 0))
 }
 
 // claim is a record of other content than the object has.
-func (a *vouchedArchive) claim(rel string) state.Record {
+func (a *vouchedArchive) claim(rel string) archive.Record {
 	good := a.objects["p/"+rel+"?"]
 	r := a.evil(rel)
 	a.set("p/"+rel+"?", good)
@@ -113,8 +118,8 @@ func forgeries() map[string]func(a *vouchedArchive) {
 	return map[string]func(a *vouchedArchive){
 		"a chain that says it leaves the real one": func(a *vouchedArchive) {
 			head := hexSHA(a.objects[a.head])
-			a.add(a.t, "h", "ffffffff", 1, true, func(d *Digest) {
-				d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsStateLost, vouchedChain0, head
+			a.add(a.t, "h", "ffffffff", 1, true, func(d *trail.Digest) {
+				d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = archive.BeginsStateLost, vouchedChain0, head
 			}, a.evil("evil"), a.claim("two"))
 		},
 		"a chain of its own": func(a *vouchedArchive) { a.add(a.t, "h", "00000001", 1, true, nil, a.evil("evil")) },
@@ -122,17 +127,17 @@ func forgeries() map[string]func(a *vouchedArchive) {
 			a.add(a.t, "h", vouchedChain0, 3, true, nil, a.evil("evil"), a.claim("two"))
 		},
 		"a digest of the future behind the head": func(a *vouchedArchive) {
-			a.add(a.t, "h", vouchedChain0, 3, true, func(d *Digest) { d.EndTime = "2099-01-01T00:00:00Z" }, a.evil("evil"))
+			a.add(a.t, "h", vouchedChain0, 3, true, func(d *trail.Digest) { d.EndTime = "2099-01-01T00:00:00Z" }, a.evil("evil"))
 		},
 		"a manifest behind the head": func(a *vouchedArchive) { a.add(a.t, "h", vouchedChain0, 3, false, nil, a.evil("evil")) },
 		"a digest in the place of the head": func(a *vouchedArchive) {
 			a.heads[vouchedChain0] = hexSHA(a.objects[a.first[1]]) + " " + a.first[1]
-			a.add(a.t, "h", vouchedChain0, 2, true, func(d *Digest) { d.Reason = ReasonFlush }, a.evil("evil"))
+			a.add(a.t, "h", vouchedChain0, 2, true, func(d *trail.Digest) { d.Reason = trail.ReasonFlush }, a.evil("evil"))
 		},
 		"a second first digest": func(a *vouchedArchive) {
 			before := maps.Clone(a.objects)
 			delete(a.heads, vouchedChain0)
-			_, key := a.add(a.t, "h", vouchedChain0, 1, true, func(d *Digest) { d.AbandonsChain = "00000000" }, a.evil("evil"))
+			_, key := a.add(a.t, "h", vouchedChain0, 1, true, func(d *trail.Digest) { d.AbandonsChain = "00000000" }, a.evil("evil"))
 			forged := a.objects[key]
 			maps.Copy(a.objects, before)
 			a.set(strings.Replace(key, "_1", "_0", 1), forged) // Dated earlier, so that it is listed first.
@@ -220,7 +225,7 @@ func TestRestoreChecksSignaturesWithoutAKey(t *testing.T) {
 		t.Errorf("there is %q, with the faults %q; want nothing of the digest whose signature does not hold", files, sum.Faults)
 	}
 	a = newVouchedArchive(t)
-	a.add(t, "h", vouchedChain0, 3, true, func(d *Digest) { d.EndTime = "2099-01-01T00:00:00Z" }, a.evil("evil"))
+	a.add(t, "h", vouchedChain0, 3, true, func(d *trail.Digest) { d.EndTime = "2099-01-01T00:00:00Z" }, a.evil("evil"))
 	if files, sum := a.run(); slices.Contains(files, "evil") || sum.FaultCount == 0 {
 		t.Errorf("there is %q, with the faults %q; want nothing of the future", files, sum.Faults)
 	}
@@ -241,14 +246,14 @@ func TestRestoreOfALostHostIsNoFault(t *testing.T) {
 // one, so that its records would be the newest.
 func TestRestoreOrdersChainsByDigestsThatAreVouchedFor(t *testing.T) {
 	a := &vouchedArchive{fakeArchive: newArchive(), t: t}
-	version := func(v, text string) func(*state.Record) {
+	version := func(v, text string) func(*archive.Record) {
 		a.set("p/f?"+v, []byte(text))
-		return func(r *state.Record) { r.VersionID = v }
+		return func(r *archive.Record) { r.VersionID = v }
 	}
 	_, old := a.add(t, "h", vouchedChain0, 1, true, nil, a.upload("f", "old", atTen, version("v1", "old")))
-	leave := func(chain, sha string) func(d *Digest) {
-		return func(d *Digest) {
-			d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsStateLost, chain, sha
+	leave := func(chain, sha string) func(d *trail.Digest) {
+		return func(d *trail.Digest) {
+			d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = archive.BeginsStateLost, chain, sha
 		}
 	}
 	_, head := a.add(t, "h", "0b0b0b0b", 1, true, leave(vouchedChain0, hexSHA(a.objects[old])), a.upload("f", "new", atEleven, version("v2", "new")))
@@ -258,14 +263,14 @@ func TestRestoreOrdersChainsByDigestsThatAreVouchedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, _ := ParseName(old)
+	n, _ := trail.ParseName(old)
 	n.Time = n.Time.Add(-time.Hour) // It is listed first.
 	a.set("p/_manifests/"+n.Path(), data)
 	dir := t.TempDir()
-	_, sum, err := a.restore(t, dir, func(o *RestoreOptions) {
-		o.Verify = &VerifyOptions{
+	_, sum, err := a.restore(t, dir, func(o *restore.Options) {
+		o.Verify = &verify.Options{
 			Bucket: "b", Instance: "h", Now: trailStart.Add(3 * time.Hour),
-			Anchors: []Anchor{{Instance: "h", Chain: "0b0b0b0b", Sequence: 1, SHA256: hexSHA(a.objects[head]), From: "--anchor"}},
+			Anchors: []anchor.Anchor{{Instance: "h", Chain: "0b0b0b0b", Sequence: 1, SHA256: hexSHA(a.objects[head]), From: "--anchor"}},
 		}
 	})
 	if got, rerr := os.ReadFile(filepath.Join(dir, "f")); err != nil || string(got) != "new" || sum.FaultCount == 0 {
@@ -279,12 +284,12 @@ func TestRestoreOfAChainThatWasLeftIsNoFault(t *testing.T) {
 	a := &vouchedArchive{fakeArchive: newArchive(), t: t}
 	_, old := a.add(t, "h", vouchedChain0, 1, true, nil, a.upload("one", "first", atTen))
 	a.add(t, "h", vouchedChain0, 2, false, nil, a.upload("two", "second", atTen))
-	_, head := a.add(t, "h", "0b0b0b0b", 1, true, func(d *Digest) {
-		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsStateLost, vouchedChain0, hexSHA(a.objects[old])
+	_, head := a.add(t, "h", "0b0b0b0b", 1, true, func(d *trail.Digest) {
+		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = archive.BeginsStateLost, vouchedChain0, hexSHA(a.objects[old])
 	}, a.upload("two", "second", atEleven))
-	a.options = VerifyOptions{
+	a.options = verify.Options{
 		Bucket: "b", Instance: "h", Now: trailStart.Add(3 * time.Hour),
-		Anchors: []Anchor{{Instance: "h", Chain: "0b0b0b0b", Sequence: 1, SHA256: hexSHA(a.objects[head]), From: "--anchor"}},
+		Anchors: []anchor.Anchor{{Instance: "h", Chain: "0b0b0b0b", Sequence: 1, SHA256: hexSHA(a.objects[head]), From: "--anchor"}},
 	}
 	if files, sum := a.run(); !slices.Equal(files, []string{"one", "two"}) || sum.FaultCount > 0 {
 		t.Errorf("there is %q, with the faults %q", files, sum.Faults)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // runStart is where a chain stood when the process opened it.
@@ -18,21 +20,21 @@ type runStart struct {
 // since New as one JSON array, from the local copies and without holding them
 // in memory.
 func CopyRun(w io.Writer, flushers ...*Flusher) error {
-	enc := newEncoder(w, LayoutFlat)
+	enc := trail.NewEncoder(w, trail.LayoutFlat)
 	for _, f := range flushers {
 		if err := f.copyRun(enc); err != nil {
 			return fmt.Errorf("copy records of %s: %w", f.o.Source, err)
 		}
 	}
-	return enc.close()
+	return enc.Close()
 }
 
-func (f *Flusher) copyRun(enc *encoder) error {
+func (f *Flusher) copyRun(enc *trail.Encoder) error {
 	ch, err := f.st.Chain()
 	if err != nil {
 		return fmt.Errorf("read chain: %w", err)
 	}
-	files, err := f.local.manifests(func(n Name) bool { return n.Chain == ch.ID && f.run.precedes(n) })
+	files, err := f.local.Manifests(func(n trail.Name) bool { return n.Chain == ch.ID && f.run.precedes(n) })
 	if err != nil {
 		return err
 	}
@@ -45,18 +47,18 @@ func (f *Flusher) copyRun(enc *encoder) error {
 }
 
 // precedes reports whether n was sealed after r.
-func (r runStart) precedes(n Name) bool {
+func (r runStart) precedes(n trail.Name) bool {
 	if n.Chain != r.chain || n.Sequence > r.sequence {
 		return true // The chain began in this run, or the digest did.
 	}
 	return n.Sequence == r.sequence && n.N > r.manifests
 }
 
-func copyLines(enc *encoder, file string) error {
+func copyLines(enc *trail.Encoder, file string) error {
 	r, err := os.Open(file)
 	if err != nil {
 		return err
 	}
-	n, _ := ParseName(file)
-	return errors.Join(eachLine(r, n.Hive, enc.line), r.Close())
+	n, _ := trail.ParseName(file)
+	return errors.Join(trail.EachLine(r, n.Hive, enc.Write), r.Close())
 }

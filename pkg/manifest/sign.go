@@ -4,10 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/ed25519"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -17,20 +13,17 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/copies"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	surveypkg "github.com/s3syncd/s3syncd/internal/survey"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
-
-// AlgorithmEd25519 names pure Ed25519 (RFC 8032) over a digest's bytes.
-const AlgorithmEd25519 = "ed25519"
-
-// maxKeyBytes bounds a private key's file.
-const maxKeyBytes = 64 << 10
 
 // Signer signs digests. A signer that does not answer holds up nothing: digests
 // are published first and signed when it does. Both methods return within
@@ -43,108 +36,47 @@ type Signer interface {
 	PublicKey(ctx context.Context) ([]byte, error)
 }
 
-// Signature is the object beside a digest.
-type Signature struct {
-	Algorithm            string `json:"algorithm"`
-	PublicKeyFingerprint string `json:"public_key_fingerprint"`
-	Signature            string `json:"signature"` // base64
-}
-
-// Ed25519Signer signs with a private key in memory.
-type Ed25519Signer struct {
-	key         ed25519.PrivateKey
-	public      []byte // PEM
-	fingerprint string
-}
-
-// LoadEd25519 reads a PKCS #8 private key in PEM form. A file that others than
-// its owner can read or write is refused, and so is one of another owner than
-// this process's user, root and those that are named.
-func LoadEd25519(path string, owners ...uint32) (*Ed25519Signer, error) {
-	data, err := readPrivate(path, append(owners, 0, uint32(os.Geteuid())))
-	if err != nil {
-		return nil, fmt.Errorf("signing key %s: %w", path, err)
-	}
-	block, _ := pem.Decode(data)
-	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, fmt.Errorf("signing key %s: not a PEM block PRIVATE KEY", path)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("signing key %s: %w", path, err)
-	}
-	key, ok := parsed.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("signing key %s: a %T, not an Ed25519 key", path, parsed)
-	}
-	der, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		return nil, fmt.Errorf("signing key %s: %w", path, err)
-	}
-	return &Ed25519Signer{key: key, fingerprint: fingerprintOf(der), public: encodePublic(der)}, nil
-}
-
-// readPrivate reads a small file that only its owner, one of owners, can read,
-// and checks that on the open file.
-func readPrivate(path string, owners []uint32) (data []byte, err error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // A FIFO must not block.
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("its mode is %v; it must be a file that only its owner can read (chmod 600)", info.Mode())
-	}
-	st, err := safefs.Fstat(file)
-	if err != nil {
-		return nil, err
-	}
-	if !slices.Contains(owners, st.UID) {
-		return nil, fmt.Errorf("it belongs to user %d, who can replace it; it must belong to the user of the service or to root (chown)", st.UID)
-	}
-	return io.ReadAll(io.LimitReader(file, maxKeyBytes))
-}
-
-// Sign signs digest. It does not block.
-func (s *Ed25519Signer) Sign(_ context.Context, digest []byte) (algorithm, fingerprint string, sig []byte, err error) {
-	return AlgorithmEd25519, s.fingerprint, ed25519.Sign(s.key, digest), nil
-}
-
-// PublicKey returns the public key.
-func (s *Ed25519Signer) PublicKey(context.Context) ([]byte, error) { return s.public, nil }
-
-// String keeps the key out of logs.
-func (s *Ed25519Signer) String() string { return "ed25519:" + s.fingerprint }
-
-// GoString keeps the key out of logs.
-func (s *Ed25519Signer) GoString() string { return s.String() }
-
-// signPause is the shortest wait after a signer that gave no answer. Meanwhile
+// signPause is the shortest wait after a signer that gave no answer. Until then
 // documents are published without asking it: it holds up nothing.
 const signPause = 30 * time.Second
 
+// signing signs published digests and publishes the signatures and keys. The
+// publisher's lock guards it.
+type signing struct {
+	st     *state.Source
+	o      *Options
+	pub    Publisher
+	log    *zap.Logger
+	local  copies.Copies
+	remote surveypkg.Bucket
+	notes  *progress
+
+	again      time.Time       // when the signer is asked again
+	down       bool            // it gave no answer
+	keyTaken   bool            // something else is under the public key's name
+	occupied   map[string]bool // local digests of whose signature this is true
+	unsignable map[string]bool // local digests that the bucket has otherwise
+	announced  bool            // the signing key is
+}
+
 // signAll signs the published digests that have no signature yet, in order,
 // and announces a new key. A local copy of a signature exists once the signature
-// is published. The caller holds f.publishing.
-func (f *Flusher) signAll(ctx context.Context) error {
-	if f.o.Sign == nil || f.signerDown && f.signWait() > 0 {
+// is published.
+func (g *signing) signAll(ctx context.Context) error {
+	if g.o.Sign == nil || g.down && g.wait() > 0 {
 		return nil
 	}
-	f.signAgain, f.signerDown = time.Time{}, false
-	files, err := f.unsigned(ctx)
+	g.again, g.down = time.Time{}, false
+	files, err := g.unsigned(ctx)
 	if err != nil {
 		return fmt.Errorf("look for unsigned digests: %w", err)
 	}
 	for i, file := range files {
-		err := f.sign(ctx, file)
+		err := g.sign(ctx, file)
 		if _, taken := errors.AsType[*occupiedError](err); taken {
-			// A signature of a later digest leads to this one.
-			f.occupied[file] = true
-			f.log.Error("a digest stays without its signature", zap.Error(err))
+			// A signature of a later digest covers this one.
+			g.occupied[file] = true
+			g.log.Error("a digest stays without its signature", zap.Error(err))
 			continue
 		}
 		if err != nil {
@@ -152,56 +84,24 @@ func (f *Flusher) signAll(ctx context.Context) error {
 				return nil
 			}
 			// The signer is no reason to call the digests unpublished.
-			f.signLater(err)
-			f.unsignedNow(append(slices.Sorted(maps.Keys(f.occupied)), files[i:]...), fmt.Errorf("sign %s: %w", filepath.Base(file), err))
+			g.later(err)
+			g.notes.unsigned(append(slices.Sorted(maps.Keys(g.occupied)), files[i:]...), fmt.Errorf("sign %s: %w", filepath.Base(file), err))
 			return nil
 		}
 	}
-	f.unsignedNow(slices.Sorted(maps.Keys(f.occupied)), nil)
-	f.announce(ctx)
+	g.notes.unsigned(slices.Sorted(maps.Keys(g.occupied)), nil)
+	g.announce(ctx)
 	return nil
-}
-
-// signLogEvery is how often the log says that digests are still not signed.
-const signLogEvery = time.Hour
-
-// unsignedNow notes which published digests have no signature, the oldest first,
-// and why.
-func (f *Flusher) unsignedNow(files []string, why error) {
-	var since time.Time
-	if len(files) > 0 {
-		since = sealedAt(files[0])
-	}
-	f.m.unsigned.Set(float64(len(files)))
-	f.m.oldest.Set(seconds(since))
-	f.mu.Lock()
-	was, now := f.status, time.Now()
-	f.status.Unsigned, f.status.UnsignedSince, f.status.SignErr = len(files), since, why
-	loud := why != nil && now.Sub(f.signLogged) >= signLogEvery
-	switch {
-	case loud:
-		f.signLogged = now
-	case why == nil:
-		f.signLogged = time.Time{}
-	}
-	f.mu.Unlock()
-	switch {
-	case loud:
-		f.log.Error("digests are published unsigned; each is signed when the signer answers",
-			zap.Int("digests", len(files)), zap.Time("since", since), zap.String("class", string(state.ClassOf(why))), zap.Error(why))
-	case why == nil && was.SignErr != nil:
-		f.log.Info("digests are signed again", zap.Int("signed_late", was.Unsigned), zap.Time("unsigned_since", was.UnsignedSince))
-	}
 }
 
 // sealedAt returns when the digest of a local copy was sealed.
 func sealedAt(file string) time.Time {
-	if d, err := readDigest(file); err == nil {
+	if d, err := copies.ReadDigest(file); err == nil {
 		if at, err := time.Parse(time.RFC3339Nano, d.EndTime); err == nil {
 			return at
 		}
 	}
-	n, _ := ParseName(file)
+	n, _ := trail.ParseName(file)
 	return n.Time
 }
 
@@ -212,122 +112,122 @@ func (e *signerError) Error() string { return "signer: " + e.err.Error() }
 
 func (e *signerError) Unwrap() error { return e.err }
 
-// signLater notes when to try again. The caller holds f.publishing.
-func (f *Flusher) signLater(err error) {
-	_, f.signerDown = errors.AsType[*signerError](err)
-	f.signAgain = time.Now().Add(signPause)
+// later notes when to try again.
+func (g *signing) later(err error) {
+	_, g.down = errors.AsType[*signerError](err)
+	g.again = time.Now().Add(signPause)
 }
 
-// signWait returns how long until the signer is asked again, 0 where nothing
-// waits for it. The caller holds f.publishing.
-func (f *Flusher) signWait() time.Duration {
-	if f.signAgain.IsZero() {
+// wait returns how long until the signer is asked again, 0 where nothing
+// waits for it.
+func (g *signing) wait() time.Duration {
+	if g.again.IsZero() {
 		return 0
 	}
-	return max(0, time.Until(f.signAgain))
+	return max(0, time.Until(g.again))
 }
 
 // unsigned lists the local copies of published digests without a signature, in
 // the order of their chains. Those of an older chain are signed only where the
 // bucket has the same bytes: a fork may have been published under their names.
-func (f *Flusher) unsigned(ctx context.Context) ([]string, error) {
-	ch, err := f.st.Chain()
+func (g *signing) unsigned(ctx context.Context) ([]string, error) {
+	ch, err := g.st.Chain()
 	if err != nil {
 		return nil, err
 	}
-	waiting, err := f.local.unpublished()
+	waiting, err := g.local.Unpublished()
 	if err != nil {
 		return nil, err
 	}
 	signed := map[string]bool{}
 	var files []string
-	err = f.local.walk(func(path string, e fs.DirEntry) error {
-		if base, ok := strings.CutSuffix(path, sigSuffix); ok {
+	err = g.local.Walk(func(path string, e fs.DirEntry) error {
+		if base, ok := strings.CutSuffix(path, trail.SignatureSuffix); ok {
 			signed[base+".json"] = true
-		} else if n, ok := ParseName(e.Name()); ok && n.Digest && n.Instance == f.o.Instance && !waiting[path] &&
+		} else if n, ok := trail.ParseName(e.Name()); ok && n.Digest && n.Instance == g.o.Instance && !waiting[path] &&
 			(n.Chain != ch.ID || n.Sequence < ch.Sequence) {
 			files = append(files, path)
 		}
 		return nil
 	})
-	files = slices.DeleteFunc(files, func(p string) bool { return signed[p] || f.unsignable[p] || f.occupied[p] })
+	files = slices.DeleteFunc(files, func(p string) bool { return signed[p] || g.unsignable[p] || g.occupied[p] })
 	slices.SortFunc(files, func(a, b string) int {
-		x, _ := ParseName(a)
-		y, _ := ParseName(b)
+		x, _ := trail.ParseName(a)
+		y, _ := trail.ParseName(b)
 		return cmp.Or(strings.Compare(x.Chain, y.Chain), cmp.Compare(x.Sequence, y.Sequence))
 	})
-	return slices.DeleteFunc(files, func(p string) bool { return f.foreign(ctx, p, ch.ID) }), err
+	return slices.DeleteFunc(files, func(p string) bool { return g.foreign(ctx, p, ch.ID) }), err
 }
 
 // foreign reports whether the digest in a local copy is of an older chain and
 // is not what the bucket has. It is asked about once.
-func (f *Flusher) foreign(ctx context.Context, file, chain string) bool {
-	n, _ := ParseName(file)
+func (g *signing) foreign(ctx context.Context, file, chain string) bool {
+	n, _ := trail.ParseName(file)
 	if n.Chain == chain {
 		return false
 	}
-	own, err := fileSHA(file)
+	own, err := copies.FileSHA(file)
 	if err != nil {
 		return true
 	}
-	rel, err := filepath.Rel(f.o.LocalDir, file)
+	rel, err := filepath.Rel(g.o.LocalDir, file)
 	if err != nil {
 		return true
 	}
-	seen, _, err := f.remote.sum(ctx, f.o.Mapper.TrailPrefix()+filepath.ToSlash(rel))
+	seen, _, err := g.remote.Sum(ctx, g.o.Mapper.TrailPrefix()+filepath.ToSlash(rel))
 	if err == nil && seen == own {
 		return false
 	}
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		f.unsignable[file] = true
+		g.unsignable[file] = true
 	}
 	return true
 }
 
 // announce publishes, once, the new key under the signature of the one that
-// signed before. Without it readers have to be told of the new key by hand; it
+// signed before. Without it readers have to be given the new key by hand; it
 // is tried again with the next document.
-func (f *Flusher) announce(ctx context.Context) {
-	if f.o.SignBefore == nil || f.announced {
+func (g *signing) announce(ctx context.Context) {
+	if g.o.SignBefore == nil || g.announced {
 		return
 	}
-	err := f.announceKey(ctx)
+	err := g.announceKey(ctx)
 	switch {
 	case err == nil:
-		f.announced = true
+		g.announced = true
 	case !stopped(ctx, err):
-		f.signLater(err)
-		f.log.Warn("the new signing key is not announced under the one before; it is tried again, and readers must be given the key until then", zap.Error(err))
+		g.later(err)
+		g.log.Warn("the new signing key is not announced under the one before; it is tried again, and readers must be given the key until then", zap.Error(err))
 	}
 }
 
-func (f *Flusher) announceKey(ctx context.Context) error {
-	fresh, err := f.o.Sign.PublicKey(ctx)
+func (g *signing) announceKey(ctx context.Context) error {
+	fresh, err := g.o.Sign.PublicKey(ctx)
 	if err != nil {
 		return &signerError{err}
 	}
-	before, err := f.o.SignBefore.PublicKey(ctx)
+	before, err := g.o.SignBefore.PublicKey(ctx)
 	if err != nil {
 		return err
 	}
-	k, err := ParsePublicKey(fresh)
+	k, err := trail.ParsePublicKey(fresh)
 	if err != nil {
 		return err
 	}
-	old, err := ParsePublicKey(before)
-	if err != nil || k.fingerprint == old.fingerprint {
+	old, err := trail.ParsePublicKey(before)
+	if err != nil || k.Fingerprint() == old.Fingerprint() {
 		return err
 	}
-	rel := announcementName(k.fingerprint, old.fingerprint)
-	if _, err := os.Stat(f.local.path(rel)); err == nil {
+	rel := trail.AnnouncementName(k.Fingerprint(), old.Fingerprint())
+	if _, err := os.Stat(g.local.Path(rel)); err == nil {
 		return nil
 	}
-	algorithm, fingerprint, sig, err := f.o.SignBefore.Sign(ctx, fresh)
+	algorithm, fingerprint, sig, err := g.o.SignBefore.Sign(ctx, fresh)
 	if err != nil {
 		return err
 	}
-	s := NewSignature(algorithm, fingerprint, sig)
-	data, err := s.encode()
+	s := trail.NewSignature(algorithm, fingerprint, sig)
+	data, err := s.Encode()
 	if err != nil {
 		return err
 	}
@@ -336,11 +236,11 @@ func (f *Flusher) announceKey(ctx context.Context) error {
 		data []byte
 		same func([]byte) bool
 	}{
-		{keysDir + "/" + old.fingerprint + ".pem", before, nil},
-		{keysDir + "/" + k.fingerprint + ".pem", fresh, nil},
-		{rel, data, signedBy(ctx, f.o.SignBefore, fresh)},
+		{trail.KeysDir + "/" + old.Fingerprint() + ".pem", before, nil},
+		{trail.KeysDir + "/" + k.Fingerprint() + ".pem", fresh, nil},
+		{rel, data, signedBy(ctx, g.o.SignBefore, fresh)},
 	} {
-		if err := f.publishOnce(ctx, doc.rel, doc.data, doc.same); err != nil {
+		if err := g.publishOnce(ctx, doc.rel, doc.data, doc.same); err != nil {
 			return err
 		}
 	}
@@ -348,40 +248,40 @@ func (f *Flusher) announceKey(ctx context.Context) error {
 }
 
 // sign signs one digest and publishes the signature, after the public key.
-func (f *Flusher) sign(ctx context.Context, file string) error {
+func (g *signing) sign(ctx context.Context, file string) error {
 	digest, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	algorithm, fingerprint, sig, err := f.o.Sign.Sign(ctx, digest)
+	algorithm, fingerprint, sig, err := g.o.Sign.Sign(ctx, digest)
 	if err != nil {
 		return &signerError{err}
 	}
-	if n, ok := ParseName(file); ok && n.Sequence == 1 {
-		if err := f.forgetKey(fingerprint); err != nil {
+	if n, ok := trail.ParseName(file); ok && n.Sequence == 1 {
+		if err := g.forgetKey(fingerprint); err != nil {
 			return err
 		}
 	}
-	if err := f.publishKey(ctx, fingerprint); err != nil {
+	if err := g.publishKey(ctx, fingerprint); err != nil {
 		return err
 	}
-	s := NewSignature(algorithm, fingerprint, sig)
-	data, err := s.encode()
+	s := trail.NewSignature(algorithm, fingerprint, sig)
+	data, err := s.Encode()
 	if err != nil {
 		return err
 	}
-	rel, err := filepath.Rel(f.o.LocalDir, strings.TrimSuffix(file, ".json")+sigSuffix)
+	rel, err := filepath.Rel(g.o.LocalDir, strings.TrimSuffix(file, ".json")+trail.SignatureSuffix)
 	if err != nil {
 		return err
 	}
 	// One whose answer was lost is there, with other bytes.
-	return f.publishOnce(ctx, filepath.ToSlash(rel), data, signedBy(ctx, f.o.Sign, digest))
+	return g.publishOnce(ctx, filepath.ToSlash(rel), data, signedBy(ctx, g.o.Sign, digest))
 }
 
 // signedBy returns what reports whether something is a signature of s over data.
 func signedBy(ctx context.Context, s Signer, data []byte) func(seen []byte) bool {
 	return func(seen []byte) bool {
-		sig, err := ParseSignature(seen)
+		sig, err := trail.ParseSignature(seen)
 		if err != nil {
 			return false
 		}
@@ -389,7 +289,7 @@ func signedBy(ctx context.Context, s Signer, data []byte) func(seen []byte) bool
 		if err != nil {
 			return false
 		}
-		k, err := ParsePublicKey(public)
+		k, err := trail.ParsePublicKey(public)
 		return err == nil && k.Verify(sig, data) == nil
 	}
 }
@@ -397,8 +297,8 @@ func signedBy(ctx context.Context, s Signer, data []byte) func(seen []byte) bool
 // forgetKey removes the copies of a key and of its announcement, so that both are
 // published again: a chain that begins may be the first of its trail, and these
 // copies those of the trail before.
-func (f *Flusher) forgetKey(fingerprint string) error {
-	dir := f.local.path(keysDir)
+func (g *signing) forgetKey(fingerprint string) error {
+	dir := g.local.Path(trail.KeysDir)
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
@@ -408,31 +308,31 @@ func (f *Flusher) forgetKey(fingerprint string) error {
 			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
 		}
 	}
-	f.announced, f.keyTaken = false, false
+	g.announced, g.keyTaken = false, false
 	return err
 }
 
-// publishKey publishes the public key, once. Where something else stands under
+// publishKey publishes the public key, once. Where something else is under
 // its name, readers have to be given the key: that is no reason not to sign.
-func (f *Flusher) publishKey(ctx context.Context, fingerprint string) error {
-	rel := keysDir + "/" + fingerprint + ".pem"
-	if _, err := os.Stat(f.local.path(rel)); err == nil || f.keyTaken {
+func (g *signing) publishKey(ctx context.Context, fingerprint string) error {
+	rel := trail.KeysDir + "/" + fingerprint + ".pem"
+	if _, err := os.Stat(g.local.Path(rel)); err == nil || g.keyTaken { //nolint:gosec // A fingerprint is hex.
 		return nil
 	}
-	public, err := f.o.Sign.PublicKey(ctx)
+	public, err := g.o.Sign.PublicKey(ctx)
 	if err != nil {
 		return &signerError{err}
 	}
-	err = f.publishOnce(ctx, rel, public, nil)
+	err = g.publishOnce(ctx, rel, public, nil)
 	if _, taken := errors.AsType[*occupiedError](err); taken {
-		f.keyTaken = true
-		f.log.Error("the public key is not published; readers must be given it", zap.Error(err))
+		g.keyTaken = true
+		g.log.Error("the public key is not published; readers must be given it", zap.Error(err))
 		return nil
 	}
 	return err
 }
 
-// occupiedError says that something else stands under the name of a document,
+// occupiedError says that something else is under the name of a document,
 // which is never overwritten.
 type occupiedError struct{ key string }
 
@@ -443,32 +343,32 @@ func (e *occupiedError) Error() string {
 // publishOnce publishes a document that is outside the chain and then keeps its
 // local copy. What is there already counts where it has these bytes or where
 // same says that it means the same; anything else is an occupiedError.
-func (f *Flusher) publishOnce(ctx context.Context, rel string, data []byte, same func(seen []byte) bool) error {
-	s := newSums()
+func (g *signing) publishOnce(ctx context.Context, rel string, data []byte, same func(seen []byte) bool) error {
+	s := copies.NewSums()
 	if _, err := s.Write(data); err != nil {
 		return err
 	}
-	key := f.o.Mapper.TrailPrefix() + rel
-	_, err := f.pub.CreateDoc(ctx, key, bytes.NewReader(data), s.size, s.md5sum(), [sha256.Size]byte(s.sha256.Sum(nil)), contentTypeOf(key))
-	if errors.Is(err, state.ErrPrecondition) {
-		data, err = f.there(ctx, key, data, same)
+	key := g.o.Mapper.TrailPrefix() + rel
+	_, err := g.pub.CreateDoc(ctx, key, bytes.NewReader(data), s.Size(), s.MD5(), s.SHA256(), contentTypeOf(key))
+	if errors.Is(err, archive.ErrPrecondition) {
+		data, err = g.there(ctx, key, data, same)
 	}
 	if err != nil {
 		return err
 	}
-	if err := safefs.MkdirAll(filepath.Dir(f.local.path(rel)), dirMode); err != nil {
+	if err := safefs.MkdirAll(filepath.Dir(g.local.Path(rel)), copies.DirMode); err != nil {
 		return err
 	}
-	return safefs.WriteFile(f.local.path(rel), data, fileMode)
+	return safefs.WriteFile(g.local.Path(rel), data, copies.FileMode)
 }
 
-// there returns what stands under key where it may take the place of data.
-func (f *Flusher) there(ctx context.Context, key string, data []byte, same func(seen []byte) bool) ([]byte, error) {
-	body, _, err := f.pub.Get(ctx, key)
+// there returns what is under key where it may take the place of data.
+func (g *signing) there(ctx context.Context, key string, data []byte, same func(seen []byte) bool) ([]byte, error) {
+	body, _, err := g.pub.Get(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("compare: %w", err)
 	}
-	seen, err := io.ReadAll(io.LimitReader(body, maxSignatureBytes+1))
+	seen, err := io.ReadAll(io.LimitReader(body, trail.MaxSignatureBytes+1))
 	if err = errors.Join(err, body.Close()); err != nil {
 		return nil, fmt.Errorf("compare: %w", err)
 	}

@@ -14,15 +14,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/s3syncd/s3syncd/internal/copies"
+	"github.com/s3syncd/s3syncd/internal/skips"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-func skip(i int) state.Record {
+func skip(i int) archive.Record {
 	size := int64(i)
-	return state.Record{
+	return archive.Record{
 		LocalPath: fmt.Sprintf("/data/skipped/%d", i), S3Key: fmt.Sprintf("p/skipped/%d", i), S3URI: fmt.Sprintf("s3://b/p/skipped/%d", i),
-		SizeBytes: &size, Status: state.StatusSkipped, Timestamp: "2026-01-20T10:30:00Z", Basis: state.BasisIndex,
+		SizeBytes: &size, Status: archive.StatusSkipped, Timestamp: "2026-01-20T10:30:00Z", Basis: archive.BasisIndex,
 		Trigger: archive.TriggerSync, Source: "data", Instance: "app-01",
 	}
 }
@@ -42,7 +45,7 @@ func (r *rig) skipped() (sizes []int) {
 	for _, d := range digests {
 		for _, m := range d.Manifests {
 			for _, rec := range readAll(r, r.bucket.objects[m.S3Key]) {
-				if rec.Status == state.StatusSkipped {
+				if rec.Status == archive.StatusSkipped {
 					sizes = append(sizes, int(*rec.SizeBytes))
 				}
 			}
@@ -71,17 +74,17 @@ func TestSkipsAreMergedByNumber(t *testing.T) {
 	r.skip(0, 1500)
 	r.commit("b", 2)
 	r.skip(1500, 2100)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.skip(2100, 2200)
 	r.commit("c", 1)
-	r.flush(ReasonStop)
+	r.flush(trail.ReasonStop)
 	_, paths := r.trail()
 	r.wantOnce(paths, map[string]int{"a": 3, "b": 2, "c": 1}, "a", "b", "c")
 	r.wantSkips(2200)
 	if ch := r.chain(); ch.Unpublished != 0 {
 		t.Errorf("Unpublished = %d, want 0", ch.Unpublished)
 	}
-	if n := r.f.skips.lines(); n != 0 {
+	if n := r.f.skips.Lines(); n != 0 {
 		t.Errorf("%d skips wait, want none", n)
 	}
 }
@@ -90,7 +93,7 @@ func TestReservedNumbersAreNotUnpublished(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{New: true})
 	r.skip(0, 10) // Of a thousand numbers.
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	if ch := r.chain(); ch.Unpublished != 0 {
 		t.Errorf("Unpublished = %d, want 0", ch.Unpublished)
 	}
@@ -100,25 +103,25 @@ func TestSkipsSurviveASealThatFails(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.MaxRecords = 100 })
 	r.begin(state.Report{New: true})
 	r.skip(0, 150)
-	r.must(r.f.seal(t.Context()))
+	r.must(r.f.sealer.seal(t.Context()))
 	r.skip(150, 250)
 	hidden := r.local() + ".away"
 	r.must(os.Rename(r.local(), hidden))
 	r.must(os.WriteFile(r.local(), nil, 0o600)) // The directory cannot be written to.
-	if err := r.f.seal(t.Context()); err == nil {
+	if err := r.f.sealer.seal(t.Context()); err == nil {
 		t.Fatal("a seal into no directory worked")
 	}
 	r.must(os.Remove(r.local()))
 	r.must(os.Rename(hidden, r.local()))
 	r.skip(250, 300)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.wantSkips(300)
 }
 
 func TestSkipsLeaveNothingBehind(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{New: true})
-	r.must(os.WriteFile(filepath.Join(r.local(), spoolPrefix+"1"), nil, 0o600))
+	r.must(os.WriteFile(filepath.Join(r.local(), skips.SpoolPrefix+"1"), nil, 0o600))
 	r.must(os.WriteFile(filepath.Join(r.local(), ".x.json.s3syncd-tmp-1"), nil, 0o600))
 	r.must(os.WriteFile(filepath.Join(r.local(), "notes.txt"), nil, 0o600))
 	r.skip(0, 10)
@@ -130,13 +133,13 @@ func TestSkipsLeaveNothingBehind(t *testing.T) {
 	if got := r.chain().Unpublished; got == 0 {
 		t.Error("no number was reserved by the run that died")
 	}
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	r.wantSkips(0)
 	if got := r.chain().Unpublished; got != 0 {
 		t.Errorf("%d numbers without a line count as unpublished for ever", got)
 	}
 	r.commit("a", 3)
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	if c := r.chain(); c.Unpublished != 0 || c.SealedTo != c.NextRecord-1 {
 		t.Errorf("%d unpublished, sealed to %d of %d", c.Unpublished, c.SealedTo, c.NextRecord-1)
 	}
@@ -152,7 +155,7 @@ func TestNoSkipGetsBetweenTwoChains(t *testing.T) {
 	r.skip(0, 5)
 	w := r.f.Skips()
 	written := make(chan error, 1)
-	dropped, err := w.restart(func() error {
+	dropped, err := w.Restart(func() error {
 		go func() { written <- w.Write(t.Context(), skip(7)) }()
 		select {
 		case err := <-written:
@@ -160,14 +163,14 @@ func TestNoSkipGetsBetweenTwoChains(t *testing.T) {
 			written <- err
 		case <-time.After(50 * time.Millisecond): // It waits, as it should.
 		}
-		return r.st.BeginChain(t.Context(), "0badcafe", state.BeginsNew, "", "")
+		return r.st.BeginChain(t.Context(), "0badcafe", archive.BeginsNew, "", "")
 	})
 	if err != nil || dropped != 5 {
 		t.Errorf("restart dropped %d lines, %v, want 5", dropped, err)
 	}
 	r.must(<-written)
-	if w.chain != "0badcafe" {
-		t.Errorf("the line is one of chain %s", w.chain)
+	if w.Chain != "0badcafe" {
+		t.Errorf("the line is one of chain %s", w.Chain)
 	}
 }
 
@@ -181,11 +184,11 @@ func TestBlocksGrowWithWhatIsUsed(t *testing.T) {
 		for n := range 20_000 {
 			r.must(r.f.skips.Write(t.Context(), skip(0)))
 			lines, drawn := uint64(n+1), r.chain().NextRecord-before
-			if spare := drawn - lines; spare > max(lines, blockFirst) || spare > blockMost {
+			if spare := drawn - lines; spare > max(lines, skips.BlockFirst) || spare > skips.BlockMost {
 				t.Fatalf("%d numbers are drawn for %d lines", drawn, lines)
 			}
 		}
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 	}
 }
 
@@ -201,7 +204,7 @@ func TestSkipsFromManyGoroutines(t *testing.T) {
 					t.Error(err)
 				}
 				if i%300 == 0 {
-					if err := r.f.seal(t.Context()); err != nil {
+					if err := r.f.sealer.seal(t.Context()); err != nil {
 						t.Error(err)
 					}
 				}
@@ -210,7 +213,7 @@ func TestSkipsFromManyGoroutines(t *testing.T) {
 	}
 	wg.Go(func() { r.commit("a", 50) })
 	wg.Wait()
-	r.flush(ReasonFlush)
+	r.flush(trail.ReasonFlush)
 	_, paths := r.trail()
 	r.wantOnce(paths, map[string]int{"a": 50}, "a")
 	if got := len(r.skipped()); got != 4000 {
@@ -225,7 +228,7 @@ func TestAHundredThousandSkipsTakeLittleMemory(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	r.skip(0, 100_000)
-	r.must(r.f.seal(t.Context()))
+	r.must(r.f.sealer.seal(t.Context()))
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 8<<20 {
@@ -246,12 +249,12 @@ func BenchmarkSkips(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := st.BeginChain(b.Context(), "0a1b2c3d", state.BeginsNew, "", ""); err != nil {
+	if err := st.BeginChain(b.Context(), "0a1b2c3d", archive.BeginsNew, "", ""); err != nil {
 		b.Fatal(err)
 	}
 	f, err := New(st, newBucket(), Options{
 		Source: "data", Instance: "i", Bucket: "b", FlushInterval: time.Minute, DigestInterval: time.Hour, StopTimeout: time.Second,
-		MaxRecords: 50_000, Layout: LayoutFlat, LocalDir: b.TempDir(), Now: time.Now,
+		MaxRecords: 50_000, Layout: trail.LayoutFlat, LocalDir: b.TempDir(), Now: time.Now,
 		Pending: func() (int64, time.Time) { return 0, time.Time{} }, Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewRegistry()),
 	})
 	if err != nil {
@@ -264,22 +267,22 @@ func BenchmarkSkips(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	if err := f.seal(b.Context()); err != nil { // What the lines cost until they are sealed.
+	if err := f.sealer.seal(b.Context()); err != nil { // What the lines cost until they are sealed.
 		b.Fatal(err)
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "lines/s")
 }
 
 func BenchmarkReadManifest(b *testing.B) {
-	records := make([]state.Record, 1000)
+	records := make([]archive.Record, 1000)
 	for i := range records {
 		records[i] = skip(i)
-		records[i].Chain, records[i].ID = "0a1b2c3d", state.RecordID("0a1b2c3d", uint64(i))
+		records[i].Chain, records[i].ID = "0a1b2c3d", archive.RecordID("0a1b2c3d", uint64(i))
 	}
-	data := encode(b, LayoutFlat, records)
+	data := encode(b, trail.LayoutFlat, records)
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
-		if err := ReadManifest(bytes.NewReader(data), func(state.Record) error { return nil }); err != nil {
+		if err := trail.ReadManifest(bytes.NewReader(data), func(archive.Record) error { return nil }); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -289,7 +292,7 @@ func TestStatusOfIsNotFooled(t *testing.T) {
 	r := skip(1)
 	r.LocalPath = `/data/"status":"uploaded"` + strings.Repeat(`\`, 3) + `"status":"failed"`
 	r.S3Key = r.LocalPath
-	if got := statusOf(line(t, r)); got != state.StatusSkipped {
+	if got := copies.StatusOf(line(t, r)); got != archive.StatusSkipped {
 		t.Errorf("statusOf = %q, want skipped", got)
 	}
 }

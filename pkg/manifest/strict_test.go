@@ -9,11 +9,14 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/anchor"
+	bundlepkg "github.com/s3syncd/s3syncd/internal/bundle"
+	"github.com/s3syncd/s3syncd/internal/verify"
+	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // ambiguities are ways to change a JSON object that begins with a known key so
@@ -68,7 +71,7 @@ var harmless = map[string]string{
 // Each kind of document with each ambiguity is none of this format.
 func TestADocumentIsReadTheSameByEveryone(t *testing.T) {
 	size := int64(1)
-	r := rec(state.StatusUploaded, "a", atTen, func(r *state.Record) { r.SizeBytes, r.Chain, r.ID = &size, "0a1b2c3d", "0a1b2c3d-1" })
+	r := rec(archive.StatusUploaded, "a", atTen, func(r *archive.Record) { r.SizeBytes, r.Chain, r.ID = &size, "0a1b2c3d", "0a1b2c3d-1" })
 	record := string(r.AppendLine(nil))
 	l := newLibrary()
 	_, key := l.add(t, "app-01", "0a1b2c3d", 1, true, nil, r)
@@ -84,33 +87,33 @@ func TestADocumentIsReadTheSameByEveryone(t *testing.T) {
 		read       func(doc string) error
 	}{
 		"a record of an array": {record, "s3_key", func(doc string) error {
-			return ReadManifest(strings.NewReader("[\n"+doc+"\n]\n"), func(state.Record) error { return nil })
+			return trail.ReadManifest(strings.NewReader("[\n"+doc+"\n]\n"), func(archive.Record) error { return nil })
 		}},
 		"a record of lines": {record, "s3_key", func(doc string) error {
-			return ReadManifest(strings.NewReader(doc+"\n"), func(state.Record) error { return nil })
+			return trail.ReadManifest(strings.NewReader(doc+"\n"), func(archive.Record) error { return nil })
 		}},
 		"a record in gzip": {record, "s3_key", func(doc string) error {
-			return ReadManifest(bytes.NewReader(packed(t, doc+"\n")), func(state.Record) error { return nil })
+			return trail.ReadManifest(bytes.NewReader(packed(t, doc+"\n")), func(archive.Record) error { return nil })
 		}},
 		"a record that verify reads": {record, "s3_key", func(doc string) error {
 			l.objects["p/m"] = []byte("[\n" + doc + "\n]\n")
-			m, err := NewTrail(l, "p/").scan(t.Context(), &Digest{}, state.ManifestRef{S3Key: "p/m"})
-			return errors.Join(err, m.format)
+			m, err := verify.ScanManifest(t.Context(), trail.NewTrail(l, "p/"), &trail.Digest{}, archive.ManifestRef{S3Key: "p/m"})
+			return errors.Join(err, m.Format)
 		}},
-		"a digest":    {digest, "instance", func(doc string) error { _, err := ParseDigest(strings.NewReader(doc)); return err }},
-		"a signature": {`{"algorithm":"ed25519","public_key_fingerprint":"","signature":""}` + "\n", "algorithm", func(doc string) error { _, err := ParseSignature([]byte(doc)); return err }},
-		"a bundle":    {string(bundle), "created_at", func(doc string) error { _, err := ReadBundle(strings.NewReader(doc)); return err }},
+		"a digest":    {digest, "instance", func(doc string) error { _, err := trail.ParseDigest(strings.NewReader(doc)); return err }},
+		"a signature": {`{"algorithm":"ed25519","public_key_fingerprint":"","signature":""}` + "\n", "algorithm", func(doc string) error { _, err := trail.ParseSignature([]byte(doc)); return err }},
+		"a bundle":    {string(bundle), "created_at", func(doc string) error { _, err := bundlepkg.Read(strings.NewReader(doc)); return err }},
 		"an anchor file": {`{"version":1,"trails":[{"bucket":"b","prefix":"p/","seen_at":"","heads":[]}]}`, "version", func(doc string) error {
 			path := filepath.Join(dir, "anchor.json")
 			if err := os.WriteFile(path, []byte(doc), 0o600); err != nil {
 				return err
 			}
-			_, err := ReadAnchorFile(path)
+			_, err := anchor.Read(path)
 			return err
 		}},
 		"a configuration": {`{"instance":"app-01"}`, "instance", func(doc string) error {
-			if err := unambiguousConfig([]byte(doc)); err != nil {
-				return fmt.Errorf("%w: %w", ErrFormat, err)
+			if err := trail.UnambiguousConfig([]byte(doc)); err != nil {
+				return fmt.Errorf("%w: %w", trail.ErrFormat, err)
 			}
 			return nil
 		}},
@@ -128,7 +131,7 @@ func TestADocumentIsReadTheSameByEveryone(t *testing.T) {
 			}
 		}
 		for name, change := range ambiguities(reader.known) {
-			if err := reader.read(change(reader.doc)); !errors.Is(err, ErrFormat) {
+			if err := reader.read(change(reader.doc)); !errors.Is(err, trail.ErrFormat) {
 				t.Errorf("%s with %s is read: %v", kind, name, err)
 			}
 		}
@@ -153,7 +156,7 @@ func packed(t *testing.T, parts ...string) []byte {
 // What stands around the records is read the same by everyone, too.
 func TestAManifestIsOneArrayOrOneMemberOfLines(t *testing.T) {
 	line := `{"local_path":"/a","s3_key":"a","s3_uri":"s3://b/a","status":"failed","timestamp":"2026-01-01T00:00:00Z","id":"x-1"}`
-	long := `{"local_path":"` + strings.Repeat("x", maxRecordBytes) + `"}`
+	long := `{"local_path":"` + strings.Repeat("x", trail.MaxRecordBytes) + `"}`
 	for name, c := range map[string]struct {
 		data []byte
 		good bool
@@ -173,15 +176,15 @@ func TestAManifestIsOneArrayOrOneMemberOfLines(t *testing.T) {
 		"a line behind the array":   {[]byte("[\n" + line + "\n]\n" + line + "\n"), false},
 		"a number for a record":     {[]byte("1\n"), false},
 	} {
-		err := ReadManifest(bytes.NewReader(c.data), func(state.Record) error { return nil })
-		if good := err == nil; good != c.good || !good && !errors.Is(err, ErrFormat) {
+		err := trail.ReadManifest(bytes.NewReader(c.data), func(archive.Record) error { return nil })
+		if good := err == nil; good != c.good || !good && !errors.Is(err, trail.ErrFormat) {
 			t.Errorf("%s: %v, want it read: %v", name, err, c.good)
 		}
 		l := newLibrary()
 		l.objects["p/m"] = c.data
-		m, err := NewTrail(l, "p/").scan(t.Context(), &Digest{}, state.ManifestRef{S3Key: "p/m"})
-		if good := m.format == nil; err != nil || good != c.good {
-			t.Errorf("%s: verify says %v and %v, want it read: %v", name, m.format, err, c.good)
+		m, err := verify.ScanManifest(t.Context(), trail.NewTrail(l, "p/"), &trail.Digest{}, archive.ManifestRef{S3Key: "p/m"})
+		if good := m.Format == nil; err != nil || good != c.good {
+			t.Errorf("%s: verify says %v and %v, want it read: %v", name, m.Format, err, c.good)
 		}
 	}
 }
@@ -190,42 +193,39 @@ func TestAManifestIsOneArrayOrOneMemberOfLines(t *testing.T) {
 func TestVerifyFindsAmbiguousDocuments(t *testing.T) {
 	s := publishTrail(t, 2, nil)
 	key := s.documents("manifest_")[0]
-	n, _ := ParseName(key)
+	n, _ := trail.ParseName(key)
 	v := s.verify(t, s.library(func(o map[string][]byte) {
 		o[key] = bytes.Replace(o[key], []byte(`"s3_key":`), []byte(`"s3_key":"p/other","s3_key":`), 1)
-		forge(&s, o, int(n.Sequence)-1, func(d *Digest) {
+		forge(&s, o, int(n.Sequence)-1, func(d *trail.Digest) {
 			d.Manifests[0].SHA256, d.Manifests[0].SizeBytes = hexSHA(o[key]), int64(len(o[key]))
 		})
-	}), func(o *VerifyOptions) { o.Keys, o.Anchors = nil, nil })
-	if !v.names([]string{key}, []FindingKind{FindingFormat}) {
+	}), func(o *verify.Options) { o.Keys, o.Anchors = nil, nil })
+	if !namesFinding(v, []string{key}, []verify.FindingKind{verify.FindingFormat}) {
 		t.Errorf("found %+v", v.Findings)
 	}
 	config := []byte(`{"instance":"app-01","Instance":"app-02"}`)
-	v = s.verify(t, s.library(func(o map[string][]byte) { o["p/_manifests/"+configName(hexSHA(config))] = config }), nil)
+	v = s.verify(t, s.library(func(o map[string][]byte) { o["p/_manifests/"+trail.ConfigName(hexSHA(config))] = config }), nil)
 	wantKinds(t, v, []string{"format"}, "stopped")
 }
 
 // A size beyond what others read exactly is left out.
 func TestASizeThatOthersCannotReadIsLeftOut(t *testing.T) {
-	for size, want := range map[int64]bool{0: true, state.MaxNumber: true, state.MaxNumber + 1: false, math.MaxInt64: false} {
-		r := rec(state.StatusFailed, "a", atTen, func(r *state.Record) { r.SizeBytes = &size })
+	for size, want := range map[int64]bool{0: true, archive.MaxNumber: true, archive.MaxNumber + 1: false, math.MaxInt64: false} {
+		r := rec(archive.StatusFailed, "a", atTen, func(r *archive.Record) { r.SizeBytes = &size })
 		if got := bytes.Contains(r.AppendLine(nil), []byte(`"size_bytes"`)); got != want {
 			t.Errorf("%d: written %v, want %v", size, got, want)
 		}
 	}
 }
 
-// The keys that are compared are those that are written.
+// A key of each document in another case is refused.
 func TestFormatKeysAreAllKeys(t *testing.T) {
-	keys := formatKeys()
-	for _, want := range []string{"s3_key", "sha256", "version", "manifests", "uploaded", "event", "trigger", "path_b64", "algorithm", "content", "signature", "heads", "kms_key_id"} {
-		if _, ok := keys[want]; !ok {
-			t.Errorf("%s is missing", want)
+	for _, want := range []string{"s3_key", "sha256", "version", "manifests", "uploaded", "event", "trigger", "path_b64", "algorithm", "signature", "kms_key_id"} {
+		if err := trail.Unambiguous([]byte(`{"` + want + `": 1}`)); err != nil {
+			t.Errorf("%s: %v", want, err)
 		}
-	}
-	for k := range keys {
-		if k != strings.ToLower(k) || slices.ContainsFunc([]byte(k), func(c byte) bool { return c >= 0x80 }) {
-			t.Errorf("the key %s", k)
+		if err := trail.Unambiguous([]byte(`{"` + strings.ToUpper(want) + `": 1}`)); err == nil {
+			t.Errorf("%s in capitals is taken", want)
 		}
 	}
 }

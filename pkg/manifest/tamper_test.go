@@ -9,7 +9,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/signer"
+	"github.com/s3syncd/s3syncd/internal/verify"
+	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // tampering is one change of a published trail. It returns the keys of which a
@@ -17,11 +20,11 @@ import (
 // that it may be.
 type tampering struct {
 	name string
-	do   func(r *rand.Rand, o map[string][]byte) (keys []string, kinds []FindingKind)
+	do   func(r *rand.Rand, o map[string][]byte) (keys []string, kinds []verify.FindingKind)
 }
 
 // sigOf returns the key of a digest's signature.
-func sigOf(digest string) string { return strings.TrimSuffix(digest, ".json") + sigSuffix }
+func sigOf(digest string) string { return strings.TrimSuffix(digest, ".json") + trail.SignatureSuffix }
 
 func pick(r *rand.Rand, keys []string) string { return keys[r.IntN(len(keys))] }
 
@@ -33,14 +36,14 @@ func flip(r *rand.Rand, o map[string][]byte, key string) {
 	o[key] = data
 }
 
-var hashKinds = []FindingKind{FindingDigestHash, FindingSignature, FindingFormat, FindingNewerFormat, FindingAnchor, FindingName}
+var hashKinds = []verify.FindingKind{verify.FindingDigestHash, verify.FindingSignature, verify.FindingFormat, verify.FindingNewerFormat, verify.FindingAnchor, verify.FindingName}
 
 // forge writes a digest anew with a change, as someone without the key could:
 // every later digest follows the forged one.
-func forge(s *signedTrail, o map[string][]byte, from int, change func(*Digest)) {
+func forge(s *signedTrail, o map[string][]byte, from int, change func(*trail.Digest)) {
 	digests := s.documents("digest_")
 	for i := from; i < len(digests); i++ {
-		d, err := ParseDigest(bytes.NewReader(o[digests[i]]))
+		d, err := trail.ParseDigest(bytes.NewReader(o[digests[i]]))
 		if err != nil {
 			panic(err)
 		}
@@ -63,10 +66,10 @@ func forge(s *signedTrail, o map[string][]byte, from int, change func(*Digest)) 
 func rewrite(s *signedTrail, r *rand.Rand, o map[string][]byte) {
 	manifests := s.documents("manifest_")
 	key := pick(r, manifests)
-	n, _ := ParseName(key)
+	n, _ := trail.ParseName(key)
 	data := bytes.Replace(o[key], []byte("aaaaaaaa"), []byte("bbbbbbbb"), 1)
 	o[key] = data
-	forge(s, o, int(n.Sequence)-1, func(d *Digest) {
+	forge(s, o, int(n.Sequence)-1, func(d *trail.Digest) {
 		for i := range d.Manifests {
 			if d.Manifests[i].S3Key == key {
 				d.Manifests[i].SHA256, d.Manifests[i].SizeBytes = hexSHA(data), int64(len(data))
@@ -80,7 +83,7 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 	digests, manifests := s.documents("digest_"), s.documents("manifest_")
 	config, keys := s.documents("config_")[0], s.documents(s.key.Fingerprint())
 	foreignPath, _ := writeKey(t, 0o600)
-	foreign, err := LoadEd25519(foreignPath)
+	foreign, err := signer.LoadEd25519(foreignPath)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,8 +92,8 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sig := NewSignature(algorithm, fingerprint, raw)
-		out, err := sig.encode()
+		sig := trail.NewSignature(algorithm, fingerprint, raw)
+		out, err := sig.Encode()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,200 +101,200 @@ func tamperings(t *testing.T, s *signedTrail) []tampering {
 	}
 	inner := digests[1 : len(digests)-1]
 	return []tampering{
-		{"a byte of a digest", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a byte of a digest", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := pick(r, digests)
 			flip(r, o, key)
 			return []string{key, sigOf(key)}, hashKinds
 		}},
-		{"a byte of a manifest", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a byte of a manifest", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := pick(r, manifests)
 			flip(r, o, key)
-			return []string{key}, []FindingKind{FindingManifestHash}
+			return []string{key}, []verify.FindingKind{verify.FindingManifestHash}
 		}},
-		{"a byte of a signature", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a byte of a signature", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := sigOf(pick(r, digests))
 			flip(r, o, key)
-			return []string{key}, []FindingKind{FindingSignature, FindingForeignKey}
+			return []string{key}, []verify.FindingKind{verify.FindingSignature, verify.FindingForeignKey}
 		}},
-		{"a byte of the configuration", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a byte of the configuration", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			flip(r, o, config)
-			return []string{config}, []FindingKind{FindingConfig}
+			return []string{config}, []verify.FindingKind{verify.FindingConfig}
 		}},
-		{"a byte of the public key", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a byte of the public key", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			flip(r, o, keys[0])
-			return keys, []FindingKind{FindingKey}
+			return keys, []verify.FindingKind{verify.FindingKey}
 		}},
-		{"a removed manifest", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a removed manifest", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := pick(r, manifests)
 			delete(o, key)
-			return []string{key}, []FindingKind{FindingManifestMissing}
+			return []string{key}, []verify.FindingKind{verify.FindingManifestMissing}
 		}},
-		{"a removed configuration", func(_ *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a removed configuration", func(_ *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			delete(o, config)
-			return digests[:1], []FindingKind{FindingConfig}
+			return digests[:1], []verify.FindingKind{verify.FindingConfig}
 		}},
-		{"a removed inner digest with its signature", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a removed inner digest with its signature", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := pick(r, inner)
 			delete(o, key)
 			delete(o, sigOf(key))
-			return []string{""}, []FindingKind{FindingDigestMissing}
+			return []string{""}, []verify.FindingKind{verify.FindingDigestMissing}
 		}},
-		{"a removed digest", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a removed digest", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := pick(r, digests)
 			delete(o, key)
-			return []string{sigOf(key)}, []FindingKind{FindingDigestMissing}
+			return []string{sigOf(key)}, []verify.FindingKind{verify.FindingDigestMissing}
 		}},
-		{"a removed end", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a removed end", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			for _, key := range digests[1+r.IntN(len(digests)-1):] {
 				delete(o, key)
 				delete(o, sigOf(key))
 			}
-			return []string{""}, []FindingKind{FindingAnchor}
+			return []string{""}, []verify.FindingKind{verify.FindingAnchor}
 		}},
-		{"a removed beginning", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a removed beginning", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			for _, key := range digests[:1+r.IntN(len(digests)-1)] {
 				delete(o, key)
 				delete(o, sigOf(key))
 			}
-			return []string{""}, []FindingKind{FindingDigestMissing}
+			return []string{""}, []verify.FindingKind{verify.FindingDigestMissing}
 		}},
-		{"a removed chain", func(_ *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a removed chain", func(_ *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			for _, key := range slices.Concat(digests, manifests) {
 				delete(o, key)
 				delete(o, sigOf(key))
 			}
-			return []string{""}, []FindingKind{FindingChainMissing}
+			return []string{""}, []verify.FindingKind{verify.FindingChainMissing}
 		}},
-		{"a removed inner signature", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a removed inner signature", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			delete(o, sigOf(pick(r, inner)))
-			return []string{""}, []FindingKind{FindingSignatureGone}
+			return []string{""}, []verify.FindingKind{verify.FindingSignatureGone}
 		}},
-		{"swapped manifests", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"swapped manifests", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			i := r.IntN(len(manifests) - 1)
 			a, b := manifests[i], manifests[i+1]
 			o[a], o[b] = o[b], o[a]
-			return []string{a, b}, []FindingKind{FindingManifestHash}
+			return []string{a, b}, []verify.FindingKind{verify.FindingManifestHash}
 		}},
-		{"swapped digests", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"swapped digests", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			i := r.IntN(len(digests) - 1)
 			a, b := digests[i], digests[i+1]
 			o[a], o[b] = o[b], o[a]
 			o[sigOf(a)], o[sigOf(b)] = o[sigOf(b)], o[sigOf(a)]
-			return []string{a, b}, []FindingKind{FindingName}
+			return []string{a, b}, []verify.FindingKind{verify.FindingName}
 		}},
-		{"an older digest replayed as a newer one", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"an older digest replayed as a newer one", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			i := 1 + r.IntN(len(digests)-1)
 			o[digests[i]], o[sigOf(digests[i])] = o[digests[i-1]], o[sigOf(digests[i-1])]
-			return []string{digests[i]}, []FindingKind{FindingName}
+			return []string{digests[i]}, []verify.FindingKind{verify.FindingName}
 		}},
-		{"an older manifest replayed as a newer one", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"an older manifest replayed as a newer one", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			i := 1 + r.IntN(len(manifests)-1)
 			o[manifests[i]] = o[manifests[i-1]]
-			return []string{manifests[i]}, []FindingKind{FindingManifestHash}
+			return []string{manifests[i]}, []verify.FindingKind{verify.FindingManifestHash}
 		}},
-		{"re-ordered records", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"re-ordered records", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := pick(r, manifests)
 			records := readAll(t, o[key])
 			slices.Reverse(records)
-			o[key] = encode(t, LayoutFlat, records)
-			return []string{key}, []FindingKind{FindingManifestHash}
+			o[key] = encode(t, trail.LayoutFlat, records)
+			return []string{key}, []verify.FindingKind{verify.FindingManifestHash}
 		}},
-		{"re-ordered records under a forged digest", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"re-ordered records under a forged digest", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := pick(r, manifests)
 			records := readAll(t, o[key])
 			slices.Reverse(records)
-			o[key] = encode(t, LayoutFlat, records)
-			n, _ := ParseName(key)
-			forge(s, o, int(n.Sequence)-1, func(d *Digest) {
+			o[key] = encode(t, trail.LayoutFlat, records)
+			n, _ := trail.ParseName(key)
+			forge(s, o, int(n.Sequence)-1, func(d *trail.Digest) {
 				d.Manifests[n.N-1].SHA256, d.Manifests[n.N-1].SizeBytes = hexSHA(o[key]), int64(len(o[key]))
 			})
-			return []string{key}, []FindingKind{FindingRecord}
+			return []string{key}, []verify.FindingKind{verify.FindingRecord}
 		}},
-		{"a truncated manifest", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a truncated manifest", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := pick(r, manifests)
 			o[key] = o[key][:r.IntN(len(o[key]))]
-			return []string{key}, []FindingKind{FindingManifestHash}
+			return []string{key}, []verify.FindingKind{verify.FindingManifestHash}
 		}},
-		{"a truncated digest", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a truncated digest", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := pick(r, digests)
 			o[key] = o[key][:r.IntN(len(o[key]))]
 			return []string{key, sigOf(key)}, hashKinds
 		}},
-		{"a forged continuation of an older digest", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a forged continuation of an older digest", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			from := 1 + r.IntN(len(digests)-1)
-			forge(s, o, from, func(d *Digest) { d.Pending++ })
-			return []string{sigOf(digests[from])}, []FindingKind{FindingSignature}
+			forge(s, o, from, func(d *trail.Digest) { d.Pending++ })
+			return []string{sigOf(digests[from])}, []verify.FindingKind{verify.FindingSignature}
 		}},
-		{"a forged continuation without signatures", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a forged continuation without signatures", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			from := r.IntN(len(digests))
-			forge(s, o, from, func(d *Digest) { d.Pending++ })
+			forge(s, o, from, func(d *trail.Digest) { d.Pending++ })
 			for _, key := range digests[from:] {
 				delete(o, sigOf(key))
 			}
-			return []string{""}, []FindingKind{FindingAnchor}
+			return []string{""}, []verify.FindingKind{verify.FindingAnchor}
 		}},
-		{"a forged chain under a foreign signature", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a forged chain under a foreign signature", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			rewrite(s, r, o)
 			for _, key := range digests {
 				o[sigOf(key)] = sign(o[key])
 			}
-			o["p/_manifests/keys/"+foreign.fingerprint+".pem"] = foreign.public
-			return []string{sigOf(digests[0])}, []FindingKind{FindingForeignKey}
+			o["p/_manifests/keys/"+fingerprintOf(foreign)+".pem"] = publicPEM(foreign)
+			return []string{sigOf(digests[0])}, []verify.FindingKind{verify.FindingForeignKey}
 		}},
-		{"a foreign signature", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a foreign signature", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := pick(r, digests)
 			o[sigOf(key)] = sign(o[key])
-			return []string{sigOf(key)}, []FindingKind{FindingForeignKey}
+			return []string{sigOf(key)}, []verify.FindingKind{verify.FindingForeignKey}
 		}},
-		{"a foreign key that announces itself", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a foreign key that announces itself", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := pick(r, digests)
 			o[sigOf(key)] = sign(o[key])
-			o["p/_manifests/keys/"+foreign.fingerprint+".pem"] = foreign.public
-			announcement := "p/_manifests/" + announcementName(foreign.fingerprint, s.key.fingerprint)
-			o[announcement] = sign(foreign.public)
-			return []string{announcement}, []FindingKind{FindingKey}
+			o["p/_manifests/keys/"+fingerprintOf(foreign)+".pem"] = publicPEM(foreign)
+			announcement := "p/_manifests/" + trail.AnnouncementName(fingerprintOf(foreign), s.key.Fingerprint())
+			o[announcement] = sign(publicPEM(foreign))
+			return []string{announcement}, []verify.FindingKind{verify.FindingKey}
 		}},
-		{"a signature of another digest", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a signature of another digest", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			i := r.IntN(len(digests) - 1)
 			o[sigOf(digests[i])] = o[sigOf(digests[i+1])]
-			return []string{sigOf(digests[i])}, []FindingKind{FindingSignature}
+			return []string{sigOf(digests[i])}, []verify.FindingKind{verify.FindingSignature}
 		}},
-		{"a second digest of one number", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a second digest of one number", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := pick(r, digests)
-			n, _ := ParseName(key)
+			n, _ := trail.ParseName(key)
 			n.Time = n.Time.Add(1e9)
 			other := "p/_manifests/" + n.Path()
 			o[other] = o[key]
-			return []string{other}, []FindingKind{FindingFork}
+			return []string{other}, []verify.FindingKind{verify.FindingFork}
 		}},
-		{"a manifest that no digest names", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"a manifest that no digest names", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			key := pick(r, manifests)
-			n, _ := ParseName(key)
+			n, _ := trail.ParseName(key)
 			n.N += 2 + r.IntN(5)
 			other := "p/_manifests/" + n.Path()
 			o[other] = o[key]
-			return []string{other}, []FindingKind{FindingUnnamed}
+			return []string{other}, []verify.FindingKind{verify.FindingUnnamed}
 		}},
-		{"other counts", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
-			n, _ := ParseName(pick(r, manifests))
-			forge(s, o, int(n.Sequence)-1, func(d *Digest) { d.Counts.Uploaded++ })
-			return []string{digests[n.Sequence-1]}, []FindingKind{FindingCounts}
+		{"other counts", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
+			n, _ := trail.ParseName(pick(r, manifests))
+			forge(s, o, int(n.Sequence)-1, func(d *trail.Digest) { d.Counts.Uploaded++ })
+			return []string{digests[n.Sequence-1]}, []verify.FindingKind{verify.FindingCounts}
 		}},
-		{"an earlier end", func(r *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
+		{"an earlier end", func(r *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
 			i := r.IntN(len(digests) - 1)
-			forge(s, o, i, func(d *Digest) { d.EndTime = d.StartTime })
-			return []string{digests[i], digests[i+1]}, []FindingKind{FindingTime}
+			forge(s, o, i, func(d *trail.Digest) { d.EndTime = d.StartTime })
+			return []string{digests[i], digests[i+1]}, []verify.FindingKind{verify.FindingTime}
 		}},
-		{"another reason to begin", func(_ *rand.Rand, o map[string][]byte) ([]string, []FindingKind) {
-			forge(s, o, 0, func(d *Digest) { d.Begins, d.AbandonsChain = state.BeginsStateLost, "ffffffff" })
-			return []string{digests[0]}, []FindingKind{FindingChainMissing}
+		{"another reason to begin", func(_ *rand.Rand, o map[string][]byte) ([]string, []verify.FindingKind) {
+			forge(s, o, 0, func(d *trail.Digest) { d.Begins, d.AbandonsChain = archive.BeginsStateLost, "ffffffff" })
+			return []string{digests[0]}, []verify.FindingKind{verify.FindingChainMissing}
 		}},
 	}
 }
 
 // names reports whether v names the tampering.
-func (v *Verification) names(keys []string, kinds []FindingKind) bool {
-	return slices.ContainsFunc(v.Findings, func(f Finding) bool {
+func namesFinding(v *verify.Result, keys []string, kinds []verify.FindingKind) bool {
+	return slices.ContainsFunc(v.Findings, func(f verify.Finding) bool {
 		return slices.Contains(kinds, f.Kind) && (slices.Contains(keys, f.Key) || slices.Contains(keys, ""))
 	})
 }
@@ -307,9 +310,9 @@ func TestAThousandTamperingsAreFoundAndNamed(t *testing.T) {
 	for i := range 1000 {
 		k := kinds[i%len(kinds)]
 		var keys []string
-		var want []FindingKind
+		var want []verify.FindingKind
 		v := s.verify(t, s.library(func(o map[string][]byte) { keys, want = k.do(r, o) }), nil)
-		if !v.names(keys, want) {
+		if !namesFinding(v, keys, want) {
 			t.Errorf("tampering %d, %s: found %+v, want one of %v of %v", i, k.name, v.Findings, want, keys)
 			continue
 		}
@@ -341,7 +344,7 @@ func TestEveryByteIsProven(t *testing.T) {
 			changed := bytes.Clone(data)
 			changed[i] ^= 1 << (i % 8)
 			v := s.verify(t, s.library(func(o map[string][]byte) { o[key] = changed }), nil)
-			if !slices.ContainsFunc(v.Findings, func(f Finding) bool { return slices.Contains(want, f.Key) }) {
+			if !slices.ContainsFunc(v.Findings, func(f verify.Finding) bool { return slices.Contains(want, f.Key) }) {
 				t.Errorf("byte %d of %s: found %+v", i, key, v.Findings)
 			}
 			flipped++
@@ -359,8 +362,8 @@ func TestARemovedEndWithoutAnAnchorIsOnlyNoted(t *testing.T) {
 	v := s.verify(t, s.library(func(o map[string][]byte) {
 		delete(o, digests[2])
 		delete(o, sigOf(digests[2]))
-	}), func(o *VerifyOptions) { o.Anchors = nil })
-	wantKinds(t, v, nil, string(NoteUnanchored))
+	}), func(o *verify.Options) { o.Anchors = nil })
+	wantKinds(t, v, nil, string(verify.NoteUnanchored))
 	if _, err := json.Marshal(v); err != nil {
 		t.Error(err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // library is a trail in memory that tests write document by document.
@@ -34,34 +35,34 @@ var trailStart = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // add publishes a manifest of records as sequence seq of a chain, and its
 // digest where digest is set. Records without an id get one.
-func (l *library) add(t *testing.T, instance, chain string, seq uint64, digest bool, change func(*Digest), records ...state.Record) (manifest, key string) {
+func (l *library) add(t *testing.T, instance, chain string, seq uint64, digest bool, change func(*trail.Digest), records ...archive.Record) (manifest, key string) {
 	t.Helper()
 	at := trailStart.Add(time.Duration(seq) * time.Hour)
-	m := Name{Time: at, Instance: instance, Chain: chain, Sequence: seq, N: 1}
+	m := trail.Name{Time: at, Instance: instance, Chain: chain, Sequence: seq, N: 1}
 	for i := range records {
 		r := &records[i]
 		r.Instance, r.Source, r.Chain = instance, "data", chain
 		if r.ID == "" {
-			r.ID = state.RecordID(chain, seq*1000+uint64(i))
+			r.ID = archive.RecordID(chain, seq*1000+uint64(i))
 		}
 		if r.Timestamp == "" {
-			r.Timestamp = state.FormatTime(at)
+			r.Timestamp = archive.FormatTime(at)
 		}
 		r.S3URI = "s3://b/" + r.S3Key
 	}
-	d := Digest{
+	d := trail.Digest{
 		Version: 1, Instance: instance, Source: "data", Bucket: "b", Prefix: "p/", Chain: chain, Sequence: seq,
-		StartTime: state.FormatTime(at.Add(-time.Hour)), EndTime: state.FormatTime(at), Manifests: []state.ManifestRef{},
-		Scans: []state.ScanNote{}, Events: []state.Note{}, ConfigSHA256: hexSHA(nil), Reason: ReasonInterval,
+		StartTime: archive.FormatTime(at.Add(-time.Hour)), EndTime: archive.FormatTime(at), Manifests: []archive.ManifestRef{},
+		Scans: []archive.ScanNote{}, Events: []archive.Note{}, ConfigSHA256: hexSHA(nil), Reason: trail.ReasonInterval,
 	}
 	d.NextDigestDue = timeOrNull(at.Add(time.Hour))
 	if len(records) > 0 {
-		data := encode(t, LayoutFlat, records)
+		data := encode(t, trail.LayoutFlat, records)
 		manifest = "p/_manifests/" + m.Path()
 		l.set(manifest, data)
-		d.Manifests = append(d.Manifests, state.ManifestRef{S3Key: manifest, SHA256: hexSHA(data), SizeBytes: int64(len(data)), Records: int64(len(records))})
+		d.Manifests = append(d.Manifests, archive.ManifestRef{S3Key: manifest, SHA256: hexSHA(data), SizeBytes: int64(len(data)), Records: int64(len(records))})
 		for i := range records {
-			d.Counts.add(records[i].Status)
+			d.Counts.Add(records[i].Status)
 		}
 	}
 	if !digest {
@@ -71,7 +72,7 @@ func (l *library) add(t *testing.T, instance, chain string, seq uint64, digest b
 		sha, prevKey, _ := strings.Cut(prev, " ")
 		d.PreviousDigestSHA256, d.PreviousDigestS3Key = &sha, &prevKey
 	} else {
-		d.Begins = state.BeginsNew
+		d.Begins = archive.BeginsNew
 	}
 	if change != nil {
 		change(&d)
@@ -87,18 +88,18 @@ func (l *library) add(t *testing.T, instance, chain string, seq uint64, digest b
 	return manifest, key
 }
 
-func rec(status state.Status, key, at string, change ...func(*state.Record)) state.Record {
-	r := state.Record{LocalPath: "/data/" + key, S3Key: "p/" + key, Status: status, Timestamp: at, Trigger: archive.TriggerEvent}
+func rec(status archive.Status, key, at string, change ...func(*archive.Record)) archive.Record {
+	r := archive.Record{LocalPath: "/data/" + key, S3Key: "p/" + key, Status: status, Timestamp: at, Trigger: archive.TriggerEvent}
 	for _, c := range change {
 		c(&r)
 	}
 	return r
 }
 
-func newest(t *testing.T, l Library, q Query) []string {
+func newest(t *testing.T, l trail.Library, q trail.Query) []string {
 	t.Helper()
 	var got []string
-	if err := NewTrail(l, "p/").Newest(t.Context(), q, func(h Held) error {
+	if err := trail.NewTrail(l, "p/").Newest(t.Context(), q, func(h trail.Held) error {
 		r := h.Record
 		got = append(got, fmt.Sprintf("%s %s %s%s%s", strings.TrimPrefix(r.S3Key, "p/"), r.Status, r.SHA256, r.Mode, r.VersionID))
 		return nil
@@ -115,8 +116,8 @@ func wantLines(t *testing.T, got []string, want ...string) {
 	}
 }
 
-func content(sha, mode string) func(*state.Record) {
-	return func(r *state.Record) {
+func content(sha, mode string) func(*archive.Record) {
+	return func(r *archive.Record) {
 		r.SHA256, r.Mode, r.Attempt = sha, mode, 7
 		if mode != "" {
 			r.MTime = "2026-01-01T00:00:00Z"
@@ -126,79 +127,79 @@ func content(sha, mode string) func(*state.Record) {
 
 func TestNewestFoldsTheRecordsOfEachKey(t *testing.T) {
 	l := newLibrary()
-	version := func(v string) func(*state.Record) { return func(r *state.Record) { r.VersionID = v } }
+	version := func(v string) func(*archive.Record) { return func(r *archive.Record) { r.VersionID = v } }
 	l.add(t, "app-01", "0a1b2c3d", 1, true, nil,
-		rec(state.StatusUploaded, "a", "2026-03-01T10:00:00Z", content("A1 ", "0644 ")),
-		rec(state.StatusUploaded, "b", "2026-03-01T10:00:01Z", content("B1 ", "0644 ")),
-		rec(state.StatusUploaded, "c", "2026-03-01T10:00:02Z", content("C1 ", "0644 ")),
-		rec(state.StatusSkipped, "old", "2026-03-01T10:00:03Z", content("O1 ", "0600 ")),
-		rec(state.StatusFailed, "f", "2026-03-01T10:00:04Z"),
-		rec(state.StatusUploaded, "k", "2026-03-01T10:00:05Z", content("K1 ", "0640 ")),
+		rec(archive.StatusUploaded, "a", "2026-03-01T10:00:00Z", content("A1 ", "0644 ")),
+		rec(archive.StatusUploaded, "b", "2026-03-01T10:00:01Z", content("B1 ", "0644 ")),
+		rec(archive.StatusUploaded, "c", "2026-03-01T10:00:02Z", content("C1 ", "0644 ")),
+		rec(archive.StatusSkipped, "old", "2026-03-01T10:00:03Z", content("O1 ", "0600 ")),
+		rec(archive.StatusFailed, "f", "2026-03-01T10:00:04Z"),
+		rec(archive.StatusUploaded, "k", "2026-03-01T10:00:05Z", content("K1 ", "0640 ")),
 	)
 	l.add(t, "app-01", "0a1b2c3d", 2, true, nil,
-		rec(state.StatusSkipped, "a", "2026-03-01T11:00:00Z", content("A1 ", "0755 "), version("v2")),
-		rec(state.StatusDeleted, "b", "2026-03-01T11:00:01Z"),
-		rec(state.StatusFailed, "c", "2026-03-01T11:00:02Z"),
-		rec(state.StatusSkipped, "c", "2026-03-01T11:00:03Z"), // The index alone: nothing new.
-		rec(state.StatusRekeyed, "k", "2026-03-01T11:00:04Z", version("v9")),
-		rec(state.StatusDeleted, "old", "2026-03-01T11:00:05Z"),
+		rec(archive.StatusSkipped, "a", "2026-03-01T11:00:00Z", content("A1 ", "0755 "), version("v2")),
+		rec(archive.StatusDeleted, "b", "2026-03-01T11:00:01Z"),
+		rec(archive.StatusFailed, "c", "2026-03-01T11:00:02Z"),
+		rec(archive.StatusSkipped, "c", "2026-03-01T11:00:03Z"), // The index alone: nothing new.
+		rec(archive.StatusRekeyed, "k", "2026-03-01T11:00:04Z", version("v9")),
+		rec(archive.StatusDeleted, "old", "2026-03-01T11:00:05Z"),
 	)
 	l.add(t, "app-01", "0a1b2c3d", 3, true, nil,
-		rec(state.StatusSkipped, "old", "2026-03-01T12:00:00Z", content("O2 ", "0600 ")),
-		rec(state.StatusUploaded, "c", "2026-03-01T12:00:01Z", content("C2 ", "0600 ")),
+		rec(archive.StatusSkipped, "old", "2026-03-01T12:00:00Z", content("O2 ", "0600 ")),
+		rec(archive.StatusUploaded, "c", "2026-03-01T12:00:01Z", content("C2 ", "0600 ")),
 	)
-	wantLines(t, newest(t, l, Query{}),
+	wantLines(t, newest(t, l, trail.Query{}),
 		"a uploaded A1 0755 v2", "b deleted ", "c uploaded C2 0600 ", "k rekeyed K1 0640 v9", "old skipped O2 0600 ")
 	at := time.Date(2026, 3, 1, 11, 0, 1, 0, time.UTC)
-	wantLines(t, newest(t, l, Query{At: at}),
+	wantLines(t, newest(t, l, trail.Query{At: at}),
 		"a uploaded A1 0755 v2", "b deleted ", "c uploaded C1 0644 ", "k uploaded K1 0640 ", "old skipped O1 0600 ")
-	wantLines(t, newest(t, l, Query{At: at, KeyPrefix: "p/c"}), "c uploaded C1 0644 ")
-	wantLines(t, newest(t, l, Query{Instance: "another"}))
+	wantLines(t, newest(t, l, trail.Query{At: at, KeyPrefix: "p/c"}), "c uploaded C1 0644 ")
+	wantLines(t, newest(t, l, trail.Query{Instance: "another"}))
 }
 
 // S3 dates its answers in whole seconds.
 func TestNewestTellsWritesWithinASecondApart(t *testing.T) {
 	l := newLibrary()
-	dated := func(r *state.Record) { r.S3Time = "2026-03-01T10:00:00Z" }
+	dated := func(r *archive.Record) { r.S3Time = "2026-03-01T10:00:00Z" }
 	l.add(t, "app-01", "0a1b2c3d", 1, true, nil,
-		rec(state.StatusUploaded, "x", "2026-03-01T10:00:00.1Z", content("first ", ""), dated),
-		rec(state.StatusUploaded, "x", "2026-03-01T10:00:00.7Z", content("second ", ""), dated))
-	wantLines(t, newest(t, l, Query{At: time.Date(2026, 3, 1, 10, 0, 0, 500_000_000, time.UTC)}), "x uploaded first ")
-	wantLines(t, newest(t, l, Query{}), "x uploaded second ")
+		rec(archive.StatusUploaded, "x", "2026-03-01T10:00:00.1Z", content("first ", ""), dated),
+		rec(archive.StatusUploaded, "x", "2026-03-01T10:00:00.7Z", content("second ", ""), dated))
+	wantLines(t, newest(t, l, trail.Query{At: time.Date(2026, 3, 1, 10, 0, 0, 500_000_000, time.UTC)}), "x uploaded first ")
+	wantLines(t, newest(t, l, trail.Query{}), "x uploaded second ")
 }
 
 func TestNewestOrdersChainsBySuccessionAndInstancesByTime(t *testing.T) {
 	l := newLibrary()
 	// The second chain's clock is behind, and its name sorts first.
-	l.add(t, "app-01", "bbbbbbbb", 5, true, func(d *Digest) { d.Begins = state.BeginsNew },
-		rec(state.StatusUploaded, "x", "2026-03-01T10:00:00Z", content("first ", "")))
-	l.add(t, "app-01", "aaaaaaaa", 1, true, func(d *Digest) { d.AbandonsChain, d.Begins = "bbbbbbbb", state.BeginsForked },
-		rec(state.StatusUploaded, "x", "2026-03-01T09:00:00Z", content("second ", "")))
-	wantLines(t, newest(t, l, Query{}), "x uploaded second ")
+	l.add(t, "app-01", "bbbbbbbb", 5, true, func(d *trail.Digest) { d.Begins = archive.BeginsNew },
+		rec(archive.StatusUploaded, "x", "2026-03-01T10:00:00Z", content("first ", "")))
+	l.add(t, "app-01", "aaaaaaaa", 1, true, func(d *trail.Digest) { d.AbandonsChain, d.Begins = "bbbbbbbb", archive.BeginsForked },
+		rec(archive.StatusUploaded, "x", "2026-03-01T09:00:00Z", content("second ", "")))
+	wantLines(t, newest(t, l, trail.Query{}), "x uploaded second ")
 	l.add(t, "app-02", "cccccccc", 1, true, nil,
-		rec(state.StatusUploaded, "x", "2026-03-01T11:00:00Z", content("other ", ""), func(r *state.Record) { r.S3Time = "2026-03-01T09:59:00Z" }))
-	wantLines(t, newest(t, l, Query{}), "x uploaded second ")
+		rec(archive.StatusUploaded, "x", "2026-03-01T11:00:00Z", content("other ", ""), func(r *archive.Record) { r.S3Time = "2026-03-01T09:59:00Z" }))
+	wantLines(t, newest(t, l, trail.Query{}), "x uploaded second ")
 	l.add(t, "app-02", "cccccccc", 2, true, nil,
-		rec(state.StatusUploaded, "x", "2026-03-01T10:00:02Z", content("last ", "")))
-	wantLines(t, newest(t, l, Query{}), "x uploaded last ")
-	wantLines(t, newest(t, l, Query{Instance: "app-01"}), "x uploaded second ")
+		rec(archive.StatusUploaded, "x", "2026-03-01T10:00:02Z", content("last ", "")))
+	wantLines(t, newest(t, l, trail.Query{}), "x uploaded last ")
+	wantLines(t, newest(t, l, trail.Query{Instance: "app-01"}), "x uploaded second ")
 }
 
 func TestNewestBelievesNoManifestWithAnotherHash(t *testing.T) {
 	l := newLibrary()
-	l.add(t, "app-01", "0a1b2c3d", 1, true, nil, rec(state.StatusUploaded, "a", "", content("good ", "")))
-	m, _ := l.add(t, "app-01", "0a1b2c3d", 2, true, nil, rec(state.StatusUploaded, "a", "", content("then ", "")))
+	l.add(t, "app-01", "0a1b2c3d", 1, true, nil, rec(archive.StatusUploaded, "a", "", content("good ", "")))
+	m, _ := l.add(t, "app-01", "0a1b2c3d", 2, true, nil, rec(archive.StatusUploaded, "a", "", content("then ", "")))
 	l.objects[m] = []byte(strings.Replace(string(l.objects[m]), "then", "evil", 1))
-	tail, _ := l.add(t, "app-01", "0a1b2c3d", 3, false, nil, rec(state.StatusUploaded, "tail", ""))
-	err := NewTrail(l, "p/").Newest(t.Context(), Query{}, func(Held) error { return nil })
-	if !errors.Is(err, ErrHash) {
+	tail, _ := l.add(t, "app-01", "0a1b2c3d", 3, false, nil, rec(archive.StatusUploaded, "tail", ""))
+	err := trail.NewTrail(l, "p/").Newest(t.Context(), trail.Query{}, func(trail.Held) error { return nil })
+	if !errors.Is(err, trail.ErrHash) {
 		t.Errorf("Newest = %v, want ErrHash", err)
 	}
 	var seen, unproven []string
-	q := Query{
+	q := trail.Query{
 		Distrust: func(key string, err error) error {
 			seen = append(seen, key)
-			if !errors.Is(err, ErrHash) {
+			if !errors.Is(err, trail.ErrHash) {
 				t.Errorf("%s: %v, want ErrHash", key, err)
 			}
 			return nil
@@ -223,15 +224,15 @@ func TestNewestBelievesNoManifestWithAnotherHash(t *testing.T) {
 // A fork has two digests of one sequence: the one that follows is believed.
 func TestNewestFollowsTheLinksOfAFork(t *testing.T) {
 	l := newLibrary()
-	l.add(t, "app-01", "0a1b2c3d", 1, true, nil, rec(state.StatusUploaded, "a", "", content("one ", "")))
+	l.add(t, "app-01", "0a1b2c3d", 1, true, nil, rec(archive.StatusUploaded, "a", "", content("one ", "")))
 	head := l.heads["0a1b2c3d"]
 	forged := strings.Repeat("f", 64)
-	_, key := l.add(t, "app-01", "0a1b2c3d", 2, true, func(d *Digest) {
+	_, key := l.add(t, "app-01", "0a1b2c3d", 2, true, func(d *trail.Digest) {
 		d.PreviousDigestSHA256 = &forged
-	}, rec(state.StatusUploaded, "a", "", content("forged ", "")))
+	}, rec(archive.StatusUploaded, "a", "", content("forged ", "")))
 	// The true one of the same sequence was named a second later.
 	moved := strings.Replace(key, "_140000_", "_140001_", 1)
-	d, _, err := NewTrail(l, "p/").Digest(t.Context(), key)
+	d, _, err := trail.NewTrail(l, "p/").Digest(t.Context(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +243,7 @@ func TestNewestFollowsTheLinksOfAFork(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.set(moved, data)
-	wantLines(t, newest(t, l, Query{ProvenOnly: true}), "a uploaded one ")
+	wantLines(t, newest(t, l, trail.Query{ProvenOnly: true}), "a uploaded one ")
 }
 
 func TestNewestSortsOnDiskWithinItsMemory(t *testing.T) {
@@ -250,10 +251,10 @@ func TestNewestSortsOnDiskWithinItsMemory(t *testing.T) {
 	const keys, rounds = 2000, 12
 	pad := strings.Repeat("x", 300)
 	for round := range rounds {
-		var records []state.Record
+		var records []archive.Record
 		for i := range keys {
-			records = append(records, rec(state.StatusUploaded, fmt.Sprintf("k%05d", (i*7919)%keys), "",
-				content(fmt.Sprintf("r%d ", round), ""), func(r *state.Record) { r.RequestID = pad }))
+			records = append(records, rec(archive.StatusUploaded, fmt.Sprintf("k%05d", (i*7919)%keys), "",
+				content(fmt.Sprintf("r%d ", round), ""), func(r *archive.Record) { r.RequestID = pad }))
 		}
 		l.add(t, "app-01", "0a1b2c3d", uint64(round+1), true, nil, records...)
 	}
@@ -262,58 +263,38 @@ func TestNewestSortsOnDiskWithinItsMemory(t *testing.T) {
 		want = append(want, fmt.Sprintf("k%05d uploaded r%d ", i, rounds-1))
 	}
 	dir := t.TempDir()
-	got := newest(t, l, Query{TempDir: dir, Memory: 1}) // The least that it works in: several runs.
+	got := newest(t, l, trail.Query{TempDir: dir, Memory: 1}) // The least that it works in: several runs.
 	wantLines(t, got, want...)
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left in the temporary directory: %v, %v", left, err)
-	}
-
-	srt := newSorter(dir, 1)
-	srt.max = 10 // Many runs, merged in between.
-	defer srt.close()
-	for i := range 10 * (2*sorterRuns + 3) {
-		if err := srt.add(fmt.Sprintf("%04d", (i*7919)%1310), int64(i), []byte("{}")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	n, last := 0, ""
-	if err := srt.each(func(key, _ []byte) error {
-		if string(key) < last {
-			t.Fatalf("%s after %s", key, last)
-		}
-		last = string(key)
-		n++
-		return nil
-	}); err != nil || n != 10*(2*sorterRuns+3) {
-		t.Errorf("%d records, %v", n, err)
 	}
 }
 
 func TestRecordsAreWithheldUntilTheHashIsKnown(t *testing.T) {
 	l := newLibrary()
-	big := rec(state.StatusUploaded, "a", "", func(r *state.Record) { r.RequestID = strings.Repeat("x", 1000) })
-	var records []state.Record
+	big := rec(archive.StatusUploaded, "a", "", func(r *archive.Record) { r.RequestID = strings.Repeat("x", 1000) })
+	var records []archive.Record
 	for range 3000 { // More than waits in memory.
 		records = append(records, big)
 	}
 	m, key := l.add(t, "app-01", "0a1b2c3d", 1, true, nil, records...)
-	tr := NewTrail(l, "p/")
+	tr := trail.NewTrail(l, "p/")
 	d, sha, err := tr.Digest(t.Context(), key)
 	if err != nil || sha != hexSHA(l.objects[key]) {
 		t.Fatal(sha, err)
 	}
 	n := 0
-	count := func(state.Record) error { n++; return nil }
+	count := func(archive.Record) error { n++; return nil }
 	if err := tr.Records(t.Context(), d.Manifests[0], count); err != nil || n != 3000 {
 		t.Errorf("Records = %d records, %v", n, err)
 	}
 	n = 0
 	l.objects[m] = append(l.objects[m], '\n')
-	if err := tr.Records(t.Context(), d.Manifests[0], count); !errors.Is(err, ErrHash) || n != 0 {
+	if err := tr.Records(t.Context(), d.Manifests[0], count); !errors.Is(err, trail.ErrHash) || n != 0 {
 		t.Errorf("Records of a changed manifest = %d records, %v; want none and ErrHash", n, err)
 	}
 	l.objects[m] = l.objects[m][:len(l.objects[m])/2]
-	if err := tr.Unproven(t.Context(), m, count); !errors.Is(err, ErrFormat) || n != 0 {
+	if err := tr.Unproven(t.Context(), m, count); !errors.Is(err, trail.ErrFormat) || n != 0 {
 		t.Errorf("Unproven of half a manifest = %d records, %v; want none and ErrFormat", n, err)
 	}
 }
@@ -335,7 +316,7 @@ func TestIndexSortsEverythingUnderATrail(t *testing.T) {
 		l.set("p/_manifests/"+key, nil)
 	}
 	l.set("p/other", nil)
-	x, err := NewTrail(l, "p/").Index(t.Context())
+	x, err := trail.NewTrail(l, "p/").Index(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -358,13 +339,13 @@ func TestDirLibraryReadsWhatAFlusherKeeps(t *testing.T) {
 	r := newRig(t, nil)
 	r.begin(state.Report{})
 	r.commit("a", 3)
-	r.flush(ReasonFlush)
-	lib, err := DirLibrary(r.local(), "p/_manifests/")
+	r.flush(trail.ReasonFlush)
+	lib, err := trail.DirLibrary(r.local(), "p/_manifests/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := func(l Library) (keys []string) {
-		if err := l.List(t.Context(), "p/_manifests/", "", func(o state.Object) error {
+	list := func(l trail.Library) (keys []string) {
+		if err := l.List(t.Context(), "p/_manifests/", "", func(o archive.Object) error {
 			keys = append(keys, o.Key)
 			return nil
 		}); err != nil {
@@ -376,7 +357,7 @@ func TestDirLibraryReadsWhatAFlusherKeeps(t *testing.T) {
 		t.Errorf("the copies are %v, the bucket has %v", got, want)
 	}
 	var paths []string
-	if err := NewTrail(lib, "p/").Newest(t.Context(), Query{}, func(h Held) error {
+	if err := trail.NewTrail(lib, "p/").Newest(t.Context(), trail.Query{}, func(h trail.Held) error {
 		paths = append(paths, h.Record.S3Key)
 		return nil
 	}); err != nil || !slices.Equal(paths, []string{"p/a-0", "p/a-1", "p/a-2"}) {
@@ -396,12 +377,12 @@ func TestDirLibraryStaysInItsDirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	lib, err := DirLibrary(dir, "p/_manifests/")
+	lib, err := trail.DirLibrary(dir, "p/_manifests/")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var keys []string
-	if err := lib.List(context.Background(), "p/", "", func(o state.Object) error { keys = append(keys, o.Key); return nil }); err != nil {
+	if err := lib.List(context.Background(), "p/", "", func(o archive.Object) error { keys = append(keys, o.Key); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	wantLines(t, keys, "p/_manifests/own.json")
@@ -411,7 +392,7 @@ func TestDirLibraryStaysInItsDirectory(t *testing.T) {
 			t.Errorf("Get(%q) opened a file", rel)
 		}
 	}
-	if _, err := DirLibrary(filepath.Join(dir, "none"), "p/"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := trail.DirLibrary(filepath.Join(dir, "none"), "p/"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 }

@@ -12,12 +12,14 @@ import (
 	"testing/iotest"
 	"testing/synctest"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/internal/verify"
+	"github.com/s3syncd/s3syncd/pkg/archive"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 var (
-	errBroken = state.Classified(state.ClassTransient, "GetObject", io.ErrUnexpectedEOF)
-	errDenied = &state.Error{Class: state.ClassConfiguration, Op: "GetObject", Code: "AccessDenied", Status: 403, Err: fs.ErrPermission}
+	errBroken = archive.Classified(archive.ClassTransient, "GetObject", io.ErrUnexpectedEOF)
+	errDenied = &archive.Error{Class: archive.ClassConfiguration, Op: "GetObject", Code: "AccessDenied", Status: 403, Err: fs.ErrPermission}
 )
 
 // breaking is a hook for bodies: those of the keys that bad selects break off in
@@ -59,11 +61,11 @@ func TestVerifyNamesWhatItCouldNotRead(t *testing.T) {
 				b, _ := s.library(nil).(*bucket)
 				spoil(b)
 				v := s.verify(t, b, nil)
-				if !slices.ContainsFunc(v.Findings, func(f Finding) bool { return f.Key == key }) || v.Clean || v.Unchecked != int64(len(v.Findings)) {
+				if !slices.ContainsFunc(v.Findings, func(f verify.Finding) bool { return f.Key == key }) || v.Clean || v.Unchecked != int64(len(v.Findings)) {
 					t.Errorf("%s, %s: found %+v, %d unchecked", key, name, v.Findings, v.Unchecked)
 				}
 				for _, f := range v.Findings {
-					if f.Kind != FindingUnchecked {
+					if f.Kind != verify.FindingUnchecked {
 						t.Errorf("%s, %s: also found %+v", key, name, f)
 					}
 				}
@@ -95,7 +97,7 @@ func TestVerifyFailsOnlyWhereNothingCouldBeRead(t *testing.T) {
 			}
 			return nil
 		}
-		if _, err := Verify(t.Context(), NewTrail(b, "p/"), VerifyOptions{Bucket: "b", Now: s.now}); !errors.Is(err, fs.ErrPermission) {
+		if _, err := verify.Run(t.Context(), trail.NewTrail(b, "p/"), verify.Options{Bucket: "b", Now: s.now}); !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("Verify = %v, want the refusal", err)
 		}
 		b.fault = func(op, key string) error {
@@ -132,12 +134,12 @@ func TestReadersShareAnOutage(t *testing.T) {
 	})
 }
 
-func history(t *testing.T, l Library, key string) (ids, faults []string) {
+func history(t *testing.T, l trail.Library, key string) (ids, faults []string) {
 	t.Helper()
-	err := NewTrail(l, "p/").History(t.Context(), HistoryQuery{
-		Match:    func(r *state.Record) bool { return r.S3Key == key },
+	err := trail.NewTrail(l, "p/").History(t.Context(), trail.HistoryQuery{
+		Match:    func(r *archive.Record) bool { return r.S3Key == key },
 		Distrust: func(key string, err error) error { faults = append(faults, key+": "+err.Error()); return nil },
-	}, func(it HistoryItem) error { ids = append(ids, it.Record.SHA256); return nil })
+	}, func(it trail.HistoryItem) error { ids = append(ids, it.Record.SHA256); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,9 +148,9 @@ func history(t *testing.T, l Library, key string) (ids, faults []string) {
 
 func TestHistoryReadsOnBehindWhatItCannotRead(t *testing.T) {
 	l := newLibrary()
-	m, _ := l.add(t, "app-01", "0a1b2c3d", 1, true, nil, rec(state.StatusUploaded, "a", atTen, content("one", "")))
-	l.add(t, "app-01", "0a1b2c3d", 2, true, nil, rec(state.StatusUploaded, "a", atEleven, content("two", "")))
-	_, last := l.add(t, "app-01", "0a1b2c3d", 3, true, nil, rec(state.StatusUploaded, "a", atEleven, content("three", "")))
+	m, _ := l.add(t, "app-01", "0a1b2c3d", 1, true, nil, rec(archive.StatusUploaded, "a", atTen, content("one", "")))
+	l.add(t, "app-01", "0a1b2c3d", 2, true, nil, rec(archive.StatusUploaded, "a", atEleven, content("two", "")))
+	_, last := l.add(t, "app-01", "0a1b2c3d", 3, true, nil, rec(archive.StatusUploaded, "a", atEleven, content("three", "")))
 	synctest.Test(t, func(t *testing.T) {
 		l.body = breaking(2, everyKey)
 		ids, faults := history(t, l, "p/a")

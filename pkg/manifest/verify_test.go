@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"maps"
@@ -9,15 +10,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/internal/anchor"
+	"github.com/s3syncd/s3syncd/internal/signer"
+	"github.com/s3syncd/s3syncd/internal/verify"
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // signedTrail is what a flusher has published: several digests, a
 // configuration, signatures, and the key that signed them.
 type signedTrail struct {
 	objects map[string][]byte
-	key     *PublicKey
+	key     *trail.PublicKey
 	now     time.Time
 	chain   string
 }
@@ -27,7 +32,7 @@ type signedTrail struct {
 func publishTrail(t *testing.T, n int, opt func(*Options)) signedTrail {
 	t.Helper()
 	path, _ := writeKey(t, 0o600)
-	signer, err := LoadEd25519(path)
+	signer, err := signer.LoadEd25519(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,16 +51,34 @@ func publishTrail(t *testing.T, n int, opt func(*Options)) signedTrail {
 	for i := range n {
 		r.advance(time.Minute)
 		r.commitFull(string(rune('a'+i)), 4)
-		r.flush(ReasonFlush)
+		r.flush(trail.ReasonFlush)
 	}
 	r.advance(time.Minute)
-	r.flush(ReasonStop)
-	return signedTrail{objects: maps.Clone(r.bucket.objects), key: signer.publicKey(t), now: r.clock().Add(time.Minute), chain: r.chain().ID}
+	r.flush(trail.ReasonStop)
+	return signedTrail{objects: maps.Clone(r.bucket.objects), key: publicKeyOf(t, signer), now: r.clock().Add(time.Minute), chain: r.chain().ID}
 }
 
-func (s *Ed25519Signer) publicKey(t *testing.T) *PublicKey {
+// publicPEM returns the public key of s as it is published.
+func publicPEM(s Signer) []byte {
+	pem, err := s.PublicKey(context.Background())
+	if err != nil {
+		panic(err)
+	}
+	return pem
+}
+
+// fingerprintOf returns the fingerprint of the key of s.
+func fingerprintOf(s Signer) string {
+	k, err := trail.ParsePublicKey(publicPEM(s))
+	if err != nil {
+		panic(err)
+	}
+	return k.Fingerprint()
+}
+
+func publicKeyOf(t *testing.T, s Signer) *trail.PublicKey {
 	t.Helper()
-	k, err := ParsePublicKey(s.public)
+	k, err := trail.ParsePublicKey(publicPEM(s))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,17 +91,17 @@ func (r *rig) commitFull(prefix string, n int) {
 	for i := range n {
 		path := prefix + string(rune('0'+i))
 		size := int64(i)
-		rec := state.Record{
-			LocalPath: "/data/" + path, S3Key: "p/" + path, S3URI: "s3://b/p/" + path, SizeBytes: &size, Status: state.StatusUploaded,
-			Timestamp: state.FormatTime(r.clock()), SHA256: strings.Repeat("a", 64), Trigger: archive.TriggerEvent, Source: "data", Instance: "app-01",
+		rec := archive.Record{
+			LocalPath: "/data/" + path, S3Key: "p/" + path, S3URI: "s3://b/p/" + path, SizeBytes: &size, Status: archive.StatusUploaded,
+			Timestamp: archive.FormatTime(r.clock()), SHA256: strings.Repeat("a", 64), Trigger: archive.TriggerEvent, Source: "data", Instance: "app-01",
 		}
-		if _, err := r.st.Commit(r.Context(), state.Outcome{Path: path, Key: rec.S3Key, Record: &rec}); err != nil {
+		if _, err := r.st.Commit(r.Context(), archive.Outcome{Path: path, Key: rec.S3Key, Record: &rec}); err != nil {
 			r.Fatal(err)
 		}
 	}
 }
 
-func (s *signedTrail) library(change func(map[string][]byte)) Library {
+func (s *signedTrail) library(change func(map[string][]byte)) trail.Library {
 	b := newBucket()
 	b.objects = maps.Clone(s.objects)
 	if change != nil {
@@ -88,36 +111,36 @@ func (s *signedTrail) library(change func(map[string][]byte)) Library {
 }
 
 // head is the newest digest, as something outside knows it.
-func (s *signedTrail) head() Anchor {
+func (s *signedTrail) head() anchor.Anchor {
 	digests := s.documents("digest_")
 	last := digests[len(digests)-1]
-	n, _ := ParseName(last)
-	return Anchor{Instance: n.Instance, Chain: n.Chain, Sequence: n.Sequence, SHA256: hexSHA(s.objects[last]), From: "the anchor"}
+	n, _ := trail.ParseName(last)
+	return anchor.Anchor{Instance: n.Instance, Chain: n.Chain, Sequence: n.Sequence, SHA256: hexSHA(s.objects[last]), From: "the anchor"}
 }
 
 // documents lists keys whose base name begins with kind, in order.
 func (s *signedTrail) documents(kind string) (keys []string) {
 	for key := range s.objects {
 		base := key[strings.LastIndex(key, "/")+1:]
-		if strings.HasPrefix(base, kind) && !strings.HasSuffix(base, sigSuffix) {
+		if strings.HasPrefix(base, kind) && !strings.HasSuffix(base, trail.SignatureSuffix) {
 			keys = append(keys, key)
 		}
 	}
 	slices.SortFunc(keys, func(a, b string) int {
-		x, _ := ParseName(a)
-		y, _ := ParseName(b)
+		x, _ := trail.ParseName(a)
+		y, _ := trail.ParseName(b)
 		return strings.Compare(x.String(), y.String())
 	})
 	return keys
 }
 
-func (s *signedTrail) verify(t *testing.T, l Library, change func(*VerifyOptions)) *Verification {
+func (s *signedTrail) verify(t *testing.T, l trail.Library, change func(*verify.Options)) *verify.Result {
 	t.Helper()
-	o := VerifyOptions{Bucket: "b", Now: s.now, Keys: []*PublicKey{s.key}, Anchors: []Anchor{s.head()}}
+	o := verify.Options{Bucket: "b", Now: s.now, Keys: []*trail.PublicKey{s.key}, Anchors: []anchor.Anchor{s.head()}}
 	if change != nil {
 		change(&o)
 	}
-	v, err := Verify(t.Context(), NewTrail(l, "p/"), o)
+	v, err := verify.Run(t.Context(), trail.NewTrail(l, "p/"), o)
 	if err != nil {
 		t.Fatalf("Verify: %v", err)
 	}
@@ -125,7 +148,7 @@ func (s *signedTrail) verify(t *testing.T, l Library, change func(*VerifyOptions
 }
 
 // kindsOf renders what was found and noted, for comparison.
-func kindsOf(v *Verification) (found, noted []string) {
+func kindsOf(v *verify.Result) (found, noted []string) {
 	for _, k := range v.FoundBy {
 		found = append(found, string(k.Kind))
 	}
@@ -135,7 +158,7 @@ func kindsOf(v *Verification) (found, noted []string) {
 	return slices.Sorted(slices.Values(found)), slices.Sorted(slices.Values(noted))
 }
 
-func wantKinds(t *testing.T, v *Verification, found []string, noted ...string) {
+func wantKinds(t *testing.T, v *verify.Result, found []string, noted ...string) {
 	t.Helper()
 	f, n := kindsOf(v)
 	if !slices.Equal(f, found) || !slices.Equal(n, noted) {
@@ -147,21 +170,21 @@ func wantKinds(t *testing.T, v *Verification, found []string, noted ...string) {
 }
 
 func TestVerifyFindsNothingInWhatAFlusherPublished(t *testing.T) {
-	for _, layout := range []Layout{LayoutFlat, LayoutHive} {
+	for _, layout := range []trail.Layout{trail.LayoutFlat, trail.LayoutHive} {
 		s := publishTrail(t, 3, func(o *Options) { o.Layout, o.MaxRecords = layout, 2 })
 		v := s.verify(t, s.library(nil), nil)
 		wantKinds(t, v, nil, "stopped")
 		c := v.Chains[0]
 		if len(v.Chains) != 1 || c.Digests != 4 || c.Manifests != 6 || c.Records != 12 || c.Counts.Uploaded != 12 || c.Signed != 4 ||
-			c.SignedTo != 4 || c.AnchoredTo != 4 || c.HeadReason != ReasonStop || !slices.Equal(c.SignedBy, []string{s.key.Fingerprint()}) {
+			c.SignedTo != 4 || c.AnchoredTo != 4 || c.HeadReason != trail.ReasonStop || !slices.Equal(c.SignedBy, []string{s.key.Fingerprint()}) {
 			t.Errorf("%s: %+v", layout, c)
 		}
 		if heads := v.Heads(); len(heads) != 1 || heads[0].SHA256 != s.head().SHA256 {
 			t.Errorf("heads %v", heads)
 		}
-		wantKinds(t, s.verify(t, s.library(nil), func(o *VerifyOptions) { o.Anchors, o.Keys = nil, nil }), nil, "key-untrusted", "stopped", "tail-unanchored")
+		wantKinds(t, s.verify(t, s.library(nil), func(o *verify.Options) { o.Anchors, o.Keys = nil, nil }), nil, "key-untrusted", "stopped", "tail-unanchored")
 		var shown [][2]int64
-		s.verify(t, s.library(nil), func(o *VerifyOptions) {
+		s.verify(t, s.library(nil), func(o *verify.Options) {
 			o.Progress = func(done, total int64) { shown = append(shown, [2]int64{done, total}) }
 		})
 		if len(shown) != 4 || shown[3] != [2]int64{10, 10} {
@@ -176,20 +199,20 @@ func TestVerifyNamesTheChainThatFellSilent(t *testing.T) {
 	// The clean stop is gone: the one before it promised another digest.
 	l := s.library(func(o map[string][]byte) {
 		delete(o, digests[2])
-		delete(o, strings.TrimSuffix(digests[2], ".json")+sigSuffix)
+		delete(o, strings.TrimSuffix(digests[2], ".json")+trail.SignatureSuffix)
 	})
-	off := func(o *VerifyOptions) { o.Anchors = nil }
+	off := func(o *verify.Options) { o.Anchors = nil }
 	wantKinds(t, s.verify(t, l, off), nil, "tail-unanchored")
-	late := func(o *VerifyOptions) { o.Anchors, o.Now = nil, s.now.Add(2*time.Hour) }
+	late := func(o *verify.Options) { o.Anchors, o.Now = nil, s.now.Add(2*time.Hour) }
 	wantKinds(t, s.verify(t, l, late), []string{"silent"}, "tail-unanchored")
-	stale := func(o *VerifyOptions) { o.Anchors, o.MaxAge = nil, time.Second }
+	stale := func(o *verify.Options) { o.Anchors, o.MaxAge = nil, time.Second }
 	wantKinds(t, s.verify(t, l, stale), []string{"stale"}, "tail-unanchored")
 	wantKinds(t, s.verify(t, l, nil), []string{"anchor"}, "tail-unanchored")
 	// One that stopped may be as old as nobody asks.
 	l = s.library(nil)
-	wantKinds(t, s.verify(t, l, func(o *VerifyOptions) { o.Now = s.now.AddDate(1, 0, 0) }), nil, "stopped")
-	wantKinds(t, s.verify(t, l, func(o *VerifyOptions) { o.MaxAge, o.Now = 2*time.Hour, s.now.Add(time.Hour) }), nil, "stopped")
-	v := s.verify(t, l, func(o *VerifyOptions) { o.MaxAge, o.Now = time.Hour, s.now.AddDate(1, 0, 0) })
+	wantKinds(t, s.verify(t, l, func(o *verify.Options) { o.Now = s.now.AddDate(1, 0, 0) }), nil, "stopped")
+	wantKinds(t, s.verify(t, l, func(o *verify.Options) { o.MaxAge, o.Now = 2*time.Hour, s.now.Add(time.Hour) }), nil, "stopped")
+	v := s.verify(t, l, func(o *verify.Options) { o.MaxAge, o.Now = time.Hour, s.now.AddDate(1, 0, 0) })
 	wantKinds(t, v, []string{"stopped"})
 	if !strings.HasPrefix(v.Findings[0].Detail, "stopped since 2026-01-20T10:33:00Z, ") {
 		t.Errorf("it says %q", v.Findings[0].Detail)
@@ -198,21 +221,21 @@ func TestVerifyNamesTheChainThatFellSilent(t *testing.T) {
 
 func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 	l := newLibrary()
-	l.add(t, "app-01", "aaaaaaaa", 1, true, nil, rec(state.StatusUploaded, "a", ""))
+	l.add(t, "app-01", "aaaaaaaa", 1, true, nil, rec(archive.StatusUploaded, "a", ""))
 	_, head := l.add(t, "app-01", "aaaaaaaa", 2, true, nil)
-	l.add(t, "app-01", "aaaaaaaa", 3, false, nil, rec(state.StatusUploaded, "left", ""))
+	l.add(t, "app-01", "aaaaaaaa", 3, false, nil, rec(archive.StatusUploaded, "left", ""))
 	sha := hexSHA(l.objects[head])
-	follow := func(d *Digest) {
-		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsForked, "aaaaaaaa", sha
-		d.Events = []state.Note{{Kind: state.NoteGap, Time: trailStart, Detail: "forked"}}
+	follow := func(d *trail.Digest) {
+		d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = archive.BeginsForked, "aaaaaaaa", sha
+		d.Events = []archive.Note{{Kind: archive.NoteGap, Time: trailStart, Detail: "forked"}}
 		d.NextDigestDue = timeOrNull(trailStart.Add(10 * time.Hour))
 	}
-	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(state.StatusUploaded, "left", ""))
-	l.add(t, "app-01", "bbbbbbbb", 2, false, nil, rec(state.StatusUploaded, "next", ""))
-	o := VerifyOptions{Now: trailStart.Add(3 * time.Hour), Anchors: []Anchor{{SHA256: l.heads["bbbbbbbb"][:64], From: "--expect-head"}}}
-	check := func(o VerifyOptions, found []string, noted ...string) {
+	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(archive.StatusUploaded, "left", ""))
+	l.add(t, "app-01", "bbbbbbbb", 2, false, nil, rec(archive.StatusUploaded, "next", ""))
+	o := verify.Options{Now: trailStart.Add(3 * time.Hour), Anchors: []anchor.Anchor{{SHA256: l.heads["bbbbbbbb"][:64], From: "--expect-head"}}}
+	check := func(o verify.Options, found []string, noted ...string) {
 		t.Helper()
-		v, err := Verify(t.Context(), NewTrail(l, "p/"), o)
+		v, err := verify.Run(t.Context(), trail.NewTrail(l, "p/"), o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -222,18 +245,18 @@ func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 	l.set("p/_manifests/config_"+hexSHA(nil)+".json", nil)
 	check(o, nil, "gap", "left-behind", "manifest-pending", "unsigned")
 	// Nothing vouches for the one that follows: the one that it leaves goes on.
-	own := VerifyOptions{Now: o.Now}
+	own := verify.Options{Now: o.Now}
 	check(own, nil, "abandoned-chain", "gap", "manifest-pending", "tail-unanchored", "unsigned")
 	own.Now = trailStart.Add(4 * time.Hour)
 	check(own, []string{"silent"}, "abandoned-chain", "gap", "manifest-pending", "tail-unanchored", "unsigned")
 	sha = strings.Repeat("0", 64)
 	l.heads["bbbbbbbb"] = ""
-	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(state.StatusUploaded, "left", ""))
+	l.add(t, "app-01", "bbbbbbbb", 1, true, follow, rec(archive.StatusUploaded, "left", ""))
 	o.Anchors[0].SHA256 = l.heads["bbbbbbbb"][:64]
 	check(o, []string{"chain-missing"}, "gap", "left-behind", "manifest-pending", "tail-unanchored", "unsigned")
 	o.Instance = "app-02"
 	o.Anchors = nil
-	if _, err := Verify(t.Context(), NewTrail(l, "p/"), o); err == nil || !strings.Contains(err.Error(), "no audit trail of instance app-02") {
+	if _, err := verify.Run(t.Context(), trail.NewTrail(l, "p/"), o); err == nil || !strings.Contains(err.Error(), "no audit trail of instance app-02") {
 		t.Errorf("another instance: %v", err)
 	}
 }
@@ -242,7 +265,7 @@ func TestVerifyExplainsChainsThatWereLeft(t *testing.T) {
 // server's time, whatever the digests say.
 func TestVerifyMissesSignaturesThatAreConfigured(t *testing.T) {
 	s := publishTrail(t, 2, nil)
-	unsigned := func(o *VerifyOptions) { o.Keys, o.Signing = nil, "app-01" }
+	unsigned := func(o *verify.Options) { o.Keys, o.Signing = nil, "app-01" }
 	from := func(first int, modified time.Time) *bucket {
 		b := newBucket()
 		b.objects, b.modified = maps.Clone(s.objects), map[string]time.Time{}
@@ -275,7 +298,7 @@ func TestVerifyMissesSignaturesThatAreConfigured(t *testing.T) {
 	// Another host's chains are not what this configuration is about, and without
 	// any key or configuration nothing has to be signed.
 	for _, signing := range []string{"", "app-02"} {
-		v := s.verify(t, from(0, s.now.Add(-9*day)), func(o *VerifyOptions) { o.Keys, o.Signing = nil, signing })
+		v := s.verify(t, from(0, s.now.Add(-9*day)), func(o *verify.Options) { o.Keys, o.Signing = nil, signing })
 		wantKinds(t, v, nil, "stopped", "unsigned")
 	}
 	// A chain that was signed from some digest on is covered to its beginning.
@@ -300,23 +323,23 @@ func TestVerifyFindsAChainThatGoesOnAfterItWasLeft(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			l := newLibrary()
 			l.set("p/_manifests/config_"+hexSHA(nil)+".json", nil)
-			end := func(d *Digest) {
+			end := func(d *trail.Digest) {
 				if d.Chain == row.ends {
-					d.Reason, d.NextDigestDue = ReasonFinal, nil
+					d.Reason, d.NextDigestDue = trail.ReasonFinal, nil
 				}
 			}
 			l.add(t, "app-01", "aaaaaaaa", 1, true, nil)
 			sha := l.heads["aaaaaaaa"][:64]
 			l.add(t, "app-01", "aaaaaaaa", 2, true, end)
-			l.add(t, "app-01", "bbbbbbbb", 1, true, func(d *Digest) {
-				d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = state.BeginsHostChanged, "aaaaaaaa", sha
+			l.add(t, "app-01", "bbbbbbbb", 1, true, func(d *trail.Digest) {
+				d.Begins, d.AbandonsChain, d.AbandonsDigestSHA256 = archive.BeginsHostChanged, "aaaaaaaa", sha
 			})
 			l.add(t, "app-01", "bbbbbbbb", 2, true, end)
-			o := VerifyOptions{Now: trailStart.Add(2 * time.Hour)}
+			o := verify.Options{Now: trailStart.Add(2 * time.Hour)}
 			for _, id := range []string{"aaaaaaaa", "bbbbbbbb"} {
-				o.Anchors = append(o.Anchors, Anchor{SHA256: l.heads[id][:64]})
+				o.Anchors = append(o.Anchors, anchor.Anchor{SHA256: l.heads[id][:64]})
 			}
-			v, err := Verify(t.Context(), NewTrail(l, "p/"), o)
+			v, err := verify.Run(t.Context(), trail.NewTrail(l, "p/"), o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -344,7 +367,7 @@ func TestVerifyJudgesDatesByTheServersClock(t *testing.T) {
 		{"the server lies", 0, 9000 * time.Hour, nil, []string{"clock", "stopped"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			v := s.verify(t, s.library(nil), func(o *VerifyOptions) {
+			v := s.verify(t, s.library(nil), func(o *verify.Options) {
 				o.Now, o.Server = s.now.Add(row.verifier), func() time.Time { return s.now.Add(row.server) }
 			})
 			wantKinds(t, v, row.found, row.noted...)
@@ -357,10 +380,10 @@ func TestVerifyJudgesDatesByTheServersClock(t *testing.T) {
 func TestVerifyFindsAStartThatNoDigestFollowed(t *testing.T) {
 	l := newLibrary()
 	l.set("p/_manifests/config_"+hexSHA(nil)+".json", nil)
-	l.add(t, "app-01", "aaaaaaaa", 1, true, func(d *Digest) { d.Reason, d.NextDigestDue = ReasonStop, nil })
-	l.add(t, "app-01", "aaaaaaaa", 2, false, nil, rec(state.StatusUploaded, "a", ""))
+	l.add(t, "app-01", "aaaaaaaa", 1, true, func(d *trail.Digest) { d.Reason, d.NextDigestDue = trail.ReasonStop, nil })
+	l.add(t, "app-01", "aaaaaaaa", 2, false, nil, rec(archive.StatusUploaded, "a", ""))
 	for age, found := range map[time.Duration][]string{24 * time.Hour: nil, 24*time.Hour + time.Second: {"silent"}} {
-		v, err := Verify(t.Context(), NewTrail(l, "p/"), VerifyOptions{Now: trailStart.Add(2*time.Hour + age)})
+		v, err := verify.Run(t.Context(), trail.NewTrail(l, "p/"), verify.Options{Now: trailStart.Add(2*time.Hour + age)})
 		if err != nil {
 			t.Fatal(err)
 		}

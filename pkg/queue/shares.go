@@ -8,7 +8,7 @@ import (
 
 // Shares divides a number of units of something among sources: workers, requests,
 // bytes of memory. Each source owns a few, which no other gets; the rest goes to
-// whoever asks first. So a source whose destination is slow cannot occupy all of
+// the first that asks. So a source whose destination is slow cannot occupy all of
 // them. All methods may be called concurrently.
 type Shares struct {
 	total   int64

@@ -7,8 +7,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // Archived is what the index or the trail knows of an object: which it is, what
@@ -16,27 +16,27 @@ import (
 type Archived struct {
 	localfile.Content
 
-	Object     state.Object // ETag and VersionID.
-	Mtime      time.Time    // Zero: not known.
-	Attributes state.Attributes
+	Object     archive.Object // ETag and VersionID.
+	Mtime      time.Time      // Zero: not known.
+	Attributes archive.Attributes
 }
 
 // ErrUnarchived says that neither the index nor the trail knows an object.
 var ErrUnarchived = errors.New("neither the index nor the trail knows this object: it is not taken for what was archived")
 
 // ArchivedEntry is what the index knows.
-func ArchivedEntry(e *state.Entry) Archived {
+func ArchivedEntry(e *archive.Entry) Archived {
 	return Archived{
 		Content:    localfile.Content{Size: e.Fence.Size, MD5: e.MD5, SHA256: e.SHA256},
-		Object:     state.Object{ETag: e.ETag, VersionID: e.VersionID},
+		Object:     archive.Object{ETag: e.ETag, VersionID: e.VersionID},
 		Mtime:      e.Fence.Mtime(),
 		Attributes: e.Attributes,
 	}
 }
 
 // archivedRecord is what a record of the trail says.
-func archivedRecord(r *state.Record) Archived {
-	a := Archived{Content: localfile.Content{Size: -1}, Object: state.Object{ETag: r.ETag, VersionID: r.VersionID}}
+func archivedRecord(r *archive.Record) Archived {
+	a := Archived{Content: localfile.Content{Size: -1}, Object: archive.Object{ETag: r.ETag, VersionID: r.VersionID}}
 	if r.SizeBytes != nil {
 		a.Size = *r.SizeBytes
 	}
@@ -45,7 +45,7 @@ func archivedRecord(r *state.Record) Archived {
 	mtime, terr := time.Parse(time.RFC3339Nano, r.MTime)
 	mode, merr := strconv.ParseUint(r.Mode, 8, 32)
 	if terr == nil && merr == nil && r.UID != nil && r.GID != nil {
-		a.Mtime, a.Attributes = mtime, state.Attributes{Mode: uint32(mode), UID: *r.UID, GID: *r.GID}
+		a.Mtime, a.Attributes = mtime, archive.Attributes{Mode: uint32(mode), UID: *r.UID, GID: *r.GID}
 	}
 	return a
 }
@@ -66,7 +66,7 @@ func (a *Archived) Holds(c localfile.Content) bool {
 // Find returns what the index (e) or the trail (r, nil: nothing) knows of o: by
 // its version or ETag, or by its bytes, which read compares. It fails with
 // ErrUnarchived where neither knows it.
-func Find(o state.Object, e *state.Entry, r *state.Record, read func(localfile.Content) (Bytes, error)) (Archived, error) {
+func Find(o archive.Object, e *archive.Entry, r *archive.Record, read func(localfile.Content) (Bytes, error)) (Archived, error) {
 	var known []Archived
 	if e.Stored {
 		known = append(known, ArchivedEntry(e))
@@ -87,12 +87,12 @@ func Find(o state.Object, e *state.Entry, r *state.Record, read func(localfile.C
 			return known[i], nil
 		}
 	}
-	return Archived{}, state.Classified(state.ClassConflict, "compare", ErrUnarchived)
+	return Archived{}, archive.Classified(archive.ClassConflict, "compare", ErrUnarchived)
 }
 
 // CheckArchived returns why a rekey does not move o, of which the index knows e
 // and the trail r (nil: nothing). It returns nil where it does.
-func CheckArchived(ctx context.Context, fetch Fetch, o state.Object, e *state.Entry, r *state.Record) error {
+func CheckArchived(ctx context.Context, fetch Fetch, o archive.Object, e *archive.Entry, r *archive.Record) error {
 	_, err := Find(o, e, r, func(c localfile.Content) (Bytes, error) {
 		if !Readable(fetch, o, c) {
 			return BytesOther, nil

@@ -1,6 +1,6 @@
 // Package remote knows what S3 holds under a key, and what follows from it for a
 // file: whether the object has its content already, may be replaced, or belongs
-// to somebody else. Whoever can write the bucket can write an object's metadata:
+// to somebody else. Anybody who can write the bucket can write an object's metadata:
 // what is believed of it, and what only its bytes prove, is decided here.
 package remote
 
@@ -10,7 +10,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // State is what S3 is believed or known to hold under a key.
@@ -19,7 +18,7 @@ type State struct {
 	Stale   bool // It is another object by now: ask again.
 	Present bool
 	Guessed bool               // That it is absent is a guess: the server refused to say.
-	Object  state.Object       // ETag and VersionID only, unless Asked.
+	Object  archive.Object     // ETag and VersionID only, unless Asked.
 	Key     archive.KeyVerdict // How Object is encrypted, when Asked.
 	Bytes   Bytes              // What its bytes are, compared with the file's.
 	Ours    bool               // Another writer's object, whose place this host takes.
@@ -37,7 +36,7 @@ const (
 
 // Memory is what this host knows of a key without asking.
 type Memory struct {
-	Entry state.Entry // Stored is false where the index does not know the key.
+	Entry archive.Entry // Stored is false where the index does not know the key.
 	// Succeeds: another chain of this source came before this one, so that what
 	// the index does not know may still be s3syncd's.
 	Succeeds bool
@@ -57,16 +56,16 @@ const (
 // Decision is what follows from a file and from what is in its place.
 type Decision struct {
 	Act      Action
-	Basis    state.Basis
-	Cond     state.Condition
-	Replaces state.Object
+	Basis    archive.Basis
+	Cond     archive.Condition
+	Replaces archive.Object
 }
 
 // Replace is the decision to write in the place of o, if o is still there.
-func Replace(o state.Object) Decision {
+func Replace(o archive.Object) Decision {
 	return Decision{
-		Cond:     state.Condition{ETag: o.ETag},
-		Replaces: state.Object{ETag: o.ETag, VersionID: o.VersionID},
+		Cond:     archive.Condition{ETag: o.ETag},
+		Replaces: archive.Object{ETag: o.ETag, VersionID: o.VersionID},
 	}
 }
 
@@ -76,7 +75,7 @@ func Replace(o state.Object) Decision {
 // writer left is never replaced.
 func Decide(c localfile.Content, s State, m Memory, self Writer) Decision {
 	if !s.Present {
-		return Decision{Cond: state.Condition{Absent: true}}
+		return Decision{Cond: archive.Condition{Absent: true}}
 	}
 	if !s.Asked {
 		return Replace(s.Object)
@@ -98,26 +97,26 @@ func Decide(c localfile.Content, s State, m Memory, self Writer) Decision {
 // that only its bytes can. Metadata is believed only of an object that s3syncd
 // has never written. Of one that the index knows, nothing but the very version
 // or ETag is.
-func compare(c localfile.Content, s State, m Memory) (state.Basis, Bytes) {
+func compare(c localfile.Content, s State, m Memory) (archive.Basis, Bytes) {
 	o := s.Object
 	switch {
 	case o.Size != c.Size:
 		return "", BytesOther
 	case m.Entry.Stored && Identified(&m.Entry):
 		if Describes(&m.Entry, o) && Holds(&m.Entry, c) {
-			return state.BasisETag, BytesEqual
+			return archive.BasisETag, BytesEqual
 		}
 		return "", BytesOther
 	case s.Bytes != BytesUnread:
-		return state.BasisMetadata, s.Bytes
+		return archive.BasisMetadata, s.Bytes
 	}
 	basis, equal := claims(c, o)
 	switch {
 	case !equal:
 		return "", BytesOther
-	case basis == state.BasisETag:
+	case basis == archive.BasisETag:
 		return basis, BytesEqual // The server made it.
-	case o.Metadata[state.MetaID] != "" || m.Entry.Stored || m.Succeeds:
+	case o.Metadata[archive.MetaID] != "" || m.Entry.Stored || m.Succeeds:
 		return "", BytesUnread
 	}
 	return basis, BytesEqual
@@ -125,16 +124,16 @@ func compare(c localfile.Content, s State, m Memory) (state.Basis, Bytes) {
 
 // claims reports whether o says that it holds c, and how. An equal ETag is an
 // equal MD5 whatever the encryption; a different ETag proves nothing.
-func claims(c localfile.Content, o state.Object) (state.Basis, bool) {
+func claims(c localfile.Content, o archive.Object) (archive.Basis, bool) {
 	sum := hex.EncodeToString(c.MD5[:])
-	sha := o.Metadata[state.MetaSHA256]
+	sha := o.Metadata[archive.MetaSHA256]
 	switch {
 	case sha != "" && !strings.EqualFold(sha, hex.EncodeToString(c.SHA256[:])):
 		return "", false
 	case strings.EqualFold(o.ETag, sum):
-		return state.BasisETag, true
-	case strings.EqualFold(o.Metadata[state.MetaMD5], sum):
-		return state.BasisMetadata, true
+		return archive.BasisETag, true
+	case strings.EqualFold(o.Metadata[archive.MetaMD5], sum):
+		return archive.BasisMetadata, true
 	default:
 		return "", false
 	}
@@ -145,22 +144,22 @@ func claims(c localfile.Content, o state.Object) (state.Basis, bool) {
 func versioned(id string) bool { return id != "" && id != "null" }
 
 // Identified reports whether e says which object it describes.
-func Identified(e *state.Entry) bool { return e.ETag != "" || versioned(e.VersionID) }
+func Identified(e *archive.Entry) bool { return e.ETag != "" || versioned(e.VersionID) }
 
 // Describes reports whether o is the very object that e describes: the version
 // that was acknowledged, or where there are no versions the ETag.
-func Describes(e *state.Entry, o state.Object) bool {
+func Describes(e *archive.Entry, o archive.Object) bool {
 	return sameObject(Indexed(e), o)
 }
 
 // Indexed is the object that e describes.
-func Indexed(e *state.Entry) state.Object {
-	return state.Object{ETag: e.ETag, VersionID: e.VersionID, SSE: e.SSE, KMSKeyID: e.KMSKeyID}
+func Indexed(e *archive.Entry) archive.Object {
+	return archive.Object{ETag: e.ETag, VersionID: e.VersionID, SSE: e.SSE, KMSKeyID: e.KMSKeyID}
 }
 
 // sameObject reports whether two answers of a server speak of one object: the
 // same version, or where there are none the same ETag.
-func sameObject(a, b state.Object) bool {
+func sameObject(a, b archive.Object) bool {
 	if versioned(a.VersionID) && versioned(b.VersionID) {
 		return a.VersionID == b.VersionID
 	}
@@ -168,7 +167,7 @@ func sameObject(a, b state.Object) bool {
 }
 
 // Holds reports whether c is the content that e describes.
-func Holds(e *state.Entry, c localfile.Content) bool {
+func Holds(e *archive.Entry, c localfile.Content) bool {
 	return e.Fence.Size == c.Size && e.MD5 == c.MD5 && (e.SHA256 == [32]byte{} || e.SHA256 == c.SHA256)
 }
 
@@ -191,13 +190,13 @@ const (
 // owner reads who wrote o. Hosts that share an instance's name are told apart by
 // the host's hash; an object without it, from a release or a machine that has
 // none, by its chain.
-func (w Writer) owner(o state.Object) owner {
-	raw := o.Metadata[state.MetaID]
+func (w Writer) owner(o archive.Object) owner {
+	raw := o.Metadata[archive.MetaID]
 	if raw == "" {
 		return ownerSelf
 	}
-	id, ok := state.ParseObjectID(raw)
-	host := o.Metadata[state.MetaHost]
+	id, ok := archive.ParseObjectID(raw)
+	host := o.Metadata[archive.MetaHost]
 	switch {
 	case !ok || id.Instance != w.Instance:
 		return ownerOther
@@ -211,20 +210,20 @@ func (w Writer) owner(o state.Object) owner {
 // state of the same instance, by mistake or after a loss, draws the same numbers:
 // only the chain tells its objects from ours. It is what the object says: its
 // bytes prove it.
-func shows(o state.Object, in *state.Intent, instance string) bool {
-	id, ok := state.ParseObjectID(o.Metadata[state.MetaID])
-	want := state.ObjectID{Instance: instance, Chain: in.Chain, Attempt: in.Attempt}
+func shows(o archive.Object, in *archive.Intent, instance string) bool {
+	id, ok := archive.ParseObjectID(o.Metadata[archive.MetaID])
+	want := archive.ObjectID{Instance: instance, Chain: in.Chain, Attempt: in.Attempt}
 	if !ok || id != want || o.Size != in.Fence.Size {
 		return false
 	}
-	unhashed := in.Op == state.OpCopy && in.MD5 == [16]byte{} // The content's MD5 was never known.
-	return unhashed || strings.EqualFold(o.Metadata[state.MetaMD5], hex.EncodeToString(in.MD5[:]))
+	unhashed := in.Op == archive.OpCopy && in.MD5 == [16]byte{} // The content's MD5 was never known.
+	return unhashed || strings.EqualFold(o.Metadata[archive.MetaMD5], hex.EncodeToString(in.MD5[:]))
 }
 
 // IsTrailDocument reports whether o is a document of a trail, of any instance.
 // An object among the data that only says so is not.
-func IsTrailDocument(o state.Object) bool {
-	return o.Metadata[metaTrail] != "" && strings.Contains("/"+o.Key, "/"+state.ReservedDir+"/")
+func IsTrailDocument(o archive.Object) bool {
+	return o.Metadata[metaTrail] != "" && strings.Contains("/"+o.Key, "/"+archive.ReservedDir+"/")
 }
 
 // metaTrail marks the documents of a trail.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 func TestDecide(t *testing.T) {
@@ -16,26 +15,26 @@ func TestDecide(t *testing.T) {
 	c := localfile.Content{Size: 7, MD5: md5.Sum(data), SHA256: sha256.Sum256(data)}
 	sum := hex.EncodeToString(c.MD5[:])
 	sha := hex.EncodeToString(c.SHA256[:])
-	object := func(size int64, etag string, meta ...string) state.Object {
-		o := state.Object{Size: size, ETag: etag, VersionID: "v1", Metadata: map[string]string{}}
+	object := func(size int64, etag string, meta ...string) archive.Object {
+		o := archive.Object{Size: size, ETag: etag, VersionID: "v1", Metadata: map[string]string{}}
 		for i := 0; i < len(meta); i += 2 {
 			o.Metadata[meta[i]] = meta[i+1]
 		}
 		return o
 	}
-	asked := func(key archive.KeyVerdict, o state.Object) State {
+	asked := func(key archive.KeyVerdict, o archive.Object) State {
 		return State{Asked: true, Present: true, Key: key, Object: o}
 	}
 	replace := func(etag string) Decision {
-		return Decision{Cond: state.Condition{ETag: etag}, Replaces: state.Object{ETag: etag, VersionID: "v1"}}
+		return Decision{Cond: archive.Condition{ETag: etag}, Replaces: archive.Object{ETag: etag, VersionID: "v1"}}
 	}
-	create := Decision{Cond: state.Condition{Absent: true}}
+	create := Decision{Cond: archive.Condition{Absent: true}}
 	conflict := Decision{Act: Conflict}
-	skip := func(b state.Basis) Decision { return Decision{Act: Skip, Basis: b} }
+	skip := func(b archive.Basis) Decision { return Decision{Act: Skip, Basis: b} }
 	self := Writer{Instance: "app-01", Chain: "0a1b2c3d", Host: "here"}
 	read := Decision{Act: Read}
-	ours := []string{state.MetaMD5, sum, state.MetaID, "app-01/0a1b2c3d/7"}
-	there := func(v Bytes, o state.Object) State {
+	ours := []string{archive.MetaMD5, sum, archive.MetaID, "app-01/0a1b2c3d/7"}
+	there := func(v Bytes, o archive.Object) State {
 		s := asked(archive.KeyOK, o)
 		s.Bytes = v
 		return s
@@ -47,30 +46,30 @@ func TestDecide(t *testing.T) {
 	}{
 		{"nothing is believed to be there", State{}, create},
 		{"the server says that nothing is there", State{Asked: true}, create},
-		{"the index has an ETag", State{Present: true, Object: state.Object{ETag: "e", VersionID: "v1"}}, replace("e")},
-		{"equal by metadata", asked(archive.KeyOK, object(7, "e", state.MetaMD5, sum)), skip(state.BasisMetadata)},
-		{"equal by metadata in capitals", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "9A0364B9E99BB480DD25E1F0284C8555")), skip(state.BasisMetadata)},
-		{"equal by metadata with an equal sha256", asked(archive.KeyOK, object(7, "e", state.MetaMD5, sum, state.MetaSHA256, sha)), skip(state.BasisMetadata)},
-		{"equal MD5 but another sha256", asked(archive.KeyOK, object(7, "e", state.MetaMD5, sum, state.MetaSHA256, "00")), replace("e")},
-		{"equal by ETag", asked(archive.KeyOK, object(7, sum)), skip(state.BasisETag)},
-		{"equal by ETag though the metadata is older", asked(archive.KeyOK, object(7, sum, state.MetaMD5, "00")), skip(state.BasisETag)},
+		{"the index has an ETag", State{Present: true, Object: archive.Object{ETag: "e", VersionID: "v1"}}, replace("e")},
+		{"equal by metadata", asked(archive.KeyOK, object(7, "e", archive.MetaMD5, sum)), skip(archive.BasisMetadata)},
+		{"equal by metadata in capitals", asked(archive.KeyOK, object(7, "e", archive.MetaMD5, "9A0364B9E99BB480DD25E1F0284C8555")), skip(archive.BasisMetadata)},
+		{"equal by metadata with an equal sha256", asked(archive.KeyOK, object(7, "e", archive.MetaMD5, sum, archive.MetaSHA256, sha)), skip(archive.BasisMetadata)},
+		{"equal MD5 but another sha256", asked(archive.KeyOK, object(7, "e", archive.MetaMD5, sum, archive.MetaSHA256, "00")), replace("e")},
+		{"equal by ETag", asked(archive.KeyOK, object(7, sum)), skip(archive.BasisETag)},
+		{"equal by ETag though the metadata is older", asked(archive.KeyOK, object(7, sum, archive.MetaMD5, "00")), skip(archive.BasisETag)},
 		{"another ETag and no metadata proves nothing", asked(archive.KeyOK, object(7, "e")), replace("e")},
-		{"copied metadata on another size", asked(archive.KeyOK, object(8, "e", state.MetaMD5, sum)), replace("e")},
-		{"equal under another key", asked(archive.KeyOther, object(7, "e", state.MetaMD5, sum)), replace("e")},
+		{"copied metadata on another size", asked(archive.KeyOK, object(8, "e", archive.MetaMD5, sum)), replace("e")},
+		{"equal under another key", asked(archive.KeyOther, object(7, "e", archive.MetaMD5, sum)), replace("e")},
 		{"equal without encryption", asked(archive.KeyMissing, object(7, sum)), replace(sum)},
-		{"other content of ours", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/0a1b2c3d/7")), replace("e")},
-		{"other content of another instance", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-02/0a1b2c3d/7")), conflict},
-		{"other content with an id that cannot be read", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "?")), conflict},
-		{"equal content of another instance, as it says", asked(archive.KeyOK, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), read},
-		{"equal content of another instance, as its bytes say", there(BytesEqual, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), skip(state.BasisMetadata)},
-		{"other bytes of another instance", there(BytesOther, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), conflict},
+		{"other content of ours", asked(archive.KeyOK, object(7, "e", archive.MetaMD5, "00", archive.MetaID, "app-01/0a1b2c3d/7")), replace("e")},
+		{"other content of another instance", asked(archive.KeyOK, object(7, "e", archive.MetaMD5, "00", archive.MetaID, "app-02/0a1b2c3d/7")), conflict},
+		{"other content with an id that cannot be read", asked(archive.KeyOK, object(7, "e", archive.MetaMD5, "00", archive.MetaID, "?")), conflict},
+		{"equal content of another instance, as it says", asked(archive.KeyOK, object(7, "e", archive.MetaMD5, sum, archive.MetaID, "app-02/0a1b2c3d/7")), read},
+		{"equal content of another instance, as its bytes say", there(BytesEqual, object(7, "e", archive.MetaMD5, sum, archive.MetaID, "app-02/0a1b2c3d/7")), skip(archive.BasisMetadata)},
+		{"other bytes of another instance", there(BytesOther, object(7, "e", archive.MetaMD5, sum, archive.MetaID, "app-02/0a1b2c3d/7")), conflict},
 		{"equal content of ours, as it says", asked(archive.KeyOK, object(7, "e", ours...)), read},
-		{"equal content of ours, as its bytes say", there(BytesEqual, object(7, "e", ours...)), skip(state.BasisMetadata)},
+		{"equal content of ours, as its bytes say", there(BytesEqual, object(7, "e", ours...)), skip(archive.BasisMetadata)},
 		{"other bytes that say they are ours", there(BytesOther, object(7, "e", ours...)), replace("e")},
-		{"other content of another host", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7", state.MetaHost, "there")), conflict},
-		{"other content of this host under an earlier chain", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7", state.MetaHost, "here")), replace("e")},
-		{"other content of an earlier release under another chain", asked(archive.KeyOK, object(7, "e", state.MetaMD5, "00", state.MetaID, "app-01/11111111/7")), conflict},
-		{"equal content of another instance under another key", asked(archive.KeyOther, object(7, "e", state.MetaMD5, sum, state.MetaID, "app-02/0a1b2c3d/7")), conflict},
+		{"other content of another host", asked(archive.KeyOK, object(7, "e", archive.MetaMD5, "00", archive.MetaID, "app-01/11111111/7", archive.MetaHost, "there")), conflict},
+		{"other content of this host under an earlier chain", asked(archive.KeyOK, object(7, "e", archive.MetaMD5, "00", archive.MetaID, "app-01/11111111/7", archive.MetaHost, "here")), replace("e")},
+		{"other content of an earlier release under another chain", asked(archive.KeyOK, object(7, "e", archive.MetaMD5, "00", archive.MetaID, "app-01/11111111/7")), conflict},
+		{"equal content of another instance under another key", asked(archive.KeyOther, object(7, "e", archive.MetaMD5, sum, archive.MetaID, "app-02/0a1b2c3d/7")), conflict},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -90,11 +89,11 @@ func TestTheIndexBelievesOnlyTheObjectThatItKnows(t *testing.T) {
 	c := localfile.Content{Size: 7, MD5: md5.Sum(data), SHA256: sha256.Sum256(data)}
 	sum := hex.EncodeToString(c.MD5[:])
 	self := Writer{Instance: "app-01", Chain: "0a1b2c3d"}
-	entry := func(etag, version string) state.Entry {
-		return state.Entry{Stored: true, ETag: etag, VersionID: version, MD5: c.MD5, SHA256: c.SHA256, Fence: state.Fence{Size: 7}}
+	entry := func(etag, version string) archive.Entry {
+		return archive.Entry{Stored: true, ETag: etag, VersionID: version, MD5: c.MD5, SHA256: c.SHA256, Fence: archive.Fence{Size: 7}}
 	}
 	object := func(etag, version string, meta ...string) State {
-		o := state.Object{Size: 7, ETag: etag, VersionID: version, Metadata: map[string]string{state.MetaMD5: sum}}
+		o := archive.Object{Size: 7, ETag: etag, VersionID: version, Metadata: map[string]string{archive.MetaMD5: sum}}
 		for i := 0; i < len(meta); i += 2 {
 			o.Metadata[meta[i]] = meta[i+1]
 		}
@@ -104,7 +103,7 @@ func TestTheIndexBelievesOnlyTheObjectThatItKnows(t *testing.T) {
 	racy.MD5, racy.SHA256 = [16]byte{1}, [32]byte{}
 	tests := []struct {
 		name string
-		e    state.Entry
+		e    archive.Entry
 		more bool // An earlier chain has written here.
 		s    State
 		want Action
@@ -116,14 +115,14 @@ func TestTheIndexBelievesOnlyTheObjectThatItKnows(t *testing.T) {
 		{"the null version, overwritten", entry("e", "null"), false, object("f", "null"), Write},
 		{"the null version as it was", entry("e", "null"), false, object("e", "null"), Skip},
 		{"versioning was switched on since", entry("e", ""), false, object("e", "null"), Skip},
-		{"another ETag with our id", entry("e", ""), false, object("f", "", state.MetaID, "app-01/0a1b2c3d/9"), Write},
+		{"another ETag with our id", entry("e", ""), false, object("f", "", archive.MetaID, "app-01/0a1b2c3d/9"), Write},
 		{"an entry that names no object", entry("", ""), false, object("f", ""), Read},
 		{"the known object holds other content than the file", racy, false, object("e", ""), Write},
-		{"never seen, by a script", state.Entry{}, false, object("f", ""), Skip},
-		{"only failed before", state.Entry{FailClass: state.ClassFile}, false, object("f", ""), Skip},
-		{"never seen, and says that s3syncd wrote it", state.Entry{}, false, object("f", "", state.MetaID, "app-01/0a1b2c3d/9"), Read},
-		{"never seen since the state was lost", state.Entry{}, true, object("f", ""), Read},
-		{"never seen since the state was lost, and the ETag is the MD5", state.Entry{}, true, object(sum, ""), Skip},
+		{"never seen, by a script", archive.Entry{}, false, object("f", ""), Skip},
+		{"only failed before", archive.Entry{FailClass: archive.ClassFile}, false, object("f", ""), Skip},
+		{"never seen, and says that s3syncd wrote it", archive.Entry{}, false, object("f", "", archive.MetaID, "app-01/0a1b2c3d/9"), Read},
+		{"never seen since the state was lost", archive.Entry{}, true, object("f", ""), Read},
+		{"never seen since the state was lost, and the ETag is the MD5", archive.Entry{}, true, object(sum, ""), Skip},
 	}
 	for _, tt := range tests {
 		if got := Decide(c, tt.s, Memory{Entry: tt.e, Succeeds: tt.more}, self); got.Act != tt.want {
@@ -153,7 +152,7 @@ func TestOwnerTellsHostsOfOneNameApart(t *testing.T) {
 		{"no id of ours", here, "?", "here", ownerOther},
 	}
 	for _, tt := range tests {
-		o := state.Object{Metadata: map[string]string{state.MetaID: tt.id, state.MetaHost: tt.host}}
+		o := archive.Object{Metadata: map[string]string{archive.MetaID: tt.id, archive.MetaHost: tt.host}}
 		if got := tt.w.owner(o); got != tt.want {
 			t.Errorf("%s: owner = %d, want %d", tt.name, got, tt.want)
 		}
@@ -161,14 +160,14 @@ func TestOwnerTellsHostsOfOneNameApart(t *testing.T) {
 }
 
 func TestShowsOnlyTheVeryWrite(t *testing.T) {
-	in := &state.Intent{Attempt: 7, Chain: "0a1b2c3d", Fence: state.Fence{Size: 3}, MD5: [16]byte{1}}
+	in := &archive.Intent{Attempt: 7, Chain: "0a1b2c3d", Fence: archive.Fence{Size: 3}, MD5: [16]byte{1}}
 	sum := hex.EncodeToString(in.MD5[:])
-	object := func(size int64, md5, id string) state.Object {
-		return state.Object{Size: size, Metadata: map[string]string{state.MetaMD5: md5, state.MetaID: id}}
+	object := func(size int64, md5, id string) archive.Object {
+		return archive.Object{Size: size, Metadata: map[string]string{archive.MetaMD5: md5, archive.MetaID: id}}
 	}
 	tests := []struct {
 		name string
-		o    state.Object
+		o    archive.Object
 		want bool
 	}{
 		{"the write", object(3, sum, "app-01/0a1b2c3d/7"), true},

@@ -10,18 +10,18 @@ import (
 	"io"
 	"io/fs"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // Rounds is how often one attempt asks what S3 holds under its key.
 const Rounds = 4
 
-// ErrUnsteady: S3 held something else under the key at each request.
+// ErrUnsteady says that S3 held something else under the key at each request.
 var ErrUnsteady = errors.New("the object under this key keeps changing")
 
 // unsteady is ErrUnsteady as a failure that passes and is not the destination's.
-func unsteady() error { return localfile.Local(state.ClassTransient, "compare", ErrUnsteady) }
+func unsteady() error { return localfile.Local(archive.ClassTransient, "compare", ErrUnsteady) }
 
 // errConflict: the object under the key carries another writer's id.
 var errConflict = errors.New("the object was written by another instance")
@@ -30,7 +30,7 @@ var errConflict = errors.New("the object was written by another instance")
 var errNamesake = errors.New("the object was written by another host with this instance's name, which is not known to have ended")
 
 // Fetch reads the object under key, of which the server said o.
-type Fetch func(ctx context.Context, key string, o state.Object) (io.ReadCloser, state.Object, error)
+type Fetch func(ctx context.Context, key string, o archive.Object) (io.ReadCloser, archive.Object, error)
 
 // Judge finds out what Decide cannot know from one answer: what an object's
 // bytes are, and whether the chain that wrote it has ended.
@@ -39,18 +39,18 @@ type Judge struct {
 	Memory Memory
 	// Read compares the bytes of o with c, as ReadObject does. It fails with
 	// ErrUnsteady where another object is there by now.
-	Read func(ctx context.Context, o state.Object, c localfile.Content) (Bytes, error)
+	Read func(ctx context.Context, o archive.Object, c localfile.Content) (Bytes, error)
 	// Ended, optional, reports whether the chain that o names, of this instance but
 	// not this host's, has ended: then its objects may be replaced.
-	Ended func(ctx context.Context, o state.Object) (bool, error)
+	Ended func(ctx context.Context, o archive.Object) (bool, error)
 }
 
 // NewJudge returns a Judge of objects in the place of entry, for a source whose
 // chain is c.
-func NewJudge(instance, host string, c state.Chain, entry state.Entry) Judge {
+func NewJudge(instance, host string, c archive.Chain, entry archive.Entry) Judge {
 	return Judge{
 		Self:   Writer{Instance: instance, Chain: c.ID, Host: host},
-		Memory: Memory{Entry: entry, Succeeds: c.AbandonsChain != "" || c.Begins == state.BeginsStateLost},
+		Memory: Memory{Entry: entry, Succeeds: c.AbandonsChain != "" || c.Begins == archive.BeginsStateLost},
 	}
 }
 
@@ -86,13 +86,13 @@ func (j *Judge) Decide(ctx context.Context, c localfile.Content, s *State) (Deci
 
 // Stranger returns why an object may not be replaced: another writer left it.
 // It is nil for one of an earlier chain that has ended: this host takes its place.
-func (j *Judge) Stranger(ctx context.Context, o state.Object) (why, err error) {
-	id := o.Metadata[state.MetaID]
+func (j *Judge) Stranger(ctx context.Context, o archive.Object) (why, err error) {
+	id := o.Metadata[archive.MetaID]
 	switch j.Self.owner(o) {
 	case ownerSelf:
 		return nil, nil
 	case ownerOther:
-		return state.Classified(state.ClassConflict, "compare", fmt.Errorf("%w: %s", errConflict, id)), nil
+		return archive.Classified(archive.ClassConflict, "compare", fmt.Errorf("%w: %s", errConflict, id)), nil
 	case ownerNamesake:
 	}
 	if j.Ended != nil {
@@ -101,12 +101,12 @@ func (j *Judge) Stranger(ctx context.Context, o state.Object) (why, err error) {
 			return nil, err
 		}
 	}
-	return state.Classified(state.ClassConflict, "compare", fmt.Errorf("%w: %s", errNamesake, id)), nil
+	return archive.Classified(archive.ClassConflict, "compare", fmt.Errorf("%w: %s", errNamesake, id)), nil
 }
 
-// Proves reports whether o holds what in announced, by its bytes: whoever can
+// Proves reports whether o holds what in announced, by its bytes: anybody who can
 // write the bucket can write the metadata of an announced object, too.
-func (j *Judge) Proves(ctx context.Context, o state.Object, in *state.Intent) (bool, error) {
+func (j *Judge) Proves(ctx context.Context, o archive.Object, in *archive.Intent) (bool, error) {
 	if !shows(o, in, j.Self.Instance) {
 		return false, nil
 	}
@@ -115,7 +115,7 @@ func (j *Judge) Proves(ctx context.Context, o state.Object, in *state.Intent) (b
 }
 
 // Readable reports whether reading o can show that it holds c.
-func Readable(fetch Fetch, o state.Object, c localfile.Content) bool {
+func Readable(fetch Fetch, o archive.Object, c localfile.Content) bool {
 	known := c.MD5 != [16]byte{} || c.SHA256 != [32]byte{}
 	return fetch != nil && known && o.Size == c.Size
 }
@@ -123,12 +123,12 @@ func Readable(fetch Fetch, o state.Object, c localfile.Content) bool {
 // ReadObject compares the bytes of o, which is Readable, with c, and notes in p
 // how far it came. Bytes that may not be read prove nothing. It fails with
 // ErrUnsteady where another object is there by now.
-func ReadObject(ctx context.Context, fetch Fetch, o state.Object, c localfile.Content, p *localfile.Progress) (Bytes, error) {
+func ReadObject(ctx context.Context, fetch Fetch, o archive.Object, c localfile.Content, p *localfile.Progress) (Bytes, error) {
 	body, got, err := fetch(ctx, o.Key, o)
 	switch {
-	case errors.Is(err, state.ErrPrecondition), errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, archive.ErrPrecondition), errors.Is(err, fs.ErrNotExist):
 		return BytesUnread, unsteady()
-	case errors.Is(err, fs.ErrPermission), err != nil && state.ClassOf(err).Alone():
+	case errors.Is(err, fs.ErrPermission), err != nil && archive.ClassOf(err).Alone():
 		return BytesOther, nil
 	case err != nil:
 		return BytesUnread, err

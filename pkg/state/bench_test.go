@@ -6,6 +6,10 @@ import (
 	"os"
 	"sync/atomic"
 	"testing"
+
+	"github.com/s3syncd/s3syncd/internal/boltfile"
+	"github.com/s3syncd/s3syncd/internal/codec"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const benchPaths = 100_000
@@ -22,8 +26,8 @@ func filledSource(b *testing.B) (*DB, *Source) {
 		check(b, s.update(b.Context(), "fill", func(st *sourceTxn) error {
 			for i := from; i < from+2000; i++ {
 				e := testEntry(i)
-				o := Outcome{Path: benchPath(i), Entry: &e}
-				if err := st.index(&o, seal([]byte(o.Path), encodeEntry(&e))); err != nil {
+				o := archive.Outcome{Path: benchPath(i), Entry: &e}
+				if err := st.index(&o, codec.Seal([]byte(o.Path), codec.EncodeEntry(&e))); err != nil {
 					return err
 				}
 			}
@@ -63,7 +67,7 @@ func BenchmarkGet(b *testing.B) {
 func BenchmarkRange100k(b *testing.B) {
 	_, s := filledSource(b)
 	b.ReportAllocs()
-	buf := make([]Item, 0, rangeChunk)
+	buf := make([]archive.Item, 0, rangeChunk)
 	for b.Loop() {
 		n := 0
 		for after := ""; ; after = buf[len(buf)-1].Path {
@@ -95,7 +99,7 @@ func BenchmarkCheckPages100k(b *testing.B) {
 	file := must(os.ReadFile(db.path))(b)
 	b.SetBytes(int64(len(file)))
 	for b.Loop() {
-		if _, _, err := checkPages(bytes.NewReader(file), int64(len(file))); err != nil {
+		if _, _, err := boltfile.Check(bytes.NewReader(file), int64(len(file))); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -103,11 +107,11 @@ func BenchmarkCheckPages100k(b *testing.B) {
 
 func BenchmarkDecodeEntry(b *testing.B) {
 	e := testEntry(1)
-	value := encodeEntry(&e)
+	value := codec.EncodeEntry(&e)
 	b.ReportAllocs()
 	b.SetBytes(int64(len(value)))
 	for b.Loop() {
-		if _, err := decodeEntry(value); err != nil {
+		if _, err := codec.DecodeEntry(value); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -12,6 +12,9 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/s3syncd/s3syncd/internal/codec"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Bounds of one step over the records: the lines that one read transaction
@@ -22,18 +25,22 @@ const (
 	deleteChunk      = 10_000
 )
 
+// Ledger is the records of one source, and the documents that are made of them:
+// its chain and its outbox. It is a part of Source, with the same rules.
+type Ledger struct{ source *Source }
+
 // Chain returns the head of the chain and what the next digest needs. It is the
 // caller's own copy.
-func (s *Source) Chain() (Chain, error) {
-	if s.db.closed.Load() {
-		return Chain{}, fmt.Errorf("state: chain: %w", ErrClosed)
+func (l *Ledger) Chain() (archive.Chain, error) {
+	if l.source.db.closed.Load() {
+		return archive.Chain{}, fmt.Errorf("state: chain: %w", ErrClosed)
 	}
-	return s.head.Load().chain(), nil
+	return l.source.head.Load().chain(), nil
 }
 
 // NextAttempt returns the number that the next intent draws: every entry with a
 // lower one was written before.
-func (s *Source) NextAttempt() uint64 { return s.head.Load().NextAttempt }
+func (l *Ledger) NextAttempt() uint64 { return l.source.head.Load().NextAttempt }
 
 // BeginChain begins a new chain with the given id of 8 hex digits. Sequence and
 // record numbers begin at 1 and there is no predecessor. Records that no sealed
@@ -42,16 +49,16 @@ func (s *Source) NextAttempt() uint64 { return s.head.Load().NextAttempt }
 // so that what the old chain has sealed is published first. Scans, notes and
 // skips that no digest has told yet are kept, and Counts are those of the
 // records that moved. Attempt numbers go on.
-func (s *Source) BeginChain(ctx context.Context, id string, begins Begins, abandonsChain, abandonsSHA string) error {
+func (l *Ledger) BeginChain(ctx context.Context, id string, begins archive.Begins, abandonsChain, abandonsSHA string) error {
 	if !regexp.MustCompile(`^[0-9a-f]{8}$`).MatchString(id) {
 		return fmt.Errorf("state: begin chain: the id %q is not 8 hex digits", id)
 	}
-	return s.update(ctx, "begin chain", func(st *sourceTxn) error {
+	return l.source.update(ctx, "begin chain", func(st *sourceTxn) error {
 		st.begin(id, begins, abandonsChain, abandonsSHA)
 		st.newsDirty = true
 		st.Counts = nil
 		_, err := st.scan(0, st.NextRecord-1, func(_ uint64, _, value []byte) (bool, error) {
-			status, err := statusOf(value)
+			status, err := codec.StatusOf(value)
 			if err == nil {
 				st.count(status, 1)
 			}
@@ -74,7 +81,7 @@ func (st *sourceTxn) scan(after, upTo uint64, fn func(number uint64, key, value 
 		end := recordKey(seg.Epoch, last)
 		for key, value := c.Seek(recordKey(seg.Epoch, first)); key != nil && bytes.Compare(key, end) <= 0; key, value = c.Next() {
 			if len(key) != len(end) {
-				return false, damaged("record %x is not one", key)
+				return false, codec.Damaged("record %x is not one", key)
 			}
 			more, err := fn(binary.BigEndian.Uint64(key[4:])-seg.Shift, key, value)
 			if err != nil || !more {
@@ -88,7 +95,7 @@ func (st *sourceTxn) scan(after, upTo uint64, fn func(number uint64, key, value 
 // line is one record, copied out of its transaction.
 type line struct {
 	number uint64
-	status Status
+	status archive.Status
 	text   []byte
 }
 
@@ -97,9 +104,9 @@ type line struct {
 // newline and is valid until fn returns. No transaction is open while fn runs,
 // so it may take its time and use the state. An error of fn ends the iteration
 // and is returned as it is.
-func (s *Source) Records(after, upTo uint64, fn func(number uint64, status Status, line []byte) error) error {
+func (l *Ledger) Records(after, upTo uint64, fn func(number uint64, status archive.Status, line []byte) error) error {
 	for {
-		lines, ended, err := s.readLines(after, upTo)
+		lines, ended, err := l.readLines(after, upTo)
 		if err != nil {
 			return err
 		}
@@ -116,14 +123,14 @@ func (s *Source) Records(after, upTo uint64, fn func(number uint64, status Statu
 }
 
 // readLines reads the next chunk of records, and true with the last one.
-func (s *Source) readLines(after, upTo uint64) (lines []line, ended bool, err error) {
-	err = s.view("records", func(st *sourceTxn) error {
+func (l *Ledger) readLines(after, upTo uint64) (lines []line, ended bool, err error) {
+	err = l.source.view("records", func(st *sourceTxn) error {
 		if st.head, err = loadHead(st.root); err != nil {
 			return err
 		}
 		size := 0
 		ended, err = st.scan(after, upTo, func(number uint64, key, value []byte) (bool, error) {
-			status, text, err := decodeRecord(key, value)
+			status, text, err := codec.DecodeRecord(key, value)
 			if err != nil {
 				return false, err
 			}
@@ -145,11 +152,11 @@ func (st *sourceTxn) line(number uint64, key, text []byte) ([]byte, error) {
 	if binary.BigEndian.Uint32(key) == st.Epoch {
 		return bytes.Clone(text), nil
 	}
-	var r Record
+	var r archive.Record
 	if err := json.Unmarshal(text, &r); err != nil {
-		return nil, damaged("record %x: %w", key, err)
+		return nil, codec.Damaged("record %x: %w", key, err)
 	}
-	r.Chain, r.ID = st.ID, RecordID(st.ID, number)
+	r.Chain, r.ID = st.ID, archive.RecordID(st.ID, number)
 	return r.AppendLine(nil), nil
 }
 
@@ -157,9 +164,9 @@ func (st *sourceTxn) line(number uint64, key, text []byte) ([]byte, error) {
 // to which it accounts for the chain's records. In one transaction the chain is
 // sealed up to there, and ref is kept for the next digest. Doc numbers are drawn
 // here; d.Number is ignored.
-func (s *Source) SealManifest(ctx context.Context, d Doc, ref ManifestRef, namedAt time.Time) error {
-	return s.update(ctx, "seal manifest", func(st *sourceTxn) error {
-		if d.Kind != KindManifest || d.LastRecord < st.SealedTo || d.LastRecord >= st.NextRecord {
+func (l *Ledger) SealManifest(ctx context.Context, d archive.Doc, ref archive.ManifestRef, namedAt time.Time) error {
+	return l.source.update(ctx, "seal manifest", func(st *sourceTxn) error {
+		if d.Kind != archive.KindManifest || d.LastRecord < st.SealedTo || d.LastRecord >= st.NextRecord {
 			return refuse(fmt.Errorf("a %s up to record %d does not follow %d of %d: %w",
 				d.Kind, d.LastRecord, st.SealedTo, st.NextRecord-1, ErrStale))
 		}
@@ -175,8 +182,8 @@ func (s *Source) SealManifest(ctx context.Context, d Doc, ref ManifestRef, named
 // SealUnused ends numbers up to upTo that were reserved and have no line: a run
 // that reserved them did not come to its seal, or used fewer. Nothing waits for
 // them any more. ErrStale: a record is stored among them, or they are not drawn.
-func (s *Source) SealUnused(ctx context.Context, upTo uint64) error {
-	return s.update(ctx, "seal unused numbers", func(st *sourceTxn) error {
+func (l *Ledger) SealUnused(ctx context.Context, upTo uint64) error {
+	return l.source.update(ctx, "seal unused numbers", func(st *sourceTxn) error {
 		if upTo < st.SealedTo || upTo >= st.NextRecord {
 			return refuse(fmt.Errorf("numbers up to %d do not follow %d of %d: %w", upTo, st.SealedTo, st.NextRecord-1, ErrStale))
 		}
@@ -202,12 +209,12 @@ func (s *Source) SealUnused(ctx context.Context, upTo uint64) error {
 // out of the chain, and what was added since stays for the next digest. Its
 // Counts must be those of the records that the digest's manifests hold.
 // ErrStale: sealed is not of the chain and sequence that is current.
-func (s *Source) SealDigest(ctx context.Context, d Doc, sealed Chain, endTime, namedAt time.Time) error {
-	return s.update(ctx, "seal digest", func(st *sourceTxn) error {
+func (l *Ledger) SealDigest(ctx context.Context, d archive.Doc, sealed archive.Chain, endTime, namedAt time.Time) error {
+	return l.source.update(ctx, "seal digest", func(st *sourceTxn) error {
 		if sealed.ID != st.ID || sealed.Sequence != st.Sequence {
 			return refuse(fmt.Errorf("digest %s-%d: %w", sealed.ID, sealed.Sequence, ErrStale))
 		}
-		if d.Kind != KindDigest || d.LastRecord > st.SealedTo {
+		if d.Kind != archive.KindDigest || d.LastRecord > st.SealedTo {
 			return refuse(fmt.Errorf("a %s up to record %d, with %d sealed: %w", d.Kind, d.LastRecord, st.SealedTo, ErrStale))
 		}
 		if len(sealed.Manifests) > len(st.Manifests) || len(sealed.Scans) > len(st.Scans) || len(sealed.Notes) > len(st.Notes) {
@@ -231,8 +238,8 @@ func (s *Source) SealDigest(ctx context.Context, d Doc, sealed Chain, endTime, n
 }
 
 // Looked stores until when the bucket was searched for chains that left this one.
-func (s *Source) Looked(ctx context.Context, until time.Time) error {
-	return s.update(ctx, "note a look at other chains", func(st *sourceTxn) error {
+func (l *Ledger) Looked(ctx context.Context, until time.Time) error {
+	return l.source.update(ctx, "note a look at other chains", func(st *sourceTxn) error {
 		st.LookedTo = later(st.LookedTo, until.UTC())
 		return nil
 	})
@@ -240,9 +247,9 @@ func (s *Source) Looked(ctx context.Context, until time.Time) error {
 
 // SealConfig puts a configuration document into the outbox and remembers its
 // hash.
-func (s *Source) SealConfig(ctx context.Context, d Doc, sha string) error {
-	return s.update(ctx, "seal configuration", func(st *sourceTxn) error {
-		if d.Kind != KindConfig {
+func (l *Ledger) SealConfig(ctx context.Context, d archive.Doc, sha string) error {
+	return l.source.update(ctx, "seal configuration", func(st *sourceTxn) error {
+		if d.Kind != archive.KindConfig {
 			return refuse(fmt.Errorf("a %s is not a configuration", d.Kind))
 		}
 		w := toDocWire(&d)
@@ -263,9 +270,9 @@ func (st *sourceTxn) send(w *docWire, namedAt time.Time) error {
 
 // Outbox returns the sealed documents that are not acknowledged yet, in the
 // order in which they are to be published.
-func (s *Source) Outbox() ([]Doc, error) {
-	var docs []Doc
-	err := s.view("outbox", func(st *sourceTxn) (err error) {
+func (l *Ledger) Outbox() ([]archive.Doc, error) {
+	var docs []archive.Doc
+	err := l.source.view("outbox", func(st *sourceTxn) (err error) {
 		docs, err = readOutbox(st.outbox)
 		return err
 	})
@@ -273,15 +280,15 @@ func (s *Source) Outbox() ([]Doc, error) {
 }
 
 // readOutbox decodes the documents in an outbox, in order.
-func readOutbox(outbox *bolt.Bucket) ([]Doc, error) {
-	var docs []Doc
+func readOutbox(outbox *bolt.Bucket) ([]archive.Doc, error) {
+	var docs []archive.Doc
 	for key, value := range entries(outbox.Cursor()) {
 		var w docWire
-		if err := decodeJSON(key, value, &w); err != nil {
+		if err := codec.DecodeJSON(key, value, &w); err != nil {
 			return nil, err
 		}
 		if len(key) != 8 {
-			return nil, damaged("document %x: the key is no number", key)
+			return nil, codec.Damaged("document %x: the key is no number", key)
 		}
 		docs = append(docs, w.doc(binary.BigEndian.Uint64(key)))
 	}
@@ -291,12 +298,12 @@ func readOutbox(outbox *bolt.Bucket) ([]Doc, error) {
 // Published takes an acknowledged document out of the outbox. With a digest go
 // the records that it and its predecessors account for, in transactions of
 // bounded size; if that is interrupted the document is still there, and the next
-// call goes on. A number that is not in the outbox has been taken out before:
+// call continues. A number that is not in the outbox has been taken out before:
 // no error.
-func (s *Source) Published(ctx context.Context, number uint64) error {
+func (l *Ledger) Published(ctx context.Context, number uint64) error {
 	for {
 		ended := false
-		err := s.update(ctx, "published", func(st *sourceTxn) (err error) {
+		err := l.source.update(ctx, "published", func(st *sourceTxn) (err error) {
 			ended, err = st.published(number)
 			return err
 		})
@@ -314,10 +321,10 @@ func (st *sourceTxn) published(number uint64) (ended bool, err error) {
 		return true, nil
 	}
 	var w docWire
-	if err := decodeJSON(key, value, &w); err != nil {
+	if err := codec.DecodeJSON(key, value, &w); err != nil {
 		return false, err
 	}
-	if w.Kind == KindDigest {
+	if w.Kind == archive.KindDigest {
 		n, err := st.deleteRecords(w.Deletes)
 		if err != nil || n == deleteChunk {
 			return false, err

@@ -23,9 +23,9 @@ func commitN(tb testing.TB, s *Source, n int) {
 	}
 }
 
-func manifestDoc(name string, last uint64) (Doc, ManifestRef) {
-	return Doc{Kind: KindManifest, Key: name, File: "/var/lib/\xff/" + name, SHA256: "aa", Size: 10, MD5: [16]byte{1}, Records: 3, LastRecord: last},
-		ManifestRef{S3Key: name, SHA256: "aa", SizeBytes: 10, Records: 3}
+func manifestDoc(name string, last uint64) (archive.Doc, archive.ManifestRef) {
+	return archive.Doc{Kind: archive.KindManifest, Key: name, File: "/var/lib/\xff/" + name, SHA256: "aa", Size: 10, MD5: [16]byte{1}, Records: 3, LastRecord: last},
+		archive.ManifestRef{S3Key: name, SHA256: "aa", SizeBytes: 10, Records: 3}
 }
 
 func sealManifest(tb testing.TB, s *Source, name string, last uint64) {
@@ -37,7 +37,7 @@ func sealManifest(tb testing.TB, s *Source, name string, last uint64) {
 func sealDigest(tb testing.TB, s *Source, name string) {
 	tb.Helper()
 	c := must(s.Chain())(tb)
-	check(tb, s.SealDigest(tb.Context(), Doc{Kind: KindDigest, Key: name, SHA256: "sha of " + name, LastRecord: c.SealedTo}, c, day.Add(time.Hour), day.Add(time.Hour)))
+	check(tb, s.SealDigest(tb.Context(), archive.Doc{Kind: archive.KindDigest, Key: name, SHA256: "sha of " + name, LastRecord: c.SealedTo}, c, day.Add(time.Hour), day.Add(time.Hour)))
 }
 
 func publishAll(tb testing.TB, s *Source) {
@@ -63,22 +63,22 @@ func TestChainFromRecordsToPublishedDigest(t *testing.T) {
 	dir := t.TempDir()
 	db, s := openTestSource(t, dir)
 	ctx := t.Context()
-	check(t, s.SealConfig(ctx, Doc{Kind: KindConfig, Key: "config"}, "config sha"))
+	check(t, s.SealConfig(ctx, archive.Doc{Kind: archive.KindConfig, Key: "config"}, "config sha"))
 	commitN(t, s, 5)
 	if first := must(s.ReserveRecords(ctx, 3))(t); first != 6 {
 		t.Errorf("ReserveRecords = %d, want 6", first)
 	}
 	commitN(t, s, 1)
-	check(t, s.AddCounts(ctx, map[Status]int64{StatusSkipped: 3}, 40))
-	check(t, s.AddNote(ctx, Note{Kind: NoteStart, Time: day}))
-	check(t, s.AddScan(ctx, ScanNote{Trigger: archive.TriggerStartup, Files: 9}))
+	check(t, s.AddCounts(ctx, map[archive.Status]int64{archive.StatusSkipped: 3}, 40))
+	check(t, s.AddNote(ctx, archive.Note{Kind: archive.NoteStart, Time: day}))
+	check(t, s.AddScan(ctx, archive.ScanNote{Trigger: archive.TriggerStartup, Files: 9}))
 	sealManifest(t, s, "m1", 4)
 	sealManifest(t, s, "m2", 9)
 	before := must(s.Chain())(t)
 	commitN(t, s, 1) // After the sealer has read the chain.
-	check(t, s.AddNote(ctx, Note{Kind: NoteReload, Time: day}))
+	check(t, s.AddNote(ctx, archive.Note{Kind: archive.NoteReload, Time: day}))
 	check(t, s.AddCounts(ctx, nil, 2))
-	digest := Doc{Kind: KindDigest, Key: "d1", SHA256: "sha of d1", LastRecord: 9, Sequence: 1}
+	digest := archive.Doc{Kind: archive.KindDigest, Key: "d1", SHA256: "sha of d1", LastRecord: 9, Sequence: 1}
 	check(t, s.SealDigest(ctx, digest, before, day.Add(time.Hour), day.Add(time.Minute)))
 	if err := s.SealDigest(ctx, digest, before, day, day); !errors.Is(err, ErrStale) {
 		t.Errorf("SealDigest of the same chain twice = %v, want ErrStale", err)
@@ -86,22 +86,22 @@ func TestChainFromRecordsToPublishedDigest(t *testing.T) {
 	closeDB(t, db)
 
 	_, s = openTestSource(t, dir)
-	want := Chain{
-		ID: testChain, Begins: BeginsNew, NextRecord: 11, SealedTo: 9, Sequence: 2, PrevKey: "d1", PrevSHA256: "sha of d1",
-		LastNamed: day.Add(time.Minute), LastDigest: day.Add(time.Hour), Manifests: []ManifestRef{}, Scans: []ScanNote{},
-		Counts: map[Status]int64{StatusUploaded: 1}, IndexSkips: 2, Notes: []Note{{Kind: NoteReload, Time: day}}, ConfigSHA: "config sha", Unpublished: 10,
+	want := archive.Chain{
+		ID: testChain, Begins: archive.BeginsNew, NextRecord: 11, SealedTo: 9, Sequence: 2, PrevKey: "d1", PrevSHA256: "sha of d1",
+		LastNamed: day.Add(time.Minute), LastDigest: day.Add(time.Hour), Manifests: []archive.ManifestRef{}, Scans: []archive.ScanNote{},
+		Counts: map[archive.Status]int64{archive.StatusUploaded: 1}, IndexSkips: 2, Notes: []archive.Note{{Kind: archive.NoteReload, Time: day}}, ConfigSHA: "config sha", Unpublished: 10,
 	}
 	got := must(s.Chain())(t)
 	if got.Manifests == nil {
-		got.Manifests = []ManifestRef{}
+		got.Manifests = []archive.ManifestRef{}
 	}
 	if got.Scans == nil {
-		got.Scans = []ScanNote{}
+		got.Scans = []archive.ScanNote{}
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("Chain() =\n%+v, want\n%+v", got, want)
 	}
-	if want := (map[Status]int64{StatusUploaded: 6, StatusSkipped: 3}); !reflect.DeepEqual(before.Counts, want) {
+	if want := (map[archive.Status]int64{archive.StatusUploaded: 6, archive.StatusSkipped: 3}); !reflect.DeepEqual(before.Counts, want) {
 		t.Errorf("Counts before the digest = %v, want %v", before.Counts, want)
 	}
 	checkPublishing(t, s)
@@ -145,22 +145,24 @@ func TestSealRefusesWhatDoesNotFollow(t *testing.T) {
 	sealManifest(t, s, "m", 2)
 	before := must(s.Chain())(t)
 	for name, call := range map[string]func() error{
-		"manifest behind":     func() error { d, r := manifestDoc("x", 1); return s.SealManifest(t.Context(), d, r, day) },
-		"manifest ahead":      func() error { d, r := manifestDoc("x", 4); return s.SealManifest(t.Context(), d, r, day) },
-		"manifest of no kind": func() error { return s.SealManifest(t.Context(), Doc{LastRecord: 3}, ManifestRef{}, day) },
+		"manifest behind": func() error { d, r := manifestDoc("x", 1); return s.SealManifest(t.Context(), d, r, day) },
+		"manifest ahead":  func() error { d, r := manifestDoc("x", 4); return s.SealManifest(t.Context(), d, r, day) },
+		"manifest of no kind": func() error {
+			return s.SealManifest(t.Context(), archive.Doc{LastRecord: 3}, archive.ManifestRef{}, day)
+		},
 		"digest ahead": func() error {
-			return s.SealDigest(t.Context(), Doc{Kind: KindDigest, LastRecord: 3}, before, day, day)
+			return s.SealDigest(t.Context(), archive.Doc{Kind: archive.KindDigest, LastRecord: 3}, before, day, day)
 		},
 		"digest of another chain": func() error {
-			return s.SealDigest(t.Context(), Doc{Kind: KindDigest}, Chain{ID: "ffffffff", Sequence: 1}, day, day)
+			return s.SealDigest(t.Context(), archive.Doc{Kind: archive.KindDigest}, archive.Chain{ID: "ffffffff", Sequence: 1}, day, day)
 		},
 		"digest with too much": func() error {
 			c := before
-			c.Notes = make([]Note, 9)
-			return s.SealDigest(t.Context(), Doc{Kind: KindDigest}, c, day, day)
+			c.Notes = make([]archive.Note, 9)
+			return s.SealDigest(t.Context(), archive.Doc{Kind: archive.KindDigest}, c, day, day)
 		},
-		"configuration of no kind": func() error { return s.SealConfig(t.Context(), Doc{}, "") },
-		"chain id":                 func() error { return s.BeginChain(t.Context(), "xyz", BeginsNew, "", "") },
+		"configuration of no kind": func() error { return s.SealConfig(t.Context(), archive.Doc{}, "") },
+		"chain id":                 func() error { return s.BeginChain(t.Context(), "xyz", archive.BeginsNew, "", "") },
 	} {
 		if err := call(); err == nil {
 			t.Errorf("%s: nil, want an error", name)
@@ -178,12 +180,12 @@ func TestNewChainTakesOverWhatIsUnsealed(t *testing.T) {
 	sealManifest(t, s, "m1", 4)
 	sealDigest(t, s, "d1")
 	sealManifest(t, s, "m2", 6) // Sealed, and no digest names it any more.
-	check(t, s.AddNote(t.Context(), Note{Kind: NoteUncleanEnd, Time: day}))
+	check(t, s.AddNote(t.Context(), archive.Note{Kind: archive.NoteUncleanEnd, Time: day}))
 	lines := readAll(t, s)
-	check(t, s.BeginChain(t.Context(), "bbbbbbbb", BeginsForked, testChain, "head"))
+	check(t, s.BeginChain(t.Context(), "bbbbbbbb", archive.BeginsForked, testChain, "head"))
 	c := must(s.Chain())(t)
-	if c.ID != "bbbbbbbb" || c.Begins != BeginsForked || c.AbandonsChain != testChain || c.AbandonsSHA256 != "head" || c.NextRecord != 5 ||
-		c.SealedTo != 0 || c.Sequence != 1 || c.PrevKey != "" || len(c.Manifests) != 0 || c.Counts[StatusUploaded] != 4 || len(c.Notes) != 1 || c.Unpublished != 10 {
+	if c.ID != "bbbbbbbb" || c.Begins != archive.BeginsForked || c.AbandonsChain != testChain || c.AbandonsSHA256 != "head" || c.NextRecord != 5 ||
+		c.SealedTo != 0 || c.Sequence != 1 || c.PrevKey != "" || len(c.Manifests) != 0 || c.Counts[archive.StatusUploaded] != 4 || len(c.Notes) != 1 || c.Unpublished != 10 {
 		t.Errorf("Chain() = %+v", c)
 	}
 	expectMoved := func(chain string, from int) {
@@ -201,7 +203,7 @@ func TestNewChainTakesOverWhatIsUnsealed(t *testing.T) {
 		t.Errorf("Commit = %s, want bbbbbbbb-5", id)
 	}
 	sealManifest(t, s, "m3", 1)
-	check(t, s.BeginChain(t.Context(), "cccccccc", BeginsForked, "bbbbbbbb", "")) // Once more, with a part sealed.
+	check(t, s.BeginChain(t.Context(), "cccccccc", archive.BeginsForked, "bbbbbbbb", "")) // Once more, with a part sealed.
 	closeDB(t, db)
 	_, s = openTestSource(t, dir)
 	expectMoved("cccccccc", 7)
@@ -239,7 +241,7 @@ func TestPublishedDeletesManyRecordsInSteps(t *testing.T) {
 	const n = 2*deleteChunk + 10
 	check(t, s.update(t.Context(), "fill", func(st *sourceTxn) error {
 		for range n {
-			if err := st.addRecord(&Record{Status: StatusSkipped}); err != nil {
+			if err := st.addRecord(&archive.Record{Status: archive.StatusSkipped}); err != nil {
 				return err
 			}
 		}
@@ -278,13 +280,13 @@ func TestRecordsReadsExactlyTheRangeAsked(t *testing.T) {
 		{9, 2, nil},
 	} {
 		var got []uint64
-		check(t, s.Records(row.after, row.upTo, func(n uint64, _ Status, _ []byte) error { got = append(got, n); return nil }))
+		check(t, s.Records(row.after, row.upTo, func(n uint64, _ archive.Status, _ []byte) error { got = append(got, n); return nil }))
 		if !reflect.DeepEqual(got, row.want) {
 			t.Errorf("Records(%d, %d) = %v, want %v", row.after, row.upTo, got, row.want)
 		}
 	}
 	stop := errors.New("stop")
-	if err := s.Records(0, 15, func(uint64, Status, []byte) error { return stop }); !errors.Is(err, stop) {
+	if err := s.Records(0, 15, func(uint64, archive.Status, []byte) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("Records = %v, want the callback's error", err)
 	}
 }
@@ -292,7 +294,7 @@ func TestRecordsReadsExactlyTheRangeAsked(t *testing.T) {
 func TestRecordsMayWriteWhileItReads(t *testing.T) {
 	_, s := openTestSource(t, t.TempDir())
 	commitN(t, s, 10)
-	check(t, s.Records(0, 10, func(n uint64, _ Status, _ []byte) error {
+	check(t, s.Records(0, 10, func(n uint64, _ archive.Status, _ []byte) error {
 		return s.AddCounts(t.Context(), nil, 1)
 	}))
 }
@@ -304,7 +306,7 @@ func TestTimestampsStandStillForAMinute(t *testing.T) {
 	o.Now = c.Now
 	db := openDB(t, dir, o)
 	s := must(db.Source(t.Context(), testKey))(t)
-	check(t, s.BeginChain(t.Context(), testChain, BeginsNew, "", ""))
+	check(t, s.BeginChain(t.Context(), testChain, archive.BeginsNew, "", ""))
 	stamp := func() string {
 		t.Helper()
 		o := uploaded("a", 1)
@@ -320,7 +322,7 @@ func TestTimestampsStandStillForAMinute(t *testing.T) {
 	third := stamp()
 	c.now = day.Add(time.Second)
 	fourth := stamp()
-	if want := FormatTime(day); first != want || second != want || third != want || fourth != FormatTime(c.now) {
+	if want := archive.FormatTime(day); first != want || second != want || third != want || fourth != archive.FormatTime(c.now) {
 		t.Errorf("timestamps %s, %s, %s, %s, want three times %s and then later", first, second, third, fourth, want)
 	}
 	given := uploaded("a", 1)
@@ -369,19 +371,19 @@ func TestTimestampsGoBackWithAnEvent(t *testing.T) {
 	o := testOptions()
 	o.Now = c.Now
 	s := must(openDB(t, t.TempDir(), o).Source(t.Context(), testKey))(t)
-	check(t, s.BeginChain(t.Context(), testChain, BeginsNew, "", ""))
+	check(t, s.BeginChain(t.Context(), testChain, archive.BeginsNew, "", ""))
 	must(s.Commit(t.Context(), uploaded("a", 1)))(t)
 	wrong := c.now
 	c.now = day
 	for range 2 {
 		out := uploaded("a", 1)
 		must(s.Commit(t.Context(), out))(t)
-		if out.Record.Timestamp != FormatTime(day) {
-			t.Errorf("timestamp %s, want %s", out.Record.Timestamp, FormatTime(day))
+		if out.Record.Timestamp != archive.FormatTime(day) {
+			t.Errorf("timestamp %s, want %s", out.Record.Timestamp, archive.FormatTime(day))
 		}
 	}
 	ch := must(s.Chain())(t)
-	if want := []Note{ClockNote(wrong, day)}; !slices.Equal(ch.Notes, want) {
+	if want := []archive.Note{archive.ClockNote(wrong, day)}; !slices.Equal(ch.Notes, want) {
 		t.Errorf("events %v, want %v", ch.Notes, want)
 	}
 }

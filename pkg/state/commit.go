@@ -11,6 +11,9 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/s3syncd/s3syncd/internal/boltfile"
+	"github.com/s3syncd/s3syncd/internal/codec"
 )
 
 const (
@@ -75,7 +78,7 @@ func (db *DB) enqueue(ctx context.Context, run func(*txn) error) error {
 //
 // A transaction costs two fsyncs however many share it. While several callers are
 // about, the next one begins only after a pause, so that they gather: those who
-// send files have others under way meanwhile. A caller that is alone does not wait
+// send files have others under way. A caller that is alone does not wait
 // for others.
 func (db *DB) loop() {
 	defer close(db.ended)
@@ -240,7 +243,7 @@ func (db *DB) transact(t *txn, batch []*request) (err error) {
 
 // finish commits tx. After a failure the file is brought back to what it was.
 func (db *DB) finish(tx *bolt.Tx) error {
-	metas, err := readMetas(db.file)
+	metas, err := boltfile.ReadMetas(db.file)
 	if err != nil {
 		return err
 	}
@@ -256,18 +259,18 @@ func (db *DB) finish(tx *bolt.Tx) error {
 // failed in its very last fsync has changed a meta page without being durable:
 // the old meta pages are put back, and only once the disk confirms them may
 // pages that the failed transaction used be written again. The file is then
-// opened anew, because what the library keeps in memory can no longer be
+// opened again, because what the library keeps in memory can no longer be
 // trusted. Until all that has worked every change is refused.
 func (db *DB) mend() error {
 	if db.dead != nil || db.before == nil {
 		return db.dead
 	}
-	now, err := readMetas(db.file)
+	now, err := boltfile.ReadMetas(db.file)
 	if err != nil {
 		return err
 	}
 	if !bytes.Equal(now, db.before) {
-		if err := restoreMetas(db.file, db.before); err != nil {
+		if err := boltfile.RestoreMetas(db.file, db.before); err != nil {
 			return err
 		}
 	}
@@ -308,7 +311,7 @@ func guard(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = damaged("%v", p)
+			err = codec.Damaged("%v", p)
 		}
 	}()
 	return fn()
@@ -352,11 +355,11 @@ func openSource(tx *bolt.Tx, id []byte) (st *sourceTxn, err error) {
 // child returns the bucket of that name in parent.
 func child(parent *bolt.Bucket, name []byte) (*bolt.Bucket, error) {
 	if parent == nil {
-		return nil, damaged("bucket %s is missing", bucketSources)
+		return nil, codec.Damaged("bucket %s is missing", bucketSources)
 	}
 	b := parent.Bucket(name)
 	if b == nil {
-		return nil, damaged("bucket %q is missing", name)
+		return nil, codec.Damaged("bucket %q is missing", name)
 	}
 	return b, nil
 }
@@ -378,7 +381,7 @@ func (t *txn) writeHeads() error {
 }
 
 func putJSON(b *bolt.Bucket, key []byte, v any) error {
-	value, err := encodeJSON(key, v)
+	value, err := codec.EncodeJSON(key, v)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,10 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/s3syncd/s3syncd/internal/boltfile"
+	"github.com/s3syncd/s3syncd/internal/codec"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // playRole is the whole life of a test process that another test started.
@@ -54,7 +58,7 @@ func playWriter(dir string) error {
 	}
 	ctx := context.Background()
 	if c, _ := s.Chain(); c.ID == "" {
-		if err := s.BeginChain(ctx, testChain, BeginsNew, "", ""); err != nil {
+		if err := s.BeginChain(ctx, testChain, archive.BeginsNew, "", ""); err != nil {
 			return err
 		}
 	}
@@ -92,7 +96,7 @@ func playBriefWriter(dir string) error {
 			return err
 		}
 		if round == 0 {
-			if err := s.BeginChain(ctx, testChain, BeginsNew, "", ""); err != nil {
+			if err := s.BeginChain(ctx, testChain, archive.BeginsNew, "", ""); err != nil {
 				return err
 			}
 		}
@@ -131,7 +135,7 @@ func writeOne(ctx context.Context, s *Source, path string, i int) error {
 			return err
 		}
 	}
-	o.Settles, err = s.Begin(ctx, Intent{Path: path, Key: o.Key})
+	o.Settles, err = s.Begin(ctx, archive.Intent{Path: path, Key: o.Key})
 	if err != nil {
 		return err
 	}
@@ -158,7 +162,7 @@ func sealAndPublish(ctx context.Context, s *Source, i int) error {
 		return err
 	}
 	c.Counts = counts
-	if err := s.SealDigest(ctx, Doc{Kind: KindDigest, LastRecord: c.SealedTo}, c, day, day); err != nil {
+	if err := s.SealDigest(ctx, archive.Doc{Kind: archive.KindDigest, LastRecord: c.SealedTo}, c, day, day); err != nil {
 		return err
 	}
 	docs, err := s.Outbox()
@@ -230,7 +234,7 @@ func checkAfterCrash(t *testing.T, dir string, acked map[string]uint64, round in
 			t.Errorf("round %d: unsealed record %d = %q", round, n, lines[n])
 		}
 	}
-	if got, want := c.Counts[StatusUploaded], int64(c.NextRecord-1-c.SealedTo); got < want {
+	if got, want := c.Counts[archive.StatusUploaded], int64(c.NextRecord-1-c.SealedTo); got < want {
 		t.Errorf("round %d: Counts = %d, want at least the %d unsealed records", round, got, want)
 	}
 	check(t, db.view("test", func(tx *bolt.Tx) error {
@@ -260,7 +264,7 @@ func playFullDisk(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.BeginChain(context.Background(), testChain, BeginsNew, "", ""); err != nil {
+	if err := s.BeginChain(context.Background(), testChain, archive.BeginsNew, "", ""); err != nil {
 		return err
 	}
 	acked := map[string]bool{}
@@ -345,7 +349,7 @@ func verifyAcked(s *Source, acked map[string]bool) error {
 	}
 	records := int64(0)
 	c, _ := s.Chain()
-	err := s.Records(0, c.NextRecord-1, func(uint64, Status, []byte) error { records++; return nil })
+	err := s.Records(0, c.NextRecord-1, func(uint64, archive.Status, []byte) error { records++; return nil })
 	if files, _ := s.Totals(); files != n || records != n || c.NextRecord != uint64(n)+1 {
 		err = errors.Join(err, fmt.Errorf("%d files, %d records, next record %d, want %d", files, records, c.NextRecord, n))
 	}
@@ -383,7 +387,7 @@ func TestCommitThatFailedInItsLastStepIsUndone(t *testing.T) {
 	db, s := openTestSource(t, t.TempDir())
 	commitN(t, s, 20)
 	before := must(s.Chain())(t)
-	metas := must(readMetas(db.file))(t)
+	metas := must(boltfile.ReadMetas(db.file))(t)
 	check(t, db.bolt.Update(func(tx *bolt.Tx) error {
 		st, err := openSource(tx, s.id)
 		if err != nil {
@@ -391,14 +395,14 @@ func TestCommitThatFailedInItsLastStepIsUndone(t *testing.T) {
 		}
 		for n := before.NextRecord; n < before.NextRecord+200; n++ {
 			key := recordKey(0, n)
-			if err := st.records.Put(key, must(encodeRecord(key, StatusFailed, []byte("{}")))(t)); err != nil {
+			if err := st.records.Put(key, must(codec.EncodeRecord(key, archive.StatusFailed, []byte("{}")))(t)); err != nil {
 				return err
 			}
 		}
 		return st.root.Bucket([]byte(bucketFiles)).Delete([]byte("3"))
 	}))
 	db.before = metas // As finish leaves it when the commit has returned an error.
-	if id := must(s.Commit(t.Context(), uploaded("next", 1)))(t); id != RecordID(testChain, before.NextRecord) {
+	if id := must(s.Commit(t.Context(), uploaded("next", 1)))(t); id != archive.RecordID(testChain, before.NextRecord) {
 		t.Errorf("Commit = %s, want number %d", id, before.NextRecord)
 	}
 	if _, ok, err := s.Get("3"); !ok || err != nil {

@@ -18,15 +18,19 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/internal/boltfile"
+	"github.com/s3syncd/s3syncd/internal/codec"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // content is all that a state holds, for comparisons.
 type content struct {
-	items   []Item
+	items   []archive.Item
 	lines   map[uint64]string
-	chain   Chain
-	intents []Intent
-	docs    []Doc
+	chain   archive.Chain
+	intents []archive.Intent
+	docs    []archive.Doc
 	meta    string
 }
 
@@ -44,7 +48,7 @@ func read(db *DB) (c content, err error) {
 	var meta []byte
 	meta, errs[4] = db.Meta("canary")
 	c.meta, c.lines = string(meta), map[uint64]string{}
-	return c, errors.Join(append(errs[:], s.Records(0, c.chain.NextRecord-1, func(n uint64, _ Status, line []byte) error {
+	return c, errors.Join(append(errs[:], s.Records(0, c.chain.NextRecord-1, func(n uint64, _ archive.Status, line []byte) error {
 		c.lines[n] = string(line)
 		return nil
 	}))...)
@@ -70,7 +74,7 @@ func sampleOf(tb testing.TB, n int) ([]byte, content) {
 		}
 		must(s.Commit(tb.Context(), o))(tb)
 	}
-	must(s.Begin(tb.Context(), Intent{Key: "k", Path: "k"}))(tb)
+	must(s.Begin(tb.Context(), archive.Intent{Key: "k", Path: "k"}))(tb)
 	sealManifest(tb, s, "m", uint64(min(40, n/3)))
 	sealDigest(tb, s, "d")
 	want := must(read(db))(tb)
@@ -127,7 +131,7 @@ func expectNoLies(tb testing.TB, what string, file []byte, want content) (outcom
 func TestDamagedFilesAreNeverBelieved(t *testing.T) {
 	file, want := sampleFile(t)
 	size := os.Getpagesize()
-	used := int(must(newestMeta(bytes.NewReader(file)))(t).pages)
+	used := int(must(boltfile.NewestMeta(bytes.NewReader(file)))(t).Pages)
 	outcomes := map[string]int{}
 	try := func(what string, file []byte) {
 		t.Helper()
@@ -160,7 +164,7 @@ func TestDamagedFilesAreNeverBelieved(t *testing.T) {
 
 func TestFlippedBytesAreNeverBelieved(t *testing.T) {
 	file, want := sampleFile(t)
-	used := int(must(newestMeta(bytes.NewReader(file)))(t).pages) * os.Getpagesize()
+	used := int(must(boltfile.NewestMeta(bytes.NewReader(file)))(t).Pages) * os.Getpagesize()
 	outcomes := map[string]int{}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for i := range 60 {
@@ -197,17 +201,17 @@ func TestEveryByteIsExamined(t *testing.T) {
 	}
 	for _, n := range sizes {
 		file, want := sampleOf(t, n)
-		m := must(newestMeta(bytes.NewReader(file)))(t)
-		size := int(m.pageSize)
-		file = file[:int(m.pages)*size]
+		m := must(boltfile.NewestMeta(bytes.NewReader(file)))(t)
+		size := int(m.PageSize)
+		file = file[:int(m.Pages)*size]
 		rnd := rand.New(rand.NewPCG(uint64(n), uint64(time.Now().UnixNano())))
 		free := freePages(file, m)
 		outcomes, tried := map[string]int{}, map[string]int{}
 		for at := 0; at < len(file); at++ {
 			page := file[at/size*size:]
 			// Behind the elements all bytes are alike: some of them are enough.
-			elems := pageHeader + elemBytes*int(binary.NativeEndian.Uint16(page[10:]))
-			structure := at%size < elems || at < 2*size && at%size < pageHeader+metaBytes
+			elems := boltfile.PageHeader + boltfile.ElemBytes*int(binary.NativeEndian.Uint16(page[10:]))
+			structure := at%size < elems || at < 2*size && at%size < boltfile.PageHeader+boltfile.MetaBytes
 			if free[at/size] || !structure && rnd.IntN(400) > 0 || !thorough && structure && rnd.IntN(8) > 0 || len(file) > 1<<19 && rnd.IntN(200) > 0 {
 				continue
 			}
@@ -217,7 +221,7 @@ func TestEveryByteIsExamined(t *testing.T) {
 				}
 				file[at] ^= by
 				what := "set aside"
-				if _, _, err := checkPages(bytes.NewReader(file), int64(len(file))); !errors.Is(err, ErrDamaged) {
+				if _, _, err := boltfile.Check(bytes.NewReader(file), int64(len(file))); !errors.Is(err, ErrDamaged) {
 					what = expectNoLies(t, fmt.Sprintf("byte %d (page %d+%d) changed by %#x", at, at/size, at%size, by), file, want)
 				}
 				file[at] ^= by
@@ -227,7 +231,7 @@ func TestEveryByteIsExamined(t *testing.T) {
 				}
 			}
 		}
-		t.Logf("%d files, %d pages: %v, in headers and elements %v", n, m.pages, outcomes, tried)
+		t.Logf("%d files, %d pages: %v, in headers and elements %v", n, m.Pages, outcomes, tried)
 		if outcomes["set aside"] == 0 || outcomes["found later"] > 0 {
 			t.Errorf("%d files: outcomes = %v, want most set aside and none found later", n, outcomes)
 		}
@@ -235,11 +239,11 @@ func TestEveryByteIsExamined(t *testing.T) {
 }
 
 // freePages tells which pages of a sound file are free.
-func freePages(file []byte, m metaPage) map[int]bool {
+func freePages(file []byte, m boltfile.Meta) map[int]bool {
 	free := map[int]bool{}
-	list := file[int(m.freelist)*int(m.pageSize):]
+	list := file[int(m.Freelist)*int(m.PageSize):]
 	for i := range int(binary.NativeEndian.Uint16(list[10:])) {
-		free[int(binary.NativeEndian.Uint64(list[pageHeader+8*i:]))] = true
+		free[int(binary.NativeEndian.Uint64(list[boltfile.PageHeader+8*i:]))] = true
 	}
 	return free
 }
@@ -249,50 +253,50 @@ func freePages(file []byte, m metaPage) map[int]bool {
 func TestALostMetaPageIsDamage(t *testing.T) {
 	file, _ := sampleFile(t)
 	size := os.Getpagesize()
-	for a := range metaBytes {
+	for a := range boltfile.MetaBytes {
 		for _, mask := range []byte{1, 0x80, 0xff} {
 			for _, page := range []int{0, size} {
 				bad := bytes.Clone(file[:2*size])
-				bad[page+pageHeader+a] ^= mask
-				if m, err := newestMeta(bytes.NewReader(bad)); !errors.Is(err, ErrDamaged) {
+				bad[page+boltfile.PageHeader+a] ^= mask
+				if m, err := boltfile.NewestMeta(bytes.NewReader(bad)); !errors.Is(err, ErrDamaged) {
 					t.Errorf("byte %d of the meta page at %d changed by %#x: %+v, %v, want ErrDamaged", a, page, mask, m, err)
 				}
-				for b := range metaBytes {
-					bad[size-page+pageHeader+b] ^= mask
-					if m, err := newestMeta(bytes.NewReader(bad)); !errors.Is(err, ErrDamaged) {
+				for b := range boltfile.MetaBytes {
+					bad[size-page+boltfile.PageHeader+b] ^= mask
+					if m, err := boltfile.NewestMeta(bytes.NewReader(bad)); !errors.Is(err, ErrDamaged) {
 						t.Errorf("bytes %d and %d of both meta pages changed by %#x: %+v, %v, want ErrDamaged", a, b, mask, m, err)
 					}
-					bad[size-page+pageHeader+b] ^= mask
+					bad[size-page+boltfile.PageHeader+b] ^= mask
 				}
 			}
 		}
 	}
 	older := bytes.Clone(file) // As when the disk has lost all writes to one page for a while.
-	m := must(newestMeta(bytes.NewReader(file)))(t)
-	slot := older[int(m.txid%2)*size+pageHeader:]
-	binary.NativeEndian.PutUint64(slot[48:], m.txid-4)
+	m := must(boltfile.NewestMeta(bytes.NewReader(file)))(t)
+	slot := older[int(m.Txid%2)*size+boltfile.PageHeader:]
+	binary.NativeEndian.PutUint64(slot[48:], m.Txid-4)
 	sum := fnv.New64a()
 	_, _ = sum.Write(slot[:56])
 	binary.NativeEndian.PutUint64(slot[56:], sum.Sum64())
-	if got, ok := parseMeta(older[int(m.txid%2)*size:]); !ok || got.txid != m.txid-4 {
+	if got, ok := boltfile.ParseMeta(older[int(m.Txid%2)*size:]); !ok || got.Txid != m.Txid-4 {
 		t.Fatalf("the changed meta page is %+v, %v, want a valid one", got, ok)
 	}
-	if got, err := newestMeta(bytes.NewReader(older)); !errors.Is(err, ErrDamaged) {
-		t.Errorf("newestMeta with transactions %d and %d = %+v, %v, want ErrDamaged", m.txid-4, m.txid-1, got, err)
+	if got, err := boltfile.NewestMeta(bytes.NewReader(older)); !errors.Is(err, ErrDamaged) {
+		t.Errorf("newestMeta with transactions %d and %d = %+v, %v, want ErrDamaged", m.Txid-4, m.Txid-1, got, err)
 	}
 }
 
 func TestFreePageInUseIsDamage(t *testing.T) {
 	file, _ := sampleFile(t)
-	m, free, err := checkPages(bytes.NewReader(file), int64(len(file)))
+	m, free, err := boltfile.Check(bytes.NewReader(file), int64(len(file)))
 	if err != nil || free == 0 {
 		t.Fatalf("checkPages = %d free pages, %v, want some", free, err)
 	}
-	ids := file[int(m.freelist)*int(m.pageSize)+pageHeader:]
-	for _, id := range []uint64{m.root, m.freelist, binary.NativeEndian.Uint64(ids[8:]), 0, m.pages} {
+	ids := file[int(m.Freelist)*int(m.PageSize)+boltfile.PageHeader:]
+	for _, id := range []uint64{m.Root, m.Freelist, binary.NativeEndian.Uint64(ids[8:]), 0, m.Pages} {
 		bad := bytes.Clone(file)
 		binary.NativeEndian.PutUint64(bad[len(file)-len(ids):], id)
-		if _, _, err := checkPages(bytes.NewReader(bad), int64(len(bad))); !errors.Is(err, ErrDamaged) {
+		if _, _, err := boltfile.Check(bytes.NewReader(bad), int64(len(bad))); !errors.Is(err, ErrDamaged) {
 			t.Errorf("checkPages with page %d free = %v, want ErrDamaged", id, err)
 		}
 	}
@@ -300,13 +304,13 @@ func TestFreePageInUseIsDamage(t *testing.T) {
 
 func FuzzOpenDamaged(f *testing.F) {
 	file, want := sampleFile(f)
-	file = file[:int(must(newestMeta(bytes.NewReader(file)))(f).pages)*os.Getpagesize()] // Behind that is nothing.
+	file = file[:int(must(boltfile.NewestMeta(bytes.NewReader(file)))(f).Pages)*os.Getpagesize()] // Behind that is nothing.
 	f.Add(uint32(4096), byte(1), uint32(8192), byte(255))
 	f.Fuzz(func(t *testing.T, a uint32, x byte, b uint32, y byte) {
 		bad := bytes.Clone(file)
 		bad[int(a)%len(bad)] ^= x
 		bad[int(b)%len(bad)] ^= y
-		if _, _, err := checkPages(bytes.NewReader(bad), int64(len(bad))); errors.Is(err, ErrDamaged) {
+		if _, _, err := boltfile.Check(bytes.NewReader(bad), int64(len(bad))); errors.Is(err, ErrDamaged) {
 			return // Open does the same first, and takes a hundred times as long.
 		}
 		expectNoLies(t, "fuzzed", bad, want)
@@ -392,14 +396,14 @@ func TestDamageFoundWhileRunningIsDealtWithAtTheNextStart(t *testing.T) {
 	path := filepath.Join(dir, fileName)
 	file := must(os.ReadFile(path))(t)
 	e := testEntry(7)
-	at := bytes.LastIndex(file, append([]byte("7"), encodeEntry(&e)[:20]...))
+	at := bytes.LastIndex(file, append([]byte("7"), codec.EncodeEntry(&e)[:20]...))
 	if at < 0 {
 		t.Fatal("the entry is not in the file")
 	}
 	f := must(os.OpenFile(path, os.O_WRONLY, 0))(t)
-	for i := bytes.Index(file, encodeEntry(&e)); i >= 0; { // Every copy of it, in free pages too.
+	for i := bytes.Index(file, codec.EncodeEntry(&e)); i >= 0; { // Every copy of it, in free pages too.
 		must(f.WriteAt([]byte{^file[i+3]}, int64(i+3)))(t)
-		n := bytes.Index(file[i+1:], encodeEntry(&e))
+		n := bytes.Index(file[i+1:], codec.EncodeEntry(&e))
 		if n < 0 {
 			break
 		}

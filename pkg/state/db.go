@@ -14,6 +14,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/s3syncd/s3syncd/internal/codec"
 )
 
 // Options are what Open needs to know.
@@ -63,7 +65,7 @@ type DB struct {
 	dead     error  // why nothing can be written any more
 
 	closed  atomic.Bool
-	flagged atomic.Bool // the next Open is told to read every value
+	flagged atomic.Bool // the next Open has to read every value
 	failing atomic.Pointer[error]
 
 	create  sync.Mutex // held while a source is created
@@ -104,7 +106,7 @@ func (db *DB) Size() int64 {
 }
 
 // Failing returns why the last change could not be written, nil when it could:
-// the disk is full, or fails. Nothing is acknowledged meanwhile. It reads memory
+// the disk is full, or fails. Nothing is acknowledged until then. It reads memory
 // only.
 func (db *DB) Failing() error {
 	if err := db.failing.Load(); err != nil {
@@ -146,13 +148,13 @@ func (db *DB) Meta(key string) ([]byte, error) {
 	err := db.view("meta "+key, func(tx *bolt.Tx) error {
 		facts := tx.Bucket([]byte(bucketFacts))
 		if facts == nil {
-			return damaged("bucket %s is missing", bucketFacts)
+			return codec.Damaged("bucket %s is missing", bucketFacts)
 		}
 		v := facts.Get([]byte(key))
 		if v == nil {
 			return nil
 		}
-		v, err := unseal([]byte(key), v)
+		v, err := codec.Unseal([]byte(key), v)
 		value = bytes.Clone(v)
 		return err
 	})
@@ -167,12 +169,12 @@ func (db *DB) SetMeta(ctx context.Context, key string, value []byte) error {
 		}
 		facts := t.bolt.Bucket([]byte(bucketFacts))
 		if facts == nil {
-			return damaged("bucket %s is missing", bucketFacts)
+			return codec.Damaged("bucket %s is missing", bucketFacts)
 		}
 		if value == nil {
 			return remove(facts, []byte(key))
 		}
-		return put(facts, []byte(key), seal([]byte(key), bytes.Clone(value)))
+		return put(facts, []byte(key), codec.Seal([]byte(key), bytes.Clone(value)))
 	})
 }
 

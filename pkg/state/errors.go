@@ -3,6 +3,8 @@ package state
 import (
 	"errors"
 	"fmt"
+
+	"github.com/s3syncd/s3syncd/internal/boltfile"
 )
 
 // Errors of the state itself, matched with errors.Is.
@@ -11,10 +13,10 @@ var (
 	ErrClosed = errors.New("state is closed")
 	// ErrDamaged: what the file holds cannot be what was stored. The next Open
 	// examines the whole file and sets it aside if it is beyond use.
-	ErrDamaged = errors.New("state is damaged")
+	ErrDamaged = boltfile.ErrDamaged
 	// ErrNewerFormat: a newer release has written the file. It is left untouched.
 	ErrNewerFormat = errors.New("state was written by a newer release of s3syncd")
-	// ErrKeyBusy: a write of this key has been announced and not settled.
+	// ErrKeyBusy: a write of this key has been announced and is not resolved.
 	ErrKeyBusy = errors.New("a write of this key is under way")
 	// ErrNoIntent: no intent of this key and attempt is open.
 	ErrNoIntent = errors.New("no such intent")

@@ -13,6 +13,9 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/s3syncd/s3syncd/internal/boltfile"
+	"github.com/s3syncd/s3syncd/internal/codec"
 )
 
 // finding is what examine learned of a sound file.
@@ -48,16 +51,16 @@ func examinePages(f *os.File) (finding, error) {
 		return finding{}, err
 	}
 	if !info.Mode().IsRegular() {
-		return finding{}, damaged("%s is not a regular file", f.Name())
+		return finding{}, codec.Damaged("%s is not a regular file", f.Name())
 	}
 	if err := sequential(f, info.Size()); err != nil {
 		return finding{}, err
 	}
-	m, free, err := checkPages(f, info.Size())
+	m, free, err := boltfile.Check(f, info.Size())
 	if err != nil {
 		return finding{}, err
 	}
-	return finding{size: info.Size(), pageSize: int64(m.pageSize), free: int64(free)}, nil
+	return finding{size: info.Size(), pageSize: int64(m.PageSize), free: int64(free)}, nil
 }
 
 // examineContent checks the seals of all values, because one under a changed key
@@ -78,11 +81,11 @@ func examineContent(path string, all bool) (err error) {
 			}
 			sources := tx.Bucket([]byte(bucketSources))
 			if sources == nil {
-				return damaged("bucket %s is missing", bucketSources)
+				return codec.Damaged("bucket %s is missing", bucketSources)
 			}
 			return sources.ForEach(func(id, value []byte) error {
 				if value != nil {
-					return damaged("source %x is not a bucket", id)
+					return codec.Damaged("source %x is not a bucket", id)
 				}
 				return checkSource(tx, id, all)
 			})
@@ -94,16 +97,16 @@ func examineContent(path string, all bool) (err error) {
 func checkFormat(tx *bolt.Tx) error {
 	meta := tx.Bucket([]byte(bucketMeta))
 	if meta == nil {
-		return damaged("bucket %s is missing", bucketMeta)
+		return codec.Damaged("bucket %s is missing", bucketMeta)
 	}
 	if sum := meta.Get([]byte(keySum)); sum != nil && !bytes.Equal(sum, metaSum(meta)) {
-		return damaged("the checksum of bucket %s does not match", bucketMeta)
+		return codec.Damaged("the checksum of bucket %s does not match", bucketMeta)
 	}
 	text := meta.Get([]byte(keyFormat))
 	format, err := strconv.Atoi(string(text))
 	switch {
 	case err != nil || format < 1:
-		return damaged("the format %q is not a number", text)
+		return codec.Damaged("the format %q is not a number", text)
 	case format > formatVersion:
 		return fmt.Errorf("%w: it has the format %d, this one knows %d; install that release again or use another state_dir",
 			ErrNewerFormat, format, formatVersion)
@@ -117,10 +120,10 @@ func metaSum(meta *bolt.Bucket) []byte {
 	var all []byte
 	for key, value := range entries(meta.Cursor()) {
 		if string(key) != keySum {
-			all = appendString(appendString(all, string(key)), string(value))
+			all = codec.AppendString(codec.AppendString(all, string(key)), string(value))
 		}
 	}
-	return seal([]byte(keySum), all)[len(all):]
+	return codec.Seal([]byte(keySum), all)[len(all):]
 }
 
 // sealMeta is the last change to the bucket meta in a transaction.
@@ -129,13 +132,13 @@ func sealMeta(meta *bolt.Bucket) error { return put(meta, []byte(keySum), metaSu
 func checkFacts(tx *bolt.Tx) error {
 	facts := tx.Bucket([]byte(bucketFacts))
 	if facts == nil {
-		return damaged("bucket %s is missing", bucketFacts)
+		return codec.Damaged("bucket %s is missing", bucketFacts)
 	}
 	return facts.ForEach(checkSeal)
 }
 
 func checkSeal(key, sealed []byte) error {
-	_, err := unseal(key, sealed)
+	_, err := codec.Unseal(key, sealed)
 	return err
 }
 
@@ -151,7 +154,7 @@ func checkSource(tx *bolt.Tx, id []byte, all bool) error {
 		return err
 	}
 	if !bytes.Equal(key.id(), id) {
-		return damaged("source %x is under the name of another", id)
+		return codec.Damaged("source %x is under the name of another", id)
 	}
 	if _, err := loadHead(st.root); err != nil {
 		return err
@@ -161,10 +164,10 @@ func checkSource(tx *bolt.Tx, id []byte, all bool) error {
 		limit  int
 		decode func(key, value []byte) error
 	}{
-		{st.intents, maxExamined, func(key, value []byte) error { return decodeJSON(key, value, new(intentWire)) }},
-		{st.outbox, maxExamined, func(key, value []byte) error { return decodeJSON(key, value, new(docWire)) }},
+		{st.intents, maxExamined, func(key, value []byte) error { return codec.DecodeJSON(key, value, new(intentWire)) }},
+		{st.outbox, maxExamined, func(key, value []byte) error { return codec.DecodeJSON(key, value, new(docWire)) }},
 		{st.records, 1, func(key, value []byte) error {
-			_, _, err := decodeRecord(key, value)
+			_, _, err := codec.DecodeRecord(key, value)
 			return err
 		}},
 		{st.files, 1, func(key, value []byte) error {

@@ -48,7 +48,7 @@ func openTestSource(tb testing.TB, dir string) (*DB, *Source) {
 	db := openDB(tb, dir, testOptions())
 	s := must(db.Source(tb.Context(), testKey))(tb)
 	if c := must(s.Chain())(tb); c.ID == "" {
-		check(tb, s.BeginChain(tb.Context(), testChain, BeginsNew, "", ""))
+		check(tb, s.BeginChain(tb.Context(), testChain, archive.BeginsNew, "", ""))
 	}
 	return db, s
 }
@@ -80,10 +80,10 @@ func closeDB(tb testing.TB, db *DB) {
 }
 
 // testEntry returns a plausible entry that differs for each n.
-func testEntry(n int) Entry {
-	return Entry{
-		Fence:      Fence{Dev: 7, Ino: uint64(1000 + n), Size: int64(n), MtimeNs: 1_700_000_000_000_000_000 + int64(n), CtimeNs: 1_700_000_000_000_000_500},
-		Attributes: Attributes{Mode: 0o644, UID: 1000, GID: 100},
+func testEntry(n int) archive.Entry {
+	return archive.Entry{
+		Fence:      archive.Fence{Dev: 7, Ino: uint64(1000 + n), Size: int64(n), MtimeNs: 1_700_000_000_000_000_000 + int64(n), CtimeNs: 1_700_000_000_000_000_500},
+		Attributes: archive.Attributes{Mode: 0o644, UID: 1000, GID: 100},
 		Stored:     true, MD5: [16]byte{1, byte(n)}, SHA256: [32]byte{2, byte(n)},
 		ETag: "d41d8cd98f00b204e9800998ecf8427e", VersionID: "v-" + string(rune('a'+n%26)),
 		SSE: "aws:kms", KMSKeyID: "arn:aws:kms:us-east-1:123456789012:key/00000000-1111-2222-3333-444444444444",
@@ -92,10 +92,10 @@ func testEntry(n int) Entry {
 }
 
 // uploaded returns the outcome of an upload of path.
-func uploaded(path string, n int) Outcome {
+func uploaded(path string, n int) archive.Outcome {
 	e := testEntry(n)
-	r := &Record{S3Key: "backups/app/" + path, Status: StatusUploaded, Trigger: archive.TriggerEvent, Source: "app", Instance: "app-01"}
+	r := &archive.Record{S3Key: "backups/app/" + path, Status: archive.StatusUploaded, Trigger: archive.TriggerEvent, Source: "app", Instance: "app-01"}
 	r.SetPath(path)
 	r.SetAttributes(e.Fence, e.Attributes)
-	return Outcome{Path: path, Entry: &e, Record: r, Key: r.S3Key}
+	return archive.Outcome{Path: path, Entry: &e, Record: r, Key: r.S3Key}
 }

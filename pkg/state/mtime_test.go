@@ -6,6 +6,9 @@ import (
 	"math"
 	"testing"
 	"time"
+
+	"github.com/s3syncd/s3syncd/internal/codec"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // farTimes are times of files, and how the trail writes them.
@@ -27,25 +30,25 @@ var farTimes = map[string]time.Time{
 // intent.
 func TestTimesBeyondNanosecondsStayWhatTheyAre(t *testing.T) {
 	for want, at := range farTimes {
-		f := Fence{Dev: 1, Ino: 2, Size: 3, CtimeNs: 5}.WithMtime(at)
+		f := archive.Fence{Dev: 1, Ino: 2, Size: 3, CtimeNs: 5}.WithMtime(at)
 		if !f.Mtime().Equal(at) {
 			t.Errorf("%s: Mtime = %v", want, f.Mtime())
 		}
-		var r Record
-		r.SetAttributes(f, Attributes{})
+		var r archive.Record
+		r.SetAttributes(f, archive.Attributes{})
 		if r.MTime != want {
 			t.Errorf("the record says %s, want %s", r.MTime, want)
 		}
-		e := Entry{Fence: f, Stored: true, ETag: "x", FailClass: ClassFile, FailFence: Fence{Size: 1}}
-		b := encodeEntry(&e)
-		back, err := decodeEntry(b)
+		e := archive.Entry{Fence: f, Stored: true, ETag: "x", FailClass: archive.ClassFile, FailFence: archive.Fence{Size: 1}}
+		b := codec.EncodeEntry(&e)
+		back, err := codec.DecodeEntry(b)
 		if err != nil || back != e {
 			t.Errorf("%s: the index has %+v, %v, want %+v", want, back, err, e)
 		}
-		if far := b[0] == farEntryVersion; far != (f.MtimeSec != 0) {
+		if far := b[0] == codec.FarEntryVersion; far != (f.MtimeSec != 0) {
 			t.Errorf("%s: encoding %d", want, b[0])
 		}
-		in := Intent{Attempt: 1, Fence: f}
+		in := archive.Intent{Attempt: 1, Fence: f}
 		data, err := json.Marshal(toIntentWire(&in))
 		if err != nil {
 			t.Fatal(err)
@@ -57,8 +60,8 @@ func TestTimesBeyondNanosecondsStayWhatTheyAre(t *testing.T) {
 	}
 	// What no document can hold is the nearest that it can.
 	for sec, want := range map[int64]string{math.MaxInt64: "9999-12-31T23:59:59.999999999Z", math.MinInt64: "0001-01-01T00:00:00Z"} {
-		var r Record
-		r.SetAttributes(Fence{MtimeNs: sec * int64(time.Second), MtimeSec: sec}, Attributes{})
+		var r archive.Record
+		r.SetAttributes(archive.Fence{MtimeNs: sec * int64(time.Second), MtimeSec: sec}, archive.Attributes{})
 		if r.MTime != want {
 			t.Errorf("%d s: the record says %s, want %s", sec, r.MTime, want)
 		}
@@ -67,15 +70,15 @@ func TestTimesBeyondNanosecondsStayWhatTheyAre(t *testing.T) {
 
 // There is one encoding of an entry: a far one without its seconds is damage.
 func TestAFarEntryWithoutItsSecondsIsDamage(t *testing.T) {
-	e := Entry{Fence: Fence{Size: 1, MtimeNs: 2, MtimeSec: 10413792000}, Stored: true}
-	b := encodeEntry(&e)
-	if _, err := decodeEntry(bytes.Clone(b[:len(b)-1])); err == nil {
+	e := archive.Entry{Fence: archive.Fence{Size: 1, MtimeNs: 2, MtimeSec: 10413792000}, Stored: true}
+	b := codec.EncodeEntry(&e)
+	if _, err := codec.DecodeEntry(bytes.Clone(b[:len(b)-1])); err == nil {
 		t.Error("an entry that is cut short was read")
 	}
 	e.Fence.MtimeSec = 0
-	b = append(encodeEntry(&e), 0)
-	b[0] = farEntryVersion
-	if _, err := decodeEntry(b); err == nil {
+	b = append(codec.EncodeEntry(&e), 0)
+	b[0] = codec.FarEntryVersion
+	if _, err := codec.DecodeEntry(b); err == nil {
 		t.Error("an entry with no seconds was read")
 	}
 }

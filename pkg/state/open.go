@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/s3syncd/s3syncd/internal/codec"
 	"github.com/s3syncd/s3syncd/internal/safefs"
 )
 
@@ -65,7 +66,7 @@ func Open(dir string, o Options) (*DB, error) {
 		dir: dir, path: filepath.Join(dir, fileName), log: o.Log, now: o.Now, lock: lock,
 		requests: make(chan *request), closing: make(chan struct{}), ended: make(chan struct{}),
 	}
-	if err := db.open(o); err != nil {
+	if err := (&opening{db: db, o: o}).open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open state %s: %w", db.path, err), db.release(), unlock(lock))
 	}
 	go db.loop()
@@ -80,76 +81,83 @@ func makeDir(dir string) error {
 	return safefs.MkdirAll(dir, 0o700) // Each new level of it is synced.
 }
 
+// opening makes a file usable: it examines, replaces and compacts it before db
+// uses it.
+type opening struct {
+	db *DB
+	o  Options
+}
+
 // open brings the file into a state in which it can be used, and uses it.
-func (db *DB) open(o Options) error {
+func (op *opening) open() error {
 	for _, suffix := range []string{suffixNew, suffixCompact} {
-		if err := removeIfThere(db.path + suffix); err != nil {
+		if err := removeIfThere(op.db.path + suffix); err != nil {
 			return err
 		}
 	}
-	if err := db.prepare(o); err != nil {
+	if err := op.prepare(); err != nil {
 		return err
 	}
-	err := db.use(o)
+	err := op.use()
 	if !errors.Is(err, ErrDamaged) {
 		return err
 	}
-	// Damage that the examination has no eye for.
-	if closeErr := db.release(); closeErr != nil {
+	// Damage that the examination does not see.
+	if closeErr := op.db.release(); closeErr != nil {
 		return errors.Join(err, closeErr)
 	}
-	if err := db.replaceDamaged(o, err); err != nil {
+	if err := op.replaceDamaged(err); err != nil {
 		return err
 	}
-	return db.use(o)
+	return op.use()
 }
 
 // use opens the file for writing.
-func (db *DB) use(o Options) (err error) {
-	if db.file, err = os.OpenFile(db.path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
+func (op *opening) use() (err error) {
+	if op.db.file, err = os.OpenFile(op.db.path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
 		return err
 	}
-	if db.bolt, err = openBolt(db.path); err != nil {
+	if op.db.bolt, err = openBolt(op.db.path); err != nil {
 		return err
 	}
-	return db.begin(o)
+	return op.begin()
 }
 
 // prepare examines the file, sets a damaged one aside, compacts one that is
 // mostly free pages and makes one that is not there.
-func (db *DB) prepare(o Options) error {
-	_, err := os.Lstat(db.path)
+func (op *opening) prepare() error {
+	_, err := os.Lstat(op.db.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		db.report.New = true
-		db.report.SetAside, err = newestDamaged(db.path) // Renamed by a start that got no further.
+		op.db.report.New = true
+		op.db.report.SetAside, err = newestDamaged(op.db.path) // Renamed by a start that got no further.
 		if err != nil {
 			return err
 		}
-		return createFile(db.path, o, db.report.SetAside)
+		return createFile(op.db.path, op.o, op.db.report.SetAside)
 	}
 	if err != nil {
 		return err
 	}
-	found, err := examine(db.path)
+	found, err := examine(op.db.path)
 	if errors.Is(err, ErrDamaged) {
-		return db.replaceDamaged(o, err)
+		return op.replaceDamaged(err)
 	}
 	if err != nil {
 		return err
 	}
-	if err := compact(db.path, found, compactAbove, db.log); err != nil {
+	if err := compact(op.db.path, found, compactAbove, op.db.log); err != nil {
 		return err
 	}
-	return removeIfThere(db.path + suffixCheck)
+	return removeIfThere(op.db.path + suffixCheck)
 }
 
 // replaceDamaged keeps the damaged file under another name and makes a new one.
-func (db *DB) replaceDamaged(o Options, cause error) (err error) {
-	if db.report.SetAside, err = setAside(db.path, o.Now(), cause, db.log); err != nil {
+func (op *opening) replaceDamaged(cause error) (err error) {
+	if op.db.report.SetAside, err = setAside(op.db.path, op.o.Now(), cause, op.db.log); err != nil {
 		return err
 	}
-	db.report = Report{New: true, SetAside: db.report.SetAside}
-	return createFile(db.path, o, db.report.SetAside)
+	op.db.report = Report{New: true, SetAside: op.db.report.SetAside}
+	return createFile(op.db.path, op.o, op.db.report.SetAside)
 }
 
 // release closes what use has opened.
@@ -166,25 +174,25 @@ func (db *DB) release() error {
 }
 
 // begin notes in the file that it is in use, and fills in the report.
-func (db *DB) begin(o Options) error {
+func (op *opening) begin() error {
 	err := guard(func() error {
-		return db.bolt.Update(func(tx *bolt.Tx) error {
+		return op.db.bolt.Update(func(tx *bolt.Tx) error {
 			meta := tx.Bucket([]byte(bucketMeta))
 			if err := migrate(meta); err != nil {
 				return err
 			}
-			db.report.Unclean = !db.report.New && meta.Get([]byte(keyClean)) == nil
-			if db.report.SetAside == "" {
-				db.report.SetAside = string(meta.Get([]byte(keySetAside)))
+			op.db.report.Unclean = !op.db.report.New && meta.Get([]byte(keyClean)) == nil
+			if op.db.report.SetAside == "" {
+				op.db.report.SetAside = string(meta.Get([]byte(keySetAside)))
 			}
-			db.report.HostChanged = hostChanged(meta, o)
+			op.db.report.HostChanged = hostChanged(meta, op.o)
 			if err := remove(meta, []byte(keyClean)); err != nil {
 				return err
 			}
-			if err := errors.Join(putHost(meta, o), sealMeta(meta)); err != nil {
+			if err := errors.Join(putHost(meta, op.o), sealMeta(meta)); err != nil {
 				return err
 			}
-			return db.loadSources(tx, db.report.HostChanged)
+			return op.db.loadSources(tx, op.db.report.HostChanged)
 		})
 	})
 	if err != nil {
@@ -266,7 +274,7 @@ func boltOpen(path string, o *bolt.Options) (b *bolt.DB, err error) {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, &LockedError{Dir: filepath.Dir(path)}
 	case err != nil && !environmental(err) && !errors.Is(err, ErrDamaged):
-		return nil, damaged("%w", err)
+		return nil, codec.Damaged("%w", err)
 	}
 	return b, err
 }
@@ -278,7 +286,7 @@ func environmental(err error) bool {
 	return isErrno
 }
 
-// createFile makes a new state. It stands under its name only once it is whole.
+// createFile makes a new state. It is under its name only once it is whole.
 func createFile(path string, o Options, setAside string) error {
 	b, err := boltOpen(path+suffixNew, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType})
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
+
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 func TestOpenMakesAPrivateState(t *testing.T) {
@@ -71,7 +73,7 @@ func TestHostChangeIsRememberedUntilTheChainBeginsAnew(t *testing.T) {
 			t.Errorf("open %d: the index is gone", i)
 		}
 		if i == 1 {
-			check(t, s.BeginChain(t.Context(), "bbbbbbbb", BeginsHostChanged, testChain, ""))
+			check(t, s.BeginChain(t.Context(), "bbbbbbbb", archive.BeginsHostChanged, testChain, ""))
 		}
 		closeDB(t, db)
 	}
@@ -180,7 +182,7 @@ func TestCompactionKeepsEverything(t *testing.T) {
 	db, s := openTestSource(t, dir)
 	check(t, s.update(t.Context(), "fill", func(st *sourceTxn) error {
 		for range 20_000 {
-			if err := st.addRecord(&Record{Status: StatusSkipped}); err != nil {
+			if err := st.addRecord(&archive.Record{Status: archive.StatusSkipped}); err != nil {
 				return err
 			}
 		}

@@ -8,12 +8,15 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/s3syncd/s3syncd/internal/codec"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // Begin draws an attempt number and stores in, so that the write that it
 // announces can be recognized whatever happens to its answer. It returns
 // ErrKeyBusy while another intent on in.Key is open and not Unresolved.
-func (s *Source) Begin(ctx context.Context, in Intent) (attempt uint64, err error) {
+func (s *Source) Begin(ctx context.Context, in archive.Intent) (attempt uint64, err error) {
 	err = s.db.submit(ctx, "begin "+in.Key, func(t *txn) error {
 		st, err := t.source(s)
 		if err != nil {
@@ -41,7 +44,7 @@ func (s *Source) Begin(ctx context.Context, in Intent) (attempt uint64, err erro
 // Attempt changes an open intent. The change may be called more than once, each
 // time on what is stored; it cannot change Key and Attempt. ErrNoIntent: no
 // such intent is open.
-func (s *Source) Attempt(ctx context.Context, attempt uint64, key string, change func(*Intent)) error {
+func (s *Source) Attempt(ctx context.Context, attempt uint64, key string, change func(*archive.Intent)) error {
 	return s.db.submit(ctx, "change the intent on "+key, func(t *txn) error {
 		st, err := t.source(s)
 		if err != nil {
@@ -73,7 +76,7 @@ func (s *Source) DropIntent(ctx context.Context, key string, attempt uint64) err
 	})
 }
 
-func (st *sourceTxn) putIntent(in *Intent) error {
+func (st *sourceTxn) putIntent(in *archive.Intent) error {
 	return putJSON(st.intents, intentKey(in.Key, in.Attempt), toIntentWire(in))
 }
 
@@ -83,15 +86,15 @@ func (st *sourceTxn) putIntent(in *Intent) error {
 // empty, never earlier than an earlier record's. Other intents on o.Key stay
 // open, and one that is gone already is no error. Many callers share one
 // transaction.
-func (s *Source) Commit(ctx context.Context, o Outcome) (id string, err error) {
-	if err := o.check(); err != nil {
+func (s *Source) Commit(ctx context.Context, o archive.Outcome) (id string, err error) {
+	if err := checkOutcome(&o); err != nil {
 		return "", fmt.Errorf("state: commit %q: %w", o.Path, err)
 	}
 	var entry []byte
 	if o.Entry != nil {
-		entry = seal([]byte(o.Path), encodeEntry(o.Entry))
+		entry = codec.Seal([]byte(o.Path), codec.EncodeEntry(o.Entry))
 	}
-	var done Record
+	var done archive.Record
 	err = s.db.submit(ctx, "commit", func(t *txn) error {
 		st, err := t.source(s)
 		if err != nil {
@@ -117,10 +120,10 @@ func (s *Source) Commit(ctx context.Context, o Outcome) (id string, err error) {
 	return done.ID, nil
 }
 
-// Doubt marks the entries of items as doubted, in one transaction, and returns
+// MarkSuspect marks the entries of items as suspect, in one transaction, and returns
 // how many it marked: those that describe the object that is given, and are not
-// doubted yet. What else a look changed of them meanwhile does not matter.
-func (s *Source) Doubt(ctx context.Context, items []Item) (marked int, err error) {
+// suspect yet. What else an attempt changed of them since does not matter.
+func (s *Source) MarkSuspect(ctx context.Context, items []archive.Item) (marked int, err error) {
 	err = s.update(ctx, "doubt", func(st *sourceTxn) error {
 		marked = 0
 		for i := range items {
@@ -133,11 +136,11 @@ func (s *Source) Doubt(ctx context.Context, items []Item) (marked int, err error
 			if err != nil {
 				return err
 			}
-			if was := &items[i].Entry; e.Attempt != was.Attempt || e.ETag != was.ETag || e.Stored != was.Stored || e.Doubted {
+			if was := &items[i].Entry; e.Attempt != was.Attempt || e.ETag != was.ETag || e.Stored != was.Stored || e.Suspect {
 				continue
 			}
-			e.Doubted = true
-			if err := put(st.files, path, seal(path, encodeEntry(&e))); err != nil {
+			e.Suspect = true
+			if err := put(st.files, path, codec.Seal(path, codec.EncodeEntry(&e))); err != nil {
 				return err
 			}
 			marked++
@@ -150,16 +153,16 @@ func (s *Source) Doubt(ctx context.Context, items []Item) (marked int, err error
 	return marked, nil
 }
 
-// DoubtAll marks all entries of stored files as doubted, in transactions of
+// SuspectAll marks all entries of stored files as suspect, in transactions of
 // bounded size: the index may be older than the bucket.
-func (s *Source) DoubtAll(ctx context.Context) error {
-	var page []Item
+func (s *Source) SuspectAll(ctx context.Context) error {
+	var page []archive.Item
 	for after := ""; ; after = page[len(page)-1].Path {
 		var err error
 		if page, err = s.Range(after, rangeChunk, page); err != nil {
 			return err
 		}
-		if _, err := s.Doubt(ctx, slices.DeleteFunc(slices.Clone(page), func(it Item) bool { return !it.Entry.Stored })); err != nil {
+		if _, err := s.MarkSuspect(ctx, slices.DeleteFunc(slices.Clone(page), func(it archive.Item) bool { return !it.Entry.Stored })); err != nil {
 			return err
 		}
 		if len(page) < rangeChunk {
@@ -168,30 +171,30 @@ func (s *Source) DoubtAll(ctx context.Context) error {
 	}
 }
 
-// check refuses outcomes that could not be stored, before they join others.
-func (o *Outcome) check() error {
+// checkOutcome refuses outcomes that could not be stored, before they join others.
+func checkOutcome(o *archive.Outcome) error {
 	switch {
 	case o.Entry != nil && o.Remove, o.Failure != nil && (o.Entry != nil || o.Remove):
 		return errors.New("an entry cannot be stored, removed or marked at once")
 	case (o.Entry != nil || o.Remove || o.Failure != nil) && (o.Path == "" || len(o.Path) > bolt.MaxKeySize):
 		return fmt.Errorf("a path of %d bytes cannot be indexed", len(o.Path))
 	case o.Record != nil:
-		_, err := encodeRecord(nil, o.Record.Status, nil)
+		_, err := codec.EncodeRecord(nil, o.Record.Status, nil)
 		return err
 	}
 	return nil
 }
 
 // addRecord draws a number for r, fills it in and stores it.
-func (st *sourceTxn) addRecord(r *Record) error {
+func (st *sourceTxn) addRecord(r *archive.Record) error {
 	if st.ID == "" {
 		return refuse(ErrNoChain)
 	}
 	n := st.NextRecord
-	r.Chain, r.ID = st.ID, RecordID(st.ID, n)
+	r.Chain, r.ID = st.ID, archive.RecordID(st.ID, n)
 	st.stamp(r)
 	key := recordKey(st.Epoch, n)
-	value, err := encodeRecord(key, r.Status, r.AppendLine(make([]byte, 0, lineGuess)))
+	value, err := codec.EncodeRecord(key, r.Status, r.AppendLine(make([]byte, 0, archive.LineGuess)))
 	if err != nil {
 		return err
 	}
@@ -203,15 +206,15 @@ func (st *sourceTxn) addRecord(r *Record) error {
 
 // stamp fills in an empty timestamp, and remembers the newest. One that was far
 // in the future is left with an event.
-func (st *sourceTxn) stamp(r *Record) {
+func (st *sourceTxn) stamp(r *archive.Record) {
 	if r.Timestamp == "" {
 		now := st.now().UTC().Round(0)
-		if GoesBack(st.LastStamp, now) {
-			st.Notes = extend(st.Notes, ClockNote(st.LastStamp, now))
+		if archive.GoesBack(st.LastStamp, now) {
+			st.Notes = extend(st.Notes, archive.ClockNote(st.LastStamp, now))
 			st.newsDirty, st.LastStamp = true, now
 		}
 		st.LastStamp = later(st.LastStamp, now)
-		r.Timestamp = FormatTime(st.LastStamp)
+		r.Timestamp = archive.FormatTime(st.LastStamp)
 		return
 	}
 	if given, err := time.Parse(time.RFC3339Nano, r.Timestamp); err == nil {
@@ -220,7 +223,7 @@ func (st *sourceTxn) stamp(r *Record) {
 }
 
 // index stores or removes the entry of an outcome and keeps the totals.
-func (st *sourceTxn) index(o *Outcome, entry []byte) error {
+func (st *sourceTxn) index(o *archive.Outcome, entry []byte) error {
 	if o.Failure != nil {
 		return st.markFailed(o)
 	}
@@ -234,10 +237,10 @@ func (st *sourceTxn) index(o *Outcome, entry []byte) error {
 			return err
 		}
 		st.total(&e, -1)
-		if o.Unasked && o.Entry != nil && e.Doubted {
+		if o.Unasked && o.Entry != nil && e.Suspect {
 			doubted := *o.Entry
-			doubted.Doubted = true
-			entry = seal(path, encodeEntry(&doubted))
+			doubted.Suspect = true
+			entry = codec.Seal(path, codec.EncodeEntry(&doubted))
 		}
 	}
 	if o.Remove {
@@ -249,20 +252,20 @@ func (st *sourceTxn) index(o *Outcome, entry []byte) error {
 
 // markFailed notes the failure of an outcome in what is stored of its path now:
 // a look, or a check of the bucket, may have changed it since it was read.
-func (st *sourceTxn) markFailed(o *Outcome) (err error) {
+func (st *sourceTxn) markFailed(o *archive.Outcome) (err error) {
 	path := []byte(o.Path)
-	var e Entry
+	var e archive.Entry
 	if old := st.files.Get(path); old != nil {
 		if e, err = openEntry(path, old); err != nil {
 			return err
 		}
 	}
 	e.FailClass, e.FailFence = o.Failure.Class, o.Failure.Fence
-	return put(st.files, path, seal(path, encodeEntry(&e)))
+	return put(st.files, path, codec.Seal(path, codec.EncodeEntry(&e)))
 }
 
 // total adds sign times e to the totals.
-func (st *sourceTxn) total(e *Entry, sign int64) {
+func (st *sourceTxn) total(e *archive.Entry, sign int64) {
 	if e.Stored {
 		st.Files += sign
 		st.Bytes += sign * e.Fence.Size
@@ -270,14 +273,14 @@ func (st *sourceTxn) total(e *Entry, sign int64) {
 }
 
 // AddNote adds an event for the next digest. A zero time becomes now.
-func (s *Source) AddNote(ctx context.Context, n Note) error {
-	return s.update(ctx, "add a note", func(st *sourceTxn) error {
+func (l *Ledger) AddNote(ctx context.Context, n archive.Note) error {
+	return l.source.update(ctx, "add a note", func(st *sourceTxn) error {
 		st.note(n)
 		return nil
 	})
 }
 
-func (st *sourceTxn) note(n Note) {
+func (st *sourceTxn) note(n archive.Note) {
 	if n.Time.IsZero() {
 		n.Time = st.now().UTC()
 	}
@@ -286,8 +289,8 @@ func (st *sourceTxn) note(n Note) {
 }
 
 // AddScan adds a completed scan for the next digest.
-func (s *Source) AddScan(ctx context.Context, n ScanNote) error {
-	return s.update(ctx, "add a scan", func(st *sourceTxn) error {
+func (l *Ledger) AddScan(ctx context.Context, n archive.ScanNote) error {
+	return l.source.update(ctx, "add a scan", func(st *sourceTxn) error {
 		st.Scans = extend(st.Scans, n)
 		st.newsDirty = true
 		return nil
@@ -296,8 +299,8 @@ func (s *Source) AddScan(ctx context.Context, n ScanNote) error {
 
 // AddCounts adds outcomes whose records are not stored here (streamed lines),
 // and skips that the index alone decided, to the next digest's counts.
-func (s *Source) AddCounts(ctx context.Context, byStatus map[Status]int64, indexSkips int64) error {
-	return s.update(ctx, "add counts", func(st *sourceTxn) error {
+func (l *Ledger) AddCounts(ctx context.Context, byStatus map[archive.Status]int64, indexSkips int64) error {
+	return l.source.update(ctx, "add counts", func(st *sourceTxn) error {
 		for status, n := range byStatus {
 			st.count(status, n)
 		}
@@ -309,8 +312,8 @@ func (s *Source) AddCounts(ctx context.Context, byStatus map[Status]int64, index
 // ReserveRecords draws n record numbers, from first on, for lines that are
 // streamed into a manifest and never stored. They count as unpublished until a
 // manifest that reaches beyond them is acknowledged, or SealUnused ends them.
-func (s *Source) ReserveRecords(ctx context.Context, n uint64) (first uint64, err error) {
-	err = s.update(ctx, "reserve records", func(st *sourceTxn) error {
+func (l *Ledger) ReserveRecords(ctx context.Context, n uint64) (first uint64, err error) {
+	err = l.source.update(ctx, "reserve records", func(st *sourceTxn) error {
 		if st.ID == "" {
 			return refuse(ErrNoChain)
 		}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/s3syncd/s3syncd/internal/boltfile"
 )
 
 // A sound file must never be taken for a damaged one: whatever the library
@@ -39,17 +41,17 @@ func TestWhatTheLibraryWritesIsSound(t *testing.T) {
 		check(t, b.Update(deleteAll))
 		m, free, err := checkFile(t, path)
 		if err != nil || free < 520 { // More than one page can list.
-			t.Errorf("seed %d: checkPages of an empty file = %d free pages of %d, %v, want nearly all", seed, free, m.pages, err)
+			t.Errorf("seed %d: checkPages of an empty file = %d free pages of %d, %v, want nearly all", seed, free, m.Pages, err)
 		}
 		check(t, b.Close())
 	}
 }
 
-func checkFile(t *testing.T, path string) (metaPage, int, error) {
+func checkFile(t *testing.T, path string) (boltfile.Meta, int, error) {
 	t.Helper()
 	f := must(os.Open(path))(t)
 	defer f.Close()
-	return checkPages(f, must(f.Stat())(t).Size())
+	return boltfile.Check(f, must(f.Stat())(t).Size())
 }
 
 func deleteAll(tx *bolt.Tx) error {

@@ -8,6 +8,9 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/s3syncd/s3syncd/internal/codec"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // peekWait is how long Peek waits for a process that is about to close the
@@ -16,13 +19,13 @@ const peekWait = time.Second
 
 // Peeked is what a state says of one source's trail.
 type Peeked struct {
-	Chain  Chain
-	Outbox []Doc // sealed, and not yet acknowledged
+	Chain  archive.Chain
+	Outbox []archive.Doc // sealed, and not yet acknowledged
 }
 
 // Peek reads what the state in dir says of the trail of the source with the bucket
 // and prefix of k, whatever its directory, without changing it in any way: for
-// someone who looks at a host from beside its daemon. Of several states of one
+// someone who inspects a host from beside its daemon. Of several states of one
 // destination the chain is the one that sealed a digest last. While another process
 // has the state open it is a LockedError; io/fs.ErrNotExist says that there is no
 // state, or no such source in it.
@@ -36,7 +39,7 @@ func Peek(dir string, k SourceKey) (p Peeked, err error) {
 		return b.View(func(tx *bolt.Tx) error {
 			sources := tx.Bucket([]byte(bucketSources))
 			if sources == nil {
-				return damaged("bucket %s is missing", bucketSources)
+				return codec.Damaged("bucket %s is missing", bucketSources)
 			}
 			found := false
 			err := sources.ForEachBucket(func(id []byte) error {

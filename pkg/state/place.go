@@ -4,6 +4,9 @@ import (
 	"context"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/s3syncd/s3syncd/internal/codec"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // place is where on this host a source is. It may change; the source stays the
@@ -34,7 +37,7 @@ func putSource(root *bolt.Bucket, k SourceKey, at place) error {
 
 func loadKey(root *bolt.Bucket) (SourceKey, place, error) {
 	var w sourceWire
-	if err := decodeJSON([]byte(keySource), root.Get([]byte(keySource)), &w); err != nil {
+	if err := codec.DecodeJSON([]byte(keySource), root.Get([]byte(keySource)), &w); err != nil {
 		return SourceKey{}, place{}, err
 	}
 	k := SourceKey{Bucket: w.Bucket, Prefix: w.Prefix, RealPath: string(w.RealPath)}
@@ -56,7 +59,7 @@ func (s *Source) Home() string { return s.at.Load().home }
 
 // Move notes that the source is archived from another directory from now on, and
 // adds the event that tells of it, in one transaction.
-func (s *Source) Move(ctx context.Context, path string, n Note) error {
+func (s *Source) Move(ctx context.Context, path string, n archive.Note) error {
 	return s.replace(ctx, "move source", &n, func(at *place) { at.path = path })
 }
 
@@ -65,7 +68,7 @@ func (s *Source) SetHome(ctx context.Context, dir string) error {
 	return s.replace(ctx, "set the home of a source", nil, func(at *place) { at.home = dir })
 }
 
-func (s *Source) replace(ctx context.Context, op string, n *Note, change func(*place)) error {
+func (s *Source) replace(ctx context.Context, op string, n *archive.Note, change func(*place)) error {
 	return s.db.submit(ctx, op, func(t *txn) error {
 		st, err := t.source(s)
 		if err != nil {

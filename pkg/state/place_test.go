@@ -6,6 +6,9 @@ import (
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/s3syncd/s3syncd/internal/codec"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // rawSource returns what the file holds of its only source.
@@ -17,7 +20,7 @@ func rawSource(t *testing.T, dir string) string {
 	check(t, b.View(func(tx *bolt.Tx) error {
 		all := tx.Bucket([]byte(bucketSources))
 		return all.ForEachBucket(func(id []byte) error {
-			value, err := unseal([]byte(keySource), all.Bucket(id).Get([]byte(keySource)))
+			value, err := codec.Unseal([]byte(keySource), all.Bucket(id).Get([]byte(keySource)))
 			text = string(value)
 			return err
 		})
@@ -43,7 +46,7 @@ func TestASourceKeepsItsKeyWhenItMoves(t *testing.T) {
 	db, s = openTestSource(t, dir)
 	done := make(chan error)
 	go func() { done <- s.SetHome(t.Context(), "/copies") }()
-	check(t, s.Move(t.Context(), "/moved\xff", Note{Kind: NotePathChanged, Detail: "here"}))
+	check(t, s.Move(t.Context(), "/moved\xff", archive.Note{Kind: archive.NotePathChanged, Detail: "here"}))
 	check(t, <-done)
 	closeDB(t, db)
 	raw := rawSource(t, dir)
@@ -56,7 +59,7 @@ func TestASourceKeepsItsKeyWhenItMoves(t *testing.T) {
 	if s.Key() != before || s.Path() != "/moved\xff" || s.Home() != "/copies" {
 		t.Errorf("Key %v, Path %q, Home %q after a start", s.Key(), s.Path(), s.Home())
 	}
-	if ch := must(s.Chain())(t); len(ch.Notes) != 1 || ch.Notes[0].Kind != NotePathChanged || ch.Notes[0].Time.IsZero() {
+	if ch := must(s.Chain())(t); len(ch.Notes) != 1 || ch.Notes[0].Kind != archive.NotePathChanged || ch.Notes[0].Time.IsZero() {
 		t.Errorf("Notes = %v, want the one of the move", ch.Notes)
 	}
 }

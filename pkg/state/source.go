@@ -12,6 +12,9 @@ import (
 	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/s3syncd/s3syncd/internal/codec"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 // rangeChunk is the number of entries that one read transaction visits.
@@ -38,6 +41,8 @@ func (k SourceKey) id() []byte {
 // Methods that take a context return once the change is durable; a context that
 // ends before the change's transaction has begun withdraws it.
 type Source struct {
+	*Ledger
+
 	db   *DB
 	key  SourceKey
 	id   []byte
@@ -59,6 +64,7 @@ func (db *DB) Source(ctx context.Context, k SourceKey) (*Source, error) {
 		return s, nil
 	}
 	s := &Source{db: db, key: k, id: []byte(id)}
+	s.Ledger = &Ledger{s}
 	s.head.Store(newHead())
 	s.at.Store(&place{path: k.RealPath})
 	err := db.submit(ctx, "create source", func(t *txn) error { return createSource(t.bolt, s) })
@@ -87,7 +93,7 @@ func (db *DB) Sources() ([]SourceKey, error) {
 func createSource(tx *bolt.Tx, s *Source) error {
 	all := tx.Bucket([]byte(bucketSources))
 	if all == nil {
-		return damaged("bucket %s is missing", bucketSources)
+		return codec.Damaged("bucket %s is missing", bucketSources)
 	}
 	root, err := all.CreateBucket(s.id)
 	if err != nil {
@@ -120,6 +126,7 @@ func (db *DB) loadSources(tx *bolt.Tx, hostChanged bool) error {
 			return err
 		}
 		s := &Source{db: db, key: key, id: bytes.Clone(id)}
+		s.Ledger = &Ledger{s}
 		s.at.Store(&at)
 		if hostChanged && h.ID != "" {
 			h.HostChanged = true
@@ -144,10 +151,10 @@ func (db *DB) loadSources(tx *bolt.Tx, hostChanged bool) error {
 
 func loadHead(root *bolt.Bucket) (*head, error) {
 	h := new(head)
-	if err := decodeJSON([]byte(keyHead), root.Get([]byte(keyHead)), &h.ledger); err != nil {
+	if err := codec.DecodeJSON([]byte(keyHead), root.Get([]byte(keyHead)), &h.ledger); err != nil {
 		return nil, err
 	}
-	if err := decodeJSON([]byte(keyNews), root.Get([]byte(keyNews)), &h.news); err != nil {
+	if err := codec.DecodeJSON([]byte(keyNews), root.Get([]byte(keyNews)), &h.news); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -192,16 +199,16 @@ func (s *Source) viewFiles(op string, fn func(files *bolt.Bucket) error) error {
 }
 
 // openEntry decodes the value of the files bucket under path.
-func openEntry(path, sealed []byte) (Entry, error) {
-	value, err := unseal(path, sealed)
+func openEntry(path, sealed []byte) (archive.Entry, error) {
+	value, err := codec.Unseal(path, sealed)
 	if err != nil {
-		return Entry{}, err
+		return archive.Entry{}, err
 	}
-	return decodeEntry(value)
+	return codec.DecodeEntry(value)
 }
 
 // Get returns the index entry of path, and false if there is none.
-func (s *Source) Get(path string) (e Entry, ok bool, err error) {
+func (s *Source) Get(path string) (e archive.Entry, ok bool, err error) {
 	err = s.viewFiles("get", func(files *bolt.Bucket) error {
 		value := files.Get([]byte(path))
 		if value == nil {
@@ -217,9 +224,9 @@ func (s *Source) Get(path string) (e Entry, ok bool, err error) {
 
 // Range returns up to n entries with a path greater than after, in the byte
 // order of their paths, in buf's memory. Fewer than n mean that there are no
-// more. One read transaction is held meanwhile: pages that a writer frees in
+// more. One read transaction is held during it: pages that a writer frees in
 // that time are not used again, so n should be some thousands at most.
-func (s *Source) Range(after string, n int, buf []Item) ([]Item, error) {
+func (s *Source) Range(after string, n int, buf []archive.Item) ([]archive.Item, error) {
 	buf = buf[:0]
 	err := s.viewFiles("range", func(files *bolt.Bucket) error {
 		c := files.Cursor()
@@ -235,7 +242,7 @@ func (s *Source) Range(after string, n int, buf []Item) ([]Item, error) {
 			if err != nil {
 				return err
 			}
-			buf = append(buf, Item{Path: string(key), Entry: e})
+			buf = append(buf, archive.Item{Path: string(key), Entry: e})
 		}
 		return nil
 	})
@@ -244,16 +251,16 @@ func (s *Source) Range(after string, n int, buf []Item) ([]Item, error) {
 
 // WrongKey counts the stored files whose encryption, as SSE and KMSKeyID of the
 // object say, match does not accept. It reads the whole index, in chunks.
-func (s *Source) WrongKey(match func(o Object) bool) (int64, error) {
+func (s *Source) WrongKey(match func(o archive.Object) bool) (int64, error) {
 	var wrong int64
-	buf := make([]Item, 0, rangeChunk)
+	buf := make([]archive.Item, 0, rangeChunk)
 	for after := ""; ; after = buf[len(buf)-1].Path {
 		var err error
 		if buf, err = s.Range(after, rangeChunk, buf); err != nil {
 			return 0, err
 		}
 		for i := range buf {
-			if e := &buf[i].Entry; e.Stored && !match(Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) {
+			if e := &buf[i].Entry; e.Stored && !match(archive.Object{SSE: e.SSE, KMSKeyID: e.KMSKeyID}) {
 				wrong++
 			}
 		}
@@ -264,23 +271,23 @@ func (s *Source) WrongKey(match func(o Object) bool) (int64, error) {
 }
 
 // Intents returns all open intents, oldest first.
-func (s *Source) Intents() ([]Intent, error) { return s.intents(nil) }
+func (s *Source) Intents() ([]archive.Intent, error) { return s.intents(nil) }
 
 // Intent returns the open intents on one object key, oldest first.
-func (s *Source) Intent(key string) ([]Intent, error) { return s.intents(intentPrefix(key)) }
+func (s *Source) Intent(key string) ([]archive.Intent, error) { return s.intents(intentPrefix(key)) }
 
-func (s *Source) intents(prefix []byte) (found []Intent, err error) {
+func (s *Source) intents(prefix []byte) (found []archive.Intent, err error) {
 	err = s.view("intents", func(st *sourceTxn) error {
 		found, err = readIntents(st, prefix)
 		return err
 	})
-	slices.SortFunc(found, func(a, b Intent) int { return int(int64(a.Attempt - b.Attempt)) })
+	slices.SortFunc(found, func(a, b archive.Intent) int { return int(int64(a.Attempt - b.Attempt)) })
 	return found, err
 }
 
 // readIntents decodes the intents whose storage keys begin with prefix.
-func readIntents(st *sourceTxn, prefix []byte) ([]Intent, error) {
-	var found []Intent
+func readIntents(st *sourceTxn, prefix []byte) ([]archive.Intent, error) {
+	var found []archive.Intent
 	c := st.intents.Cursor()
 	for key, value := c.Seek(prefix); key != nil && bytes.HasPrefix(key, prefix); key, value = c.Next() {
 		in, err := decodeIntent(key, value)
@@ -294,13 +301,13 @@ func readIntents(st *sourceTxn, prefix []byte) ([]Intent, error) {
 
 // decodeIntent reads an intent. Its object key comes from its storage key,
 // because JSON would change one that is not UTF-8.
-func decodeIntent(key, value []byte) (Intent, error) {
+func decodeIntent(key, value []byte) (archive.Intent, error) {
 	var w intentWire
-	if err := decodeJSON(key, value, &w); err != nil {
-		return Intent{}, err
+	if err := codec.DecodeJSON(key, value, &w); err != nil {
+		return archive.Intent{}, err
 	}
 	if len(key) < 12 {
-		return Intent{}, damaged("intent %x: the key is too short", key)
+		return archive.Intent{}, codec.Damaged("intent %x: the key is too short", key)
 	}
 	in := w.intent()
 	in.Key = string(key[4 : len(key)-8])

@@ -22,18 +22,18 @@ import (
 func TestCommitStoresEntryRecordAndIntentTogether(t *testing.T) {
 	dir := t.TempDir()
 	db, s := openTestSource(t, dir)
-	in := Intent{
-		Op: OpMultipart, Path: "d/\xff", Key: "backups/app/d/%FF", Fence: testEntry(5).Fence, Attributes: Attributes{0o600, 1, 2}, Racy: true,
+	in := archive.Intent{
+		Op: archive.OpMultipart, Path: "d/\xff", Key: "backups/app/d/%FF", Fence: testEntry(5).Fence, Attributes: archive.Attributes{Mode: 0o600, UID: 1, GID: 2}, Racy: true,
 		MD5: [16]byte{3}, SHA256: [32]byte{4}, Trigger: archive.TriggerRescan, DetectedAt: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
-		Replaces: Object{ETag: "e", VersionID: "v"}, PartSize: 5 << 20,
+		Replaces: archive.Object{ETag: "e", VersionID: "v"}, PartSize: 5 << 20,
 	}
 	in.Attempt = must(s.Begin(t.Context(), in))(t)
-	check(t, s.Attempt(t.Context(), in.Attempt, in.Key, func(i *Intent) { i.UploadID, i.Key, i.Attempt = "upload", "other", 99 }))
+	check(t, s.Attempt(t.Context(), in.Attempt, in.Key, func(i *archive.Intent) { i.UploadID, i.Key, i.Attempt = "upload", "other", 99 }))
 	in.UploadID = "upload"
 	closeDB(t, db)
 
 	db, s = openTestSource(t, dir)
-	if got := must(s.Intents())(t); !reflect.DeepEqual(got, []Intent{in}) {
+	if got := must(s.Intents())(t); !reflect.DeepEqual(got, []archive.Intent{in}) {
 		t.Fatalf("Intents() = %+v, want %+v", got, in)
 	}
 	o := uploaded(in.Path, 5)
@@ -62,7 +62,7 @@ func TestCommitStoresEntryRecordAndIntentTogether(t *testing.T) {
 func readAll(tb testing.TB, s *Source) map[uint64]string {
 	tb.Helper()
 	lines, last := map[uint64]string{}, uint64(0)
-	check(tb, s.Records(0, must(s.Chain())(tb).NextRecord-1, func(n uint64, _ Status, line []byte) error {
+	check(tb, s.Records(0, must(s.Chain())(tb).NextRecord-1, func(n uint64, _ archive.Status, line []byte) error {
 		if n <= last {
 			tb.Errorf("record %d after %d", n, last)
 		}
@@ -74,13 +74,13 @@ func readAll(tb testing.TB, s *Source) map[uint64]string {
 
 func TestKeyIsBusyUntilItsIntentEndsOrIsUnresolved(t *testing.T) {
 	_, s := openTestSource(t, t.TempDir())
-	first := must(s.Begin(t.Context(), Intent{Key: "k", Path: "k"}))(t)
-	if _, err := s.Begin(t.Context(), Intent{Key: "k", Path: "k"}); !errors.Is(err, ErrKeyBusy) {
+	first := must(s.Begin(t.Context(), archive.Intent{Key: "k", Path: "k"}))(t)
+	if _, err := s.Begin(t.Context(), archive.Intent{Key: "k", Path: "k"}); !errors.Is(err, ErrKeyBusy) {
 		t.Errorf("second Begin = %v, want ErrKeyBusy", err)
 	}
-	must(s.Begin(t.Context(), Intent{Key: "k2", Path: "k2"}))(t) // A longer key is another key.
-	check(t, s.Attempt(t.Context(), first, "k", func(i *Intent) { i.Unresolved = true }))
-	second := must(s.Begin(t.Context(), Intent{Key: "k", Path: "k"}))(t)
+	must(s.Begin(t.Context(), archive.Intent{Key: "k2", Path: "k2"}))(t) // A longer key is another key.
+	check(t, s.Attempt(t.Context(), first, "k", func(i *archive.Intent) { i.Unresolved = true }))
+	second := must(s.Begin(t.Context(), archive.Intent{Key: "k", Path: "k"}))(t)
 	if second <= first {
 		t.Errorf("attempts %d, %d, want them to increase", first, second)
 	}
@@ -90,7 +90,7 @@ func TestKeyIsBusyUntilItsIntentEndsOrIsUnresolved(t *testing.T) {
 	}
 	check(t, s.DropIntent(t.Context(), "k", first))
 	check(t, s.DropIntent(t.Context(), "k", first))
-	if err := s.Attempt(t.Context(), first, "k", func(*Intent) {}); !errors.Is(err, ErrNoIntent) {
+	if err := s.Attempt(t.Context(), first, "k", func(*archive.Intent) {}); !errors.Is(err, ErrNoIntent) {
 		t.Errorf("Attempt after DropIntent = %v, want ErrNoIntent", err)
 	}
 	if got := must(s.Intents())(t); len(got) != 2 {
@@ -113,7 +113,7 @@ func TestRangeVisitsEveryPathOnceInOrder(t *testing.T) {
 	want = slices.Compact(want)
 	for _, n := range []int{1, 7, 100, 1000} {
 		var got []string
-		var buf []Item
+		var buf []archive.Item
 		for after := ""; ; after = got[len(got)-1] {
 			buf = must(s.Range(after, n, buf))(t)
 			for _, item := range buf {
@@ -137,7 +137,7 @@ func TestTotalsFollowTheIndex(t *testing.T) {
 	db, s := openTestSource(t, dir)
 	commit := func(path string, size int64, stored bool) {
 		t.Helper()
-		must(s.Commit(t.Context(), Outcome{Path: path, Entry: &Entry{Stored: stored, Fence: Fence{Size: size}}}))(t)
+		must(s.Commit(t.Context(), archive.Outcome{Path: path, Entry: &archive.Entry{Stored: stored, Fence: archive.Fence{Size: size}}}))(t)
 	}
 	expect := func(files, bytes int64) {
 		t.Helper()
@@ -154,8 +154,8 @@ func TestTotalsFollowTheIndex(t *testing.T) {
 	expect(3, 71)
 	commit("b", 20, false)
 	expect(2, 51)
-	must(s.Commit(t.Context(), Outcome{Path: "a", Remove: true}))(t)
-	must(s.Commit(t.Context(), Outcome{Path: "never", Remove: true}))(t)
+	must(s.Commit(t.Context(), archive.Outcome{Path: "a", Remove: true}))(t)
+	must(s.Commit(t.Context(), archive.Outcome{Path: "never", Remove: true}))(t)
 	expect(1, 40)
 	closeDB(t, db)
 	_, s = openTestSource(t, dir)
@@ -166,11 +166,11 @@ func TestCommitRefusesWhatItCannotStore(t *testing.T) {
 	db := openDB(t, t.TempDir(), testOptions())
 	s := must(db.Source(t.Context(), testKey))(t)
 	long := strings.Repeat("x", bolt.MaxKeySize+1)
-	for name, o := range map[string]Outcome{
-		"no path":        {Entry: &Entry{}},
-		"long path":      {Path: long, Entry: &Entry{}},
-		"both":           {Path: "a", Entry: &Entry{}, Remove: true},
-		"unknown status": {Path: "a", Record: &Record{Status: "lost"}},
+	for name, o := range map[string]archive.Outcome{
+		"no path":        {Entry: &archive.Entry{}},
+		"long path":      {Path: long, Entry: &archive.Entry{}},
+		"both":           {Path: "a", Entry: &archive.Entry{}, Remove: true},
+		"unknown status": {Path: "a", Record: &archive.Record{Status: "lost"}},
 	} {
 		if _, err := s.Commit(t.Context(), o); err == nil {
 			t.Errorf("%s: Commit = nil, want an error", name)
@@ -217,7 +217,7 @@ func TestRefusedCommitKeepsOthersOfItsBatch(t *testing.T) {
 	if got := len(readAll(t, s)); got != 30 {
 		t.Errorf("%d records, want 30", got)
 	}
-	if c := must(s.Chain())(t); c.NextRecord != 31 || c.Counts[StatusUploaded] != 30 || c.Unpublished != 30 {
+	if c := must(s.Chain())(t); c.NextRecord != 31 || c.Counts[archive.StatusUploaded] != 30 || c.Unpublished != 30 {
 		t.Errorf("Chain() = %+v, want 30 records", c)
 	}
 	if files, _ := s.Totals(); files != 30 {
@@ -278,7 +278,7 @@ func TestReadersAndWritersDoNotDisturbEachOther(t *testing.T) {
 		writers.Go(func() {
 			for i := range 40 {
 				o := uploaded(fmt.Sprintf("%d/%d", w, i%20), i)
-				in := Intent{Path: o.Path, Key: o.Key}
+				in := archive.Intent{Path: o.Path, Key: o.Key}
 				attempt, err := s.Begin(ctx, in)
 				if err != nil {
 					t.Errorf("Begin = %v, want nil", err)
@@ -294,7 +294,7 @@ func TestReadersAndWritersDoNotDisturbEachOther(t *testing.T) {
 	}
 	for range 3 {
 		readers.Go(func() {
-			var buf []Item
+			var buf []archive.Item
 			for ctx.Err() == nil {
 				var err error
 				if buf, err = s.Range("", 1000, buf); err != nil {
@@ -303,7 +303,7 @@ func TestReadersAndWritersDoNotDisturbEachOther(t *testing.T) {
 				}
 				c, err := s.Chain()
 				if err == nil {
-					err = s.Records(0, c.NextRecord-1, func(uint64, Status, []byte) error { return nil })
+					err = s.Records(0, c.NextRecord-1, func(uint64, archive.Status, []byte) error { return nil })
 				}
 				if _, intentErr := s.Intents(); err != nil || intentErr != nil {
 					t.Errorf("Records, Intents = %v, %v, want nil", err, intentErr)
@@ -326,12 +326,12 @@ func TestReadersAndWritersDoNotDisturbEachOther(t *testing.T) {
 
 func TestWrongKeyCountsStoredFilesOnly(t *testing.T) {
 	_, s := openTestSource(t, t.TempDir())
-	for path, e := range map[string]Entry{
+	for path, e := range map[string]archive.Entry{
 		"a": {Stored: true, KMSKeyID: "old"}, "b": {Stored: true, KMSKeyID: "new"}, "c": {KMSKeyID: "old"}, "d": {Stored: true},
 	} {
-		must(s.Commit(t.Context(), Outcome{Path: path, Entry: &e}))(t)
+		must(s.Commit(t.Context(), archive.Outcome{Path: path, Entry: &e}))(t)
 	}
-	if got := must(s.WrongKey(func(o Object) bool { return o.KMSKeyID == "new" }))(t); got != 2 {
+	if got := must(s.WrongKey(func(o archive.Object) bool { return o.KMSKeyID == "new" }))(t); got != 2 {
 		t.Errorf("WrongKey = %d, want 2", got)
 	}
 }
@@ -386,22 +386,22 @@ func TestCloseEndsEverythingWithErrClosed(t *testing.T) {
 		"Sources":        func() error { _, err := db.Sources(); return err },
 		"Get":            func() error { _, _, err := s.Get("a"); return err },
 		"Range":          func() error { _, err := s.Range("", 1, nil); return err },
-		"WrongKey":       func() error { _, err := s.WrongKey(func(Object) bool { return true }); return err },
-		"Begin":          func() error { _, err := s.Begin(ctx, Intent{Key: "k"}); return err },
-		"Attempt":        func() error { return s.Attempt(ctx, 1, "k", func(*Intent) {}) },
+		"WrongKey":       func() error { _, err := s.WrongKey(func(archive.Object) bool { return true }); return err },
+		"Begin":          func() error { _, err := s.Begin(ctx, archive.Intent{Key: "k"}); return err },
+		"Attempt":        func() error { return s.Attempt(ctx, 1, "k", func(*archive.Intent) {}) },
 		"Intents":        func() error { _, err := s.Intents(); return err },
 		"Intent":         func() error { _, err := s.Intent("k"); return err },
 		"DropIntent":     func() error { return s.DropIntent(ctx, "k", 1) },
 		"Chain":          func() error { _, err := s.Chain(); return err },
-		"BeginChain":     func() error { return s.BeginChain(ctx, testChain, BeginsNew, "", "") },
+		"BeginChain":     func() error { return s.BeginChain(ctx, testChain, archive.BeginsNew, "", "") },
 		"ReserveRecords": func() error { _, err := s.ReserveRecords(ctx, 1); return err },
 		"AddCounts":      func() error { return s.AddCounts(ctx, nil, 1) },
-		"AddNote":        func() error { return s.AddNote(ctx, Note{}) },
-		"AddScan":        func() error { return s.AddScan(ctx, ScanNote{}) },
+		"AddNote":        func() error { return s.AddNote(ctx, archive.Note{}) },
+		"AddScan":        func() error { return s.AddScan(ctx, archive.ScanNote{}) },
 		"Records":        func() error { return s.Records(0, 1, nil) },
-		"SealManifest":   func() error { return s.SealManifest(ctx, Doc{}, ManifestRef{}, time.Time{}) },
-		"SealDigest":     func() error { return s.SealDigest(ctx, Doc{}, Chain{}, time.Time{}, time.Time{}) },
-		"SealConfig":     func() error { return s.SealConfig(ctx, Doc{}, "") },
+		"SealManifest":   func() error { return s.SealManifest(ctx, archive.Doc{}, archive.ManifestRef{}, time.Time{}) },
+		"SealDigest":     func() error { return s.SealDigest(ctx, archive.Doc{}, archive.Chain{}, time.Time{}, time.Time{}) },
+		"SealConfig":     func() error { return s.SealConfig(ctx, archive.Doc{}, "") },
 		"Outbox":         func() error { _, err := s.Outbox(); return err },
 		"Published":      func() error { return s.Published(ctx, 1) },
 	} {
@@ -424,16 +424,16 @@ func TestDoubtMarksOnlyWhatIsAsItWasSeen(t *testing.T) {
 	}
 	seen := must(s.Range("", 10, nil))(t)
 	must(s.Commit(t.Context(), uploaded("changed", 9)))(t)
-	must(s.Commit(t.Context(), Outcome{Path: "gone", Remove: true}))(t)
-	if n, err := s.Doubt(t.Context(), seen[3:]); n != 1 || err != nil {
+	must(s.Commit(t.Context(), archive.Outcome{Path: "gone", Remove: true}))(t)
+	if n, err := s.MarkSuspect(t.Context(), seen[3:]); n != 1 || err != nil {
 		t.Fatalf("Doubt = %d, %v, want 1", n, err)
 	}
 	files, bytes := s.Totals()
-	if n, err := s.Doubt(t.Context(), seen); n != 1 || err != nil {
+	if n, err := s.MarkSuspect(t.Context(), seen); n != 1 || err != nil {
 		t.Errorf("Doubt = %d, %v, want 1: the others changed, went or are doubted", n, err)
 	}
 	for path, want := range map[string]bool{"a": true, "changed": false, "twice": true} {
-		if e, ok, err := s.Get(path); !ok || err != nil || e.Doubted != want || !e.Stored {
+		if e, ok, err := s.Get(path); !ok || err != nil || e.Suspect != want || !e.Stored {
 			t.Errorf("Get(%s) = %+v, %v, %v, want doubted %v", path, e, ok, err, want)
 		}
 	}
@@ -448,11 +448,11 @@ func TestDoubtMarksOnlyWhatIsAsItWasSeen(t *testing.T) {
 func TestAnOutcomeThatAskedNobodyLeavesADoubt(t *testing.T) {
 	_, s := openTestSource(t, t.TempDir())
 	ctx := t.Context()
-	e := Entry{Stored: true, ETag: "abc", Attempt: 1, Fence: Fence{Size: 3}}
-	if _, err := s.Commit(ctx, Outcome{Path: "f", Entry: &e}); err != nil {
+	e := archive.Entry{Stored: true, ETag: "abc", Attempt: 1, Fence: archive.Fence{Size: 3}}
+	if _, err := s.Commit(ctx, archive.Outcome{Path: "f", Entry: &e}); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.Doubt(ctx, []Item{{Path: "f", Entry: e}}); n != 1 || err != nil {
+	if n, err := s.MarkSuspect(ctx, []archive.Item{{Path: "f", Entry: e}}); n != 1 || err != nil {
 		t.Fatalf("Doubt = %d, %v, want 1", n, err)
 	}
 	doubted := func() bool {
@@ -461,12 +461,12 @@ func TestAnOutcomeThatAskedNobodyLeavesADoubt(t *testing.T) {
 		if !ok || err != nil {
 			t.Fatalf("Get = %v, %v", ok, err)
 		}
-		return got.Doubted
+		return got.Suspect
 	}
-	if _, err := s.Commit(ctx, Outcome{Path: "f", Entry: &e, Unasked: true}); err != nil || !doubted() {
+	if _, err := s.Commit(ctx, archive.Outcome{Path: "f", Entry: &e, Unasked: true}); err != nil || !doubted() {
 		t.Errorf("after a look that asked nobody: %v, doubted %v, want true", err, doubted())
 	}
-	if _, err := s.Commit(ctx, Outcome{Path: "f", Entry: &e}); err != nil || doubted() {
+	if _, err := s.Commit(ctx, archive.Outcome{Path: "f", Entry: &e}); err != nil || doubted() {
 		t.Errorf("after a look that asked: %v, doubted %v, want false", err, doubted())
 	}
 }
@@ -476,31 +476,31 @@ func TestAnOutcomeThatAskedNobodyLeavesADoubt(t *testing.T) {
 func TestAFailureIsNotedInWhatIsStoredThen(t *testing.T) {
 	_, s := openTestSource(t, t.TempDir())
 	ctx := t.Context()
-	e := Entry{Stored: true, ETag: "abc", Attempt: 1, Fence: Fence{Size: 3}}
-	if _, err := s.Commit(ctx, Outcome{Path: "f", Entry: &e}); err != nil {
+	e := archive.Entry{Stored: true, ETag: "abc", Attempt: 1, Fence: archive.Fence{Size: 3}}
+	if _, err := s.Commit(ctx, archive.Outcome{Path: "f", Entry: &e}); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.Doubt(ctx, []Item{{Path: "f", Entry: e}}); n != 1 || err != nil {
+	if n, err := s.MarkSuspect(ctx, []archive.Item{{Path: "f", Entry: e}}); n != 1 || err != nil {
 		t.Fatalf("Doubt = %d, %v, want 1", n, err)
 	}
-	failure := &Failure{Class: ClassFile, Fence: Fence{Size: 4}}
+	failure := &archive.Failure{Class: archive.ClassFile, Fence: archive.Fence{Size: 4}}
 	for _, path := range []string{"f", "new"} {
-		if _, err := s.Commit(ctx, Outcome{Path: path, Failure: failure}); err != nil {
+		if _, err := s.Commit(ctx, archive.Outcome{Path: path, Failure: failure}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	want := e
-	want.Doubted, want.FailClass, want.FailFence = true, ClassFile, failure.Fence
+	want.Suspect, want.FailClass, want.FailFence = true, archive.ClassFile, failure.Fence
 	if got, _, err := s.Get("f"); got != want || err != nil {
 		t.Errorf("Get(f) = %+v, %v, want %+v", got, err, want)
 	}
-	if got, _, err := s.Get("new"); got != (Entry{FailClass: ClassFile, FailFence: failure.Fence}) || err != nil {
+	if got, _, err := s.Get("new"); got != (archive.Entry{FailClass: archive.ClassFile, FailFence: failure.Fence}) || err != nil {
 		t.Errorf("Get(new) = %+v, %v, want a failure alone", got, err)
 	}
 	if files, size := s.Totals(); files != 1 || size != 3 {
 		t.Errorf("Totals = %d, %d, want 1 file of 3 bytes", files, size)
 	}
-	for _, o := range []Outcome{{Path: "f", Failure: failure, Entry: &e}, {Path: "f", Failure: failure, Remove: true}, {Failure: failure}} {
+	for _, o := range []archive.Outcome{{Path: "f", Failure: failure, Entry: &e}, {Path: "f", Failure: failure, Remove: true}, {Failure: failure}} {
 		if _, err := s.Commit(ctx, o); err == nil {
 			t.Errorf("Commit(%+v) = nil, want an error", o)
 		}

@@ -42,21 +42,21 @@ type head struct {
 
 // ledger is the part of a head that every commit rewrites.
 type ledger struct {
-	ID             string           `json:"id,omitempty"`
-	Begins         Begins           `json:"begins,omitempty"`
-	AbandonsChain  string           `json:"abandons_chain,omitempty"`
-	AbandonsSHA256 string           `json:"abandons_sha256,omitempty"`
-	NextRecord     uint64           `json:"next_record"`
-	SealedTo       uint64           `json:"sealed_to"`
-	Sequence       uint64           `json:"sequence"`
-	PrevKey        string           `json:"prev_key,omitempty"`
-	PrevSHA256     string           `json:"prev_sha256,omitempty"`
-	LastNamed      time.Time        `json:"last_named,omitzero"`
-	LastDigest     time.Time        `json:"last_digest,omitzero"`
-	Counts         map[Status]int64 `json:"counts,omitempty"`
-	IndexSkips     int64            `json:"index_skips,omitempty"`
-	ConfigSHA      string           `json:"config_sha256,omitempty"`
-	Unpublished    int64            `json:"unpublished,omitempty"`
+	ID             string                   `json:"id,omitempty"`
+	Begins         archive.Begins           `json:"begins,omitempty"`
+	AbandonsChain  string                   `json:"abandons_chain,omitempty"`
+	AbandonsSHA256 string                   `json:"abandons_sha256,omitempty"`
+	NextRecord     uint64                   `json:"next_record"`
+	SealedTo       uint64                   `json:"sealed_to"`
+	Sequence       uint64                   `json:"sequence"`
+	PrevKey        string                   `json:"prev_key,omitempty"`
+	PrevSHA256     string                   `json:"prev_sha256,omitempty"`
+	LastNamed      time.Time                `json:"last_named,omitzero"`
+	LastDigest     time.Time                `json:"last_digest,omitzero"`
+	Counts         map[archive.Status]int64 `json:"counts,omitempty"`
+	IndexSkips     int64                    `json:"index_skips,omitempty"`
+	ConfigSHA      string                   `json:"config_sha256,omitempty"`
+	Unpublished    int64                    `json:"unpublished,omitempty"`
 
 	Epoch       uint32    `json:"epoch"` // of the chain: the first part of its records' keys
 	Moved       []segment `json:"moved,omitempty"`
@@ -72,9 +72,9 @@ type ledger struct {
 
 // news is the part that only the next digest needs. It changes rarely.
 type news struct {
-	Manifests []ManifestRef `json:"manifests,omitempty"`
-	Scans     []ScanNote    `json:"scans,omitempty"`
-	Notes     []Note        `json:"notes,omitempty"`
+	Manifests []archive.ManifestRef `json:"manifests,omitempty"`
+	Scans     []archive.ScanNote    `json:"scans,omitempty"`
+	Notes     []archive.Note        `json:"notes,omitempty"`
 }
 
 // segment is a run of records that an earlier chain left unsealed. They stay
@@ -101,12 +101,12 @@ func (h *head) clone() *head {
 }
 
 // chain returns h as callers see it, sharing nothing.
-func (h *head) chain() Chain {
+func (h *head) chain() archive.Chain {
 	counts := maps.Clone(h.Counts)
 	if counts == nil {
-		counts = map[Status]int64{}
+		counts = map[archive.Status]int64{}
 	}
-	return Chain{
+	return archive.Chain{
 		ID: h.ID, Begins: h.Begins, AbandonsChain: h.AbandonsChain, AbandonsSHA256: h.AbandonsSHA256,
 		NextRecord: h.NextRecord, SealedTo: h.SealedTo, Sequence: h.Sequence,
 		PrevKey: h.PrevKey, PrevSHA256: h.PrevSHA256, LastNamed: h.LastNamed, LastDigest: h.LastDigest,
@@ -117,9 +117,9 @@ func (h *head) chain() Chain {
 }
 
 // count adds n outcomes of one status.
-func (h *head) count(status Status, n int64) {
+func (h *head) count(status archive.Status, n int64) {
 	if h.Counts == nil {
-		h.Counts = map[Status]int64{}
+		h.Counts = map[archive.Status]int64{}
 	}
 	h.Counts[status] += n
 	if h.Counts[status] == 0 {
@@ -145,7 +145,7 @@ func (h *head) stored(n uint64) []byte {
 
 // begin makes h the head of a new chain. What no manifest of the old one holds
 // moves over.
-func (h *head) begin(id string, begins Begins, abandonsChain, abandonsSHA string) {
+func (h *head) begin(id string, begins archive.Begins, abandonsChain, abandonsSHA string) {
 	var moved []segment
 	for _, s := range h.segments() {
 		s.After = max(s.After, s.Shift+h.SealedTo)
@@ -194,7 +194,7 @@ type fenceWire struct {
 type intentWire struct {
 	Attempt     uint64          `json:"attempt"`
 	Chain       string          `json:"chain,omitempty"`
-	Op          Op              `json:"op"`
+	Op          archive.Op      `json:"op"`
 	Path        []byte          `json:"path"`
 	Key         string          `json:"key"`
 	Fence       fenceWire       `json:"fence"`
@@ -215,7 +215,7 @@ type intentWire struct {
 	PartSize    int64           `json:"part_size,omitempty"`
 }
 
-func toIntentWire(in *Intent) intentWire {
+func toIntentWire(in *archive.Intent) intentWire {
 	return intentWire{
 		Attempt: in.Attempt, Chain: in.Chain, Op: in.Op, Path: []byte(in.Path), Key: in.Key, Fence: fenceWire{
 			Dev: in.Fence.Dev, Ino: in.Fence.Ino, Size: in.Fence.Size, Mtime: in.Fence.MtimeNs, Ctime: in.Fence.CtimeNs, Far: in.Fence.MtimeSec,
@@ -227,13 +227,13 @@ func toIntentWire(in *Intent) intentWire {
 	}
 }
 
-func (w *intentWire) intent() Intent {
-	in := Intent{
-		Attempt: w.Attempt, Chain: w.Chain, Op: w.Op, Path: string(w.Path), Key: w.Key, Fence: Fence{
+func (w *intentWire) intent() archive.Intent {
+	in := archive.Intent{
+		Attempt: w.Attempt, Chain: w.Chain, Op: w.Op, Path: string(w.Path), Key: w.Key, Fence: archive.Fence{
 			Dev: w.Fence.Dev, Ino: w.Fence.Ino, Size: w.Fence.Size, MtimeNs: w.Fence.Mtime, CtimeNs: w.Fence.Ctime, MtimeSec: w.Fence.Far,
 		},
-		Attributes: Attributes{Mode: w.Mode, UID: w.UID, GID: w.GID}, Racy: w.Racy,
-		Trigger: w.Trigger, DetectedAt: w.DetectedAt, Replaces: Object{VersionID: w.ReplacesVID, ETag: w.ReplacesTag},
+		Attributes: archive.Attributes{Mode: w.Mode, UID: w.UID, GID: w.GID}, Racy: w.Racy,
+		Trigger: w.Trigger, DetectedAt: w.DetectedAt, Replaces: archive.Object{VersionID: w.ReplacesVID, ETag: w.ReplacesTag},
 		Unresolved: w.Unresolved, Rekey: w.Rekey, Reread: w.Reread, UploadID: w.UploadID, PartSize: w.PartSize,
 	}
 	copy(in.MD5[:], w.MD5)
@@ -243,29 +243,29 @@ func (w *intentWire) intent() Intent {
 
 // docWire is a Doc in the outbox, and what its acknowledgment changes.
 type docWire struct {
-	Kind       Kind   `json:"kind"`
-	Key        string `json:"key"`
-	File       []byte `json:"file"`
-	SHA256     string `json:"sha256"`
-	Size       int64  `json:"size"`
-	MD5        []byte `json:"md5"`
-	Records    int64  `json:"records,omitempty"`
-	LastRecord uint64 `json:"last_record,omitempty"`
-	Sequence   uint64 `json:"sequence,omitempty"`
+	Kind       archive.DocKind `json:"kind"`
+	Key        string          `json:"key"`
+	File       []byte          `json:"file"`
+	SHA256     string          `json:"sha256"`
+	Size       int64           `json:"size"`
+	MD5        []byte          `json:"md5"`
+	Records    int64           `json:"records,omitempty"`
+	LastRecord uint64          `json:"last_record,omitempty"`
+	Sequence   uint64          `json:"sequence,omitempty"`
 
 	Covers  uint64 `json:"covers,omitempty"`  // manifest: record numbers that are published with it
 	Deletes []byte `json:"deletes,omitempty"` // digest: records up to this storage key are done with
 }
 
-func toDocWire(d *Doc) docWire {
+func toDocWire(d *archive.Doc) docWire {
 	return docWire{
 		Kind: d.Kind, Key: d.Key, File: []byte(d.File), SHA256: d.SHA256, Size: d.Size, MD5: d.MD5[:],
 		Records: d.Records, LastRecord: d.LastRecord, Sequence: d.Sequence,
 	}
 }
 
-func (w *docWire) doc(number uint64) Doc {
-	d := Doc{
+func (w *docWire) doc(number uint64) archive.Doc {
+	d := archive.Doc{
 		Number: number, Kind: w.Kind, Key: w.Key, File: string(w.File), SHA256: w.SHA256, Size: w.Size,
 		Records: w.Records, LastRecord: w.LastRecord, Sequence: w.Sequence,
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/remote"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // errNoSlot: all slots for files of this size are taken.
@@ -55,9 +54,9 @@ func newAttempt(p *Pool, d *destination, task *queue.Task, job queue.Job) *attem
 func (a *attempt) run(ctx context.Context) error {
 	switch {
 	case a.job.Kind == archive.Refused && a.job.Err == nil:
-		return localfile.Local(state.ClassFile, "check", errRefused)
+		return localfile.Local(archive.ClassFile, "check", errRefused)
 	case a.job.Kind == archive.Refused:
-		return localfile.Local(state.ClassFile, "check", a.job.Err)
+		return localfile.Local(archive.ClassFile, "check", a.job.Err)
 	case a.keyErr != nil:
 		return removal{a}.unnamed(ctx, a.keyErr)
 	}
@@ -129,7 +128,7 @@ func (a *attempt) checkFile(ctx context.Context) error {
 		return a.journal.SkipByIndex(ctx)
 	}
 	if err := localfile.CheckSize(a.file.Fence.Size); err != nil {
-		return localfile.Local(state.ClassFile, "check", err)
+		return localfile.Local(archive.ClassFile, "check", err)
 	}
 	if !a.takeSlot() {
 		return errNoSlot
@@ -234,7 +233,7 @@ func (a *attempt) countReread() {
 // although size and times are those of the index.
 func (a *attempt) changedUnseen() bool {
 	x := &a.journal.Index
-	return a.job.Kind == archive.Reread && x.SameTimes(&a.file) && !x.Entry.Doubted && !x.SameContent(a.file.Reading.Content)
+	return a.job.Kind == archive.Reread && x.SameTimes(&a.file) && !x.Entry.Suspect && !x.SameContent(a.file.Reading.Content)
 }
 
 // upload brings the content to S3, unless it is there.
@@ -298,7 +297,7 @@ func absentPath(err error) bool {
 // a while is retried; the rest concerns the file.
 func openError(err error) error {
 	if errors.Is(err, safefs.ErrRootChanged) {
-		return localfile.Local(state.ClassTransient, "open", err) // The source is away; its return is followed by a scan.
+		return localfile.Local(archive.ClassTransient, "open", err) // The source is away; its return is followed by a scan.
 	}
 	for _, busy := range []error{
 		syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EIO, syscall.ESTALE, syscall.EINTR,
@@ -308,5 +307,5 @@ func openError(err error) error {
 			return localfile.Unreadable("open", err)
 		}
 	}
-	return localfile.Local(state.ClassFile, "open", err)
+	return localfile.Local(archive.ClassFile, "open", err)
 }

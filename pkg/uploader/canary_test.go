@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/gate"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // waiting is a server whose canary waits for its answer.
@@ -32,8 +32,8 @@ func TestAwaitReturnsOnceTheCanaryIsDecided(t *testing.T) {
 		proven bool
 	}{
 		{"it passes", nil, true},
-		{"it is refused", state.Classified(state.ClassConfiguration, "PutObject", errors.New("AccessDenied")), false},
-		{"the key is not confirmed", state.Classified(state.ClassEncryption, "PutObject", errors.New("plaintext")), false},
+		{"it is refused", archive.Classified(archive.ClassConfiguration, "PutObject", errors.New("AccessDenied")), false},
+		{"the key is not confirmed", archive.Classified(archive.ClassEncryption, "PutObject", errors.New("plaintext")), false},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -12,7 +12,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 const (
@@ -56,7 +55,7 @@ func (a *attempt) close(ctx context.Context, err error) {
 		c.succeeded()
 	case errors.Is(err, errNoSlot):
 		a.task.AwaitSlot()
-	case errors.Is(err, breaker.ErrHeld), errors.Is(err, localfile.ErrEnding), state.Interrupted(ctx, err):
+	case errors.Is(err, breaker.ErrHeld), errors.Is(err, localfile.ErrEnding), archive.Interrupted(ctx, err):
 		a.task.PutBack()
 	default:
 		c.failed(ctx, err)
@@ -72,7 +71,7 @@ func (c closing) succeeded() {
 	a := c.a
 	if cause := a.task.Cause(); cause != "" {
 		a.task.Streak().Cause = ""
-		if a.journal.End.Status == state.StatusUploaded {
+		if a.journal.End.Status == archive.StatusUploaded {
 			a.d.queue.ReleaseCause(cause) // What was refused for the same cause.
 		}
 	}
@@ -94,7 +93,7 @@ func (c closing) done(err error) {
 
 // failed handles an attempt that failed.
 func (c closing) failed(ctx context.Context, err error) {
-	a, class := c.a, state.ClassOf(err)
+	a, class := c.a, archive.ClassOf(err)
 	if class.Stops() {
 		a.d.metrics.mismatch()
 	}
@@ -117,7 +116,7 @@ func (c closing) failed(ctx context.Context, err error) {
 
 // postpone tries again later, or gives the path up in a run that ends.
 func (c closing) postpone(ctx context.Context, err error) {
-	a, class := c.a, state.ClassOf(err)
+	a, class := c.a, archive.ClassOf(err)
 	f := a.d.failing.add(a.job.Path, class, c.now)
 	wait := retryWait(a.task.Tries())
 	if c.bounded {
@@ -132,7 +131,7 @@ func (c closing) postpone(ctx context.Context, err error) {
 		wait = min(wait, hostBusyMax)
 	}
 	a.d.metrics.retry(class)
-	level := zap.DebugLevel // An outage postpones many: it is a warning once a minute.
+	level := zap.DebugLevel // An outage postpones many: it is a warning once per minute.
 	if a.d.logLimit.Name(breaker.LogKind{Class: class, Again: true, Local: localfile.IsLocal(err)}, c.now) {
 		level = zap.WarnLevel
 	}
@@ -167,7 +166,7 @@ func (c closing) recordLasting(ctx context.Context, err error, f failure) error 
 // needsOperator records the failure. The path waits with its destination, or
 // alone when the destination is not at fault.
 func (c closing) needsOperator(ctx context.Context, err error) {
-	a, class := c.a, state.ClassOf(err)
+	a, class := c.a, archive.ClassOf(err)
 	a.d.failing.clear(a.job.Path) // It has a record of its own now.
 	alone := c.alone(err)
 	if c.bounded && !alone {
@@ -176,7 +175,7 @@ func (c closing) needsOperator(ctx context.Context, err error) {
 		return
 	}
 	// A failure that only another name ends is recorded once for ever.
-	permanent := errors.Is(err, state.ErrKeyTooLong) || a.job.Kind == archive.Refused
+	permanent := errors.Is(err, archive.ErrKeyTooLong) || a.job.Kind == archive.Refused
 	recorded, rerr := a.journal.Failed(ctx, err, c.bounded && !permanent)
 	if rerr != nil {
 		c.postpone(ctx, errors.Join(rerr, err))
@@ -188,12 +187,12 @@ func (c closing) needsOperator(ctx context.Context, err error) {
 			message = "file failed"
 		}
 		c.recorded(message, err)
-		if class == state.ClassConflict {
+		if class == archive.ClassConflict {
 			a.d.metrics.m.conflicts.WithLabelValues(a.d.src.Name).Inc()
 		}
 	}
 	if c.bounded {
-		a.journal.End.Status = state.StatusFailed
+		a.journal.End.Status = archive.StatusFailed
 		c.done(err)
 		return
 	}
@@ -210,7 +209,7 @@ func (c closing) needsOperator(ctx context.Context, err error) {
 // alone reports whether a failure concerns this path only. If it does not, the
 // destination is out of service.
 func (c closing) alone(err error) bool {
-	if class := state.ClassOf(err); !class.Parks() {
+	if class := archive.ClassOf(err); !class.Parks() {
 		return !class.Stops()
 	}
 	streak := c.a.task.Streak()
@@ -225,11 +224,11 @@ func (c closing) alone(err error) bool {
 
 // causeOf names what refused a file, "" for an error that holds no others.
 func causeOf(err error) string {
-	class := state.ClassOf(err)
+	class := archive.ClassOf(err)
 	if !class.Parks() {
 		return ""
 	}
-	e, _ := errors.AsType[*state.Error](err)
+	e, _ := errors.AsType[*archive.Error](err)
 	if e == nil || e.Code == "" {
 		return string(class)
 	}
@@ -241,7 +240,7 @@ func (c closing) giveUp(ctx context.Context, err error) {
 	if _, rerr := c.a.journal.Failed(ctx, err, true); rerr != nil {
 		c.a.warn("file given up, its record is missing", errors.Join(err, rerr))
 	}
-	c.a.journal.End.Status = state.StatusFailed
+	c.a.journal.End.Status = archive.StatusFailed
 	c.done(err)
 }
 
@@ -249,7 +248,7 @@ func (c closing) giveUp(ctx context.Context, err error) {
 // from; one that never stops changing is recorded and tried less often.
 func (c closing) changed(ctx context.Context, err error) {
 	a := c.a
-	a.d.metrics.retry(state.ClassChanged)
+	a.d.metrics.retry(archive.ClassChanged)
 	tries := a.d.moving.count(a.job.Path)
 	switch {
 	case tries < changedTries:
@@ -275,8 +274,8 @@ func (c closing) changed(ctx context.Context, err error) {
 
 // recorded notes that there is a new record of err, and logs message.
 func (c closing) recorded(message string, err error) {
-	c.a.journal.End.Status = state.StatusFailed
-	if c.a.d.logLimit.Name(breaker.LogKind{Class: state.ClassOf(err)}, c.now) {
+	c.a.journal.End.Status = archive.StatusFailed
+	if c.a.d.logLimit.Name(breaker.LogKind{Class: archive.ClassOf(err)}, c.now) {
 		c.a.warn(message, err)
 	}
 }
@@ -304,12 +303,12 @@ func (a *attempt) report(err error, retry bool) {
 		Recovered: end.Recovered, Retry: retry, Err: err, Stuck: a.task != nil && a.task.Stuck,
 	}
 	if err != nil {
-		o.Class = state.ClassOf(err)
+		o.Class = archive.ClassOf(err)
 	}
 	a.p.o.OnOutcome(o)
 }
 
 // warn logs a failure that the trail has as well, and what happens next.
 func (a *attempt) warn(message string, err error) {
-	a.d.log.Warn(message, zap.String("path", a.job.Path), zap.String("class", string(state.ClassOf(err))), zap.Error(err))
+	a.d.log.Warn(message, zap.String("path", a.job.Path), zap.String("class", string(archive.ClassOf(err))), zap.Error(err))
 }

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"io/fs"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/remote"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // keyState is what an attempt knows of what S3 holds under its key.
@@ -64,5 +64,5 @@ func (k *keyState) converge(ctx context.Context, s remote.State, c convergence) 
 		}
 		s = now
 	}
-	return localfile.Local(state.ClassTransient, "compare", remote.ErrUnsteady)
+	return localfile.Local(archive.ClassTransient, "compare", remote.ErrUnsteady)
 }

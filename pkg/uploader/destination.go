@@ -19,7 +19,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/remote"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 const (
@@ -147,7 +146,7 @@ func (p *Pool) recordParked(ctx context.Context, d *destination, s breaker.Statu
 		return false // The state cannot be written now: the next second tries again.
 	}
 	if recorded {
-		a.journal.End.Status = state.StatusFailed
+		a.journal.End.Status = archive.StatusFailed
 		a.report(s.Err, true)
 	}
 	return true
@@ -166,7 +165,7 @@ func (d *destination) gauges() {
 	queued, _, delayed := d.queue.Depth()
 	s := d.breaker.Status()
 	parked := d.journal.Parked()
-	for _, c := range state.Classes() {
+	for _, c := range archive.Classes() {
 		n := parked[c]
 		if c == s.Class && (s.State == breaker.HealthParked || s.State == breaker.HealthStopped) {
 			n = max(n, int64(queued+delayed)) // Those with a record wait among them.
@@ -184,10 +183,10 @@ func (d *destination) status(now time.Time) breaker.Status {
 }
 
 // judge returns a judge of objects in the place of entry.
-func (d *destination) judge(entry state.Entry) (remote.Judge, error) {
+func (d *destination) judge(entry archive.Entry) (remote.Judge, error) {
 	c, err := d.src.State.Chain()
 	if err != nil {
-		return remote.Judge{}, localfile.Local(state.ClassTransient, "read the chain", err)
+		return remote.Judge{}, localfile.Local(archive.ClassTransient, "read the chain", err)
 	}
 	j := remote.NewJudge(d.src.Instance, d.src.Host, c, entry)
 	j.Read, j.Ended = d.gate.Compare, d.src.Ended

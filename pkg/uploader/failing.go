@@ -4,7 +4,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const (
@@ -33,7 +33,7 @@ type failing struct {
 type failure struct {
 	since time.Time
 	tries int
-	class state.Class
+	class archive.Class
 }
 
 // stuck reports whether the path keeps failing.
@@ -42,7 +42,7 @@ func (f *failure) stuck(now time.Time) bool {
 }
 
 // add notes one more failure of path and returns all that is known of it.
-func (f *failing) add(path string, class state.Class, now time.Time) failure {
+func (f *failing) add(path string, class archive.Class, now time.Time) failure {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	one := f.paths[path]
@@ -69,7 +69,7 @@ func (f *failing) clear(path string) {
 type Failing struct {
 	Files int
 	Since time.Time
-	Class state.Class
+	Class archive.Class
 }
 
 // list returns the paths that keep failing.

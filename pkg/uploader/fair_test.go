@@ -14,7 +14,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/remote"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // Files that fail again and again do not keep new ones waiting: not when their
@@ -24,7 +23,7 @@ func TestRetriesDoNotStarveNewChanges(t *testing.T) {
 		const bad = 200
 		var hang atomic.Bool
 		r := pickyRig(t, 0, nil)
-		r.p.dests["data"].store.Objects = &picky{r.store, func(ctx context.Context, p state.Put) error {
+		r.p.dests["data"].store.Objects = &picky{r.store, func(ctx context.Context, p archive.Put) error {
 			if !strings.HasPrefix(p.Key, "pre/bad/") {
 				return nil
 			}
@@ -32,7 +31,7 @@ func TestRetriesDoNotStarveNewChanges(t *testing.T) {
 				<-ctx.Done()
 				return ctx.Err()
 			}
-			return remoteError(state.ClassTransient, "InternalError", 500, errors.New("this key's shard is down"))
+			return remoteError(archive.ClassTransient, "InternalError", 500, errors.New("this key's shard is down"))
 		}}
 		r.start()
 		for i := range bad {
@@ -61,21 +60,21 @@ func TestRetriesDoNotStarveNewChanges(t *testing.T) {
 func TestAFileThatKeepsFailingIsSeen(t *testing.T) {
 	for name, c := range map[string]struct {
 		err      error
-		class    state.Class
+		class    archive.Class
 		passes   time.Duration // until a barrier passes it
 		recorded time.Duration
 	}{
-		"EIO":         {localfile.Unreadable("read", syscall.EIO), state.ClassFile, 0, 20 * time.Minute},
-		"ESTALE":      {localfile.Unreadable("open", syscall.ESTALE), state.ClassFile, 0, 20 * time.Minute},
-		"504":         {remoteError(state.ClassTransient, "GatewayTimeout", 504, errors.New("no")), state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
-		"409 forever": {state.ErrConcurrent, state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
-		"412 forever": {localfile.Local(state.ClassTransient, "compare", remote.ErrUnsteady), state.ClassTransient, 20 * time.Minute, 3 * time.Hour},
+		"EIO":         {localfile.Unreadable("read", syscall.EIO), archive.ClassFile, 0, 20 * time.Minute},
+		"ESTALE":      {localfile.Unreadable("open", syscall.ESTALE), archive.ClassFile, 0, 20 * time.Minute},
+		"504":         {remoteError(archive.ClassTransient, "GatewayTimeout", 504, errors.New("no")), archive.ClassTransient, 20 * time.Minute, 3 * time.Hour},
+		"409 forever": {archive.ErrConcurrent, archive.ClassTransient, 20 * time.Minute, 3 * time.Hour},
+		"412 forever": {localfile.Local(archive.ClassTransient, "compare", remote.ErrUnsteady), archive.ClassTransient, 20 * time.Minute, 3 * time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := pickyRig(t, 0, nil)
 				healed := atomic.Bool{}
-				r.p.dests["data"].store.Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
+				r.p.dests["data"].store.Objects = &picky{r.store, func(_ context.Context, p archive.Put) error {
 					if p.Key != "pre/bad" || healed.Load() {
 						return nil
 					}

@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const testKey = "arn:aws:kms:us-east-1:1:key/one"
@@ -41,7 +41,7 @@ type fakeUpload struct {
 // store is an object store in memory that checks what S3 checks.
 type store struct {
 	mu      sync.Mutex
-	objects map[string]state.Object
+	objects map[string]archive.Object
 	bodies  map[string][]byte
 	uploads map[string]*fakeUpload
 	calls   map[string]int
@@ -57,7 +57,7 @@ type store struct {
 func newStore(tb testing.TB) *store {
 	tb.Helper()
 	s := &store{
-		objects: map[string]state.Object{}, bodies: map[string][]byte{}, uploads: map[string]*fakeUpload{},
+		objects: map[string]archive.Object{}, bodies: map[string][]byte{}, uploads: map[string]*fakeUpload{},
 		calls: map[string]int{}, key: testKey, hold: map[string]chan struct{}{}, entered: make(chan string, 10000),
 	}
 	tb.Cleanup(func() {
@@ -90,7 +90,7 @@ func (s *store) count(op string) int {
 	return s.calls[op]
 }
 
-func (s *store) object(key string) (state.Object, []byte, bool) {
+func (s *store) object(key string) (archive.Object, []byte, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o, ok := s.objects[key]
@@ -131,21 +131,21 @@ func (s *store) call(ctx context.Context, op string, apply func() error) error {
 	return nil
 }
 
-func remoteError(c state.Class, code string, status int, err error) error {
-	return &state.Error{Class: c, Op: "S3", Code: code, Status: status, Err: err}
+func remoteError(c archive.Class, code string, status int, err error) error {
+	return &archive.Error{Class: c, Op: "S3", Code: code, Status: status, Err: err}
 }
 
 func reset() error {
-	return &state.Error{Class: state.ClassTransient, Op: "PutObject", Err: errors.New("connection reset by peer")}
+	return &archive.Error{Class: archive.ClassTransient, Op: "PutObject", Err: errors.New("connection reset by peer")}
 }
 
-func (s *store) holds(c state.Condition, key string) error {
+func (s *store) holds(c archive.Condition, key string) error {
 	o, ok := s.objects[key]
 	switch {
 	case c.Absent && ok, c.ETag != "" && ok && o.ETag != c.ETag:
-		return remoteError(state.ClassTransient, "PreconditionFailed", 412, state.ErrPrecondition)
+		return remoteError(archive.ClassTransient, "PreconditionFailed", 412, archive.ErrPrecondition)
 	case c.ETag != "" && !ok:
-		return remoteError(state.ClassTransient, "NoSuchKey", 404, fs.ErrNotExist)
+		return remoteError(archive.ClassTransient, "NoSuchKey", 404, fs.ErrNotExist)
 	}
 	return nil
 }
@@ -158,13 +158,13 @@ func (s *store) Probe(ctx context.Context) error {
 	return s.call(ctx, "Probe", func() error { return nil })
 }
 
-func (s *store) Head(ctx context.Context, key string) (o state.Object, err error) {
+func (s *store) Head(ctx context.Context, key string) (o archive.Object, err error) {
 	err = s.call(ctx, "Head", func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		var ok bool
 		if o, ok = s.objects[key]; !ok {
-			return remoteError(state.ClassTransient, "", 404, fs.ErrNotExist)
+			return remoteError(archive.ClassTransient, "", 404, fs.ErrNotExist)
 		}
 		return nil
 	})
@@ -172,16 +172,16 @@ func (s *store) Head(ctx context.Context, key string) (o state.Object, err error
 }
 
 // fetch reads the object that o is.
-func (s *store) fetch(ctx context.Context, key string, o state.Object) (body io.ReadCloser, got state.Object, err error) {
+func (s *store) fetch(ctx context.Context, key string, o archive.Object) (body io.ReadCloser, got archive.Object, err error) {
 	err = s.call(ctx, "Get", func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		var ok bool
 		if got, ok = s.objects[key]; !ok {
-			return remoteError(state.ClassTransient, "NoSuchKey", 404, fs.ErrNotExist)
+			return remoteError(archive.ClassTransient, "NoSuchKey", 404, fs.ErrNotExist)
 		}
 		if got.ETag != o.ETag {
-			return remoteError(state.ClassTransient, "PreconditionFailed", 412, state.ErrPrecondition)
+			return remoteError(archive.ClassTransient, "PreconditionFailed", 412, archive.ErrPrecondition)
 		}
 		body = io.NopCloser(bytes.NewReader(slices.Clone(s.bodies[key])))
 		return nil
@@ -189,7 +189,7 @@ func (s *store) fetch(ctx context.Context, key string, o state.Object) (body io.
 	return body, got, err
 }
 
-func (s *store) Put(ctx context.Context, p state.Put) (o state.Object, err error) {
+func (s *store) Put(ctx context.Context, p archive.Put) (o archive.Object, err error) {
 	s.busy(1)
 	defer s.busy(-1)
 	select {
@@ -209,10 +209,10 @@ func (s *store) Put(ctx context.Context, p state.Put) (o state.Object, err error
 	body, rerr := io.ReadAll(p.Body)
 	err = s.call(ctx, "Put", func() error {
 		if rerr != nil {
-			return &state.Error{Class: state.ClassTransient, Op: "PutObject", Err: rerr}
+			return &archive.Error{Class: archive.ClassTransient, Op: "PutObject", Err: rerr}
 		}
 		if int64(len(body)) != p.Size || md5.Sum(body) != p.MD5 || sha256.Sum256(body) != p.SHA256 {
-			return remoteError(state.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))
+			return remoteError(archive.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))
 		}
 		o, err = s.store(p.Key, body, p.Metadata, p.If)
 		return err
@@ -228,14 +228,14 @@ func (s *store) busy(n int) {
 }
 
 // store keeps an object as one encrypted under the store's key.
-func (s *store) store(key string, body []byte, meta map[string]string, c state.Condition) (state.Object, error) {
+func (s *store) store(key string, body []byte, meta map[string]string, c archive.Condition) (archive.Object, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.holds(c, key); err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	s.version++
-	o := state.Object{
+	o := archive.Object{
 		Key: key, Size: int64(len(body)), ETag: randomHex(16), VersionID: "v" + strconv.Itoa(s.version), SSE: "aws:kms",
 		KMSKeyID: s.key, Metadata: maps.Clone(meta), ServerTime: time.Unix(1_700_000_000, 0), RequestID: "req",
 	}
@@ -243,7 +243,7 @@ func (s *store) store(key string, body []byte, meta map[string]string, c state.C
 	if s.key == "" {
 		o.SSE = ""
 		s.objects[key] = o
-		return o, state.Classified(state.ClassEncryption, "PutObject", errors.New("the answer names no key"))
+		return o, archive.Classified(archive.ClassEncryption, "PutObject", errors.New("the answer names no key"))
 	}
 	return o, nil
 }
@@ -254,7 +254,7 @@ func randomHex(n int) string {
 	return hex.EncodeToString(b)
 }
 
-func (s *store) Delete(ctx context.Context, key string, c state.Condition) (o state.Object, err error) {
+func (s *store) Delete(ctx context.Context, key string, c archive.Condition) (o archive.Object, err error) {
 	err = s.call(ctx, "Delete", func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -267,7 +267,7 @@ func (s *store) Delete(ctx context.Context, key string, c state.Condition) (o st
 	return o, err
 }
 
-func (s *store) Create(ctx context.Context, key string, meta map[string]string) (id string, o state.Object, err error) {
+func (s *store) Create(ctx context.Context, key string, meta map[string]string) (id string, o archive.Object, err error) {
 	err = s.call(ctx, "Create", func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -278,35 +278,35 @@ func (s *store) Create(ctx context.Context, key string, meta map[string]string) 
 	return id, o, err
 }
 
-func (s *store) UploadPart(ctx context.Context, _, id string, n int32, body io.ReadSeeker, size int64, crc uint32) (p state.Part, err error) {
+func (s *store) UploadPart(ctx context.Context, _, id string, n int32, body io.ReadSeeker, size int64, crc uint32) (p archive.Part, err error) {
 	data, rerr := io.ReadAll(body)
 	err = s.call(ctx, "UploadPart", func() error {
 		if rerr != nil {
-			return &state.Error{Class: state.ClassTransient, Op: "UploadPart", Err: rerr}
+			return &archive.Error{Class: archive.ClassTransient, Op: "UploadPart", Err: rerr}
 		}
 		if int64(len(data)) != size || crc32.ChecksumIEEE(data) != crc {
-			return remoteError(state.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))
+			return remoteError(archive.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		u := s.uploads[id]
 		if u == nil {
-			return remoteError(state.ClassTransient, "NoSuchUpload", 404, state.ErrNoUpload)
+			return remoteError(archive.ClassTransient, "NoSuchUpload", 404, archive.ErrNoUpload)
 		}
 		u.parts[n] = data
-		p = state.Part{Number: n, Size: size, ETag: "p" + strconv.Itoa(int(n)), CRC32: crc}
+		p = archive.Part{Number: n, Size: size, ETag: "p" + strconv.Itoa(int(n)), CRC32: crc}
 		return nil
 	})
 	return p, err
 }
 
-func (s *store) Complete(ctx context.Context, c state.Complete) (o state.Object, err error) {
+func (s *store) Complete(ctx context.Context, c archive.Complete) (o archive.Object, err error) {
 	err = s.call(ctx, "Complete", func() error {
 		s.mu.Lock()
 		u := s.uploads[c.UploadID]
 		if u == nil {
 			s.mu.Unlock()
-			return remoteError(state.ClassTransient, "NoSuchUpload", 404, state.ErrNoUpload)
+			return remoteError(archive.ClassTransient, "NoSuchUpload", 404, archive.ErrNoUpload)
 		}
 		var body []byte
 		for _, p := range c.Parts {
@@ -314,7 +314,7 @@ func (s *store) Complete(ctx context.Context, c state.Complete) (o state.Object,
 		}
 		s.mu.Unlock()
 		if int64(len(body)) != c.Size || crc32.ChecksumIEEE(body) != c.CRC32 {
-			return remoteError(state.ClassChanged, "XAmzContentChecksumMismatch", 400, errors.New("checksum mismatch"))
+			return remoteError(archive.ClassChanged, "XAmzContentChecksumMismatch", 400, errors.New("checksum mismatch"))
 		}
 		if o, err = s.store(c.Key, body, u.meta, c.If); err != nil {
 			return err
@@ -332,23 +332,23 @@ func (s *store) Abort(ctx context.Context, _, id string) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.uploads[id] == nil {
-			return remoteError(state.ClassTransient, "NoSuchUpload", 404, state.ErrNoUpload)
+			return remoteError(archive.ClassTransient, "NoSuchUpload", 404, archive.ErrNoUpload)
 		}
 		delete(s.uploads, id)
 		return nil
 	})
 }
 
-func (s *store) ListParts(ctx context.Context, _, id string) (list []state.Part, err error) {
+func (s *store) ListParts(ctx context.Context, _, id string) (list []archive.Part, err error) {
 	err = s.call(ctx, "ListParts", func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		u := s.uploads[id]
 		if u == nil {
-			return remoteError(state.ClassTransient, "NoSuchUpload", 404, state.ErrNoUpload)
+			return remoteError(archive.ClassTransient, "NoSuchUpload", 404, archive.ErrNoUpload)
 		}
 		for n, data := range u.parts {
-			list = append(list, state.Part{Number: n, Size: int64(len(data)), ETag: "p" + strconv.Itoa(int(n)), CRC32: crc32.ChecksumIEEE(data)})
+			list = append(list, archive.Part{Number: n, Size: int64(len(data)), ETag: "p" + strconv.Itoa(int(n)), CRC32: crc32.ChecksumIEEE(data)})
 		}
 		return nil
 	})
@@ -367,7 +367,7 @@ func (s *store) completeAll() {
 		for n := range int32(len(u.parts)) {
 			body = append(body, u.parts[n+1]...)
 		}
-		if _, err := s.store(u.key, body, u.meta, state.Condition{}); err != nil {
+		if _, err := s.store(u.key, body, u.meta, archive.Condition{}); err != nil {
 			panic(err)
 		}
 	}

@@ -19,7 +19,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // hurry makes what waits for a retry due, so that tests need not wait.
@@ -50,7 +49,7 @@ func TestLostAnswerOfAPutIsRecognized(t *testing.T) {
 // The store's own retry of a request whose answer was lost gets 412.
 func TestPreconditionFailedByOwnWriteIsSuccess(t *testing.T) {
 	r := newRig(t, proven)
-	r.store.plan(fault{op: "Put", times: 1, lost: true, err: remoteError(state.ClassTransient, "PreconditionFailed", 412, state.ErrPrecondition)})
+	r.store.plan(fault{op: "Put", times: 1, lost: true, err: remoteError(archive.ClassTransient, "PreconditionFailed", 412, archive.ErrPrecondition)})
 	r.start()
 	r.write("a", []byte("x"))
 	r.look(archive.TriggerEvent, "a")
@@ -76,7 +75,7 @@ func TestRefusedPutIsTriedAgain(t *testing.T) {
 // when the next write runs into it.
 func TestUnresolvedWriteIsRecordedWhenItShows(t *testing.T) {
 	r := newRig(t, proven)
-	var late state.Put
+	var late archive.Put
 	r.store.plan(fault{op: "Put", times: 1, err: reset()})
 	r.start()
 	r.write("a", []byte("x"))
@@ -87,8 +86,8 @@ func TestUnresolvedWriteIsRecordedWhenItShows(t *testing.T) {
 		t.Fatalf("Intents = %+v, %v, want one", intents, err)
 	}
 	c, _ := r.src.State.Chain()
-	id := state.ObjectID{Instance: "app-01", Chain: c.ID, Attempt: intents[0].Attempt}
-	late.Metadata = map[string]string{state.MetaMD5: md5hex([]byte("x")), state.MetaID: id.String()}
+	id := archive.ObjectID{Instance: "app-01", Chain: c.ID, Attempt: intents[0].Attempt}
+	late.Metadata = map[string]string{archive.MetaMD5: md5hex([]byte("x")), archive.MetaID: id.String()}
 	r.store.plan(fault{op: "Put", times: 1, do: func() { r.foreignObject("a", []byte("x"), late.Metadata) }})
 	r.hurry()
 	r.idle()
@@ -100,10 +99,10 @@ func TestUnresolvedWriteIsRecordedWhenItShows(t *testing.T) {
 // stands in its trail, also where this chain took the place of its chain.
 func TestAnotherStatesWriteIsNotTakenForOurs(t *testing.T) {
 	r := newRig(t, proven)
-	if err := r.src.State.BeginChain(t.Context(), "11111111", state.BeginsStateLost, "0a1b2c3d", ""); err != nil {
+	if err := r.src.State.BeginChain(t.Context(), "11111111", archive.BeginsStateLost, "0a1b2c3d", ""); err != nil {
 		t.Fatal(err)
 	}
-	theirs := map[string]string{state.MetaMD5: md5hex([]byte("x")), state.MetaID: "app-01/0a1b2c3d/1"}
+	theirs := map[string]string{archive.MetaMD5: md5hex([]byte("x")), archive.MetaID: "app-01/0a1b2c3d/1"}
 	r.store.plan(fault{op: "Put", times: 1, do: func() { r.foreignObject("a", []byte("x"), theirs) }})
 	r.start()
 	r.write("a", []byte("x"))
@@ -121,7 +120,7 @@ func TestAWriteIsRecoveredUnderALaterChain(t *testing.T) {
 	r.offer(archive.TriggerEvent, "a")
 	r.until("the answer is lost", func() bool { _, _, d := r.q.Source("data").Depth(); return d == 1 })
 	for _, id := range []string{"11111111", "22222222"} {
-		if err := r.src.State.BeginChain(t.Context(), id, state.BeginsForked, "0a1b2c3d", ""); err != nil {
+		if err := r.src.State.BeginChain(t.Context(), id, archive.BeginsForked, "0a1b2c3d", ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -359,7 +358,7 @@ func TestTornFileIsNeverStored(t *testing.T) {
 			}
 			r.wantObject("torn", final)
 			for _, rec := range r.records() {
-				if rec.Status == state.StatusUploaded && rec.MD5 == "" {
+				if rec.Status == archive.StatusUploaded && rec.MD5 == "" {
 					t.Errorf("record without a hash: %+v", rec)
 				}
 			}
@@ -417,7 +416,7 @@ func TestFileThatMovesBeforeItsSkipIsCommittedIsLookedAtAgain(t *testing.T) {
 	requeued := make(chan string, 10)
 	r.p.dests["data"].src.Requeue = func(p string) { requeued <- p }
 	r.write("a", []byte("one"))
-	r.foreignObject("a", []byte("one"), map[string]string{state.MetaMD5: md5hex([]byte("one"))})
+	r.foreignObject("a", []byte("one"), map[string]string{archive.MetaMD5: md5hex([]byte("one"))})
 	r.store.plan(fault{op: "Head", times: 1, do: func() { r.write("a", []byte("two!")) }})
 	r.start()
 	r.look(archive.TriggerEvent, "a")
@@ -432,7 +431,7 @@ func TestFileThatMovesBeforeItsSkipIsCommittedIsLookedAtAgain(t *testing.T) {
 func TestFileThatNeverHoldsStillIsRecordedOnce(t *testing.T) {
 	r := newRig(t, proven)
 	r.p.dests["data"].src.Requeue = func(string) {}
-	moved := remoteError(state.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))
+	moved := remoteError(archive.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))
 	r.store.plan(fault{op: "Put", times: 7, err: moved})
 	r.start()
 	r.write("a", []byte("x"))
@@ -539,7 +538,7 @@ func TestRefusedDestinationParksAndResumes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(s *Source, o *Options) { s.Proven = true; o.Workers = 2 })
 		r.start()
-		denied := remoteError(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
+		denied := remoteError(archive.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
 		r.store.plan(fault{op: "Put", times: 1 << 20, err: denied})
 		r.store.plan(fault{op: "Probe", times: 1 << 20, err: denied})
 		var paths []string
@@ -551,7 +550,7 @@ func TestRefusedDestinationParksAndResumes(t *testing.T) {
 		r.offer(archive.TriggerStartup, paths...)
 		time.Sleep(time.Hour)
 		d := r.p.Destination("data")
-		if d.State != breaker.HealthParked || d.Class != state.ClassConfiguration || time.Until(d.NextProbe) > time.Minute {
+		if d.State != breaker.HealthParked || d.Class != archive.ClassConfiguration || time.Until(d.NextProbe) > time.Minute {
 			t.Fatalf("destination = %+v, want parked with a probe within a minute", d)
 		}
 		if got := r.store.count("Put"); got > queue.Ahead*(2+int(spare)) {
@@ -614,9 +613,9 @@ type denyOne struct {
 	key string
 }
 
-func (d *denyOne) Put(ctx context.Context, p state.Put) (state.Object, error) {
+func (d *denyOne) Put(ctx context.Context, p archive.Put) (archive.Object, error) {
 	if p.Key == d.key {
-		return state.Object{}, remoteError(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
+		return archive.Object{}, remoteError(archive.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
 	}
 	return d.store.Put(ctx, p)
 }
@@ -624,7 +623,7 @@ func (d *denyOne) Put(ctx context.Context, p state.Put) (state.Object, error) {
 func TestThrottledFilesAllArrive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, proven)
-		r.store.plan(fault{op: "Put", times: 30, err: remoteError(state.ClassThrottled, "SlowDown", 503, errors.New("slow down"))})
+		r.store.plan(fault{op: "Put", times: 30, err: remoteError(archive.ClassThrottled, "SlowDown", 503, errors.New("slow down"))})
 		r.start()
 		var paths []string
 		for i := range 30 {
@@ -667,7 +666,7 @@ func TestGiveUpEndsASyncDuringAnOutage(t *testing.T) {
 func TestSyncDoesNotWaitForAPerson(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(_ *Source, o *Options) { o.GiveUp = 10 * time.Minute })
-		r.store.plan(fault{op: "Probe", times: 1 << 20, err: remoteError(state.ClassConfiguration, "NoSuchBucket", 404, errors.New("no bucket"))})
+		r.store.plan(fault{op: "Probe", times: 1 << 20, err: remoteError(archive.ClassConfiguration, "NoSuchBucket", 404, errors.New("no bucket"))})
 		r.start()
 		start := time.Now()
 		for i := range 20 {
@@ -809,7 +808,7 @@ type slowHead struct {
 	let chan struct{}
 }
 
-func (s *slowHead) Head(ctx context.Context, key string) (state.Object, error) {
+func (s *slowHead) Head(ctx context.Context, key string) (archive.Object, error) {
 	if key == s.key {
 		<-s.let
 	}

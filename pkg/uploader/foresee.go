@@ -29,17 +29,10 @@ const (
 // changes nothing. There asks for the object under the key; it is not called where
 // a real attempt would not depend on the answer. The State and Ended of s may be
 // nil. The error of ForecastConflict says whose object it is.
-func Foresee(ctx context.Context, s Source, path string, there func(ctx context.Context) (o state.Object, present bool, err error)) (Forecast, error) {
-	var x journal.Index
-	var chain state.Chain
-	if s.State != nil {
-		var err error
-		if x.Entry, x.Known, err = s.State.Get(path); err != nil {
-			return 0, err
-		}
-		if chain, err = s.State.Chain(); err != nil {
-			return 0, localfile.Local(state.ClassTransient, "read the chain", err)
-		}
+func Foresee(ctx context.Context, s Source, path string, there func(ctx context.Context) (o archive.Object, present bool, err error)) (Forecast, error) {
+	x, chain, err := remembered(s.State, path)
+	if err != nil {
+		return 0, err
 	}
 	opened, err := s.Root.Open(path)
 	switch {
@@ -86,6 +79,20 @@ func Foresee(ctx context.Context, s Source, path string, there func(ctx context.
 	j := remote.NewJudge(s.Instance, s.Host, chain, x.Entry)
 	j.Ended = s.Ended
 	return foresee(ctx, &j, f.Reading.Content, at)
+}
+
+// remembered returns what the state knows of path, nothing where there is no state.
+func remembered(st *state.Source, path string) (x journal.Index, chain archive.Chain, err error) {
+	if st == nil {
+		return x, chain, nil
+	}
+	if x.Entry, x.Known, err = st.Get(path); err != nil {
+		return x, chain, err
+	}
+	if chain, err = st.Chain(); err != nil {
+		return x, chain, localfile.Local(archive.ClassTransient, "read the chain", err)
+	}
+	return x, chain, nil
 }
 
 // foresee is the decision about c in the place of s, without reading the object.

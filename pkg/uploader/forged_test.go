@@ -7,12 +7,11 @@ import (
 	"testing"
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // forge puts other bytes of the same size in the place of path's object, under the
 // key and with the metadata that the writer of meta gives.
-func (r *rig) forge(path string, size int, meta map[string]string) state.Object {
+func (r *rig) forge(path string, size int, meta map[string]string) archive.Object {
 	r.t.Helper()
 	r.foreignObject(path, bytes.Repeat([]byte("!"), size), meta)
 	o, _, _ := r.store.object("pre/" + path)
@@ -20,7 +19,7 @@ func (r *rig) forge(path string, size int, meta map[string]string) state.Object 
 }
 
 // wantNoRecordOf fails where the trail or the index names the forged object.
-func (r *rig) wantNoRecordOf(forged state.Object) {
+func (r *rig) wantNoRecordOf(forged archive.Object) {
 	r.t.Helper()
 	for _, rec := range r.records() {
 		if rec.ETag == forged.ETag || rec.VersionID == forged.VersionID {
@@ -48,7 +47,7 @@ func TestAForgedObjectIsReplacedFromTheFile(t *testing.T) {
 	}{
 		"the daily check": {maps.Clone[map[string]string], func(r *rig) { r.doubt("a") }},
 		"the daily check, of an object without an id": {func(m map[string]string) map[string]string {
-			return map[string]string{state.MetaMD5: m[state.MetaMD5], state.MetaSHA256: m[state.MetaSHA256]}
+			return map[string]string{archive.MetaMD5: m[archive.MetaMD5], archive.MetaSHA256: m[archive.MetaSHA256]}
 		}, func(r *rig) { r.doubt("a") }},
 		"a touched file": {maps.Clone[map[string]string], func(r *rig) {
 			r.doubt("a")
@@ -56,17 +55,17 @@ func TestAForgedObjectIsReplacedFromTheFile(t *testing.T) {
 		}},
 		"a lost index": {maps.Clone[map[string]string], func(r *rig) { r.forgets("a") }},
 		"a lost index, of an object without an id": {func(m map[string]string) map[string]string {
-			return map[string]string{state.MetaMD5: m[state.MetaMD5]}
+			return map[string]string{archive.MetaMD5: m[archive.MetaMD5]}
 		}, func(r *rig) {
 			r.forgets("a")
-			if err := r.src.State.BeginChain(r.t.Context(), "11111111", state.BeginsStateLost, "0a1b2c3d", ""); err != nil {
+			if err := r.src.State.BeginChain(r.t.Context(), "11111111", archive.BeginsStateLost, "0a1b2c3d", ""); err != nil {
 				r.t.Fatal(err)
 			}
 		}},
 		"another host's name": {func(m map[string]string) map[string]string {
 			m = maps.Clone(m)
-			m[state.MetaHost] = "host-a"
-			m[state.MetaID] = "app-01/22222222/999999"
+			m[archive.MetaHost] = "host-a"
+			m[archive.MetaID] = "app-01/22222222/999999"
 			return m
 		}, func(r *rig) { r.doubt("a") }},
 	}
@@ -94,7 +93,7 @@ func TestAForgedObjectIsReplacedFromTheFile(t *testing.T) {
 // forgets takes path out of the index, as a lost state does.
 func (r *rig) forgets(path string) {
 	r.t.Helper()
-	if _, err := r.src.State.Commit(r.t.Context(), state.Outcome{Path: path, Remove: true}); err != nil {
+	if _, err := r.src.State.Commit(r.t.Context(), archive.Outcome{Path: path, Remove: true}); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -142,15 +141,15 @@ func TestAForgedObjectIsNotRecovered(t *testing.T) {
 func TestAForgedObjectInTheWayIsNotRecovered(t *testing.T) {
 	r := newRig(t, proven)
 	r.write("a", []byte("content"))
-	var forged state.Object
+	var forged archive.Object
 	r.store.plan(fault{op: "Put", times: 1, do: func() {
 		in, err := r.src.State.Intents()
 		if err != nil || len(in) != 1 {
 			t.Errorf("Intents = %+v, %v", in, err)
 			return
 		}
-		id := state.ObjectID{Instance: "app-01", Chain: in[0].Chain, Attempt: in[0].Attempt}
-		forged = r.forge("a", 7, map[string]string{state.MetaMD5: md5hex([]byte("content")), state.MetaID: id.String(), state.MetaHost: "host-a"})
+		id := archive.ObjectID{Instance: "app-01", Chain: in[0].Chain, Attempt: in[0].Attempt}
+		forged = r.forge("a", 7, map[string]string{archive.MetaMD5: md5hex([]byte("content")), archive.MetaID: id.String(), archive.MetaHost: "host-a"})
 	}})
 	r.start()
 	r.look(archive.TriggerEvent, "a")
@@ -179,17 +178,17 @@ func TestAnotherHostOfThisNameIsNotOverwritten(t *testing.T) {
 			ended := false
 			r := newRig(t, func(s *Source, o *Options) {
 				proven(s, o)
-				s.Ended = func(_ context.Context, o state.Object) (bool, error) {
-					if o.Metadata[state.MetaID] != "app-01/22222222/5" {
-						t.Errorf("asked whether %q ended", o.Metadata[state.MetaID])
+				s.Ended = func(_ context.Context, o archive.Object) (bool, error) {
+					if o.Metadata[archive.MetaID] != "app-01/22222222/5" {
+						t.Errorf("asked whether %q ended", o.Metadata[archive.MetaID])
 					}
 					return ended, nil
 				}
 			})
 			r.start()
-			meta := map[string]string{state.MetaMD5: "00", state.MetaID: "app-01/22222222/5"}
+			meta := map[string]string{archive.MetaMD5: "00", archive.MetaID: "app-01/22222222/5"}
 			if host != "" {
-				meta[state.MetaHost] = host
+				meta[archive.MetaHost] = host
 			}
 			r.foreignObject("a", []byte("theirs"), meta)
 			r.write("a", []byte("ours"))
@@ -217,7 +216,7 @@ func TestEveryWriteCarriesTheHost(t *testing.T) {
 	r.write("large", pattern(700<<10, 1))
 	r.look(archive.TriggerStartup, "small", "large")
 	for _, p := range []string{"small", "large"} {
-		if o, _, _ := r.store.object("pre/" + p); o.Metadata[state.MetaHost] != "host-a" {
+		if o, _, _ := r.store.object("pre/" + p); o.Metadata[archive.MetaHost] != "host-a" {
 			t.Errorf("%s carries %v, want the host", p, o.Metadata)
 		}
 	}

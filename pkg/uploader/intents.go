@@ -24,7 +24,7 @@ type intents struct {
 	key     string
 	remote  *keyState
 	journal *journal.Attempt
-	resume  *state.Intent // An open multipart upload of the key.
+	resume  *archive.Intent // An open multipart upload of the key.
 }
 
 // resolve resolves the open intents of the key by asking what S3 holds. A write
@@ -58,7 +58,7 @@ func (w *intents) resolve(ctx context.Context) error {
 			continue
 		}
 		open++
-		if list[i].Op != state.OpMultipart {
+		if list[i].Op != archive.OpMultipart {
 			unresolved++
 		}
 	}
@@ -71,12 +71,12 @@ func (w *intents) resolve(ctx context.Context) error {
 }
 
 // resolveOne resolves one intent, given what S3 holds under its key.
-func (w *intents) resolveOne(ctx context.Context, in *state.Intent, s remote.State) (kept bool, err error) {
-	if in.Op == state.OpDelete {
+func (w *intents) resolveOne(ctx context.Context, in *archive.Intent, s remote.State) (kept bool, err error) {
+	if in.Op == archive.OpDelete {
 		if s.Present || s.Guessed {
 			return false, w.discard(ctx, in)
 		}
-		return false, w.journal.Deleted(ctx, in, state.Object{})
+		return false, w.journal.Deleted(ctx, in, archive.Object{})
 	}
 	taken, err := w.taken(ctx, in, s)
 	switch {
@@ -84,12 +84,12 @@ func (w *intents) resolveOne(ctx context.Context, in *state.Intent, s remote.Sta
 		return true, err
 	case taken:
 		return false, w.journal.Stored(ctx, in, s.Object, true)
-	case in.Op == state.OpCopy:
+	case in.Op == archive.OpCopy:
 		return false, w.discard(ctx, in) // The next rekey sees for itself.
-	case in.Op == state.OpMultipart && in.UploadID != "" && w.resume == nil:
+	case in.Op == archive.OpMultipart && in.UploadID != "" && w.resume == nil:
 		w.resume = in
 		return true, nil
-	case in.Op == state.OpMultipart:
+	case in.Op == archive.OpMultipart:
 		if in.UploadID == "" {
 			// The listing of a bucket does not say who opened an upload and for what:
 			// it is not searched for, because it could be another program's.
@@ -100,9 +100,9 @@ func (w *intents) resolveOne(ctx context.Context, in *state.Intent, s remote.Sta
 	case in.Unresolved:
 		return true, nil
 	}
-	err = w.d.src.State.Attempt(context.WithoutCancel(ctx), in.Attempt, in.Key, func(i *state.Intent) { i.Unresolved = true })
+	err = w.d.src.State.Attempt(context.WithoutCancel(ctx), in.Attempt, in.Key, func(i *archive.Intent) { i.Unresolved = true })
 	if err != nil {
-		return true, localfile.Local(state.ClassTransient, "note the unresolved write", err)
+		return true, localfile.Local(archive.ClassTransient, "note the unresolved write", err)
 	}
 	return true, nil
 }
@@ -111,7 +111,7 @@ func (w *intents) resolveOne(ctx context.Context, in *state.Intent, s remote.Sta
 // announces the same content: an open multipart upload, which is resumed, or an
 // unresolved write. Whichever of the two requests the server takes, the object
 // shows it, and an outage of days leaves one intent a key.
-func (w *intents) write(ctx context.Context, in *state.Intent) (*state.Intent, error) {
+func (w *intents) write(ctx context.Context, in *archive.Intent) (*archive.Intent, error) {
 	if err := w.claim(ctx); err != nil {
 		return nil, err
 	}
@@ -123,14 +123,14 @@ func (w *intents) write(ctx context.Context, in *state.Intent) (*state.Intent, e
 	if err := w.dropResume(ctx); err != nil {
 		return nil, err
 	}
-	if in.Op == state.OpPut && w.d.open.has(w.key) {
+	if in.Op == archive.OpPut && w.d.open.has(w.key) {
 		list, err := w.list()
 		if err != nil {
 			return nil, err
 		}
 		for i := range list {
 			e := &list[i]
-			if e.Op == state.OpPut && e.Unresolved && e.Fence == in.Fence && e.MD5 == in.MD5 && e.SHA256 == in.SHA256 {
+			if e.Op == archive.OpPut && e.Unresolved && e.Fence == in.Fence && e.MD5 == in.MD5 && e.SHA256 == in.SHA256 {
 				return e, w.d.breaker.Allow()
 			}
 		}
@@ -139,13 +139,13 @@ func (w *intents) write(ctx context.Context, in *state.Intent) (*state.Intent, e
 }
 
 // begin makes in durable and draws its number. The caller has called claim.
-func (w *intents) begin(ctx context.Context, in *state.Intent) error {
+func (w *intents) begin(ctx context.Context, in *archive.Intent) error {
 	if err := w.d.breaker.Allow(); err != nil {
 		return err
 	}
 	chain, err := w.d.src.State.Chain()
 	if err != nil {
-		return localfile.Local(state.ClassTransient, "read the chain", err)
+		return localfile.Local(archive.ClassTransient, "read the chain", err)
 	}
 	in.Chain = chain.ID
 	n, err := w.d.src.State.Begin(ctx, *in)
@@ -153,7 +153,7 @@ func (w *intents) begin(ctx context.Context, in *state.Intent) error {
 		w.d.open.set(in.Key, 0) // The next attempt resolves it.
 	}
 	if err != nil {
-		return localfile.Local(state.ClassTransient, "announce the write", err)
+		return localfile.Local(archive.ClassTransient, "announce the write", err)
 	}
 	in.Attempt = n
 	w.d.open.add(in.Key, false)
@@ -166,14 +166,14 @@ func (w *intents) claim(ctx context.Context) error {
 		return nil
 	}
 	if err := w.d.src.Claim(ctx); err != nil {
-		return localfile.Local(state.ClassTransient, "claim the trail", err) // The objects of the destination are not at fault.
+		return localfile.Local(archive.ClassTransient, "claim the trail", err) // The objects of the destination are not at fault.
 	}
 	return nil
 }
 
 // stored records a write that the server acknowledged. What was read is in the
 // record, whatever the file is by now.
-func (w *intents) stored(ctx context.Context, in *state.Intent, o state.Object) error {
+func (w *intents) stored(ctx context.Context, in *archive.Intent, o archive.Object) error {
 	w.remote.flight.enter(PhaseCommit)
 	if err := w.journal.Stored(ctx, in, o, false); err != nil {
 		return err
@@ -186,7 +186,7 @@ func (w *intents) stored(ctx context.Context, in *state.Intent, o state.Object) 
 // upload was not there, and resolves in. The object may be that of in, whose
 // first answer was lost, and then done is true; or of an earlier write, which is
 // recorded. Present: something is certainly there.
-func (w *intents) surprised(ctx context.Context, in *state.Intent, present bool) (done bool, now remote.State, err error) {
+func (w *intents) surprised(ctx context.Context, in *archive.Intent, present bool) (done bool, now remote.State, err error) {
 	if now, err = w.remote.ask(ctx, present); err != nil {
 		return false, now, err
 	}
@@ -207,7 +207,7 @@ func (w *intents) surprised(ctx context.Context, in *state.Intent, present bool)
 	}
 	for i := range earlier {
 		e := &earlier[i]
-		if e.Attempt == in.Attempt || e.Op == state.OpDelete {
+		if e.Attempt == in.Attempt || e.Op == archive.OpDelete {
 			continue
 		}
 		if taken, err = w.taken(ctx, e, now); taken {
@@ -225,7 +225,7 @@ func (w *intents) surprised(ctx context.Context, in *state.Intent, present bool)
 
 // taken reports whether the server has taken the write that in announces: its
 // object, and its bytes, are under the key.
-func (w *intents) taken(ctx context.Context, in *state.Intent, now remote.State) (bool, error) {
+func (w *intents) taken(ctx context.Context, in *archive.Intent, now remote.State) (bool, error) {
 	if !now.Present || now.Key != archive.KeyOK {
 		return false, nil
 	}
@@ -238,7 +238,7 @@ func (w *intents) taken(ctx context.Context, in *state.Intent, now remote.State)
 
 // forget drops what is left of other writes of the key after in was
 // acknowledged: they were conditional, and cannot be taken any more.
-func (w *intents) forget(ctx context.Context, in *state.Intent) error {
+func (w *intents) forget(ctx context.Context, in *archive.Intent) error {
 	ctx = context.WithoutCancel(ctx)
 	left, err := w.list()
 	if err != nil {
@@ -270,34 +270,16 @@ func (w *intents) dropResume(ctx context.Context) error {
 // dropped. An upload that the server does not let go yet keeps its intent. One
 // that the server does not know any more may have been completed after its key
 // was asked for: it is then recorded as recovered.
-func (w *intents) discard(ctx context.Context, in *state.Intent) error {
+func (w *intents) discard(ctx context.Context, in *archive.Intent) error {
 	ctx = context.WithoutCancel(ctx)
-	taken := false
-	if in.UploadID != "" {
-		gone, err := w.d.gate.Abort(ctx, in)
-		if err != nil {
-			return err
-		}
-		if gone {
-			now, err := w.remote.ask(ctx, false)
-			if err != nil {
-				return err
-			}
-			if taken, err = w.taken(ctx, in, now); err != nil {
-				return err
-			}
-			if taken {
-				w.remote.seen = now
-				if err := w.journal.Stored(ctx, in, now.Object, true); err != nil {
-					return err
-				}
-			}
-		}
+	taken, err := w.abort(ctx, in)
+	if err != nil {
+		return err
 	}
 	if !taken {
 		err := w.d.src.State.DropIntent(ctx, in.Key, in.Attempt)
 		if err != nil && !errors.Is(err, state.ErrNoIntent) {
-			return localfile.Local(state.ClassTransient, "drop intent", err)
+			return localfile.Local(archive.ClassTransient, "drop intent", err)
 		}
 	}
 	if left, err := w.list(); err == nil && len(left) == 0 {
@@ -306,21 +288,42 @@ func (w *intents) discard(ctx context.Context, in *state.Intent) error {
 	return nil
 }
 
+// abort gives the multipart upload of in up. It reports whether the upload had
+// been completed, and was recorded.
+func (w *intents) abort(ctx context.Context, in *archive.Intent) (taken bool, err error) {
+	if in.UploadID == "" {
+		return false, nil
+	}
+	gone, err := w.d.gate.Abort(ctx, in)
+	if err != nil || !gone {
+		return false, err
+	}
+	now, err := w.remote.ask(ctx, false)
+	if err != nil {
+		return false, err
+	}
+	if taken, err = w.taken(ctx, in, now); err != nil || !taken {
+		return false, err
+	}
+	w.remote.seen = now
+	return true, w.journal.Stored(ctx, in, now.Object, true)
+}
+
 // list returns the open intents of the key.
-func (w *intents) list() ([]state.Intent, error) {
+func (w *intents) list() ([]archive.Intent, error) {
 	list, err := w.d.src.State.Intent(w.key)
 	if err != nil {
-		return nil, localfile.Local(state.ClassTransient, "read intents", err)
+		return nil, localfile.Local(archive.ClassTransient, "read intents", err)
 	}
 	return list, nil
 }
 
 // ambiguous reports whether a write that failed with err may have been taken.
 func ambiguous(err error) bool {
-	if errors.Is(err, state.ErrConcurrent) {
+	if errors.Is(err, archive.ErrConcurrent) {
 		return false
 	}
-	e, ok := errors.AsType[*state.Error](err)
+	e, ok := errors.AsType[*archive.Error](err)
 	return !ok || errors.Is(err, breaker.ErrHeld) || !e.Class.Meaning().Refused
 }
 

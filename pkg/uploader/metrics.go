@@ -7,9 +7,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/gate"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // Metrics are the uploader's series. One value serves all pools of a process.
@@ -29,7 +29,7 @@ type Metrics struct {
 	}
 }
 
-// NewMetrics registers the series with reg. It is called once a process.
+// NewMetrics registers the series with reg. It is called once per process.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m, f := &Metrics{}, promauto.With(reg)
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
@@ -70,7 +70,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 // AddUnchanged counts files that a scan found unchanged by the index alone, and
 // that therefore never came to a pool.
 func (m *Metrics) AddUnchanged(source string, n int64) {
-	m.files.WithLabelValues(source, string(state.StatusSkipped)).Add(float64(n))
+	m.files.WithLabelValues(source, string(archive.StatusSkipped)).Add(float64(n))
 }
 
 // Forget removes all series of a source that is not archived any more, so that
@@ -89,10 +89,10 @@ type sourceMetrics struct {
 
 // source makes all series of one source, so that each exists at zero.
 func (m *Metrics) source(name string) sourceMetrics {
-	for _, s := range state.Statuses() {
+	for _, s := range archive.Statuses() {
 		m.files.WithLabelValues(name, string(s))
 	}
-	for _, c := range state.Classes() {
+	for _, c := range archive.Classes() {
 		m.failures.WithLabelValues(name, string(c))
 		m.retries.WithLabelValues(name, string(c))
 		m.parked.WithLabelValues(name, string(c))
@@ -130,15 +130,15 @@ func (s sourceMetrics) reread(changed bool) {
 }
 
 // File is part of journal.Counter.
-func (s sourceMetrics) File(st state.Status) { s.m.files.WithLabelValues(s.name, string(st)).Inc() }
+func (s sourceMetrics) File(st archive.Status) { s.m.files.WithLabelValues(s.name, string(st)).Inc() }
 
 // Failure is part of journal.Counter.
-func (s sourceMetrics) Failure(c state.Class) {
+func (s sourceMetrics) Failure(c archive.Class) {
 	s.m.failures.WithLabelValues(s.name, string(c)).Inc()
 }
 
 // Uploaded is part of journal.Counter.
-func (s sourceMetrics) Uploaded(st state.Status, size int64, detected, now time.Time) {
+func (s sourceMetrics) Uploaded(st archive.Status, size int64, detected, now time.Time) {
 	s.File(st)
 	s.m.bytes.WithLabelValues(s.name).Add(float64(size))
 	s.m.last.WithLabelValues(s.name).Set(seconds(now))
@@ -153,8 +153,8 @@ func (s sourceMetrics) Repaired() { s.m.repaired.WithLabelValues(s.name).Inc() }
 // ShortLived is part of journal.Counter.
 func (s sourceMetrics) ShortLived() { s.m.shortLived.WithLabelValues(s.name).Inc() }
 
-func (s sourceMetrics) mismatch()           { s.m.mismatches.WithLabelValues(s.name).Inc() }
-func (s sourceMetrics) retry(c state.Class) { s.m.retries.WithLabelValues(s.name, string(c)).Inc() }
+func (s sourceMetrics) mismatch()             { s.m.mismatches.WithLabelValues(s.name).Inc() }
+func (s sourceMetrics) retry(c archive.Class) { s.m.retries.WithLabelValues(s.name, string(c)).Inc() }
 
 // set shows v in a gauge.
 func (s sourceMetrics) set(g *prometheus.GaugeVec, v float64, labels ...string) {
@@ -170,7 +170,7 @@ func (s sourceMetrics) health(st breaker.Status) {
 		}
 		s.set(s.m.health, v, string(h))
 	}
-	for _, c := range state.Classes() {
+	for _, c := range archive.Classes() {
 		v := 0.0
 		if st.State != breaker.HealthOK && c == st.Class {
 			v = seconds(st.Since)
@@ -200,7 +200,7 @@ func (c checks) Ping(ctx context.Context) error { return c.count(c.store.Objects
 func (c checks) Probe(ctx context.Context) error { return c.count(c.store.Objects.Probe(ctx)) }
 
 func (c checks) count(err error) error {
-	if state.ClassOf(err).Stops() {
+	if archive.ClassOf(err).Stops() {
 		c.metrics.mismatch()
 	}
 	return err

@@ -8,8 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 func TestBlockedSinceNamesTheClassAndTheTimeInEachState(t *testing.T) {
@@ -18,17 +18,17 @@ func TestBlockedSinceNamesTheClassAndTheTimeInEachState(t *testing.T) {
 	since := time.Unix(1_700_000_000, 0)
 	for _, c := range []struct {
 		st      breaker.Status
-		blocked state.Class // "": none
+		blocked archive.Class // "": none
 	}{
 		{breaker.Status{State: breaker.HealthWaiting, Since: since}, ""}, // The first canary is under way.
-		{breaker.Status{State: breaker.HealthWaiting, Class: state.ClassTransient, Err: errors.New("x"), Since: since}, state.ClassTransient},
-		{breaker.Status{State: breaker.HealthParked, Class: state.ClassConfiguration, Err: errors.New("x"), Since: since}, state.ClassConfiguration},
-		{breaker.Status{State: breaker.HealthParked, Class: state.ClassCredentials, Err: errors.New("x"), Since: since}, state.ClassCredentials},
-		{breaker.Status{State: breaker.HealthStopped, Class: state.ClassEncryption, Err: errors.New("x"), Since: since}, state.ClassEncryption},
+		{breaker.Status{State: breaker.HealthWaiting, Class: archive.ClassTransient, Err: errors.New("x"), Since: since}, archive.ClassTransient},
+		{breaker.Status{State: breaker.HealthParked, Class: archive.ClassConfiguration, Err: errors.New("x"), Since: since}, archive.ClassConfiguration},
+		{breaker.Status{State: breaker.HealthParked, Class: archive.ClassCredentials, Err: errors.New("x"), Since: since}, archive.ClassCredentials},
+		{breaker.Status{State: breaker.HealthStopped, Class: archive.ClassEncryption, Err: errors.New("x"), Since: since}, archive.ClassEncryption},
 		{breaker.Status{State: breaker.HealthOK, Since: since}, ""},
 	} {
 		s.health(c.st)
-		for _, class := range state.Classes() {
+		for _, class := range archive.Classes() {
 			want := 0.0
 			if class == c.blocked {
 				want = float64(since.Unix())

@@ -12,7 +12,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/queue"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // mirrors is a source that mirrors deletions, in a run that gives up at once on
@@ -36,11 +35,11 @@ func (r *rig) confirmGone(path string) {
 
 func (r *rig) doubt(paths ...string) {
 	r.t.Helper()
-	var items []state.Item
+	var items []archive.Item
 	for _, p := range paths {
-		items = append(items, state.Item{Path: p, Entry: r.entry(p)})
+		items = append(items, archive.Item{Path: p, Entry: r.entry(p)})
 	}
-	if n, err := r.src.State.Doubt(r.t.Context(), items); err != nil || n != len(paths) {
+	if n, err := r.src.State.MarkSuspect(r.t.Context(), items); err != nil || n != len(paths) {
 		r.t.Fatalf("Doubt = %d, %v, want %d", n, err, len(paths))
 	}
 }
@@ -73,7 +72,7 @@ func TestMirrorRecoversADeletionThatACrashInterrupted(t *testing.T) {
 	r.store.plan(fault{op: "Delete", times: 1, lost: true, err: reset()})
 	r.confirmGone("a")
 	r.until("the answer is lost", func() bool { _, f, d := r.q.Source("data").Depth(); return f == 0 && d == 1 })
-	if list, err := r.src.State.Intents(); err != nil || len(list) != 1 || list[0].Op != state.OpDelete {
+	if list, err := r.src.State.Intents(); err != nil || len(list) != 1 || list[0].Op != archive.OpDelete {
 		t.Fatalf("Intents = %+v, %v, want the deletion", list, err)
 	}
 	r.wantTrail("uploaded", "uploaded")
@@ -92,7 +91,7 @@ func TestMirrorRecoversADeletionThatACrashInterrupted(t *testing.T) {
 
 func TestMirrorNeverDeletesWhatSomebodyElseWrote(t *testing.T) {
 	for name, meta := range map[string]map[string]string{
-		"another instance": {state.MetaID: "app-02/ffffffff/1"},
+		"another instance": {archive.MetaID: "app-02/ffffffff/1"},
 		"a person":         {},
 	} {
 		r := newRig(t, mirrors)
@@ -118,7 +117,7 @@ func TestMirrorDeletesWhatItAdopted(t *testing.T) {
 	r := newRig(t, mirrors)
 	r.start()
 	data := []byte("from the older tool")
-	r.foreignObject("a", data, map[string]string{state.MetaMD5: md5hex(data)})
+	r.foreignObject("a", data, map[string]string{archive.MetaMD5: md5hex(data)})
 	r.write("a", data)
 	r.look(archive.TriggerStartup, "a")
 	r.remove("a")
@@ -187,7 +186,7 @@ func TestDoubtedObjectsArePutBack(t *testing.T) {
 	delete(r.store.objects, "pre/missing")
 	r.store.mu.Unlock()
 	r.foreignObject("replaced", []byte("by hand"), nil)
-	r.foreignObject("foreign", []byte("theirs"), map[string]string{state.MetaID: "app-02/ffffffff/1"})
+	r.foreignObject("foreign", []byte("theirs"), map[string]string{archive.MetaID: "app-02/ffffffff/1"})
 	theirs, _, _ := r.store.object("pre/replaced")
 	r.doubt(paths...)
 	for _, p := range paths {
@@ -196,7 +195,7 @@ func TestDoubtedObjectsArePutBack(t *testing.T) {
 	r.wantTrail("uploaded", "uploaded", "uploaded", "uploaded", "skipped/etag", "failed/conflict", "uploaded", "uploaded")
 	for _, p := range []string{"equal", "missing", "replaced"} {
 		r.wantObject(p, []byte("content of "+p))
-		if r.entry(p).Doubted {
+		if r.entry(p).Suspect {
 			t.Errorf("%s is still doubted", p)
 		}
 	}
@@ -219,7 +218,7 @@ func TestDoubtedObjectsArePutBack(t *testing.T) {
 // Where listing is not granted a refused HEAD may mean that nothing is there, or
 // that the object may not be looked at. It is no proof that it is gone.
 func TestMirrorDoesNotTakeARefusalForADeletion(t *testing.T) {
-	forbidden := remoteError(state.ClassConfiguration, "", 403, os.ErrPermission)
+	forbidden := remoteError(archive.ClassConfiguration, "", 403, os.ErrPermission)
 	unlisted := func(s *Source, o *Options) {
 		mirrors(s, o)
 		s.HeadForbiddenMeansUnknown = func() bool { return true }
@@ -227,7 +226,7 @@ func TestMirrorDoesNotTakeARefusalForADeletion(t *testing.T) {
 	for name, put := range map[string]func(r *rig){
 		"our object": func(*rig) {},
 		"another object": func(r *rig) {
-			r.foreignObject("a", []byte("theirs"), map[string]string{state.MetaID: "app-02/ffffffff/1"})
+			r.foreignObject("a", []byte("theirs"), map[string]string{archive.MetaID: "app-02/ffffffff/1"})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -271,7 +270,7 @@ func TestMirrorDoesNotTakeARefusalForADeletion(t *testing.T) {
 		r.write("a", []byte("x"))
 		r.look(archive.TriggerStartup, "a")
 		r.remove("a")
-		r.foreignObject("a", []byte("theirs"), map[string]string{state.MetaID: "app-02/ffffffff/1"})
+		r.foreignObject("a", []byte("theirs"), map[string]string{archive.MetaID: "app-02/ffffffff/1"})
 		r.store.plan(fault{op: "Head", times: 2, err: forbidden})
 		r.confirmGone("a")
 		r.idle()

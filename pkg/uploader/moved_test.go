@@ -17,7 +17,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/remote"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // forgeCRC changes b at from and makes good for it in the four bytes at to, so
@@ -97,8 +96,8 @@ func TestBytesThatChangeUnderTheSameCRCAreNeverStored(t *testing.T) {
 				t.Fatal(err)
 			}
 			a.file.Take(changed)
-			_, _, err = a.write(t.Context(), remote.Decision{Cond: state.Condition{Absent: true}})
-			if state.ClassOf(err) != state.ClassChanged {
+			_, _, err = a.write(t.Context(), remote.Decision{Cond: archive.Condition{Absent: true}})
+			if archive.ClassOf(err) != archive.ClassChanged {
 				t.Errorf("write = %v, want class changed", err)
 			}
 			if n := r.store.count("Complete"); n != 0 {
@@ -158,7 +157,7 @@ type lastPart struct {
 	after func()
 }
 
-func (s *lastPart) UploadPart(ctx context.Context, key, id string, n int32, body io.ReadSeeker, size int64, crc uint32) (state.Part, error) {
+func (s *lastPart) UploadPart(ctx context.Context, key, id string, n int32, body io.ReadSeeker, size int64, crc uint32) (archive.Part, error) {
 	p, err := s.store.UploadPart(ctx, key, id, n, body, size, crc)
 	s.after()
 	return p, err
@@ -174,7 +173,7 @@ func TestARacyEntryIsReadAgain(t *testing.T) {
 	e := r.entry("a")
 	e.Racy = true
 	e.MD5, e.SHA256 = [16]byte{1}, [32]byte{} // What stood there in the same tick of the clock.
-	if _, err := r.src.State.Commit(t.Context(), state.Outcome{Path: "a", Entry: &e}); err != nil {
+	if _, err := r.src.State.Commit(t.Context(), archive.Outcome{Path: "a", Entry: &e}); err != nil {
 		t.Fatal(err)
 	}
 	r.look(archive.TriggerRescan, "a")

@@ -16,7 +16,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // Pool takes tasks from a queue and brings the content of their files to S3. Its
@@ -266,7 +265,7 @@ func (p *Pool) Destination(source string) breaker.Status {
 
 // Parked returns how many paths of source have a failure that needs an operator,
 // by class; classes without any are left out.
-func (p *Pool) Parked(source string) map[state.Class]int64 {
+func (p *Pool) Parked(source string) map[archive.Class]int64 {
 	if d := p.dests[source]; d != nil {
 		return d.journal.Parked()
 	}

@@ -17,7 +17,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // denying is a store that refuses to take what lies below a prefix, while its
@@ -30,13 +29,13 @@ type denying struct {
 	puts   int
 }
 
-func (d *denying) Put(ctx context.Context, p state.Put) (state.Object, error) {
+func (d *denying) Put(ctx context.Context, p archive.Put) (archive.Object, error) {
 	d.mu.Lock()
 	d.puts++
 	refuse := d.prefix != "" && strings.HasPrefix(p.Key, d.prefix)
 	d.mu.Unlock()
 	if refuse {
-		return state.Object{}, remoteError(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
+		return archive.Object{}, remoteError(archive.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
 	}
 	return d.store.Put(ctx, p)
 }
@@ -131,9 +130,9 @@ func TestAFileThatMovesLetsTheOthersGo(t *testing.T) {
 		r, _, _ := deniedRig(t, files)
 		var granted, moved atomic.Bool
 		r.p.dests["data"].src.Requeue = func(string) {} // It comes back much later.
-		r.p.dests["data"].store.Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
+		r.p.dests["data"].store.Objects = &picky{r.store, func(_ context.Context, p archive.Put) error {
 			if !granted.Load() {
-				return remoteError(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
+				return remoteError(archive.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
 			}
 			if !moved.Swap(true) {
 				r.write(strings.TrimPrefix(p.Key, "pre/"), []byte("another"))
@@ -143,6 +142,7 @@ func TestAFileThatMovesLetsTheOthersGo(t *testing.T) {
 		r.start()
 		r.until("all are held", func() bool { return r.q.Source("data").Held() == files })
 		granted.Store(true)
+		time.Sleep(time.Minute) // Until the next probe, if the last one has just passed.
 		r.until("a file is taken", moved.Load)
 		time.Sleep(10 * time.Second)
 		if held := r.q.Source("data").Held(); held != 0 {
@@ -157,12 +157,12 @@ func TestEachCauseIsReleasedByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _, _ := deniedRig(t, 40)
 		var granted atomic.Bool
-		r.p.dests["data"].store.Objects = &picky{r.store, func(_ context.Context, p state.Put) error {
+		r.p.dests["data"].store.Objects = &picky{r.store, func(_ context.Context, p archive.Put) error {
 			switch {
 			case strings.HasPrefix(p.Key, "pre/locked/"):
-				return remoteError(state.ClassConfiguration, "InvalidRequest", 400, os.ErrPermission)
+				return remoteError(archive.ClassConfiguration, "InvalidRequest", 400, os.ErrPermission)
 			case !granted.Load():
-				return remoteError(state.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
+				return remoteError(archive.ClassConfiguration, "AccessDenied", 403, os.ErrPermission)
 			}
 			return nil
 		}}
@@ -192,14 +192,14 @@ type refusing struct {
 
 func (r *refusing) refusal() error {
 	if c, _ := r.code.Load().(string); c != "" {
-		return remoteError(state.ClassConfiguration, c, 400, os.ErrPermission)
+		return remoteError(archive.ClassConfiguration, c, 400, os.ErrPermission)
 	}
 	return nil
 }
 
-func (r *refusing) Put(ctx context.Context, p state.Put) (state.Object, error) {
+func (r *refusing) Put(ctx context.Context, p archive.Put) (archive.Object, error) {
 	if err := r.refusal(); err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	return r.denying.Put(ctx, p)
 }
@@ -288,10 +288,10 @@ func TestPostponedLooksCostALineAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const files = 200
 		r, _, logs := deniedRig(t, files)
-		r.p.dests["data"].store.Objects = &picky{r.store, func(context.Context, state.Put) error {
+		r.p.dests["data"].store.Objects = &picky{r.store, func(context.Context, archive.Put) error {
 			r.p.dests["data"].breaker.Wrote()
 			r.p.dests["data"].breaker.Observe(nil) // Others are taken: the destination is not away.
-			return remoteError(state.ClassTransient, "InternalError", 500, os.ErrInvalid)
+			return remoteError(archive.ClassTransient, "InternalError", 500, os.ErrInvalid)
 		}}
 		r.start()
 		time.Sleep(time.Hour)

@@ -12,7 +12,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
 	"github.com/s3syncd/s3syncd/pkg/remote"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // keyOf returns the key of the job's path.
@@ -70,7 +69,7 @@ func (k rekey) misplaced() bool {
 }
 
 // known returns what the index or the trail knows of the object.
-func (k rekey) known(ctx context.Context, o state.Object) (remote.Archived, error) {
+func (k rekey) known(ctx context.Context, o archive.Object) (remote.Archived, error) {
 	a := k.a
 	j, err := a.d.judge(a.journal.Index.Entry)
 	if err != nil {
@@ -80,7 +79,7 @@ func (k rekey) known(ctx context.Context, o state.Object) (remote.Archived, erro
 	if err := cmp.Or(err, why); err != nil {
 		return remote.Archived{}, err
 	}
-	var record *state.Record
+	var record *archive.Record
 	if a.d.src.Archived != nil {
 		if r, ok := a.d.src.Archived(a.job.Path); ok {
 			record = &r
@@ -119,13 +118,13 @@ func (k rekey) resend(ctx context.Context, s remote.State, known *remote.Archive
 }
 
 // copyOnto writes an intent and has the server copy the object onto itself.
-func (k rekey) copyOnto(ctx context.Context, o state.Object, known *remote.Archived) (done bool, now remote.State, err error) {
+func (k rekey) copyOnto(ctx context.Context, o archive.Object, known *remote.Archived) (done bool, now remote.State, err error) {
 	a := k.a
 	if err := a.intents.dropResume(ctx); err != nil {
 		return false, now, err
 	}
-	in := &state.Intent{
-		Op: state.OpCopy, Rekey: true, Path: a.job.Path, Key: a.key, Fence: state.Fence{Size: o.Size}.WithMtime(known.Mtime),
+	in := &archive.Intent{
+		Op: archive.OpCopy, Rekey: true, Path: a.job.Path, Key: a.key, Fence: archive.Fence{Size: o.Size}.WithMtime(known.Mtime),
 		Attributes: known.Attributes, MD5: known.MD5, SHA256: known.SHA256,
 		Trigger: a.job.Trigger, Replaces: remote.Replace(o).Replaces,
 	}
@@ -141,27 +140,27 @@ func (k rekey) copyOnto(ctx context.Context, o state.Object, known *remote.Archi
 	}
 	identify(meta, a.d.src, in)
 	if in.MD5 != [16]byte{} {
-		meta[state.MetaMD5] = hex.EncodeToString(in.MD5[:])
+		meta[archive.MetaMD5] = hex.EncodeToString(in.MD5[:])
 	}
 	if in.SHA256 != [32]byte{} {
-		meta[state.MetaSHA256] = hex.EncodeToString(in.SHA256[:])
+		meta[archive.MetaSHA256] = hex.EncodeToString(in.SHA256[:])
 	}
 
 	a.flight.enter(PhaseSend)
 	a.flight.size.Store(o.Size)
-	copied, err := a.d.gate.Copy(ctx, state.Copy{
+	copied, err := a.d.gate.Copy(ctx, archive.Copy{
 		Key: a.key, Size: o.Size, ETag: o.ETag, Metadata: meta, SHA256: in.SHA256,
 		Opened: func(id string) error {
 			in.UploadID = id
-			return a.d.src.State.Attempt(context.WithoutCancel(ctx), in.Attempt, in.Key, func(i *state.Intent) { i.UploadID = id })
+			return a.d.src.State.Attempt(context.WithoutCancel(ctx), in.Attempt, in.Key, func(i *archive.Intent) { i.UploadID = id })
 		},
 	})
 	switch {
 	case err == nil:
 		return true, now, a.intents.stored(ctx, in, copied)
-	case errors.Is(err, state.ErrPrecondition):
+	case errors.Is(err, archive.ErrPrecondition):
 		return a.intents.surprised(ctx, in, true)
-	case errors.Is(err, state.ErrNoUpload), errors.Is(err, fs.ErrNotExist) && !localfile.IsLocal(err):
+	case errors.Is(err, archive.ErrNoUpload), errors.Is(err, fs.ErrNotExist) && !localfile.IsLocal(err):
 		return a.intents.surprised(ctx, in, false)
 	default:
 		return false, now, a.broken(ctx, in, err)

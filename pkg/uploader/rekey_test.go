@@ -14,7 +14,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/queue"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 const oldKey = "arn:aws:kms:us-east-1:1:key/old"
@@ -23,7 +22,7 @@ const oldKey = "arn:aws:kms:us-east-1:1:key/old"
 type copier struct {
 	*store
 	opened bool // Copies are multipart uploads.
-	trail  map[string]state.Record
+	trail  map[string]archive.Record
 }
 
 // knows makes the trail know the object under key, of the job's path.
@@ -32,20 +31,20 @@ func (s *copier) knows(path, key string) {
 	defer s.mu.Unlock()
 	o, body := s.objects[key], s.bodies[key]
 	size, sum := int64(len(body)), sha256.Sum256(body)
-	s.trail[path] = state.Record{
-		S3Key: key, Status: state.StatusSkipped, ETag: o.ETag, VersionID: o.VersionID, SizeBytes: &size, MD5: md5hex(body),
+	s.trail[path] = archive.Record{
+		S3Key: key, Status: archive.StatusSkipped, ETag: o.ETag, VersionID: o.VersionID, SizeBytes: &size, MD5: md5hex(body),
 		SHA256: hex.EncodeToString(sum[:]),
 	}
 }
 
-func (s *copier) archived(path string) (state.Record, bool) {
+func (s *copier) archived(path string) (archive.Record, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, ok := s.trail[path]
 	return r, ok
 }
 
-func (s *copier) Copy(ctx context.Context, c state.Copy) (o state.Object, err error) {
+func (s *copier) Copy(ctx context.Context, c archive.Copy) (o archive.Object, err error) {
 	err = s.call(ctx, "Copy", func() error {
 		s.mu.Lock()
 		old, there := s.objects[c.Key]
@@ -53,9 +52,9 @@ func (s *copier) Copy(ctx context.Context, c state.Copy) (o state.Object, err er
 		s.mu.Unlock()
 		switch {
 		case !there:
-			return remoteError(state.ClassTransient, "NoSuchKey", 404, fs.ErrNotExist)
+			return remoteError(archive.ClassTransient, "NoSuchKey", 404, fs.ErrNotExist)
 		case old.ETag != c.ETag:
-			return remoteError(state.ClassTransient, "PreconditionFailed", 412, state.ErrPrecondition)
+			return remoteError(archive.ClassTransient, "PreconditionFailed", 412, archive.ErrPrecondition)
 		}
 		if s.opened {
 			id, _, err := s.Create(ctx, c.Key, c.Metadata)
@@ -66,7 +65,7 @@ func (s *copier) Copy(ctx context.Context, c state.Copy) (o state.Object, err er
 				return err
 			}
 		}
-		o, err = s.store.store(c.Key, body, c.Metadata, state.Condition{ETag: c.ETag})
+		o, err = s.store.store(c.Key, body, c.Metadata, archive.Condition{ETag: c.ETag})
 		return err
 	})
 	return o, err
@@ -83,7 +82,7 @@ func rekeyRig(t *testing.T) (*rig, *copier) {
 		if !ok {
 			t.Fatal("the rig has another store")
 		}
-		c = &copier{store: store, trail: map[string]state.Record{}}
+		c = &copier{store: store, trail: map[string]archive.Record{}}
 		s.Copy, s.Archived = c.Copy, c.archived
 		o.GiveUp = time.Minute
 	})
@@ -105,14 +104,14 @@ func rekeyRig(t *testing.T) (*rig, *copier) {
 	return r, c
 }
 
-func acceptOld(o state.Object) archive.KeyVerdict {
+func acceptOld(o archive.Object) archive.KeyVerdict {
 	if o.KMSKeyID == oldKey {
 		return archive.KeyOK
 	}
 	return archive.KeyOther
 }
 
-func acceptNew(o state.Object) archive.KeyVerdict {
+func acceptNew(o archive.Object) archive.KeyVerdict {
 	switch {
 	case o.SSE != "aws:kms":
 		return archive.KeyMissing
@@ -126,7 +125,7 @@ func acceptNew(o state.Object) archive.KeyVerdict {
 func (s *store) put(key string, body []byte, meta map[string]string, kms string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	o := state.Object{Key: key, Size: int64(len(body)), ETag: randomHex(16), Metadata: maps.Clone(meta), KMSKeyID: kms, Dressed: true}
+	o := archive.Object{Key: key, Size: int64(len(body)), ETag: randomHex(16), Metadata: maps.Clone(meta), KMSKeyID: kms, Dressed: true}
 	if kms != "" {
 		o.SSE = "aws:kms"
 	}
@@ -151,7 +150,7 @@ func (r *rig) settled() {
 	r.idle()
 }
 
-func (r *rig) lastRecord() state.Record {
+func (r *rig) lastRecord() archive.Record {
 	r.t.Helper()
 	all := r.records()
 	return all[len(all)-1]
@@ -171,7 +170,7 @@ func TestRekeySendsTheFileWhereItIsTheSameElseCopies(t *testing.T) {
 			t.Errorf("%s is %q under %s, want %q under the new key", path, body, o.KMSKeyID, content)
 		}
 		rec := r.lastRecord()
-		if rec.Status != state.StatusRekeyed || rec.ETag != o.ETag || rec.VersionID != o.VersionID || rec.KMSKeyID != testKey ||
+		if rec.Status != archive.StatusRekeyed || rec.ETag != o.ETag || rec.VersionID != o.VersionID || rec.KMSKeyID != testKey ||
 			rec.ReplacedETag != old.ETag || rec.Attempt == 0 || rec.SizeBytes == nil || *rec.SizeBytes != int64(len(body)) {
 			t.Errorf("%s: record %+v, want one of the rekeyed object %+v", path, rec, o)
 		}
@@ -180,7 +179,7 @@ func TestRekeySendsTheFileWhereItIsTheSameElseCopies(t *testing.T) {
 		}
 		e := r.entry(path)
 		if path == "theirs" {
-			if e != (state.Entry{}) || o.Metadata["theirs"] != "kept" {
+			if e != (archive.Entry{}) || o.Metadata["theirs"] != "kept" {
 				t.Errorf("%s: entry %+v, metadata %v; want none, and the object's own", path, e, o.Metadata)
 			}
 			continue
@@ -203,16 +202,16 @@ func TestRekeySendsTheFileWhereItIsTheSameElseCopies(t *testing.T) {
 
 func TestRekeyLeavesWhatIsNotOurs(t *testing.T) {
 	r, c := rekeyRig(t)
-	r.store.put("pre/other", []byte("x"), map[string]string{state.MetaID: "app-02/0badcafe/1"}, oldKey)
+	r.store.put("pre/other", []byte("x"), map[string]string{archive.MetaID: "app-02/0badcafe/1"}, oldKey)
 	r.store.put("pre/b/_manifests/manifest_1.json", []byte("[]"), map[string]string{"s3syncd-instance": "app-02"}, oldKey)
 	r.rekey("other", "b/_manifests/manifest_1.json", "absent")
 	if c.count("Copy") != 0 {
 		t.Errorf("%d copies, want none", c.count("Copy"))
 	}
-	if rec := r.lastRecord(); rec.Status != state.StatusFailed || rec.ErrorClass != state.ClassConflict {
+	if rec := r.lastRecord(); rec.Status != archive.StatusFailed || rec.ErrorClass != archive.ClassConflict {
 		t.Errorf("record %+v, want a conflict", rec)
 	}
-	if e := r.entry("other"); e != (state.Entry{}) {
+	if e := r.entry("other"); e != (archive.Entry{}) {
 		t.Errorf("entry %+v of an object that failed, want none", e)
 	}
 }
@@ -223,7 +222,7 @@ func TestRekeyOfAKeyThatNoPathMapsTo(t *testing.T) {
 	c.knows(queue.KeyPath("pre/dir/"), "pre/dir/")
 	r.rekey(queue.KeyPath("pre/dir/"))
 	o, _, _ := r.store.object("pre/dir/")
-	if rec := r.lastRecord(); o.KMSKeyID != testKey || rec.Status != state.StatusRekeyed || rec.S3Key != "pre/dir/" || rec.LocalPath != "" {
+	if rec := r.lastRecord(); o.KMSKeyID != testKey || rec.Status != archive.StatusRekeyed || rec.S3Key != "pre/dir/" || rec.LocalPath != "" {
 		t.Errorf("object %+v, record %+v; want it under the key, and a record without a path", o, rec)
 	}
 	r.noIntents()
@@ -241,7 +240,7 @@ func TestRekeyIsTakenUpAfterALostAnswer(t *testing.T) {
 			r.until("the retry waits", func() bool { _, _, d := r.q.Source("data").Depth(); return d > 0 })
 			r.restart() // The daemon, say: it settles what is open.
 			r.settled()
-			if rec := r.lastRecord(); rec.Status != state.StatusRekeyed || !rec.Recovered || rec.KMSKeyID != testKey || rec.Attempt == 0 {
+			if rec := r.lastRecord(); rec.Status != archive.StatusRekeyed || !rec.Recovered || rec.KMSKeyID != testKey || rec.Attempt == 0 {
 				t.Errorf("%s: record %+v, want a recovered one", path, rec)
 			}
 			if c.count("Copy") != 1 {
@@ -280,7 +279,7 @@ func TestRekeyGivesWayToAConcurrentChange(t *testing.T) {
 	if !bytes.Equal(body, []byte("newer")) || o.Metadata["theirs"] != "newer" || o.KMSKeyID != "" || c.count("Copy") != 1 {
 		t.Errorf("object %q %+v after %d copies; want the newer content left as it is", body, o, c.count("Copy"))
 	}
-	if rec := r.lastRecord(); rec.Status != state.StatusFailed || rec.ErrorClass != state.ClassConflict {
+	if rec := r.lastRecord(); rec.Status != archive.StatusFailed || rec.ErrorClass != archive.ClassConflict {
 		t.Errorf("record %+v, want one that says that nobody archived it", rec)
 	}
 	r.noIntents()
@@ -289,10 +288,10 @@ func TestRekeyGivesWayToAConcurrentChange(t *testing.T) {
 func TestRekeyThatIsRefusedIsAFailedRecord(t *testing.T) {
 	r, _ := rekeyRig(t)
 	before := r.entry("lost")
-	r.store.plan(fault{op: "Copy", times: 1, err: remoteError(state.ClassFile, "InvalidObjectState", 403, errors.New("archived"))})
+	r.store.plan(fault{op: "Copy", times: 1, err: remoteError(archive.ClassFile, "InvalidObjectState", 403, errors.New("archived"))})
 	r.rekey("lost")
 	rec := r.lastRecord()
-	if rec.Status != state.StatusFailed || rec.ErrorClass != state.ClassFile || r.entry("lost") != before {
+	if rec.Status != archive.StatusFailed || rec.ErrorClass != archive.ClassFile || r.entry("lost") != before {
 		t.Errorf("record %+v, entry %+v; want a failure, and the entry as it was", rec, r.entry("lost"))
 	}
 	r.noIntents()
@@ -307,15 +306,15 @@ func TestAnObjectThatSomebodyElseRekeyedIsNoted(t *testing.T) {
 	r.store.mu.Unlock()
 	r.rekey("lost")
 	rec := r.lastRecord()
-	if rec.Status != state.StatusRekeyed || rec.KMSKeyID != testKey || c.count("Copy") != 0 || r.entry("lost").KMSKeyID != testKey {
+	if rec.Status != archive.StatusRekeyed || rec.KMSKeyID != testKey || c.count("Copy") != 0 || r.entry("lost").KMSKeyID != testKey {
 		t.Errorf("record %+v, entry %+v, %d copies; want it noted", rec, r.entry("lost"), c.count("Copy"))
 	}
 }
 
 func TestRekeyStopsAtAServerThatDoesNotConfirmTheKey(t *testing.T) {
 	r, c := rekeyRig(t)
-	r.store.plan(fault{op: "Copy", times: 1, err: remoteError(state.ClassEncryption, "", 200, errors.New("no key"))})
-	r.store.plan(fault{op: "Probe", times: 1000, err: remoteError(state.ClassEncryption, "", 200, errors.New("no key"))})
+	r.store.plan(fault{op: "Copy", times: 1, err: remoteError(archive.ClassEncryption, "", 200, errors.New("no key"))})
+	r.store.plan(fault{op: "Probe", times: 1000, err: remoteError(archive.ClassEncryption, "", 200, errors.New("no key"))})
 	r.rekey("lost")
 	if got := r.p.Destination("data").State; got != breaker.HealthStopped {
 		t.Errorf("destination is %s, want stopped", got)
@@ -344,7 +343,7 @@ func TestRekeyMovesOnlyWhatWasArchived(t *testing.T) {
 				t.Errorf("%s under %q: %q is under %q after a rekey, want it untouched", path, kms, now, o.KMSKeyID)
 			}
 			for _, rec := range r.records()[records:] {
-				if rec.Status != state.StatusFailed || rec.ErrorClass != state.ClassConflict {
+				if rec.Status != archive.StatusFailed || rec.ErrorClass != archive.ClassConflict {
 					t.Errorf("%s under %q: record %+v", path, kms, rec)
 				}
 			}
@@ -360,14 +359,14 @@ func TestRekeyMovesOnlyWhatWasArchived(t *testing.T) {
 func TestRekeyRecordsWhatIsKnownAndNotWhatTheObjectSays(t *testing.T) {
 	r, _ := rekeyRig(t)
 	_, body, _ := r.store.object("pre/lost")
-	r.store.put("pre/lost", body, map[string]string{state.MetaMD5: "00", state.MetaSHA256: "11", state.MetaPermissions: "6755"}, "")
+	r.store.put("pre/lost", body, map[string]string{archive.MetaMD5: "00", archive.MetaSHA256: "11", archive.MetaPermissions: "6755"}, "")
 	want := r.entry("lost")
 	r.rekey("lost")
 	rec := r.lastRecord()
-	if rec.Status != state.StatusRekeyed || rec.MD5 != md5hex(body) || rec.SHA256 != hex.EncodeToString(want.SHA256[:]) || rec.Mode == "6755" {
+	if rec.Status != archive.StatusRekeyed || rec.MD5 != md5hex(body) || rec.SHA256 != hex.EncodeToString(want.SHA256[:]) || rec.Mode == "6755" {
 		t.Errorf("record %+v, want the hashes and attributes that are known", rec)
 	}
-	if o, _, _ := r.store.object("pre/lost"); o.Metadata[state.MetaMD5] != md5hex(body) || o.Metadata[state.MetaHost] != "host-a" {
+	if o, _, _ := r.store.object("pre/lost"); o.Metadata[archive.MetaMD5] != md5hex(body) || o.Metadata[archive.MetaHost] != "host-a" {
 		t.Errorf("metadata %v, want the known MD5, and this host's", o.Metadata)
 	}
 }
@@ -377,7 +376,7 @@ func TestRekeyDoesNotBringAFileBack(t *testing.T) {
 	for _, opened := range []bool{false, true} { // Or its answer is lost, and the daemon settles it.
 		r, c := rekeyRig(t)
 		r.look(archive.TriggerSync, "lost")
-		if rec := r.lastRecord(); rec.Status != state.StatusDeleted {
+		if rec := r.lastRecord(); rec.Status != archive.StatusDeleted {
 			t.Fatalf("record %+v, want a deleted one", rec)
 		}
 		c.knows("lost", "pre/lost")
@@ -388,7 +387,7 @@ func TestRekeyDoesNotBringAFileBack(t *testing.T) {
 		r.offerJob(queue.Job{Source: "data", Path: "lost", Kind: archive.Rekey, Trigger: archive.TriggerSync})
 		r.hurry()
 		r.idle()
-		if rec := r.lastRecord(); rec.Status != state.StatusRekeyed {
+		if rec := r.lastRecord(); rec.Status != archive.StatusRekeyed {
 			t.Errorf("record %+v, want a rekeyed one", rec)
 		}
 		if _, known, err := r.src.State.Get("lost"); known || err != nil {

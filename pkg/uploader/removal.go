@@ -10,7 +10,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/remote"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // errReplaced: the object under the key is neither what the index describes nor
@@ -36,7 +35,7 @@ func (r removal) run(ctx context.Context) error {
 		a.job.Kind, a.job.Confirmed = archive.Look, false
 		return a.checkFile(ctx)
 	case err == nil && st.IsRegular():
-		return localfile.Local(state.ClassTransient, "open", fs.ErrNotExist) // It comes and goes.
+		return localfile.Local(archive.ClassTransient, "open", fs.ErrNotExist) // It comes and goes.
 	case errors.Is(err, safefs.ErrLocked):
 		return nil // Nothing says whether the file is there; the next scan checks again.
 	case err != nil && !noFile(root, err):
@@ -47,7 +46,7 @@ func (r removal) run(ctx context.Context) error {
 	}
 	switch mirrors := a.d.src.Deletes == archive.DeletesMirror; {
 	case !a.journal.Index.Entry.Stored:
-		return a.journal.Commit(ctx, state.Outcome{Path: a.job.Path, Key: a.key, Remove: true})
+		return a.journal.Commit(ctx, archive.Outcome{Path: a.job.Path, Key: a.key, Remove: true})
 	case mirrors && a.job.Confirmed:
 		return r.mirror(ctx)
 	case mirrors:
@@ -56,7 +55,7 @@ func (r removal) run(ctx context.Context) error {
 		}
 		return nil
 	default:
-		return a.journal.Deleted(ctx, nil, state.Object{})
+		return a.journal.Deleted(ctx, nil, archive.Object{})
 	}
 }
 
@@ -64,7 +63,7 @@ func (r removal) run(ctx context.Context) error {
 // a path is gone its failure is forgotten: nothing of it was ever archived.
 func (r removal) unnamed(ctx context.Context, cause error) error {
 	a := r.a
-	failure := localfile.Local(state.ClassFile, "name", cause)
+	failure := localfile.Local(archive.ClassFile, "name", cause)
 	if _, err := a.d.src.Root.Lstat(a.job.Path); !absentPath(err) || !a.d.intact(a.job.Path) {
 		return failure
 	}
@@ -77,7 +76,7 @@ func (r removal) unnamed(ctx context.Context, cause error) error {
 	case x.Entry.Stored:
 		return failure
 	default:
-		return a.journal.Commit(ctx, state.Outcome{Path: a.job.Path, Remove: true})
+		return a.journal.Commit(ctx, archive.Outcome{Path: a.job.Path, Remove: true})
 	}
 }
 
@@ -89,10 +88,10 @@ func (r removal) mirror(ctx context.Context) error {
 	indexed := remote.State{Present: true, Object: remote.Indexed(e)}
 	return a.remote.converge(ctx, indexed, convergence{
 		present: true,
-		ask:     func(remote.State) bool { return e.Attempt == 0 || e.ETag == "" || e.Doubted },
+		ask:     func(remote.State) bool { return e.Attempt == 0 || e.ETag == "" || e.Suspect },
 		act: func(ctx context.Context, s remote.State) (bool, remote.State, error) {
 			if !s.Present {
-				return true, s, a.journal.Deleted(ctx, nil, state.Object{})
+				return true, s, a.journal.Deleted(ctx, nil, archive.Object{})
 			}
 			if err := r.mayDelete(ctx, s); err != nil {
 				return false, s, err
@@ -114,8 +113,8 @@ func (r removal) mayDelete(ctx context.Context, s remote.State) error {
 		return err
 	}
 	why, err := j.Stranger(ctx, s.Object)
-	if why == nil && err == nil && s.Object.Metadata[state.MetaID] == "" && !remote.Describes(e, s.Object) {
-		why = state.Classified(state.ClassConflict, "compare", errReplaced)
+	if why == nil && err == nil && s.Object.Metadata[archive.MetaID] == "" && !remote.Describes(e, s.Object) {
+		why = archive.Classified(archive.ClassConflict, "compare", errReplaced)
 	}
 	return cmp.Or(err, why)
 }
@@ -124,8 +123,8 @@ func (r removal) mayDelete(ctx context.Context, s remote.State) error {
 func (r removal) deleteObject(ctx context.Context, s remote.State) (done bool, now remote.State, err error) {
 	a, e := r.a, &r.a.journal.Index.Entry
 	d := remote.Replace(s.Object)
-	in := &state.Intent{
-		Op: state.OpDelete, Path: a.job.Path, Key: a.key, Fence: e.Fence, Attributes: e.Attributes,
+	in := &archive.Intent{
+		Op: archive.OpDelete, Path: a.job.Path, Key: a.key, Fence: e.Fence, Attributes: e.Attributes,
 		MD5: e.MD5, SHA256: e.SHA256, Trigger: a.job.Trigger, DetectedAt: a.job.Detected, Replaces: d.Replaces,
 	}
 	if err := a.intents.claim(ctx); err != nil {
@@ -142,7 +141,7 @@ func (r removal) deleteObject(ctx context.Context, s remote.State) (done bool, n
 			return false, now, err
 		}
 		return true, now, a.intents.forget(ctx, in)
-	case errors.Is(err, state.ErrPrecondition):
+	case errors.Is(err, archive.ErrPrecondition):
 		if err := a.intents.discard(ctx, in); err != nil {
 			return false, now, err
 		}

@@ -56,9 +56,9 @@ func newRig(tb testing.TB, change func(*Source, *Options)) *rig {
 		},
 	}
 	r.src = Source{
-		Name: "data", Instance: "app-01", Bucket: "b", RealPath: r.dir, Mapper: state.NewMapper("pre"),
+		Name: "data", Instance: "app-01", Bucket: "b", RealPath: r.dir, Mapper: archive.NewMapper("pre"),
 		Root: safefs.NewRoot(r.dir, safefs.RootOptions{}), Objects: r.store, Multipart: r.store,
-		Accept: func(o state.Object) archive.KeyVerdict {
+		Accept: func(o archive.Object) archive.KeyVerdict {
 			switch {
 			case o.SSE != "aws:kms":
 				return archive.KeyMissing
@@ -93,7 +93,7 @@ func (r *rig) open() {
 		r.t.Fatal(err)
 	}
 	if c, err := r.src.State.Chain(); err != nil || c.ID == "" {
-		if err := r.src.State.BeginChain(r.t.Context(), "0a1b2c3d", state.BeginsNew, "", ""); err != nil {
+		if err := r.src.State.BeginChain(r.t.Context(), "0a1b2c3d", archive.BeginsNew, "", ""); err != nil {
 			r.t.Fatal(err)
 		}
 	}
@@ -221,11 +221,11 @@ func (r *rig) outcomesSoFar() []Outcome {
 }
 
 // records returns the trail.
-func (r *rig) records() []state.Record {
+func (r *rig) records() []archive.Record {
 	r.t.Helper()
-	var list []state.Record
-	err := r.src.State.Records(0, 1<<60, func(_ uint64, _ state.Status, line []byte) error {
-		var rec state.Record
+	var list []archive.Record
+	err := r.src.State.Records(0, 1<<60, func(_ uint64, _ archive.Status, line []byte) error {
+		var rec archive.Record
 		if err := json.Unmarshal(line, &rec); err != nil {
 			return err
 		}
@@ -265,7 +265,7 @@ func (r *rig) wantTrail(want ...string) {
 	}
 }
 
-func (r *rig) entry(path string) state.Entry {
+func (r *rig) entry(path string) archive.Entry {
 	r.t.Helper()
 	e, _, err := r.src.State.Get(path)
 	if err != nil {
@@ -274,15 +274,15 @@ func (r *rig) entry(path string) state.Entry {
 	return e
 }
 
-func (r *rig) wantObject(path string, content []byte) state.Object {
+func (r *rig) wantObject(path string, content []byte) archive.Object {
 	r.t.Helper()
 	o, body, ok := r.store.object("pre/" + path)
 	if !ok || !bytes.Equal(body, content) {
 		r.t.Fatalf("object %q = %d bytes, %v, want %d bytes", path, len(body), ok, len(content))
 	}
 	sum := md5.Sum(content)
-	if got, want := o.Metadata[state.MetaMD5], hex.EncodeToString(sum[:]); got != want {
-		r.t.Errorf("%s of %q = %q, want %q", state.MetaMD5, path, got, want)
+	if got, want := o.Metadata[archive.MetaMD5], hex.EncodeToString(sum[:]); got != want {
+		r.t.Errorf("%s of %q = %q, want %q", archive.MetaMD5, path, got, want)
 	}
 	return o
 }

@@ -23,12 +23,12 @@ func (r *rig) beside(hangs *Source) (dir string, other Source) {
 	r.t.Helper()
 	dir = r.t.TempDir()
 	other = r.src
-	other.Name, other.Root, other.RealPath, other.Mapper = "other", safefs.NewRoot(dir, safefs.RootOptions{}), dir, state.NewMapper("x")
+	other.Name, other.Root, other.RealPath, other.Mapper = "other", safefs.NewRoot(dir, safefs.RootOptions{}), dir, archive.NewMapper("x")
 	var err error
 	if other.State, err = r.db.Source(r.t.Context(), state.SourceKey{Bucket: "b", Prefix: "x", RealPath: dir}); err != nil {
 		r.t.Fatal(err)
 	}
-	if err := other.State.BeginChain(r.t.Context(), "0a1b2c3e", state.BeginsNew, "", ""); err != nil {
+	if err := other.State.BeginChain(r.t.Context(), "0a1b2c3e", archive.BeginsNew, "", ""); err != nil {
 		r.t.Fatal(err)
 	}
 	r.q = queue.New(1000)
@@ -56,7 +56,7 @@ func TestASlowDestinationLeavesOthersTheirShare(t *testing.T) {
 					s.Proven, o.Workers, o.MemoryLimit, o.Drain = true, workers, 4<<20, time.Millisecond
 				})
 				hangs := r.src
-				hangs.Objects = &picky{r.store, func(ctx context.Context, _ state.Put) error { <-ctx.Done(); return ctx.Err() }}
+				hangs.Objects = &picky{r.store, func(ctx context.Context, _ archive.Put) error { <-ctx.Done(); return ctx.Err() }}
 				hangs.Multipart = &slowParts{store: r.store, let: make(chan struct{})}
 				dir, _ := r.beside(&hangs)
 				for i := range c.files {
@@ -90,7 +90,7 @@ func TestSmallFilesPassStalledOnes(t *testing.T) {
 				r := newRig(t, func(s *Source, o *Options) {
 					s.Proven, o.Workers, o.MemoryLimit, o.Drain = true, workers, 4<<20, time.Millisecond
 				})
-				r.p.dests["data"].store.Objects = &picky{r.store, func(ctx context.Context, p state.Put) error {
+				r.p.dests["data"].store.Objects = &picky{r.store, func(ctx context.Context, p archive.Put) error {
 					if p.Size <= limit {
 						return nil
 					}
@@ -129,17 +129,17 @@ func TestAStalledReadIsSeen(t *testing.T) {
 	r := newRig(t, proven)
 	d := r.p.dests["data"]
 	answer, server := io.Pipe()
-	d.store.Fetch = func(_ context.Context, _ string, o state.Object) (io.ReadCloser, state.Object, error) {
+	d.store.Fetch = func(_ context.Context, _ string, o archive.Object) (io.ReadCloser, archive.Object, error) {
 		return answer, o, nil
 	}
-	j, err := d.judge(state.Entry{})
+	j, err := d.judge(archive.Entry{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := localfile.Content{Size: 7, MD5: md5.Sum([]byte("content"))}
 	result := make(chan remote.Bytes, 1)
 	go func() {
-		v, _ := j.Read(t.Context(), state.Object{Key: "pre/a", ETag: "1", Size: c.Size}, c)
+		v, _ := j.Read(t.Context(), archive.Object{Key: "pre/a", ETag: "1", Size: c.Size}, c)
 		result <- v
 	}()
 	r.until("the read is a request", func() bool { n, _ := d.gate.Monitor.Stalled(time.Now().Add(time.Minute)); return n == 1 })

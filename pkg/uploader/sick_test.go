@@ -21,18 +21,18 @@ import (
 // picky is a store whose puts may be refused by key, or hang.
 type picky struct {
 	*store
-	put func(ctx context.Context, p state.Put) error
+	put func(ctx context.Context, p archive.Put) error
 }
 
-func (s *picky) Put(ctx context.Context, p state.Put) (state.Object, error) {
+func (s *picky) Put(ctx context.Context, p archive.Put) (archive.Object, error) {
 	if err := s.put(ctx, p); err != nil {
-		return state.Object{}, err
+		return archive.Object{}, err
 	}
 	return s.store.Put(ctx, p)
 }
 
 // pickyRig is a rig whose puts put decides about.
-func pickyRig(t *testing.T, giveUp time.Duration, put func(context.Context, state.Put) error) *rig {
+func pickyRig(t *testing.T, giveUp time.Duration, put func(context.Context, archive.Put) error) *rig {
 	t.Helper()
 	r := newRig(t, func(s *Source, o *Options) { proven(s, o); o.GiveUp = giveUp })
 	r.src.Objects = &picky{r.store, put}
@@ -45,9 +45,9 @@ func pickyRig(t *testing.T, giveUp time.Duration, put func(context.Context, stat
 }
 
 func TestOneRefusedFileDoesNotFailARun(t *testing.T) {
-	r := pickyRig(t, 10*time.Minute, func(_ context.Context, p state.Put) error {
+	r := pickyRig(t, 10*time.Minute, func(_ context.Context, p archive.Put) error {
 		if strings.HasSuffix(p.Key, "f0100") {
-			return remoteError(state.ClassConfiguration, "AccessDenied", 403, errors.New("denied"))
+			return remoteError(archive.ClassConfiguration, "AccessDenied", 403, errors.New("denied"))
 		}
 		return nil
 	})
@@ -58,20 +58,20 @@ func TestOneRefusedFileDoesNotFailARun(t *testing.T) {
 		r.write(paths[i], []byte("x"))
 	}
 	r.look(archive.TriggerSync, paths...)
-	n := map[state.Status]int{}
+	n := map[archive.Status]int{}
 	for _, o := range r.outcomesSoFar() {
 		n[o.Status]++
 	}
-	if n[state.StatusFailed] != 1 || n[state.StatusUploaded] != 299 {
+	if n[archive.StatusFailed] != 1 || n[archive.StatusUploaded] != 299 {
 		t.Errorf("outcomes = %v, want 1 failed and 299 uploaded", n)
 	}
 }
 
 func TestAServerThatAnswersButTakesNothingIsGivenUp(t *testing.T) {
 	var sent atomic.Int64
-	r := pickyRig(t, 2*time.Second, func(context.Context, state.Put) error {
+	r := pickyRig(t, 2*time.Second, func(context.Context, archive.Put) error {
 		sent.Add(1)
-		return remoteError(state.ClassTransient, "InternalError", 500, errors.New("no space"))
+		return remoteError(archive.ClassTransient, "InternalError", 500, errors.New("no space"))
 	})
 	r.start()
 	const files = 20
@@ -103,11 +103,11 @@ func TestADestinationThatHangsLeavesAWorkerToTheOthers(t *testing.T) {
 	if other.State, err = r.db.Source(t.Context(), state.SourceKey{Bucket: "b", Prefix: "x", RealPath: dir}); err != nil {
 		t.Fatal(err)
 	}
-	if err := other.State.BeginChain(t.Context(), "0a1b2c3e", state.BeginsNew, "", ""); err != nil {
+	if err := other.State.BeginChain(t.Context(), "0a1b2c3e", archive.BeginsNew, "", ""); err != nil {
 		t.Fatal(err)
 	}
 	hangs := r.src
-	hangs.Objects = &picky{r.store, func(ctx context.Context, _ state.Put) error { <-ctx.Done(); return ctx.Err() }}
+	hangs.Objects = &picky{r.store, func(ctx context.Context, _ archive.Put) error { <-ctx.Done(); return ctx.Err() }}
 	r.q = queue.New(1000)
 	if r.p, err = New(r.q, []Source{hangs, other}, r.o); err != nil {
 		t.Fatal(err)

@@ -15,7 +15,6 @@ import (
 
 	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/queue"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 // Whatever becomes of a file at whatever step: nothing is stored that it never
@@ -67,7 +66,7 @@ func TestAFileThatMovesAtEachStep(t *testing.T) {
 						t.Errorf("the index holds %+v, %v of a file that is gone", e, err)
 					}
 					for _, rec := range r.records() {
-						if sum := rec.MD5; rec.Status == state.StatusUploaded && sum != md5hex(before) && sum != md5hex(final) {
+						if sum := rec.MD5; rec.Status == archive.StatusUploaded && sum != md5hex(before) && sum != md5hex(final) {
 							t.Errorf("an upload of %s is recorded, which the file never was", sum)
 						}
 					}
@@ -126,11 +125,11 @@ type slowParts struct {
 	let chan struct{}
 }
 
-func (s *slowParts) UploadPart(ctx context.Context, key, id string, n int32, body io.ReadSeeker, size int64, crc uint32) (state.Part, error) {
+func (s *slowParts) UploadPart(ctx context.Context, key, id string, n int32, body io.ReadSeeker, size int64, crc uint32) (archive.Part, error) {
 	select {
 	case <-s.let:
 	case <-ctx.Done():
-		return state.Part{}, ctx.Err()
+		return archive.Part{}, ctx.Err()
 	}
 	return s.store.UploadPart(ctx, key, id, n, body, size, crc)
 }
@@ -142,7 +141,7 @@ func TestTheWindowFollowsWhatTheServerBears(t *testing.T) {
 		var mu sync.Mutex
 		bears, active, refused, taken := 1000, 0, 0, 0
 		r := newRig(t, func(s *Source, o *Options) { proven(s, o); o.Workers = 16 })
-		r.p.dests["data"].store.Objects = &picky{r.store, func(context.Context, state.Put) error {
+		r.p.dests["data"].store.Objects = &picky{r.store, func(context.Context, archive.Put) error {
 			mu.Lock()
 			active++
 			over := active > bears
@@ -156,7 +155,7 @@ func TestTheWindowFollowsWhatTheServerBears(t *testing.T) {
 			defer mu.Unlock()
 			active--
 			if over {
-				return remoteError(state.ClassThrottled, "SlowDown", 503, errors.New("slow down"))
+				return remoteError(archive.ClassThrottled, "SlowDown", 503, errors.New("slow down"))
 			}
 			return nil
 		}}
@@ -200,7 +199,7 @@ func TestTheWindowFollowsWhatTheServerBears(t *testing.T) {
 func TestAFileThatNeverHoldsStillShows(t *testing.T) {
 	r := newRig(t, proven)
 	r.p.dests["data"].src.Requeue = func(string) {}
-	r.store.plan(fault{op: "Put", times: 1 << 20, err: remoteError(state.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))})
+	r.store.plan(fault{op: "Put", times: 1 << 20, err: remoteError(archive.ClassChanged, "BadDigest", 400, errors.New("digest mismatch"))})
 	r.start()
 	r.write("a", []byte("x"))
 	for i := range changedTries {
@@ -208,7 +207,7 @@ func TestAFileThatNeverHoldsStillShows(t *testing.T) {
 		r.until("the look ended", func() bool { q, f, _ := r.q.Source("data").Depth(); return r.store.count("Put") > i && q+f == 0 })
 	}
 	shown := func() float64 {
-		return testutil.ToFloat64(r.o.Metrics.parked.WithLabelValues("data", string(state.ClassChanged)))
+		return testutil.ToFloat64(r.o.Metrics.parked.WithLabelValues("data", string(archive.ClassChanged)))
 	}
 	r.until("the gauge shows it", func() bool { return shown() == 1 })
 	r.store.heal()

@@ -20,7 +20,6 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/breaker"
 	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
-	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
 func proven(s *Source, _ *Options) { s.Proven = true }
@@ -42,17 +41,17 @@ func TestSmallFileIsUploadedAndRecorded(t *testing.T) {
 		t.Fatalf("%d records, want 1", len(recs))
 	}
 	rec := recs[0]
-	id, ok := state.ParseObjectID(o.Metadata[state.MetaID])
+	id, ok := archive.ParseObjectID(o.Metadata[archive.MetaID])
 	if !ok || id.Attempt != rec.Attempt || id.Chain != rec.Chain || id.Instance != rec.Instance {
-		t.Errorf("%s = %q, want the record's %s/%s/%d", state.MetaID, o.Metadata[state.MetaID], rec.Instance, rec.Chain, rec.Attempt)
+		t.Errorf("%s = %q, want the record's %s/%s/%d", archive.MetaID, o.Metadata[archive.MetaID], rec.Instance, rec.Chain, rec.Attempt)
 	}
 	for name, got := range map[string][2]string{
 		"local_path": {rec.LocalPath, r.dir + "/dir/a.txt"}, "s3_key": {rec.S3Key, "pre/dir/a.txt"},
 		"s3_uri": {rec.S3URI, "s3://b/pre/dir/a.txt"}, "status": {string(rec.Status), "uploaded"}, "etag": {rec.ETag, o.ETag},
 		"version_id": {rec.VersionID, o.VersionID}, "kms_key_id": {rec.KMSKeyID, testKey}, "sse": {rec.SSE, "aws:kms"},
-		"md5": {rec.MD5, o.Metadata[state.MetaMD5]}, "sha256": {rec.SHA256, o.Metadata[state.MetaSHA256]},
+		"md5": {rec.MD5, o.Metadata[archive.MetaMD5]}, "sha256": {rec.SHA256, o.Metadata[archive.MetaSHA256]},
 		"mode": {rec.Mode, "0644"}, "trigger": {string(rec.Trigger), "event"}, "s3_time": {rec.S3Time, "2023-11-14T22:13:20Z"},
-		"request_id": {rec.RequestID, "req"}, "permissions": {o.Metadata[state.MetaPermissions], "0644"},
+		"request_id": {rec.RequestID, "req"}, "permissions": {o.Metadata[archive.MetaPermissions], "0644"},
 	} {
 		if got[0] != got[1] {
 			t.Errorf("%s = %q, want %q", name, got[0], got[1])
@@ -164,9 +163,9 @@ func TestObjectThatIsGoneIsWrittenAgain(t *testing.T) {
 }
 
 // foreignObject puts an object of another writer under path.
-func (r *rig) foreignObject(path string, body []byte, meta map[string]string) state.Object {
+func (r *rig) foreignObject(path string, body []byte, meta map[string]string) archive.Object {
 	r.t.Helper()
-	o, err := r.store.store("pre/"+path, body, meta, state.Condition{})
+	o, err := r.store.store("pre/"+path, body, meta, archive.Condition{})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -178,8 +177,8 @@ func TestObjectsOfTheOlderToolAreAdopted(t *testing.T) {
 	r.start()
 	data := []byte("tutorial")
 	r.write("a", data)
-	r.foreignObject("a", data, map[string]string{state.MetaMD5: "0bd1d1a8b1c08d0d2e6ae1c4ab0f1de9"})
-	r.foreignObject("a", data, map[string]string{state.MetaMD5: md5hex(data)})
+	r.foreignObject("a", data, map[string]string{archive.MetaMD5: "0bd1d1a8b1c08d0d2e6ae1c4ab0f1de9"})
+	r.foreignObject("a", data, map[string]string{archive.MetaMD5: md5hex(data)})
 	r.look(archive.TriggerSync, "a")
 	r.wantTrail("skipped/metadata")
 	if got := r.store.count("Put"); got != 0 {
@@ -194,7 +193,7 @@ func TestConflictIsParkedAndNeverOverwritten(t *testing.T) {
 	r := newRig(t, proven)
 	r.start()
 	theirs := []byte("theirs")
-	r.foreignObject("a", theirs, map[string]string{state.MetaMD5: md5hex(theirs), state.MetaID: "app-02/ffffffff/1"})
+	r.foreignObject("a", theirs, map[string]string{archive.MetaMD5: md5hex(theirs), archive.MetaID: "app-02/ffffffff/1"})
 	r.write("a", []byte("ours!!"))
 	r.write("b", []byte("other"))
 	r.offer(archive.TriggerRescan, "a", "b")
@@ -224,7 +223,7 @@ func TestAdoptedForeignObjectIsNotOverwrittenLater(t *testing.T) {
 	r := newRig(t, func(s *Source, o *Options) { s.Proven = true; o.GiveUp = time.Minute })
 	r.start()
 	data := []byte("same")
-	r.foreignObject("a", data, map[string]string{state.MetaMD5: md5hex(data), state.MetaID: "app-02/ffffffff/1"})
+	r.foreignObject("a", data, map[string]string{archive.MetaMD5: md5hex(data), archive.MetaID: "app-02/ffffffff/1"})
 	r.write("a", data)
 	r.look(archive.TriggerSync, "a")
 	r.write("a", []byte("changed"))
@@ -241,7 +240,7 @@ func TestWrongKeyAtFirstSightIsReplaced(t *testing.T) {
 	data := []byte("data")
 	r.write("a", data)
 	r.store.key = "arn:aws:kms:us-east-1:1:key/old"
-	old := r.foreignObject("a", data, map[string]string{state.MetaMD5: md5hex(data)})
+	old := r.foreignObject("a", data, map[string]string{archive.MetaMD5: md5hex(data)})
 	r.store.key = testKey
 	r.look(archive.TriggerSync, "a")
 	r.wantTrail("uploaded")
@@ -254,7 +253,7 @@ func TestKeyChangeLeavesIndexedObjectsAlone(t *testing.T) {
 	key := testKey
 	r := newRig(t, func(s *Source, _ *Options) {
 		s.Proven = true
-		s.Accept = func(o state.Object) archive.KeyVerdict {
+		s.Accept = func(o archive.Object) archive.KeyVerdict {
 			if o.KMSKeyID == key {
 				return archive.KeyOK
 			}
@@ -309,7 +308,7 @@ func TestLostStateAsksAndUploadsNothing(t *testing.T) {
 }
 
 func TestHeadForbiddenMeansAbsentWithoutListing(t *testing.T) {
-	forbidden := remoteError(state.ClassConfiguration, "", 403, os.ErrPermission)
+	forbidden := remoteError(archive.ClassConfiguration, "", 403, os.ErrPermission)
 	t.Run("granted", func(t *testing.T) {
 		r := newRig(t, func(s *Source, _ *Options) {
 			s.Proven = true
@@ -354,14 +353,14 @@ func TestFileFailuresAreRecordedOnceAndHeld(t *testing.T) {
 	if got := r.p.Destination("data").State; got != breaker.HealthOK {
 		t.Errorf("destination = %v, want ok", got)
 	}
-	if got := r.p.Parked("data")[state.ClassFile]; got != 3 {
+	if got := r.p.Parked("data")[archive.ClassFile]; got != 3 {
 		t.Errorf("%d parked files, want 3", got)
 	}
 	if err := os.RemoveAll(filepath.Join(r.dir, strings.Repeat("n", 200))); err != nil {
 		t.Fatal(err)
 	}
 	r.offerJob(queue.Job{Source: "data", Path: long, Kind: archive.Gone, Trigger: archive.TriggerRescan})
-	r.until("the one without a key is forgotten", func() bool { return r.p.Parked("data")[state.ClassFile] == 2 })
+	r.until("the one without a key is forgotten", func() bool { return r.p.Parked("data")[archive.ClassFile] == 2 })
 	r.wantTrail("failed/file", "failed/file", "failed/file")
 }
 
@@ -661,7 +660,7 @@ func TestRereadFindsContentThatChangedWithoutItsTimes(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.Fence = localfile.FenceOf(st)
-	if _, err := r.src.State.Commit(t.Context(), state.Outcome{Path: "f", Entry: &e}); err != nil {
+	if _, err := r.src.State.Commit(t.Context(), archive.Outcome{Path: "f", Entry: &e}); err != nil {
 		t.Fatal(err)
 	}
 	r.look(archive.TriggerRescan, "f")

@@ -40,32 +40,32 @@ type Source struct {
 	Instance  string
 	Bucket    string
 	RealPath  string // The directory, for the local paths of the records.
-	Mapper    state.Mapper
+	Mapper    archive.Mapper
 	Root      *safefs.Root
 	Objects   gate.Objects
 	Multipart gate.Multipart
 	State     *state.Source
 	// Copy, needed for Rekey jobs, writes an object onto itself under the
 	// configured KMS key, under the same rules as Objects.
-	Copy func(ctx context.Context, c state.Copy) (state.Object, error)
+	Copy func(ctx context.Context, c archive.Copy) (archive.Object, error)
 
 	// Fetch, optional, reads an object, so that its bytes prove what its metadata
 	// claims. Without it a claim proves nothing where s3syncd may have written.
 	Fetch remote.Fetch
 	// Archived, optional, is what the trail knows of the object of a Rekey job's
 	// path: the last record that says which it is.
-	Archived func(path string) (state.Record, bool)
+	Archived func(path string) (archive.Record, bool)
 	// Host, optional, tells this host's objects from those of another one with the
 	// same Instance.
 	Host string
 	// Ended, optional, reports whether the chain that o names, of this instance but
 	// not this host's, has ended: then its objects may be replaced.
-	Ended func(ctx context.Context, o state.Object) (bool, error)
+	Ended func(ctx context.Context, o archive.Object) (bool, error)
 
 	// Accept judges an object's encryption from its SSE and KMSKeyID. An unchanged
 	// file that the index holds under another key stays as it is; at first sight
 	// such an object is always replaced.
-	Accept func(o state.Object) archive.KeyVerdict
+	Accept func(o archive.Object) archive.KeyVerdict
 	// HeadForbiddenMeansUnknown, optional: true when a 403 on a HEAD only says
 	// that the object is absent and listing is not granted.
 	HeadForbiddenMeansUnknown func() bool
@@ -133,10 +133,10 @@ type Options struct {
 type Outcome struct {
 	Source    string
 	Path      string
-	Status    state.Status // "" when nothing was recorded: it will be tried again, or it is gone.
-	Class     state.Class  // Of Err.
+	Status    archive.Status // "" when nothing was recorded: it will be tried again, or it is gone.
+	Class     archive.Class  // Of Err.
 	Err       error
-	Basis     state.Basis
+	Basis     archive.Basis
 	Trigger   archive.Trigger
 	Bytes     int64 // Sent and acknowledged.
 	Size      int64

@@ -61,7 +61,8 @@ func (d *debounced) touch(path string, _ safefs.Stat, now time.Time) bool {
 	return false
 }
 
-// pending reports whether path waits to be quiet, or is in the sink.
+// pending reports whether path waits to be quiet, or is in the sink: in this order,
+// because a path is in the sink before it leaves the debouncer.
 func (d *debounced) pending(path string) bool { return d.dirty.Covered(path) || d.out.Pending(path) }
 
 // differs searches path where it may be now. The index comes last, so that an

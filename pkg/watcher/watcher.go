@@ -383,14 +383,12 @@ func (w *Watcher) Dirty() int { return w.dirty.Len() }
 // seen, the zero time for none.
 func (w *Watcher) OldestDirty() time.Time { return w.dirty.Oldest() }
 
-// Unsettled reports whether path, its directory or one above waits to be quiet.
-func (w *Watcher) Unsettled(path string) bool { return w.dirty.Covered(path) }
-
 // Busiest returns the n directories with the most events lately.
 func (w *Watcher) Busiest(n int) []Busy { return w.busy.top(n, time.Now()) }
 
-// Pending reports whether path is in the sink.
-func (w *Watcher) Pending(path string) bool { return w.out.Pending(path) }
+// Pending reports whether path will be checked in any case: it, its directory or
+// one above waits to be quiet, or it is in the sink.
+func (w *Watcher) Pending(path string) bool { return w.dirty.Covered(path) || w.out.Pending(path) }
 
 // LeavesOut reports whether the configuration leaves path out, although it may
 // have been archived before.

@@ -18,7 +18,7 @@ import (
 	"testing"
 
 	"github.com/s3syncd/s3syncd/internal/admin"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
 const root = "../.."
@@ -85,9 +85,9 @@ func TestJSONInDocumentsIsJSON(t *testing.T) {
 }
 
 func TestWebConfigurationInTheRunbookIsAccepted(t *testing.T) {
-	found := blocks(documents(t)["docs/OPERATIONS.md"], "yaml")
+	found := blocks(documents(t)["docs/STATUS.md"], "yaml")
 	if len(found) != 1 || !strings.Contains(found[0], "/etc/s3syncd/tls/") {
-		t.Fatalf("docs/OPERATIONS.md has %d YAML blocks, want 1, with certificates", len(found))
+		t.Fatalf("docs/STATUS.md has %d YAML blocks, want 1, with certificates", len(found))
 	}
 	dir := t.TempDir()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -123,7 +123,7 @@ func TestClassesInDocumentsAreThoseOfTheTable(t *testing.T) {
 	plain := func(s string) string { return strings.ReplaceAll(s, "`", "") }
 
 	var names []string
-	for _, c := range state.Classes() {
+	for _, c := range archive.Classes() {
 		names = append(names, "`"+string(c)+"`")
 	}
 	if row := "| `error_class` | " + strings.Join(names, " ") + " |"; !strings.Contains(docs["docs/FORMAT.md"], row) {
@@ -137,7 +137,7 @@ func TestClassesInDocumentsAreThoseOfTheTable(t *testing.T) {
 	if len(rows) != len(names) {
 		t.Fatalf("docs/OPERATIONS.md explains %d classes, want %d:\n%s", len(rows), len(names), table)
 	}
-	for i, c := range state.Classes() {
+	for i, c := range archive.Classes() {
 		cells := strings.Split(rows[i], " | ")
 		if len(cells) != 3 || cells[0] != "| "+names[i] || !strings.HasPrefix(plain(cells[2]), c.Meaning().Advice) {
 			t.Errorf("docs/OPERATIONS.md: row %d is %q, want one of %s whose last cell begins with %q", i+1, rows[i], c, c.Meaning().Advice)
@@ -159,7 +159,7 @@ func TestClassesInQueriesExist(t *testing.T) {
 		for _, m := range query.FindAllStringSubmatch(text, -1) {
 			asked++
 			for one := range strings.SplitSeq(m[1], "|") {
-				if !slices.Contains(state.Classes(), state.Class(one)) {
+				if !slices.Contains(archive.Classes(), archive.Class(one)) {
 					t.Errorf("%s asks for class %q, which does not exist", name, one)
 				}
 			}

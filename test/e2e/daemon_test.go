@@ -108,7 +108,7 @@ func TestHangUpRescansAndABadConfigurationIsRefused(t *testing.T) {
 
 	s.configure(t, "exclude: ['*.tmp']", "")
 	hangup()
-	eventually(t, "the new configuration", func() bool { return strings.Contains(d.stderr.String(), "the pipeline begins anew") })
+	eventually(t, "the new configuration", func() bool { return strings.Contains(d.stderr.String(), "the pipeline is rebuilt") })
 	eventually(t, "the new pipeline", func() bool { return strings.Count(d.stderr.String(), `"msg":"ready"`) == 2 })
 	write(t, s.path("left-out.tmp"), "excluded")
 	write(t, s.path("kept.txt"), "kept")

@@ -15,8 +15,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/s3syncd/s3syncd/internal/bundle"
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
+	trailpkg "github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // history runs one history from the bucket alone.
@@ -28,7 +29,7 @@ func (s *site) history(t *testing.T, args ...string) (code int, stdout, stderr s
 }
 
 // signingKey makes an Ed25519 key, configures it, and returns its public half.
-func (s *site) signingKey(t *testing.T) *manifest.PublicKey {
+func (s *site) signingKey(t *testing.T) *trailpkg.PublicKey {
 	t.Helper()
 	pub, key, err := ed25519.GenerateKey(crand.Reader)
 	if err != nil {
@@ -46,7 +47,7 @@ func (s *site) signingKey(t *testing.T) *manifest.PublicKey {
 	if der, err = x509.MarshalPKIXPublicKey(pub); err != nil {
 		t.Fatal(err)
 	}
-	public, err := manifest.ParsePublicKey(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	public, err := trailpkg.ParsePublicKey(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,20 +115,20 @@ func TestABundleProvesARecordWithoutTheBucket(t *testing.T) {
 	if code != 0 || !strings.Contains(errs, "proves the record") {
 		t.Fatalf("history --bundle = %d\n%s", code, errs)
 	}
-	check := func(c manifest.BundleCheck) manifest.BundleReport {
+	check := func(c bundle.Check) bundle.Report {
 		t.Helper()
 		f, err := os.Open(file)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		r, err := manifest.VerifyBundle(f, c)
+		r, err := bundle.Verify(f, c)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return r
 	}
-	r := check(manifest.BundleCheck{Trusted: []*manifest.PublicKey{public}})
+	r := check(bundle.Check{Trusted: []*trailpkg.PublicKey{public}})
 	if len(r.Faults) > 0 || !r.Anchored || r.SignedBy != public.Fingerprint() || r.Record.MD5 != md5Of("what was changed") {
 		t.Errorf("the bundle says %+v", r)
 	}
@@ -142,7 +143,7 @@ func TestABundleProvesARecordWithoutTheBucket(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("history --at --bundle = %d\n%s", code, errs)
 	}
-	r = check(manifest.BundleCheck{ExpectHead: sha256Of(newest)})
+	r = check(bundle.Check{ExpectHead: sha256Of(newest)})
 	if len(r.Faults) > 0 || !r.Anchored || r.Digests != 3 || r.Record.ID != first.ID {
 		t.Errorf("the bundle says %+v", r)
 	}

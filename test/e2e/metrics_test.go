@@ -83,7 +83,7 @@ func TestEveryMetricThatIsPromisedIsOnThePageAndDocumented(t *testing.T) {
 	eventually(t, "the file", func() bool { return s.inBucket(t, "f", "content") })
 	_, text := d.get(t, "/metrics")
 	page := readPage(text)
-	operations, err := os.ReadFile(filepath.Join("..", "..", "docs", "OPERATIONS.md"))
+	operations, err := os.ReadFile(filepath.Join("..", "..", "docs", "METRICS.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestEveryMetricThatIsPromisedIsOnThePageAndDocumented(t *testing.T) {
 			t.Errorf("s3syncd_%s has the labels %q, want %q", name, got, want)
 		}
 		if !strings.Contains(string(operations), "`"+p+"`") {
-			t.Errorf("docs/OPERATIONS.md does not name `%s`", p)
+			t.Errorf("docs/METRICS.md does not name `%s`", p)
 		}
 	}
 	for name := range page {

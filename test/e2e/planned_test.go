@@ -270,7 +270,7 @@ func TestATrailThatIsNotSignedIsSeen(t *testing.T) {
 	if _, page := d.get(t, "/metrics"); !strings.Contains(page, `s3syncd_unsigned_digests{source="app"} 1`+"\n") || strings.Contains(page, `s3syncd_oldest_unsigned_digest_timestamp_seconds{source="app"} 0`+"\n") {
 		t.Error("/metrics does not show the unsigned digest and its age")
 	}
-	if log := d.stderr.String(); strings.Contains(log, "publishing goes on") || !strings.Contains(log, "published unsigned") {
+	if log := d.stderr.String(); strings.Contains(log, "publishing works again") || !strings.Contains(log, "published unsigned") {
 		t.Errorf("the log says:\n%s", tail(log, 3000))
 	}
 	f.Fail(nil)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
 	"github.com/s3syncd/s3syncd/internal/safefs"
+	"github.com/s3syncd/s3syncd/pkg/archive"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -81,13 +82,13 @@ func (s *site) fillDir(ctx context.Context, src *state.Source, rel string) error
 		if err != nil {
 			return err
 		}
-		e := state.Entry{
-			Fence:      state.Fence{Dev: st.Dev, Ino: st.Ino, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs},
-			Attributes: state.Attributes{Mode: st.Mode, UID: st.UID, GID: st.GID},
+		e := archive.Entry{
+			Fence:      archive.Fence{Dev: st.Dev, Ino: st.Ino, Size: st.Size, MtimeNs: st.MtimeNs, CtimeNs: st.CtimeNs},
+			Attributes: archive.Attributes{Mode: st.Mode, UID: st.UID, GID: st.GID},
 			Stored:     true, MD5: [16]byte{1}, SHA256: [32]byte{2}, ETag: "0123456789abcdef0123456789abcdef",
 			SSE: "aws:kms", KMSKeyID: s3test.FakeKeyARN, Attempt: 1,
 		}
-		if _, err := src.Commit(ctx, state.Outcome{Path: rel + "/" + name, Entry: &e}); err != nil {
+		if _, err := src.Commit(ctx, archive.Outcome{Path: rel + "/" + name, Entry: &e}); err != nil {
 			return err
 		}
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/s3syncd/s3syncd/internal/s3test"
-	"github.com/s3syncd/s3syncd/pkg/manifest"
-	"github.com/s3syncd/s3syncd/pkg/state"
+	"github.com/s3syncd/s3syncd/pkg/archive"
+	trailpkg "github.com/s3syncd/s3syncd/pkg/trail"
 )
 
 // verification is the part of verify --json that the tests look at.
@@ -266,14 +266,14 @@ func TestAForgedChainExcusesNothing(t *testing.T) {
 	left, _ := s.bucket.get(t, digests[len(digests)-2])
 	s.remove(t, last)
 
-	var d manifest.Digest
+	var d trailpkg.Digest
 	if err := json.Unmarshal(left, &d); err != nil {
 		t.Fatal(err)
 	}
-	forge := func(chain string, change func(*manifest.Digest)) string {
+	forge := func(chain string, change func(*trailpkg.Digest)) string {
 		f := d
 		f.Chain, f.Sequence, f.PreviousDigestS3Key, f.PreviousDigestSHA256 = chain, 1, nil, nil
-		f.Manifests, f.Counts, f.Begins, f.AbandonsChain = nil, manifest.Counts{}, state.BeginsStateLost, d.Chain
+		f.Manifests, f.Counts, f.Begins, f.AbandonsChain = nil, trailpkg.Counts{}, archive.BeginsStateLost, d.Chain
 		f.AbandonsDigestSHA256 = fmt.Sprintf("%x", sha256.Sum256(left))
 		if change != nil {
 			change(&f)
@@ -282,7 +282,7 @@ func TestAForgedChainExcusesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n, _ := manifest.ParseName(last)
+		n, _ := trailpkg.ParseName(last)
 		n.Chain, n.Sequence = chain, 1
 		key := last[:strings.LastIndexByte(last, '/')+1] + n.String()
 		s.put(t, key, data, nil)
@@ -315,10 +315,10 @@ func TestAForgedChainExcusesNothing(t *testing.T) {
 	}
 	s.remove(t, forged)
 	s.wantFindings(t, s.verify(t, 0, "-c", s.file))
-	forge("0badc0de", func(f *manifest.Digest) {
+	forge("0badc0de", func(f *trailpkg.Digest) {
 		due := "2099-01-01T01:00:00Z"
-		f.AbandonsChain, f.AbandonsDigestSHA256, f.Begins = "", "", state.BeginsNew
-		f.EndTime, f.NextDigestDue, f.Reason = "2099-01-01T00:00:00Z", &due, manifest.ReasonInterval
+		f.AbandonsChain, f.AbandonsDigestSHA256, f.Begins = "", "", archive.BeginsNew
+		f.EndTime, f.NextDigestDue, f.Reason = "2099-01-01T00:00:00Z", &due, trailpkg.ReasonInterval
 	})
 	s.wantFindings(t, s.verify(t, 3, s.fromBucket()...), "time")
 }

@@ -15,7 +15,7 @@ func comparedClass(e ast.Expr) string {
 	if !ok {
 		return ""
 	}
-	if x, ok := s.X.(*ast.Ident); !ok || x.Name != "state" || !strings.HasPrefix(s.Sel.Name, "Class") || s.Sel.Name == "ClassOf" {
+	if x, ok := s.X.(*ast.Ident); !ok || x.Name != "archive" || !strings.HasPrefix(s.Sel.Name, "Class") || s.Sel.Name == "ClassOf" {
 		return ""
 	}
 	return s.Sel.Name
@@ -65,23 +65,23 @@ func TestWhatAClassMeansIsSaidInItsTableAlone(t *testing.T) {
 	// The metric of conflicts counts that class and no other.
 	want := []string{"pkg/uploader/closing.go ClassConflict"}
 	if got := comparisons(t, root); !slices.Equal(got, want) {
-		t.Errorf("compared with a class: %q, want %q: what a class means belongs into pkg/state/class.go", got, want)
+		t.Errorf("compared with a class: %q, want %q: what a class means belongs into pkg/archive/class.go", got, want)
 	}
 }
 
 func TestComparisonsWithAClassAreFound(t *testing.T) {
 	dir := plantModule(t, map[string]string{"pkg/p/p.go": `package p
 
-import "example.com/planted/pkg/state"
+import "example.com/planted/pkg/archive"
 
-func f(c state.Class, err error) bool {
+func f(c archive.Class, err error) bool {
 	switch c {
-	case state.ClassFile, state.ClassChanged:
-		return state.ClassOf(err) == c
+	case archive.ClassFile, archive.ClassChanged:
+		return archive.ClassOf(err) == c
 	}
-	return c == state.ClassConflict || state.ClassTransient != c
+	return c == archive.ClassConflict || archive.ClassTransient != c
 }
-`, "pkg/state/state.go": "package state\n"})
+`, "pkg/archive/archive.go": "package archive\n"})
 	want := []string{"pkg/p/p.go ClassChanged", "pkg/p/p.go ClassConflict", "pkg/p/p.go ClassFile", "pkg/p/p.go ClassTransient"}
 	if got := comparisons(t, dir); !slices.Equal(got, want) {
 		t.Errorf("found %q, want %q", got, want)

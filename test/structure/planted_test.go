@@ -5,7 +5,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -124,36 +123,5 @@ func TestTestsAndTheirSupportAreNotMeasured(t *testing.T) {
 	})
 	if len(got) != 0 {
 		t.Errorf("got %v, want nothing", got)
-	}
-}
-
-func TestCeilingsOnlyFall(t *testing.T) {
-	allowed := map[string]int{"own-methods p.a": 30, "own-methods p.b": 30, "own-methods p.c": 30, "own-methods p.d": 30}
-	over := map[string]int{"own-methods p.a": 30, "own-methods p.b": 31, "own-methods p.c": 29, "own-methods p.new": 26}
-	faults := judge(over, allowed)
-	for i, want := range []string{
-		"own-methods p.b: 31, it was 30", "own-methods p.c: 29, less than its ceiling 30",
-		"own-methods p.new: 26, want at most 25", "own-methods p.d: within its bound now",
-	} {
-		if len(faults) != 4 || !strings.HasPrefix(faults[i], want) {
-			t.Errorf("faults are %q, want number %d to begin with %q", faults, i, want)
-		}
-	}
-	list := lowered(over, allowed)
-	if want := "own-methods p.a 30\nown-methods p.b 30\nown-methods p.c 29\n"; list != want {
-		t.Errorf("lowered:\n%swant:\n%s", list, want)
-	}
-	if again, err := readCeilings(list); err != nil || len(judge(over, again)) != 2 {
-		t.Errorf("after -lower: %v %q, want what grew and what is new", err, judge(over, again))
-	}
-}
-
-func TestListsOfCeilingsThatAreWrongAreRefused(t *testing.T) {
-	for _, list := range []string{
-		"own-methods p.a 25\n", "own-methods p.a 30\nown-methods p.a 31\n", "methods p.a 30\n", "own-methods p.a\n", "\n",
-	} {
-		if got, err := readCeilings(list); err == nil {
-			t.Errorf("readCeilings(%q) = %v, want an error", list, slices.Collect(maps.Keys(got)))
-		}
 	}
 }

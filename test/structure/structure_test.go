@@ -2,15 +2,10 @@
 // see: how large a type is over all its files and through embedding, and how
 // large a package is.
 //
-// What exceeds a bound today is listed in testdata/ceilings.txt. A number there
-// may only fall: the test fails when one grows, when something new exceeds a
-// bound, and when a number has fallen and its ceiling has not. The last of these
-// is mended by `go test ./test/structure -lower`.
+// What exceeds a bound is several nouns: divide it.
 package structure
 
 import (
-	"flag"
-	"fmt"
 	"go/ast"
 	"go/build"
 	"go/parser"
@@ -26,14 +21,9 @@ import (
 	"testing"
 )
 
-const (
-	root     = "../.."
-	ceilings = "testdata/ceilings.txt"
-)
+const root = "../.."
 
-var lower = flag.Bool("lower", false, "write the numbers that have fallen to "+ceilings)
-
-// bounds are the most that anything new may have.
+// bounds are the most that anything may have.
 func bounds() map[string]int {
 	return map[string]int{
 		"own-methods":     25, // of a type, over all its files
@@ -190,79 +180,13 @@ func (l *loader) measureTypes(p *types.Package, note func(what, name string, n i
 	}
 }
 
-// judge compares what exceeds a bound with what may.
-func judge(over, allowed map[string]int) (faults []string) {
-	for _, what := range slices.Sorted(maps.Keys(over)) {
-		kind, _, _ := strings.Cut(what, " ")
-		switch n, most := over[what], allowed[what]; {
-		case most == 0:
-			faults = append(faults, fmt.Sprintf("%s: %d, want at most %d: divide it", what, n, bounds()[kind]))
-		case n > most:
-			faults = append(faults, fmt.Sprintf("%s: %d, it was %d: what exceeds its bound must not grow", what, n, most))
-		case n < most:
-			faults = append(faults, fmt.Sprintf("%s: %d, less than its ceiling %d: run go test ./test/structure -lower", what, n, most))
-		}
-	}
-	for _, what := range slices.Sorted(maps.Keys(allowed)) {
-		if over[what] == 0 {
-			faults = append(faults, what+": within its bound now: run go test ./test/structure -lower")
-		}
-	}
-	return faults
-}
-
-// readCeilings returns the numbers of a list of ceilings: lines of a kind, a name
-// and a number.
-func readCeilings(text string) (map[string]int, error) {
-	allowed := map[string]int{}
-	for line := range strings.Lines(text) {
-		var kind, name string
-		var n int
-		if _, err := fmt.Sscanf(line, "%s %s %d", &kind, &name, &n); err != nil {
-			return nil, fmt.Errorf("%s: %q: %w", ceilings, line, err)
-		}
-		if _, twice := allowed[kind+" "+name]; twice || n <= bounds()[kind] || bounds()[kind] == 0 {
-			return nil, fmt.Errorf("%s: %q: listed twice, of no known kind, or within its bound", ceilings, line)
-		}
-		allowed[kind+" "+name] = n
-	}
-	return allowed, nil
-}
-
-// lowered returns the list with the numbers that have fallen.
-func lowered(over, allowed map[string]int) string {
-	var b strings.Builder
-	for _, what := range slices.Sorted(maps.Keys(allowed)) {
-		if n := over[what]; n > 0 {
-			fmt.Fprintf(&b, "%s %d\n", what, min(n, allowed[what]))
-		}
-	}
-	return b.String()
-}
-
 func TestBoundsHold(t *testing.T) {
 	over, err := measure(root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(ceilings)
-	if err != nil {
-		t.Fatal(err)
-	}
-	allowed, err := readCeilings(string(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if *lower {
-		list := lowered(over, allowed)
-		if err := os.WriteFile(ceilings, []byte(list), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if allowed, err = readCeilings(list); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, fault := range judge(over, allowed) {
-		t.Error(fault)
+	for _, what := range slices.Sorted(maps.Keys(over)) {
+		kind, _, _ := strings.Cut(what, " ")
+		t.Errorf("%s: %d, want at most %d: divide it", what, over[what], bounds()[kind])
 	}
 }

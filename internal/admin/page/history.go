@@ -32,7 +32,7 @@ type history struct {
 	at    time.Time
 }
 
-// add takes in a sample that was taken at now, in slot.
+// add records a sample that was taken at now, in slot.
 func (h *history) add(m Meter, slot int64, now time.Time) {
 	total := m.Acknowledged + m.UnderWay
 	if !h.begun {

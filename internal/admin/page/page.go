@@ -1,4 +1,4 @@
-// Package page is the status page: what a running daemon does, for a person
+// Package page is the status page: what a running daemon does, for an operator
 // with a browser. It shows and changes nothing. The server renders the page
 // whole; where there is script, a stream of events keeps it up to date, and
 // puts texts into the page only as text.
@@ -57,7 +57,7 @@ type Page struct {
 	log    *zap.Logger
 	mux    *http.ServeMux
 	tmpl   *template.Template
-	build  string // of the page: a script of another one loads the page anew
+	build  string // of the page: a script of another one reloads the page
 	begun  time.Time
 
 	mu      sync.Mutex
@@ -150,7 +150,7 @@ func (p *Page) whole(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	_, _ = w.Write(b.Bytes()) // As above.
+	_, _ = w.Write(b.Bytes()) // The client is gone.
 }
 
 // sources renders every source. The caller holds mu.

@@ -24,7 +24,7 @@ func (p *Page) watched() bool {
 }
 
 // publish sends what has changed to every client. It does not wait for any of
-// them: whoever lags is dropped, and comes back for the whole.
+// them: a client that lags is dropped, and comes back for the whole.
 func (p *Page) publish() {
 	st := p.daemon.Status()
 	p.mu.Lock()

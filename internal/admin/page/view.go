@@ -18,7 +18,7 @@ const (
 	toneGood = "good" // nothing to do
 	toneBusy = "busy" // at work
 	toneWarn = "warn" // behind
-	toneBad  = "bad"  // a person is needed
+	toneBad  = "bad"  // an operator is needed
 )
 
 // head is what the page shows of the daemon. All texts of a view are final: the
