@@ -84,8 +84,8 @@ type Plan struct {
 
 // Report is what a preflight found.
 type Report struct {
-	Format  int               `json:"format"` // of this report: 1
-	OK      bool              `json:"ok"`
+	Format  int      `json:"format"` // of this report: 1
+	OK      bool     `json:"ok"`
 	Sources []Source `json:"sources"`
 }
 
