@@ -9,7 +9,7 @@ import (
 
 // Class says what kind of failure an error is. What a class means is in its row
 // of the table below and nowhere else: a new class is a constant and a row here,
-// and the answers in internal/s3store/errors.go that have it. The values are the
+// and the answers in internal/s3conn/errors.go that have it. The values are the
 // manifest's error_class and the label class of the metrics.
 type Class string
 
