@@ -22,6 +22,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
+	"github.com/s3syncd/s3syncd/internal/stdout"
 )
 
 // The exit codes that scripts rely on.
@@ -58,7 +59,7 @@ func main() {
 		debug.SetMemoryLimit(limit - limit/heapSpare)
 	}
 	errs := logsink.New(os.Stderr)
-	code := run(ctx, os.Args[1:], streams{out: &output{ctx: ctx, w: os.Stdout}, err: errs, env: os.Environ(), packaged: packagedConfig})
+	code := run(ctx, os.Args[1:], streams{out: stdout.New(ctx, os.Stdout), err: errs, env: os.Environ(), packaged: packagedConfig})
 	errs.Close(lastWords)
 	os.Exit(code)
 }
