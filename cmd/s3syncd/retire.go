@@ -15,7 +15,7 @@ const retireAbout = `This host is done: a last sync run of every source, after w
 each ends with a final digest, so that its silence is no fault. Stop the daemon
 first (systemctl disable --now s3syncd). A later run or sync begins a new chain.
 
-It closes nothing and exits with 3 when files failed or wait for a person: mend
+It closes nothing and exits with 3 when files failed or wait for an operator: mend
 that and run it again, or say --force.`
 
 // retireCommand publishes the last digest of each source.

@@ -92,7 +92,7 @@ type Watch struct {
 	RescanInterval      time.Duration
 	PollInterval        time.Duration
 	RemoteCheckInterval time.Duration
-	Reread              time.Duration // within which every file is read again, 0: never
+	Reread              time.Duration // the goal for reading every file again; later after a pause or an outage. 0: never
 }
 
 // Upload bounds the uploads of all sources together. Sizes are bytes.
