@@ -136,7 +136,7 @@ func TestAnOutageDuringTheCheckDeclaresNothingMissing(t *testing.T) {
 	s.proxy.Answer(s3test.Match{Op: "ListObjectsV2", Times: -1}, 503, "SlowDown")
 	s.env = append(s.env, everySecond)
 	d := s.daemon(t)
-	eventually(t, "the check is given up", func() bool { return strings.Contains(d.stderr.String(), "was not checked to its end") })
+	eventually(t, "the check is given up", func() bool { return strings.Contains(d.stderr.String(), "the remote check did not complete") })
 	eventually(t, "the file", func() bool { return s.inBucket(t, "f", "content") })
 	d.stop(t)
 	tr := s.bucket.readTrail(t)

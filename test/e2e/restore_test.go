@@ -449,6 +449,7 @@ func TestAnInterruptedRestoreSaysSo(t *testing.T) {
 	held := s.proxy.Hold(s3test.Match{Op: "GetObject", Key: "/f07"})
 	p := spawn(t, s.env, s.restoreArgs(to)...)
 	held.Wait(t)
+	eventually(t, "a restored file", func() bool { _, err := os.Stat(filepath.Join(to, "f00")); return err == nil })
 	if code := p.stop(t); code != 130 {
 		t.Errorf("an interrupted restore exited with %d, want 130:\n%s", code, p.stderr)
 	}

@@ -1,4 +1,4 @@
-package state
+package archive
 
 import (
 	"bytes"
@@ -13,14 +13,12 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/s3syncd/s3syncd/pkg/archive"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 func TestKeyAndPathAreInverse(t *testing.T) {
-	m := archive.NewMapper("/backups/app/")
+	m := NewMapper("/backups/app/")
 	for path, want := range map[string]string{
 		"a":                 "backups/app/a",
 		"dir/b c":           "backups/app/dir/b c",
@@ -51,30 +49,30 @@ func TestKeyAndPathAreInverse(t *testing.T) {
 
 func TestKeyRefusesWhatIsNotBelowTheSource(t *testing.T) {
 	for _, path := range []string{"", "/a", "a//b", "a/", ".", "..", "a/../b", "a/./b", "a\x00b"} {
-		if key, err := (archive.Mapper{}).Key(path); err == nil {
+		if key, err := (Mapper{}).Key(path); err == nil {
 			t.Errorf("Key(%q) = %q, want an error", path, key)
 		}
 	}
 }
 
 func TestKeyLimitCountsEscapes(t *testing.T) {
-	long := strings.Repeat("x", archive.MaxKeyBytes)
-	if _, err := archive.NewMapper("").Key(long); err != nil {
-		t.Errorf("Key of %d bytes = %v, want nil", archive.MaxKeyBytes, err)
+	long := strings.Repeat("x", MaxKeyBytes)
+	if _, err := NewMapper("").Key(long); err != nil {
+		t.Errorf("Key of %d bytes = %v, want nil", MaxKeyBytes, err)
 	}
 	for name, key := range map[string]func() (string, error){
-		"prefix": func() (string, error) { return archive.NewMapper("p").Key(long[2:] + "x") },
-		"escape": func() (string, error) { return archive.NewMapper("").Key(long[2:] + "\xff") },
+		"prefix": func() (string, error) { return NewMapper("p").Key(long[2:] + "x") },
+		"escape": func() (string, error) { return NewMapper("").Key(long[2:] + "\xff") },
 	} {
 		got, err := key()
-		if !errors.Is(err, archive.ErrKeyTooLong) || len(got) != archive.MaxKeyBytes+1 {
-			t.Errorf("%s: Key = %d bytes, %v, want %d and ErrKeyTooLong", name, len(got), err, archive.MaxKeyBytes+1)
+		if !errors.Is(err, ErrKeyTooLong) || len(got) != MaxKeyBytes+1 {
+			t.Errorf("%s: Key = %d bytes, %v, want %d and ErrKeyTooLong", name, len(got), err, MaxKeyBytes+1)
 		}
 	}
 }
 
 func TestPathRefusesKeysThatNoPathHas(t *testing.T) {
-	m := archive.NewMapper("p")
+	m := NewMapper("p")
 	for _, key := range []string{"", "p", "p/", "q/a", "pa", "p/_manifests/x", "p/%61", "p/%FF%25%41%", "p/a//b", "p/../a", "p/%C3%BC", "p/\xff"} {
 		if path, ok := m.Path(key); ok {
 			t.Errorf("Path(%q) = %q, want none", key, path)
@@ -87,12 +85,12 @@ func FuzzKey(f *testing.F) {
 		f.Add(seed, "a")
 	}
 	f.Fuzz(func(t *testing.T, a, b string) {
-		m := archive.NewMapper("p/q")
+		m := NewMapper("p/q")
 		keyA, errA := m.Key(a)
 		if errA != nil {
 			return
 		}
-		if !strings.HasPrefix(a, archive.ReservedDir+"/") {
+		if !strings.HasPrefix(a, ReservedDir+"/") {
 			if back, ok := m.Path(keyA); back != a || !ok {
 				t.Fatalf("Path(Key(%q)) = %q, %v", a, back, ok)
 			}
@@ -109,8 +107,8 @@ func FuzzKey(f *testing.F) {
 }
 
 func TestObjectIDIsReadAsWritten(t *testing.T) {
-	id := archive.ObjectID{Instance: "app-01.example_x", Chain: "0a1b2c3d", Attempt: math.MaxUint64}
-	got, ok := archive.ParseObjectID(id.String())
+	id := ObjectID{Instance: "app-01.example_x", Chain: "0a1b2c3d", Attempt: math.MaxUint64}
+	got, ok := ParseObjectID(id.String())
 	if got != id || !ok {
 		t.Errorf("ParseObjectID(%q) = %+v, %v, want %+v", id, got, ok, id)
 	}
@@ -118,53 +116,58 @@ func TestObjectIDIsReadAsWritten(t *testing.T) {
 		"", "a/b/c", "app/0a1b2c3d", "app/0a1b2c3d/", "app/0A1B2C3D/1", "app/0a1b2c3d/-1", "app/0a1b2c3d/1 ", "a/b/0a1b2c3d/1",
 		"app/0a1b2c3d/18446744073709551616", "äpp/0a1b2c3d/1", "/0a1b2c3d/1",
 	} {
-		if got, ok := archive.ParseObjectID(s); ok {
+		if got, ok := ParseObjectID(s); ok {
 			t.Errorf("ParseObjectID(%q) = %+v, want none", s, got)
 		}
 	}
 }
 
 func TestRecordLinesAreAsPublished(t *testing.T) {
-	full := archive.Record{
-		S3Key: "backups/app/<a>&b", S3URI: "s3://bucket/backups/app/<a>&b", Status: archive.StatusUploaded,
-		Timestamp: archive.FormatTime(time.Date(2026, 3, 4, 5, 6, 7, 890, time.FixedZone("x", 3600))),
-		Error:     "AccessDenied", ErrorClass: archive.ClassCredentials, MD5: "0f", SHA256: "f0", ETag: "0f", VersionID: "v", KMSKeyID: "k",
-		SSE: "aws:kms", Basis: archive.BasisETag, Trigger: archive.TriggerEvent, Source: "app", Instance: "app-01", Chain: testChain, Attempt: 9,
+	full := Record{
+		S3Key: "backups/app/<a>&b", S3URI: "s3://bucket/backups/app/<a>&b", Status: StatusUploaded,
+		Timestamp: FormatTime(time.Date(2026, 3, 4, 5, 6, 7, 890, time.FixedZone("x", 3600))),
+		Error:     "AccessDenied", ErrorClass: ClassCredentials, MD5: "0f", SHA256: "f0", ETag: "0f", VersionID: "v", KMSKeyID: "k",
+		SSE: "aws:kms", Basis: BasisETag, Trigger: TriggerEvent, Source: "app", Instance: "app-01", Chain: "0011aabb", Attempt: 9,
 		Recovered: true, ReplacedVID: "v0", ReplacedETag: "e0", S3Time: "2026-03-04T05:06:07Z", RequestID: "r", DetectedAt: "2026-03-04T05:06:00Z",
-		ID: archive.RecordID(testChain, 12),
+		ID: RecordID("0011aabb", 12),
 	}
 	full.SetPath("<a>&b")
-	full.SetAttributes(archive.Fence{Size: 0, MtimeNs: 1_700_000_000_123_456_789}, archive.Attributes{Mode: 0o104755})
-	raw := archive.Record{Status: archive.StatusFailed, Trigger: archive.TriggerRescan, Source: "app", Instance: "app-01", Chain: testChain, ID: archive.RecordID(testChain, 13)}
+	full.SetAttributes(Fence{Size: 0, MtimeNs: 1_700_000_000_123_456_789}, Attributes{Mode: 0o104755})
+	raw := Record{Status: StatusFailed, Trigger: TriggerRescan, Source: "app", Instance: "app-01", Chain: "0011aabb", ID: RecordID("0011aabb", 13)}
 	raw.SetPath("bad\xff")
 	var got bytes.Buffer
-	for _, r := range []*archive.Record{&full, &raw} {
+	for _, r := range []*Record{&full, &raw} {
 		got.Write(r.AppendLine(nil))
 		got.WriteByte('\n')
 	}
 	golden := filepath.Join("testdata", "records_v1.jsonl")
 	if *update {
-		check(t, os.WriteFile(golden, got.Bytes(), 0o600))
+		if err := os.WriteFile(golden, got.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	want := must(os.ReadFile(golden))(t)
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if !bytes.Equal(got.Bytes(), want) {
 		t.Errorf("lines:\n%swant:\n%s", got.Bytes(), want)
 	}
 }
 
 func TestFencesOfOneContent(t *testing.T) {
-	f := archive.Fence{Dev: 1, Ino: 2, Size: 3, MtimeNs: 4, CtimeNs: 5}
+	f := Fence{Dev: 1, Ino: 2, Size: 3, MtimeNs: 4, CtimeNs: 5}
 	for name, row := range map[string]struct {
-		g    archive.Fence
+		g    Fence
 		want bool
 	}{
 		"the same":       {f, true},
-		"another device": {archive.Fence{Dev: 9, Ino: 2, Size: 3, MtimeNs: 4, CtimeNs: 5, MtimeSec: 0}, true},
-		"another inode":  {archive.Fence{Dev: 1, Ino: 9, Size: 3, MtimeNs: 4, CtimeNs: 5, MtimeSec: 0}, false},
-		"another size":   {archive.Fence{Dev: 1, Ino: 2, Size: 9, MtimeNs: 4, CtimeNs: 5, MtimeSec: 0}, false},
-		"another mtime":  {archive.Fence{Dev: 1, Ino: 2, Size: 3, MtimeNs: 9, CtimeNs: 5, MtimeSec: 0}, false},
-		"another ctime":  {archive.Fence{Dev: 1, Ino: 2, Size: 3, MtimeNs: 4, CtimeNs: 9, MtimeSec: 0}, false},
-		"a far mtime":    {archive.Fence{Dev: 1, Ino: 2, Size: 3, MtimeNs: 4, CtimeNs: 5, MtimeSec: 9}, false},
+		"another device": {Fence{Dev: 9, Ino: 2, Size: 3, MtimeNs: 4, CtimeNs: 5, MtimeSec: 0}, true},
+		"another inode":  {Fence{Dev: 1, Ino: 9, Size: 3, MtimeNs: 4, CtimeNs: 5, MtimeSec: 0}, false},
+		"another size":   {Fence{Dev: 1, Ino: 2, Size: 9, MtimeNs: 4, CtimeNs: 5, MtimeSec: 0}, false},
+		"another mtime":  {Fence{Dev: 1, Ino: 2, Size: 3, MtimeNs: 9, CtimeNs: 5, MtimeSec: 0}, false},
+		"another ctime":  {Fence{Dev: 1, Ino: 2, Size: 3, MtimeNs: 4, CtimeNs: 9, MtimeSec: 0}, false},
+		"a far mtime":    {Fence{Dev: 1, Ino: 2, Size: 3, MtimeNs: 4, CtimeNs: 5, MtimeSec: 9}, false},
 	} {
 		if got := f.SameContent(row.g); got != row.want {
 			t.Errorf("%s: SameContent = %v, want %v", name, got, row.want)
@@ -173,24 +176,24 @@ func TestFencesOfOneContent(t *testing.T) {
 }
 
 func TestClassOfIsTheOutermostClass(t *testing.T) {
-	inner := archive.Classified(archive.ClassThrottled, "PutObject", errors.New("slow down"))
-	for want, err := range map[archive.Class]error{
-		archive.ClassTransient:     errors.New("whatever"),
-		archive.ClassThrottled:     fmt.Errorf("upload: %w", inner),
-		archive.ClassConfiguration: archive.Classified(archive.ClassConfiguration, "", inner),
+	inner := Classified(ClassThrottled, "PutObject", errors.New("slow down"))
+	for want, err := range map[Class]error{
+		ClassTransient:     errors.New("whatever"),
+		ClassThrottled:     fmt.Errorf("upload: %w", inner),
+		ClassConfiguration: Classified(ClassConfiguration, "", inner),
 	} {
-		if got := archive.ClassOf(err); got != want {
+		if got := ClassOf(err); got != want {
 			t.Errorf("ClassOf(%v) = %s, want %s", err, got, want)
 		}
 	}
-	if !errors.Is(archive.Classified(archive.ClassFile, "open", fs.ErrPermission), fs.ErrPermission) {
+	if !errors.Is(Classified(ClassFile, "open", fs.ErrPermission), fs.ErrPermission) {
 		t.Error("a classified error does not unwrap to its cause")
 	}
 }
 
 func TestErrorText(t *testing.T) {
 	cause := errors.New("denied")
-	for want, err := range map[string]*archive.Error{
+	for want, err := range map[string]*Error{
 		"denied":                            {Err: cause},
 		"open: denied":                      {Op: "open", Err: cause},
 		"PutObject: AccessDenied: denied":   {Op: "PutObject", Code: "AccessDenied", Err: cause},
@@ -211,20 +214,20 @@ func TestInterruptedNeedsAnEndedContext(t *testing.T) {
 		fs.ErrPermission:                        false,
 		nil:                                     false,
 	} {
-		if got := archive.Interrupted(ended, err); got != want {
+		if got := Interrupted(ended, err); got != want {
 			t.Errorf("Interrupted(ended, %v) = %v, want %v", err, got, want)
 		}
 	}
-	if archive.Interrupted(t.Context(), context.DeadlineExceeded) {
+	if Interrupted(t.Context(), context.DeadlineExceeded) {
 		t.Error("Interrupted(running, its own deadline) = true, want false")
 	}
 }
 
 func TestClosedSetsAreComplete(t *testing.T) {
-	if got, want := len(archive.Classes()), 8; got != want {
+	if got, want := len(Classes()), 8; got != want {
 		t.Errorf("%d classes, want %d", got, want)
 	}
-	if got, want := len(archive.Statuses()), 5; got != want {
+	if got, want := len(Statuses()), 5; got != want {
 		t.Errorf("%d statuses, want %d", got, want)
 	}
 }
