@@ -54,7 +54,7 @@ func main() {
 	debug.SetTraceback("crash") // A panic ends with SIGABRT: exit code 2 would say that the usage is wrong.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)   // A second signal ends the process at once.
-	signal.Ignore(syscall.SIGPIPE) // Else a pipe that nobody reads any more, the log's too, would end the process.
+	signal.Ignore(syscall.SIGPIPE) // Else a pipe without a reader, the log's too, would end the process.
 	if limit := host.MemoryLimit(); limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit - limit/heapSpare)
 	}

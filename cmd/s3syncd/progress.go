@@ -91,7 +91,7 @@ func newProgress(io streams, about string) *progress {
 	}
 }
 
-// Found adds a file that is to be looked at, of size bytes.
+// Found adds a file of size bytes that has to be checked.
 func (p *progress) Found(size int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

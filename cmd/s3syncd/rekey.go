@@ -121,7 +121,7 @@ func printRekeyPlan(w io.Writer, s rekey.Summary) error {
 	return err
 }
 
-// unlisted says what was not looked at.
+// unlisted says what was not checked.
 func unlisted(s rekey.Summary) string {
 	if !s.Unlisted {
 		return ""

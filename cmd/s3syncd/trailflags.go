@@ -13,7 +13,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/audit"
 )
 
-// originFlags say where the archived source stands that a command reads.
+// originFlags name the archived source that a command reads.
 type originFlags struct {
 	config, source                   string
 	bucket, prefix, region, endpoint string
@@ -86,7 +86,7 @@ func (f *originFlags) configured(env []string) (audit.Origin, error) {
 // timeForms is what parseTime accepts, for messages.
 const timeForms = "2006-01-02T15:04:05Z (or with an offset), 2006-01-02, 2006-01-02 15:04 or 2006-01-02 15:04:05 (UTC), or 90m or 7d (ago)"
 
-// parseAt reads the flag --at of fs. Where it stands on the command line it must
+// parseAt reads the flag --at of fs. Where it is on the command line it must
 // say something: an empty variable of a script does not mean now.
 func parseAt(fs *pflag.FlagSet, text string, now time.Time) (time.Time, error) {
 	if text == "" && fs.Changed("at") {

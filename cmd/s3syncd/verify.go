@@ -87,7 +87,7 @@ func (f *verifyFlags) check(fs *pflag.FlagSet) error {
 	return nil
 }
 
-// options returns what the flags come to.
+// options returns the options that the flags ask for.
 func (f *verifyFlags) options(fs *pflag.FlagSet, io streams) (audit.VerifyOptions, error) {
 	if err := f.check(fs); err != nil {
 		return f.o, err

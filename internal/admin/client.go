@@ -17,7 +17,7 @@ import (
 // maxAnswer bounds what a client reads.
 const maxAnswer = 16 << 20
 
-// ErrNoDaemon is returned when nobody listens at the socket.
+// ErrNoDaemon is returned when no process listens at the socket.
 var ErrNoDaemon = errors.New("no daemon answers")
 
 // Client asks a daemon through its control socket.

@@ -62,7 +62,7 @@ type Control struct {
 }
 
 // ListenControl binds the socket, mode 0600. It replaces the socket that a dead
-// process has left and refuses one behind which somebody answers. The socket
+// process has left and refuses one that a process answers. The socket
 // answers once Run is called.
 func ListenControl(ctx context.Context, o ControlOptions) (*Control, error) {
 	if err := makeDirectory(o); err != nil {
@@ -118,7 +118,7 @@ func bindSocket(ctx context.Context, path string) (net.Listener, error) {
 	return lc.Listen(ctx, "unix", path)
 }
 
-// removeStale removes a socket that nobody listens at.
+// removeStale removes a socket without a listener.
 func removeStale(ctx context.Context, path string) error {
 	st, err := os.Lstat(path)
 	switch {

@@ -145,7 +145,7 @@ func (n Name) Short() string {
 	return string(r[:limit/3]) + "…" + string(r[len(r)-limit*2/3:])
 }
 
-// InFlight is a file that is being looked at or uploaded.
+// InFlight is a file with an attempt under way.
 type InFlight struct {
 	Name
 	Size      int64     `json:"size_bytes"`

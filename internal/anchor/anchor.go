@@ -1,4 +1,4 @@
-// Package anchor keeps what somebody outside a trail knows of it: digests that a
+// Package anchor keeps what is known of a trail outside it: digests that a
 // clean verification has seen, in an anchor file, and those that a host has copies
 // of. A trail that was written again does not have them.
 package anchor
@@ -145,7 +145,7 @@ func Local(ctx context.Context, local *trail.Trail, bucket string, waits func(ke
 	return anchors, nil
 }
 
-// copiedDigest is a host's copy of a digest; d is empty where it is none.
+// copiedDigest is a host's copy of a digest; d is empty where the file is not a digest.
 type copiedDigest struct {
 	d   trail.Digest
 	sha string

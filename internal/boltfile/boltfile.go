@@ -211,7 +211,7 @@ func (w *walker) read(buf []byte, id uint64) error {
 
 // span is the range of keys that a page holds: from low, below high. The first
 // key is low itself: a write replaces the page in its parent under that name. A
-// nil bound is none.
+// nil bound is no bound.
 type span struct{ low, high []byte }
 
 func (s span) holds(first, last []byte) bool {

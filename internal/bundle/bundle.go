@@ -191,7 +191,7 @@ type Report struct {
 	Chain    string
 	Digests  int
 	Head     string   // the SHA-256 of the last digest
-	SignedBy string   // the fingerprint of the key that signed the last digest; "": nobody
+	SignedBy string   // the fingerprint of the key that signed the last digest; "": none did
 	Anchored bool     // the last digest is the expected one, or signed by a trusted key
 	Faults   []string // claims that do not hold
 	Notes    []string // what is no fault and good to know

@@ -4,7 +4,7 @@
 // of range are faults, and all faults of a file are reported at once, each with
 // its position, its dotted path and the form that is accepted. A Config that
 // Load, Parse or FromFlags returned is complete (defaults filled in, settings
-// inherited, paths cleaned) and consistent, and nobody changes it afterwards:
+// inherited, paths cleaned) and consistent, and is never changed afterwards:
 // it may be read from any goroutine.
 //
 // Credentials are never part of a configuration, so a Config may be printed,
@@ -85,7 +85,7 @@ type Source struct {
 // the same configuration.
 func (c *Config) PrefixOf(i int, instance string) string { return prefixOf(c.prefixes[i], instance) }
 
-// Watch is when changes are looked for. An interval of 0 is off.
+// Watch is when the program searches for changes. An interval of 0 is off.
 type Watch struct {
 	Settle              time.Duration
 	MaxDelay            time.Duration

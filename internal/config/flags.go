@@ -49,7 +49,7 @@ func flagNames() map[string]string {
 	}
 }
 
-// flagOrigin returns where a key that nobody set can be set.
+// flagOrigin returns where a key that is not set can be set.
 func flagOrigin(key string) origin {
 	if name, found := flagNames()[key]; found {
 		return origin{flag: name}

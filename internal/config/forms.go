@@ -158,7 +158,7 @@ func checkPrefix(s string) string {
 }
 
 // checkKMSKey accepts what names one customer-managed key. The key that AWS
-// manages for S3 is not one: nobody can restrict, disable or rotate it.
+// manages for S3 is not one: its owner cannot restrict, disable or rotate it.
 func checkKMSKey(s string) string {
 	name, ok := kmsName(s)
 	if !ok {

@@ -21,7 +21,7 @@ type PolicyKind string
 // The kinds of policies.
 const (
 	PolicyRole   PolicyKind = "role"    // of the host: what it may do
-	PolicyBucket PolicyKind = "bucket"  // of the bucket: what nobody may do
+	PolicyBucket PolicyKind = "bucket"  // of the bucket: what is denied to everyone
 	PolicyKey    PolicyKind = "kms-key" // of the key: who may use it
 )
 
@@ -192,7 +192,7 @@ func (b *policyBuilder) document() ([]byte, []string, error) {
 	return out.Bytes(), b.notes, nil
 }
 
-// fills notes what stands in the policy where an ARN is not known.
+// fills notes what the policy has where an ARN is not known.
 func (b *policyBuilder) fills(text string) {
 	for _, fill := range []struct{ word, text string }{
 		{fillAccount, "replace ACCOUNT_ID by the number of the account that the key is in (configure the key's ARN, and it is known)"},

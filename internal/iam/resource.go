@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// bucket is what nobody may do in the bucket: write under another key or
+// bucket is what everyone is denied in the bucket: write under another key or
 // algorithm, and speak without TLS. What a request does not say is not refused:
 // the parts of a multipart upload carry no encryption of their own.
 func (b *policyBuilder) bucket() error {

@@ -1,4 +1,4 @@
-// Package logsink writes lines to where nobody may be reading: a pipe, a
+// Package logsink writes lines to what may have no reader: a pipe, a
 // terminal, a journal that hangs. It never holds up a caller that logs.
 package logsink
 
@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Forever is for a Close or a Wait behind which somebody else sees to the end.
+// Forever is for a Close or a Wait that something else bounds.
 const Forever = 100 * 365 * 24 * time.Hour
 
 const (

@@ -134,7 +134,7 @@ func (f *file) inTheWay(st safefs.Stat, err error) (replace bool, _ error) {
 }
 
 // keepAttributes gives a file of the right content its attributes. One that
-// somebody else could change, now or through what they have open of it, is
+// another user could change, now or through what they have open of it, is
 // written again, and so is one that has yet to become setuid or setgid.
 func (f *file) keepAttributes(there *safefs.Found) (kept, replace bool, err error) {
 	a := f.allowed(f.attributes(nil))

@@ -60,7 +60,7 @@ func (c *Conn) ask(ctx context.Context, key string, status int) (why *archive.Er
 		Bucket: aws.String(c.o.Bucket), Key: aws.String(key), ExpectedBucketOwner: c.Owner(), Range: aws.String("bytes=0-0"),
 	})
 	if err == nil {
-		_ = out.Body.Close() // One byte that nobody wants.
+		_ = out.Body.Close() // The body is one byte, asked for to get the status.
 		return nil, true
 	}
 	err = c.Fault(ctx, OpGet, key, err)

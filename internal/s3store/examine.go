@@ -129,7 +129,7 @@ func (e *Examination) unanswered() error {
 	return nil
 }
 
-// NoAnswer reports whether err says that nobody answered, or only that the
+// NoAnswer reports whether err says that no answer came, or only that the
 // request should come later.
 func NoAnswer(err error) bool {
 	e, ok := errors.AsType[*archive.Error](err)

@@ -39,7 +39,7 @@ func (t *Target) Open(rel string) (Found, error) {
 	return Found{File: os.NewFile(uintptr(fd), rel), Stat: st, dir: above, acl: hasACL(fd), dirACL: hasACL(dir)}, nil
 }
 
-// Sole reports whether nobody but this process's user and the owner that a gives
+// Sole reports whether no user but this process's and the owner that a gives
 // the file can change it now or later: not by its mode or an ACL, not by a second
 // name, not by putting another file into its directory, and not through a
 // descriptor or a mapping from a time when they could. A caller that restores a file

@@ -7,7 +7,7 @@ type LinkPolicy string
 
 // The policies, as the configuration spells them.
 const (
-	LinksSameOwner LinkPolicy = "same-owner" // unless somebody else may have linked a foreign file here
+	LinksSameOwner LinkPolicy = "same-owner" // unless another user may have linked a foreign file here
 	LinksAllow     LinkPolicy = "allow"
 	LinksSkip      LinkPolicy = "skip" // none, but for those that were archived under one name
 )

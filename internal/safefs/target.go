@@ -348,7 +348,7 @@ func (in *Incoming) Place(a Attributes) (ownerEnters, open bool, err error) {
 	return a.enters(st), !a.trusts(st.UID) || openToOthers(st, hasACL(in.dir)), nil
 }
 
-// ErrMeddled says that somebody who can write the directory has put another file in
+// ErrMeddled says that another writer of the directory has put another file in
 // the place of the one that was written, or given it a second name.
 var ErrMeddled = errors.New("somebody else changed the directory while it was written")
 

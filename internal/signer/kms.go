@@ -32,7 +32,7 @@ const (
 	opPublicKey = "kms:GetPublicKey"
 )
 
-// defaultSignTimeout is short: nobody waits long for a signature.
+// defaultSignTimeout is short: publishing does not wait long for a signature.
 const defaultSignTimeout = 5 * time.Second
 
 // algorithmECDSA is what the trail calls ECDSA_SHA_256.

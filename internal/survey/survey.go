@@ -192,7 +192,7 @@ func (s *Survey) unknown(n trail.Name, key string) {
 // them, the newest first: verifying reads them all.
 const (
 	FirstsRead = 1000
-	AheadRead  = 8 << 20 // bytes of one digest that may be somebody else's
+	AheadRead  = 8 << 20 // bytes of one digest that may be another writer's
 )
 
 // LeftBy returns the newest digests of the chains that say that they left ch, the
@@ -219,7 +219,7 @@ func (r Bucket) LeftBy(ctx context.Context, ch archive.Chain, s *Survey) (by []N
 // Newest are the newest digests of one chain in the bucket, the newest first.
 type Newest []Head
 
-// topDigests is how many of them are looked at: the newest ones of a run that was
+// topDigests is how many of them are read: the newest ones of a run that was
 // killed may have no signature.
 const topDigests = 8
 

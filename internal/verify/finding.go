@@ -56,11 +56,11 @@ const (
 	NoteUnanchored       FindingKind = "tail-unanchored"   // nothing outside the trail knows its newest digest
 	NoteUnsigned         FindingKind = "unsigned"          // no digest of the chain is signed
 	NoteSignaturePending FindingKind = "signature-pending" // the newest digests are not signed yet
-	NoteKeyUntrusted     FindingKind = "key-untrusted"     // signatures hold; nobody has said whose key it is
+	NoteKeyUntrusted     FindingKind = "key-untrusted"     // signatures hold; it is not known whose key it is
 	NotePending          FindingKind = "manifest-pending"  // behind the last digest
 	NoteLeftBehind       FindingKind = "left-behind"       // belongs to a chain that was left
 	NoteAbandoned        FindingKind = "abandoned-chain"
-	NoteStopped          FindingKind = "stopped"      // it ended with a clean stop, and nobody has started it again
+	NoteStopped          FindingKind = "stopped"      // it ended with a clean stop, and was not started again
 	NoteClock            FindingKind = "clock"        // the server's and the verifier's differ
 	NoteLate             FindingKind = "late"         // silence in the past
 	NoteGap              FindingKind = "gap"          // the host said so itself

@@ -36,7 +36,7 @@ type ObjectOptions struct {
 	Workers  int     // requests at once
 	TempDir  string
 	Memory   int64 // of the sort
-	// Progress receives how many objects were compared; nil: nobody.
+	// Progress receives how many objects were compared; nil: it is not reported.
 	Progress func(done int64)
 }
 

@@ -27,13 +27,13 @@ type SourceOptions struct {
 	Mapper   archive.Mapper
 	TempDir  string
 	Memory   int64
-	Progress func(done int64) // nil: nobody
+	Progress func(done int64) // nil: not reported
 }
 
 // CheckSource compares the newest record of each file with the tree below root:
 // the file is there and its content has the recorded hash. A file that changed
 // after its record is a note, one that cannot be read a finding. What the tree
-// has and the trail does not is not looked for: a dry run of sync shows it. Every
+// has and the trail does not is not searched for: a dry run of sync shows it. Every
 // file is read; memory stays small. An error says that it did not get to its
 // end; v has what was found until then.
 func (v *Result) CheckSource(ctx context.Context, t *trail.Trail, root *safefs.Root, o SourceOptions) error {
@@ -116,7 +116,7 @@ func judgeFile(r *archive.Record, hash [2]string, size int64, changed time.Time)
 	return FindingSource, detail
 }
 
-// ToldTo returns when the newest digest ends of a chain of instance that goes on
+// ToldTo returns when the newest digest ends of a chain of instance that continues
 // and is not late; zero where there is none.
 func (v *Result) ToldTo(instance string) (end time.Time) {
 	for i := range v.Chains {

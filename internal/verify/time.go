@@ -94,7 +94,7 @@ func parseUTC(s string) (time.Time, error) {
 	return t, err
 }
 
-// ahead finds times that have not come yet: only somebody who makes documents up
+// ahead finds times that have not come yet: only a forger of documents
 // can write them.
 func (c *chainCheck) ahead(d *digestCheck, end, due time.Time) {
 	_, latest := c.v.latest()

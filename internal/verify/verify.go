@@ -52,7 +52,7 @@ type Options struct {
 	// Waits is why the host has not published everything that it has seen; "": it
 	// has.
 	Waits string
-	// Progress receives how many documents of how many were read; nil: nobody.
+	// Progress receives how many documents of how many were read; nil: it is not reported.
 	// It is called from one goroutine at a time.
 	Progress func(done, total int64)
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// Voucher says what vouches for a digest: something that somebody who can write the
+// Voucher says what vouches for a digest: something that a writer of the
 // bucket cannot make. The values are bits.
 type Voucher uint8
 
@@ -38,7 +38,7 @@ type Vouched struct {
 // included.
 type vouchedChain struct {
 	digests map[[32]byte]*vouchedDigest
-	order   [][32]byte // as they stand in the trail
+	order   [][32]byte // in the order of the trail
 }
 
 type vouchedDigest struct {
@@ -55,7 +55,7 @@ func newVouched(keys, anchors bool) *Vouched {
 }
 
 // Anchored reports whether a key or a head was given that could vouch for
-// anything. Without one the whole trail may be somebody's invention.
+// anything. Without one the whole trail may be invented.
 func (w *Vouched) Anchored() bool { return w.keys || w.anchors }
 
 // Of returns what vouches for a digest; 0 is nothing.

@@ -44,7 +44,7 @@ func (k Kind) String() string {
 	}
 }
 
-// Trigger says why a path was looked at, or a scan began.
+// Trigger says why an attempt at a path, or a scan began.
 type Trigger string
 
 // The triggers, as docs/FORMAT.md lists them.

@@ -195,7 +195,7 @@ func Classified(c Class, op string, err error) *Error {
 }
 
 // ClassOf returns the class of err: that of the outermost *Error in its chain,
-// else transient, because what nobody classified is retried and never dropped.
+// else transient, because what no rule classifies is retried and never dropped.
 func ClassOf(err error) Class {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Class

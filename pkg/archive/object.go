@@ -165,7 +165,7 @@ type ObjectID struct {
 
 var objectIDPattern = regexp.MustCompile(`^([A-Za-z0-9._-]+)/([0-9a-f]{8})/([0-9]{1,20})$`)
 
-// String renders id as it stands in the metadata.
+// String renders id in the form of the metadata.
 func (id ObjectID) String() string {
 	return fmt.Sprintf("%s/%s/%d", id.Instance, id.Chain, id.Attempt)
 }

@@ -25,7 +25,7 @@ func Statuses() []Status {
 	return []Status{StatusUploaded, StatusSkipped, StatusFailed, StatusDeleted, StatusRekeyed}
 }
 
-// Basis says what decided a skip, or found a change that nothing told of.
+// Basis says what decided a skip, or found a change that no event reported.
 type Basis string
 
 // The bases of spec sections 5 and 8.

@@ -40,7 +40,7 @@ func (a *Attempt) copied(ctx context.Context, in *archive.Intent, o archive.Obje
 }
 
 // NoteKey records that an object which the index has under another KMS key is
-// under the right one: somebody else has done it.
+// under the right one: another writer has done it.
 func (a *Attempt) NoteKey(ctx context.Context, o archive.Object) error {
 	e := a.Index.Entry
 	known := remote.ArchivedEntry(&e)

@@ -30,7 +30,7 @@ func (f *File) Take(o *safefs.Opened) {
 	f.Opened, f.Fence, f.Attributes = o, FenceOf(o.Stat), attributesOf(o.Stat)
 }
 
-// None makes f that of no file, for an object of size bytes.
+// None makes f describe an object of size bytes without a local file.
 func (f *File) None(size int64) { f.Opened, f.Fence = nil, archive.Fence{Size: size} }
 
 // Unchanged fails unless the open file is still what Take found.

@@ -20,7 +20,7 @@ import (
 
 // Begin makes sure that the source has a chain to record in. Call it once after
 // New, before anything is committed. It searches the bucket once: a chain that
-// goes on may have been continued by another run, one that begins may follow an
+// continues may have been extended by another run, one that begins may follow an
 // older one of this instance. An answer that does not come within seconds is no
 // error: a chain that continues asks again before anything is written, one that
 // begins does so as unknown.
@@ -52,7 +52,7 @@ type beginning struct {
 	chains *succession
 }
 
-// goOn begins a chain where there is none, or where the last one cannot go on.
+// goOn begins a chain where there is none, or where the last one cannot continue.
 func (b *beginning) goOn(ctx context.Context, report state.Report) error {
 	b.chains.sealer.mu.Lock()
 	defer b.chains.sealer.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 	"github.com/s3syncd/s3syncd/pkg/trail"
 )
 
-// A run continues a chain only if nobody else did since its state was written: the
+// A run continues a chain only if no other run did since its state was written: the
 // state may be an old copy. Two things show it. A listing shows digests that the
 // state does not know. Without the right to list, the first digest of a run does:
 // it has the time of the last name in the state, so that another run that
@@ -138,7 +138,7 @@ func (c *claim) setAsked() {
 	c.asked = true
 }
 
-// foreign reports whether a digest of the chain ch is none of the state's.
+// foreign reports whether the state does not know a digest of the chain ch.
 func (c *claim) foreign(n trail.Name, ch archive.Chain, waiting map[string]bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

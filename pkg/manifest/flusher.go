@@ -231,7 +231,7 @@ func (f *Flusher) publishEnd(ctx context.Context) error {
 			}
 			continue
 		}
-		if errors.Is(err, ErrNotYet) { // Nobody asks any more.
+		if errors.Is(err, ErrNotYet) { // No caller waits any more.
 			return err
 		}
 		c := archive.ClassOf(err)

@@ -39,12 +39,12 @@ type leave struct {
 	head     string        // the SHA-256 of the last digest that is, or of another chain's that is followed
 	abandons string        // the chain that is followed, "": old
 	note     *archive.Note // nil: begins says enough
-	further  bool          // the chain may have digests behind head, which cannot be looked for
+	further  bool          // the chain may have digests behind head, which cannot be searched for
 	known    bool          // the local directory may hold manifests of a run that went on: they are in the trail
 }
 
 // mend deals with an error of publishing that no retry can mend. It returns nil
-// when the outbox should be looked at again, else the error for a later try.
+// when the outbox should be tried again, else the error for a later try.
 func (c *succession) mend(ctx context.Context, err error) error {
 	if fork, ok := errors.AsType[*forkedError](err); ok {
 		c.m.forked.Inc()

@@ -108,7 +108,7 @@ func (k *known) proves() (bool, error) {
 // leftAt says where ch is left because the bucket has the digests t of it behind
 // those of the state. Where the host's key has signed none of them, that is the
 // last one that the state knows, and where its signer gives no answer no digest is
-// named. Without a key nobody can tell an old state from
+// named. Without a key there is no telling an old state from
 // digests that are made up: the chain that begins says so.
 func (c *succession) leftAt(ctx context.Context, ch archive.Chain, t surveypkg.Newest, l *leave) error {
 	sha, ok, err := c.known.head(ctx, t)

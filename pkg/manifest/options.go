@@ -67,7 +67,7 @@ type Options struct {
 	// Sign signs the digests; nil: they stay unsigned.
 	Sign Signer
 	// SignBefore signed this source's digests before Sign did, and announces
-	// its key; nil: nobody did, or it cannot be used any more.
+	// its key; nil: no key did, or it cannot be used any more.
 	SignBefore Signer
 
 	Log     *zap.Logger

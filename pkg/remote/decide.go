@@ -1,6 +1,6 @@
 // Package remote knows what S3 holds under a key, and what follows from it for a
 // file: whether the object has its content already, may be replaced, or belongs
-// to somebody else. Anybody who can write the bucket can write an object's metadata:
+// to somebody else. Each writer of the bucket can write an object's metadata:
 // what is believed of it, and what only its bytes prove, is decided here.
 package remote
 

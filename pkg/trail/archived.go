@@ -24,7 +24,7 @@ type Head struct {
 // Archived calls fn for each key below prefix, in the order of the keys' bytes,
 // with the last record that says which object S3 holds of it, whether the file is
 // still there or not. It believes what leads from the heads back by hashes, and
-// nothing else that is in the bucket, so a chain that somebody added says
+// nothing else that is in the bucket, so a chain that was added says
 // nothing. The walk ends where a document is missing or is another one: broken is
 // told, and what lies before is not known. Records of pending, optional, are
 // those of the state that no digest names yet.

@@ -23,7 +23,7 @@ func (t *Trail) digests(ctx context.Context, list []Entry, believe believer, fn 
 		}
 		return &candidate{at: list[i], d: d, sha: sha}, err
 	}
-	var best *candidate // of the sequence number that is looked at
+	var best *candidate // of the present sequence number
 	prev := ""
 	tell := func() error {
 		if best == nil {

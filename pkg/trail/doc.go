@@ -10,5 +10,5 @@
 // Records), the newest record of each path (Newest), all records of some paths
 // (History), and what a chain says of the objects that it wrote (Archived). It
 // checks what it reads against the hashes that the trail itself names; whether
-// somebody forged all of it is for internal/verify to judge.
+// all of it is forged is for internal/verify to judge.
 package trail

@@ -60,7 +60,7 @@ type Held struct {
 // bytes, with what its records come to. Failures say nothing of S3 and are left
 // out.
 //
-// Records of one instance stand in the order of its chains, which follow one
+// Records of one instance are in the order of its chains, which follow one
 // another as abandons_chain says, and of their ids; those of different
 // instances by time, s3_time where there is one.
 //

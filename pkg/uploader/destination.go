@@ -159,7 +159,7 @@ func (d *destination) flushSkips(ctx context.Context) {
 	}
 }
 
-// gauges brings the gauges up to date that nothing counts. While an operator is
+// gauges sets the gauges that no event updates. While an operator is
 // needed for the destination, everything that waits for it is parked.
 func (d *destination) gauges() {
 	queued, _, delayed := d.queue.Depth()

@@ -101,8 +101,8 @@ func (r removal) mirror(ctx context.Context) error {
 	})
 }
 
-// mayDelete refuses to delete an object that was asked for and is somebody
-// else's.
+// mayDelete refuses to delete an object that was asked for and is another
+// writer's.
 func (r removal) mayDelete(ctx context.Context, s remote.State) error {
 	if !s.Asked {
 		return nil

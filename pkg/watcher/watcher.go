@@ -242,7 +242,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 func (w *Watcher) live(ctx context.Context, id safefs.Identity) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	w.presence.mounts.Check(id.RealPath) // Against those of the time before it was away: they may come back later.
+	w.presence.mounts.Check(id.RealPath) // Against the mounts from before the source went away: one that is missing may come back.
 	w.watches.Reset()
 	w.dirty.Reset()
 	w.names.links.reset()

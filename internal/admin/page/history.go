@@ -43,7 +43,7 @@ func (h *history) add(m Meter, slot int64, now time.Time) {
 		return
 	}
 	for s := max(h.slot+1, slot-slots+1); s < slot; s++ {
-		h.ring[s%slots] = point{} // Nobody looked.
+		h.ring[s%slots] = point{} // No sample was taken then.
 	}
 	p := point{known: true, latency: -1}
 	moved := total - h.total + h.carry

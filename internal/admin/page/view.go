@@ -22,7 +22,7 @@ const (
 )
 
 // head is what the page shows of the daemon. All texts of a view are final: the
-// script puts them where the keys of their JSON stand in the page, as text.
+// script puts them, as text, where the page has the keys of their JSON.
 type head struct {
 	Instance string     `json:"instance"`
 	Verdict  string     `json:"verdict"`
