@@ -50,6 +50,10 @@ type streams struct {
 	packaged string // the configuration that stands for -c where nothing else is named
 }
 
+// say prints a line of progress or a note. It drops the error of w: what became of
+// the work is in the exit code.
+func say(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
+
 func main() {
 	debug.SetTraceback("crash") // A panic ends with SIGABRT: exit code 2 would say that the usage is wrong.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
