@@ -32,7 +32,7 @@ type cause struct {
 func (c *cause) Error() string   { return c.text }
 func (c *cause) Unwrap() []error { return c.causes }
 
-// Classify turns an error of operation op on key into a *state.Error. It is the
+// Classify turns an error of operation op on key into an *archive.Error. It is the
 // only place that decides what an error of S3 means. An error that says only
 // that ctx ended keeps doing so under errors.Is.
 func Classify(op, key string, err error) error {

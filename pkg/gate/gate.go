@@ -25,7 +25,7 @@ const abortTimeout = 30 * time.Second
 
 // Objects is the object store of one source. Every write that it sends carries
 // the configured key, and it checks every answer: an answer without that key is
-// a *state.Error of class encryption. Absence is io/fs.ErrNotExist, a refusal
+// an *archive.Error of class encryption. Absence is io/fs.ErrNotExist, a refusal
 // io/fs.ErrPermission. All methods may be called concurrently.
 type Objects interface {
 	// Head asks for one object.

@@ -16,7 +16,7 @@ type Failure struct { //nolint:errname // It is the noun.
 // Error is that of the cause, with its operation.
 func (f *Failure) Error() string { return f.err.Error() }
 
-// Unwrap returns the cause, a *state.Error.
+// Unwrap returns the cause, an *archive.Error.
 func (f *Failure) Unwrap() error { return f.err }
 
 // Local marks err as a Failure of class c.

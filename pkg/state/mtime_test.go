@@ -1,7 +1,6 @@
 package state
 
 import (
-	"bytes"
 	"encoding/json"
 	"math"
 	"testing"
@@ -65,20 +64,5 @@ func TestTimesBeyondNanosecondsStayWhatTheyAre(t *testing.T) {
 		if r.MTime != want {
 			t.Errorf("%d s: the record says %s, want %s", sec, r.MTime, want)
 		}
-	}
-}
-
-// There is one encoding of an entry: a far one without its seconds is damage.
-func TestAFarEntryWithoutItsSecondsIsDamage(t *testing.T) {
-	e := archive.Entry{Fence: archive.Fence{Size: 1, MtimeNs: 2, MtimeSec: 10413792000}, Stored: true}
-	b := codec.EncodeEntry(&e)
-	if _, err := codec.DecodeEntry(bytes.Clone(b[:len(b)-1])); err == nil {
-		t.Error("an entry that is cut short was read")
-	}
-	e.Fence.MtimeSec = 0
-	b = append(codec.EncodeEntry(&e), 0)
-	b[0] = codec.FarEntryVersion
-	if _, err := codec.DecodeEntry(b); err == nil {
-		t.Error("an entry with no seconds was read")
 	}
 }

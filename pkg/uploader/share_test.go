@@ -2,9 +2,7 @@ package uploader
 
 import (
 	"context"
-	"crypto/md5"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,9 +10,7 @@ import (
 
 	"github.com/s3syncd/s3syncd/internal/safefs"
 	"github.com/s3syncd/s3syncd/pkg/archive"
-	"github.com/s3syncd/s3syncd/pkg/localfile"
 	"github.com/s3syncd/s3syncd/pkg/queue"
-	"github.com/s3syncd/s3syncd/pkg/remote"
 	"github.com/s3syncd/s3syncd/pkg/state"
 )
 
@@ -121,41 +117,5 @@ func TestSmallFilesPassStalledOnes(t *testing.T) {
 				})
 			})
 		}
-	}
-}
-
-// An object that is read to compare its bytes is a request, too.
-func TestAStalledReadIsSeen(t *testing.T) {
-	r := newRig(t, proven)
-	d := r.p.dests["data"]
-	answer, server := io.Pipe()
-	d.store.Fetch = func(_ context.Context, _ string, o archive.Object) (io.ReadCloser, archive.Object, error) {
-		return answer, o, nil
-	}
-	j, err := d.judge(archive.Entry{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := localfile.Content{Size: 7, MD5: md5.Sum([]byte("content"))}
-	result := make(chan remote.Bytes, 1)
-	go func() {
-		v, _ := j.Read(t.Context(), archive.Object{Key: "pre/a", ETag: "1", Size: c.Size}, c)
-		result <- v
-	}()
-	r.until("the read is a request", func() bool { n, _ := d.gate.Monitor.Stalled(time.Now().Add(time.Minute)); return n == 1 })
-	now := time.Now()
-	if _, err := server.Write([]byte("con")); err != nil {
-		t.Fatal(err)
-	}
-	r.until("its bytes are progress", func() bool { _, since := d.gate.Monitor.Stalled(now.Add(time.Minute)); return since.After(now) })
-	if _, err := server.Write([]byte("tent")); err != nil {
-		t.Fatal(err)
-	}
-	_ = server.Close() // A pipe's end never fails.
-	if v := <-result; v != remote.BytesEqual {
-		t.Errorf("the verdict is %v, want BytesEqual", v)
-	}
-	if n, _ := d.gate.Monitor.Stalled(now.Add(time.Hour)); n != 0 {
-		t.Errorf("%d requests are stalled after the read", n)
 	}
 }

@@ -1,4 +1,4 @@
-package state
+package boltfile
 
 import (
 	"fmt"
@@ -9,8 +9,6 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-
-	"github.com/s3syncd/s3syncd/internal/boltfile"
 )
 
 // A sound file must never be taken for a damaged one: whatever the library
@@ -23,7 +21,7 @@ func TestWhatTheLibraryWritesIsSound(t *testing.T) {
 	for range rounds {
 		seed := uint64(time.Now().UnixNano())
 		rnd := rand.New(rand.NewPCG(seed, 3))
-		path := filepath.Join(t.TempDir(), fileName)
+		path := filepath.Join(t.TempDir(), "state.db")
 		open := func() *bolt.DB {
 			return must(bolt.Open(path, 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType, NoSync: true, NoGrowSync: true}))(t)
 		}
@@ -35,23 +33,23 @@ func TestWhatTheLibraryWritesIsSound(t *testing.T) {
 			}
 			check(t, b.Update(func(tx *bolt.Tx) error { return scribble(tx, rnd) }))
 			if _, _, err := checkFile(t, path); err != nil {
-				t.Fatalf("seed %d: checkPages after transaction %d = %v, want nil", seed, n, err)
+				t.Fatalf("seed %d: Check after transaction %d = %v, want nil", seed, n, err)
 			}
 		}
 		check(t, b.Update(deleteAll))
 		m, free, err := checkFile(t, path)
 		if err != nil || free < 520 { // More than one page can list.
-			t.Errorf("seed %d: checkPages of an empty file = %d free pages of %d, %v, want nearly all", seed, free, m.Pages, err)
+			t.Errorf("seed %d: Check of an empty file = %d free pages of %d, %v, want nearly all", seed, free, m.Pages, err)
 		}
 		check(t, b.Close())
 	}
 }
 
-func checkFile(t *testing.T, path string) (boltfile.Meta, int, error) {
+func checkFile(t *testing.T, path string) (Meta, int, error) {
 	t.Helper()
 	f := must(os.Open(path))(t)
 	defer f.Close()
-	return boltfile.Check(f, must(f.Stat())(t).Size())
+	return Check(f, must(f.Stat())(t).Size())
 }
 
 func deleteAll(tx *bolt.Tx) error {
@@ -116,4 +114,20 @@ func scrawl(b *bolt.Bucket, rnd *rand.Rand) error {
 		}
 	}
 	return nil
+}
+
+// must returns v unless err says otherwise.
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(tb testing.TB) T {
+		tb.Helper()
+		check(tb, err)
+		return v
+	}
+}
+
+func check(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatalf("unexpected error: %v", err)
+	}
 }
