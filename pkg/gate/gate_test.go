@@ -101,8 +101,8 @@ func (r rig) open() {
 	}
 }
 
-func body(size int64) *localfile.Body {
-	return localfile.NewBody(context.Background(), bytes.NewReader(nil), size, nil, new(atomic.Int64))
+func body(ctx context.Context, size int64) *localfile.Body {
+	return localfile.NewBody(ctx, bytes.NewReader(nil), size, nil, new(atomic.Int64))
 }
 
 // calls are all requests but the abort of an upload.
@@ -110,11 +110,11 @@ func (r rig) calls(ctx context.Context) map[string]func() error {
 	in := &archive.Intent{Key: "k", UploadID: "u"}
 	return map[string]func() error{
 		"Head":       func() error { _, err := r.Head(ctx, "k"); return err },
-		"Put":        func() error { _, err := r.Put(ctx, archive.Put{Key: "k"}, body(1)); return err },
+		"Put":        func() error { _, err := r.Put(ctx, archive.Put{Key: "k"}, body(ctx, 1)); return err },
 		"Delete":     func() error { _, err := r.Delete(ctx, "k", archive.Condition{}); return err },
 		"Copy":       func() error { _, err := r.Copy(ctx, archive.Copy{Key: "k"}); return err },
 		"Create":     func() error { _, err := r.Create(ctx, "k", nil); return err },
-		"UploadPart": func() error { _, err := r.UploadPart(ctx, in, 1, body(1), 0); return err },
+		"UploadPart": func() error { _, err := r.UploadPart(ctx, in, 1, body(ctx, 1), 0); return err },
 		"ListParts":  func() error { _, err := r.ListParts(ctx, in); return err },
 		"Complete":   func() error { _, err := r.Complete(ctx, archive.Complete{Key: "k"}); return err },
 	}
@@ -185,7 +185,7 @@ func TestACallerThatEndsLeavesTheQueueOfSlots(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() {
-			_, err := r.Put(ctx, archive.Put{}, body(1<<20))
+			_, err := r.Put(ctx, archive.Put{}, body(ctx, 1<<20))
 			ended <- err
 		}()
 		synctest.Wait()
@@ -196,7 +196,7 @@ func TestACallerThatEndsLeavesTheQueueOfSlots(t *testing.T) {
 		r.slots.Release("data", 1)
 		next, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := r.Put(next, archive.Put{}, body(1<<20)); err != nil {
+		if _, err := r.Put(next, archive.Put{}, body(ctx, 1<<20)); err != nil {
 			t.Errorf("the next Put = %v, want nil", err)
 		}
 	})
