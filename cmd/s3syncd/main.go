@@ -22,6 +22,7 @@ import (
 	"github.com/s3syncd/s3syncd/internal/host"
 	"github.com/s3syncd/s3syncd/internal/logsink"
 	"github.com/s3syncd/s3syncd/internal/pipeline"
+	"github.com/s3syncd/s3syncd/internal/stdout"
 )
 
 // The exit codes that scripts rely on.
@@ -49,6 +50,10 @@ type streams struct {
 	packaged string // the configuration that stands for -c where nothing else is named
 }
 
+// say prints a line of progress or a note. It drops the error of w: what became of
+// the work is in the exit code.
+func say(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
+
 func main() {
 	debug.SetTraceback("crash") // A panic ends with SIGABRT: exit code 2 would say that the usage is wrong.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -58,7 +63,7 @@ func main() {
 		debug.SetMemoryLimit(limit - limit/heapSpare)
 	}
 	errs := logsink.New(os.Stderr)
-	code := run(ctx, os.Args[1:], streams{out: &output{ctx: ctx, w: os.Stdout}, err: errs, env: os.Environ(), packaged: packagedConfig})
+	code := run(ctx, os.Args[1:], streams{out: stdout.New(ctx, os.Stdout), err: errs, env: os.Environ(), packaged: packagedConfig})
 	errs.Close(lastWords)
 	os.Exit(code)
 }

@@ -114,19 +114,19 @@ func (p *progress) Outcome(o pipeline.Outcome) {
 	name := strconv.Quote(o.Path)
 	switch o.Status {
 	case pipeline.Uploaded:
-		_, _ = fmt.Fprintf(p.out, "uploaded %s (%s)\n", name, admin.Bytes(o.Size)) // The exit code says how it went.
+		say(p.out, "uploaded %s (%s)\n", name, admin.Bytes(o.Size))
 	case pipeline.Skipped:
-		_, _ = fmt.Fprintf(p.out, "skipped %s (unchanged)\n", name) // A print that fails has no other way out.
+		say(p.out, "skipped %s (unchanged)\n", name)
 	case pipeline.Deleted:
-		_, _ = fmt.Fprintf(p.out, "deleted %s (gone here)\n", name) // A print that fails has no other way out.
+		say(p.out, "deleted %s (gone here)\n", name)
 	case pipeline.Failed:
-		_, _ = fmt.Fprintf(p.out, "failed %s: %v\n", name, o.Err) // A print that fails has no other way out.
+		say(p.out, "failed %s: %v\n", name, o.Err)
 	case pipeline.Rekeyed:
-		_, _ = fmt.Fprintf(p.out, "rekeyed %s (%s)\n", name, admin.Bytes(o.Size)) // A print that fails has no other way out.
+		say(p.out, "rekeyed %s (%s)\n", name, admin.Bytes(o.Size))
 	case pipeline.PlannedRekey:
-		_, _ = fmt.Fprintf(p.out, "would rekey %s (%s)\n", name, admin.Bytes(o.Size)) // A print that fails has no other way out.
+		say(p.out, "would rekey %s (%s)\n", name, admin.Bytes(o.Size))
 	case pipeline.Planned:
-		_, _ = fmt.Fprintf(p.out, "would upload %s (%s)\n", name, admin.Bytes(o.Size)) // A print that fails has no other way out.
+		say(p.out, "would upload %s (%s)\n", name, admin.Bytes(o.Size))
 	}
 }
 

@@ -153,7 +153,7 @@ func (f *restoreFlags) print(io streams, sum restore.Summary) error {
 		_, _ = fmt.Fprintf(io.err, "s3syncd: not believed: %s\n", admin.Plain(fault, messageLength)) // Nowhere left to say so.
 	}
 	for _, note := range f.notes(sum) {
-		_, _ = fmt.Fprintf(io.err, "s3syncd: note: %s\n", note) // A print that fails has no other way out.
+		say(io.err, "s3syncd: note: %s\n", note)
 	}
 	if f.json {
 		return f.printJSON(io.out, sum)
@@ -250,7 +250,7 @@ func (p *restoreProgress) Anchored(keys, heads int) {
 			" give --public-key, --anchor or --expect-head where you can") // Nowhere left to say so.
 		return
 	}
-	_, _ = fmt.Fprintf(p.err, "s3syncd: note: only what is vouched for is restored: public keys given: %d, digests known: %d\n", keys, heads) // A print that fails has no other way out.
+	say(p.err, "s3syncd: note: only what is vouched for is restored: public keys given: %d, digests known: %d\n", keys, heads)
 }
 
 // Planned implements manifest.RestoreProgress.
@@ -283,7 +283,7 @@ func (p *restoreProgress) Done(f restore.RestoredFile) {
 			p.failures = append(p.failures, restoreFailure{Path: f.Path, Key: f.Key, Error: why})
 		}
 		p.bar.clear()
-		_, _ = fmt.Fprintf(p.err, "failed %s: %s\n", strconv.Quote(name), why) // A print that fails has no other way out.
+		say(p.err, "failed %s: %s\n", strconv.Quote(name), why)
 	}
 	if f.Status == restore.FileKept || p.dryRun {
 		p.bar.add(f.Size)
@@ -302,7 +302,7 @@ func (p *restoreProgress) line(f restore.RestoredFile, name string) {
 	case p.quiet || f.Status == restore.FileFailed:
 		return
 	case f.Status == restore.FileKept:
-		_, _ = fmt.Fprintf(p.out, "kept %s\n", name) // A print that fails has no other way out.
+		say(p.out, "kept %s\n", name)
 		return
 	case p.dryRun:
 		verb = "would restore"
@@ -311,5 +311,5 @@ func (p *restoreProgress) line(f restore.RestoredFile, name string) {
 	if f.Unverified {
 		mark = ", not proven by the trail"
 	}
-	_, _ = fmt.Fprintf(p.out, "%s %s (%s%s)\n", verb, name, admin.Bytes(max(f.Size, 0)), mark) // A print that fails has no other way out.
+	say(p.out, "%s %s (%s%s)\n", verb, name, admin.Bytes(max(f.Size, 0)), mark)
 }

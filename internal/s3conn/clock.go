@@ -15,7 +15,7 @@ const (
 	// A known offset moves only by more than this, so that corrected times do
 	// not jitter.
 	clockStep = 1500 * time.Millisecond
-	// ClockAgree answers in a row have to say the same before it is believed.
+	// clockAgree answers in a row have to say the same before it is believed.
 	clockAgree = 5
 	// ClockBound is the largest correction that dates alone, without a refusal,
 	// can cause.
@@ -26,9 +26,9 @@ const (
 	// ClockFailed is for how long a correction that did not help is not tried
 	// again.
 	clockFailed = 10 * time.Minute
-	// ClockSame is how far two readings of one signing time may differ.
+	// clockSame is how far two readings of one signing time may differ.
 	clockSame = 5 * time.Second
-	// ClockSaid is how often the log says that dates are not believed.
+	// clockSaid is how often the log says that dates are not believed.
 	clockSaid = time.Hour
 )
 

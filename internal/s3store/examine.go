@@ -87,10 +87,10 @@ type examiner struct {
 // one: it outlives the examination by no more.
 const examineLock = time.Minute
 
-// ExamineBody is the largest body that an examination sends.
+// examineBody is the largest body that an examination sends.
 const examineBody = 64 << 20
 
-// MinPart is the smallest part that S3 takes but for the last.
+// minPart is the smallest part that S3 takes but for the last.
 const minPart = 5 << 20
 
 // Examine tries everything that a daemon does at this destination with small

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// MaxBatch is the number of callers that may share one transaction.
+	// maxBatch is the number of callers that may share one transaction.
 	maxBatch = 1000
 	// Linger is the longest pause between transactions, in which callers gather;
 	// lingerBelow of them end it.

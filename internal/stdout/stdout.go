@@ -1,4 +1,5 @@
-package main
+// Package stdout writes to standard output, whose reader may pause or leave.
+package stdout
 
 import (
 	"bytes"
@@ -10,27 +11,30 @@ import (
 )
 
 const (
-	// LeaveAfter is how long a write that is stuck may go on once the process was
-	// told to end.
+	// leaveAfter is how long a stuck write may last once the command has to end.
 	leaveAfter = 2 * time.Second
-	// TakePause is how long a writer that takes nothing at present is left alone.
+	// takePause is the wait before a descriptor that takes nothing now is tried again.
 	takePause = 20 * time.Millisecond
 )
 
 // errStuck is a write that was given up.
 var errStuck = errors.New("standard output takes nothing, and the command was told to end")
 
-// output is standard output. A reader that closes a pipe has read what it wanted:
-// the command continues, and its exit code says how it went. A reader that pauses
-// is waited for, until ctx ends.
-type output struct {
+// Writer is standard output. A reader that closes a pipe has read what it wanted:
+// every later write succeeds and is dropped, so that the command continues and its
+// exit code says how it went. A reader that pauses is waited for until the context
+// ends. Only one goroutine may write.
+type Writer struct {
 	ctx  context.Context //nolint:containedctx // An io.Writer is handed none.
 	w    io.Writer
-	gone bool // nobody reads any more, or the last write is stuck
+	gone bool // the reader has left, or the last write is stuck
 }
 
-// Write implements io.Writer. It is not for concurrent use.
-func (o *output) Write(p []byte) (int, error) {
+// New returns a Writer to w that waits for its reader until ctx ends.
+func New(ctx context.Context, w io.Writer) *Writer { return &Writer{ctx: ctx, w: w} }
+
+// Write implements io.Writer. It fails when a write is stuck while ctx ends.
+func (o *Writer) Write(p []byte) (int, error) {
 	if o.gone {
 		return len(p), nil
 	}
@@ -61,7 +65,7 @@ func (o *output) Write(p []byte) (int, error) {
 }
 
 // writeAll writes p. Another process may have made the descriptor non-blocking.
-func (o *output) writeAll(p []byte) error {
+func (o *Writer) writeAll(p []byte) error {
 	for {
 		n, err := o.w.Write(p)
 		if p = p[max(n, 0):]; !errors.Is(err, syscall.EAGAIN) {
