@@ -182,7 +182,7 @@ func TestAnUploadWhoseIdWasLostIsLeftEmpty(t *testing.T) {
 				s.proxy.Lose(m)
 			}
 			d := s.finishes(t)
-			if killed && !strings.Contains(d.stderr.String(), "whose id is not known") {
+			if killed && !strings.Contains(d.stderr.String(), "multipart upload of unknown id may be open") {
 				t.Error("the log does not tell of the upload that may be left")
 			}
 			if n := s.wantNoUploads(t); n != 1 {
